@@ -12,9 +12,11 @@ import asyncio
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 PATIENCE = 1.0
 """Real seconds that other threads have to call back before a loop without timers counts as dead."""
@@ -44,7 +46,9 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
             raise ValueError("a monotonic clock does not go back")
         self._now += seconds
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Arguments], T], *args: *Arguments
+    ) -> asyncio.Future[T]:
         future = super().run_in_executor(executor, func, *args)
         self._jobs_in_executors += 1
         future.add_done_callback(self._job_came_back)
