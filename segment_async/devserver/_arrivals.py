@@ -1,0 +1,228 @@
+"""What has arrived: the last events, and the counts of all of them since the last clearing.
+
+Bounded whatever comes: a ring of events, a bounded memory of ids, a bounded list of event names, five minutes of
+seconds. Knows no socket and no HTTP; the clock is an argument. A message is kept as its JSON, which is a quarter of the
+memory that the parsed object takes and cannot be changed by who looks at it.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from segment_async.verdicts import DUPLICATE_ID, SEVERITIES, Verdict
+
+_IDS_REMEMBERED: Final = 200_000
+_EVENT_NAMES: Final = 1_000
+_SECONDS: Final = 300
+OTHER_EVENTS: Final = "(other events)"
+
+
+class Batch(NamedTuple):
+    """One request, as it came. `attempt` is 1 for the first send; `wire_bytes` are before decompression."""
+
+    number: int
+    received_at: float
+    route: str
+    source: str
+    attempt: int
+    messages: int
+    bytes: int
+    wire_bytes: int
+    sent_at: str | None
+    headers: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, object]:
+        return {**self._asdict(), "received_at": iso(self.received_at)}
+
+
+class Event(NamedTuple):
+    """One message that was answered with 200, and what there is to say of it."""
+
+    number: int
+    batch: Batch
+    json: bytes
+    verdicts: tuple[Verdict, ...]
+    type: str
+    event: str | None
+    users: tuple[str, ...]
+
+    @property
+    def message(self) -> Any:
+        """The message, parsed afresh: change it as you like."""
+        return orjson.loads(self.json)
+
+    def as_dict(self) -> dict[str, object]:
+        """The event as the endpoint shows it, for `orjson.dumps`."""
+        return {
+            "received_at": iso(self.batch.received_at),
+            "source": self.batch.source,
+            "route": self.batch.route,
+            "batch": self.batch.number,
+            "attempt": self.batch.attempt,
+            "message": orjson.Fragment(self.json),
+            "verdicts": self.verdicts,
+        }
+
+
+class Arrivals:
+    """Holds the last `keep` events; counts all."""
+
+    def __init__(self, keep: int) -> None:
+        self.held: deque[Event] = deque(maxlen=keep)
+        self.total = 0
+        self.clearings = 0
+        self._numbers = 0
+        self._batches = 0
+        self._ids: dict[str, None] = {}
+        self._counts: dict[str, Counter[str]] = {}
+        self._seconds: deque[Second] = deque(maxlen=_SECONDS)
+        self._waiting: set[asyncio.Event] = set()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget events, counts and ids; numbers go on, so that nobody mistakes a new event for an old one."""
+        self.held.clear()
+        self.total = 0
+        self.clearings += 1
+        self._ids.clear()
+        self._counts = {"type": Counter(), "event": Counter(), "verdict": Counter(), "rule": Counter()}
+        self._seconds.clear()
+        self._wake()
+
+    def next_batch(self) -> int:
+        self._batches += 1
+        return self._batches
+
+    def add(self, batch: Batch, judged: Iterable[tuple[object, bytes, list[Verdict]]]) -> list[Event]:
+        """Keep the messages of a batch; adds what only the past can tell, that an id came before."""
+        second = self._second(int(batch.received_at))
+        events = [self._event(batch, *entry) for entry in judged]
+        for event in events:
+            self._count(event, second)
+        self.held.extend(events)
+        self.total += len(events)
+        self._wake()
+        return events
+
+    def _event(self, batch: Batch, message: object, json: bytes, verdicts: list[Verdict]) -> Event:
+        fields: dict[str, object] = message if isinstance(message, dict) else {}
+        if self._came_before(fields.get("messageId")):
+            verdicts.insert(0, DUPLICATE_ID)
+        self._numbers += 1
+        call, name = fields.get("type"), fields.get("event")
+        return Event(
+            self._numbers,
+            batch,
+            memoryview(json).tobytes(),  # orjson's own bytes hold on to a far larger buffer
+            tuple(verdicts),
+            call if isinstance(call, str) else "",
+            name if isinstance(name, str) else None,
+            tuple(str(user) for user in (fields.get("userId"), fields.get("anonymousId")) if user is not None),
+        )
+
+    def _came_before(self, message_id: object) -> bool:
+        if not isinstance(message_id, str) or not message_id:
+            return False
+        if message_id in self._ids:
+            return True
+        self._ids[message_id] = None
+        if len(self._ids) > _IDS_REMEMBERED:
+            del self._ids[next(iter(self._ids))]
+        return False
+
+    def _count(self, event: Event, second: "Second") -> None:
+        self._counts["type"][event.type] += 1
+        second.types[event.type] = second.types.get(event.type, 0) + 1
+        if event.event is not None:
+            names = self._counts["event"]
+            known = event.event in names or len(names) < _EVENT_NAMES
+            names[event.event if known else OTHER_EVENTS] += 1
+        if not event.verdicts:
+            return
+        self._counts["rule"].update({verdict.rule for verdict in event.verdicts})
+        severities = {verdict.severity for verdict in event.verdicts}
+        self._counts["verdict"].update(severities)
+        gravest = next(severity for severity in SEVERITIES if severity in severities)
+        second.verdicts[gravest] = second.verdicts.get(gravest, 0) + 1
+
+    def _second(self, at: int) -> "Second":
+        if not self._seconds or self._seconds[-1].at != at:
+            self._seconds.append(Second(at, {}, {}))
+        return self._seconds[-1]
+
+    def seconds(self, since: int = 0) -> list["Second"]:
+        """What arrived in each second from `since` on; seconds without anything are absent."""
+        return [second for second in self._seconds if second.at >= since]
+
+    def summary(self) -> dict[str, Any]:
+        """The counts since the last clearing: all, and how many events there are of each kind."""
+        return {"total": self.total, **{name: dict(counter.most_common()) for name, counter in self._counts.items()}}
+
+    def select(
+        self, *, type: str | None = None, event: str | None = None, user: str | None = None, verdict: str | None = None
+    ) -> Iterator[Event]:
+        """The events that fit, oldest first. `verdict` is a severity or a rule; "none" are those without any."""
+        for candidate in tuple(self.held):
+            if type is not None and candidate.type != type:
+                continue
+            if event is not None and candidate.event != event:
+                continue
+            if user is not None and user not in candidate.users:
+                continue
+            if verdict is None or _earned(candidate.verdicts, verdict):
+                yield candidate
+
+    def since(self, number: int) -> list[Event]:
+        """The events held that came after the event of this number."""
+        newer = []
+        for event in reversed(self.held):
+            if event.number <= number:
+                break
+            newer.append(event)
+        newer.reverse()
+        return newer
+
+    async def changed(self) -> None:
+        """Return when something arrives, or when all is cleared."""
+        change = asyncio.Event()
+        self._waiting.add(change)
+        try:
+            await change.wait()
+        finally:
+            self._waiting.discard(change)
+
+    async def wait(self, count: int, timeout: float) -> bool:
+        """Whether `count` events have arrived since the last clearing, waiting up to `timeout` seconds for it."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self.total < count:
+                    await self.changed()
+        except TimeoutError:
+            return False
+        return True
+
+    def _wake(self) -> None:
+        for change in self._waiting:
+            change.set()
+
+
+class Second(NamedTuple):
+    """How many events came within one second of the clock, by type, and by the gravest verdict."""
+
+    at: int
+    types: dict[str, int]
+    verdicts: dict[str, int]
+
+
+def _earned(verdicts: tuple[Verdict, ...], wanted: str) -> bool:
+    if wanted == "none":
+        return not verdicts
+    return any(wanted in (verdict.severity, verdict.rule) for verdict in verdicts)
+
+
+def iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

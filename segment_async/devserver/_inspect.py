@@ -1,0 +1,63 @@
+"""What tests and scripts ask: `/_dev/events`, `/_dev/summary`, `/_dev/wait`.
+
+Reads and clears the arrivals; never changes what an SDK is answered.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from ._arrivals import Arrivals
+
+_FILTERS: Final = ("type", "event", "user", "verdict")
+_LONGEST_WAIT: Final = 3_600.0
+
+
+class Inspection:
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/_dev/events", self._events),
+            web.delete("/_dev/events", self._clear),
+            web.get("/_dev/summary", self._summary),
+            web.get("/_dev/wait", self._wait),
+        ]
+
+    async def _events(self, request: web.Request) -> web.Response:
+        """`total` are all held that fit; `events` the last `limit` of them, oldest first."""
+        fitting = list(self._arrivals.select(**{name: request.query.get(name) for name in _FILTERS}))
+        limit = int(_number(request.query, "limit", len(fitting)))
+        shown = fitting[max(0, len(fitting) - limit) :]
+        return as_json({"total": len(fitting), "events": [event.as_dict() for event in shown]})
+
+    async def _clear(self, _: web.Request) -> web.Response:
+        self._arrivals.clear()
+        return web.Response(status=204)
+
+    async def _summary(self, _: web.Request) -> web.Response:
+        return as_json(self._arrivals.summary())
+
+    async def _wait(self, request: web.Request) -> web.Response:
+        count = int(_number(request.query, "count", 1))
+        timeout = min(_number(request.query, "timeout", 10), _LONGEST_WAIT)
+        reached = await self._arrivals.wait(count, timeout)
+        return as_json({"count": self._arrivals.total}, status=200 if reached else 408)
+
+
+def _number(query: Mapping[str, str], name: str, default: float) -> float:
+    text = query.get(name)
+    try:
+        number = default if text is None else float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e9:  # NaN is neither
+        raise web.HTTPBadRequest(text=f"{name} is not a number of zero or more\n")
+    return number
+
+
+def as_json(answer: object, *, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(answer), content_type="application/json")
