@@ -12,7 +12,7 @@ import pytest
 from segment_async.devserver import Answered, Endpoint, serve
 
 Case = Callable[[Endpoint, aiohttp.ClientSession], Awaitable[None]]
-AUTH = aiohttp.BasicAuth("key")
+KEY = {"Authorization": "Basic a2V5Og=="}  # key:
 
 
 def with_endpoint(case: Case, **options: Any) -> None:
@@ -33,9 +33,9 @@ def body(*messages: object, **fields: object) -> bytes:
 
 def test_a_gzipped_batch_is_kept_and_answered_with_success() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
-        headers = {"Content-Encoding": "gzip", "X-Retry-Count": "2"}
+        headers = {**KEY, "Content-Encoding": "gzip", "X-Retry-Count": "2"}
         packed = gzip.compress(body(track(1), track(2, properties={"total": 30.5})))
-        async with session.post("/v1/batch", data=packed, headers=headers, auth=AUTH) as answer:
+        async with session.post("/v1/batch", data=packed, headers=headers) as answer:
             assert (answer.status, await answer.json()) == (200, {"success": True})
         assert endpoint.messages == [track(1), track(2, properties={"total": 30.5})]
         event = endpoint.events[1]
@@ -75,7 +75,7 @@ def test_what_segment_refuses_is_a_400_that_keeps_nothing(sent: bytes, headers: 
     reports: list[Answered] = []
 
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
-        async with session.post("/v1/batch", data=sent, headers=headers, auth=AUTH) as answer:
+        async with session.post("/v1/batch", data=sent, headers={**KEY, **headers}) as answer:
             assert answer.status == 400
             assert reason in (await answer.json())["message"]
         assert endpoint.events == []
