@@ -1,0 +1,301 @@
+"""The dict that travels: built from a call's arguments, each field checked.
+
+One function a call, in the official Python SDK's order of arguments. The rules are those of Segment's spec
+(https://segment.com/docs/connections/spec/common/): what Segment would answer with 200 and then drop is refused
+here. The identity is not: fields bound around the caller may still supply it.
+
+This file knows messages, not clients.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from os import urandom
+from typing import Any, Final
+from uuid import UUID
+
+from ._exceptions import MessageError
+from ._values import datetime_text
+
+MAX_MESSAGE_ID: Final = 99
+"""Characters that a message id may have: Segment drops what has 100 or more."""
+
+Fields = dict[str, Any]
+UserID = str | int | UUID
+Timestamp = datetime | str
+
+_second = 0
+_second_text = ""
+
+
+def clock_text(now: float) -> str:
+    """Seconds since the epoch as Segment wants them: ISO-8601, UTC, milliseconds."""
+    global _second, _second_text
+    second = int(now)
+    text = _second_text
+    if second != _second:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        # The text before its key: another thread that sees the new second sees its text, too.
+        _second_text, _second = text, second
+    return f"{text}.{int((now - second) * 1000):03d}Z"
+
+
+def _common(
+    kind: str,
+    user_id: UserID | None,
+    anonymous_id: UserID | None,
+    context: Mapping[str, Any] | None,
+    integrations: Mapping[str, Any] | None,
+    timestamp: Timestamp | None,
+    message_id: UserID | None,
+) -> Fields:
+    message = {
+        "type": kind,
+        "messageId": urandom(16).hex() if message_id is None else _message_id(message_id),
+        "timestamp": clock_text(time.time()) if timestamp is None else _timestamp(timestamp),
+    }
+    if user_id is not None:
+        message["userId"] = user_id if type(user_id) is str and user_id else identifier("userId", user_id)
+    if anonymous_id is not None:
+        message["anonymousId"] = identifier("anonymousId", anonymous_id)
+    if context is not None:
+        _put_mapping(message, "context", context)
+    if integrations is not None:
+        _put_mapping(message, "integrations", integrations)
+    return message
+
+
+def track(
+    user_id: UserID | None = None,
+    event: str | None = None,
+    properties: Mapping[str, Any] | None = None,
+    *,
+    anonymous_id: UserID | None = None,
+    context: Mapping[str, Any] | None = None,
+    integrations: Mapping[str, Any] | None = None,
+    timestamp: Timestamp | None = None,
+    message_id: UserID | None = None,
+) -> Fields:
+    message = _common("track", user_id, anonymous_id, context, integrations, timestamp, message_id)
+    message["event"] = _event(event)
+    if properties is not None:
+        _put_mapping(message, "properties", properties)
+    return message
+
+
+def identify(
+    user_id: UserID | None = None,
+    traits: Mapping[str, Any] | None = None,
+    *,
+    anonymous_id: UserID | None = None,
+    context: Mapping[str, Any] | None = None,
+    integrations: Mapping[str, Any] | None = None,
+    timestamp: Timestamp | None = None,
+    message_id: UserID | None = None,
+) -> Fields:
+    message = _common("identify", user_id, anonymous_id, context, integrations, timestamp, message_id)
+    if traits is not None:
+        _put_mapping(message, "traits", traits)
+    return message
+
+
+def page(
+    user_id: UserID | None = None,
+    category: str | None = None,
+    name: str | None = None,
+    properties: Mapping[str, Any] | None = None,
+    *,
+    anonymous_id: UserID | None = None,
+    context: Mapping[str, Any] | None = None,
+    integrations: Mapping[str, Any] | None = None,
+    timestamp: Timestamp | None = None,
+    message_id: UserID | None = None,
+) -> Fields:
+    message = _common("page", user_id, anonymous_id, context, integrations, timestamp, message_id)
+    return _view(message, category, name, properties)
+
+
+def screen(
+    user_id: UserID | None = None,
+    category: str | None = None,
+    name: str | None = None,
+    properties: Mapping[str, Any] | None = None,
+    *,
+    anonymous_id: UserID | None = None,
+    context: Mapping[str, Any] | None = None,
+    integrations: Mapping[str, Any] | None = None,
+    timestamp: Timestamp | None = None,
+    message_id: UserID | None = None,
+) -> Fields:
+    message = _common("screen", user_id, anonymous_id, context, integrations, timestamp, message_id)
+    return _view(message, category, name, properties)
+
+
+def group(
+    user_id: UserID | None = None,
+    group_id: UserID | None = None,
+    traits: Mapping[str, Any] | None = None,
+    *,
+    anonymous_id: UserID | None = None,
+    context: Mapping[str, Any] | None = None,
+    integrations: Mapping[str, Any] | None = None,
+    timestamp: Timestamp | None = None,
+    message_id: UserID | None = None,
+) -> Fields:
+    message = _common("group", user_id, anonymous_id, context, integrations, timestamp, message_id)
+    message["groupId"] = _required("groupId", group_id)
+    if traits is not None:
+        _put_mapping(message, "traits", traits)
+    return message
+
+
+def alias(
+    previous_id: UserID | None = None,
+    user_id: UserID | None = None,
+    *,
+    anonymous_id: UserID | None = None,
+    context: Mapping[str, Any] | None = None,
+    integrations: Mapping[str, Any] | None = None,
+    timestamp: Timestamp | None = None,
+    message_id: UserID | None = None,
+) -> Fields:
+    message = _common("alias", user_id, anonymous_id, context, integrations, timestamp, message_id)
+    message["previousId"] = _required("previousId", previous_id)
+    return message
+
+
+def checked(message: Mapping[str, Any]) -> Fields:
+    """A message that somebody else built, with the same checks and defaults; unknown fields pass.
+
+    Raises:
+        MessageError: a field is wrong, or the call's own required field is missing.
+    """
+    if not isinstance(message, Mapping):
+        raise MessageError("message", f"must be a mapping, not {_kind(message)}")
+    kind = message.get("type")
+    required = _REQUIRED.get(kind) if isinstance(kind, str) else None
+    if required is None:
+        raise MessageError("type", f"must be one of {', '.join(_REQUIRED)}")
+    fields = {"type": kind, "messageId": urandom(16).hex(), "timestamp": clock_text(time.time())}
+    for name, value in message.items():
+        if value is not None:
+            check = _CHECKS.get(name, _as_it_is)
+            fields[name] = check(name, value)
+    for name in _MAPPINGS:
+        if name in fields and not fields[name]:
+            del fields[name]
+    for name in required:
+        if name not in fields:
+            raise MessageError(name, "is required")
+    return fields
+
+
+def _view(message: Fields, category: Any, name: Any, properties: Any) -> Fields:
+    if category is not None:
+        message["category"] = _text("category", category)
+    if name is not None:
+        message["name"] = _text("name", name)
+    if properties is not None:
+        _put_mapping(message, "properties", properties)
+    return message
+
+
+def _put_mapping(message: Fields, name: str, value: Any) -> None:
+    """Absent and empty mappings are left out: neither `null` nor `{}` travels."""
+    if mapping(name, value):
+        message[name] = value
+
+
+def mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise MessageError(name, f"must be a dict, not {_kind(value)}")
+    return value
+
+
+def identifier(name: str, value: Any) -> str:
+    """Ids travel as text: large integers lose digits in JavaScript."""
+    if isinstance(value, str):
+        if not value:
+            raise MessageError(name, "is empty; leave it out, or pass None, where there is no id")
+        return value
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise MessageError(name, f"must be a str, an int or a UUID, not {_kind(value)}")
+    return str(operator.index(value))
+
+
+def _required(name: str, value: Any) -> str:
+    if value is None:
+        raise MessageError(name, "is required")
+    return identifier(name, value)
+
+
+def _message_id(value: Any, name: str = "messageId") -> str:
+    text = identifier(name, value)
+    if len(text) > MAX_MESSAGE_ID:
+        raise MessageError(name, f"has {len(text)} characters; Segment drops what has more than {MAX_MESSAGE_ID}")
+    return text
+
+
+def _event(value: Any) -> str:
+    if value is None:
+        raise MessageError("event", "is required: the name of what happened")
+    text = _text("event", value)
+    if not text:
+        raise MessageError("event", "is empty")
+    return text
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise MessageError(name, f"must be a str, not {_kind(value)}")
+    return value
+
+
+def _timestamp(value: Any) -> str:
+    moment = value
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+    if not isinstance(moment, datetime):
+        raise MessageError("timestamp", f"must be a datetime or ISO-8601 text; this {_kind(value)} is neither")
+    problem = None
+    try:
+        return datetime_text(moment)
+    except (OverflowError, ValueError):
+        # The year after 9999, or the one before 1, once the zone is taken off.
+        problem = "is beyond the calendar in UTC"
+    raise MessageError("timestamp", problem)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__qualname__
+
+
+def _as_it_is(_: str, value: Any) -> Any:
+    return value
+
+
+_MAPPINGS: Final = ("context", "integrations", "properties", "traits")
+_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    **dict.fromkeys(("userId", "anonymousId", "groupId", "previousId"), identifier),
+    **dict.fromkeys(_MAPPINGS, mapping),
+    **dict.fromkeys(("name", "category"), _text),
+    "event": lambda _, value: _event(value),
+    "messageId": lambda _, value: _message_id(value),
+    "timestamp": lambda _, value: _timestamp(value),
+}
+_REQUIRED: Final[dict[str, tuple[str, ...]]] = {
+    "track": ("event",),
+    "identify": (),
+    "page": (),
+    "screen": (),
+    "group": ("groupId",),
+    "alias": ("previousId",),
+}

@@ -1,0 +1,121 @@
+"""What is bound around the caller: identity, context and integrations for every call within a block.
+
+This file knows what a call lacks and fills it in; it knows no client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from ._build import Fields, UserID, identifier, mapping
+
+WithoutIdentity = Literal["raise", "drop"]
+
+
+class _Bound:
+    """The fields of one block, those of the blocks around it merged in."""
+
+    __slots__ = ("drops_without_identity", "fields")
+
+    def __init__(self, fields: Fields, drops_without_identity: bool) -> None:
+        self.fields = fields
+        self.drops_without_identity = drops_without_identity
+
+
+_innermost: ContextVar[_Bound | None] = ContextVar("segment_async_bound", default=None)
+
+
+@contextmanager
+def bound(
+    *,
+    user_id: UserID | None = None,
+    anonymous_id: UserID | None = None,
+    context: Mapping[str, Any] | None = None,
+    integrations: Mapping[str, Any] | None = None,
+    without_identity: WithoutIdentity | None = None,
+) -> Iterator[None]:
+    """Fields for every call within the block, in this task and in those that it starts.
+
+    A call's own fields win; of nested blocks the inner one does. `context` and `integrations` are merged key by
+    key, one level deep. `without_identity` says what becomes of a call that has no id at all: ``"raise"`` (what
+    holds without any block) raises its `MessageError`, ``"drop"`` makes it an accepted message that is dropped at
+    once, with reason ``no_identity``; `None` leaves it as the enclosing block has it.
+
+    Raises:
+        MessageError: a field is wrong; names it as it is called on the wire.
+        ValueError: `without_identity` is none of these.
+    """
+    if without_identity not in (None, "raise", "drop"):
+        raise ValueError('without_identity must be "raise" or "drop"')
+    outer = _innermost.get()
+    fields = _merged(outer.fields if outer else {}, _fields(user_id, anonymous_id, context, integrations))
+    drops = without_identity == "drop"
+    if without_identity is None and outer is not None:
+        drops = outer.drops_without_identity
+    token = _innermost.set(_Bound(fields, drops))
+    try:
+        yield
+    finally:
+        _leave(token, outer)
+
+
+def _leave(token: Any, outer: _Bound | None) -> None:
+    try:
+        _innermost.reset(token)
+    except ValueError:
+        # A generator-based dependency may be closed in another context than the one it was opened in.
+        _innermost.set(outer)
+
+
+def bind(
+    *,
+    user_id: UserID | None = None,
+    anonymous_id: UserID | None = None,
+    context: Mapping[str, Any] | None = None,
+    integrations: Mapping[str, Any] | None = None,
+) -> None:
+    """Change the innermost enclosing `bound` block in place.
+
+    All that follows within the block sees it, in tasks started from it before the change as well. What is not
+    given stays as it was.
+
+    Raises:
+        RuntimeError: there is no block around the call.
+        MessageError: a field is wrong; names it as it is called on the wire.
+    """
+    block = _innermost.get()
+    if block is None:
+        raise RuntimeError("bind() changes the bound() block around it, and here is none")
+    block.fields = _merged(block.fields, _fields(user_id, anonymous_id, context, integrations))
+
+
+def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any) -> Fields:
+    fields: Fields = {}
+    if user_id is not None:
+        fields["userId"] = identifier("userId", user_id)
+    if anonymous_id is not None:
+        fields["anonymousId"] = identifier("anonymousId", anonymous_id)
+    if context is not None:
+        fields["context"] = mapping("context", context)
+    if integrations is not None:
+        fields["integrations"] = mapping("integrations", integrations)
+    return fields
+
+
+def _merged(outer: Fields, inner: Fields) -> Fields:
+    merged = {**outer, **inner}
+    for name in ("context", "integrations"):
+        if name in outer and name in inner:
+            merged[name] = {**outer[name], **inner[name]}
+    return merged
+
+
+def filled(message: Fields) -> tuple[Fields, bool]:
+    """The message with what is bound around the caller, and whether it may be dropped for want of an id."""
+    block = _innermost.get()
+    if block is None:
+        return message, False
+    return _merged(block.fields, message), block.drops_without_identity

@@ -1,0 +1,189 @@
+"""What a call gives back, and what became of the message.
+
+A `Delivery` knows the record of its batch; the record knows nothing of deliveries. So nothing is kept for a message
+that nobody watches: an outcome is written once for a whole batch, or for a part of it, and a `Delivery` reads it
+there. A `Signal` wakes whoever waits, on whichever loop.
+
+This file knows neither batches' bytes nor the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from ._exceptions import DeliveryError
+
+
+class Status(enum.Enum):
+    """How a message ended. `KEPT`: the client closed, the message is on disk and still counts as pending."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    DROPPED = "dropped"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one message.
+
+    Attributes:
+        reason: `None` when delivered, else a stable word. Failed: ``refused``, ``unauthorized``, ``redirected``,
+            ``too_large``, ``unexpected_answer``, ``gave_up``. Dropped: ``queue_full``, ``no_identity``,
+            ``before_send``, ``disabled``, ``close_timeout``, ``exit``.
+        status_code: HTTP status of the last answer; `None` when none came.
+        attempts: requests that carried the message.
+        possibly_delivered: an attempt may have reached Segment without a usable answer. A delivered message that is
+            marked may be there twice, with the same `messageId`; a failed or dropped one may be there after all.
+    """
+
+    status: Status
+    message_id: str
+    reason: str | None = None
+    status_code: int | None = None
+    attempts: int = 0
+    possibly_delivered: bool = False
+
+    def raise_for_failure(self) -> None:
+        """Do nothing if the message was delivered, or is kept on disk.
+
+        Raises:
+            DeliveryError: it failed or was dropped.
+        """
+        if self.status in (Status.FAILED, Status.DROPPED):
+            raise DeliveryError(self)
+
+
+class Fate(NamedTuple):
+    """An outcome without the message: what a batch, or a part of one, has in common."""
+
+    status: Status
+    reason: str | None = None
+    status_code: int | None = None
+    attempts: int = 0
+    possibly_delivered: bool = False
+
+
+class Signal:
+    """Wakes all that wait, on any loop, from any thread; `notify` remembers nothing."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def register(self) -> asyncio.Future[None]:
+        """A future of the running loop that the next `notify` resolves; look once more before awaiting it."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def notify(self) -> None:
+        while self._waiters:
+            try:
+                waiter = self._waiters.popleft()
+            except IndexError:
+                # Another thread notified at the same time.
+                return
+            wake(waiter)
+
+
+def wake(waiter: asyncio.Future[None]) -> None:
+    """Resolves a future of any loop, from any thread; of a loop that is gone, nothing waits any more."""
+    loop = waiter.get_loop()
+    if asyncio._get_running_loop() is loop:
+        _resolve(waiter)
+        return
+    try:
+        loop.call_soon_threadsafe(_resolve, waiter)
+    except RuntimeError:
+        pass
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Host(Protocol):
+    """What a wait needs of the client."""
+
+    def ensure_served(self) -> float | None:
+        """See to it that a running loop works for the client; where another one does, seconds until the next look."""
+
+
+async def until(done: Callable[[], bool], signal: Callable[[], Signal], host: Host) -> None:
+    """Wait until `done()`, which may become true only just before `signal()` is notified.
+
+    The owner of the client may go away meanwhile: then this loop takes the client over.
+    """
+    while not done():
+        current = signal()
+        waiter = current.register()
+        try:
+            # What was notified before the waiter stood in line is seen here.
+            if done() or signal() is not current:
+                continue
+            await asyncio.wait((waiter,), timeout=host.ensure_served())
+        finally:
+            current.forget(waiter)
+
+
+class Record:
+    """What became of the messages of one batch, by their index in it."""
+
+    __slots__ = ("_fates", "host", "signal")
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.signal = Signal()
+        self._fates: list[tuple[int, int, Fate]] = []
+
+    def settle(self, start: int, stop: int, fate: Fate) -> None:
+        self._fates.append((start, stop, fate))
+
+    def fate(self, index: int) -> Fate | None:
+        return next((fate for start, stop, fate in self._fates if start <= index < stop), None)
+
+
+class Delivery:
+    """A message on its way. Await it for its `Outcome`: any number of times, from any loop.
+
+    Cancelling the wait leaves the message alone.
+    """
+
+    __slots__ = ("_body", "_index", "_record", "message_id")
+
+    def __init__(self, message_id: str, body: bytes, record: Record) -> None:
+        self.message_id = message_id
+        # Until the message is in a batch: its JSON, and a record that settles nothing.
+        self._body = body
+        self._record = record
+        self._index = 0
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What became of the message; `None` while it is pending."""
+        fate = self._record.fate(self._index)
+        return None if fate is None else Outcome(fate.status, self.message_id, *fate[1:])
+
+    def __await__(self) -> Generator[Any, None, Outcome]:
+        return self._settled().__await__()
+
+    async def _settled(self) -> Outcome:
+        while (outcome := self.outcome) is None:
+            await until(lambda: self.outcome is not None, lambda: self._record.signal, self._record.host)
+        return outcome
+
+    def __repr__(self) -> str:
+        fate = self._record.fate(self._index)
+        return f"<Delivery {self.message_id} {'pending' if fate is None else fate.status.value}>"

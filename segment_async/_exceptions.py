@@ -1,0 +1,103 @@
+"""The errors, sorted by who must act.
+
+    SegmentError
+    ├── MessageError (ValueError)      the call is wrong: raised where it was made
+    │   └── MessageTooLarge            Segment would refuse it for its size
+    ├── QueueFull                      only under overflow="raise"
+    ├── ClientClosed (RuntimeError)    the call came after aclose()
+    ├── SpoolUnavailable               the disk refused; the message was not accepted
+    └── DeliveryError                  an accepted message failed or was dropped
+    TransportError                     what a Transport raises: no usable answer
+
+No error here ever holds a message's values, the write key or a token: they end up in logs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._delivery import Outcome
+
+
+class SegmentError(Exception):
+    """The root of what this library raises to an application."""
+
+
+class MessageError(SegmentError, ValueError):
+    """The call is wrong: Segment would refuse the message, or answer 200 and drop it.
+
+    Attributes:
+        path: the field as it is called on the wire, such as ``userId`` or ``properties.cart[3].owner``.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[MessageError], tuple[str, str]]:
+        return type(self), (self.path, self.problem)
+
+
+class MessageTooLarge(MessageError):
+    """The message is larger than Segment takes, or than the queue could ever hold.
+
+    Attributes:
+        size: bytes of the message's JSON.
+        limit: bytes that it may have.
+    """
+
+    def __init__(self, size: int, limit: int, largest: dict[str, int]) -> None:
+        fields = ", ".join(f"{path} ({length:,} bytes)" for path, length in largest.items())
+        path = next(iter(largest), "message")
+        super().__init__(path, f"the message has {size:,} bytes, the limit is {limit:,}; its largest fields: {fields}")
+        self.size = size
+        self.limit = limit
+        self._largest = largest
+
+    def __reduce__(self) -> tuple[type[MessageTooLarge], tuple[int, int, dict[str, int]]]:  # type: ignore[override]
+        # The signature differs from the parent's, and so does what rebuilds it.
+        return type(self), (self.size, self.limit, self._largest)
+
+
+class QueueFull(SegmentError):
+    """The queue is full and the client was made with ``overflow="raise"``; the message was not accepted."""
+
+
+class ClientClosed(SegmentError, RuntimeError):
+    """The client was closed; the message was not accepted."""
+
+
+class SpoolUnavailable(SegmentError):
+    """The disk refused; the message was not accepted."""
+
+
+class DeliveryError(SegmentError):
+    """An accepted message, or several of one batch, did not reach Segment.
+
+    Attributes:
+        outcome: what became of the message (of the first one, where several are reported together).
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        status = f", status {outcome.status_code}" if outcome.status_code is not None else ""
+        super().__init__(f"message {outcome.message_id} {outcome.status.value}: {outcome.reason}{status}")
+
+    def __reduce__(self) -> tuple[type[DeliveryError], tuple[Outcome]]:
+        return type(self), (self.outcome,)
+
+
+class TransportError(Exception):
+    """There is no usable answer: refused, reset, timed out, not resolved, garbage.
+
+    Attributes:
+        maybe_sent: any byte of the request may have left, so that the server may have taken it.
+        stale_connection: a pooled connection turned out to be closed; one more try at once is worth it.
+    """
+
+    def __init__(self, text: str, *, maybe_sent: bool, stale_connection: bool = False) -> None:
+        super().__init__(text)
+        self.maybe_sent = maybe_sent
+        self.stale_connection = stale_connection

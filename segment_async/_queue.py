@@ -1,0 +1,318 @@
+"""The queue: an `asyncio.Queue`, bounded by the count and the bytes of all that is pending.
+
+What is pending counts wherever it waits: unread here, in a batch, in flight. So the bounds and the client's counters
+live here, under one lock, and `accepted == delivered + failed + dropped + pending` holds whenever the lock is free.
+The `asyncio.Queue` itself is only ever used without waiting, so that it belongs to no loop; whoever has to wait
+for room does so on a future of their own loop.
+
+This file knows neither batches nor the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from ._delivery import Delivery, Fate, Host, Status, wake
+from ._exceptions import ClientClosed, QueueFull
+
+Overflow = Literal["wait", "drop_newest", "drop_oldest", "raise"]
+
+# Unread messages at which an awaiting caller lets the loop turn: about 2 ms of calls without a pause.
+_UNREAD_BEFORE_A_TURN = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """One consistent look at a client's counters, over its whole life.
+
+    `accepted == delivered + failed + dropped + pending`, always.
+
+    Attributes:
+        accepted: messages that a call took; with a spool including `recovered`.
+        pending: messages without an outcome: `queued` and `in_flight`.
+        queued_bytes: bytes of JSON of the queued messages.
+        requests: requests begun, `retries` of them not the first for their messages.
+        recovered: messages found on disk.
+        reasons: how many messages failed or were dropped, by reason.
+    """
+
+    accepted: int
+    delivered: int
+    failed: int
+    dropped: int
+    pending: int
+    queued: int
+    queued_bytes: int
+    in_flight: int
+    requests: int
+    retries: int
+    recovered: int
+    reasons: Mapping[str, int]
+
+
+class _Unread(asyncio.Queue[Delivery]):
+    def put_back(self, delivery: Delivery) -> None:
+        """To the front: what was read and could not be placed."""
+        self._queue: deque[Delivery]
+        self._queue.appendleft(delivery)
+
+
+class _Waiter:
+    """A caller that stands in line for room."""
+
+    __slots__ = ("future", "granted", "paced", "size")
+
+    def __init__(self, size: int, paced: bool) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.size = size
+        self.paced = paced
+        # Room is held for it: nobody else can take it before the waiter has run.
+        self.granted = False
+
+
+class Queue:
+    def __init__(self, max_messages: int, max_bytes: int, overflow: Overflow, overflow_timeout: float | None) -> None:
+        self.lock = threading.RLock()
+        self.max_bytes = max_bytes
+        self.closed = False
+        # Set by the sender: a monotonic clock; tell it of a message; drop what is oldest, `False` if nothing can be.
+        self.clock: Callable[[], float] = lambda: 0.0
+        self.ring: Callable[[], None] = lambda: None
+        self.drop_oldest: Callable[[], bool] = lambda: False
+        # Messages ever put and ever read: a place in the order of acceptance is a number.
+        self.put_count = 0
+        self.read_count = 0
+        self.requests = 0
+        self.retries = 0
+        self._max_messages = max_messages
+        self._overflow = overflow
+        self._overflow_timeout = overflow_timeout
+        # The clock's reading when the queue became full; `None` once there was room again.
+        self._full_since: float | None = None
+        self._unread = _Unread()
+        self._line: deque[_Waiter] = deque()
+        self._reserved = self._reserved_bytes = 0
+        self._accepted = 0
+        self._pending = self._pending_bytes = 0
+        self._in_flight = self._in_flight_bytes = 0
+        self._ended = dict.fromkeys((Status.DELIVERED, Status.FAILED, Status.DROPPED), 0)
+        self._reasons: dict[str, int] = {}
+
+    # -- messages come in
+
+    async def put(self, delivery: Delivery, size: int, host: Host, *, paced: bool) -> bool:
+        """Wait until the message is taken (`True`), or until the policy gives it up (`False`: to be dropped).
+
+        `paced`: the caller shares its loop with the sender, and waits too when the unread messages pile up.
+        Cancelled, or raising, it has not taken the message.
+
+        Raises:
+            QueueFull: under ``overflow="raise"``.
+            ClientClosed: before there was room.
+        """
+        with self.lock:
+            self._check_open()
+            if self._may_take(size) and not (paced and self._is_piled_up()):
+                self._take(delivery, size)
+                return True
+            if self._overflow != "wait" and not self._has_room(size):
+                return self._overflowed(delivery, size)
+            waiter = _Waiter(size, paced)
+            self._line.append(waiter)
+        try:
+            return await self._stand_in_line(waiter, delivery, host)
+        finally:
+            self._leave_line(waiter)
+
+    def put_nowait(self, delivery: Delivery, size: int) -> bool:
+        """Take the message (`True`), or tell that it is to be dropped (`False`).
+
+        Raises:
+            QueueFull: under ``overflow="raise"``.
+            ClientClosed: always, once closed.
+        """
+        with self.lock:
+            self._check_open()
+            if self._may_take(size):
+                self._take(delivery, size)
+                return True
+            return self._overflowed(delivery, size)
+
+    def refuse(self, fate: Fate) -> None:
+        """Count a message that has its outcome as soon as it is accepted.
+
+        Raises:
+            ClientClosed: always, once closed.
+        """
+        with self.lock:
+            self._check_open()
+            self._accepted += 1
+            self._count_end(1, fate)
+
+    def close(self) -> None:
+        """Take nothing more; whoever stands in line gets `ClientClosed`."""
+        with self.lock:
+            self.closed = True
+            for waiter in self._line:
+                wake(waiter.future)
+
+    def _is_piled_up(self) -> bool:
+        return self._unread.qsize() >= _UNREAD_BEFORE_A_TURN
+
+    @property
+    def is_full(self) -> bool:
+        """No room for the next message: what waits should leave now."""
+        return self._full_since is not None or self._pending >= self._max_messages
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClientClosed("the client is closed; make a new one")
+
+    def _may_take(self, size: int) -> bool:
+        return not self._line and self._has_room(size)
+
+    def _has_room(self, size: int) -> bool:
+        return (
+            self._pending + self._reserved < self._max_messages
+            and self._pending_bytes + self._reserved_bytes + size <= self.max_bytes
+        )
+
+    def _take(self, delivery: Delivery, size: int) -> None:
+        self._accepted += 1
+        self._pending += 1
+        self._pending_bytes += size
+        self.put_count += 1
+        self._unread.put_nowait(delivery)
+        if self._pending == self._max_messages:
+            self._full_since = self.clock()
+        self.ring()
+
+    def _overflowed(self, delivery: Delivery, size: int) -> bool:
+        if self._overflow == "raise":
+            raise QueueFull("the queue is full: messages come faster than they can be sent")
+        if self._overflow == "drop_oldest":
+            while not self._has_room(size) and self.drop_oldest():
+                pass
+            if self._has_room(size):
+                self._take(delivery, size)
+                return True
+        return False
+
+    # -- the line of those who wait for room
+
+    async def _stand_in_line(self, waiter: _Waiter, delivery: Delivery, host: Host) -> bool:
+        while True:
+            patience = self._patience(waiter)
+            if patience == 0:
+                return False
+            watch = host.ensure_served()
+            self._serve_line()
+            await asyncio.wait((waiter.future,), timeout=_shorter(patience, watch))
+            with self.lock:
+                self._check_open()
+                if waiter.granted:
+                    self._release_reservation(waiter)
+                    self._take(delivery, waiter.size)
+                    return True
+
+    def _patience(self, waiter: _Waiter) -> float | None:
+        """Seconds that the waiter may still stand in line; `None`: as long as it takes."""
+        with self.lock:
+            if waiter.granted or self._overflow_timeout is None or self._overflow != "wait":
+                return None
+            if self._has_room(waiter.size):
+                # Only the unread ones have piled up; they are read within a turn or two of the loop.
+                return None
+            if self._full_since is None:
+                self._full_since = self.clock()
+            return max(0.0, self._full_since + self._overflow_timeout - self.clock())
+
+    def _leave_line(self, waiter: _Waiter) -> None:
+        with self.lock:
+            if waiter in self._line:
+                self._line.remove(waiter)
+            if waiter.granted:
+                self._release_reservation(waiter)
+            self._serve_line()
+
+    def _release_reservation(self, waiter: _Waiter) -> None:
+        waiter.granted = False
+        self._reserved -= 1
+        self._reserved_bytes -= waiter.size
+
+    def _serve_line(self) -> None:
+        with self.lock:
+            while self._line and self._has_room(self._line[0].size):
+                if self._line[0].paced and self._is_piled_up():
+                    return
+                waiter = self._line.popleft()
+                waiter.granted = True
+                self._reserved += 1
+                self._reserved_bytes += waiter.size
+                wake(waiter.future)
+
+    # -- the sender reads, and tells how it ended; all with the lock held
+
+    def read(self) -> Delivery | None:
+        try:
+            delivery = self._unread.get_nowait()
+        except asyncio.QueueEmpty:
+            return None
+        self.read_count += 1
+        return delivery
+
+    def put_back(self, delivery: Delivery) -> None:
+        self._unread.put_back(delivery)
+        self.read_count -= 1
+
+    def was_read(self) -> None:
+        if self._line:
+            self._serve_line()
+
+    def lift_off(self, count: int, size: int) -> None:
+        self._in_flight += count
+        self._in_flight_bytes += size
+
+    def land(self, count: int, size: int) -> None:
+        self._in_flight -= count
+        self._in_flight_bytes -= size
+
+    def settle(self, count: int, size: int, fate: Fate) -> None:
+        self._pending -= count
+        self._pending_bytes -= size
+        self._full_since = None
+        self._count_end(count, fate)
+        if self._line:
+            self._serve_line()
+
+    def _count_end(self, count: int, fate: Fate) -> None:
+        self._ended[fate.status] += count
+        if fate.reason is not None:
+            self._reasons[fate.reason] = self._reasons.get(fate.reason, 0) + count
+
+    def statistics(self) -> Statistics:
+        with self.lock:
+            return Statistics(
+                accepted=self._accepted,
+                delivered=self._ended[Status.DELIVERED],
+                failed=self._ended[Status.FAILED],
+                dropped=self._ended[Status.DROPPED],
+                pending=self._pending,
+                queued=self._pending - self._in_flight,
+                queued_bytes=self._pending_bytes - self._in_flight_bytes,
+                in_flight=self._in_flight,
+                requests=self.requests,
+                retries=self.retries,
+                recovered=0,
+                reasons=MappingProxyType(dict(self._reasons)),
+            )
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    return min((seconds for seconds in (one, other) if seconds is not None), default=None)

@@ -1,0 +1,303 @@
+"""What an answer means: settle, again and when, split, or a fresh token.
+
+The rules that Segment's own SDKs converged on in 2026, one place each. This file is pure: an answer, the history of
+the batch, a clock's reading and a random number come in, an action comes out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+import orjson
+
+from ._delivery import Fate, Status
+
+# Beyond the 5xx: a request timeout, gone for now, too many requests, a proxy's closed client connection.
+_TRANSIENT: Final = frozenset({408, 410, 429, 460})
+# Not supported, not this version of HTTP, a network that wants a login: no later attempt will differ.
+_FINAL_5XX: Final = frozenset({501, 505, 511})
+_CREDENTIALS: Final = frozenset({401, 403})
+# A 2xx that is not Segment's: so many more times it is tried.
+_ODD_ANSWERS: Final = 3
+# Failures in a row after which one batch is suspected of being the cause.
+_SUSPICIOUS: Final = 5
+# What a single message that fails while others are delivered gets, where `max_retries` is unset.
+_ALONE: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How long to try, and how often.
+
+    Attributes:
+        max_retries: re-sends before a batch is given up; `None`: only time decides. What a `Retry-After` asks for,
+            the halves of a split batch and the one re-send on a stale connection are not counted.
+        give_up_after: seconds from a batch's first failure until it is given up.
+        backoff: seconds before the first re-send; doubles with each.
+        max_backoff: seconds that the doubling ends at.
+        max_retry_after: seconds of a server's `Retry-After` that are obeyed.
+
+    Raises:
+        ValueError: a number is negative or not finite.
+    """
+
+    max_retries: int | None = None
+    give_up_after: float = 43_200
+    backoff: float = 0.5
+    max_backoff: float = 60
+    max_retry_after: float = 300
+
+    def __post_init__(self) -> None:
+        if self.max_retries is not None and (self.max_retries < 0 or self.max_retries != int(self.max_retries)):
+            raise ValueError("max_retries must be None, or a whole number from 0")
+        for name in ("give_up_after", "backoff", "max_backoff", "max_retry_after"):
+            seconds = getattr(self, name)
+            if not (math.isfinite(seconds) and seconds >= 0):
+                raise ValueError(f"{name} must be a finite number of seconds from 0")
+
+    def delay(self, failures: int, chance: float) -> float:
+        """Seconds to wait after so many failures in a row; `chance` (0 to 1) takes off up to a half."""
+        doublings = min(failures - 1, 60)
+        return min(self.max_backoff, self.backoff * 2.0**doublings) * (1 - chance / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened to a batch so far.
+
+    Attributes:
+        sends: requests that carried it, `X-Retry-Count` plus one.
+        counted: re-sends that count against `max_retries`.
+        failures: failures in a row that called for a back-off.
+        server_faults: how many of the last failures in a row were a 5xx.
+        first_failure: the clock's reading at the first one.
+        maybe_sent: an attempt may have arrived without a usable answer.
+        odd_answers: 2xx answers that were not Segment's.
+        stale: the last attempt met a stale connection, so that the free re-send is used up.
+        refreshed: the last attempt went out with a token fetched for it.
+        status_code: of the last answer.
+    """
+
+    sends: int = 0
+    counted: int = 0
+    failures: int = 0
+    server_faults: int = 0
+    first_failure: float | None = None
+    maybe_sent: bool = False
+    odd_answers: int = 0
+    stale: bool = False
+    refreshed: bool = False
+    status_code: int | None = None
+
+    def fate(self, status: Status, reason: str | None = None) -> Fate:
+        return Fate(status, reason, self.status_code, self.sends, self.maybe_sent)
+
+
+class Answer(Protocol):
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """Refused, reset, timed out, garbage."""
+
+    maybe_sent: bool
+    stale_connection: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    status: Status
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Send the batch once more, `delay` seconds from now; `pause`: the whole pipeline waits for as long."""
+
+    delay: float
+    pause: bool = False
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Send each half for itself; `too_large`: and smaller batches from now on."""
+
+    too_large: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Send the batch once more, with a token that is fetched for it."""
+
+
+Action = Settle | Again | Split | Refresh
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What a decision rests on besides the answer.
+
+    Attributes:
+        now: the monotonic clock.
+        wall: seconds since the epoch, for dates in `Retry-After`.
+        chance: a random number from 0 to 1.
+        count: messages in the batch.
+        with_token: the client has OAuth, so that fresh credentials can be had.
+        others_delivered: other batches were delivered since this one began to fail, and hardly any failed.
+    """
+
+    now: float
+    wall: float
+    chance: float
+    count: int
+    with_token: bool = False
+    others_delivered: bool = False
+
+
+def decide(
+    answer: Answer | NoAnswer, history: History, situation: Situation, policy: RetryPolicy
+) -> tuple[Action, History]:
+    """What to do, and the batch's history with this answer in it; `history.sends` counts the attempt already."""
+    if isinstance(answer, NoAnswer):
+        return _after_silence(answer, history, situation, policy)
+    history = replace(history, status_code=answer.status, stale=False)
+    meaning = _meaning(answer, history, situation)
+    if meaning is None:
+        faults = history.server_faults + 1 if answer.status >= 500 else 0
+        return _again(answer, replace(history, server_faults=faults), situation, policy)
+    if isinstance(meaning, Refresh):
+        return meaning, replace(history, refreshed=True)
+    return meaning, history
+
+
+def _after_silence(
+    answer: NoAnswer, history: History, situation: Situation, policy: RetryPolicy
+) -> tuple[Action, History]:
+    stale_before = history.stale
+    history = replace(
+        history, maybe_sent=history.maybe_sent or answer.maybe_sent, stale=answer.stale_connection, server_faults=0
+    )
+    if answer.stale_connection and not stale_before:
+        return Again(0.0, counted=False), history
+    return _again(None, history, situation, policy)
+
+
+def _meaning(answer: Answer, history: History, situation: Situation) -> Settle | Split | Refresh | None:
+    """`None`: transient, so that it is worth another try."""
+    status = answer.status
+    if 200 <= status < 300:
+        if is_segments(answer):
+            return Settle(Status.DELIVERED)
+        return None if history.odd_answers < _ODD_ANSWERS else Settle(Status.FAILED, "unexpected_answer")
+    if 300 <= status < 400:
+        return Settle(Status.FAILED, "redirected")
+    if status in (400, 413):
+        return _refused_for_its_content(status, situation)
+    if status in _CREDENTIALS or (status == 511 and situation.with_token):
+        if situation.with_token and not history.refreshed:
+            return Refresh()
+        return Settle(Status.FAILED, "unauthorized")
+    if status in _TRANSIENT:
+        return None
+    if 400 <= status < 500 or status in _FINAL_5XX:
+        return Settle(Status.FAILED, "refused")
+    return None
+
+
+def _refused_for_its_content(status: int, situation: Situation) -> Settle | Split:
+    if situation.count > 1:
+        return Split(too_large=status == 413)
+    return Settle(Status.FAILED, "too_large" if status == 413 else "refused")
+
+
+def is_segments(answer: Answer) -> bool:
+    """Whether a 2xx is a yes: a captive portal's HTML and `"success": false` are not."""
+    start = answer.body[:64].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")) or "text/html" in (header(answer, "content-type") or "").lower():
+        return False
+    if not start.startswith(b"{"):
+        return True
+    try:
+        said = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        return True
+    return said.get("success") is not False
+
+
+def _again(
+    answer: Answer | None, history: History, situation: Situation, policy: RetryPolicy
+) -> tuple[Action, History]:
+    first_failure = situation.now if history.first_failure is None else history.first_failure
+    odd = answer is not None and 200 <= answer.status < 300
+    history = replace(history, first_failure=first_failure, odd_answers=history.odd_answers + odd, refreshed=False)
+    if situation.now - first_failure >= policy.give_up_after:
+        return Settle(Status.FAILED, "gave_up"), history
+    asked = retry_after(answer, situation.wall) if answer is not None else None
+    if asked is not None:
+        return Again(min(asked, policy.max_retry_after), pause=True, counted=False), history
+    if policy.max_retries is not None and history.counted >= policy.max_retries:
+        return Settle(Status.FAILED, "gave_up"), history
+    history = replace(history, failures=history.failures + 1)
+    if history.server_faults >= _SUSPICIOUS:
+        # Perhaps one message is the cause. Where others are delivered that is likely, and the halves are split as
+        # soon as they fail; where nothing is, the halves get as many tries as the whole had.
+        if situation.count > 1:
+            return Split(), history if situation.others_delivered else replace(history, server_faults=0)
+        if situation.others_delivered and policy.max_retries is None and history.counted >= _ALONE:
+            return Settle(Status.FAILED, "gave_up"), history
+    history = replace(history, counted=history.counted + 1)
+    return Again(policy.delay(history.failures, situation.chance)), history
+
+
+def retry_after(answer: Answer, wall: float) -> float | None:
+    """Seconds that the server asks to wait; `None` where it says nothing usable."""
+    asked = _seconds(header(answer, "retry-after"), wall)
+    if asked is None and answer.status == 429:
+        asked = _reset(header(answer, "x-ratelimit-reset"), wall)
+    return asked
+
+
+def _seconds(text: str | None, wall: float) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - wall
+        except (ValueError, OverflowError):
+            return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
+def _reset(text: str | None, wall: float) -> float | None:
+    """Seconds from now; numbers as large as the epoch's are a moment."""
+    seconds = _seconds(text, wall)
+    if seconds is not None and seconds > 1e9:
+        seconds -= wall
+    return seconds if seconds is not None and seconds > 0 else None
+
+
+def header(answer: Answer, name: str) -> str | None:
+    """The first header of that name, in whatever case a transport keeps them."""
+    return next((value for key, value in answer.headers.items() if key.lower() == name), None)
+
+
+def redirect_host(answer: Answer) -> str:
+    """The host that a redirect points to, without whatever else its address may hold."""
+    try:
+        return urlsplit(header(answer, "location") or "").hostname or "the same host"
+    except ValueError:
+        return "an unreadable address"

@@ -1,0 +1,336 @@
+"""One request, one answer. The only file that knows aiohttp.
+
+An aiohttp exception never leaves it, neither raised nor chained: its `repr` holds the Authorization header. Redirects
+are never followed, cookies never kept, the environment's proxies never used, answers read to 64 KiB at most.
+aiohttp is brought in when the first transport is made, not when the package is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import SplitResult, urlsplit
+
+from ._exceptions import TransportError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_log = logging.getLogger("segment_async")
+
+MAX_ANSWER_BYTES: Final = 65_536
+# Segment's addresses change: a resolved name is good for two minutes, and only while it connects.
+_DNS_SECONDS: Final = 120
+# A load balancer that closes idle connections after 60 s must not be the first to do so.
+_KEEP_ALIVE_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer: `headers` in any case, `body` cut off where it is long."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Transport(Protocol):
+    """Carries a request to Segment. Whatever has these two methods will do."""
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        """POST a batch; `body` is final, compressed if `headers` say so.
+
+        Raises:
+            TransportError: there is no usable answer. Any other exception is taken as one whose request may have
+                been sent, and logged.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of all connections."""
+        ...
+
+
+def batch_url(host: str, *, allow_http: bool = False) -> str:
+    """The address of `/v1/batch` at an origin, which may have a path before it and end in `/` or `/v1`.
+
+    Raises:
+        ValueError: it is no origin that a write key may be sent to; does not repeat it.
+    """
+    if any(character <= " " or character == "\x7f" for character in host):
+        raise ValueError("host must not hold white space or control characters")
+    parts = urlsplit(host)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise ValueError('host must be an origin such as "https://api.segment.io"')
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("host must not hold credentials")
+    if parts.query or parts.fragment:
+        raise ValueError("host must not have a query or a fragment")
+    if not _has_valid_port(parts):
+        raise ValueError("host has a port that is not a number from 0 to 65535")
+    if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
+        raise ValueError("plain http:// would show the write key to the network; use https://, or say allow_http=True")
+    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path}/v1/batch"
+
+
+def _has_valid_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port >= 0
+    except ValueError:
+        return False
+
+
+def is_loopback(hostname: str) -> bool:
+    if hostname == "localhost" or hostname.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(hostname).is_loopback
+    except ValueError:
+        return False
+
+
+class Deadline:
+    """A time limit that counts only time in which the loop could have done something.
+
+    Raises `TimeoutError` from its block. When the limit is found overdue because the loop stood still (a blocking
+    call, a machine asleep), what came in meanwhile gets its chance before the block is cancelled.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._scope = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._scope.__aenter__()
+        self._arm(self._seconds)
+
+    async def __aexit__(self, *exc_info: Any) -> bool | None:
+        self._timer.cancel()
+        return await self._scope.__aexit__(*exc_info)
+
+    def _arm(self, seconds: float) -> None:
+        self._due = self._loop.time() + seconds
+        self._timer = self._loop.call_at(self._due, self._expire)
+
+    def _expire(self) -> None:
+        late = self._loop.time() - self._due
+        if late > 1.0:
+            self._arm(min(late, self._seconds))
+        else:
+            self._scope.reschedule(self._loop.time())
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a request came, as aiohttp's tracing tells it."""
+
+    connected: bool = False
+    reused: bool = False
+    answer: Response | None = None
+
+
+class HTTPTransport:
+    """The default transport: aiohttp, one session a loop, connections kept alive.
+
+    Args:
+        url: where batches are posted to, such as ``https://api.segment.io/v1/batch``.
+        timeout: seconds for one request, from its first byte to the last of the answer.
+        proxy: address of an HTTP proxy, credentials included where it wants some; `None`: none, not even the
+            environment's.
+        ssl_context: for a private certificate authority or a client certificate; `None`: the system's authorities.
+            There is no way to switch verification off here.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 15.0,
+        proxy: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        # Loaded here and not at the first send: 0.1 s that the loop would have to stand still.
+        import aiohttp  # noqa: F401
+
+        if ssl_context is not None and (ssl_context.verify_mode is ssl.CERT_NONE):
+            _log.warning("The ssl_context given does not verify certificates: anybody on the way can read the key.")
+        self._url = url
+        self._timeout = timeout
+        self._proxy = proxy
+        self._ssl = ssl_context
+        self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"<HTTPTransport to {urlsplit(self._url).hostname}>"
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        """POST a batch and read the answer, to 64 KiB of its body at most.
+
+        Cancelled, the connection is closed; whether the request arrived is not known.
+
+        Raises:
+            TransportError: no usable answer.
+        """
+        progress = _Progress()
+        failure: TransportError
+        try:
+            async with Deadline(self._timeout):
+                return await self._post(body, headers, progress)
+        except TimeoutError:
+            if progress.answer is not None:
+                # The status came; what is missing is only the end of a body that hardly matters.
+                return progress.answer
+            failure = TransportError(f"no answer within {self._timeout:g} s", maybe_sent=progress.connected)
+        except Exception as error:
+            failure = self._failure(error, progress)
+        # Outside of the handlers, so that the error has no context that would hold aiohttp's.
+        raise failure
+
+    async def _post(self, body: bytes, headers: Mapping[str, str], progress: _Progress) -> Response:
+        session = self._session_here()
+        response = await session.post(
+            self._url,
+            data=body,
+            headers={**headers, "User-Agent": f"{headers.get('User-Agent', '')} {_agent()}".strip()},
+            allow_redirects=False,
+            proxy=self._proxy,
+            trace_request_ctx=progress,
+        )
+        progress.answer = Response(response.status, response.headers)
+        try:
+            content, whole = await _read(response)
+        except BaseException:
+            response.close()
+            raise
+        if whole and response.status < 500:
+            response.release()
+        else:
+            # A server that answers 5xx may be a bad one of many: the next request asks the name again.
+            response.close()
+        return Response(response.status, response.headers, content)
+
+    def _failure(self, error: Exception, progress: _Progress) -> TransportError:
+        import aiohttp
+
+        self._forget_addresses()
+        text = type(error).__name__
+        if isinstance(error, (aiohttp.ClientConnectorError, OSError)) and getattr(error, "strerror", None):
+            text = f"{text}: {error.strerror}"
+        if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError)):
+            return TransportError(f"no connection ({text})", maybe_sent=False)
+        stale = progress.reused and isinstance(
+            error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
+        )
+        return TransportError(
+            f"no usable answer ({text})", maybe_sent=progress.connected or progress.reused, stale_connection=stale
+        )
+
+    def _forget_addresses(self) -> None:
+        connector = self._session.connector if self._session is not None else None
+        if connector is not None:
+            connector.clear_dns_cache()  # type: ignore[attr-defined]  # it is the TCPConnector made below
+
+    def _session_here(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._loop is not loop:
+            self.abandon()
+            self._session, self._loop = _make_session(self._ssl), loop
+        return self._session
+
+    def abandon(self) -> None:
+        """Let go of the connections of a loop that is gone, or of a parent process, without touching either."""
+        if self._session is not None:
+            self._session.detach()
+            self._session = None
+
+    async def aclose(self) -> None:
+        """Close the connections; a later `send` opens new ones."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        if self._loop is asyncio.get_running_loop():
+            await session.close()
+        else:
+            session.detach()
+
+
+def _agent() -> str:
+    import aiohttp
+
+    return f"aiohttp/{aiohttp.__version__}"
+
+
+def _make_session(ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
+    import aiohttp
+
+    from ._resolver import Resolver
+
+    class Connector(aiohttp.TCPConnector):
+        def __del__(self, *_: Any) -> None:
+            """A session left behind with its loop, or by a fork, is no fault of the application's."""
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_connected)
+    trace.on_connection_reuseconn.append(_reused)
+    return aiohttp.ClientSession(
+        connector=Connector(
+            limit=0,
+            ttl_dns_cache=_DNS_SECONDS,
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            resolver=Resolver(),
+            ssl=ssl_context or True,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        auto_decompress=False,
+        skip_auto_headers=("Accept-Encoding",),
+        trace_configs=[trace],
+    )
+
+
+async def _connected(_session: Any, context: Any, _params: Any) -> None:
+    context.trace_request_ctx.connected = True
+
+
+async def _reused(_session: Any, context: Any, _params: Any) -> None:
+    context.trace_request_ctx.connected = context.trace_request_ctx.reused = True
+
+
+async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """The answer's body, and whether that is all of it.
+
+    The status has come: a body that breaks off, or is no gzip though it says so, does not make it unusable.
+    """
+    import aiohttp
+
+    content = bytearray()
+    whole = False
+    try:
+        while len(content) < MAX_ANSWER_BYTES:
+            chunk = await response.content.read(MAX_ANSWER_BYTES - len(content))
+            if not chunk:
+                whole = True
+                break
+            content += chunk
+    except (aiohttp.ClientError, OSError):
+        pass
+    if "gzip" in response.headers.get("Content-Encoding", "").lower():
+        return _unzipped(bytes(content)), whole
+    return bytes(content), whole
+
+
+def _unzipped(content: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(31).decompress(content, MAX_ANSWER_BYTES)
+    except zlib.error:
+        return b""
