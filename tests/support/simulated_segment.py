@@ -6,7 +6,7 @@ Segment would answer. It knows neither time nor network, and nothing of how a cl
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,15 @@ class Arrival:
     @property
     def taken(self) -> bool:
         return self.status is not None and 200 <= self.status < 300
+
+
+def taken_messages(arrivals: Iterable[Arrival]) -> dict[str, list[Message]]:
+    """Collect what Segment took, by id: one entry for each time that it came."""
+    taken: dict[str, list[Message]] = {}
+    for arrival in arrivals:
+        for message in arrival.messages if arrival.taken else ():
+            taken.setdefault(message["messageId"], []).append(message)
+    return taken
 
 
 def violations(arrival: Arrival) -> list[str]:
@@ -131,12 +140,7 @@ class SimulatedSegment:
 
     @property
     def taken(self) -> dict[str, list[Message]]:
-        """What Segment took, by id: one entry for each time that it came."""
-        taken: dict[str, list[Message]] = {}
-        for arrival in self.arrivals:
-            for message in arrival.messages if arrival.taken else ():
-                taken.setdefault(message["messageId"], []).append(message)
-        return taken
+        return taken_messages(self.arrivals)
 
     def receive(self, arrival: Arrival, *, overruled_by: int | None = None) -> Response:
         """Keep a request and answer it; with `overruled_by`, Segment has a bad day and answers that status."""
