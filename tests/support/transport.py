@@ -1,15 +1,7 @@
-"""The shapes of a transport, until the package exports them. For a short while only."""
+"""What the package exports, until it does. For a short while only."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
+from segment_async._delivery import Outcome, Status
 from segment_async._exceptions import TransportError
+from segment_async._transport import Response
 
-__all__ = ["Response", "TransportError"]
-
-
-@dataclass(frozen=True)
-class Response:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+__all__ = ["Outcome", "Response", "Status", "TransportError"]
