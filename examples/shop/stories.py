@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from random import Random
 
-from shop.catalogue import (
+from .catalogue import (
     CAMPAIGNS,
     CATEGORIES,
     COUPONS,
@@ -21,7 +21,7 @@ from shop.catalogue import (
     SHOP,
     Product,
 )
-from shop.visits import JSON, MIDNIGHT, Shop, Visit
+from .visits import JSON, MIDNIGHT, Shop, Visit
 
 FREE_SHIPPING_FROM = 6000
 

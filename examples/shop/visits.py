@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from shop.catalogue import (
+from .catalogue import (
     BROWSERS,
     FIRST_NAMES,
     LAST_NAMES,
@@ -100,7 +100,7 @@ class Visit:
         self.cart: list[JSON] = []
         self.cart_id = f"cart_{self.anonymous_id[:12]}"
         self.referrer = ""
-        self.context = self._phone() if app else {"userAgent": rng.choice(BROWSERS)}
+        self.context: JSON = self._phone() if app else {"userAgent": rng.choice(BROWSERS)}
         self.context["ip"] = rng.choice(NETWORKS) + str(rng.randrange(1, 255))
         self.context["locale"] = rng.choices(tuple(LOCALES), tuple(LOCALES.values()))[0]
 
