@@ -11,6 +11,8 @@ something. `python -m segment_async.devserver` runs it; `serve` is the same with
 
 from ._arrivals import Batch, Event
 from ._endpoint import Endpoint, serve
+from ._lines import line, parts
+from ._run import Options, run
 from ._tracking import Answered
 
-__all__ = ["Answered", "Batch", "Endpoint", "Event", "serve"]
+__all__ = ["Answered", "Batch", "Endpoint", "Event", "Options", "line", "parts", "run", "serve"]

@@ -1,38 +1,50 @@
-"""`python -m segment_async.devserver`: the endpoint without any extra installed."""
+"""`python -m segment_async.devserver`: the endpoint without any extra installed. Reads the options, nothing more."""
 
 import argparse
 import asyncio
-import signal
 import sys
+from pathlib import Path
 
-from ._endpoint import serve
 from ._lines import line
+from ._run import Options, run
 from ._tracking import Answered
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m segment_async.devserver", description="A Segment on localhost.")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--port", type=int, default=8765, help="the port to listen on; 0 takes a free one")
-    parser.add_argument("--keep", type=int, default=5_000, help="how many events to hold")
-    options = parser.parse_args()
     try:
-        asyncio.run(_serve(options))
-    except OSError as fault:
-        sys.exit(f"cannot listen on {options.host}:{options.port}: {fault.strerror}")
+        options = _options()
+        sys.exit(asyncio.run(run(options, show=_show, show_answered=_show_answered)))
+    except (OSError, ValueError) as fault:
+        sys.exit(f"error: {fault}")
 
 
-async def _serve(options: argparse.Namespace) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serve(options.host, options.port, keep=options.keep, report=_print) as endpoint:
-        print(f"Listening on {endpoint.url}", flush=True)
-        await stop.wait()
+def _options() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m segment_async.devserver", description="A Segment on localhost.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; beyond loopback it needs a token")
+    parser.add_argument("--port", type=int, default=8765, help="port to listen on; 0 takes a free one (default: 8765)")
+    parser.add_argument("--rate", type=int, metavar="N", help="answer 429 beyond N requests a second")
+    parser.add_argument("--chaos", default="", metavar="SPEC", help='misbehave: "429:10%%,500:5%%,slow:2s,reset:1%%"')
+    parser.add_argument("--save", type=Path, metavar="FILE", help="append every event to this file, one a line")
+    parser.add_argument("--keep", type=int, default=5_000, metavar="N", help="hold the last N events (default: 5000)")
+    parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="pages that may post, too")
+    given = parser.parse_args()
+    return Options(
+        host=given.host,
+        port=given.port,
+        rate=given.rate,
+        chaos=given.chaos,
+        save=given.save,
+        keep=given.keep,
+        allow_origins=tuple(given.allow_origin),
+    )
 
 
-def _print(answered: Answered) -> None:
-    print(line(answered), flush=True)
+def _show(text: str) -> None:
+    print(text, flush=True)
+
+
+def _show_answered(answered: Answered) -> None:
+    _show(line(answered))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from segment_async.verdicts import DUPLICATE_ID, SEVERITIES, Verdict
 _IDS_REMEMBERED: Final = 200_000
 _EVENT_NAMES: Final = 1_000
 _SECONDS: Final = 300
+_REFUSALS: Final = 200
 OTHER_EVENTS: Final = "(other events)"
 
 
@@ -37,6 +38,14 @@ class Batch(NamedTuple):
 
     def as_dict(self) -> dict[str, object]:
         return {**self._asdict(), "received_at": iso(self.received_at)}
+
+
+class Refusal(NamedTuple):
+    """One request that was not accepted; `status` 0 is a connection that was reset."""
+
+    batch: Batch
+    status: int
+    reason: str
 
 
 class Event(NamedTuple):
@@ -73,8 +82,11 @@ class Arrivals:
 
     def __init__(self, keep: int) -> None:
         self.held: deque[Event] = deque(maxlen=keep)
+        self.refusals: deque[Refusal] = deque(maxlen=_REFUSALS)
         self.total = 0
         self.clearings = 0
+        self.last_cleared = 0
+        self.changes = 0
         self._numbers = 0
         self._batches = 0
         self._ids: dict[str, None] = {}
@@ -86,12 +98,14 @@ class Arrivals:
     def clear(self) -> None:
         """Forget events, counts and ids; numbers go on, so that nobody mistakes a new event for an old one."""
         self.held.clear()
+        self.refusals.clear()
         self.total = 0
         self.clearings += 1
+        self.last_cleared = self._numbers
         self._ids.clear()
-        self._counts = {"type": Counter(), "event": Counter(), "verdict": Counter(), "rule": Counter()}
+        self._counts = {name: Counter() for name in ("type", "event", "verdict", "rule", "refused")}
         self._seconds.clear()
-        self._wake()
+        self.wake()
 
     def next_batch(self) -> int:
         self._batches += 1
@@ -105,8 +119,15 @@ class Arrivals:
             self._count(event, second)
         self.held.extend(events)
         self.total += len(events)
-        self._wake()
+        self.wake()
         return events
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
+        self._counts["refused"][str(refusal.status) if refusal.status else "reset"] += 1
+        second = self._second(int(refusal.batch.received_at))
+        second.verdicts["refused"] = second.verdicts.get("refused", 0) + 1
+        self.wake()
 
     def _event(self, batch: Batch, message: object, json: bytes, verdicts: list[Verdict]) -> Event:
         fields: dict[str, object] = message if isinstance(message, dict) else {}
@@ -186,26 +207,29 @@ class Arrivals:
         newer.reverse()
         return newer
 
-    async def changed(self) -> None:
-        """Return when something arrives, or when all is cleared."""
-        change = asyncio.Event()
-        self._waiting.add(change)
-        try:
-            await change.wait()
-        finally:
-            self._waiting.discard(change)
+    async def changed(self, seen: int) -> None:
+        """Return as soon as `changes` is not `seen` any more: something arrived, or all was cleared."""
+        while self.changes == seen:
+            change = asyncio.Event()
+            self._waiting.add(change)
+            try:
+                await change.wait()
+            finally:
+                self._waiting.discard(change)
 
     async def wait(self, count: int, timeout: float) -> bool:
         """Whether `count` events have arrived since the last clearing, waiting up to `timeout` seconds for it."""
         try:
             async with asyncio.timeout(timeout):
                 while self.total < count:
-                    await self.changed()
+                    await self.changed(self.changes)
         except TimeoutError:
             return False
         return True
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let everybody who waits look again."""
+        self.changes += 1
         for change in self._waiting:
             change.set()
 

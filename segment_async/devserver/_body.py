@@ -16,11 +16,12 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class Refused(Exception):
-    """The request as a whole is not accepted; `status` is the answer."""
+    """The request as a whole is not accepted; `status` is the answer, `retry_after` seconds are asked for with it."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, *, retry_after: float | None = None) -> None:
         super().__init__(text)
         self.status = status
+        self.retry_after = retry_after
 
 
 class Envelope(NamedTuple):

@@ -3,15 +3,21 @@
 The wiring diagram of the devserver; no rule lives here.
 """
 
+import ipaddress
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
+from . import _oauth as oauth
+from . import _page as page
 from ._arrivals import Arrivals, Event
-from ._guard import Guard
+from ._faults import Chaos, Faults
+from ._guard import Guard, harden, is_loopback_name
 from ._inspect import Inspection
+from ._stream import Stream
 from ._tracking import Answered, Tracking
 
 
@@ -51,26 +57,45 @@ async def serve(
     port: int = 0,
     *,
     keep: int = 5_000,
+    rate: int | None = None,
+    chaos: str = "",
+    allow_origins: tuple[str, ...] = (),
+    token: str | None = None,
     report: Callable[[Answered], None] = lambda answered: None,
+    chance: random.Random | None = None,
 ) -> AsyncIterator[Endpoint]:
     """Listen within the block; port 0 takes a free one.
 
-    The last `keep` events are held, all are counted. `report` is told of every request to `/v1/*` once it is answered.
+    The last `keep` events are held, all are counted. `rate` is requests a second, `chaos` as `--chaos` takes it, drawn
+    from `chance`. `report` is told of every request to `/v1/*` once it is answered. A `host` beyond loopback needs a
+    `token`: the write key of whoever sends, the password of whoever looks.
 
     Raises:
         OSError: the address cannot be had.
+        ValueError: the chaos is of no known form, or the token is missing.
     """
+    if token is None and not is_loopback_name(host):
+        raise ValueError(f"{host} can be reached from other machines, so a token is needed")
     arrivals = Arrivals(keep)
-    app = web.Application(middlewares=[web.middleware(Guard())])
-    app.add_routes(Tracking(arrivals, report).routes() + Inspection(arrivals).routes())
+    faults = Faults(rate, Chaos.parse(chaos), chance or random.Random())
+    stream = Stream(arrivals, faults, {"keep": keep, "rate": rate})
+    app = web.Application(middlewares=[web.middleware(Guard(allow_origins, token))])
+    app.add_routes(Tracking(arrivals, faults, report, token).routes() + Inspection(arrivals, faults).routes())
+    app.add_routes([web.post("/token", oauth.token), *stream.routes(), page.route()])
+    app.on_response_prepare.append(harden)
+    app.on_shutdown.append(stream.close)
+    # Compressed bodies come as they are: aiohttp would decompress them without a bound.
     runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-        yield Endpoint(f"http://{_authority(*runner.addresses[0][:2])}", arrivals)
+        yield Endpoint(_url(*runner.addresses[0][:2]), arrivals)
     finally:
         await runner.cleanup()
 
 
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _url(host: str, port: int) -> str:
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:  # every address of this machine: this one can be connected to
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"

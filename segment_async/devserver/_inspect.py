@@ -1,6 +1,6 @@
-"""What tests and scripts ask: `/_dev/events`, `/_dev/summary`, `/_dev/wait`.
+"""What tests and scripts ask: `/_dev/events`, `/_dev/summary`, `/_dev/wait`; and `/_dev/chaos`, the switches.
 
-Reads and clears the arrivals; never changes what an SDK is answered.
+Reads and clears the arrivals, exchanges the chaos; holds nothing itself.
 """
 
 from collections.abc import Mapping
@@ -10,14 +10,16 @@ import orjson
 from aiohttp import web
 
 from ._arrivals import Arrivals
+from ._faults import Chaos, Faults
 
 _FILTERS: Final = ("type", "event", "user", "verdict")
 _LONGEST_WAIT: Final = 3_600.0
 
 
 class Inspection:
-    def __init__(self, arrivals: Arrivals) -> None:
+    def __init__(self, arrivals: Arrivals, faults: Faults) -> None:
         self._arrivals = arrivals
+        self._faults = faults
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -25,6 +27,8 @@ class Inspection:
             web.delete("/_dev/events", self._clear),
             web.get("/_dev/summary", self._summary),
             web.get("/_dev/wait", self._wait),
+            web.get("/_dev/chaos", self._chaos),
+            web.put("/_dev/chaos", self._set_chaos),
         ]
 
     async def _events(self, request: web.Request) -> web.Response:
@@ -46,6 +50,18 @@ class Inspection:
         timeout = min(_number(request.query, "timeout", 10), _LONGEST_WAIT)
         reached = await self._arrivals.wait(count, timeout)
         return as_json({"count": self._arrivals.total}, status=200 if reached else 408)
+
+    async def _chaos(self, _: web.Request) -> web.Response:
+        return as_json({"chaos": str(self._faults.chaos)})
+
+    async def _set_chaos(self, request: web.Request) -> web.Response:
+        """The body is the specification itself, as `--chaos` takes it; an empty one ends the chaos."""
+        try:
+            self._faults.chaos = Chaos.parse((await request.text()).strip())
+        except ValueError as fault:
+            raise web.HTTPBadRequest(text=f"{fault}\n") from fault
+        self._arrivals.wake()
+        return await self._chaos(request)
 
 
 def _number(query: Mapping[str, str], name: str, default: float) -> float:

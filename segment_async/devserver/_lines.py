@@ -2,30 +2,38 @@
 
 import time
 from collections import Counter
+from typing import Final
 
 from segment_async.verdicts import SEVERITIES
 
 from ._tracking import Answered
 
-_WORDS = {"dropped": "would be dropped", "spec": "against the spec", "style": "worth a thought"}
+_WORDS: Final = {"dropped": "would be dropped", "spec": "against the spec", "style": "worth a thought"}
 
 
 def line(answered: Answered) -> str:
     """For people: the local time, the request, the answer, and how many messages earned which verdict."""
+    return "  ".join(text for _, text in parts(answered))
+
+
+def parts(answered: Answered) -> list[tuple[str, str]]:
+    """The pieces of the line, each with what it is: "time", "answer", "size", "reason" or a severity."""
     batch = answered.batch
-    parts = [
-        time.strftime("%H:%M:%S", time.localtime(batch.received_at)),
-        f"{answered.status} {batch.route}",
-        f"{batch.messages:,} message{'' if batch.messages == 1 else 's'}",
-        f"{batch.bytes:,} bytes" + (f" ({batch.wire_bytes:,} gzip)" if batch.wire_bytes != batch.bytes else ""),
-    ]
+    size = f"{batch.messages:,} message{'' if batch.messages == 1 else 's'}  {batch.bytes:,} bytes"
+    if batch.wire_bytes != batch.bytes:
+        size += f" ({batch.wire_bytes:,} compressed)"
     if batch.attempt > 1:
-        parts.append(f"attempt {batch.attempt}")
+        size += f"  attempt {batch.attempt}"
+    found = [
+        ("time", time.strftime("%H:%M:%S", time.localtime(batch.received_at))),
+        ("answer", f"{answered.status or 'reset'} {batch.route}"),
+        ("size", size),
+    ]
     if answered.reason:
-        parts.append(answered.reason)
-    return "  ".join(parts + _earned(answered))
+        found.append(("reason", answered.reason))
+    return found + _earned(answered)
 
 
-def _earned(answered: Answered) -> list[str]:
+def _earned(answered: Answered) -> list[tuple[str, str]]:
     counts = Counter(severity for event in answered.events for severity in {v.severity for v in event.verdicts})
-    return [f"{counts[severity]:,} {_WORDS[severity]}" for severity in SEVERITIES if counts[severity]]
+    return [(severity, f"{counts[severity]:,} {_WORDS[severity]}") for severity in SEVERITIES if counts[severity]]

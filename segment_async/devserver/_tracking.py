@@ -1,9 +1,14 @@
 """The side that SDKs talk to: `/v1/*`, answered as Segment answers.
 
 A request is read within bounds, taken apart, each message judged, all of it kept. What Segment refuses as a whole is
-refused as a whole. Knows nothing of the page or of `/_dev`.
+refused as a whole; so is what the faults strike. Knows nothing of the page or of `/_dev`.
 """
 
+import asyncio
+import hmac
+import math
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
@@ -11,19 +16,15 @@ from typing import Final, NamedTuple
 import orjson
 from aiohttp import web
 
-from segment_async.verdicts import BATCH_MESSAGES, BATCH_TOO_LONG, MESSAGE_BYTES, WRITE_KEY_MISSING, Verdict, judge
-
-from ._arrivals import Arrivals, Batch, Event
+from ._arrivals import Arrivals, Batch, Event, Refusal
 from ._body import BODY_BYTES, TOO_LARGE, Envelope, Refused, basic_user, envelope, inflate
+from ._faults import RESET, Faults
+from ._judging import Judged, judge_all
 
 _CALLS: Final = ("track", "identify", "page", "screen", "group", "alias")
 _BATCHES: Final = ("batch", "import", "b")
 # The gzip of a body that deflate cannot shrink is a little longer than the body.
 _WIRE_BYTES: Final = BODY_BYTES + 4_096
-_NOTHING: Final = Envelope("", None, [])
-
-Judged = tuple[object, bytes, list[Verdict]]
-_Answerer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Answered(NamedTuple):
@@ -36,56 +37,83 @@ class Answered(NamedTuple):
 
 
 class Tracking:
-    """`report` is told of every request that was answered, accepted or not."""
+    """`report` is told of every request that was answered, accepted or not. With a `token`, no other key will do."""
 
-    def __init__(self, arrivals: Arrivals, report: Callable[[Answered], None]) -> None:
+    def __init__(
+        self, arrivals: Arrivals, faults: Faults, report: Callable[[Answered], None], token: str | None = None
+    ) -> None:
         self._arrivals = arrivals
+        self._faults = faults
         self._report = report
+        self._token = token
 
     def routes(self) -> list[web.RouteDef]:
         batches = [web.post(f"/v1/{path}", self._taker(None)) for path in _BATCHES]
         return batches + [web.post(f"/v1/{path}", self._taker(call)) for call in _CALLS for path in (call, call[0])]
 
-    def _taker(self, call: str | None) -> _Answerer:
+    def _taker(self, call: str | None) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def take(request: web.Request) -> web.StreamResponse:
             return await self._take(request, call)
 
         return take
 
     async def _take(self, request: web.Request, call: str | None) -> web.Response:
-        received_at = time.time()
-        body, plain, taken = b"", b"", _NOTHING
-        judged: list[Judged] = []
-        status, reason = 200, ""
+        seen = _Seen(time.time())
         try:
-            body = await _read(request)
-            plain = inflate(body, request.headers.get("Content-Encoding", "").strip().lower())
-            taken = _with_key(envelope(plain, call), request)
-            judged = judge_all(taken)
+            judged = await self._read(request, call, seen)
         except Refused as refusal:
-            status, reason = refusal.status, str(refusal)
-        batch = Batch(
-            number=self._arrivals.next_batch(),
-            received_at=received_at,
+            batch = seen.batch(request, self._arrivals.next_batch())
+            self._arrivals.refuse(Refusal(batch, refusal.status, str(refusal)))
+            self._report(Answered(batch, refusal.status, [], str(refusal)))
+            return _refuse(request, refusal)
+        batch = seen.batch(request, self._arrivals.next_batch())
+        self._report(Answered(batch, 200, self._arrivals.add(batch, judged), ""))
+        return web.Response(body=b'{"success":true}', content_type="application/json")
+
+    async def _read(self, request: web.Request, call: str | None, seen: "_Seen") -> list[Judged]:
+        body = await _body(request)
+        seen.wire_bytes = len(body)
+        plain = inflate(body, request.headers.get("Content-Encoding", "").strip().lower())
+        seen.bytes = len(plain)
+        seen.taken = taken = _with_key(envelope(plain, call), request)
+        if self._token is not None and not hmac.compare_digest(taken.write_key.encode(), self._token.encode()):
+            raise Refused(401, "the write key is not the token that was printed at the start")
+        await self._meet_fate()
+        return judge_all(taken)
+
+    async def _meet_fate(self) -> None:
+        fate = self._faults.next(time.monotonic())
+        if fate.delay:
+            await asyncio.sleep(fate.delay)
+        if fate.status != 200:
+            raise Refused(fate.status, fate.reason, retry_after=fate.retry_after)
+
+
+class _Seen:
+    """How far the reading of a request has come, so that a refused one can be shown too."""
+
+    def __init__(self, received_at: float) -> None:
+        self.received_at = received_at
+        self.wire_bytes = 0
+        self.bytes = 0
+        self.taken = Envelope("", None, [])
+
+    def batch(self, request: web.Request, number: int) -> Batch:
+        return Batch(
+            number=number,
+            received_at=self.received_at,
             route=request.path,
-            source=source_label(taken.write_key),
+            source=source_label(self.taken.write_key),
             attempt=_attempt(request.headers.get("X-Retry-Count", "")),
-            messages=len(taken.messages),
-            bytes=len(plain),
-            wire_bytes=len(body),
-            sent_at=taken.sent_at,
+            messages=len(self.taken.messages),
+            bytes=self.bytes,
+            wire_bytes=self.wire_bytes,
+            sent_at=self.taken.sent_at,
             headers=_shown(request.headers),
         )
-        return self._answer(batch, status, judged, reason)
-
-    def _answer(self, batch: Batch, status: int, judged: list[Judged], reason: str) -> web.Response:
-        events = self._arrivals.add(batch, judged) if status == 200 else []
-        self._report(Answered(batch, status, events, reason))
-        answer: dict[str, object] = {"success": True} if status == 200 else {"success": False, "message": reason}
-        return web.Response(status=status, body=orjson.dumps(answer), content_type="application/json")
 
 
-async def _read(request: web.Request) -> bytes:
+async def _body(request: web.Request) -> bytes:
     if (request.content_length or 0) > _WIRE_BYTES:
         raise Refused(400, TOO_LARGE)
     body = bytearray()
@@ -96,36 +124,30 @@ async def _read(request: web.Request) -> bytes:
     return bytes(body)
 
 
+def _refuse(request: web.Request, refusal: Refused) -> web.Response:
+    if refusal.status == RESET:
+        _reset(request)
+        return web.Response(status=503)  # goes nowhere; aiohttp wants something to send
+    headers = {}
+    if refusal.retry_after is not None:
+        headers = dict.fromkeys(("Retry-After", "X-RateLimit-Reset"), str(math.ceil(refusal.retry_after)))
+    answer = orjson.dumps({"success": False, "message": str(refusal)})
+    return web.Response(status=refusal.status, body=answer, content_type="application/json", headers=headers)
+
+
+def _reset(request: web.Request) -> None:
+    transport = request.transport
+    if transport is None:
+        return
+    connection = transport.get_extra_info("socket")
+    # Without lingering, closing sends RST instead of the polite FIN.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
 def _with_key(taken: Envelope, request: web.Request) -> Envelope:
     in_header = basic_user(request.headers.get("Authorization", ""))
     return taken._replace(write_key=in_header) if in_header else taken
-
-
-def judge_all(taken: Envelope) -> list[Judged]:
-    """Every message of a request with its JSON and its verdicts.
-
-    Raises:
-        Refused: one of them is so large that Segment refuses them all.
-    """
-    return [_judge_one(message, index, taken) for index, message in enumerate(taken.messages)]
-
-
-def _judge_one(message: object, index: int, taken: Envelope) -> Judged:
-    if isinstance(message, dict):
-        message.pop("writeKey", None)  # some libraries repeat it in each message; it is not for showing
-    where = f"message {index + 1} of {len(taken.messages)}"
-    try:
-        json = orjson.dumps(message)
-    except orjson.JSONEncodeError as fault:
-        raise Refused(400, f"{where} is nested too deeply") from fault
-    if len(json) > MESSAGE_BYTES:
-        raise Refused(400, f"{where} has {len(json):,} bytes of JSON, the limit is {MESSAGE_BYTES:,}")
-    verdicts = judge(message, size=len(json))
-    if not taken.write_key:
-        verdicts.insert(0, WRITE_KEY_MISSING)
-    if index >= BATCH_MESSAGES:
-        verdicts.insert(0, BATCH_TOO_LONG)
-    return message, json, verdicts
 
 
 def source_label(write_key: str) -> str:

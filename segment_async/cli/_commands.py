@@ -1,0 +1,16 @@
+"""The group of commands, and the list of them."""
+
+import click
+
+from segment_async import __version__
+
+from ._dev import dev
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="segment-async")
+def segment_async() -> None:
+    """Tools around Segment's tracking API."""
+
+
+segment_async.add_command(dev)

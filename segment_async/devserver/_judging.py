@@ -1,0 +1,42 @@
+"""Every message of a request with what there is to say of it. Pure; the rules themselves are in `verdicts`."""
+
+import orjson
+
+from segment_async.verdicts import BATCH_MESSAGES, BATCH_TOO_LONG, MESSAGE_BYTES, WRITE_KEY_MISSING, Verdict, judge
+
+from ._body import Envelope, Refused
+
+Judged = tuple[object, bytes, list[Verdict]]
+"""A message, its JSON, its verdicts."""
+
+
+def judge_all(taken: Envelope) -> list[Judged]:
+    """Judge each message by itself and as a part of its request.
+
+    Raises:
+        Refused: one of them is so large that Segment refuses them all.
+    """
+    return [_judge_one(message, index, taken) for index, message in enumerate(taken.messages)]
+
+
+def _judge_one(message: object, index: int, taken: Envelope) -> Judged:
+    if isinstance(message, dict):
+        message.pop("writeKey", None)  # some libraries repeat it in each message; it is not for showing
+    json = _json(message, index, len(taken.messages))
+    verdicts = judge(message, size=len(json))
+    if not taken.write_key:
+        verdicts.insert(0, WRITE_KEY_MISSING)
+    if index >= BATCH_MESSAGES:
+        verdicts.insert(0, BATCH_TOO_LONG)
+    return message, json, verdicts
+
+
+def _json(message: object, index: int, count: int) -> bytes:
+    try:
+        json = orjson.dumps(message)
+    except orjson.JSONEncodeError as fault:
+        raise Refused(400, f"message {index + 1} of {count} is nested too deeply") from fault
+    if len(json) > MESSAGE_BYTES:
+        text = f"message {index + 1} of {count} has {len(json):,} bytes of JSON, the limit is {MESSAGE_BYTES:,}"
+        raise Refused(400, text)
+    return json

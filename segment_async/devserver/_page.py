@@ -1,0 +1,56 @@
+"""`/`: the page, one file of HTML that fetches nothing but the stream.
+
+The policy sent with it names the page's own script and style by their hashes: whatever an event smuggles into the page
+does not run.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import Final
+
+from aiohttp import web
+
+_INLINE: Final = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+
+
+def route() -> web.RouteDef:
+    return web.get("/", page_of((files(__package__) / "page.html").read_text("utf-8")))
+
+
+def page_of(html: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    headers = {
+        "Content-Security-Policy": policy(html),
+        "Cache-Control": "no-cache",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
+    }
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text=html, content_type="text/html", headers=headers)
+
+    return page
+
+
+def policy(html: str) -> str:
+    """The Content-Security-Policy for a page whose script and style stand in it."""
+    hashes: dict[str, list[str]] = {"script": [], "style": []}
+    for kind, content in _INLINE.findall(html):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        hashes[kind].append(f"'sha256-{digest}'")
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {' '.join(hashes['script'])}",
+            f"style-src {' '.join(hashes['style'])}",
+            "connect-src 'self'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        )
+    )

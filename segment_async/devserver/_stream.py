@@ -1,0 +1,124 @@
+"""`/_dev/stream`: what arrives, told to open pages as server-sent events.
+
+Each page has a cursor into what is held, and is written to as fast as it reads: a slow page costs no memory, it misses
+events that the ring has let go meanwhile, and is told how many. The counts that it is told are those of all events.
+"""
+
+import asyncio
+import secrets
+from typing import Any, Final, NamedTuple
+
+import orjson
+from aiohttp import web
+
+from ._arrivals import Arrivals, Event, Refusal
+from ._faults import Faults
+
+_PAUSE: Final = 0.1  # between two writes to one page, so that a burst travels together
+_KEEP_ALIVE: Final = 15.0  # a write finds out whether the page is still there
+_CHUNK: Final = 500
+
+
+class Cursor(NamedTuple):
+    """How much a page has seen: the clearing it is in, the last event, refused request and second."""
+
+    clearing: int = 0
+    event: int = 0
+    refusal: int = 0
+    second: int = 0
+
+
+class Stream:
+    """`about` is told to each page as it is: what does not change while the endpoint runs."""
+
+    def __init__(self, arrivals: Arrivals, faults: Faults, about: dict[str, object]) -> None:
+        self._arrivals = arrivals
+        self._faults = faults
+        self._about = about
+        self._run = secrets.token_hex(4)  # a page that outlives the endpoint must not take up where it was
+        self._closing = False
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/_dev/stream", self._feed)]
+
+    async def close(self, _: web.Application) -> None:
+        self._closing = True
+        self._arrivals.wake()
+
+    async def _feed(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        cursor = self._resume(request.headers.get("Last-Event-ID", ""))
+        try:
+            while not self._closing:
+                seen = self._arrivals.changes
+                cursor = await self._tell(response, cursor)
+                await self._something_new(seen)
+        except ConnectionError:
+            pass  # the page was closed
+        return response
+
+    async def _something_new(self, seen: int) -> None:
+        try:
+            async with asyncio.timeout(_KEEP_ALIVE):
+                await self._arrivals.changed(seen)
+        except TimeoutError:
+            return
+        await asyncio.sleep(_PAUSE)
+
+    def _resume(self, last_id: str) -> Cursor:
+        run, *numbers = last_id.split(".")
+        if run != self._run or len(numbers) != len(Cursor._fields) or not all(map(str.isdecimal, numbers)):
+            return Cursor()
+        return Cursor(*map(int, numbers))
+
+    async def _tell(self, response: web.StreamResponse, cursor: Cursor) -> Cursor:
+        arrivals = self._arrivals
+        if cursor.clearing != arrivals.clearings:
+            cursor = Cursor(arrivals.clearings, arrivals.last_cleared)
+        events = arrivals.since(cursor.event)
+        for start in range(0, max(1, len(events)), _CHUNK):
+            cursor = await self._tell_chunk(response, cursor, events[start : start + _CHUNK])
+        return cursor
+
+    async def _tell_chunk(self, response: web.StreamResponse, cursor: Cursor, events: list[Event]) -> Cursor:
+        refusals = [refusal for refusal in self._arrivals.refusals if refusal.batch.number > cursor.refusal]
+        seconds = self._arrivals.seconds(cursor.second)
+        missed = events[0].number - cursor.event - 1 if events else 0
+        cursor = Cursor(
+            cursor.clearing,
+            events[-1].number if events else cursor.event,
+            refusals[-1].batch.number if refusals else cursor.refusal,
+            seconds[-1].at if seconds else cursor.second,
+        )
+        news = {
+            "run": f"{self._run}.{cursor.clearing}",
+            "about": self._about,
+            "chaos": str(self._faults.chaos),
+            "summary": self._arrivals.summary(),
+            "seconds": seconds,
+            "missed": missed,
+            "batches": {str(event.batch.number): event.batch.as_dict() for event in events},
+            "events": [_row(event) for event in events],
+            "refusals": [_refused(refusal) for refusal in refusals],
+        }
+        name = ".".join((self._run, *map(str, cursor)))
+        await response.write(b"id: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(news)))
+        return cursor
+
+
+def _row(event: Event) -> dict[str, Any]:
+    """An event for the page: the message is text there, so that it is shown with every digit, and parsed when seen."""
+    return {
+        "number": event.number,
+        "batch": event.batch.number,
+        "type": event.type,
+        "event": event.event,
+        "users": event.users,
+        "verdicts": event.verdicts,
+        "json": event.json.decode(),
+    }
+
+
+def _refused(refusal: Refusal) -> dict[str, Any]:
+    return {"status": refusal.status, "reason": refusal.reason, "batch": refusal.batch.as_dict()}
