@@ -1,3 +1,44 @@
+"""segment_async: the asyncio-native Python SDK for Segment's tracking API."""
+
+from . import messages
+from ._client import Client
+from ._context import bind, bound
+from ._delivery import Delivery, Outcome, Status
+from ._exceptions import (
+    ClientClosed,
+    DeliveryError,
+    MessageError,
+    MessageTooLarge,
+    QueueFull,
+    SegmentError,
+    SpoolUnavailable,
+    TransportError,
+)
+from ._queue import Statistics
+from ._retry import RetryPolicy
+from ._transport import HTTPTransport, Response, Transport
 from ._version import __version__
 
-__all__ = ["__version__"]
+__all__ = [
+    "Client",
+    "ClientClosed",
+    "Delivery",
+    "DeliveryError",
+    "HTTPTransport",
+    "MessageError",
+    "MessageTooLarge",
+    "Outcome",
+    "QueueFull",
+    "Response",
+    "RetryPolicy",
+    "SegmentError",
+    "SpoolUnavailable",
+    "Statistics",
+    "Status",
+    "Transport",
+    "TransportError",
+    "__version__",
+    "bind",
+    "bound",
+    "messages",
+]

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from ._delivery import Record
+from ._delivery import History, Record
 
 MAX_BODY_BYTES: Final = 500_000
 """Bytes of a request's JSON, envelope included, before compression."""
@@ -83,17 +83,21 @@ class Batch:
         size: bytes of the messages' own JSON.
         opened_at: the clock when the first message came.
         not_before: the clock's reading before which the batch is not to be sent.
-        history: what the sender knows of earlier attempts.
+        history: what earlier attempts met; the halves of a split batch go on with it.
+        baseline: attempts of all batches, delivered and failed, when this one began to fail; `None`: it never did.
     """
 
-    def __init__(self, record: Record, start: int, limit: int, opened_at: float, *, gzip: bool) -> None:
+    def __init__(
+        self, record: Record, start: int, limit: int, opened_at: float, history: History, *, gzip: bool
+    ) -> None:
         self.record = record
         self.start = start
         self.offset = 0
         self.size = 0
         self.opened_at = opened_at
         self.not_before = opened_at
-        self.history: Any = None
+        self.history = history
+        self.baseline: tuple[int, int] | None = None
         self.lengths = array("H")
         self._limit = limit
         self._gzip = gzip
@@ -189,8 +193,9 @@ class Batch:
         return self._part(bodies[:middle], 0), self._part(bodies[middle:], middle)
 
     def _part(self, bodies: list[bytes], first: int) -> Batch:
-        part = Batch(self.record, self.start + first, self._limit, self.opened_at, gzip=self._gzip)
+        part = Batch(self.record, self.start + first, self._limit, self.opened_at, self.history, gzip=self._gzip)
         part.offset = self.offset + first
+        part.baseline = self.baseline
         part.not_before = self.not_before
         for body in bodies:
             part.add(body)

@@ -69,6 +69,38 @@ class Fate(NamedTuple):
     possibly_delivered: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened to a batch so far.
+
+    Attributes:
+        sends: requests that carried it, `X-Retry-Count` plus one.
+        counted: re-sends that count against `max_retries`.
+        failures: failures in a row that called for a back-off.
+        server_faults: how many of the last failures in a row were a 5xx.
+        first_failure: the clock's reading at the first one.
+        maybe_sent: an attempt may have arrived without a usable answer.
+        odd_answers: 2xx answers that were not Segment's.
+        stale: the last attempt met a stale connection, so that the free re-send is used up.
+        refreshed: the last attempt went out with a token fetched for it.
+        status_code: of the last answer.
+    """
+
+    sends: int = 0
+    counted: int = 0
+    failures: int = 0
+    server_faults: int = 0
+    first_failure: float | None = None
+    maybe_sent: bool = False
+    odd_answers: int = 0
+    stale: bool = False
+    refreshed: bool = False
+    status_code: int | None = None
+
+    def fate(self, status: Status, reason: str | None = None) -> Fate:
+        return Fate(status, reason, self.status_code, self.sends, self.maybe_sent)
+
+
 class Signal:
     """Wakes all that wait, on any loop, from any thread; `notify` remembers nothing."""
 
@@ -121,21 +153,35 @@ class Host(Protocol):
         """See to it that a running loop works for the client; where another one does, seconds until the next look."""
 
 
-async def until(done: Callable[[], bool], signal: Callable[[], Signal], host: Host) -> None:
-    """Wait until `done()`, which may become true only just before `signal()` is notified.
+async def until(
+    done: Callable[[], bool],
+    signal: Callable[[], Signal],
+    host: Host,
+    time_left: Callable[[], float | None] = lambda: None,
+) -> bool:
+    """Wait until `done()`, which may become true only just before `signal()` is notified; `False`: no time is left.
 
     The owner of the client may go away meanwhile: then this loop takes the client over.
     """
     while not done():
+        seconds = time_left()
+        if seconds is not None and seconds <= 0:
+            return False
         current = signal()
         waiter = current.register()
         try:
             # What was notified before the waiter stood in line is seen here.
             if done() or signal() is not current:
                 continue
-            await asyncio.wait((waiter,), timeout=host.ensure_served())
+            await asyncio.wait((waiter,), timeout=shorter(seconds, host.ensure_served()))
         finally:
             current.forget(waiter)
+    return True
+
+
+def shorter(one: float | None, other: float | None) -> float | None:
+    """Of two time limits; `None`: no limit."""
+    return min((seconds for seconds in (one, other) if seconds is not None), default=None)
 
 
 class Record:
@@ -183,6 +229,18 @@ class Delivery:
         while (outcome := self.outcome) is None:
             await until(lambda: self.outcome is not None, lambda: self._record.signal, self._record.host)
         return outcome
+
+    def place(self, record: Record, index: int) -> None:
+        """The message is in a batch now, and its bytes with it."""
+        # The index first: until the record changes, it means nothing to a reader in another thread.
+        self._index = index
+        self._record = record
+        self._body = b""
+
+    @property
+    def body(self) -> bytes:
+        """The message's JSON, until it is in a batch."""
+        return self._body
 
     def __repr__(self) -> str:
         fate = self._record.fate(self._index)

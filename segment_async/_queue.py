@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from ._delivery import Delivery, Fate, Host, Status, wake
+from ._delivery import Delivery, Fate, Host, Record, Status, shorter, wake
 from ._exceptions import ClientClosed, QueueFull
 
 Overflow = Literal["wait", "drop_newest", "drop_oldest", "raise"]
@@ -77,8 +77,12 @@ class _Waiter:
 
 
 class Queue:
-    def __init__(self, max_messages: int, max_bytes: int, overflow: Overflow, overflow_timeout: float | None) -> None:
+    def __init__(
+        self, max_messages: int, max_bytes: int, overflow: Overflow, overflow_timeout: float | None, host: Host
+    ) -> None:
         self.lock = threading.RLock()
+        # Of the messages that are in no batch yet: it settles nothing, but waits on it are woken when they are read.
+        self.unread = Record(host)
         self.max_bytes = max_bytes
         self.closed = False
         # Set by the sender: a monotonic clock; tell it of a message; drop what is oldest, `False` if nothing can be.
@@ -95,7 +99,7 @@ class Queue:
         self._overflow_timeout = overflow_timeout
         # The clock's reading when the queue became full; `None` once there was room again.
         self._full_since: float | None = None
-        self._unread = _Unread()
+        self._messages = _Unread()
         self._line: deque[_Waiter] = deque()
         self._reserved = self._reserved_bytes = 0
         self._accepted = 0
@@ -106,7 +110,7 @@ class Queue:
 
     # -- messages come in
 
-    async def put(self, delivery: Delivery, size: int, host: Host, *, paced: bool) -> bool:
+    async def put(self, delivery: Delivery, size: int, *, paced: bool) -> bool:
         """Wait until the message is taken (`True`), or until the policy gives it up (`False`: to be dropped).
 
         `paced`: the caller shares its loop with the sender, and waits too when the unread messages pile up.
@@ -117,7 +121,7 @@ class Queue:
             ClientClosed: before there was room.
         """
         with self.lock:
-            self._check_open()
+            self.check_open()
             if self._may_take(size) and not (paced and self._is_piled_up()):
                 self._take(delivery, size)
                 return True
@@ -126,9 +130,17 @@ class Queue:
             waiter = _Waiter(size, paced)
             self._line.append(waiter)
         try:
-            return await self._stand_in_line(waiter, delivery, host)
+            return await self._stand_in_line(waiter, delivery)
         finally:
             self._leave_line(waiter)
+
+    def offer(self, delivery: Delivery, size: int, *, paced: bool) -> bool:
+        """Take the message if nothing stands in its way; the fast way into the queue."""
+        with self.lock:
+            if not self._may_take(size) or (paced and self._is_piled_up()) or self.closed:
+                return False
+            self._take(delivery, size)
+            return True
 
     def put_nowait(self, delivery: Delivery, size: int) -> bool:
         """Take the message (`True`), or tell that it is to be dropped (`False`).
@@ -138,7 +150,7 @@ class Queue:
             ClientClosed: always, once closed.
         """
         with self.lock:
-            self._check_open()
+            self.check_open()
             if self._may_take(size):
                 self._take(delivery, size)
                 return True
@@ -151,7 +163,7 @@ class Queue:
             ClientClosed: always, once closed.
         """
         with self.lock:
-            self._check_open()
+            self.check_open()
             self._accepted += 1
             self._count_end(1, fate)
 
@@ -163,14 +175,17 @@ class Queue:
                 wake(waiter.future)
 
     def _is_piled_up(self) -> bool:
-        return self._unread.qsize() >= _UNREAD_BEFORE_A_TURN
+        return self._messages.qsize() >= _UNREAD_BEFORE_A_TURN
 
     @property
     def is_full(self) -> bool:
         """No room for the next message: what waits should leave now."""
         return self._full_since is not None or self._pending >= self._max_messages
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises:
+        ClientClosed: once closed.
+        """
         if self.closed:
             raise ClientClosed("the client is closed; make a new one")
 
@@ -188,7 +203,7 @@ class Queue:
         self._pending += 1
         self._pending_bytes += size
         self.put_count += 1
-        self._unread.put_nowait(delivery)
+        self._messages.put_nowait(delivery)
         if self._pending == self._max_messages:
             self._full_since = self.clock()
         self.ring()
@@ -206,16 +221,16 @@ class Queue:
 
     # -- the line of those who wait for room
 
-    async def _stand_in_line(self, waiter: _Waiter, delivery: Delivery, host: Host) -> bool:
+    async def _stand_in_line(self, waiter: _Waiter, delivery: Delivery) -> bool:
         while True:
             patience = self._patience(waiter)
             if patience == 0:
                 return False
-            watch = host.ensure_served()
+            watch = self.unread.host.ensure_served()
             self._serve_line()
-            await asyncio.wait((waiter.future,), timeout=_shorter(patience, watch))
+            await asyncio.wait((waiter.future,), timeout=shorter(patience, watch))
             with self.lock:
-                self._check_open()
+                self.check_open()
                 if waiter.granted:
                     self._release_reservation(waiter)
                     self._take(delivery, waiter.size)
@@ -261,14 +276,14 @@ class Queue:
 
     def read(self) -> Delivery | None:
         try:
-            delivery = self._unread.get_nowait()
+            delivery = self._messages.get_nowait()
         except asyncio.QueueEmpty:
             return None
         self.read_count += 1
         return delivery
 
     def put_back(self, delivery: Delivery) -> None:
-        self._unread.put_back(delivery)
+        self._messages.put_back(delivery)
         self.read_count -= 1
 
     def was_read(self) -> None:
@@ -313,6 +328,3 @@ class Queue:
                 reasons=MappingProxyType(dict(self._reasons)),
             )
 
-
-def _shorter(one: float | None, other: float | None) -> float | None:
-    return min((seconds for seconds in (one, other) if seconds is not None), default=None)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from ._delivery import Fate, Status
+from ._delivery import History, Status
 
 # Beyond the 5xx: a request timeout, gone for now, too many requests, a proxy's closed client connection.
 _TRANSIENT: Final = frozenset({408, 410, 429, 460})
@@ -64,38 +64,6 @@ class RetryPolicy:
         """Seconds to wait after so many failures in a row; `chance` (0 to 1) takes off up to a half."""
         doublings = min(failures - 1, 60)
         return min(self.max_backoff, self.backoff * 2.0**doublings) * (1 - chance / 2)
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What happened to a batch so far.
-
-    Attributes:
-        sends: requests that carried it, `X-Retry-Count` plus one.
-        counted: re-sends that count against `max_retries`.
-        failures: failures in a row that called for a back-off.
-        server_faults: how many of the last failures in a row were a 5xx.
-        first_failure: the clock's reading at the first one.
-        maybe_sent: an attempt may have arrived without a usable answer.
-        odd_answers: 2xx answers that were not Segment's.
-        stale: the last attempt met a stale connection, so that the free re-send is used up.
-        refreshed: the last attempt went out with a token fetched for it.
-        status_code: of the last answer.
-    """
-
-    sends: int = 0
-    counted: int = 0
-    failures: int = 0
-    server_faults: int = 0
-    first_failure: float | None = None
-    maybe_sent: bool = False
-    odd_answers: int = 0
-    stale: bool = False
-    refreshed: bool = False
-    status_code: int | None = None
-
-    def fate(self, status: Status, reason: str | None = None) -> Fate:
-        return Fate(status, reason, self.status_code, self.sends, self.maybe_sent)
 
 
 class Answer(Protocol):

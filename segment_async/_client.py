@@ -1,0 +1,546 @@
+"""The client: the calls, and the wiring of the stations behind them.
+
+Each call builds its message (`_build`), fills in what is bound around it (`_context`), encodes it once (`messages`)
+and queues it (`_queue`). Which loop sends it, flush, close and the rest of its life are `_life`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import random
+import ssl as ssl_module
+import time
+from collections.abc import Callable, Mapping
+from os import PathLike
+from signal import SIGTERM, Signals
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from . import _build, _exit
+from ._auth import Basic
+from ._batches import MAX_BATCH_MESSAGES
+from ._build import Fields, Timestamp, UserID, checked
+from ._context import filled
+from ._delivery import Delivery, Fate, Record, Status
+from ._exceptions import MessageError, MessageTooLarge
+from ._life import Life, Parts
+from ._queue import Overflow, Queue, Statistics
+from ._reports import OnError, Reports, stack_of
+from ._retry import RetryPolicy
+from ._sender import Sender
+from ._transport import HTTPTransport, Transport, batch_url
+from ._values import copied, is_plain, plain
+from ._version import __version__
+from .messages import Message, body_of
+
+_log = logging.getLogger("segment_async")
+
+_HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
+_LIBRARY: Final = {"name": "segment-async", "version": __version__}
+
+BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+
+
+class Client:
+    """Sends messages to one Segment source.
+
+    Use it as ``async with Client(key) as client``, or keep one for the life of a module: the first awaited call
+    opens it on the running loop, and a later loop carries on where an earlier one ended.
+
+    Args:
+        write_key: of the source; white space around it is stripped.
+        region: ``"us"`` or ``"eu"``: where the workspace lives. A key of one region is worth nothing in the other.
+        host: another origin (a proxy, a custom domain, a local endpoint), with or without ``/v1``. Wins over the
+            environment's ``SEGMENT_HOST``, which wins over `region`.
+        flush_at: messages that make a batch due at once.
+        flush_interval: seconds that the oldest message waits for company.
+        max_queue_size: messages that may be pending, in flight included.
+        max_queue_bytes: bytes of JSON that may be pending.
+        overflow: what happens when the queue is full. ``"wait"``: the caller waits; ``"drop_newest"``: the message is
+            accepted and at once dropped; ``"drop_oldest"``: the oldest are dropped, a whole batch at a time;
+            ``"raise"``: `QueueFull`.
+        overflow_timeout: with ``"wait"``: seconds that a full queue may hold callers up, counted from when it became
+            full; then messages are accepted and at once dropped. `None`: wait as long as it takes.
+        max_in_flight: requests at once while there is a backlog; 1 keeps the order.
+        gzip: compress bodies, with `isal` where the extra ``speedups`` is installed.
+        timeout: seconds for one request.
+        retry: how long and how often to try.
+        close_timeout: seconds that `aclose` may flush.
+        before_send: gets each message as a dict of its own before it is queued, and gives it back, changed or not;
+            `None` drops it, and so does an exception.
+        on_error: called on the client's loop with a `DeliveryError` and the messages that failed or were dropped;
+            sync or async.
+        oauth: not available yet.
+        spool: not available yet.
+        transport: carries requests in place of aiohttp; its `timeout` is the client's.
+        proxy: an HTTP proxy's address for aiohttp; `None`: none, not even the environment's.
+        ssl_context: for aiohttp; `None`: the system's authorities.
+        allow_http: let `host` be plain ``http://`` beyond loopback.
+        send: `False`: check and count, send nothing.
+
+    Raises:
+        ValueError: an option is out of range, contradicts another, or would put the key at risk.
+    """
+
+    def __init__(
+        self,
+        write_key: str,
+        *,
+        region: Literal["us", "eu"] = "us",
+        host: str | None = None,
+        flush_at: int = 100,
+        flush_interval: float = 0.5,
+        max_queue_size: int = 10_000,
+        max_queue_bytes: int = 33_554_432,
+        overflow: Overflow = "wait",
+        overflow_timeout: float | None = 1.0,
+        max_in_flight: int = 4,
+        gzip: bool = True,
+        timeout: float = 15.0,
+        retry: RetryPolicy | None = None,
+        close_timeout: float = 5.0,
+        before_send: BeforeSend | None = None,
+        on_error: OnError | None = None,
+        oauth: None = None,
+        spool: str | PathLike[str] | None = None,
+        transport: Transport | None = None,
+        proxy: str | None = None,
+        ssl_context: ssl_module.SSLContext | None = None,
+        allow_http: bool = False,
+        send: bool = True,
+    ) -> None:
+        write_key = _checked_key(write_key)
+        _check_words(region=(region, _HOSTS), overflow=(overflow, Overflow.__args__))  # type: ignore[attr-defined]  # of a Literal
+        _check_whole(flush_at=flush_at, max_queue_size=max_queue_size, max_queue_bytes=max_queue_bytes)
+        _check_whole(max_in_flight=max_in_flight)
+        _check_seconds(flush_interval=flush_interval, overflow_timeout=overflow_timeout, close_timeout=close_timeout)
+        _check_seconds(timeout=timeout)
+        _check_together(flush_at, timeout, transport, host, proxy, ssl_context, oauth, spool)
+        own_timeout = timeout if transport is not None else None
+        if transport is None:
+            transport = _http_transport(host, region, timeout, proxy, ssl_context, allow_http)
+        auth = Basic(write_key)
+        policy = retry if retry is not None else RetryPolicy()
+
+        def wire(life: Life) -> Parts:
+            queue = Queue(max_queue_size, max_queue_bytes, overflow, overflow_timeout, life)
+            reports = Reports(on_error, time.monotonic)
+            sender = Sender(
+                queue,
+                transport,
+                auth,
+                policy,
+                reports,
+                write_key=write_key,
+                flush_at=flush_at,
+                flush_interval=flush_interval,
+                max_in_flight=max_in_flight,
+                gzip=gzip,
+                timeout=own_timeout,
+                chance=random.random,
+                wall=time.time,
+            )
+            return queue, reports, sender
+
+        self._life = Life(wire, transport, close_timeout)
+        self._before_send = before_send
+        self._send = send
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        return f"<Client {now.accepted} accepted, {now.pending} pending>"
+
+    # -- the six calls
+
+    async def track(
+        self,
+        user_id: UserID | None = None,
+        event: str | None = None,
+        properties: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> Delivery:
+        """Say that somebody did something (https://segment.com/docs/connections/spec/track/).
+
+        Returns once the message is accepted, not once it is delivered; await the `Delivery` for that. Cancelled
+        while it waits for room in the queue, the message is not accepted.
+
+        Raises:
+            MessageError: Segment would drop the message; names the field.
+            MessageTooLarge: it has more than 32,768 bytes of JSON.
+            QueueFull: only under ``overflow="raise"``.
+            ClientClosed: `aclose` was called.
+        """
+        return await self._take(
+            _build.track(
+                user_id,
+                event,
+                properties,
+                anonymous_id=anonymous_id,
+                context=context,
+                integrations=integrations,
+                timestamp=timestamp,
+                message_id=message_id,
+            )
+        )
+
+    async def identify(
+        self,
+        user_id: UserID | None = None,
+        traits: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> Delivery:
+        """Say who somebody is (https://segment.com/docs/connections/spec/identify/). As `track` otherwise."""
+        return await self._take(
+            _build.identify(
+                user_id,
+                traits,
+                anonymous_id=anonymous_id,
+                context=context,
+                integrations=integrations,
+                timestamp=timestamp,
+                message_id=message_id,
+            )
+        )
+
+    async def page(
+        self,
+        user_id: UserID | None = None,
+        category: str | None = None,
+        name: str | None = None,
+        properties: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> Delivery:
+        """Say that somebody saw a page (https://segment.com/docs/connections/spec/page/). As `track` otherwise."""
+        return await self._take(
+            _build.page(
+                user_id,
+                category,
+                name,
+                properties,
+                anonymous_id=anonymous_id,
+                context=context,
+                integrations=integrations,
+                timestamp=timestamp,
+                message_id=message_id,
+            )
+        )
+
+    async def screen(
+        self,
+        user_id: UserID | None = None,
+        category: str | None = None,
+        name: str | None = None,
+        properties: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> Delivery:
+        """Say that somebody saw a screen of an app (https://segment.com/docs/connections/spec/screen/).
+
+        As `track` otherwise.
+        """
+        return await self._take(
+            _build.screen(
+                user_id,
+                category,
+                name,
+                properties,
+                anonymous_id=anonymous_id,
+                context=context,
+                integrations=integrations,
+                timestamp=timestamp,
+                message_id=message_id,
+            )
+        )
+
+    async def group(
+        self,
+        user_id: UserID | None = None,
+        group_id: UserID | None = None,
+        traits: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> Delivery:
+        """Say that somebody belongs to a group (https://segment.com/docs/connections/spec/group/).
+
+        `group_id` is required. As `track` otherwise.
+        """
+        return await self._take(
+            _build.group(
+                user_id,
+                group_id,
+                traits,
+                anonymous_id=anonymous_id,
+                context=context,
+                integrations=integrations,
+                timestamp=timestamp,
+                message_id=message_id,
+            )
+        )
+
+    async def alias(
+        self,
+        previous_id: UserID | None = None,
+        user_id: UserID | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> Delivery:
+        """Say that two ids are one person (https://segment.com/docs/connections/spec/alias/).
+
+        `previous_id` and `user_id` are both required. As `track` otherwise.
+        """
+        return await self._take(
+            _build.alias(
+                previous_id,
+                user_id,
+                anonymous_id=anonymous_id,
+                context=context,
+                integrations=integrations,
+                timestamp=timestamp,
+                message_id=message_id,
+            )
+        )
+
+    # -- messages in general
+
+    async def enqueue(self, message: Message | Mapping[str, Any]) -> Delivery:
+        """Queue a message that `messages` built, or any dict of that shape, waiting while the queue is full.
+
+        Returns once the message is accepted, not once it is delivered. Cancelled while it waits, the message is not
+        accepted.
+
+        Raises:
+            MessageError: Segment would drop the message; names the field.
+            MessageTooLarge: it has more than 32,768 bytes of JSON.
+            QueueFull: only under ``overflow="raise"``.
+            ClientClosed: `aclose` was called.
+        """
+        return await self._take(checked(message))
+
+    def enqueue_nowait(self, message: Message | Mapping[str, Any]) -> Delivery:
+        """Queue a message at once, from any thread, with or without a running loop.
+
+        It cannot wait: where `enqueue` would, the message is accepted and at once dropped (``queue_full``). Until a
+        loop opens the client it only queues; if none ever does, the drain at the interpreter's exit sends.
+
+        Raises:
+            MessageError: Segment would drop the message; names the field.
+            MessageTooLarge: it has more than 32,768 bytes of JSON.
+            QueueFull: only under ``overflow="raise"``.
+            ClientClosed: `aclose` was called.
+        """
+        life = self._life
+        life.check_process()
+        life.queue.check_open()
+        if asyncio._get_running_loop() is not None:
+            life.serve_here()
+        delivery = self._delivery(checked(message))
+        if delivery.body and not life.queue.put_nowait(delivery, len(delivery.body)):
+            return self._dropped(delivery.message_id, "queue_full", delivery.body)
+        life.hold()
+        return delivery
+
+    def statistics(self) -> Statistics:
+        """One consistent look at the counters, from any thread."""
+        return self._life.queue.statistics()
+
+    # -- flush and close
+
+    async def flush(self, *, timeout: float | None = None) -> int:
+        """Send what is collected, and wait until every message accepted before the call has its outcome.
+
+        Returns how many are left after `timeout` seconds (`None`: no limit); 0: all are settled. Cancelling it
+        leaves the messages alone.
+        """
+        return await self._life.flush(timeout)
+
+    async def aclose(self) -> None:
+        """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.
+
+        Safe to call twice, also at once. A cancellation that meets it lets it run within its limit and is raised
+        then; a second one shortens the limit to nothing. The client is closed in any case.
+        """
+        await self._life.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._life.queue.check_open()
+        self._life.serve_here()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        await self._life.aclose(cancels=isinstance(error, asyncio.CancelledError))
+
+    def drain_on_signals(self, *signals: Signals) -> None:
+        """Let these signals (SIGTERM, if none is given) end the program as `sys.exit` would.
+
+        So that blocks are left, the client is closed, and what is unsent gets its last drain. For plain programs:
+        servers such as uvicorn see to it themselves. A signal that already has a handler keeps it.
+
+        Raises:
+            ValueError: not called from the main thread.
+        """
+        _exit.exit_on(*(signals or (SIGTERM,)))
+
+    # -- the way of a message to the queue
+
+    async def _take(self, message: Fields) -> Delivery:
+        life = self._life
+        queue = life.queue
+        queue.check_open()
+        shares_loop = life.serve_here()
+        delivery = self._delivery(message)
+        size = len(delivery.body)
+        if size and not life.queue.offer(delivery, size, paced=shares_loop):
+            if not await life.queue.put(delivery, size, paced=shares_loop):
+                return self._dropped(delivery.message_id, "queue_full", delivery.body)
+        life.hold()
+        return delivery
+
+    def _delivery(self, message: Fields) -> Delivery:
+        """The message encoded, ready for the queue; without a body where it is dropped at once."""
+        message, may_lack_identity = filled(message)
+        if "userId" not in message and ("anonymousId" not in message or message["type"] == "alias"):
+            if may_lack_identity:
+                return self._dropped(message["messageId"], "no_identity", message)
+            raise MessageError("userId", _NO_IDENTITY[message["type"] == "alias"])
+        message["context"] = {**message.get("context", {}), "library": _LIBRARY}
+        if self._before_send is not None:
+            asked = self._ask(self._before_send, message)
+            if asked is None:
+                return self._dropped(message["messageId"], "before_send", message)
+            message = asked
+        body = body_of(message)
+        queue = self._life.queue
+        if len(body) > queue.max_bytes:
+            raise MessageTooLarge(len(body), queue.max_bytes, {"message": len(body)})
+        if not self._send:
+            return self._dropped(message["messageId"], "disabled", body)
+        return Delivery(message["messageId"], body, queue.unread)
+
+    def _ask(self, before_send: BeforeSend, message: Fields) -> Fields | None:
+        """What the application's hook makes of a copy of the message; `None`: drop it."""
+        if not is_plain(message):
+            message = plain(message)
+        # The call is judged before the hook: a wrong one is the caller's to mend.
+        body_of(message)
+        try:
+            changed = before_send(copied(message))
+            if changed is None:
+                return None
+            message = checked(changed)
+            message["context"] = {**message.get("context", {}), "library": _LIBRARY}
+            body_of(message)
+        except Exception as fault:
+            self._life.reports.warn_once(
+                "before_send", "before_send failed; messages are dropped for it. Said once.\n%s", stack_of(fault)
+            )
+            return None
+        return message
+
+    def _dropped(self, message_id: str, reason: str, content: bytes | Fields) -> Delivery:
+        """Accepted, counted, and settled at once."""
+        life = self._life
+        fate = Fate(Status.DROPPED, reason)
+        life.queue.refuse(fate)
+        record = Record(life)
+        record.settle(0, 1, fate)
+        if life.reports.are_wanted:
+            body = content if isinstance(content, bytes) else body_of(content)
+            life.reports.add(fate, lambda: (body,), life.sender.loop)
+        if reason == "queue_full":
+            life.reports.warn(reason, "The queue is full: messages are dropped until there is room again.")
+        return Delivery(message_id, b"", record)
+
+
+_NO_IDENTITY: Final = (
+    "a message needs a user_id or an anonymous_id, from the call or from bound()",
+    "an alias needs the user_id that the previous one becomes",
+)
+
+
+def _checked_key(write_key: str) -> str:
+    if not isinstance(write_key, str) or not write_key.strip():
+        raise ValueError("write_key must be the key of a Segment source; it stands in its settings, under API Keys")
+    stripped = write_key.strip()
+    if not stripped.isprintable() or not stripped.isascii() or ":" in stripped or " " in stripped:
+        raise ValueError("write_key holds characters that no key of Segment's has")
+    return stripped
+
+
+def _check_words(**options: tuple[str, Any]) -> None:
+    for name, (word, words) in options.items():
+        if word not in tuple(words):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}")
+
+
+def _check_whole(**options: int) -> None:
+    for name, number in options.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be a whole number from 1")
+
+
+def _check_seconds(**options: float | None) -> None:
+    for name, seconds in options.items():
+        if seconds is None and name == "overflow_timeout":
+            continue
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+            raise ValueError(f"{name} must be a number of seconds from 0")
+
+
+def _check_together(
+    flush_at: int, timeout: float, transport: object, host: object, proxy: object, ssl: object, oauth: object, spool: object
+) -> None:
+    if flush_at > MAX_BATCH_MESSAGES:
+        raise ValueError(f"flush_at must be {MAX_BATCH_MESSAGES:,} or less: Segment drops what a batch has beyond that")
+    if timeout == 0:
+        raise ValueError("timeout must be more than 0 seconds")
+    if transport is not None and not (host is None and proxy is None and ssl is None):
+        raise ValueError("host, proxy and ssl_context are aiohttp's: leave them out where you give a transport")
+    if oauth is not None:
+        raise ValueError("oauth is not available in this version")
+    if spool is not None:
+        raise ValueError("spool is not available in this version")
+
+
+def _http_transport(
+    host: str | None,
+    region: str,
+    timeout: float,
+    proxy: str | None,
+    ssl_context: ssl_module.SSLContext | None,
+    allow_http: bool,
+) -> HTTPTransport:
+    origin = host if host is not None else os.environ.get("SEGMENT_HOST") or _HOSTS[region]
+    url = batch_url(origin, allow_http=allow_http)
+    return HTTPTransport(url, timeout=timeout, proxy=proxy, ssl_context=ssl_context)

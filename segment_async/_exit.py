@@ -1,0 +1,101 @@
+"""The ends that nobody announced: the interpreter's exit, a fork, a signal.
+
+This file keeps the list of clients that live, and drains them once, all together, within two seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import signal
+import sys
+import warnings
+import weakref
+from types import FrameType
+from typing import Final, Protocol
+
+_DRAIN_SECONDS: Final = 2.0
+
+
+class Living(Protocol):
+    def start_afresh(self) -> None: ...
+    def has_pending(self) -> bool: ...
+    async def drain_at_exit(self, seconds: float) -> int: ...
+
+
+# Every client not closed yet, for the fork; and those that were given messages, which must not be collected unsent.
+_all: weakref.WeakSet[Living] = weakref.WeakSet()
+_unsent: set[Living] = set()
+
+
+def remember(life: Living) -> None:
+    _all.add(life)
+
+
+def hold(life: Living) -> None:
+    """Messages were given to it: it lives until it is closed, whether the application keeps it or not."""
+    _unsent.add(life)
+
+
+def forget(life: Living) -> None:
+    _all.discard(life)
+    _unsent.discard(life)
+
+
+def _drain() -> None:
+    lives, unclosed = [life for life in _unsent if life.has_pending()], len(_unsent)
+    _unsent.clear()
+    left = 0
+    if lives:
+        try:
+            left = asyncio.run(_drain_all(lives))
+        except KeyboardInterrupt:
+            left = -1
+    if left and sys.stderr is not None:
+        count = "some" if left < 0 else f"{left:,}"
+        print(f"segment_async: {count} messages were not sent before the program ended", file=sys.stderr)
+    if unclosed:
+        warnings.warn(
+            f"{unclosed} segment_async client(s) were never closed; use 'async with', or await aclose()",
+            ResourceWarning,
+            stacklevel=1,
+        )
+
+
+async def _drain_all(lives: list[Living]) -> int:
+    return sum(await asyncio.gather(*(life.drain_at_exit(_DRAIN_SECONDS) for life in lives)))
+
+
+def _start_afresh() -> None:
+    _unsent.clear()
+    for life in list(_all):
+        life.start_afresh()
+    _drain_when_multiprocessing_ends()
+
+
+def _drain_when_multiprocessing_ends() -> None:
+    """A forked `multiprocessing` child ends by `os._exit`, past `atexit`, but runs its own finalizers."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _drain, exitpriority=0)
+
+
+atexit.register(_drain)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
+
+
+def exit_on(*signals: signal.Signals) -> None:
+    """Turn signals that would end the program on the spot into an ordinary exit; what handlers there are, stay.
+
+    Raises:
+        ValueError: not called from the main thread.
+    """
+    for number in signals:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _exit)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,228 @@
+"""The life of a client: which loop works for it, flush, close, fork, exit.
+
+A client belongs to no loop by birth. The first loop that needs it becomes its owner; when the owner is closed, or
+stands still while another loop runs, that one takes over, with every message that was left. Nothing here blocks, and
+nothing here looks at messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Final
+
+from . import _exit
+from ._delivery import until
+from ._queue import Queue
+from ._reports import Reports, stack_of
+from ._sender import Sender
+from ._transport import HTTPTransport, Transport
+
+_log = logging.getLogger("segment_async")
+
+# Seconds between two looks of a foreign loop at whether the owner still runs.
+_WATCH_SECONDS: Final = 0.05
+# Seconds that hooks and the transport get after everything is settled.
+_GRACE_SECONDS: Final = 0.25
+
+Parts = tuple[Queue, Reports, Sender]
+
+
+class Life:
+    """Owner, flush and close of one client.
+
+    Attributes:
+        queue, reports, sender: the parts that hold messages; made anew in a forked child.
+    """
+
+    queue: Queue
+    reports: Reports
+    sender: Sender
+
+    def __init__(self, wire: Callable[[Life], Parts], transport: Transport, close_timeout: float) -> None:
+        self._wire = wire
+        self._transport = transport
+        self._close_timeout = close_timeout
+        self._make_parts()
+        _exit.remember(self)
+
+    def _make_parts(self) -> None:
+        self._pid = os.getpid()
+        self._close_by: float | None = None
+        self._hurried = False
+        self._finishing = False
+        self._closed = False
+        self._held = False
+        self.queue, self.reports, self.sender = self._wire(self)
+        self.reports.after = self.sender.settled.notify
+
+    # -- the owner
+
+    def serve_here(self) -> bool:
+        """See to it that some running loop works for the client; `True` if it is this one."""
+        loop = asyncio.get_running_loop()
+        if self.sender.loop is not loop or self._pid != os.getpid():
+            self.ensure_served()
+        return self.sender.loop is loop
+
+    def ensure_served(self) -> float | None:
+        """As `serve_here`; where another loop does the work, seconds until that is to be looked at again."""
+        self.check_process()
+        loop = asyncio.get_running_loop()
+        with self.queue.lock:
+            owner = self.sender.loop
+            if owner is loop or self._closed:
+                return None
+            if owner is not None and owner.is_running():
+                return _WATCH_SECONDS
+            self.take_over()
+            return None
+
+    def take_over(self) -> None:
+        """The running loop is the owner from now on."""
+        loop = asyncio.get_running_loop()
+        with self.queue.lock:
+            self.sender.attach(loop)
+        self.reports.resume(loop)
+
+    def check_process(self) -> None:
+        """After a fork without hooks (uWSGI's), the first call in the child notices."""
+        if self._pid != os.getpid():
+            self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """In a forked child: what is pending belongs to the parent, and so do its connections."""
+        if self._pid == os.getpid():
+            return
+        self.sender.disown()
+        if isinstance(self._transport, HTTPTransport):
+            self._transport.abandon()
+        self._make_parts()
+
+    def hold(self) -> None:
+        """Messages were given: the client lives until it is closed, and is drained at exit."""
+        if not self._held:
+            self._held = True
+            _exit.hold(self)
+
+    # -- flush
+
+    async def flush(self, timeout: float | None) -> int:
+        self.serve_here()
+        sender = self.sender
+        place = sender.flush_now()
+        clock = asyncio.get_running_loop().time
+        end = None if timeout is None else clock() + timeout
+        await until(
+            lambda: sender.left(place) == 0 and self.reports.are_made,
+            lambda: sender.settled,
+            self,
+            lambda: None if end is None else end - clock(),
+        )
+        return sender.left(place)
+
+    # -- close
+
+    async def aclose(self, cancels: int = 0) -> None:
+        """`cancels`: how often whoever closes was cancelled already."""
+        import anyio
+        import anyio.lowlevel
+
+        # anyio's scopes cancel again at every suspension. Within the shield only native cancellations arrive.
+        with anyio.CancelScope(shield=True):
+            cancellation = await self._close(cancels)
+        if cancellation is not None:
+            raise cancellation
+        await anyio.lowlevel.checkpoint_if_cancelled()
+
+    async def _close(self, cancels: int) -> asyncio.CancelledError | None:
+        self.check_process()
+        cancellation = None
+        self._begin_close()
+        while not self._closed:
+            try:
+                await until(self._is_emptied, lambda: self.sender.settled, self, self._time_to_close)
+                await self._finish()
+            except asyncio.CancelledError as error:
+                # The first one lets the close run within its limit, a further one ends it.
+                cancellation = error
+                cancels += 1
+                if cancels > 1:
+                    self._hurried = True
+                    self.sender.settled.notify()
+        return cancellation
+
+    def _begin_close(self) -> None:
+        with self.queue.lock:
+            self.queue.close()
+            if self._close_by is None and not self._closed:
+                if self.has_pending():
+                    self.ensure_served()
+                self._close_by = self.sender.now() + self._close_timeout
+                self.sender.flush_now()
+                self.sender.hurry()
+
+    def has_pending(self) -> bool:
+        return self.queue.statistics().pending > 0
+
+    def _is_emptied(self) -> bool:
+        return self._closed or (not self.has_pending() and self.reports.are_made)
+
+    def _time_to_close(self) -> float | None:
+        if self._hurried or self._close_by is None:
+            return 0.0
+        return self._close_by - self.sender.now()
+
+    async def _finish(self) -> None:
+        if self._finishing:
+            await until(lambda: self._closed, lambda: self.sender.settled, self)
+            return
+        self._finishing = True
+        owner = self.sender.loop
+        try:
+            self._drop_rest()
+            await self.reports.finish(_GRACE_SECONDS)
+            await self._close_transport(owner)
+        finally:
+            self._closed = True
+            _exit.forget(self)
+            self.sender.settled.notify()
+
+    def _drop_rest(self) -> None:
+        dropped = self.sender.drop_all("close_timeout")
+        self.reports.make()
+        if dropped:
+            _log.warning(
+                "Closed with %d messages unsent after %g s (close_timeout); they are dropped.",
+                dropped,
+                self._close_timeout,
+            )
+
+    async def _close_transport(self, owner: asyncio.AbstractEventLoop | None) -> None:
+        loop = asyncio.get_running_loop()
+        closing: asyncio.Future[None]
+        if owner is None or owner is loop or not owner.is_running():
+            closing = loop.create_task(self._transport.aclose())
+        else:
+            closing = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._transport.aclose(), owner))
+        await asyncio.wait((closing,), timeout=_GRACE_SECONDS)
+        if not closing.done():
+            closing.cancel()
+        elif not closing.cancelled() and (fault := closing.exception()) is not None:
+            _log.warning("The transport raised when it was closed.\n%s", stack_of(fault))
+
+    # -- exit
+
+    async def drain_at_exit(self, seconds: float) -> int:
+        """The last chance: send what is left on the running loop, whoever owned the client before. Gives what
+        remained; that is dropped."""
+        self.take_over()
+        left = await self.flush(seconds)
+        if left:
+            left = self.sender.drop_all("exit")
+            self.reports.make()
+        self.sender.detach()
+        await self._close_transport(None)
+        return left

@@ -1,0 +1,610 @@
+"""The consumer: drains the queue into the open batch, seals, sends, and settles what the answers mean.
+
+A batch belongs to this record at every moment: it is open, waiting or flying, never only a coroutine's local. So a
+task that is cancelled, crashes or dies with its loop loses nothing: the batch goes back to its place in line.
+All that decides runs between two suspensions of the owning loop, or under the queue's lock where another thread may
+look in. The stations around it know nothing of each other; this one wires their verdicts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+from bisect import insort
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextvars import Context
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from ._auth import Basic
+from ._batches import MAX_BODY_BYTES, Batch, Envelope
+from ._build import clock_text
+from ._delivery import Delivery, Fate, History, Record, Signal, Status, wake
+from ._exceptions import TransportError
+from ._queue import Queue
+from ._reports import Reports, stack_of
+from ._retry import Action, Again, NoAnswer, Refresh, RetryPolicy, Settle, Situation, Split, decide, redirect_host
+from ._transport import Deadline, HTTPTransport, Response, Transport
+from ._version import __version__
+
+_log = logging.getLogger("segment_async")
+
+# Bytes that are read from the queue before the loop gets its turn: a third of a millisecond with either deflate.
+_SLICE: Final = 32_768
+# Attempts in a row without a usable answer after which the server is taken for dead: one request at a time, then.
+_HANDFUL: Final = 5
+# Seconds that a smaller limit, learnt from a 413, is remembered.
+_LIMIT_SECONDS: Final = 300.0
+# Others delivered for each that failed, for a failing batch to be the odd one out.
+_MOSTLY: Final = 4
+_HINTS: Final = {
+    "unauthorized": " The write key is likely wrong, or of another region: a source of the EU needs region=\"eu\". "
+    "It stands in the source's settings, under API Keys.",
+    "refused": " If nothing arrives at all, the host or the region is likely wrong.",
+}
+_AGENT: Final = f"segment-async/{__version__} Python/{platform.python_version()}"
+
+
+class _Secret:
+    """Text that no traceback shows."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+
+class Sender:
+    """What one client sends, over all the loops of its life.
+
+    Attributes:
+        loop: the loop that owns the client; `None` before the first and after the last.
+        settled: notified whenever messages got their outcome.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        transport: Transport,
+        auth: Basic,
+        policy: RetryPolicy,
+        reports: Reports,
+        *,
+        write_key: str,
+        flush_at: int,
+        flush_interval: float,
+        max_in_flight: int,
+        gzip: bool,
+        timeout: float | None,
+        chance: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.settled = Signal()
+        self._queue = queue
+        self._transport = transport
+        self._auth = auth
+        self._policy = policy
+        self._reports = reports
+        self._envelope = Envelope(write_key)
+        self._flush_at = flush_at
+        self._flush_interval = flush_interval
+        self._max_in_flight = max_in_flight
+        self._gzip = gzip
+        self._timeout = timeout
+        self._chance = chance
+        self._wall = wall
+        # Changes with each loop that takes over: tasks of an earlier one see that they own nothing any more.
+        self._run: object | None = None
+        self._consumer: asyncio.Task[None] | None = None
+        self._bell: asyncio.Future[None] | None = None
+        self._rung = False
+        # An asynchronous generator that the loop closes when it shuts down.
+        self._guard: tuple[object, AsyncGenerator[None, None]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._crashes = 0
+        self._clock_offset = 0.0
+        self._open: Batch | None = None
+        # In the order of acceptance.
+        self._waiting: list[Batch] = []
+        self._flying: dict[Batch, asyncio.Task[None] | None] = {}
+        self._flush_before = 0
+        self._limit = self._largest = MAX_BODY_BYTES - self._envelope.size
+        self._limit_until = 0.0
+        self._pause_until = 0.0
+        self._probing = False
+        self._probe_not_before = 0.0
+        self._probe_failures = 0
+        self._failures_in_a_row = 0
+        self._attempts_delivered = 0
+        self._attempts_failed = 0
+        queue.clock = self.now
+        queue.ring = self.ring
+        queue.drop_oldest = self._drop_oldest
+
+    # -- which loop
+
+    def now(self) -> float:
+        """Seconds on a clock that goes on evenly from loop to loop."""
+        return (self.loop.time() if self.loop is not None else 0.0) + self._clock_offset
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Work on this loop from now on, with all that another one left behind; the queue's lock is held."""
+        now = self.now()
+        self.detach()
+        self.loop = loop
+        self._clock_offset = now - loop.time()
+        self._run = object()
+        # An empty context: what is bound around the caller is not for the consumer's own logging and hooks.
+        loop.call_soon(self._start, self._run, context=Context())
+
+    def detach(self) -> list[asyncio.Task[None]]:
+        """Stop working; what flies goes back in line. Gives the tasks, which are told to end, to be waited for."""
+        with self._queue.lock:
+            loop, self._run = self.loop, None
+            tasks = [task for task in (self._consumer, *self._flying.values()) if task is not None]
+            self._consumer = self._bell = self._timer = None
+            self._rung = True
+            for batch in list(self._flying):
+                self._come_back(batch)
+            if loop is not None:
+                self._clock_offset = self.now()
+                self.loop = None
+        if loop is not None:
+            _end(loop, tasks)
+        return tasks
+
+    def disown(self) -> None:
+        """In a forked child, where the lock may be held for ever: tasks of the parent's find nothing to do."""
+        self._run = None
+        self._flying = {}
+
+    def _start(self, run: object) -> None:
+        if run is not self._run or self.loop is None:
+            return
+        self._consumer = self.loop.create_task(self._consume(run), name="segment_async consumer")
+        self._consumer.add_done_callback(lambda task: self._consumer_ended(task, run))
+
+    def _consumer_ended(self, task: asyncio.Task[None], run: object) -> None:
+        crash = None if task.cancelled() else task.exception()
+        if run is not self._run or self.loop is None or self.loop.is_closed():
+            return
+        if crash is None:
+            self.loop.call_soon(self._start, run, context=Context())
+            return
+        self._crashes += 1
+        _log.error("The consumer crashed and is restarted; nothing is lost.\n%s", stack_of(crash))
+        self.loop.call_later(min(5.0, 0.1 * self._crashes), self._start, run, context=Context())
+
+    async def _loop_ends(self, run: object) -> None:
+        """`asyncio.run` is about to return: leave nothing behind on its loop, and all messages to the next one."""
+        if run is not self._run:
+            return
+        tasks = self.detach()
+        if tasks:
+            await asyncio.wait(tasks)
+        if isinstance(self._transport, HTTPTransport):
+            await self._transport.aclose()
+
+    # -- the consumer
+
+    def ring(self) -> None:
+        """There is something to do; from any thread."""
+        if self._rung:
+            return
+        self._rung = True
+        bell = self._bell
+        if bell is not None:
+            self._bell = None
+            wake(bell)
+
+    async def _consume(self, run: object) -> None:
+        if self._guard is None or self._guard[0] is not run:
+            guard = _at_loop_end(partial(self._loop_ends, run))
+            self._guard = (run, guard)
+            await anext(guard)
+        while run is self._run:
+            self._rung = False
+            while self._read_slice() and run is self._run:
+                self._dispatch(run)
+                await asyncio.sleep(0)
+            self._dispatch(run)
+            await self._next_ring(run)
+
+    async def _next_ring(self, run: object) -> None:
+        bell = asyncio.get_running_loop().create_future()
+        with self._queue.lock:
+            if self._rung or run is not self._run:
+                return
+            self._bell = bell
+        await bell
+
+    def _read_slice(self) -> bool:
+        """Move messages from the queue into the open batch; `False` once all are read."""
+        size = 0
+        more = True
+        with self._queue.lock:
+            while size < _SLICE:
+                if self._open is not None and self._open.count >= self._flush_at and self._may_launch(self.now()):
+                    break
+                delivery = self._queue.read()
+                if delivery is None:
+                    more = False
+                    break
+                size += len(delivery.body)
+                self._place(delivery)
+            self._queue.was_read()
+        self._queue.unread.signal.notify()
+        return more
+
+    def _place(self, delivery: Delivery) -> None:
+        try:
+            batch = self._open
+            if batch is None or not batch.fits(len(delivery.body)):
+                self._close_open()
+                batch = self._open = self._new_batch()
+            delivery.place(batch.record, batch.add(delivery.body))
+        except BaseException:
+            self._queue.put_back(delivery)
+            raise
+
+    def _new_batch(self) -> Batch:
+        now = self.now()
+        if now >= self._limit_until:
+            self._limit = self._largest
+        record = Record(self._queue.unread.host)
+        return Batch(record, self._queue.read_count - 1, self._limit, now, History(), gzip=self._gzip)
+
+    def _close_open(self) -> None:
+        if self._open is not None:
+            self._open.seal()
+            self._line_up(self._open)
+            self._open = None
+
+    def _line_up(self, batch: Batch) -> None:
+        insort(self._waiting, batch, key=lambda waiting: waiting.start)
+
+    # -- what goes when
+
+    def _dispatch(self, run: object) -> None:
+        with self._queue.lock:
+            if run is not self._run:
+                return
+            now = self.now()
+            self._give_up_overdue(now)
+            while self._may_launch(now) and (batch := self._next(now)) is not None:
+                self._launch(batch)
+            self._set_timer(now)
+
+    def _may_launch(self, now: float) -> bool:
+        if now < self._pause_until:
+            return False
+        if self._probing:
+            return not self._flying and now >= self._probe_not_before
+        return len(self._flying) < self._max_in_flight
+
+    def _next(self, now: float) -> Batch | None:
+        """The batch to send now, taken out of line."""
+        ready = self._ready(now)
+        if ready is None or (self._probing and ready.history.sends and self._max_in_flight > 1):
+            # While the server is probed, what was not tried yet goes first: the fault may lie in what was.
+            if self._is_due(now) and (self._max_in_flight > 1 or not self._waiting):
+                self._close_open()
+                return self._waiting.pop()
+        if ready is not None:
+            self._waiting.remove(ready)
+            if ready.size > self._limit and ready.count > 1 and now < self._limit_until:
+                for part in ready.split():
+                    self._line_up(part)
+                return self._next(now)
+        return ready
+
+    def _ready(self, now: float) -> Batch | None:
+        if self._max_in_flight == 1:
+            # One at a time keeps the order: nothing overtakes the first in line.
+            return next((batch for batch in self._waiting[:1] if batch.not_before <= now), None)
+        ready = (batch for batch in self._waiting if batch.not_before <= now)
+        if self._probing:
+            return min(ready, key=lambda batch: batch.history.sends, default=None)
+        return next(ready, None)
+
+    def _is_due(self, now: float) -> bool:
+        batch = self._open
+        return batch is not None and (
+            batch.count >= self._flush_at
+            or now >= batch.opened_at + self._flush_interval
+            or batch.start < self._flush_before
+            or self._queue.is_full
+        )
+
+    def _set_timer(self, now: float) -> None:
+        """One timer, set anew only where an earlier look is needed; it is never cancelled."""
+        when = min(self._moments(now), default=None)
+        if when is None or self.loop is None:
+            return
+        when -= self._clock_offset
+        if self._timer is None or self._timer.when() > when or self._timer.when() <= self.loop.time():
+            self._timer = self.loop.call_at(when, self._tick, self._run, context=Context())
+
+    def _tick(self, run: object) -> None:
+        if run is self._run:
+            self._timer = None
+            self.ring()
+
+    def _moments(self, now: float) -> Iterable[float]:
+        """When something may have to be done that no call and no answer will announce."""
+        floor = max(self._pause_until, self._probe_not_before if self._probing else 0.0)
+        has_slot = len(self._flying) < (1 if self._probing else self._max_in_flight)
+        if has_slot:
+            in_order = self._max_in_flight == 1
+            yield from (max(batch.not_before, floor) for batch in (self._waiting[:1] if in_order else self._waiting))
+            if self._open is not None and not (in_order and self._waiting):
+                yield max(floor, now if self._is_due(now) else self._open.opened_at + self._flush_interval)
+        for batch in self._waiting:
+            if batch.history.first_failure is not None:
+                yield batch.history.first_failure + self._policy.give_up_after
+
+    def _give_up_overdue(self, now: float) -> None:
+        for batch in [batch for batch in self._waiting if self._is_overdue(batch, now)]:
+            self._waiting.remove(batch)
+            self._settle(batch, batch.history.fate(Status.FAILED, "gave_up"))
+
+    def _is_overdue(self, batch: Batch, now: float) -> bool:
+        since = batch.history.first_failure
+        return since is not None and now - since >= self._policy.give_up_after
+
+    # -- one request
+
+    def _launch(self, batch: Batch) -> None:
+        assert self.loop is not None
+        # In the books before the task exists: an eager one may be done when it does.
+        self._flying[batch] = None
+        self._queue.lift_off(batch.count, batch.size)
+        task = self.loop.create_task(self._fly(batch, self._run))
+        if batch in self._flying:
+            self._flying[batch] = task
+
+    async def _fly(self, batch: Batch, run: object) -> None:
+        answer: Response | NoAnswer | None = None
+        try:
+            answer = await self._attempt(batch)
+        finally:
+            with self._queue.lock:
+                is_mine = run is self._run and batch in self._flying
+                if is_mine and answer is None:
+                    self._come_back(batch)
+                elif is_mine and answer is not None:
+                    self._conclude(batch, answer)
+                self.ring()
+
+    async def _attempt(self, batch: Batch) -> Response | NoAnswer:
+        """No credentials among the locals here: a traceback may be shown with them."""
+        try:
+            authorization = _Secret(await self._auth.header())
+            self._note_send(batch)
+            if self._timeout is None:
+                return await self._send(batch, authorization)
+            async with Deadline(self._timeout):
+                return await self._send(batch, authorization)
+        except TransportError as error:
+            _log.debug("No usable answer: %s", error)
+            return NoAnswer(error.maybe_sent, error.stale_connection)
+        except TimeoutError:
+            return NoAnswer(maybe_sent=True)
+        except Exception as error:
+            self._reports.warn("transport", "The transport raised; the batch is sent again.\n%s", stack_of(error))
+            return NoAnswer(maybe_sent=True)
+
+    def _note_send(self, batch: Batch) -> None:
+        with self._queue.lock:
+            batch.history = replace(batch.history, sends=batch.history.sends + 1)
+            self._queue.requests += 1
+            self._queue.retries += batch.history.sends > 1
+
+    async def _send(self, batch: Batch, authorization: _Secret) -> Response:
+        return await self._transport.send(
+            batch.body(self._envelope.tail(clock_text(self._wall()))), self._headers(batch.history, authorization)
+        )
+
+    def _headers(self, history: History, authorization: _Secret) -> dict[str, str]:
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": _AGENT,
+            "Authorization": authorization.text,
+        }
+        if self._gzip:
+            headers["Content-Encoding"] = "gzip"
+        if history.sends > 1:
+            headers["X-Retry-Count"] = str(history.sends - 1)
+        return headers
+
+    def _land(self, batch: Batch) -> None:
+        del self._flying[batch]
+        self._queue.land(batch.count, batch.size)
+
+    def _come_back(self, batch: Batch) -> None:
+        """A request was cut off: the batch is in line again, and may have arrived."""
+        self._land(batch)
+        batch.history = replace(batch.history, maybe_sent=batch.history.sends > 0)
+        self._line_up(batch)
+
+    # -- what the answer means
+
+    def _conclude(self, batch: Batch, answer: Response | NoAnswer) -> None:
+        now = self.now()
+        action, batch.history = self._decide(batch, answer, now)
+        self._land(batch)
+        match action:
+            case Settle():
+                self._server_answers()
+                self._attempts_delivered += action.status is Status.DELIVERED
+                self._settle(batch, batch.history.fate(action.status, action.reason))
+            case Again():
+                self._again(batch, action, now)
+            case Split():
+                self._server_answers()
+                self._split(batch, action, now)
+            case Refresh():
+                self._auth.renew()
+                self._line_up(batch)
+        if isinstance(action, Settle) and not isinstance(answer, NoAnswer):
+            self._explain(action, answer)
+
+    def _decide(self, batch: Batch, answer: Response | NoAnswer, now: float) -> tuple[Action, History]:
+        situation = Situation(
+            now=now,
+            wall=self._wall(),
+            chance=self._chance(),
+            count=batch.count,
+            with_token=self._auth.has_tokens,
+            others_delivered=self._others_are_delivered(batch),
+        )
+        try:
+            return decide(answer, batch.history, situation, self._policy)
+        except Exception as error:
+            # A transport of somebody else's whose answer has not the shape of one.
+            self._reports.warn("answer", "The transport gave an unreadable answer.\n%s", stack_of(error))
+            return decide(NoAnswer(maybe_sent=True), batch.history, situation, self._policy)
+
+    def _again(self, batch: Batch, action: Again, now: float) -> None:
+        batch.not_before = now + action.delay
+        self._line_up(batch)
+        if action.pause:
+            self._pause_until = max(self._pause_until, batch.not_before)
+            # After the pause one request goes first; the others follow when it succeeds.
+            self._probing = True
+            self._probe_not_before = 0.0
+        elif action.counted:
+            self._note_failure(batch, now)
+
+    def _note_failure(self, batch: Batch, now: float) -> None:
+        if batch.baseline is None:
+            batch.baseline = (self._attempts_delivered, self._attempts_failed)
+        self._attempts_failed += 1
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row < _HANDFUL:
+            return
+        self._probe_failures = self._probe_failures + 1 if self._probing else batch.history.failures
+        self._probing = True
+        self._probe_not_before = now + self._policy.delay(self._probe_failures, self._chance())
+
+    def _others_are_delivered(self, batch: Batch) -> bool:
+        if batch.baseline is None:
+            return False
+        delivered = self._attempts_delivered - batch.baseline[0]
+        others_failed = self._attempts_failed - batch.baseline[1] - batch.history.failures
+        return delivered > 0 and delivered >= _MOSTLY * others_failed
+
+    def _server_answers(self) -> None:
+        self._failures_in_a_row = 0
+        if self._probing:
+            self._probing = False
+            # It was the server: the others need not sit out their own back-off.
+            for batch in self._waiting:
+                batch.not_before = 0.0
+
+    def _split(self, batch: Batch, action: Split, now: float) -> None:
+        if action.too_large:
+            self._limit = min(self._limit, max(batch.size // 2, 1))
+            self._limit_until = now + _LIMIT_SECONDS
+        for part in batch.split():
+            part.not_before = now
+            self._line_up(part)
+
+    def _settle(self, batch: Batch, fate: Fate) -> None:
+        with self._queue.lock:
+            batch.record.settle(batch.offset, batch.offset + batch.count, fate)
+            self._queue.settle(batch.count, batch.size, fate)
+        if fate.status is not Status.DELIVERED:
+            self._reports.add(fate, batch.messages, self.loop)
+        batch.record.signal.notify()
+        self.settled.notify()
+
+    def _explain(self, action: Settle, answer: Response) -> None:
+        if action.reason is None:
+            return
+        hint = _HINTS.get(action.reason, "")
+        if action.reason == "redirected":
+            hint = f" The answer points to {redirect_host(answer)}; set host= to where Segment really is."
+        self._reports.warn(action.reason, "Messages failed: %s, status %d.%s", action.reason, answer.status, hint)
+
+    # -- flush, close, make room
+
+    def flush_now(self) -> int:
+        """Send what is there without waiting for company; gives the place that is to be reached."""
+        with self._queue.lock:
+            self._flush_before = self._queue.put_count
+            self.ring()
+            return self._flush_before
+
+    def left(self, place: int) -> int:
+        """Messages before this place in the order of acceptance that have no outcome yet."""
+        with self._queue.lock:
+            opened = () if self._open is None else (self._open,)
+            batches = (*opened, *self._waiting, *self._flying)
+            pending = sum(max(0, min(batch.stop, place) - batch.start) for batch in batches)
+            return pending + max(0, place - self._queue.read_count)
+
+    def hurry(self) -> None:
+        """The client is closing: what only waits out a back-off gets one more try now."""
+        with self._queue.lock:
+            for batch in self._waiting:
+                batch.not_before = 0.0
+            self._probe_not_before = 0.0
+            self.ring()
+
+    def drop_all(self, reason: str) -> int:
+        """Settle everything that is pending as dropped; gives how many that were."""
+        with self._queue.lock:
+            while (delivery := self._queue.read()) is not None:
+                self._place(delivery)
+            self._close_open()
+            self.detach()
+            waiting, self._waiting = self._waiting, []
+            for batch in waiting:
+                self._settle(batch, batch.history.fate(Status.DROPPED, reason))
+        self._queue.unread.signal.notify()
+        return sum(batch.count for batch in waiting)
+
+    def _drop_oldest(self) -> bool:
+        """Drop the oldest batch that is not flying, as a whole; the queue's lock is held."""
+        if not self._waiting:
+            if self._open is None:
+                delivery = self._queue.read()
+                if delivery is None:
+                    return False
+                self._place(delivery)
+            self._close_open()
+        batch = self._waiting.pop(0)
+        self._settle(batch, batch.history.fate(Status.DROPPED, "queue_full"))
+        return True
+
+
+async def _at_loop_end(clean_up: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    """Loops offer no hook for their end, but they close the asynchronous generators that were started on them."""
+    try:
+        yield
+    finally:
+        await clean_up()
+
+
+def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks of a loop that may be this one, another thread's, at rest, or closed."""
+    if asyncio._get_running_loop() is loop:
+        current = asyncio.current_task()
+        for task in tasks:
+            if task is not current:
+                task.cancel()
+        return
+    for task in tasks:
+        # Where the loop is gone nothing can end them, and Python need not complain of it.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        try:
+            loop.call_soon_threadsafe(task.cancel)
+        except RuntimeError:
+            pass
