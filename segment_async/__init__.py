@@ -1,6 +1,7 @@
 """segment_async: the asyncio-native Python SDK for Segment's tracking API."""
 
 from . import messages
+from ._auth import OAuth
 from ._client import Client
 from ._context import bind, bound
 from ._delivery import Delivery, Outcome, Status
@@ -27,6 +28,7 @@ __all__ = [
     "HTTPTransport",
     "MessageError",
     "MessageTooLarge",
+    "OAuth",
     "Outcome",
     "QueueFull",
     "Response",

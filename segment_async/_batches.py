@@ -83,6 +83,7 @@ class Batch:
         size: bytes of the messages' own JSON.
         opened_at: the clock when the first message came.
         not_before: the clock's reading before which the batch is not to be sent.
+        sent_at: the clock at the latest attempt.
         history: what earlier attempts met; the halves of a split batch go on with it.
         baseline: attempts of all batches, delivered and failed, when this one began to fail; `None`: it never did.
     """
@@ -95,7 +96,7 @@ class Batch:
         self.offset = 0
         self.size = 0
         self.opened_at = opened_at
-        self.not_before = opened_at
+        self.not_before = self.sent_at = opened_at
         self.history = history
         self.baseline: tuple[int, int] | None = None
         self.lengths = array("H")

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from . import _build, _exit
-from ._auth import Basic
+from ._auth import Auth, Basic, OAuth, Tokens
 from ._batches import MAX_BATCH_MESSAGES
 from ._build import Fields, Timestamp, UserID, checked
 from ._context import filled
@@ -31,13 +31,14 @@ from ._queue import Overflow, Queue, Statistics
 from ._reports import OnError, Reports, stack_of
 from ._retry import RetryPolicy
 from ._sender import Sender
-from ._transport import HTTPTransport, Transport, batch_url
+from ._transport import HTTPTransport, Transport, batch_url, origin
 from ._values import copied, is_plain, plain
 from ._version import __version__
 from .messages import Message, body_of
 
 _log = logging.getLogger("segment_async")
 
+_AUTH_SERVERS: Final = {"us": "https://oauth2.segment.io", "eu": "https://oauth2.eu1.segmentapis.com"}
 _HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 _LIBRARY: Final = {"name": "segment-async", "version": __version__}
 
@@ -73,7 +74,7 @@ class Client:
             `None` drops it, and so does an exception.
         on_error: called on the client's loop with a `DeliveryError` and the messages that failed or were dropped;
             sync or async.
-        oauth: not available yet.
+        oauth: credentials for tokens in place of the write key in the header; needs the extra ``oauth``.
         spool: not available yet.
         transport: carries requests in place of aiohttp; its `timeout` is the client's.
         proxy: an HTTP proxy's address for aiohttp; `None`: none, not even the environment's.
@@ -104,7 +105,7 @@ class Client:
         close_timeout: float = 5.0,
         before_send: BeforeSend | None = None,
         on_error: OnError | None = None,
-        oauth: None = None,
+        oauth: OAuth | None = None,
         spool: str | PathLike[str] | None = None,
         transport: Transport | None = None,
         proxy: str | None = None,
@@ -118,12 +119,24 @@ class Client:
         _check_whole(max_in_flight=max_in_flight)
         _check_seconds(flush_interval=flush_interval, overflow_timeout=overflow_timeout, close_timeout=close_timeout)
         _check_seconds(timeout=timeout)
-        _check_together(flush_at, timeout, transport, host, proxy, ssl_context, oauth, spool)
+        _check_together(flush_at, timeout, transport, host, spool)
         own_timeout = timeout if transport is not None else None
         if transport is None:
             transport = _http_transport(host, region, timeout, proxy, ssl_context, allow_http)
-        auth = Basic(write_key)
         policy = retry if retry is not None else RetryPolicy()
+        auth: Auth = Basic(write_key)
+        if oauth is not None:
+            server = origin(oauth.auth_server or _AUTH_SERVERS[region], allow_http=allow_http)
+            tokens = HTTPTransport(f"{server}/token", timeout=timeout, proxy=proxy, ssl_context=ssl_context)
+            auth = Tokens(
+                oauth,
+                server,
+                tokens,
+                policy,
+                now=lambda: self._life.sender.now(),
+                wall=time.time,
+                chance=random.random,
+            )
 
         def wire(life: Life) -> Parts:
             queue = Queue(max_queue_size, max_queue_bytes, overflow, overflow_timeout, life)
@@ -145,7 +158,7 @@ class Client:
             )
             return queue, reports, sender
 
-        self._life = Life(wire, transport, close_timeout)
+        self._life = Life(wire, transport, auth, close_timeout)
         self._before_send = before_send
         self._send = send
 
@@ -518,17 +531,13 @@ def _check_seconds(**options: float | None) -> None:
             raise ValueError(f"{name} must be a number of seconds from 0")
 
 
-def _check_together(
-    flush_at: int, timeout: float, transport: object, host: object, proxy: object, ssl: object, oauth: object, spool: object
-) -> None:
+def _check_together(flush_at: int, timeout: float, transport: object, host: object, spool: object) -> None:
     if flush_at > MAX_BATCH_MESSAGES:
         raise ValueError(f"flush_at must be {MAX_BATCH_MESSAGES:,} or less: Segment drops what a batch has beyond that")
     if timeout == 0:
         raise ValueError("timeout must be more than 0 seconds")
-    if transport is not None and not (host is None and proxy is None and ssl is None):
-        raise ValueError("host, proxy and ssl_context are aiohttp's: leave them out where you give a transport")
-    if oauth is not None:
-        raise ValueError("oauth is not available in this version")
+    if transport is not None and host is not None:
+        raise ValueError("a transport knows its own address: give either it or a host")
     if spool is not None:
         raise ValueError("spool is not available in this version")
 
@@ -541,6 +550,5 @@ def _http_transport(
     ssl_context: ssl_module.SSLContext | None,
     allow_http: bool,
 ) -> HTTPTransport:
-    origin = host if host is not None else os.environ.get("SEGMENT_HOST") or _HOSTS[region]
-    url = batch_url(origin, allow_http=allow_http)
+    url = batch_url(host or os.environ.get("SEGMENT_HOST") or _HOSTS[region], allow_http=allow_http)
     return HTTPTransport(url, timeout=timeout, proxy=proxy, ssl_context=ssl_context)

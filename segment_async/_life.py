@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from . import _exit
+from ._auth import Auth
 from ._delivery import until
 from ._queue import Queue
 from ._reports import Reports, stack_of
@@ -41,9 +42,10 @@ class Life:
     reports: Reports
     sender: Sender
 
-    def __init__(self, wire: Callable[[Life], Parts], transport: Transport, close_timeout: float) -> None:
+    def __init__(self, wire: Callable[[Life], Parts], transport: Transport, auth: Auth, close_timeout: float) -> None:
         self._wire = wire
         self._transport = transport
+        self._auth = auth
         self._close_timeout = close_timeout
         self._make_parts()
         _exit.remember(self)
@@ -204,14 +206,18 @@ class Life:
         loop = asyncio.get_running_loop()
         closing: asyncio.Future[None]
         if owner is None or owner is loop or not owner.is_running():
-            closing = loop.create_task(self._transport.aclose())
+            closing = loop.create_task(self._close_connections())
         else:
-            closing = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._transport.aclose(), owner))
+            closing = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._close_connections(), owner))
         await asyncio.wait((closing,), timeout=_GRACE_SECONDS)
         if not closing.done():
             closing.cancel()
         elif not closing.cancelled() and (fault := closing.exception()) is not None:
             _log.warning("The transport raised when it was closed.\n%s", stack_of(fault))
+
+    async def _close_connections(self) -> None:
+        await self._transport.aclose()
+        await self._auth.aclose()
 
     # -- exit
 

@@ -84,6 +84,14 @@ class NoAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class NoCredentials:
+    """There was nothing to send the batch with, and there will not be."""
+
+
+Silence = NoAnswer | NoCredentials
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     status: Status
     reason: str | None = None
@@ -135,9 +143,11 @@ class Situation:
 
 
 def decide(
-    answer: Answer | NoAnswer, history: History, situation: Situation, policy: RetryPolicy
+    answer: Answer | Silence, history: History, situation: Situation, policy: RetryPolicy
 ) -> tuple[Action, History]:
     """What to do, and the batch's history with this answer in it; `history.sends` counts the attempt already."""
+    if isinstance(answer, NoCredentials):
+        return Settle(Status.FAILED, "unauthorized"), history
     if isinstance(answer, NoAnswer):
         return _after_silence(answer, history, situation, policy)
     history = replace(history, status_code=answer.status, stale=False)

@@ -18,14 +18,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from ._auth import Basic
+from ._auth import Auth, Refused
 from ._batches import MAX_BODY_BYTES, Batch, Envelope
 from ._build import clock_text
 from ._delivery import Delivery, Fate, History, Record, Signal, Status, wake
 from ._exceptions import TransportError
 from ._queue import Queue
 from ._reports import Reports, stack_of
-from ._retry import Action, Again, NoAnswer, Refresh, RetryPolicy, Settle, Situation, Split, decide, redirect_host
+from ._retry import Action, Again, NoAnswer, NoCredentials, Refresh, RetryPolicy, Settle, Silence, Situation, Split, decide, redirect_host
 from ._transport import Deadline, HTTPTransport, Response, Transport
 from ._version import __version__
 
@@ -35,6 +35,8 @@ _log = logging.getLogger("segment_async")
 _SLICE: Final = 32_768
 # Attempts in a row without a usable answer after which the server is taken for dead: one request at a time, then.
 _HANDFUL: Final = 5
+# Seconds until a cancelled consumer is back: a loop that cancels all its tasks because it ends, has ended by then.
+_BREATH: Final = 0.01
 # Seconds that a smaller limit, learnt from a 413, is remembered.
 _LIMIT_SECONDS: Final = 300.0
 # Others delivered for each that failed, for a failing batch to be the odd one out.
@@ -71,7 +73,7 @@ class Sender:
         self,
         queue: Queue,
         transport: Transport,
-        auth: Basic,
+        auth: Auth,
         policy: RetryPolicy,
         reports: Reports,
         *,
@@ -105,7 +107,7 @@ class Sender:
         self._bell: asyncio.Future[None] | None = None
         self._rung = False
         # An asynchronous generator that the loop closes when it shuts down.
-        self._guard: tuple[object, AsyncGenerator[None, None]] | None = None
+        self._guard: AsyncGenerator[None, None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._crashes = 0
         self._clock_offset = 0.0
@@ -140,6 +142,7 @@ class Sender:
         self.loop = loop
         self._clock_offset = now - loop.time()
         self._run = object()
+        self._guard = _started(_at_loop_end(partial(self._loop_ends, self._run)))
         # An empty context: what is bound around the caller is not for the consumer's own logging and hooks.
         loop.call_soon(self._start, self._run, context=Context())
 
@@ -174,12 +177,12 @@ class Sender:
         crash = None if task.cancelled() else task.exception()
         if run is not self._run or self.loop is None or self.loop.is_closed():
             return
-        if crash is None:
-            self.loop.call_soon(self._start, run, context=Context())
-            return
-        self._crashes += 1
-        _log.error("The consumer crashed and is restarted; nothing is lost.\n%s", stack_of(crash))
-        self.loop.call_later(min(5.0, 0.1 * self._crashes), self._start, run, context=Context())
+        delay = _BREATH
+        if crash is not None:
+            self._crashes += 1
+            delay = min(5.0, 0.1 * self._crashes)
+            _log.error("The consumer crashed and is restarted; nothing is lost.\n%s", stack_of(crash))
+        self.loop.call_later(delay, self._start, run, context=Context())
 
     async def _loop_ends(self, run: object) -> None:
         """`asyncio.run` is about to return: leave nothing behind on its loop, and all messages to the next one."""
@@ -190,6 +193,7 @@ class Sender:
             await asyncio.wait(tasks)
         if isinstance(self._transport, HTTPTransport):
             await self._transport.aclose()
+        await self._auth.aclose()
 
     # -- the consumer
 
@@ -204,10 +208,6 @@ class Sender:
             wake(bell)
 
     async def _consume(self, run: object) -> None:
-        if self._guard is None or self._guard[0] is not run:
-            guard = _at_loop_end(partial(self._loop_ends, run))
-            self._guard = (run, guard)
-            await anext(guard)
         while run is self._run:
             self._rung = False
             while self._read_slice() and run is self._run:
@@ -370,7 +370,7 @@ class Sender:
             self._flying[batch] = task
 
     async def _fly(self, batch: Batch, run: object) -> None:
-        answer: Response | NoAnswer | None = None
+        answer: Response | Silence | None = None
         try:
             answer = await self._attempt(batch)
         finally:
@@ -382,10 +382,10 @@ class Sender:
                     self._conclude(batch, answer)
                 self.ring()
 
-    async def _attempt(self, batch: Batch) -> Response | NoAnswer:
+    async def _attempt(self, batch: Batch) -> Response | Silence:
         """No credentials among the locals here: a traceback may be shown with them."""
         try:
-            authorization = _Secret(await self._auth.header())
+            authorization = await self._authorization(batch)
             self._note_send(batch)
             if self._timeout is None:
                 return await self._send(batch, authorization)
@@ -394,15 +394,29 @@ class Sender:
         except TransportError as error:
             _log.debug("No usable answer: %s", error)
             return NoAnswer(error.maybe_sent, error.stale_connection)
+        except Refused as refusal:
+            self._reports.warn("oauth", "No token, so that messages fail as unauthorized: %s", refusal)
+            return NoCredentials()
         except TimeoutError:
             return NoAnswer(maybe_sent=True)
         except Exception as error:
             self._reports.warn("transport", "The transport raised; the batch is sent again.\n%s", stack_of(error))
             return NoAnswer(maybe_sent=True)
 
+    async def _authorization(self, batch: Batch) -> _Secret:
+        """Waits for a token, if need be until the batch would be given up."""
+        began = self.now()
+        try:
+            async with asyncio.timeout(self._policy.give_up_after):
+                return _Secret(await self._auth.header())
+        except TimeoutError:
+            batch.history = replace(batch.history, first_failure=began)
+        raise TransportError("no token came", maybe_sent=False)
+
     def _note_send(self, batch: Batch) -> None:
         with self._queue.lock:
             batch.history = replace(batch.history, sends=batch.history.sends + 1)
+            batch.sent_at = self.now()
             self._queue.requests += 1
             self._queue.retries += batch.history.sends > 1
 
@@ -435,7 +449,7 @@ class Sender:
 
     # -- what the answer means
 
-    def _conclude(self, batch: Batch, answer: Response | NoAnswer) -> None:
+    def _conclude(self, batch: Batch, answer: Response | Silence) -> None:
         now = self.now()
         action, batch.history = self._decide(batch, answer, now)
         self._land(batch)
@@ -450,12 +464,12 @@ class Sender:
                 self._server_answers()
                 self._split(batch, action, now)
             case Refresh():
-                self._auth.renew()
+                self._auth.renew(batch.sent_at)
                 self._line_up(batch)
-        if isinstance(action, Settle) and not isinstance(answer, NoAnswer):
+        if isinstance(action, Settle) and isinstance(answer, Response):
             self._explain(action, answer)
 
-    def _decide(self, batch: Batch, answer: Response | NoAnswer, now: float) -> tuple[Action, History]:
+    def _decide(self, batch: Batch, answer: Response | Silence, now: float) -> tuple[Action, History]:
         situation = Situation(
             now=now,
             wall=self._wall(),
@@ -591,6 +605,15 @@ async def _at_loop_end(clean_up: Callable[[], Awaitable[None]]) -> AsyncGenerato
         yield
     finally:
         await clean_up()
+
+
+def _started(generator: AsyncGenerator[None, None]) -> AsyncGenerator[None, None]:
+    """At its `yield`, without a task: the loop knows the generator from now on."""
+    try:
+        anext(generator).__await__().send(None)
+    except StopIteration:
+        pass
+    return generator
 
 
 def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[None]]) -> None:

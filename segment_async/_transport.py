@@ -62,6 +62,15 @@ def batch_url(host: str, *, allow_http: bool = False) -> str:
     """The address of `/v1/batch` at an origin, which may have a path before it and end in `/` or `/v1`.
 
     Raises:
+        ValueError: it is no origin that a write key may be sent to.
+    """
+    return origin(host, allow_http=allow_http).removesuffix("/v1").rstrip("/") + "/v1/batch"
+
+
+def origin(host: str, *, allow_http: bool = False) -> str:
+    """Scheme, host, port and path, without a trailing slash.
+
+    Raises:
         ValueError: it is no origin that a write key may be sent to; does not repeat it.
     """
     if any(character <= " " or character == "\x7f" for character in host):
@@ -77,8 +86,7 @@ def batch_url(host: str, *, allow_http: bool = False) -> str:
         raise ValueError("host has a port that is not a number from 0 to 65535")
     if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
         raise ValueError("plain http:// would show the write key to the network; use https://, or say allow_http=True")
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path}/v1/batch"
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
 def _has_valid_port(parts: SplitResult) -> bool:
