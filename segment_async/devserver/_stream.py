@@ -96,7 +96,7 @@ class Stream:
             "about": self._about,
             "chaos": str(self._faults.chaos),
             "summary": self._arrivals.summary(),
-            "seconds": seconds,
+            "seconds": [tuple(second) for second in seconds],
             "missed": missed,
             "batches": {str(event.batch.number): event.batch.as_dict() for event in events},
             "events": [_row(event) for event in events],

@@ -162,7 +162,7 @@ def _attempt(retry_count: str) -> int:
 
 
 def _shown(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: _masked(name, value) for name, value in headers.items()}
+    return {str(name): _masked(name, value) for name, value in headers.items()}
 
 
 def _masked(name: str, value: str) -> str:
