@@ -1,0 +1,131 @@
+"""`python -m benchmarks`: measures everything, in rounds that go through all contestants, and reports.
+
+A whole run writes `results.json`; a part of one, or a quick one, only says what it saw, unless it is told where to
+write. `--markdown` and `--plots` make the README's block and pictures from what the last whole run wrote.
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import environments, report
+from benchmarks.bench import Bench, Failed, cores, machine
+from benchmarks.contestants import BY_NAME, NOT_MEASURED
+from benchmarks.figures import median_of_rounds
+from benchmarks.parts import PARTS, QUICK, QUICK_FIELD, Case
+from benchmarks.sink import Sink, capacities, compiled
+
+RESULTS = Path(__file__).parent / "results.json"
+ATTEMPTS, DISTURBED = 2, 0.1
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure segment_async beside its peers.")
+    parser.add_argument("--only", action="append", choices=list(PARTS), help="measure this part; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="one round of calls and delivery against the official SDK")
+    parser.add_argument("--rounds", type=int, default=None, help="rounds to take medians over (3)")
+    parser.add_argument("--peers", nargs="+", choices=list(BY_NAME), help="measure only these contestants")
+    parser.add_argument("--json", type=Path, default=None, help="where to write the results")
+    parser.add_argument("--markdown", action="store_true", help="print the README's block from the results and stop")
+    parser.add_argument("--plots", action="store_true", help="draw docs/images/bench-*.png from the results and stop")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    source = options.json or RESULTS
+    if options.markdown:
+        print(report.markdown(json.loads(source.read_text())))
+        return 0
+    if options.plots:
+        return environments.draw(source)
+    results = measure(options)
+    print(report.terminal(results))
+    whole = not (options.only or options.quick or options.peers)
+    if whole or options.json:
+        source.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    cases, missing = possible(planned(options))
+    rounds = options.rounds or (1 if options.quick else 3)
+    with Sink(compiled(environments.FOLDER), core=cores().far) as sink:
+        results = {
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "machine": machine(),
+            "rounds": rounds,
+            "sink": {"kind": sink.kind, "messages_per_second": capacities(sink)},
+            "versions": {name: environments.versions(name) for name in {case.contestant.environment for case in cases}},
+            "missing": NOT_MEASURED | missing,
+        }
+        return results | {"figures": figures(Bench(sink, cores()), cases, rounds)}
+
+
+def planned(options: argparse.Namespace) -> list[Case]:
+    field = set(options.peers or (QUICK_FIELD if options.quick else BY_NAME))
+    names = options.only or (list(QUICK) if options.quick else list(PARTS))
+    cases = [case for name in names for case in PARTS[name].cases(name, field)]
+    return [case for case in cases if not options.quick or case.variant in QUICK.get(case.part, (case.variant,))]
+
+
+def possible(cases: list[Case]) -> tuple[list[Case], dict[str, str]]:
+    """The cases whose environments could be made, and why the others could not."""
+    problems = {}
+    for name in dict.fromkeys(case.contestant.environment for case in cases):
+        say(f"environment {name}")
+        if problem := environments.prepare(name):
+            problems[name] = problem
+    return [case for case in cases if case.contestant.environment not in problems], problems
+
+
+def figures(bench: Bench, cases: list[Case], rounds: int) -> list[dict[str, Any]]:
+    """Every case once a round; the order within a round is shuffled, so that no one always follows the same other."""
+    found: dict[Case, list[dict[str, Any]]] = defaultdict(list)
+    chance, total = random.Random(2026), len(cases) * rounds
+    for number in range(rounds):
+        for position, case in enumerate(chance.sample(cases, len(cases))):
+            done = number * len(cases) + position + 1
+            say(f"[{done:3}/{total}] round {number + 1}: {case.part} {case.variant}, {case.contestant.label}")
+            try:
+                found[case].append(calmly(bench, case))
+            except Failed as failed:
+                say(f"      failed: {failed}")
+    return [entry(case, found[case]) for case in cases if found[case]]
+
+
+def calmly(bench: Bench, case: Case) -> dict[str, Any]:
+    """Measure again while others had more than a tenth of the core, and keep the least disturbed."""
+    attempts: list[dict[str, Any]] = []
+    for _ in range(ATTEMPTS):
+        attempts.append(PARTS[case.part].measure(bench, case))
+        if attempts[-1].get("disturbed", 0) <= DISTURBED:
+            break
+        say(f"      disturbed: others had {attempts[-1]['disturbed']:.0%} of the core")
+        time.sleep(1)
+    return min(attempts, key=lambda figures: figures.get("disturbed", 0))
+
+
+def entry(case: Case, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "part": case.part,
+        "variant": case.variant,
+        "contestant": case.contestant.name,
+        "label": case.contestant.label,
+        "median": median_of_rounds(rounds),
+        "rounds": rounds,
+    }
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""No client: what the application itself costs, to be taken off the others."""
+
+from typing import Any
+
+
+class Nothing:
+    awaits = False
+
+    def track(self, user_id: str, event: str, properties: dict[str, Any], context: dict[str, Any]) -> None:
+        return None
+
+    async def settle(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+async def start(url: str, room: int | None) -> Nothing:
+    return Nothing()

@@ -1,0 +1,104 @@
+"""Who competes, and what each needs: an environment, an adapter, its options. A table, and nothing else.
+
+analytics-go is missing: it needs a Go toolchain and the Go module proxy at the time of the run.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+WEB = ("fastapi", "uvicorn[standard]")
+NOT_MEASURED = {"analytics-go": "needs a Go toolchain and the Go module proxy; neither was there"}
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    name: str
+    label: str
+    environment: str
+    adapter: str
+    options: dict[str, Any] = field(default_factory=dict)
+    share: float = 1.0
+    """Part of a measurement's messages that it gets: the slow ones would take minutes."""
+    drops: bool = True
+    """Whether its queue drops what it has no room for, so that a measurement of throughput must make it larger."""
+    imports: str = ""
+    constructs: str = ""
+    """Statements: to import it, and then to make a first client."""
+
+
+OURS = Contestant(
+    "ours-isal",
+    "segment_async (isal)",
+    "ours-isal",
+    "ours",
+    drops=False,
+    imports="import segment_async",
+    constructs="segment_async.Client('benchmark')",
+)
+OFFICIAL = Contestant(
+    "official",
+    "segment-analytics-python (gzip)",
+    "official",
+    "official",
+    {"gzip": True},
+    share=0.3,
+    imports="import segment.analytics as analytics",
+    constructs="analytics.Client('benchmark')",
+)
+NODE_LABEL = "@segment/analytics-node"
+
+CONTESTANTS = [
+    Contestant("nothing", "the application alone", "ours-isal", "nothing"),
+    OURS,
+    Contestant("ours-zlib", "segment_async (zlib)", "ours-zlib", "ours", drops=False),
+    OFFICIAL,
+    Contestant("official-plain", "segment-analytics-python (no gzip)", "official", "official", {"gzip": False}, 0.3),
+    Contestant(
+        "official-background",
+        "segment-analytics-python (BackgroundTasks)",
+        "official",
+        "official",
+        {"gzip": True, "background": True},
+    ),
+    Contestant(
+        "rudder",
+        "rudder-sdk-python",
+        "rudder",
+        "rudder",
+        share=0.3,
+        imports="import rudderstack.analytics as analytics",
+        constructs="analytics.Client('benchmark', host='http://127.0.0.1:9')",
+    ),
+    Contestant(
+        "posthog",
+        "posthog (threads)",
+        "posthog",
+        "posthog_threads",
+        share=0.2,
+        imports="import posthog",
+        constructs="posthog.Posthog('benchmark')",
+    ),
+    Contestant(
+        "posthog-async",
+        "posthog (asyncio)",
+        "posthog",
+        "posthog_async",
+        share=0.05,
+        imports="from posthog import AsyncPosthog",
+        constructs="import asyncio\nasync def main(): AsyncPosthog('benchmark')\nasyncio.run(main())",
+    ),
+    Contestant("node", f"{NODE_LABEL} (15 a batch)", "node", "node", {"flushAt": 15}, 0.3),
+    Contestant("node-100", f"{NODE_LABEL} (100 a batch)", "node", "node", {"flushAt": 100}, 0.3),
+    Contestant("floor", "the floor: a bare loop", "ours-isal", "floor", drops=False),
+]
+BY_NAME = {each.name: each for each in CONTESTANTS}
+
+REQUIREMENTS = {
+    "ours-isal": ("-e .[speedups]", *WEB),
+    "ours-zlib": ("-e .", *WEB),
+    "official": ("segment-analytics-python", *WEB),
+    "rudder": ("rudder-sdk-python", *WEB),
+    "posthog": ("posthog[async]", *WEB),
+    "plots": ("matplotlib",),
+}
+NODE_PACKAGES = (NODE_LABEL,)

@@ -1,0 +1,36 @@
+"""Numbers out of numbers: percentiles of samples, medians of rounds. Pure, and of the standard library alone."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+
+
+def percentile(ordered: Sequence[float], quantile: float) -> float:
+    """The smallest sample that at least this part of all samples does not exceed; no interpolation."""
+    if not ordered:
+        raise ValueError("no samples")
+    return ordered[max(0, -int(-quantile * len(ordered) // 1) - 1)]
+
+
+def percentiles(samples: Iterable[float]) -> dict[str, float]:
+    """p50, p99, p99.9 and the maximum."""
+    ordered = sorted(samples)
+    return {name: percentile(ordered, quantile) for name, quantile in QUANTILES.items()} | {"max": ordered[-1]}
+
+
+def median_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Figure by figure, the median over the rounds; what is not a number in all of them is left out."""
+    shared = set.intersection(*(set(each) for each in rounds))
+    return {name: statistics.median(each[name] for each in rounds) for name in sorted(shared) if _number(rounds, name)}
+
+
+def _number(rounds: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return all(isinstance(each[name], int | float) for each in rounds)
+
+
+def spread(values: Sequence[float]) -> float:
+    """How far the rounds lie apart: (largest - smallest) / median."""
+    middle = statistics.median(values)
+    return (max(values) - min(values)) / middle if middle else 0.0

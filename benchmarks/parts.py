@@ -1,0 +1,175 @@
+"""The parts of a run: what is measured, of whom, and how figures are made of what the probes and the sink say.
+
+Each part is one function from a case to its figures. Units are in the figures' names or are those of the table in
+`report`: seconds of CPU a million messages, microseconds, milliseconds for the web.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Bench
+from benchmarks.contestants import BY_NAME, Contestant
+from benchmarks.environments import FOLDER, python
+
+Figures = dict[str, Any]
+LOADER = Path(__file__).parent / "loader.py"
+
+MESSAGES = {"small": 100_000, "medium": 100_000, "large": 10_000}
+UNDER_LATENCY = {"50": 60_000, "200": 30_000}
+CALLS, PENDING = 100_000, 50_000
+SECONDS_OF_ARRIVALS, SECONDS_OF_LOAD, CONNECTIONS = 5, 4, 32
+FLAT_OUT = "flat out"
+
+
+@dataclass(frozen=True)
+class Case:
+    part: str
+    contestant: Contestant
+    variant: str
+
+    @property
+    def rate(self) -> int:
+        return 0 if self.variant == FLAT_OUT else int(self.variant)
+
+
+@dataclass(frozen=True)
+class Part:
+    """`variants` of the measurement; `field` names who takes part."""
+
+    measure: Callable[[Bench, Case], Figures]
+    variants: tuple[str, ...]
+    field: tuple[str, ...]
+
+    def cases(self, name: str, contestants: set[str]) -> list[Case]:
+        return [
+            Case(name, BY_NAME[each], variant)
+            for variant in self.variants
+            for each in self.field
+            if each in contestants
+        ]
+
+
+def delivery(bench: Bench, case: Case) -> Figures:
+    return _delivered(bench, case.contestant, case.variant, MESSAGES[case.variant])
+
+
+def latency(bench: Bench, case: Case) -> Figures:
+    # A client that waits for each answer sends a hundred messages a round trip: it gets fewer, for the same time.
+    share = 1 if case.contestant.adapter == "ours" else 0.2
+    bench.sink.order(f"latency/{case.variant}")
+    try:
+        return _delivered(bench, case.contestant, "medium", int(UNDER_LATENCY[case.variant] * share))
+    finally:
+        bench.sink.order("latency/0")
+
+
+def _delivered(bench: Bench, contestant: Contestant, size: str, messages: int) -> Figures:
+    count = int(messages * contestant.share)
+    room = count + 1_000 if contestant.drops else None
+    before = bench.sink.statistics().cpu_ns
+    said = bench.probe(contestant, part="delivery", size=size, count=count, room=room)
+    after, counted = bench.sink.statistics(), bench.sink.count()
+    seconds = (after.last_ns - said["start_ns"]) / 1e9
+    return {
+        "messages": count,
+        "delivered_per_second": counted.messages / seconds,
+        "cpu_per_million": (said["cpu_ns"] - said["application_cpu_ns"]) / count / 1e3,
+        "application_cpu_per_million": said["application_cpu_ns"] / count / 1e3,
+        "wire_bytes": after.bytes / counted.messages,
+        "messages_a_request": counted.messages / after.requests,
+        "lost": count - counted.messages + counted.repeats,
+        "sink_busy": (after.cpu_ns - before) / 1e9 / seconds,
+        "disturbed": said["disturbed"],
+    }
+
+
+def calls(bench: Bench, case: Case) -> Figures:
+    count = int(CALLS * case.contestant.share)
+    return bench.probe(
+        case.contestant, part="calls", count=max(count, 10_000), rate=case.rate, seconds=SECONDS_OF_ARRIVALS
+    )
+
+
+def under_load(bench: Bench, case: Case) -> Figures:
+    # Flat out fills any queue; what a full queue does is not what is asked here.
+    room = 1_000_000 if case.contestant.drops and not case.rate else None
+    return bench.probe(case.contestant, part=case.part, rate=case.rate, seconds=SECONDS_OF_ARRIVALS, room=room)
+
+
+def memory(bench: Bench, case: Case) -> Figures:
+    bench.sink.order("stall/1")
+    try:
+        return bench.probe(case.contestant, part="memory", count=PENDING, room=PENDING * 2)
+    finally:
+        bench.sink.order("stall/0")
+
+
+def web(bench: Bench, case: Case) -> Figures:
+    with bench.watched() as seen, bench.started(case.contestant, part="web") as server:
+        assert server.stdout
+        port = server.stdout.readline().strip()
+        _load(bench, port, 1, 0)
+        figures = _load(bench, port, SECONDS_OF_LOAD, case.rate)
+    return figures | seen
+
+
+def _load(bench: Bench, port: str, seconds: int, rate: int) -> Figures:
+    command = [sys.executable, str(LOADER), port, str(CONNECTIONS), str(seconds), str(rate)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as loader:
+        bench.pin(loader.pid, bench.cores.far)
+        said, _ = loader.communicate(timeout=60)
+    figures: Figures = json.loads(said)
+    return figures
+
+
+IMPORT = """
+import time
+start = time.perf_counter()
+{imports}
+imported = time.perf_counter()
+{constructs}
+import os
+print((imported - start) * 1e3, (time.perf_counter() - start) * 1e3, flush=True)
+os._exit(0)
+"""
+
+
+def imports(bench: Bench, case: Case) -> Figures:
+    code = IMPORT.format(imports=case.contestant.imports, constructs=case.contestant.constructs)
+    command = [str(python(case.contestant.environment)), "-c", code]
+    times = [[float(ms) for ms in subprocess.check_output(command, text=True, cwd=FOLDER).split()] for _ in range(7)]
+    imported, constructed = (statistics.median(column) for column in zip(*times, strict=True))
+    return {"import_ms": imported, "first_client_ms": constructed}
+
+
+OURS = ("ours-isal", "ours-zlib")
+THREADS = ("official", "rudder", "posthog")
+NODE = ("node", "node-100")
+APPLICATION = ("nothing",)
+
+PARTS = {
+    "delivery": Part(
+        delivery,
+        ("medium", "small", "large"),
+        (*OURS, "official", "official-plain", "rudder", "posthog", "posthog-async", *NODE, "floor"),
+    ),
+    "latency": Part(latency, ("50", "200"), (*OURS, *THREADS, *NODE)),
+    "calls": Part(calls, (FLAT_OUT, "2000"), (*OURS, *THREADS, "posthog-async", "node")),
+    "lag": Part(under_load, ("2000", "5000", FLAT_OUT), (*APPLICATION, *OURS, *THREADS, "posthog-async")),
+    "steps": Part(under_load, ("5000", FLAT_OUT), (*OURS, "posthog-async")),
+    "memory": Part(memory, ("medium",), (*OURS, *THREADS, "posthog-async", "node")),
+    "web": Part(
+        web, (FLAT_OUT, "3000"), (*APPLICATION, *OURS, "official", "official-background", *THREADS[1:], "posthog-async")
+    ),
+    "imports": Part(imports, ("import",), ("ours-isal", *THREADS, "posthog-async")),
+}
+"""In the order of a run."""
+
+QUICK = {"calls": (FLAT_OUT, "2000"), "delivery": ("medium",)}
+QUICK_FIELD = ("ours-isal", "ours-zlib", "official", "official-plain")

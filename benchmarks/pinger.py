@@ -1,0 +1,40 @@
+"""The clock from outside: sends its time over loopback each millisecond, and a datagram for each message that is due.
+
+A program of its own, of the standard library alone. Ends by an empty datagram on the second port.
+`pinger.py PING_PORT PACE_PORT RATE SECONDS CORE` (a rate of 0 paces nothing, a core of `-` pins nothing).
+"""
+
+import os
+import socket
+import sys
+import time
+
+
+def main(ping_port: int, pace_port: int, rate: int, seconds: float) -> None:
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    ping, pace = ("127.0.0.1", ping_port), ("127.0.0.1", pace_port)
+    start = time.monotonic_ns()
+    pings = paced = 0
+    tick = min(1_000_000, 1_000_000_000 // rate) if rate else 1_000_000
+    for step in range(1, int(seconds * 1e9) // tick + 1):
+        sleep_until(start + step * tick)
+        gone = time.monotonic_ns() - start
+        if pings * 1_000_000 <= gone:
+            sender.sendto(time.monotonic_ns().to_bytes(8), ping)
+            pings = gone // 1_000_000 + 1
+        while paced * 1_000_000_000 < gone * rate:
+            sender.sendto(b"+", pace)
+            paced += 1
+    sender.sendto(b"", pace)
+
+
+def sleep_until(due: int) -> None:
+    left = due - time.monotonic_ns()
+    if left > 0:
+        time.sleep(left / 1e9)
+
+
+if __name__ == "__main__":
+    if sys.argv[5] != "-":
+        os.sched_setaffinity(0, {int(sys.argv[5])})
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

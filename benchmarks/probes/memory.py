@@ -1,0 +1,38 @@
+"""Resident memory of a pending message: the sink answers nothing, and the queue has room for all.
+
+The difference between two fillings, so that pools, connections and the first batches in flight count for neither.
+"""
+
+import asyncio
+import gc
+import resource
+from pathlib import Path
+from typing import Any
+
+from benchmarks.probes import Task
+from benchmarks.probes.delivery import TURN
+from benchmarks.probes import send
+
+FIRST = 5_000
+
+
+async def run(task: Task) -> dict[str, Any]:
+    adapter = await task.start()
+    await fill(adapter, task, 0, FIRST)
+    before = resident_bytes()
+    await fill(adapter, task, FIRST, task.count)
+    return {"bytes_per_message": (resident_bytes() - before) / task.count}
+
+
+async def fill(adapter: Any, task: Task, first: int, count: int) -> None:
+    """Enqueue, and let the client sort itself out for a second."""
+    for start in range(first, first + count, TURN):
+        await send(adapter, task.make, start, TURN)
+        await asyncio.sleep(0)
+    await asyncio.sleep(1)
+    gc.collect()
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

@@ -1,0 +1,58 @@
+"""How long single steps of the loop take: CPU time of each callback under the load of `lag`, longest first, by name.
+
+A run of its own, since taking the time costs a little. The steps of this harness are left out: they are the application.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.probes import Task, warm_up
+from benchmarks.probes.lag import under_load
+
+HARNESS, PROBES = "benchmarks", str(Path(__file__).parent)
+
+
+async def run(task: Task) -> dict[str, Any]:
+    adapter = await task.start()
+    await warm_up(adapter, task.make)
+    with measured_steps() as longest:
+        await under_load(adapter, task)
+    ranked = sorted(longest.items(), key=lambda step: -step[1])
+    return {"max": ranked[0][1] / 1000 if ranked else 0.0, "longest": {name: ns / 1000 for name, ns in ranked[:5]}}
+
+
+@contextmanager
+def measured_steps() -> Iterator[dict[str, int]]:
+    """Fills with the longest CPU time of each kind of callback, in nanoseconds, while the block runs."""
+    longest: dict[str, int] = {}
+    original = asyncio.events.Handle._run  # noqa: SLF001: the only place where every callback passes
+
+    def measured(handle: Any) -> None:
+        start = time.thread_time_ns()
+        original(handle)
+        spent = time.thread_time_ns() - start
+        name = name_of(handle._callback)  # noqa: SLF001
+        if spent > longest.get(name, 0):
+            longest[name] = spent
+
+    asyncio.events.Handle._run = measured  # type: ignore[method-assign]  # noqa: SLF001
+    try:
+        yield longest
+    finally:
+        asyncio.events.Handle._run = original  # type: ignore[method-assign]  # noqa: SLF001
+        longest.pop(HARNESS, None)
+
+
+def name_of(callback: Any) -> str:
+    """A callback's module and name; of a task's step, its coroutine's; one name for all of the harness's own."""
+    owner = getattr(callback, "__self__", None)
+    if not isinstance(owner, asyncio.Task):
+        name = f"{getattr(callback, '__module__', '')}.{getattr(callback, '__qualname__', repr(callback))}"
+        return HARNESS if name.startswith("benchmarks.") else name
+    coroutine: Any = owner.get_coro()
+    code = coroutine.cr_code
+    return f"{Path(code.co_filename).stem}.{code.co_qualname}" if PROBES not in code.co_filename else HARNESS

@@ -1,0 +1,74 @@
+"""A FastAPI application with one endpoint that sends one event a request, served by uvicorn until told to end.
+
+Prints the port as soon as it serves; ends when its standard input closes.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+from fastapi import BackgroundTasks, FastAPI
+
+from benchmarks.probes import Task
+
+Answer = dict[str, Any]
+
+
+async def run(task: Task) -> dict[str, Any]:
+    app = FastAPI()
+    app.get("/orders/{number}")(await endpoint(task))
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+
+    asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 0)
+    # Without the protocol's number asyncio leaves Nagle's algorithm on, which delays every answer by 40 ms.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        print(listener.getsockname()[1], flush=True)
+        await uvicorn.Server(config).serve(sockets=[listener])
+    return {}
+
+
+async def endpoint(task: Task) -> Callable[..., Awaitable[Answer]]:
+    """The endpoint as an application would write it for this client."""
+    in_background = task.options.pop("background", False)
+    if task.adapter == "nothing":
+        return plain
+    adapter = await task.start()
+    if in_background:
+        return in_the_background(adapter.track, task)
+    return awaited(adapter.track, task) if adapter.awaits else called(adapter.track, task)
+
+
+async def plain(number: int) -> Answer:
+    return {"order": number, "status": "paid"}
+
+
+def awaited(track: Callable[..., Awaitable[Any]], task: Task) -> Callable[..., Awaitable[Answer]]:
+    async def order(number: int) -> Answer:
+        user_id, event, properties, context = task.make(number)
+        await track(user_id, event, properties, context=context)
+        return {"order": number, "status": "paid"}
+
+    return order
+
+
+def called(track: Callable[..., Any], task: Task) -> Callable[..., Awaitable[Answer]]:
+    async def order(number: int) -> Answer:
+        user_id, event, properties, context = task.make(number)
+        track(user_id, event, properties, context=context)
+        return {"order": number, "status": "paid"}
+
+    return order
+
+
+def in_the_background(track: Callable[..., Any], task: Task) -> Callable[..., Awaitable[Answer]]:
+    async def order(number: int, background: BackgroundTasks) -> Answer:
+        user_id, event, properties, context = task.make(number)
+        background.add_task(track, user_id, event, properties, context=context)
+        return {"order": number, "status": "paid"}
+
+    return order

@@ -1,0 +1,153 @@
+"""Tables out of results: for the terminal, and the Markdown block of the README. Pure: text from what was measured.
+
+Every contestant that was measured has its row, whoever is ahead.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+Entry = dict[str, Any]
+
+
+class Column(NamedTuple):
+    head: str
+    cell: Callable[[dict[str, float]], str]
+
+
+def number(name: str, digits: int = 0) -> Callable[[dict[str, float]], str]:
+    """A cell's writer: the figure of that name, or a dash where there is none."""
+    return lambda figures: f"{figures[name]:,.{digits}f}" if name in figures else "–"
+
+
+DELIVERY = (
+    Column("delivered/s", number("delivered_per_second")),
+    Column("CPU s a million", number("cpu_per_million", 1)),
+    Column("bytes on the wire", number("wire_bytes")),
+    Column("messages a request", number("messages_a_request")),
+    Column("lost", number("lost")),
+)
+LATENCY = (Column("delivered/s", number("delivered_per_second")), Column("lost", number("lost")))
+MICROSECONDS = tuple(Column(f"{name} µs", number(name, 1)) for name in ("p50", "p99", "p99.9", "max"))
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "delivery": DELIVERY,
+    "latency": LATENCY,
+    "calls": MICROSECONDS,
+    "lag": (*MICROSECONDS, Column("calls/s", number("calls_per_second"))),
+    "steps": (Column("longest step, CPU µs", number("max")),),
+    "memory": (Column("resident bytes a pending message", number("bytes_per_message")),),
+    "web": (
+        Column("requests/s", number("per_second")),
+        Column("p50 ms", number("p50", 2)),
+        Column("p99 ms", number("p99", 2)),
+        Column("max ms", number("max", 1)),
+    ),
+    "imports": (
+        Column("import ms", number("import_ms", 1)),
+        Column("with a first client ms", number("first_client_ms", 1)),
+    ),
+}
+TITLES = {
+    "delivery": "Throughput, {} messages",
+    "latency": "Throughput with {} ms to the server",
+    "calls": "One call to its caller, {}",
+    "lag": "Lag of the event loop, {}",
+    "steps": "Longest single step of the event loop, {}",
+    "memory": "Memory, the server answering nothing",
+    "web": "FastAPI, one event a request, {}",
+    "imports": "Import",
+}
+
+
+def title(part: str, variant: str) -> str:
+    return TITLES[part].format(f"{int(variant):,} a second" if variant.isdigit() and part != "latency" else variant)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """An aligned Markdown table: the first column to the left, the others to the right."""
+    lines = [list(heads), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(
+        "| " + " | ".join([line[0].ljust(widths[0]), *(map(str.rjust, line[1:], widths[1:]))]) + " |"
+        for line in [lines[0], rule, *lines[1:]]
+    )
+
+
+def sections(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Title and table of each part's variants, in the order they were measured."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in results["figures"]:
+        groups.setdefault((entry["part"], entry["variant"]), []).append(entry)
+    return [(title(*key), table_of(key[0], entries)) for key, entries in groups.items()]
+
+
+def table_of(part: str, entries: list[Entry]) -> str:
+    columns = COLUMNS[part]
+    rows = [[entry["label"], *(column.cell(entry["median"]) for column in columns)] for entry in entries]
+    return table(["", *(column.head for column in columns)], rows)
+
+
+def terminal(results: dict[str, Any]) -> str:
+    parts = [f"{head}\n\n{body}" for head, body in sections(results)]
+    return "\n\n".join([*parts, conditions(results)])
+
+
+def conditions(results: dict[str, Any]) -> str:
+    """Where, when and how it was measured."""
+    machine, sink = results["machine"], results["sink"]
+    capacity = sink["messages_per_second"]
+    return (
+        f"{results['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['python']}, {machine['system']}; "
+        f"medians of {results['rounds']} interleaved rounds, the client on one core and the server ({sink['kind']}, good "
+        f"for {capacity['gzip']:,.0f} compressed and {capacity['plain']:,.0f} plain messages a second) on another."
+    )
+
+
+MARKDOWN_PARTS = [
+    ("delivery", "medium"),
+    ("latency", "50"),
+    ("latency", "200"),
+    ("calls", "flat out"),
+    ("calls", "2000"),
+    ("lag", "5000"),
+    ("memory", "medium"),
+    ("web", "flat out"),
+    ("web", "3000"),
+    ("imports", "import"),
+]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The README's block: the figures that decide, the method, what was not measured."""
+    wanted = dict(sections(results))
+    shown = [title(*key) for key in MARKDOWN_PARTS if title(*key) in wanted]
+    missing = "; ".join(f"{name}: {why}" for name, why in results["missing"].items())
+    return "\n\n".join(
+        [
+            *(f"**{head}**\n\n{wanted[head]}" for head in shown),
+            conditions(results),
+            f"Versions: {versions(results)}. Not measured: {missing}."
+            if missing
+            else f"Versions: {versions(results)}.",
+            "`make bench` measures it all again; `benchmarks/results.json` has every round.",
+        ]
+    )
+
+
+SHOWN_VERSIONS = {
+    "ours-isal": ("segment-async", "aiohttp", "orjson", "isal", "fastapi", "uvicorn", "uvloop"),
+    "official": ("segment-analytics-python",),
+    "rudder": ("rudder-sdk-python",),
+    "posthog": ("posthog", "httpx"),
+    "node": ("@segment/analytics-node",),
+}
+
+
+def versions(results: dict[str, Any]) -> str:
+    installed = results["versions"]
+    return ", ".join(
+        f"{package} {installed[environment][package]}"
+        for environment, packages in SHOWN_VERSIONS.items()
+        for package in packages
+        if package in installed.get(environment, {})
+    )
