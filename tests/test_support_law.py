@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
+from segment_async import Outcome, Status
 from tests.support.law import LawBroken, Ledger, check_counters, check_retry_counts
 from tests.support.simulated_segment import Arrival, Message
-from tests.support.transport import Outcome, Status
 
 
 @dataclass(frozen=True)

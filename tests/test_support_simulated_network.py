@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
+from segment_async import Response, TransportError
 from tests.support.simulated_network import FAULTS, Outage, SimulatedNetwork, Weather
 from tests.support.simulated_segment import Arrival, Message, SimulatedSegment, violations
-from tests.support.transport import Response, TransportError
 from tests.support.virtual_clock import run, running_clock
 
 HEADERS = {"Content-Type": "application/json"}

@@ -106,9 +106,11 @@ class Exchange:
         await self.write(self.compose(status, headers, body))
 
     def compose(self, status: int, headers: Mapping[str, str], body: bytes) -> bytes:
-        """Put an answer together; a length that `headers` give wins over the true one."""
+        """Put an answer together; a length that `headers` give wins over the true one, 204 and 304 have no body."""
         fields = CIMultiDict(headers)
-        if status not in (204, 304) and "Transfer-Encoding" not in fields:
+        if status in (204, 304):
+            body = b""
+        elif "Transfer-Encoding" not in fields:
             fields.setdefault("Content-Length", str(len(body)))
         if self._says_close:
             fields.setdefault("Connection", "close")

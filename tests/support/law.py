@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import orjson
 
+from segment_async import Outcome, Status
+
 from .simulated_segment import Arrival, Message, taken_messages
-from .transport import Outcome, Status
 
 ADDED_BY_THE_CLIENT = {"messageId", "timestamp", "context"}
 

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from segment_async import Response, TransportError
+
 from .simulated_segment import Arrival, SimulatedSegment
-from .transport import Response, TransportError
 
 Headers = Mapping[str, str]
 Fault = Callable[["SimulatedNetwork", Arrival], Awaitable[Response]]

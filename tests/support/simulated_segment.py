@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from .transport import Response
+from segment_async import Response
 
 Message = dict[str, Any]
 Verdict = Callable[[Message], int | None]

@@ -1,0 +1,111 @@
+"""The command line by which Segment's end-to-end tests for SDKs drive a client: this client.
+
+    python tests/e2e_cli.py --input '{"writeKey": ..., "apiHost": ..., "sequences": [...], "config": {...}}'
+
+Logs go to stderr, one JSON object with `success`, `sentBatches` and perhaps `error` to stdout; the exit status is 0 or
+1. Success means that every message was delivered by the time the client was closed. `--input -` reads from stdin, for
+what is too long for a command line. Only the package's public surface is used here.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from segment_async import Client, Delivery, MessageError, RetryPolicy, Statistics
+
+Event = Mapping[str, Any]
+Report = dict[str, Any]
+
+COMMON = {
+    "anonymousId": "anonymous_id",
+    "context": "context",
+    "integrations": "integrations",
+    "timestamp": "timestamp",
+    "messageId": "message_id",
+}
+
+
+async def run(given: Mapping[str, Any]) -> Report:
+    """Send everything, flush, close, and say how it went; an exception is part of the report."""
+    try:
+        return await _send_all(given)
+    except Exception as error:
+        logging.exception("the run failed")
+        return {"success": False, "sentBatches": 0, "error": f"{type(error).__name__}: {error}"}
+
+
+async def _send_all(given: Mapping[str, Any]) -> Report:
+    client = Client(given["writeKey"], host=given.get("apiHost"), **_options(given.get("config", {})))
+    refused: list[str] = []
+    async with client:
+        for sequence in given.get("sequences", []):
+            await asyncio.sleep(sequence.get("delayMs", 0) / 1000)
+            for event in sequence.get("events", []):
+                try:
+                    await _send(client, event)
+                except MessageError as error:
+                    refused.append(str(error))
+        await client.flush()
+    return _report(client.statistics(), refused)
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if "flushAt" in config:
+        # The client refuses what is beyond Segment's limit; the tests may ask for it to see what comes of it.
+        options["flush_at"] = min(config["flushAt"], 2_500)
+    if "flushInterval" in config:
+        options["flush_interval"] = config["flushInterval"] / 1000
+    if "timeout" in config:
+        options["timeout"] = config["timeout"]
+    if "maxRetries" in config:
+        options["retry"] = RetryPolicy(max_retries=config["maxRetries"])
+    return options
+
+
+async def _send(client: Client, event: Event) -> Delivery:
+    common = {ours: event[theirs] for theirs, ours in COMMON.items() if theirs in event}
+    return await _CALLS[event["type"]](client, event.get, common)
+
+
+_CALLS: dict[str, Callable[[Client, Callable[[str], Any], dict[str, Any]], Awaitable[Delivery]]] = {
+    "track": lambda client, get, common: client.track(get("userId"), get("event"), get("properties"), **common),
+    "identify": lambda client, get, common: client.identify(get("userId"), get("traits"), **common),
+    "page": lambda client, get, common: client.page(
+        get("userId"), get("category"), get("name"), get("properties"), **common
+    ),
+    "screen": lambda client, get, common: client.screen(
+        get("userId"), get("category"), get("name"), get("properties"), **common
+    ),
+    "group": lambda client, get, common: client.group(get("userId"), get("groupId"), get("traits"), **common),
+    "alias": lambda client, get, common: client.alias(get("previousId"), get("userId"), **common),
+}
+
+
+def _report(statistics: Statistics, refused: list[str]) -> Report:
+    report: Report = {
+        "success": not refused and statistics.delivered == statistics.accepted,
+        "sentBatches": statistics.requests - statistics.retries,
+    }
+    lost = [f"{count} {reason}" for reason, count in sorted(statistics.reasons.items())]
+    if refused or lost:
+        report["error"] = "; ".join(refused + lost)
+    return report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True, help="the JSON, or - to read it from stdin")
+    text = parser.parse_args().input
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    report = asyncio.run(run(json.loads(sys.stdin.read() if text == "-" else text)))
+    print(json.dumps(report))
+    return 0 if report["success"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
