@@ -1,0 +1,78 @@
+"""The reading side of a shard: the messages that nobody holds, oldest first.
+
+    ┌ gone ┐┌──── held ────┐┌─── ready ───┐┌── in the store only ──┐
+    └──────┘└──────────────┘└─────────────┘│                       │
+                                        cursor            the ledger's position
+
+What is appended while a reader keeps up goes to *ready* straight away and is never read back.
+
+This file knows neither transactions nor who holds what.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from . import _spool_tables as tables
+from ._spool_tables import Row
+
+_PAGE: Final = 256
+"""Messages that are read in one step."""
+_MAX_READY: Final = 2 * 2**20
+"""Bytes of messages that wait in *ready*."""
+
+
+class Backlog:
+    def __init__(self) -> None:
+        self._cursor = 0
+        self._ready: deque[Row] = deque()
+        self._ready_bytes = 0
+
+    def next(self, connection: sqlite3.Connection) -> Row | None:
+        """Take the next message; `None` at the end.
+
+        Raises:
+            Damaged: it is not what was written.
+        """
+        if not self._ready:
+            for row in tables.read_messages(connection, self._cursor, _PAGE):
+                self._line_up(row)
+        if not self._ready:
+            return None
+        row = self._ready.popleft()
+        self._ready_bytes -= len(row[3])
+        return row
+
+    def put_back(self, rows: Sequence[Row]) -> None:
+        """To the front, in their order."""
+        self._ready.extendleft(reversed(rows))
+        self._ready_bytes += sum(len(row[3]) for row in rows)
+
+    def follow(self, base: int, rows: Sequence[Row], position: int) -> None:
+        """Take note of fresh messages, all those between two positions, if the reader had come so far."""
+        if self._cursor != base:
+            return
+        for row in rows:
+            if self._ready_bytes > _MAX_READY:
+                return
+            self._line_up(row)
+        self._cursor = position
+
+    def forget(self, message_ids: Collection[bytes]) -> None:
+        """Messages that are not there any more."""
+        kept = [row for row in self._ready if row[1] not in message_ids]
+        self._ready.clear()
+        self._ready_bytes = 0
+        self.put_back(kept)
+
+    def is_read(self, position: int) -> bool:
+        """Whether all up to a position have been taken."""
+        return not self._ready and self._cursor >= position
+
+    def _line_up(self, row: Row) -> None:
+        self._ready.append(row)
+        self._ready_bytes += len(row[3])
+        self._cursor = row[0]

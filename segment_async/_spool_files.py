@@ -1,0 +1,283 @@
+"""The files of a spool: their names, who may touch them, the lock, what is set aside.
+
+    analytics.db                  the first process's shard; analytics.db.1, analytics.db.2 … those of further ones
+    analytics.db-wal, -shm        SQLite's own
+    analytics.db.lock             the lock, the watermark, and the reserve for a full disk
+    analytics.db.new, .mended     a file being made; one that is whole and only has to take its place
+    analytics.db.corrupt-…        what was damaged, kept for a look
+
+The lock is a record lock: the system takes it back when the process dies however it dies, and a forked child does
+not have it. It has a file of its own because closing any descriptor of a file gives up all record locks on it.
+
+The watermark is the ledger as it was after the last commit that was acknowledged, written after that commit and never
+synced: it can be behind after a power loss, never ahead. So a database that knows less than its watermark has lost
+what was acknowledged, which SQLite itself does not notice when the tail of a write-ahead log is damaged.
+
+This file knows no tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from ._exceptions import SpoolUnavailable
+from ._spool_ledger import PACKED_LEDGER, Ledger, unpack_ledger
+
+RESERVE: Final = 6 * 2**20
+"""Bytes kept for a full disk: a log full of pages that the database file has no room for yet, and a group on top."""
+
+_LOCK_MARK: Final = b"segment-async spool\n"
+_SQLITE_MARK: Final = b"SQLite format 3\0"
+_LOCK_CONTENT: Final = len(_LOCK_MARK) + PACKED_LEDGER
+APPLICATION_ID: Final = 0x73A9C55B
+"""Four bytes of our own in SQLite's header, none of them zero, so that a scratched mark can be told from none."""
+FORMAT: Final = 1
+"""Of the tables. A file with a higher one was written by a newer version."""
+
+
+def user_version(number: int) -> int:
+    """The format and its complement: a flipped bit must not make a file look as if it were newer."""
+    return number << 16 | ~number & 0xFFFF
+
+
+class Place:
+    """The paths around one shard's database."""
+
+    def __init__(self, database: Path) -> None:
+        self.database = database
+        self.log = database.with_name(database.name + "-wal")
+        self.shared_memory = database.with_name(database.name + "-shm")
+        self.lock = database.with_name(database.name + ".lock")
+        self.new = database.with_name(database.name + ".new")
+        self.mended = database.with_name(database.name + ".mended")
+
+    def looks(self) -> object:
+        """Something that changes when somebody writes to the shard."""
+        return [(path.stat().st_mtime_ns, path.stat().st_size) for path in (self.database, self.log) if path.exists()]
+
+    def set_aside(self) -> None:
+        """Move the database and its log out of the way, under names that fit each other, and let nothing take over
+        the old log.
+        """
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.urandom(3).hex()}"
+        corrupt = self.database.with_name(f"{self.database.name}.corrupt-{stamp}")
+        for path, target in ((self.log, corrupt.with_name(corrupt.name + "-wal")), (self.database, corrupt)):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_size:
+                    path.rename(target)
+                else:
+                    path.unlink()
+        self.shared_memory.unlink(missing_ok=True)
+        sync_folder(self.database.parent)
+
+    def finish_mending(self) -> None:
+        """Put a mended database in the place of the damaged one; does nothing where none is waiting."""
+        self.new.unlink(missing_ok=True)
+        if self.mended.exists():
+            self.set_aside()
+            self.mended.rename(self.database)
+            sync_folder(self.database.parent)
+
+
+def shard_path(base: Path, slot: int) -> Path:
+    return base if slot == 0 else base.with_name(f"{base.name}.{slot}")
+
+
+def slots_on_disk(base: Path) -> list[int]:
+    """The numbers of all shards that exist beside the path."""
+    pattern = re.compile(re.escape(base.name) + r"(?:\.([1-9]\d{0,5}))?")
+    try:
+        names = os.listdir(base.parent)
+    except FileNotFoundError:
+        return []
+    return sorted(int(match[1] or 0) for name in names if (match := pattern.fullmatch(name)))
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder, for its owner alone, or check the one that is there.
+
+    Raises:
+        SpoolUnavailable: everybody may write to it.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            each.mkdir(mode=0o700)
+            sync_folder(each.parent)
+    if folder.stat().st_mode & stat.S_IWOTH:
+        raise SpoolUnavailable(f"{folder} may be written to by everybody; choose another folder for the spool")
+
+
+def inspect(place: Place) -> bool:
+    """Whether there is a database of ours; damaged ones are, with a mark that is still recognisable.
+
+    Raises:
+        SpoolUnavailable: what is there is not ours, is newer, or is no regular file. It was not touched.
+    """
+    path = place.database
+    for each in (path, place.log, place.shared_memory, place.lock):
+        if each.is_symlink():
+            raise SpoolUnavailable(f"{each} is a symbolic link; the spool follows none")
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        raise SpoolUnavailable(f"{path} is not a regular file")
+    if status.st_size == 0:
+        return False
+    with path.open("rb") as file:
+        _check_header(path, file.read(100))
+    return True
+
+
+def _check_header(path: Path, header: bytes) -> None:
+    mark = header[:16] + header[68:72]
+    ours = _SQLITE_MARK + APPLICATION_ID.to_bytes(4, "big")
+    scratches = sum(one != other for one, other in zip(mark, ours, strict=False)) + len(ours) - len(mark)
+    # A file cut off within its header has lost the second mark; the lock beside it tells that it was ours.
+    cut_off = len(header) < 100 and ours.startswith(header[:16]) and path.with_name(path.name + ".lock").exists()
+    if scratches > 3 and not cut_off:
+        raise SpoolUnavailable(f"{path} is not a spool; it was left as it is")
+    version = int.from_bytes(header[60:64], "big")
+    number = version >> 16
+    if len(header) == 100 and version == user_version(number) and number > FORMAT:
+        raise SpoolUnavailable(f"{path} was written by a newer version of segment_async (format {number})")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in it survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_private(path: Path) -> None:
+    if path.exists() and path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+
+
+# Record locks do not hold within one process, and opening a lock file once more would give the lock up: so what this
+# process holds is known here, by path.
+_held: set[Path] = set()
+_held_guard = threading.Lock()
+
+
+class Lock:
+    """One shard's lock file, held by this process."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._inode = os.fstat(descriptor).st_ino
+        self._has_reserve = False
+
+    @classmethod
+    def acquire(cls, path: Path) -> Lock | None:
+        """Take the lock; `None` where another process, or another spool of this one, has it."""
+        with _held_guard:
+            if path in _held:
+                return None
+            descriptor = _lock(path)
+            if descriptor is None:
+                return None
+            _held.add(path)
+        return cls(path, descriptor)
+
+    def is_in_place(self) -> bool:
+        try:
+            return os.stat(self._path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def renew(self) -> Lock | None:
+        """Take the lock anew after its file was removed; `None` where somebody was faster."""
+        self.close()
+        return Lock.acquire(self._path)
+
+    def mark(self, ledger: Ledger) -> None:
+        """Set the watermark."""
+        os.pwrite(self._descriptor, _LOCK_MARK + ledger.pack(), 0)
+
+    def watermark(self) -> Ledger | None:
+        found = os.pread(self._descriptor, _LOCK_CONTENT, 0)
+        return unpack_ledger(found[len(_LOCK_MARK) :]) if found.startswith(_LOCK_MARK) else None
+
+    def keep_reserve(self) -> bool:
+        """Have the reserve, if the disk has room for it."""
+        if not self._has_reserve:
+            try:
+                _allocate(self._descriptor, RESERVE)
+            except OSError:
+                self.release_reserve()
+                return False
+            self._has_reserve = True
+        return True
+
+    def release_reserve(self) -> None:
+        self._has_reserve = False
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._descriptor, _LOCK_CONTENT)
+
+    def close(self) -> None:
+        with _held_guard:
+            if self._descriptor >= 0:
+                _held.discard(self._path)
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+
+def forget_locks() -> None:
+    """In a forked child, which has none."""
+    global _held_guard
+    _held_guard = threading.Lock()
+    _held.clear()
+
+
+def _lock(path: Path) -> int | None:
+    try:
+        import fcntl
+    except ImportError:
+        raise SpoolUnavailable("this system has no record locks; the spool needs a POSIX system") from None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except (BlockingIOError, PermissionError):
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # The file was removed between opening and locking: what is locked is not what others will find.
+        os.close(descriptor)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        end = os.fstat(descriptor).st_size
+        while end < size:
+            end += os.pwrite(descriptor, bytes(min(2**20, size - end)), end)

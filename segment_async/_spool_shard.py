@@ -1,0 +1,244 @@
+"""One shard: messages in the order of their acceptance, until each has its outcome.
+
+Used by one thread at a time. This file knows no threads, no loops, no files, no other shards.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from . import _spool_tables as tables
+from ._delivery import Fate, Status
+from ._spool import Appended, DroppedMessage, StoredMessage
+from ._spool_backlog import Backlog
+from ._spool_intake import Intake, NewMessage
+from ._spool_ledger import Ledger, Range, key_of, position_of
+from ._spool_store import DiskFull, Store
+from ._spool_tables import Damaged, Row
+
+_TOO_OLD: Final = Fate(Status.DROPPED, "too_old")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a shard may keep: bytes of JSON, milliseconds; `now` is the wall clock in milliseconds."""
+
+    max_bytes: int
+    max_age: int | None
+    now: Callable[[], int]
+
+
+class Note(NamedTuple):
+    """Something to record about held messages: the number of an attempt, or how they ended."""
+
+    where: list[Range]
+    what: int | Fate
+
+
+class Shard:
+    """Attributes:
+    slot: its number among the shards of a path.
+    ledger: as of the last commit.
+    recovered: messages that were there when it was opened.
+    unrecorded: notes that the disk has not taken; they go first with every write.
+    dropped: messages that the shard gave up by itself, for whoever reads to take away.
+    """
+
+    def __init__(self, slot: int, store: Store, limits: Limits) -> None:
+        self.slot = slot
+        self.store = store
+        self.ledger = store.query(tables.load_ledger)
+        self.recovered = self.ledger.pending
+        self.unrecorded: list[Note] = []
+        self.dropped: list[DroppedMessage] = []
+        self._limits = limits
+        self._backlog = Backlog()
+        # Bytes of each message that was read and is not settled, by its position.
+        self._held: dict[int, int] = {}
+        # Appends of which nobody knows whether they were committed: to be taken back at the next chance.
+        self._in_doubt: list[tuple[Range, list[bytes]]] = []
+        # What was erased before: nobody here waits for it.
+        store.query(tables.take_purged)
+        self._outside_version = store.query(tables.outside_version)
+
+    # -- in
+
+    def write(self, messages: Sequence[NewMessage] = ()) -> list[Appended]:
+        """Record the notes and take the messages, in one transaction.
+
+        Raises:
+            DiskFull: nothing was taken; notes alone may still be recorded, from the reserve.
+            SpoolUnavailable: nothing was taken.
+        """
+        notes = self.unrecorded
+        if not notes and not messages:
+            return []
+        if messages and not self.store.keep_reserve():
+            raise DiskFull("the disk is full")
+        intakes: list[Intake] = []
+
+        def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, list[Appended]]:
+            self._return_given_up(intakes)
+            ledger = self._take_back(connection, ledger)
+            for note in notes:
+                ledger = self._record(connection, ledger, note)
+            intake = Intake(connection, ledger, self._backlog, self._limits.max_bytes)
+            intakes.append(intake)
+            results = intake.take(messages, self._limits.now())
+            if intake.rows:
+                self._in_doubt.append(((intake.base + 1, intake.ledger.position), [row[1] for row in intake.rows]))
+            return intake.ledger, results
+
+        try:
+            self.ledger, results = self.store.transact(work)
+        except BaseException:
+            self._return_given_up(intakes)
+            raise
+        self._in_doubt.clear()
+        self.unrecorded = []
+        self._forget_held(notes)
+        self._backlog.follow(intakes[-1].base, intakes[-1].rows, self.ledger.position)
+        return results
+
+    def _return_given_up(self, intakes: list[Intake]) -> None:
+        for intake in intakes:
+            self._backlog.put_back(intake.given_up)
+        intakes.clear()
+
+    def _take_back(self, connection: sqlite3.Connection, ledger: Ledger) -> Ledger:
+        for where, message_ids in self._in_doubt:
+            count, size = tables.remove_by_id(connection, where, message_ids)
+            ledger = ledger.after(accepted=-count, pending_bytes=-size)
+        return ledger
+
+    def _record(self, connection: sqlite3.Connection, ledger: Ledger, note: Note) -> Ledger:
+        for where in note.where:
+            if isinstance(note.what, int):
+                tables.store_attempts(connection, where, note.what, self._limits.now())
+                continue
+            if note.what.status is Status.FAILED:
+                count, size = tables.bury(connection, where, note.what, self._limits.now())
+                ledger = ledger.after(dead=count, dead_bytes=size)
+            ledger = ledger.ended(*tables.remove_messages(connection, where), note.what)
+        return ledger
+
+    def _forget_held(self, notes: Sequence[Note]) -> None:
+        for note in notes:
+            if isinstance(note.what, Fate):
+                for position in _positions(note):
+                    self._held.pop(position, None)
+
+    # -- out
+
+    def read(self, max_count: int, max_bytes: int) -> list[StoredMessage]:
+        """Hold the next messages; none where there is none.
+
+        Raises:
+            SpoolUnavailable: they cannot be read.
+        """
+        taken: list[Row] = []
+
+        def work(connection: sqlite3.Connection) -> None:
+            self._look_outside(connection)
+            size = 0
+            while len(taken) < max_count and (row := self._backlog.next(connection)) is not None:
+                size += len(row[3])
+                if taken and size > max_bytes:
+                    self._backlog.put_back([row])
+                    return
+                taken.append(row)
+            if not taken:
+                self._check_books(connection)
+
+        try:
+            self.store.query(work)
+        except BaseException:
+            self._backlog.put_back(taken)
+            raise
+        return [self._hold(row) for row in taken if not self._is_too_old(row)]
+
+    def give_back(self, messages: Sequence[StoredMessage]) -> None:
+        """Hold them no longer; they are the next ones to be read."""
+        now = self._limits.now()
+        rows = [(position_of(each.key), each.message_id.encode(), now, each.body) for each in messages]
+        for position, *_ in rows:
+            self._held.pop(position, None)
+        self._backlog.put_back(rows)
+
+    def let_go(self, messages: Sequence[StoredMessage]) -> None:
+        """They are another shard's now."""
+
+        def work(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, None]:
+            for each in messages:
+                position = position_of(each.key)
+                count, size = tables.remove_messages(connection, (position, position))
+                ledger = ledger.after(accepted=-count, pending_bytes=-size)
+            return ledger, None
+
+        self.ledger, _ = self.store.transact(work)
+        for each in messages:
+            self._held.pop(position_of(each.key), None)
+
+    def _hold(self, row: Row) -> StoredMessage:
+        position, message_id, _, body = row
+        self._held[position] = len(body)
+        noted = [each for each in self.store.attempts if each.first <= position <= each.last]
+        if not noted:
+            return StoredMessage(key_of(self.slot, position), message_id.decode(), body)
+        attempts = max(each.number for each in noted)
+        since = min(each.since for each in noted) / 1000
+        return StoredMessage(key_of(self.slot, position), message_id.decode(), body, attempts, since)
+
+    def _is_too_old(self, row: Row) -> bool:
+        position, message_id, accepted_at, body = row
+        if self._limits.max_age is None or accepted_at >= self._limits.now() - self._limits.max_age:
+            return False
+        self._held[position] = len(body)
+        self.unrecorded.append(Note([(position, position)], _TOO_OLD))
+        self.dropped.append(DroppedMessage(message_id.decode(), body, "too_old"))
+        return True
+
+    def _look_outside(self, connection: sqlite3.Connection) -> None:
+        """Somebody may have put dead letters back in line, or erased messages."""
+        version = tables.outside_version(connection)
+        if version == self._outside_version:
+            return
+        self._outside_version = version
+        self.ledger = tables.load_ledger(connection)
+        if purged := tables.take_purged(connection):
+            self._backlog.forget({message_id.encode() for message_id in purged})
+            self.dropped.extend(DroppedMessage(message_id, b"", "purged") for message_id in purged)
+
+    def _check_books(self, connection: sqlite3.Connection) -> None:
+        """All is read: then what the ledger calls pending must be held, and nothing else be there."""
+        if self._held or self.unrecorded or not self.ledger.pending or not self._backlog.is_read(self.ledger.position):
+            return
+        connection.execute("BEGIN")
+        ledger = tables.load_ledger(connection)
+        count = tables.count_messages(connection)
+        connection.execute("COMMIT")
+        if ledger.pending != count:
+            raise Damaged(f"{ledger.pending} messages are pending, {count} are there")
+
+    # -- books
+
+    def counted(self) -> Ledger:
+        """The ledger with what is not recorded yet."""
+        ledger = self.ledger
+        for note in self.unrecorded:
+            if isinstance(note.what, Fate):
+                sizes = [self._held[position] for position in _positions(note) if position in self._held]
+                ledger = ledger.ended(len(sizes), sum(sizes), note.what)
+        return ledger
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing pending, nothing to record."""
+        return not self.ledger.pending and not self.unrecorded
+
+
+def _positions(note: Note) -> list[int]:
+    return [position for first, last in note.where for position in range(first, last + 1)]

@@ -1,0 +1,391 @@
+"""The embedded spool: SQLite in a file, one thread that writes, one commit for all who wait.
+
+    append, sending, settle, read ─► requests ─► the writing thread, turn by turn:
+                                                   notes and new messages ─► one transaction a shard
+                                                   what nobody holds ─► the reader who waits
+                                     answers ◄──── one wake-up a loop and turn
+
+While one turn waits for the disk the requests of the next one gather, so that a hundred callers share one sync.
+Where no thread can be started, at the end of the interpreter, whoever asks runs the turn.
+
+This file knows requests, threads and loops; it knows no shards and no tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ._delivery import Fate
+from ._exceptions import SpoolUnavailable
+from ._spool import Appended, SpoolStatistics, Window
+from ._spool_files import forget_locks
+from ._spool_intake import NewMessage
+from ._spool_ledger import by_slot
+from ._spool_shard import Limits, Note
+from ._spool_shards import Shards
+
+_logger = logging.getLogger("segment_async")
+
+# What one transaction takes at most. The reserve for a full disk is made for it.
+_GROUP: Final = 512
+_GROUP_BYTES: Final = 2**20
+
+_Done = Callable[[Appended | SpoolUnavailable], None]
+_Future = asyncio.Future[Any]
+_Answers = list[tuple[_Done | _Future, Any]]
+
+
+class _Append:
+    __slots__ = ("done", "message")
+
+    def __init__(self, message: NewMessage, done: _Done | _Future) -> None:
+        self.message = message
+        self.done = done
+
+
+class _Record:
+    __slots__ = ("done", "notes")
+
+    def __init__(self, keys: Sequence[int], what: int | Fate, done: _Future) -> None:
+        self.notes = [(slot, Note(where, what)) for slot, where in by_slot(keys).items()]
+        self.done = done
+
+
+class _Read:
+    """A reader who waits, and who may go away just as the messages come."""
+
+    def __init__(self, max_count: int, max_bytes: int, done: _Future) -> None:
+        self.max_count = max_count
+        self.max_bytes = max_bytes
+        self.done = done
+        self.is_gone = False
+        self._window: Window | None = None
+        self._guard = threading.Lock()
+
+    def fill(self, window: Window) -> bool:
+        with self._guard:
+            self._window = window
+            return not self.is_gone
+
+    def leave(self) -> Window | None:
+        with self._guard:
+            self.is_gone = True
+            return self._window
+
+
+class _GiveBack:
+    def __init__(self, window: Window) -> None:
+        self.window = window
+
+
+class _Close:
+    def __init__(self, done: _Future) -> None:
+        self.done = done
+
+
+_Request = _Append | _Record | _Read | _GiveBack | _Close
+
+
+class SQLiteSpool:
+    """A spool in a file: SQLite's write-ahead log, synced before a call returns.
+
+    Nothing is opened before the first call. Processes on one path do not meet: each has a file of its own beside it,
+    and goes on with the files of processes that died.
+
+    Args:
+        path: of the database; a missing folder is made, for its owner alone. Refused, and left as they are: files
+            that are no spool, or of a newer version; symbolic links; folders that everybody may write to.
+        max_bytes: of JSON that one process's file may keep, dead letters included; beyond it an append is ``full``.
+        max_age: seconds after which a message is given up instead of being read; `None`: never.
+        durability: ``"full"``: what was accepted survives a power loss. ``"process"``: it survives the process; the
+            last moments before a power loss may be missing, which is noticed and counted.
+        on_failure: when the disk refuses, ``"raise"`` `SpoolUnavailable`, or keep messages in ``"memory"``, 32 MiB at
+            most, until it takes them.
+        check_interval: seconds between looks at what nobody asks for: files of processes that died, changes made
+            from outside, a disk that works again.
+        clock: seconds of the wall clock; what is kept across restarts cannot use another one.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = 2**30,
+        max_age: float | None = None,
+        durability: Literal["full", "process"] = "full",
+        on_failure: Literal["raise", "memory"] = "raise",
+        check_interval: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if durability not in ("full", "process") or on_failure not in ("raise", "memory"):
+            raise ValueError('durability is "full" or "process", on_failure is "raise" or "memory"')
+        if max_bytes <= 0 or (max_age is not None and max_age <= 0) or check_interval <= 0:
+            raise ValueError("max_bytes, max_age and check_interval must be above zero")
+        folder, name = os.path.split(os.path.abspath(path))
+        base = Path(os.path.realpath(folder), name)
+        limits = Limits(max_bytes, None if max_age is None else int(max_age * 1000), lambda: int(clock() * 1000))
+        self._make_shards = functools.partial(
+            Shards, base, limits, power_safe=durability == "full", falls_back=on_failure == "memory"
+        )
+        self._check_interval = check_interval
+        self._is_closing = False
+        self._begin()
+        _spools.add(self)
+
+    def _begin(self) -> None:
+        """The state of a process that has asked for nothing yet."""
+        self._pid = os.getpid()
+        self._shards = self._make_shards()
+        self._snapshot = self._shards.snapshot()
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._readers: deque[_Read] = deque()
+        self._is_closed = False
+        self._next_check = time.monotonic() + self._check_interval
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        # Held for a turn, so that no fork happens in the midst of one.
+        self.turn = threading.Lock()
+
+    # -- the protocol
+
+    async def append(self, message_id: str, body: bytes, *, make_room: bool = False) -> Appended:
+        done = self._new_future()
+        self._submit(_Append(NewMessage(message_id.encode(), body, make_room), done))
+        result: Appended = _raised(await done)
+        return result
+
+    def append_nowait(self, message_id: str, body: bytes, done: _Done, *, make_room: bool = False) -> None:
+        self._refuse_if_closing()
+        self._submit(_Append(NewMessage(message_id.encode(), body, make_room), done))
+
+    async def read(self, max_count: int, max_bytes: int) -> Window:
+        read = _Read(max_count, max_bytes, self._new_future())
+        self._submit(read)
+        try:
+            window: Window = _raised(await read.done)
+        except BaseException:
+            if (late := read.leave()) is not None:
+                self._submit(_GiveBack(late))
+            raise
+        return window
+
+    async def sending(self, keys: Sequence[int], attempt: int) -> None:
+        await self._record(keys, attempt)
+
+    async def settle(self, keys: Sequence[int], fate: Fate) -> None:
+        await self._record(keys, fate)
+
+    async def _record(self, keys: Sequence[int], what: int | Fate) -> None:
+        done = self._new_future()
+        self._submit(_Record(keys, what, done))
+        _raised(await done)
+
+    def statistics(self) -> SpoolStatistics:
+        return self._snapshot.statistics()
+
+    async def aclose(self) -> None:
+        self._is_closing = True
+        done = asyncio.get_running_loop().create_future()
+        self._submit(_Close(done))
+        await done
+
+    def _refuse_if_closing(self) -> None:
+        if self._is_closing:
+            raise SpoolUnavailable("the spool is closed")
+
+    def _new_future(self) -> _Future:
+        self._refuse_if_closing()
+        return asyncio.get_running_loop().create_future()
+
+    # -- the thread
+
+    def _submit(self, request: _Request) -> None:
+        if self._pid != os.getpid():
+            # A fork that ran no hooks, as uWSGI's.
+            forget_locks()
+            self.start_anew()
+        self._requests.put(request)
+        if not self._has_thread():
+            while not self._requests.empty():
+                self._take_turn(self._waiting_requests())
+
+    def _has_thread(self) -> bool:
+        if self._thread is not None and self._thread.is_alive():
+            return True
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._work, name="segment_async spool", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False
+                self._thread = thread
+        return True
+
+    def _work(self) -> None:
+        while not (self._is_closed and self._requests.empty()):
+            self._take_turn(self._await_requests())
+
+    def _await_requests(self) -> list[_Request]:
+        try:
+            first = self._requests.get(timeout=max(0.0, self._next_check - time.monotonic()))
+        except queue.Empty:
+            return []
+        return [first, *self._waiting_requests()]
+
+    def _waiting_requests(self) -> list[_Request]:
+        """Those that are there already, as many as make one group."""
+        requests: list[_Request] = []
+        size = 0
+        while len(requests) < _GROUP and size < _GROUP_BYTES:
+            try:
+                request = self._requests.get_nowait()
+            except queue.Empty:
+                break
+            size += len(request.message.body) if isinstance(request, _Append) else 0
+            requests.append(request)
+        return requests
+
+    # -- one turn
+
+    def _take_turn(self, requests: list[_Request]) -> None:
+        answers: _Answers = []
+        with self.turn:
+            try:
+                if self._is_closed:
+                    answers += _refusals(requests, "the spool is closed")
+                else:
+                    self._serve(requests, answers)
+            except Exception as fault:
+                _logger.exception("the spool failed within")
+                answers = _refusals(requests, f"the spool failed within: {fault!r}")
+            self._snapshot = self._shards.snapshot()
+        _give(answers)
+
+    def _serve(self, requests: list[_Request], answers: _Answers) -> None:
+        records = [each for each in requests if isinstance(each, _Record)]
+        appends = [each for each in requests if isinstance(each, _Append)]
+        for record in records:
+            for slot, note in record.notes:
+                self._shards.note(slot, note)
+        results = self._shards.commit([each.message for each in appends])
+        answers += [(each.done, None) for each in records]
+        answers += [(each.done, result) for each, result in zip(appends, results, strict=True)]
+        for each in requests:
+            if isinstance(each, _GiveBack):
+                self._shards.give_back(each.window)
+            elif isinstance(each, _Read):
+                self._readers.append(each)
+        if any(isinstance(each, _Close) for each in requests):
+            answers += self._close(requests)
+        else:
+            self._check_if_due()
+            answers += self._serve_readers()
+
+    def _serve_readers(self) -> Iterator[tuple[_Future, Window]]:
+        while self._readers:
+            reader = self._readers[0]
+            if not reader.is_gone:
+                window = self._shards.read(reader.max_count, reader.max_bytes)
+                if window is None:
+                    break
+                if reader.fill(window):
+                    yield reader.done, window
+                else:
+                    self._shards.give_back(window)
+            self._readers.popleft()
+        # What was too old to be read is settled by that.
+        self._shards.commit()
+
+    def _check_if_due(self) -> None:
+        if (now := time.monotonic()) >= self._next_check:
+            self._next_check = now + self._check_interval
+            self._shards.look_after()
+
+    def _close(self, requests: list[_Request]) -> _Answers:
+        self._is_closed = True
+        self._shards.close()
+        readers, self._readers = self._readers, deque()
+        closing = [each for each in requests if isinstance(each, _Close)]
+        return _refusals([*readers, *closing], "the spool is closed")
+
+    # -- fork
+
+    def start_anew(self) -> None:
+        """In a forked child."""
+        self._shards.abandon()
+        self._begin()
+
+
+def _refusals(requests: Sequence[_Request], reason: str) -> _Answers:
+    """To close is never refused."""
+    refusal = SpoolUnavailable(reason)
+    asked = [each for each in requests if not isinstance(each, _GiveBack)]
+    return [(each.done, None if isinstance(each, _Close) else refusal) for each in asked]
+
+
+def _give(answers: _Answers) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Future, Any]]] = {}
+    for done, result in answers:
+        if isinstance(done, asyncio.Future):
+            by_loop.setdefault(done.get_loop(), []).append((done, result))
+        else:
+            done(result)
+    for loop, resolved in by_loop.items():
+        # A loop that is closed has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve, resolved)
+
+
+def _resolve(resolved: list[tuple[_Future, Any]]) -> None:
+    for future, result in resolved:
+        if not future.done():
+            future.set_result(result)
+
+
+def _raised(result: Any) -> Any:
+    """An exception that several may get is raised to each of them anew."""
+    if isinstance(result, SpoolUnavailable):
+        raise type(result)(*result.args) from result
+    return result
+
+
+# -- fork: no turn is in progress meanwhile, so that the child inherits no lock that nobody gives back
+
+_spools: weakref.WeakSet[SQLiteSpool] = weakref.WeakSet()
+_stopped: list[SQLiteSpool] = []
+# A disk may take long; better a child that has to be lucky than a parent that hangs.
+_PATIENCE: Final = 5.0
+
+
+def _before_fork() -> None:
+    _stopped.extend(spool for spool in _spools if spool.turn.acquire(timeout=_PATIENCE))
+
+
+def _after_fork_in_parent() -> None:
+    for spool in _stopped:
+        spool.turn.release()
+    _stopped.clear()
+
+
+def _after_fork_in_child() -> None:
+    _stopped.clear()
+    forget_locks()
+    for spool in _spools:
+        spool.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

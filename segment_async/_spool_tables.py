@@ -1,0 +1,315 @@
+"""The tables of one shard, and every statement that the pipeline runs on them.
+
+The interpreter's lock is given up and won back at each *step* of a statement, and beside a busy event loop winning it
+back takes up to five milliseconds. So what is done per message is done in one step for many: rows are inserted by
+statements with many rows, and read as one value that holds a whole page of them.
+
+Nothing here begins or ends a transaction, decides, or repairs.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from ._delivery import Fate
+from ._spool_files import APPLICATION_ID, FORMAT, user_version
+from ._spool_ledger import Attempts, Ledger, Range, dead_checksum, message_checksum, ranges
+
+Row = tuple[int, bytes, int, bytes]
+"""A message as stored: position, id, milliseconds of its acceptance, body. Checked against its checksum when read."""
+
+DeadRow = tuple[int, str, int, bytes, str, int | None, int, int, int]
+"""Position, id, accepted at, body, reason, status code, attempts, possibly delivered, failed at."""
+
+_SCHEMA: Final = [
+    """CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, position INTEGER NOT NULL, accepted INTEGER NOT NULL,
+        delivered INTEGER NOT NULL, failed INTEGER NOT NULL, dropped INTEGER NOT NULL, pending_bytes INTEGER NOT NULL,
+        dead INTEGER NOT NULL, dead_bytes INTEGER NOT NULL, reasons TEXT NOT NULL, checksum INTEGER NOT NULL)""",
+    """CREATE TABLE messages (
+        position INTEGER PRIMARY KEY, message_id TEXT NOT NULL UNIQUE, accepted_at INTEGER NOT NULL,
+        checksum INTEGER NOT NULL, body BLOB NOT NULL)""",
+    """CREATE TABLE attempts (
+        first INTEGER NOT NULL, last INTEGER NOT NULL, number INTEGER NOT NULL, since INTEGER NOT NULL,
+        checksum INTEGER NOT NULL, PRIMARY KEY (first, last)) WITHOUT ROWID""",
+    """CREATE TABLE dead (
+        position INTEGER PRIMARY KEY, message_id TEXT NOT NULL, accepted_at INTEGER NOT NULL, body BLOB NOT NULL,
+        reason TEXT NOT NULL, status_code INTEGER, attempts INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL,
+        failed_at INTEGER NOT NULL, checksum INTEGER NOT NULL)""",
+    # Ids of messages that somebody erased from outside, until the running process has heard of it.
+    "CREATE TABLE purged (message_id TEXT PRIMARY KEY) WITHOUT ROWID",
+]
+
+# Below the 999 parameters that old versions of SQLite take.
+_ROWS_A_STATEMENT: Final = 128
+# SQLite's own tables aside, which the analysis tools of a curious visitor may have added.
+_SCHEMA_QUERY: Final = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+_BURIED_AT_ONCE: Final = 256
+
+
+class Damaged(Exception):
+    """What the file says cannot be."""
+
+
+def connect(database: Path | None, *, power_safe: bool, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database that exists; `None`: one in memory."""
+    mode = "ro" if read_only else "rw"
+    uri = ":memory:" if database is None else f"file:{quote(str(database))}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        _configure(connection, power_safe, read_only)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(connection: sqlite3.Connection, power_safe: bool, read_only: bool) -> None:
+    connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute("PRAGMA cache_size = -4000")
+    if read_only:
+        return
+    # As by default almost everywhere; the layout of the first page depends on it, and it can only be said first.
+    connection.execute("PRAGMA auto_vacuum = 0")
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    connection.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
+    # Systems where a plain sync stops at the disk's own cache; elsewhere without effect.
+    connection.execute(f"PRAGMA fullfsync = {power_safe:d}")
+    connection.execute("PRAGMA wal_autocheckpoint = 500")
+    # Left on by some builds of SQLite; whoever erases from outside has it on.
+    connection.execute("PRAGMA secure_delete = 0")
+
+
+def create(database: Path | None) -> sqlite3.Connection:
+    """Make the tables in an empty file, or in memory. Nothing is synced."""
+    connection = connect(database, power_safe=False)
+    try:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {user_version(FORMAT)}")
+        connection.execute("BEGIN")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        store_ledger(connection, Ledger())
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def check_schema(connection: sqlite3.Connection) -> None:
+    """Checked: raises `Damaged` where the tables are not as this version makes them."""
+    if [sql for (sql,) in connection.execute(_SCHEMA_QUERY)] != _SCHEMA:
+        raise Damaged("the tables are not as they were made")
+
+
+def check_pages(connection: sqlite3.Connection) -> None:
+    """Read the file from end to end.
+
+    Raises:
+        Damaged: its pages do not fit together.
+    """
+    if [row[0] for row in connection.execute("PRAGMA quick_check(1)")] != ["ok"]:
+        raise Damaged("its pages do not fit together")
+
+
+# -- the ledger
+
+
+def load_ledger(connection: sqlite3.Connection) -> Ledger:
+    """Checked: raises `Damaged` where its checksum does not match."""
+    row = connection.execute("SELECT * FROM ledger WHERE id = 1").fetchone()
+    if row is None:
+        raise Damaged("the ledger is missing")
+    ledger, checksum = Ledger(*row[1:-1]), row[-1]
+    if not _are_integers(ledger[:9]) or not isinstance(ledger.reasons, str) or ledger.checksum != checksum:
+        raise Damaged("the ledger does not match its checksum")
+    return ledger
+
+
+def store_ledger(connection: sqlite3.Connection, ledger: Ledger) -> None:
+    row = (1, *ledger, ledger.checksum)
+    connection.execute("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+# -- messages
+
+
+def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Add those whose id is not there yet; returns how many."""
+    inserted = start = 0
+    while start < len(rows):
+        # Powers of two, so that few statements serve any number of rows.
+        size = min(_ROWS_A_STATEMENT, 1 << (len(rows) - start).bit_length() - 1)
+        values = ", ".join(["(?, CAST(? AS TEXT), ?, ?, ?)"] * size)
+        statement = f"INSERT INTO messages VALUES {values} ON CONFLICT (message_id) DO NOTHING"  # noqa: S608 -- question marks only
+        part = rows[start : start + size]
+        fields = chain.from_iterable((p, i, at, message_checksum(p, i, at, body), body) for p, i, at, body in part)
+        inserted += connection.execute(statement, tuple(fields)).rowcount
+        start += size
+    return inserted
+
+
+def count_messages(connection: sqlite3.Connection) -> int:
+    count: int = connection.execute("SELECT count(*) FROM messages").fetchone()[0]
+    return count
+
+
+def positions_after(connection: sqlite3.Connection, position: int) -> set[int]:
+    return {row[0] for row in connection.execute("SELECT position FROM messages WHERE position > ?", (position,))}
+
+
+_PAGE: Final = """
+    SELECT group_concat(position || ' ' || accepted_at || ' ' || checksum || ' ' || id_size || ' ' || body_size),
+           CAST(group_concat(message_id, '') AS BLOB),
+           CAST(group_concat(body, '') AS BLOB)
+    FROM (SELECT position, accepted_at, checksum, message_id, body,
+                 length(CAST(message_id AS BLOB)) AS id_size, length(body) AS body_size
+          FROM messages WHERE position > ? ORDER BY position LIMIT ?)
+"""
+
+
+def read_messages(connection: sqlite3.Connection, after: int, count: int) -> list[Row]:
+    """The next messages after a position, each checked.
+
+    Raises:
+        Damaged: one of them is not what was written.
+    """
+    heads, ids, bodies = connection.execute(_PAGE, (after, count)).fetchone()
+    if heads is None:
+        return []
+    rows: list[Row] = []
+    id_start = body_start = 0
+    for head in heads.split(","):
+        position, accepted_at, checksum, id_size, body_size = _numbers(head)
+        id_end, body_end = id_start + id_size, body_start + body_size
+        row = (position, ids[id_start:id_end], accepted_at, bodies[body_start:body_end])
+        if position <= after or message_checksum(*row) != checksum:
+            raise Damaged(f"the message at {position} does not match its checksum")
+        rows.append(row)
+        after, id_start, body_start = position, id_end, body_end
+    return rows
+
+
+def _numbers(head: str) -> tuple[int, int, int, int, int]:
+    try:
+        position, accepted_at, checksum, id_size, body_size = map(int, head.split())
+    except ValueError:
+        raise Damaged("a message's numbers are no numbers") from None
+    return position, accepted_at, checksum, id_size, body_size
+
+
+def remove_messages(connection: sqlite3.Connection, where: Range) -> tuple[int, int]:
+    """Returns how many there were, and their bytes."""
+    sums = "SELECT count(*), coalesce(sum(length(body)), 0) FROM messages WHERE position BETWEEN ? AND ?"
+    count, size = connection.execute(sums, where).fetchone()
+    connection.execute("DELETE FROM messages WHERE position BETWEEN ? AND ?", where)
+    connection.execute(
+        "DELETE FROM attempts WHERE first <= ?2 AND last >= ?1 "
+        "AND NOT EXISTS (SELECT 1 FROM messages WHERE position BETWEEN first AND last)",
+        where,
+    )
+    return count, size
+
+
+def remove_by_id(connection: sqlite3.Connection, where: Range, message_ids: Iterable[bytes]) -> tuple[int, int]:
+    """Remove what has one of these ids within the range; returns how many there were, and their bytes."""
+    found = [
+        position
+        for message_id in message_ids
+        for (position,) in connection.execute(
+            "SELECT position FROM messages WHERE position BETWEEN ? AND ? AND message_id = CAST(? AS TEXT)",
+            (*where, message_id),
+        )
+    ]
+    removed = [remove_messages(connection, each) for each in ranges(found)]
+    return sum(count for count, _ in removed), sum(size for _, size in removed)
+
+
+# -- attempts
+
+
+def store_attempts(connection: sqlite3.Connection, where: Range, number: int, now: int) -> None:
+    """Note the `number`-th request with these messages; the time of the first one stays."""
+    overlapping = "SELECT min(since) FROM attempts WHERE first <= ?2 AND last >= ?1"
+    since = connection.execute(overlapping, where).fetchone()[0]
+    noted = Attempts(*where, number, now if since is None else min(since, now))
+    connection.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?)", (*noted, noted.checksum))
+
+
+def load_attempts(connection: sqlite3.Connection) -> list[Attempts]:
+    """Checked: raises `Damaged` where a row does not match its checksum."""
+    found = []
+    for row in connection.execute("SELECT first, last, number, since, checksum FROM attempts"):
+        if not _are_integers(row) or Attempts(*row[:4]).checksum != row[4]:
+            raise Damaged("an attempt does not match its checksum")
+        found.append(Attempts(*row[:4]))
+    return found
+
+
+# -- dead letters
+
+
+def bury(connection: sqlite3.Connection, where: Range, fate: Fate, now: int) -> tuple[int, int]:
+    """Copy messages to the dead letters; returns how many, and their bytes."""
+    first, last = where
+    count = size = 0
+    more = (fate.reason or "", fate.status_code, fate.attempts, int(fate.possibly_delivered), now)
+    while rows := [row for row in read_messages(connection, first - 1, _BURIED_AT_ONCE) if row[0] <= last]:
+        insert_dead(connection, [(position, mid.decode(), at, body, *more) for position, mid, at, body in rows])
+        first = rows[-1][0] + 1
+        count += len(rows)
+        size += sum(len(row[3]) for row in rows)
+    return count, size
+
+
+def insert_dead(connection: sqlite3.Connection, rows: Iterable[DeadRow]) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(*row, dead_checksum(row)) for row in rows],
+    )
+
+
+def read_dead(connection: sqlite3.Connection, after: int, count: int) -> list[DeadRow]:
+    """Checked: raises `Damaged` where one of them is not what was written."""
+    rows: list[DeadRow] = []
+    for row in connection.execute("SELECT * FROM dead WHERE position > ? ORDER BY position LIMIT ?", (after, count)):
+        if dead_checksum(row[:-1]) != row[-1]:
+            raise Damaged("a dead letter does not match its checksum")
+        rows.append(row[:-1])
+    return rows
+
+
+def remove_oldest_dead(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Remove one, if any; returns how many there were, and their bytes."""
+    found = connection.execute("SELECT position, length(body) FROM dead ORDER BY position LIMIT 1").fetchone()
+    if found is None:
+        return 0, 0
+    connection.execute("DELETE FROM dead WHERE position = ?", found[:1])
+    return 1, found[1]
+
+
+# -- what happens from outside
+
+
+def outside_version(connection: sqlite3.Connection) -> int:
+    """Changes when another connection has changed the file."""
+    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    return version
+
+
+def take_purged(connection: sqlite3.Connection) -> list[str]:
+    found = [row[0] for row in connection.execute("SELECT message_id FROM purged")]
+    if found:
+        connection.execute("DELETE FROM purged")
+    return found
+
+
+def _are_integers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int) for value in values)
