@@ -3,32 +3,15 @@
 import asyncio
 import gzip
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any
+import zlib
 
 import aiohttp
 import pytest
 
-from segment_async.devserver import Answered, Endpoint, serve
+from segment_async.devserver import Answered, Endpoint
+from tests.devserver.exchange import KEY, body, send, track, with_endpoint
 
-Case = Callable[[Endpoint, aiohttp.ClientSession], Awaitable[None]]
-KEY = {"Authorization": "Basic a2V5Og=="}  # key:
-
-
-def with_endpoint(case: Case, **options: Any) -> None:
-    async def main() -> None:
-        async with serve(**options) as endpoint, aiohttp.ClientSession(endpoint.url) as session:
-            await case(endpoint, session)
-
-    asyncio.run(main())
-
-
-def track(number: int = 1, **fields: object) -> dict[str, object]:
-    return {"type": "track", "event": "Order Completed", "userId": "u1", "messageId": f"m{number}", **fields}
-
-
-def body(*messages: object, **fields: object) -> bytes:
-    return json.dumps({"batch": messages, "sentAt": "2026-11-21T19:20:03.047Z", **fields}).encode()
+CALLS = ["track", "identify", "page", "screen", "group", "alias"]
 
 
 def test_a_gzipped_batch_is_kept_and_answered_with_success() -> None:
@@ -45,13 +28,87 @@ def test_a_gzipped_batch_is_kept_and_answered_with_success() -> None:
     with_endpoint(case)
 
 
+def test_a_gzip_body_of_several_members_is_one_body() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        whole = body(track())
+        packed = gzip.compress(whole[:40]) + gzip.compress(whole[40:])
+        await session.post("/v1/batch", data=packed, headers={**KEY, "Content-Encoding": "gzip"})
+        assert endpoint.messages == [track()]
+
+    with_endpoint(case)
+
+
+@pytest.mark.parametrize("path", ["batch", "import", "b"])
+def test_every_path_for_batches(path: str) -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await session.post(f"/v1/{path}", data=body(track()), headers=KEY)
+        assert [event.batch.route for event in endpoint.events] == [f"/v1/{path}"]
+
+    with_endpoint(case)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_path_for_one_call_also_the_browsers_short_one(call: str) -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        for number, path in enumerate((call, call[0])):
+            message = json.dumps({"userId": "u1", "messageId": str(number), "writeKey": "key"})
+            await session.post(f"/v1/{path}", data=message, headers={"Content-Type": "text/plain"})
+        assert [message["type"] for message in endpoint.messages] == [call, call]
+        assert [event.batch.source for event in endpoint.events] == ["key", "key"]
+
+    with_endpoint(case)
+
+
 def test_the_key_may_come_in_the_body_and_is_not_shown_whole() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         key = "abcdefghijklmnopqrstuvwxyz012345"
         await session.post("/v1/batch", data=body(track(writeKey=key), writeKey=key))
-        [event] = endpoint.events
-        assert event.batch.source == "abcd…2345"
-        assert event.message == track()
+        await session.post("/v1/batch", data=body(track(2), writeKey=key), headers={"Authorization": "Bearer a-token"})
+        assert [event.batch.source for event in endpoint.events] == ["abcd…2345"] * 2
+        assert endpoint.messages == [track(), track(2)]
+        assert "a-token" not in str(endpoint.events)
+        assert key not in str(endpoint.events)
+
+    with_endpoint(case)
+
+
+def test_without_any_key_segment_would_know_no_source() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await session.post("/v1/batch", data=body(track()))
+        assert [verdict.rule for verdict in endpoint.events[0].verdicts] == ["write-key-missing"]
+
+    with_endpoint(case)
+
+
+def test_a_message_that_came_before_is_kept_and_named() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track())
+        await send(session, track(), track(2))
+        assert [[verdict.rule for verdict in event.verdicts] for event in endpoint.events] == [
+            [],
+            ["duplicate-id"],
+            [],
+        ]
+        endpoint.clear()
+        await send(session, track())
+        assert endpoint.events[0].verdicts == ()
+
+    with_endpoint(case)
+
+
+def test_of_too_many_messages_the_last_would_be_dropped() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        assert await send(session, *({"messageId": str(number)} for number in range(2_501))) == 200
+        rules = [{verdict.rule for verdict in event.verdicts} for event in endpoint.events]
+        assert [index for index, found in enumerate(rules) if "batch-too-long" in found] == [2_500]
+
+    with_endpoint(case)
+
+
+def test_a_batch_of_things_that_are_no_messages_is_shown_as_such() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        assert await send(session, 1, "two", None, [3]) == 200
+        assert [event.verdicts[0].rule for event in endpoint.events] == ["not-an-object"] * 4
 
     with_endpoint(case)
 
@@ -60,12 +117,15 @@ def test_the_key_may_come_in_the_body_and_is_not_shown_whole() -> None:
     ("sent", "headers", "reason"),
     [
         (b'{"batch": [', {}, "malformed JSON"),
+        (b'{"batch": [NaN]}', {}, "malformed JSON"),
         (b"[]", {}, "not a JSON object"),
         (b"{}", {}, "no list of messages"),
+        (b"", {}, "malformed JSON"),
         (b"not gzip", {"Content-Encoding": "gzip"}, "not gzip"),
         (gzip.compress(body(track()))[:-9], {"Content-Encoding": "gzip"}, "ends too early"),
         (body(track()), {"Content-Encoding": "br"}, "'br' is not gzip"),
-        (body(track(padding="x" * 32_768)), {}, "limit is 32,768"),
+        (body(track(padding="x" * 32_768)), {}, "message 1 of 1 has"),
+        (b'{"batch": [' + b"[" * 300 + b"]" * 300 + b"]}", {}, "nested too deeply"),
         (b" " * 500_001, {}, "larger than 500,000 bytes"),
         (gzip.compress(b" " * 500_001), {"Content-Encoding": "gzip"}, "larger than 500,000 bytes"),
         (b"x" * 900_000, {}, "larger than 500,000 bytes"),
@@ -80,5 +140,55 @@ def test_what_segment_refuses_is_a_400_that_keeps_nothing(sent: bytes, headers: 
             assert reason in (await answer.json())["message"]
         assert endpoint.events == []
         assert [report.status for report in reports] == [400]
+        assert endpoint.summary()["refused"] == {"400": 1}
 
     with_endpoint(case, report=reports.append)
+
+
+def test_the_limit_of_a_message_is_exact() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        rest = len(json.dumps(track(padding=""), separators=(",", ":")))
+        assert await send(session, track(padding="x" * (32_768 - rest))) == 200
+        assert await send(session, track(padding="x" * (32_769 - rest))) == 400
+
+    with_endpoint(case)
+
+
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked() -> None:
+    """A gigabyte of blanks in a megabyte: more than fits the wire's bound, so that the halves of the check both count."""
+    packer = zlib.compressobj(wbits=31)
+    bomb = b"".join(packer.compress(b" " * 1_000_000) for _ in range(400)) + packer.flush()
+    assert len(bomb) < 500_000
+
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        async with session.post("/v1/batch", data=bomb, headers={**KEY, "Content-Encoding": "gzip"}) as answer:
+            assert answer.status == 400
+        assert endpoint.summary()["total"] == 0
+
+    with_endpoint(case)
+
+
+@pytest.mark.parametrize("path", ["/v1/batch/", "/v1//batch", "/v1/../_dev/events", "/v1/%2e%2e/_dev/events", "/v1/m"])
+def test_other_paths_lead_nowhere(path: str) -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.url.rpartition(":")[2]))
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 405"))
+
+    with_endpoint(case)
+
+
+def test_a_post_that_breaks_off_keeps_nothing_and_harms_nobody() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.url.rpartition(":")[2]))
+        writer.write(b"POST /v1/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert await send(session, track()) == 200
+        assert endpoint.messages == [track()]
+
+    with_endpoint(case)

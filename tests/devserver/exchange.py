@@ -1,0 +1,51 @@
+"""What the tests of the endpoint have in common: one that runs, a session to talk to it, messages to send."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+
+from segment_async.devserver import Endpoint, serve
+
+Case = Callable[[Endpoint, aiohttp.ClientSession], Awaitable[None]]
+
+KEY = {"Authorization": "Basic a2V5Og=="}  # "key:", the write key as the user name
+
+
+def with_endpoint(case: Case, **options: Any) -> None:
+    """Run `case` against an endpoint of its own."""
+
+    async def main() -> None:
+        async with serve(**options) as endpoint, aiohttp.ClientSession(endpoint.url) as session:
+            await case(endpoint, session)
+
+    asyncio.run(main())
+
+
+def track(number: int = 1, **fields: object) -> dict[str, object]:
+    """A message without reproach."""
+    return {
+        "type": "track",
+        "event": "Order Completed",
+        "userId": "u1",
+        "messageId": f"m{number}",
+        "timestamp": "2026-11-21T19:20:03.047Z",
+        **fields,
+    }
+
+
+def body(*messages: object, **fields: object) -> bytes:
+    return json.dumps({"batch": messages, "sentAt": "2026-11-21T19:20:03.047Z", **fields}).encode()
+
+
+async def send(session: aiohttp.ClientSession, *messages: object, **headers: str) -> int:
+    """Post a batch; the status of the answer."""
+    async with session.post("/v1/batch", data=body(*messages), headers={**KEY, **headers}) as answer:
+        return answer.status
+
+
+async def get(session: aiohttp.ClientSession, path: str) -> Any:
+    async with session.get(path) as answer:
+        return await answer.json()

@@ -1,0 +1,345 @@
+"""The page in a real browser: what a person sees, presses and copies.
+
+Needs Playwright's Python package and a Chromium, found in the usual places or named by `CHROMIUM`.
+"""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from segment_async import Client
+from segment_async.devserver import Endpoint, serve
+from tests.devserver.exchange import send, track
+
+playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync".split()
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+
+Page = Any
+Case = Callable[[Page, Endpoint, aiohttp.ClientSession], Awaitable[None]]
+
+
+@asynccontextmanager
+async def opened(url: str, *, faultless: bool = True, **context: Any) -> AsyncIterator[Page]:
+    """A page of its own, failing at the end if its script failed or broke its policy."""
+    async with playwright.async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        try:
+            held = await browser.new_context(**{"viewport": {"width": 1360, "height": 860}, **context})
+            await held.grant_permissions(["clipboard-read", "clipboard-write"])
+            page = await held.new_page()
+            page.set_default_timeout(10_000)
+            faults: list[str] = []
+            page.on("pageerror", lambda fault: faults.append(str(fault)))
+            page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+            await page.goto(url)
+            yield page
+            assert not (faultless and faults), faults
+        finally:
+            await browser.close()
+
+
+def in_browser(case: Case, options: dict[str, Any] | None = None, **context: Any) -> None:
+    async def main() -> None:
+        async with serve(**(options or {})) as endpoint, aiohttp.ClientSession(endpoint.url) as session:
+            async with opened(endpoint.url, **context) as page:
+                await case(page, endpoint, session)
+
+    asyncio.run(main())
+
+
+async def sees(page: Page, selector: str, text: str | re.Pattern[str]) -> None:
+    await playwright.expect(page.locator(selector).first).to_have_text(text)
+
+
+async def names(page: Page) -> list[str]:
+    """The names of the events in sight, the newest first."""
+    rows = await page.locator(".row:visible").all()
+    placed = [(await row.bounding_box(), await row.locator(".name").text_content()) for row in rows]
+    return [name for box, name in sorted(placed, key=lambda entry: entry[0]["y"])]
+
+
+async def shows(page: Page, *expected: str) -> None:
+    """Return once these events are in sight, and no others."""
+    await count(page, len(expected))
+    assert await names(page) == list(expected)
+
+
+async def count(page: Page, rows: int) -> None:
+    await playwright.expect(page.locator(".row:visible")).to_have_count(rows)
+
+
+def test_an_event_is_seen_within_a_second_of_the_call() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await sees(page, ".empty h2", "Waiting for the first event")
+        async with Client("key", host=endpoint.url) as client:
+            await client.track("user-1", "Order Completed", {"total": 30.5})
+            await page.locator(".row", has_text="Order Completed").wait_for(timeout=1_000)
+        await sees(page, ".row .who", "user-1")
+        await sees(page, ".figure.total b", "1")
+        assert await page.locator(".empty").is_hidden()
+
+    in_browser(case)
+
+
+def test_markup_in_an_event_stays_text() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        evil = "<script>window.evil = 1</script><img src=x onerror='window.evil = 2'>"
+        fields = {"event": evil, "userId": evil, "properties": {evil: evil}, "type": "track"}
+        await send(session, track(1, **fields), {"type": evil, "messageId": evil}, Cookie=evil)
+        await count(page, 2)
+        assert evil in await names(page)
+        for row in (0, 1):
+            await page.locator(".row").nth(row).click()
+            for tab in ("Python", "JSON", "Request"):
+                await page.get_by_role("tab", name=tab).click()
+        await page.locator("#chips button", has_text="Event").click()
+        await playwright.expect(page.locator("#choices span")).to_have_text(evil)
+        assert await page.evaluate("window.evil") is None
+        assert await page.locator("img, main script").count() == 0
+
+    in_browser(case)
+
+
+def test_paused_the_list_stands_still_and_counts_what_waits() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1, event="First Seen"))
+        await count(page, 1)
+        await page.keyboard.press("Space")
+        await sees(page, "#live span", "Paused")
+        await send(session, track(2, event="Second Seen"), track(3, event="Third Seen"))
+        await sees(page, "#live span", "2 waiting")
+        await sees(page, ".figure.total b", "3")
+        await shows(page, "First Seen")
+        await page.get_by_text("Show 2 new").click()
+        await count(page, 3)
+        await shows(page, "Third Seen", "Second Seen", "First Seen")
+        await sees(page, "#live span", "Live")
+
+    in_browser(case)
+
+
+def test_search_and_filters_narrow_the_list() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(
+            session,
+            track(1, event="Order Completed", properties={"note": "Überraschung"}),
+            track(2, event="Order Refunded", userId="u2"),
+            track(3, event="order_lost", userId="u2"),
+            {"type": "identify", "userId": "u3", "messageId": "m4", "traits": {"plan": "pro"}},
+            {"type": "page", "name": "Home", "messageId": "m5"},
+        )
+        await count(page, 5)
+        await page.keyboard.press("/")
+        await page.keyboard.type("überr u1")
+        await count(page, 1)
+        await shows(page, "Order Completed")
+        await page.keyboard.press("Escape")
+        await page.keyboard.press("Escape")
+        await count(page, 5)
+        await page.locator(".chip", has_text="identify").click()
+        await page.locator(".chip", has_text="page").click()
+        await count(page, 2)
+        await page.get_by_text("Drop all filters").click()
+        await page.locator(".figure", has_text="would be dropped").click()
+        await shows(page, "Home")
+        await page.keyboard.press("Escape")
+        await page.locator("#chips button", has_text="User").click()
+        await page.keyboard.type("u2")
+        await page.keyboard.press("Enter")
+        await shows(page, "order_lost", "Order Refunded")
+        await page.locator("#chips button", has_text="Event").click()
+        await page.locator("#choices button", has_text="Order Refunded").click()
+        await shows(page, "Order Refunded")
+        await page.locator("#search").fill("nowhere")
+        await sees(page, ".empty h2", "Nothing fits")
+
+    in_browser(case)
+
+
+def test_an_event_is_shown_as_the_call_that_sends_it_and_as_its_json_both_ready_to_copy() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        properties = (
+            '{"total":12345678901234567890.5,"big":9007199254740993,"paid":true,"coupon":null,"text":"a\\n\\"b\\""}'
+        )
+        whole = f'{{"type":"track","event":"Order Completed","userId":"u1","messageId":"m1","properties":{properties}}}'
+        async with session.post("/v1/batch", data=f'{{"batch":[{whole}],"writeKey":"key"}}'):
+            pass
+        await page.keyboard.press("ArrowDown")
+        await page.locator(".row").click()
+        await page.keyboard.press("c")
+        await sees(page, "#toast", "Python copied")
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        assert '"paid": True' in copied
+        assert '"big": 9007199254740993' in copied
+        sent = await call_of(copied)
+        assert sent["properties"] == endpoint.messages[0]["properties"]
+        assert (sent["userId"], sent["event"]) == ("u1", "Order Completed")
+        await page.keyboard.press("v")
+        await page.keyboard.press("c")
+        await sees(page, "#toast", "JSON copied")
+        assert json.loads(await page.evaluate("navigator.clipboard.readText()")) == endpoint.messages[0]
+
+    in_browser(case)
+
+
+async def call_of(code: str) -> dict[str, Any]:
+    """What `await client.track(...)`, as copied from the page, sends."""
+    async with serve() as endpoint:
+        async with Client("key", host=endpoint.url) as client:
+            names: dict[str, Any] = {"client": client}
+            exec("async def run():\n" + "\n".join(f"    {line}" for line in code.splitlines()), names)
+            await names["run"]()
+        return endpoint.messages[0]
+
+
+def test_a_verdict_is_shown_with_its_rule_its_path_and_the_place_in_the_message() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1, properties={"revenue": "30.50"}))
+        await sees(page, ".row .mark", "field-type")
+        await page.locator(".row").click()
+        await sees(page, ".verdicts .rule", "against the spec · field-type")
+        await sees(page, ".verdicts .path", "properties.revenue")
+        assert await page.locator(".code .found").all_text_contents() == ['"revenue"', '"30.50"']
+        await page.locator(".verdicts .rule").click()
+        await send(session, track(2))
+        await sees(page, "#count", "1 of 2")
+
+    in_browser(case)
+
+
+def test_the_request_tells_batch_headers_and_attempt_without_the_key() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1), track(2), **{"X-Retry-Count": "2", "X-Note": "<b>"})
+        await page.locator(".row").first.click()
+        await page.get_by_role("tab", name="Request").click()
+        told = await page.locator(".request").inner_text()
+        for fact in ("#1, POST /v1/batch", "Attempt\t3", "Messages\t2", "X-Note\t<b>", "Authorization\tBasic …"):
+            assert fact in told
+        assert "a2V5Og" not in await page.content()
+
+    in_browser(case)
+
+
+def test_the_switches_make_the_endpoint_misbehave_and_refused_requests_are_seen() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await page.locator("#chaos-button").click()
+        await page.get_by_label("500 Server Error: how much").fill("100")
+        await page.keyboard.press("Enter")
+        await sees(page, "#chaos-spec", '--chaos "500:100%"')
+        assert await send(session, track(1)) == 500
+        await sees(page, ".row .name", "chaos, as asked for")
+        await page.locator("#chaos-500").uncheck()
+        await sees(page, "#chaos-spec", "All is well.")
+        assert await send(session, track(1)) == 200
+        await page.keyboard.press("Escape")
+        await sees(page, ".figure:has-text('requests refused') b", "1")
+
+    in_browser(case)
+
+
+def test_chaos_from_the_command_line_has_its_switch() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await page.keyboard.press("x")
+        assert await page.locator("#chaos-503").is_checked()
+        assert await page.get_by_label("Slow answers: how much").input_value() == "0.25"
+
+    in_browser(case, {"chaos": "503:7%,slow:250ms"})
+
+
+def test_keys_alone_reach_everything() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, *(track(number, event=f"Step {number} Taken") for number in range(100)))
+        await page.locator(".row").first.wait_for()
+        await page.keyboard.press("j")
+        await sees(page, "#detail h2", "Step 99 Taken")
+        await page.keyboard.press("j")
+        await sees(page, "#detail h2", "Step 98 Taken")
+        await page.keyboard.press("End")
+        await sees(page, "#detail h2", "Step 0 Taken")
+        await page.keyboard.press("k")
+        await sees(page, "#detail h2", "Step 1 Taken")
+        await page.keyboard.press("Escape")
+        assert await page.locator("#detail").is_hidden()
+        await page.keyboard.press("2")
+        await sees(page, ".empty h2", "Nothing fits")
+        before = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        await page.keyboard.press("t")
+        assert await page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+        await page.keyboard.press("?")
+        assert await page.locator("#help").is_visible()
+        await page.keyboard.press("Escape")
+        await page.keyboard.press("Shift+Backspace")
+        await sees(page, ".empty h2", "Waiting for the first event")
+        assert endpoint.events == []
+
+    in_browser(case)
+
+
+def test_what_is_read_stays_where_it_is_while_events_arrive() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, *(track(number, event=f"Step {number} Taken") for number in range(200)))
+        await page.locator(".row").first.wait_for()
+        await page.evaluate("document.getElementById('list').scrollTop = 3000")
+        row = page.locator(".row", has_text="Step 110 Taken")
+        await row.wait_for()
+        before = await row.bounding_box()
+        await send(session, *(track(number, event=f"Step {number} Taken") for number in range(200, 300)))
+        await sees(page, "#count", "300")
+        assert await row.bounding_box() == before
+
+    in_browser(case)
+
+
+def test_only_rows_in_sight_exist_and_the_ring_is_the_bound() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        for start in range(0, 12_000, 2_000):
+            await send(session, *(track(number) for number in range(start, start + 2_000)))
+        await sees(page, ".figure.total b", "12,000")
+        assert await page.locator(".row").count() < 60
+        assert await page.evaluate("state.items.length") <= 5_200
+
+    in_browser(case)
+
+
+def test_a_page_outlives_the_endpoint() -> None:
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session, AsyncExitStack() as stack:
+            async with serve() as endpoint:
+                page = await stack.enter_async_context(opened(endpoint.url, faultless=False))
+                async with session.post(f"{endpoint.url}/v1/t", json=track(1, event="First Seen")):
+                    await sees(page, ".row .name", "First Seen")
+            await sees(page, "#live span", "No connection")
+            async with serve(port=int(endpoint.url.rpartition(":")[2])):
+                async with session.post(f"{endpoint.url}/v1/t", json=track(2, event="Second Seen")):
+                    await sees(page, "#live span", "Live")
+                await count(page, 1)
+                await shows(page, "Second Seen")
+
+    asyncio.run(main())
+
+
+def test_a_phone_shows_the_list_and_then_the_event_on_the_whole_screen() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1), track(2, event="order_lost"))
+        await count(page, 2)
+        assert await page.evaluate("document.documentElement.scrollWidth") == 390
+        await page.locator(".row", has_text="order_lost").tap()
+        box = await page.locator("#detail").bounding_box()
+        assert (box["x"], box["y"], box["width"], box["height"]) == (0, 0, 390, 844)
+        await page.get_by_label("Close").tap()
+        assert await page.locator("#detail").is_hidden()
+
+    in_browser(case, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)

@@ -1,0 +1,89 @@
+"""The rate limit and the chaos: what is decided, and what an SDK sees of it."""
+
+import random
+
+import aiohttp
+import pytest
+
+from segment_async.devserver import Endpoint
+from segment_async.devserver._faults import Chaos, Fate, Rate
+from tests.devserver.exchange import KEY, body, get, send, track, with_endpoint
+
+
+def test_a_specification_reads_back_as_it_was() -> None:
+    assert str(Chaos.parse(" 429:10%, 500:5%,slow:2s,reset:1% ")) == "429:10%,500:5%,reset:1%,slow:2s"
+    assert str(Chaos.parse("slow:250ms")) == "slow:0.25s"
+    assert Chaos.parse("") == Chaos.parse("500:0%") == Chaos()
+
+
+@pytest.mark.parametrize(
+    "spec", ["429", "429:10", "600:5%", "fast:2s", "slow:10%", "slow:2h", "slow:61s", "500:60%,429:50%", "500:101%"]
+)
+def test_what_is_no_specification_is_refused(spec: str) -> None:
+    with pytest.raises(ValueError, match="chaos"):
+        Chaos.parse(spec)
+
+
+def test_each_fate_comes_as_often_as_was_asked_for() -> None:
+    chaos, chance = Chaos.parse("429:10%,500:5%,reset:1%"), random.Random(1)
+    fates = [chaos.draw(chance).status for _ in range(10_000)]
+    assert [round(fates.count(status) / 100) for status in (429, 500, 0, 200)] == [10, 5, 1, 84]
+
+
+def test_slow_answers_are_slow_whatever_they_say() -> None:
+    assert Chaos.parse("slow:2s,500:100%").draw(random.Random(1)) == Fate(500, 2.0, "chaos, as asked for")
+
+
+def test_the_rate_is_counted_in_seconds_that_begin_with_a_request() -> None:
+    rate = Rate(2)
+    assert [rate.seconds_to_wait(now) for now in (10.0, 10.5, 10.75, 11.0, 11.5, 11.9)] == [
+        0.0,
+        0.0,
+        0.25,
+        0.0,
+        0.0,
+        pytest.approx(0.1),
+    ]
+
+
+def test_beyond_the_rate_both_headers_say_when_to_come_back() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        assert await send(session, track(1)) == 200
+        async with session.post("/v1/batch", data=body(track(2)), headers=KEY) as answer:
+            assert answer.status == 429
+            assert (answer.headers["Retry-After"], answer.headers["X-RateLimit-Reset"]) == ("1", "1")
+        assert endpoint.messages == [track(1)]
+
+    with_endpoint(case, rate=1)
+
+
+def test_a_reset_is_no_answer_at_all() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await send(session, track())
+        assert endpoint.summary()["refused"] == {"reset": 1}
+        assert endpoint.messages == []
+
+    with_endpoint(case, chaos="reset:100%")
+
+
+def test_a_slow_answer_comes() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        assert await send(session, track()) == 200
+
+    with_endpoint(case, chaos="slow:10ms")
+
+
+def test_the_chaos_can_be_exchanged_while_it_runs() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        async with session.put("/_dev/chaos", data="503:100%") as answer:
+            assert await answer.json() == {"chaos": "503:100%"}
+        assert await send(session, track()) == 503
+        async with session.put("/_dev/chaos", data="503:101%") as answer:
+            assert (answer.status, await answer.text()) == (400, "chaos '503:101%': give a share such as 10%\n")
+        assert await get(session, "/_dev/chaos") == {"chaos": "503:100%"}
+        async with session.put("/_dev/chaos", data=""):
+            pass
+        assert await send(session, track()) == 200
+
+    with_endpoint(case)

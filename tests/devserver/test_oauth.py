@@ -1,0 +1,81 @@
+"""`/token`: who gets a token, and what is said to who does not."""
+
+import base64
+import json
+import time
+from typing import Any
+
+import aiohttp
+import pytest
+
+from segment_async.devserver import Endpoint
+from segment_async.devserver._oauth import complaint_about
+from tests.devserver.exchange import body, track, with_endpoint
+
+NOW = 1_800_000_000.0
+HEADER = {"alg": "RS256", "typ": "JWT", "kid": "k1"}
+CLAIMS = {"iss": "app", "sub": "app", "aud": "http://localhost", "iat": NOW - 5, "exp": NOW + 55, "jti": "1"}
+
+
+def part(content: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+
+def form(header: dict[str, Any] = HEADER, claims: dict[str, Any] = CLAIMS, **fields: str) -> dict[str, str]:
+    return {
+        "grant_type": "client_credentials",
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion": f"{part(header)}.{part(claims)}.c2lnbmVk",
+        "scope": "tracking_api:write",
+        **fields,
+    }
+
+
+def test_a_proper_request_is_answered_with_a_token_that_is_good_for_a_batch() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        now = time.time()
+        asked = form(claims={**CLAIMS, "iat": now - 5, "exp": now + 55})
+        async with session.post("/token", data=asked) as answer:
+            token = await answer.json()
+            assert (answer.status, token["token_type"], token["expires_in"]) == (200, "Bearer", 86_400)
+        bearer = {"Authorization": f"Bearer {token['access_token']}"}
+        async with session.post("/v1/batch", data=body(track(), writeKey="key"), headers=bearer) as answer:
+            assert answer.status == 200
+        assert endpoint.events[0].verdicts == ()
+
+    with_endpoint(case)
+
+
+def test_an_improper_one_is_answered_with_400_and_the_reason() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        async with session.post("/token", data=form(grant_type="password")) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["error"] == "invalid_request"
+
+    with_endpoint(case)
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        (form(), ""),
+        ({}, "grant_type"),
+        (form(client_assertion_type="x"), "client_assertion_type"),
+        (form(scope=""), "scope"),
+        (form(client_assertion=""), "not a JWT"),
+        (form(client_assertion="a.b"), "not a JWT"),
+        (form(client_assertion="a.b.c"), "not a JWT"),
+        (form(client_assertion="ééé.ééé.ééé"), "not a JWT"),
+        (form(header={**HEADER, "alg": "none"}), "RS256"),
+        (form(header={"alg": "RS256"}), "kid"),
+        (form(claims={**CLAIMS, "jti": ""}), "lacks jti"),
+        (form(claims={**CLAIMS, "sub": "other"}), "differ"),
+        (form(claims={**CLAIMS, "exp": "soon"}), "numbers"),
+        (form(claims={**CLAIMS, "iat": NOW + 30}), "too early (iat)"),
+        (form(claims={**CLAIMS, "exp": NOW - 30}), "expired (exp)"),
+        (form(claims={**CLAIMS, "exp": NOW + 600}), "a minute ahead"),
+    ],
+)
+def test_every_complaint(asked: dict[str, str], complaint: str) -> None:
+    said = complaint_about(asked, NOW)
+    assert complaint in said if complaint else said == ""

@@ -1,0 +1,113 @@
+"""`/_dev/stream`: what an open page is told, and what it costs when it does not listen."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+
+from segment_async.devserver import Endpoint, serve
+from tests.devserver.exchange import send, track, with_endpoint
+
+
+async def next_news(answer: aiohttp.ClientResponse) -> tuple[str, dict[str, Any]]:
+    """The id and the content of the next server-sent event."""
+    async with asyncio.timeout(10):
+        lines = [(await answer.content.readuntil(b"\n")).decode() for _ in range(3)]
+    assert lines[2] == "\n"
+    return lines[0].removeprefix("id: ").strip(), json.loads(lines[1].removeprefix("data: "))
+
+
+def numbers(news: dict[str, Any]) -> list[int]:
+    return [event["number"] for event in news["events"]]
+
+
+def test_a_page_is_told_what_was_there_and_then_what_comes() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1, properties={"total": 12345678901234567890}))
+        async with session.get("/_dev/stream") as answer:
+            assert answer.content_type == "text/event-stream"
+            _, news = await next_news(answer)
+            assert numbers(news) == [1]
+            assert [sum(types.values()) for _, types, _ in news["seconds"]] == [1]
+            assert '"total":12345678901234567890' in news["events"][0]["json"]
+            assert news["batches"]["1"]["headers"]["Authorization"] == "Basic …"
+            await send(session, track(2), track(3, event=None))
+            await send(session, track(padding="x" * 40_000))
+            seen: list[int] = []
+            refused: list[int] = []
+            while not refused:
+                _, news = await next_news(answer)
+                seen += numbers(news)
+                refused += [refusal["status"] for refusal in news["refusals"]]
+            assert (seen, refused, news["summary"]["total"]) == ([2, 3], [400], 3)
+
+    with_endpoint(case)
+
+
+def test_a_page_that_comes_back_takes_up_where_it_was() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1))
+        async with session.get("/_dev/stream") as answer:
+            last_id, first = await next_news(answer)
+        await send(session, track(2))
+        async with session.get("/_dev/stream", headers={"Last-Event-ID": last_id}) as answer:
+            _, news = await next_news(answer)
+            assert (numbers(news), news["run"]) == ([2], first["run"])
+        endpoint.clear()
+        await send(session, track(3))
+        async with session.get("/_dev/stream", headers={"Last-Event-ID": last_id}) as answer:
+            _, news = await next_news(answer)
+            assert numbers(news) == [3]
+            assert news["run"] != first["run"]
+        for foreign in ("another.1.1.1.1", "", "nonsense", last_id + ".x"):
+            async with session.get("/_dev/stream", headers={"Last-Event-ID": foreign}) as answer:
+                assert numbers((await next_news(answer))[1]) == [3]
+
+    with_endpoint(case)
+
+
+def test_what_the_ring_let_go_is_counted_as_missed() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        async with session.get("/_dev/stream") as answer:
+            await next_news(answer)
+            await send(session, *(track(number) for number in range(30)))
+            _, news = await next_news(answer)
+            assert (news["missed"], numbers(news), news["summary"]["total"]) == (20, list(range(21, 31)), 30)
+
+    with_endpoint(case, keep=10)
+
+
+def test_a_full_ring_is_told_in_pieces() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, *(track(number) for number in range(1_200)))
+        async with session.get("/_dev/stream") as answer:
+            told = [numbers((await next_news(answer))[1]) for _ in range(3)]
+        assert [len(piece) for piece in told] == [500, 500, 200]
+        assert [number for piece in told for number in piece] == list(range(1, 1_201))
+
+    with_endpoint(case)
+
+
+def test_clearing_is_told() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1))
+        async with session.get("/_dev/stream") as answer:
+            _, before = await next_news(answer)
+            endpoint.clear()
+            _, after = await next_news(answer)
+            assert (after["events"], after["summary"]["total"]) == ([], 0)
+            assert after["run"] != before["run"]
+
+    with_endpoint(case)
+
+
+def test_an_open_page_does_not_keep_the_endpoint_from_closing() -> None:
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session:
+            async with asyncio.timeout(5), serve() as endpoint:
+                answer = await session.get(endpoint.url + "/_dev/stream")
+                await next_news(answer)
+            assert await answer.content.read() == b""
+
+    asyncio.run(main())
