@@ -28,9 +28,3 @@ def median_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _number(rounds: Sequence[Mapping[str, Any]], name: str) -> bool:
     return all(isinstance(each[name], int | float) for each in rounds)
-
-
-def spread(values: Sequence[float]) -> float:
-    """How far the rounds lie apart: (largest - smallest) / median."""
-    middle = statistics.median(values)
-    return (max(values) - min(values)) / middle if middle else 0.0

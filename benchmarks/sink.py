@@ -55,7 +55,7 @@ def compiled(folder: Path) -> Path | None:
     if compiler is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([compiler, "-O2", "-o", str(program), str(source)], capture_output=True)
+    done = subprocess.run([compiler, "-O2", "-o", str(program), str(source)], capture_output=True, check=False)
     return program if done.returncode == 0 else None
 
 
@@ -79,7 +79,8 @@ class Sink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(timeout=10)
         self._process.stdout.close()
@@ -123,7 +124,7 @@ def count_messages(found: Iterator[bytes]) -> Counted:
             other += 1
             continue
         messages += len(batch)
-        ids.update(message.get("messageId") or message.get("uuid") for message in batch)
+        ids.update(str(message.get("messageId", message.get("uuid"))) for message in batch)
     return Counted(messages, messages - len(ids), other)
 
 

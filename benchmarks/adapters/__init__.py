@@ -17,7 +17,9 @@ class Adapter(Protocol):
     """
 
     awaits: bool
-    track: Callable[..., Any]
+
+    @property
+    def track(self) -> Callable[..., Any]: ...
 
     async def settle(self) -> None:
         """Return when all that was accepted has been sent, as far as the client knows."""

@@ -70,5 +70,4 @@ class Floor:
 
 async def start(url: str, room: int | None) -> Floor:
     where = urlsplit(url)
-    assert where.hostname and where.port
-    return Floor((where.hostname, where.port))
+    return Floor((where.hostname or "", where.port or 80))

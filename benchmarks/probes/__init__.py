@@ -37,7 +37,7 @@ class Task:
 
     async def start(self) -> Adapter:
         module = importlib.import_module(f"benchmarks.adapters.{self.adapter}")
-        return cast(Adapter, await module.start(self.url, self.room, **self.options))
+        return cast("Adapter", await module.start(self.url, self.room, **self.options))
 
 
 async def warm_up(adapter: Adapter, make: Callable[[int], Call], count: int = 500) -> None:

@@ -9,9 +9,8 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from benchmarks.probes import Task
+from benchmarks.probes import Task, send
 from benchmarks.probes.delivery import TURN
-from benchmarks.probes import send
 
 FIRST = 5_000
 

