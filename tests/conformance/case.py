@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.exchange import ReceivedRequest
+from tests.support.exchange import Exchange, ReceivedRequest
 from tests.support.fault_server import Script
+from tests.support.faults import OnRequest, Step
 
 Event = dict[str, Any]
 Look = Callable[["Seen"], Iterable[str]]
@@ -86,9 +87,33 @@ def track(message_id: str = "m-1", **fields: Any) -> Event:
     return {"type": "track", "userId": "u", "event": "Order Completed", "messageId": message_id, **fields}
 
 
-def tracks(count: int, **fields: Any) -> tuple[Event, ...]:
-    return tuple(track(f"m-{number}", **fields) for number in range(count))
+def tracks(count: int, *, name: str = "m", **fields: Any) -> tuple[Event, ...]:
+    return tuple(track(f"{name}-{number}", **fields) for number in range(count))
 
 
 def at_once(*events: Event) -> tuple[tuple[float, tuple[Event, ...]], ...]:
     return ((0.0, events),)
+
+
+ONE = at_once(track())
+
+AGAIN = Expect(requests=(2, 2), retry_counts=(0, 1))
+"""Sent again after the first answer, and delivered."""
+
+
+def steps(*steps: Step) -> Callable[[], Script]:
+    return lambda: list(steps)
+
+
+def always(step: OnRequest) -> Callable[[], Script]:
+    return lambda: lambda request: step
+
+
+def counted_as(status: int | None, step: OnRequest) -> OnRequest:
+    """Answer so, and count the request as answered with `status`; with `None` it was not Segment that answered."""
+
+    async def act(exchange: Exchange) -> None:
+        await step.act(exchange)
+        exchange.request.status = status
+
+    return OnRequest(act)

@@ -5,11 +5,11 @@ One function for each thing that may differ; none of them knows which client it 
 
 import datetime
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from itertools import pairwise
 from typing import Any
 
-from tests.support.simulated_segment import Arrival, taken_messages
+from tests.support.simulated_segment import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Arrival, taken_messages
 
 from .case import ALL, Case, Seen
 
@@ -32,12 +32,12 @@ def _delivered(case: Case, seen: Seen) -> Iterator[str]:
     ids = {event["messageId"] for event in case.events} if expected == ALL else set(expected)
     taken = taken_messages(_arrivals(seen))
     if missing := ids - taken.keys():
-        yield f"{len(missing)} of {len(ids)} messages are lost"
+        yield f"{_count(missing, 'message')} of {len(ids)} lost"
     if surplus := taken.keys() - ids:
-        yield f"{len(surplus)} messages were sent that Segment drops"
+        yield f"{_count(surplus, 'message')} sent that Segment drops"
     doubled = [message_id for message_id, times in taken.items() if len(times) > 1]
     if doubled and not case.expect.twice_is_fine:
-        yield f"{len(doubled)} messages were delivered twice"
+        yield f"{_count(doubled, 'message')} delivered twice"
 
 
 def _requests(case: Case, seen: Seen) -> Iterator[str]:
@@ -45,7 +45,7 @@ def _requests(case: Case, seen: Seen) -> Iterator[str]:
         return
     least, most = case.expect.requests
     if not least <= len(seen.requests) <= most:
-        yield f"{_times(len(seen.requests), 'request')} in place of {least if least == most else f'{least} to {most}'}"
+        yield f"{_count(seen.requests, 'request')} in place of {least if least == most else f'{least} to {most}'}"
 
 
 def _retry_counts(case: Case, seen: Seen) -> Iterator[str]:
@@ -91,14 +91,15 @@ def _looks(case: Case, seen: Seen) -> Iterator[str]:
 
 
 _CHECKS: tuple[Callable[[Case, Seen], Iterator[str]], ...] = (
+    _looks,
     _delivered,
     _success,
+    _messages,
     _requests,
     _retry_counts,
     _gaps,
-    _messages,
-    _looks,
 )
+"""In the order in which findings are told: a table shows the first."""
 
 
 # What some cases look at besides.
@@ -161,11 +162,26 @@ def halves_go_on_counting(seen: Seen) -> Iterator[str]:
             yield "the count began anew in a half"
 
 
-def within_limits(seen: Seen) -> Iterator[str]:
+def not_refused_again(prefix: str) -> Callable[[Seen], Iterator[str]]:
+    """No batch of these messages may be answered 413: the client was told before what is too large."""
+
+    def look(seen: Seen) -> Iterator[str]:
+        for arrival in _arrivals(seen):
+            if arrival.status == 413 and any(message_id.startswith(prefix) for message_id in arrival.ids):
+                yield f"a batch of {len(arrival.ids)} was tried again"
+
+    return look
+
+
+def small_enough(seen: Seen) -> Iterator[str]:
     for arrival in _arrivals(seen):
-        if arrival.size > 500_000:
+        if arrival.size > MAX_BATCH_BYTES:
             yield f"a batch has {arrival.size:,} bytes"
-        if len(arrival.messages) > 2_500:
+
+
+def few_enough(seen: Seen) -> Iterator[str]:
+    for arrival in _arrivals(seen):
+        if len(arrival.messages) > MAX_BATCH_MESSAGES:
             yield f"a batch has {len(arrival.messages):,} messages"
 
 
@@ -226,5 +242,5 @@ def _arrivals(seen: Seen) -> list[Arrival]:
     return [request.arrival for request in seen.requests if request.complete]
 
 
-def _times(count: int, noun: str) -> str:
-    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+def _count(things: Sized, noun: str) -> str:
+    return f"{len(things) or 'no'} {noun}{'' if len(things) == 1 else 's'}"
