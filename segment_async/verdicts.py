@@ -323,7 +323,7 @@ _PERSONAL: Final = _words(
     "birthday birthdate dateofbirth dob email emailaddress firstname fullname iban ipaddress lastname passport phone "
     "phonenumber socialsecurity streetaddress surname"
 )
-_PUSH_TOKEN: Final = "context.device.token"  # the spec's own place for it
+_SPECIFIED: Final = "context.device.token"  # the spec's own place for it
 _NESTED: Final = (dict, list)
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _KEY_TEXTS: Final = {
@@ -360,5 +360,5 @@ def _keys(found: _Found, container: _Fields, path: str) -> None:
 
 def _key(found: _Found, rule: str, path: str) -> None:
     in_traits = path.startswith(("traits.", "context.traits."))
-    if path != _PUSH_TOKEN and not (rule == "key-personal" and in_traits):
+    if path != _SPECIFIED and not (rule == "key-personal" and in_traits):
         found.append(Verdict("style", rule, path, _KEY_TEXTS[rule]))

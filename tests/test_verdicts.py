@@ -183,7 +183,19 @@ json_values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )
-FIELDS = ["type", "event", "userId", "anonymousId", "messageId", "timestamp", "traits", "properties", "context", "integrations", "groupId"]
+FIELDS = [
+    "type",
+    "event",
+    "userId",
+    "anonymousId",
+    "messageId",
+    "timestamp",
+    "traits",
+    "properties",
+    "context",
+    "integrations",
+    "groupId",
+]
 
 
 @given(json_values | st.dictionaries(st.sampled_from(FIELDS), json_values))

@@ -16,10 +16,12 @@ import orjson
 from segment_async.verdicts import DUPLICATE_ID, SEVERITIES, Verdict
 
 _IDS_REMEMBERED: Final = 200_000
-_EVENT_NAMES: Final = 1_000
+_NAMES_COUNTED: Final = 1_000
 _SECONDS: Final = 300
 _REFUSALS: Final = 200
-OTHER_EVENTS: Final = "(other events)"
+COUNTED: Final = ("type", "event", "verdict", "rule", "refused")
+_OTHER: Final = "(others)"
+_CALLS: Final = frozenset({"track", "identify", "page", "screen", "group", "alias"})
 
 
 class Batch(NamedTuple):
@@ -103,7 +105,7 @@ class Arrivals:
         self.clearings += 1
         self.last_cleared = self._numbers
         self._ids.clear()
-        self._counts = {name: Counter() for name in ("type", "event", "verdict", "rule", "refused")}
+        self._counts = {name: Counter() for name in COUNTED}
         self._seconds.clear()
         self.wake()
 
@@ -156,12 +158,11 @@ class Arrivals:
         return False
 
     def _count(self, event: Event, second: "Second") -> None:
-        self._counts["type"][event.type] += 1
-        second.types[event.type] = second.types.get(event.type, 0) + 1
+        _count_name(self._counts["type"], event.type)
+        kind = event.type if event.type in _CALLS else "other"
+        second.types[kind] = second.types.get(kind, 0) + 1
         if event.event is not None:
-            names = self._counts["event"]
-            known = event.event in names or len(names) < _EVENT_NAMES
-            names[event.event if known else OTHER_EVENTS] += 1
+            _count_name(self._counts["event"], event.event)
         if not event.verdicts:
             return
         self._counts["rule"].update({verdict.rule for verdict in event.verdicts})
@@ -179,16 +180,16 @@ class Arrivals:
         """What arrived in each second from `since` on; seconds without anything are absent."""
         return [second for second in self._seconds if second.at >= since]
 
-    def summary(self) -> dict[str, Any]:
-        """The counts since the last clearing: all, and how many events there are of each kind."""
-        return {"total": self.total, **{name: dict(counter.most_common()) for name, counter in self._counts.items()}}
+    def summary(self, names: Iterable[str] = COUNTED) -> dict[str, Any]:
+        """The counts since the last clearing: all events, and how many there are of each kind."""
+        return {"total": self.total, **{name: dict(self._counts[name].most_common()) for name in names}}
 
     def select(
-        self, *, type: str | None = None, event: str | None = None, user: str | None = None, verdict: str | None = None
+        self, *, call: str | None = None, event: str | None = None, user: str | None = None, verdict: str | None = None
     ) -> Iterator[Event]:
         """The events that fit, oldest first. `verdict` is a severity or a rule; "none" are those without any."""
         for candidate in tuple(self.held):
-            if type is not None and candidate.type != type:
+            if call is not None and candidate.type != call:
                 continue
             if event is not None and candidate.event != event:
                 continue
@@ -240,6 +241,11 @@ class Second(NamedTuple):
     at: int
     types: dict[str, int]
     verdicts: dict[str, int]
+
+
+def _count_name(counter: Counter[str], name: str) -> None:
+    """Count what a sender chose to call it, without letting senders fill the memory with names."""
+    counter[name if name in counter or len(counter) < _NAMES_COUNTED else _OTHER] += 1
 
 
 def _earned(verdicts: tuple[Verdict, ...], wanted: str) -> bool:

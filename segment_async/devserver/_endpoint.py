@@ -77,7 +77,7 @@ async def serve(
     if token is None and not is_loopback_name(host):
         raise ValueError(f"{host} can be reached from other machines, so a token is needed")
     arrivals = Arrivals(keep)
-    faults = Faults(rate, Chaos.parse(chaos), chance or random.Random())
+    faults = Faults(rate, Chaos.parse(chaos), chance or random.Random())  # noqa: S311 - for chance, not for secrets
     stream = Stream(arrivals, faults, {"keep": keep, "rate": rate})
     app = web.Application(middlewares=[web.middleware(Guard(allow_origins, token))])
     app.add_routes(Tracking(arrivals, faults, report, token).routes() + Inspection(arrivals, faults).routes())

@@ -12,7 +12,6 @@ from aiohttp import web
 from ._arrivals import Arrivals
 from ._faults import Chaos, Faults
 
-_FILTERS: Final = ("type", "event", "user", "verdict")
 _LONGEST_WAIT: Final = 3_600.0
 
 
@@ -33,8 +32,10 @@ class Inspection:
 
     async def _events(self, request: web.Request) -> web.Response:
         """`total` are all held that fit; `events` the last `limit` of them, oldest first."""
-        fitting = list(self._arrivals.select(**{name: request.query.get(name) for name in _FILTERS}))
-        limit = int(_number(request.query, "limit", len(fitting)))
+        query = request.query
+        wanted = {name: query.get(name) for name in ("event", "user", "verdict")}
+        fitting = list(self._arrivals.select(call=query.get("type"), **wanted))
+        limit = int(_number(query, "limit", len(fitting)))
         shown = fitting[max(0, len(fitting) - limit) :]
         return as_json({"total": len(fitting), "events": [event.as_dict() for event in shown]})
 

@@ -17,7 +17,7 @@ _INLINE: Final = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def route() -> web.RouteDef:
-    return web.get("/", page_of((files(__package__) / "page.html").read_text("utf-8")))
+    return web.get("/", page_of((files("segment_async.devserver") / "page.html").read_text("utf-8")))
 
 
 def page_of(html: str) -> Callable[[web.Request], Awaitable[web.Response]]:

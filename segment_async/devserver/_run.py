@@ -41,7 +41,7 @@ class Options:
 
 
 Show = Callable[[str], None]
-_TOKEN: Final = "SEGMENT_DEV_TOKEN"
+_VARIABLE: Final = "SEGMENT_DEV_TOKEN"
 
 
 async def run(options: Options, *, show: Show, show_answered: Callable[[Answered], None]) -> int:
@@ -61,7 +61,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
             if saved is not None:
                 save(saved, answered)
 
-        token = None if is_loopback_name(options.host) else os.environ.get(_TOKEN) or secrets.token_urlsafe(16)
+        token = None if is_loopback_name(options.host) else os.environ.get(_VARIABLE) or secrets.token_urlsafe(16)
         async with serve(
             options.host,
             options.port,
@@ -79,7 +79,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
 def _introduce(endpoint: Endpoint, token: str | None, show: Show) -> None:
     show(f"Listening on {endpoint.url}")
     if token is not None:
-        show(f"Other machines can reach it, so it asks for a token ({_TOKEN} sets another one). Watch it at")
+        show(f"Other machines can reach it, so it asks for a token ({_VARIABLE} sets another one). Watch it at")
         show(f"{endpoint.url}/?token={token}")
         show("and give the token to your SDK as its write key.")
 

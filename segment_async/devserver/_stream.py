@@ -95,7 +95,7 @@ class Stream:
             "run": f"{self._run}.{cursor.clearing}",
             "about": self._about,
             "chaos": str(self._faults.chaos),
-            "summary": self._arrivals.summary(),
+            "summary": self._arrivals.summary(("type", "verdict", "refused")),
             "seconds": [tuple(second) for second in seconds],
             "missed": missed,
             "batches": {str(event.batch.number): event.batch.as_dict() for event in events},

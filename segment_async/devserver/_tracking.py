@@ -128,9 +128,9 @@ def _refuse(request: web.Request, refusal: Refused) -> web.Response:
     if refusal.status == RESET:
         _reset(request)
         return web.Response(status=503)  # goes nowhere; aiohttp wants something to send
-    headers = {}
+    headers: dict[str, str] = {}
     if refusal.retry_after is not None:
-        headers = dict.fromkeys(("Retry-After", "X-RateLimit-Reset"), str(math.ceil(refusal.retry_after)))
+        headers["Retry-After"] = headers["X-RateLimit-Reset"] = str(math.ceil(refusal.retry_after))
     answer = orjson.dumps({"success": False, "message": str(refusal)})
     return web.Response(status=refusal.status, body=answer, content_type="application/json", headers=headers)
 
