@@ -1,0 +1,110 @@
+"""What of a query string may leave: all, nothing, the campaign's fields, or what does not look like a secret.
+
+Pure text in, text out. Parameters are kept or left out as they were written, so that broken percent-encodings do no
+harm. This file knows neither requests nor messages.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+from urllib.parse import unquote_plus, unquote_to_bytes
+
+Mode = Literal["scrub", "utm", "none", "all"]
+
+# Values within values: the address to go back to, with a query of its own, is as deep as it gets.
+_DEPTH: Final = 3
+
+# Anywhere in a parameter's name, its capitals and separators taken off.
+_SECRET_NAME: Final = re.compile(
+    r"token|secret|passw|pwd|passphrase|credential|signature|session|jwt|bearer|oauth|saml|[cx]srf|xamz|hmac|cookie"
+    r"|(?:api|access|private|auth|encryption|license|client|user|signing)key|auth(?:ori[sz]ation|code|enticat)"
+    r"|(?:verif|reset|confirm|activat|invit|login|magic|oob|security|access|sms|mfa)\w*(?:code|link|key|hash)"
+)
+# Only as the whole name: within longer ones too many are harmless, `promo_code` and `sort_key` among them.
+_WHOLE_SECRET_NAME: Final = re.compile(
+    r"key|code|sig|auth|pass|pw|pin|sid|otp|totp|mfa|nonce|ticket|hash|verify|verifier|assertion|reset|activation"
+    r"|invite|invitation|magic|sso"
+)
+_SECRET_VALUE: Final = re.compile(
+    r"eyJ[\w-]+\.[\w-]+\."  # a JSON Web Token
+    r"|-----BEGIN|://[^/?#\s]*:[^/?#\s]*@"  # a private key; a password within an address
+    r"|\b(?:[sr]k_(?:live|test)_|gh[opsur]_|github_pat_|xox[a-z]-|glpat-|npm_|sk-|AKIA|AIza|ya29\.|SG\.)[\w.-]{8,}"
+)
+_LONG_TEXT: Final = re.compile(r"[\w+=-]{32,}", re.ASCII)
+_HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{32,}")
+_UTM: Final = re.compile(r"utm_\w{1,60}", re.ASCII)
+# Random by nature, and what advertising is measured by.
+_CLICK_ID: Final = re.compile(
+    r"utm_\w+|gclid|gbraid|wbraid|dclid|gclsrc|srsltid|_g[al]|fbclid|msclkid|ttclid|twclid|li_fat_id|yclid|igshid|epik"
+    r"|irclickid|sccid|rdt_cid|mc_cid",
+    re.IGNORECASE,
+)
+
+
+def kept(query: str, mode: Mode) -> str:
+    """The parameters of the query that may leave, as they were written."""
+    if mode == "all" or not query:
+        return query
+    if mode == "none":
+        return ""
+    keeps = _is_utm if mode == "utm" else _is_harmless
+    return "&".join(part for part in query.split("&") if part and keeps(part))
+
+
+def campaign(query: str) -> dict[str, str]:
+    """The query's `utm_*` fields under the names of Segment's browser library: `utm_campaign` is `name`."""
+    fields: dict[str, str] = {}
+    if "utm_" not in query:
+        return fields
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if _UTM.fullmatch(name) and value:
+            fields["name" if name == "utm_campaign" else name[4:]] = decoded(value)
+    return fields
+
+
+def decoded(value: str) -> str:
+    """As the browser library decodes it; where that cannot be done, as it was written."""
+    try:
+        return unquote_to_bytes(value.replace("+", " ")).decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _is_utm(part: str) -> bool:
+    return part.startswith("utm_") and _is_harmless(part)
+
+
+def _is_harmless(part: str) -> bool:
+    return not _is_secret(part, _DEPTH)
+
+
+def _is_secret(part: str, depth: int) -> bool:
+    name, _, value = part.partition("=")
+    name, value = unquote_plus(name), unquote_plus(value)
+    return _names_a_secret(name) or _holds_a_secret(name, value, depth)
+
+
+def _names_a_secret(name: str) -> bool:
+    bare = re.sub(r"[\W_]", "", name.lower())
+    return _WHOLE_SECRET_NAME.fullmatch(bare) is not None or _SECRET_NAME.search(bare) is not None
+
+
+def _holds_a_secret(name: str, value: str, depth: int) -> bool:
+    if not value:
+        return False
+    if _SECRET_VALUE.search(value) or (not _CLICK_ID.fullmatch(name) and _looks_random(value)):
+        return True
+    nested = [part for part in re.split(r"[?&;#]", value) if "=" in part or "%" in part]
+    return any(depth == 0 or _is_secret(part, depth - 1) for part in nested)
+
+
+def _looks_random(value: str) -> bool:
+    """Long, of one piece, and of digits with letters of both cases, or all hexadecimal."""
+    for text in _LONG_TEXT.findall(value):
+        if any(map(str.isdigit, text)) and (
+            _HEXADECIMAL.fullmatch(text) or (text.lower() != text and text.upper() != text)
+        ):
+            return True
+    return False
