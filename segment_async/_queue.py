@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -66,12 +66,14 @@ class _Unread(asyncio.Queue[Delivery]):
 class _Waiter:
     """A caller that stands in line for room."""
 
-    __slots__ = ("future", "granted", "paced", "size")
+    __slots__ = ("found_room", "future", "granted", "paced", "size")
 
     def __init__(self, size: int, paced: bool) -> None:
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.size = size
         self.paced = paced
+        # There was room when it last looked, so that no limit of time is set: it must be told when that is over.
+        self.found_room = False
         # Room is held for it: nobody else can take it before the waiter has run.
         self.granted = False
 
@@ -100,12 +102,13 @@ class Queue:
         # The clock's reading when the queue became full; `None` once there was room again.
         self._full_since: float | None = None
         self._messages = _Unread()
-        self._line: deque[_Waiter] = deque()
+        # Ten thousand may stand in it, and each may leave from anywhere.
+        self._line: OrderedDict[_Waiter, None] = OrderedDict()
         self._reserved = self._reserved_bytes = 0
         self._accepted = 0
         self._pending = self._pending_bytes = 0
         self._in_flight = self._in_flight_bytes = 0
-        self._ended = dict.fromkeys((Status.DELIVERED, Status.FAILED, Status.DROPPED), 0)
+        self._ended: dict[Status, int] = dict.fromkeys((Status.DELIVERED, Status.FAILED, Status.DROPPED), 0)
         self._reasons: dict[str, int] = {}
 
     # -- messages come in
@@ -128,7 +131,7 @@ class Queue:
             if self._overflow != "wait" and not self._has_room(size):
                 return self._overflowed(delivery, size)
             waiter = _Waiter(size, paced)
-            self._line.append(waiter)
+            self._line[waiter] = None
         try:
             return await self._stand_in_line(waiter, delivery)
         finally:
@@ -151,7 +154,8 @@ class Queue:
         """
         with self.lock:
             self.check_open()
-            if self._may_take(size):
+            # A line whose head finds room only waits for unread messages to be read: that fills no queue.
+            if self._has_room(size) and (not self._line or self._has_room(self._head().size)):
                 self._take(delivery, size)
                 return True
             return self._overflowed(delivery, size)
@@ -223,35 +227,36 @@ class Queue:
 
     async def _stand_in_line(self, waiter: _Waiter, delivery: Delivery) -> bool:
         while True:
-            patience = self._patience(waiter)
-            if patience == 0:
-                return False
-            watch = self.unread.host.ensure_served()
-            self._serve_line()
-            await asyncio.wait((waiter.future,), timeout=shorter(patience, watch))
             with self.lock:
                 self.check_open()
                 if waiter.granted:
                     self._release_reservation(waiter)
                     self._take(delivery, waiter.size)
                     return True
+                waiter.found_room = self._has_room(waiter.size)
+                if self._overflow != "wait" and not waiter.found_room:
+                    return self._overflowed(delivery, waiter.size)
+                patience = self._patience(waiter)
+                if waiter.future.done():
+                    waiter.future = asyncio.get_running_loop().create_future()
+            if patience == 0:
+                return False
+            watch = self.unread.host.ensure_served()
+            self._serve_line()
+            await asyncio.wait((waiter.future,), timeout=shorter(patience, watch))
 
     def _patience(self, waiter: _Waiter) -> float | None:
         """Seconds that the waiter may still stand in line; `None`: as long as it takes."""
-        with self.lock:
-            if waiter.granted or self._overflow_timeout is None or self._overflow != "wait":
-                return None
-            if self._has_room(waiter.size):
-                # Only the unread ones have piled up; they are read within a turn or two of the loop.
-                return None
-            if self._full_since is None:
-                self._full_since = self.clock()
-            return max(0.0, self._full_since + self._overflow_timeout - self.clock())
+        if waiter.found_room or self._overflow_timeout is None:
+            # With room, only the unread ones have piled up; they are read within a turn or two of the loop.
+            return None
+        if self._full_since is None:
+            self._full_since = self.clock()
+        return max(0.0, self._full_since + self._overflow_timeout - self.clock())
 
     def _leave_line(self, waiter: _Waiter) -> None:
         with self.lock:
-            if waiter in self._line:
-                self._line.remove(waiter)
+            self._line.pop(waiter, None)
             if waiter.granted:
                 self._release_reservation(waiter)
             self._serve_line()
@@ -263,14 +268,22 @@ class Queue:
 
     def _serve_line(self) -> None:
         with self.lock:
-            while self._line and self._has_room(self._line[0].size):
-                if self._line[0].paced and self._is_piled_up():
+            while self._line:
+                head = self._head()
+                if not self._has_room(head.size):
+                    if head.found_room:
+                        wake(head.future)
                     return
-                waiter = self._line.popleft()
-                waiter.granted = True
+                if head.paced and self._is_piled_up():
+                    return
+                del self._line[head]
+                head.granted = True
                 self._reserved += 1
-                self._reserved_bytes += waiter.size
-                wake(waiter.future)
+                self._reserved_bytes += head.size
+                wake(head.future)
+
+    def _head(self) -> _Waiter:
+        return next(iter(self._line))
 
     # -- the sender reads, and tells how it ended; all with the lock held
 
@@ -327,4 +340,3 @@ class Queue:
                 recovered=0,
                 reasons=MappingProxyType(dict(self._reasons)),
             )
-
