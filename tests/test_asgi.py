@@ -1,0 +1,362 @@
+"""The middleware around applications of no framework: what is bound, for how long, and that nothing of it hurts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from segment_async import Client, ClientClosed, MessageError, bind, messages
+from segment_async.asgi import SegmentMiddleware, lifespan
+from tests.support.asgi import ANONYMOUS, App, Recorder, answering, ask, recording, request, visit
+
+Message = dict[str, Any]
+
+
+def sent(scope: dict[str, Any], doing: Callable[[Client], Awaitable[Any]] | None = None, **options: Any) -> list[Message]:
+    """What a bare call in a handler sends, with the middleware around it."""
+    client, arrived = recording()
+
+    async def handler() -> None:
+        await (doing or track)(client)
+
+    async def main() -> None:
+        async with client:
+            await ask(SegmentMiddleware(answering(doing=handler), client, **options), scope)
+
+    asyncio.run(main())
+    return arrived
+
+
+async def track(client: Client) -> None:
+    await client.track(event="Seen")
+
+
+def dropped(scope: dict[str, Any], **options: Any) -> dict[str, int]:
+    client, _ = recording()
+
+    async def main() -> None:
+        async with client:
+            app = SegmentMiddleware(answering(doing=lambda: track(client)), client, **options)
+            assert (await ask(app, scope)).status == 200
+
+    asyncio.run(main())
+    return dict(client.statistics().reasons)
+
+
+# -- who and where
+
+
+def test_a_bare_call_carries_who_and_where() -> None:
+    (message,) = sent(visit("/shoes?utm_source=mail", {"accept-language": "de"}))
+    assert message["anonymousId"] == ANONYMOUS
+    assert "userId" not in message
+    context = message["context"]
+    assert (context["ip"], context["locale"], context["channel"]) == ("203.0.113.9", "de", "server")
+    assert context["page"]["url"] == "https://shop.example/shoes?utm_source=mail"
+    assert context["campaign"] == {"source": "mail"}
+
+
+def test_a_calls_own_fields_win() -> None:
+    async def own(client: Client) -> None:
+        await client.track("user-7", "Seen", anonymous_id="other", context={"ip": "0.0.0.0"})
+
+    (message,) = sent(visit(), own)
+    assert (message["userId"], message["anonymousId"], message["context"]["ip"]) == ("user-7", "other", "0.0.0.0")
+    assert message["context"]["channel"] == "server"
+
+
+def test_nothing_is_bound_outside_of_the_request() -> None:
+    async def main() -> None:
+        client, _ = recording()
+        async with client:
+            await ask(SegmentMiddleware(answering(), client), visit())
+            with pytest.raises(MessageError):
+                await client.track(event="Seen")
+            with pytest.raises(RuntimeError):
+                bind(user_id="user-1")
+
+    asyncio.run(main())
+
+
+def test_threads_and_tasks_of_the_request_are_within_it() -> None:
+    async def elsewhere(client: Client) -> None:
+        await asyncio.to_thread(client.enqueue_nowait, messages.track(event="Thread"))
+        await asyncio.create_task(client.track(event="Task"))
+
+    assert [message["anonymousId"] for message in sent(visit(), elsewhere)] == [ANONYMOUS] * 2
+
+
+def test_requests_at_once_do_not_mix() -> None:
+    client, arrived = recording()
+    barrier = asyncio.Barrier(20)
+
+    async def handler() -> None:
+        await barrier.wait()
+        await client.track(event="Seen")
+
+    async def main() -> None:
+        async with client:
+            app = SegmentMiddleware(answering(doing=handler), client)
+            scopes = [request(f"/{n}", {"cookie": f"ajs_anonymous_id=visitor-{n}"}) for n in range(20)]
+            await asyncio.gather(*(ask(app, scope) for scope in scopes))
+
+    asyncio.run(main())
+    assert {(message["anonymousId"], message["context"]["page"]["path"]) for message in arrived} == {
+        (f"visitor-{n}", f"/{n}") for n in range(20)
+    }
+
+
+def test_web_sockets() -> None:
+    client, arrived = recording()
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await client.track(event="Connected")
+
+    async def main() -> None:
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            pass
+
+        async with client:
+            app = SegmentMiddleware(echo, client, page_views=True, set_cookie=True, flush_on_response=1)
+            await app(visit("/live", type="websocket", scheme="wss"), receive, send)
+
+    asyncio.run(main())
+    assert [(message["anonymousId"], message["context"]["ip"]) for message in arrived] == [(ANONYMOUS, "203.0.113.9")]
+
+
+def test_the_lifespan_events_pass_untouched() -> None:
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope, receive, send))
+
+    asyncio.run(SegmentMiddleware(app)({"type": "lifespan"}, "receive", "send"))  # type: ignore[arg-type]
+    assert seen == [({"type": "lifespan"}, "receive", "send")]
+
+
+# -- the user
+
+
+async def known_later(scope: Any) -> str:
+    await asyncio.sleep(0)
+    return "user-1"
+
+
+@pytest.mark.parametrize("user_id", [lambda scope: "user-1", known_later])
+def test_the_user_is_whom_the_application_names(user_id: Any) -> None:
+    (message,) = sent(request(), user_id=user_id)
+    assert message["userId"] == "user-1"
+
+
+def test_the_users_cookie_is_trusted_only_if_told_so() -> None:
+    scope = visit(headers={"cookie": f"ajs_user_id=%22user-1%22; ajs_anonymous_id={ANONYMOUS}"})
+    assert "userId" not in sent(dict(scope))[0]
+    assert sent(dict(scope), trust_user_cookie=True)[0]["userId"] == "user-1"
+    assert sent(dict(scope), trust_user_cookie=True, user_id=lambda scope: "user-2")[0]["userId"] == "user-2"
+
+
+def test_an_identity_learnt_late_is_seen_by_what_follows() -> None:
+    async def log_in(client: Client) -> None:
+        await client.track(event="Before")
+        bind(user_id="user-1")
+        await client.track(event="After")
+
+    assert [message.get("userId") for message in sent(visit(), log_in)] == [None, "user-1"]
+
+
+# -- nobody
+
+
+def test_without_identity_a_call_is_skipped_and_counted() -> None:
+    assert dropped(request()) == {"no_identity": 1}
+
+
+def test_a_fresh_id_is_the_same_throughout_its_request_and_no_other() -> None:
+    async def twice(client: Client) -> None:
+        await client.track(event="One")
+        await client.track(event="Two")
+
+    first, second = (sent(request(), twice, no_identity="mint") for _ in range(2))
+    assert len({message["anonymousId"] for message in first}) == 1
+    assert first[0]["anonymousId"] != second[0]["anonymousId"]
+
+
+def test_no_fresh_id_for_whom_is_known() -> None:
+    (message,) = sent(request(), no_identity="mint", user_id=lambda scope: "user-1")
+    assert "anonymousId" not in message
+
+
+def test_raising_is_the_applications_choice() -> None:
+    with pytest.raises(MessageError, match="userId"):
+        sent(request(), no_identity="raise")
+
+
+# -- consent
+
+
+def consent_of(scope: dict[str, Any], **options: Any) -> Any:
+    return sent(scope, **options)[0]["context"].get("consent")
+
+
+def test_consent_travels_as_preferences() -> None:
+    async def asked(scope: Any) -> dict[str, bool]:
+        return {"Advertising": False, "Analytics": True}
+
+    assert consent_of(visit(), consent=asked) == {"categoryPreferences": {"Advertising": False, "Analytics": True}}
+    assert consent_of(visit(), consent=lambda scope: None) is None
+    assert consent_of(visit(), consent=lambda scope: {}) is None
+
+
+def test_privacy_control_goes_over_consent() -> None:
+    given = {"Advertising": True, "Analytics": True}
+    objecting = {"sec-gpc": "1"}
+    merged = consent_of(visit(headers=objecting), consent=lambda scope: given, gpc={"Advertising": False})
+    assert merged == {"categoryPreferences": {"Advertising": False, "Analytics": True}}
+    assert consent_of(visit(headers=objecting), gpc={"Sale": False}) == {"categoryPreferences": {"Sale": False}}
+    assert consent_of(visit(), gpc={"Sale": False}) is None
+    assert consent_of(visit(headers=objecting), gpc="drop") is None
+
+
+# -- faults
+
+
+def boom(scope: Any) -> Any:
+    raise LookupError("a value that no log should hold")
+
+
+@pytest.mark.parametrize(
+    "option", [{"user_id": boom}, {"consent": boom}, {"user_id": lambda scope: 1.5}, {"consent": lambda scope: "yes"}]
+)
+def test_a_fault_in_what_was_given_is_logged_once_and_no_more(option: Any, caplog: pytest.LogCaptureFixture) -> None:
+    client, arrived = recording()
+
+    async def main() -> None:
+        async with client:
+            app = SegmentMiddleware(answering(doing=lambda: track(client)), client, **option)
+            for _ in range(3):
+                assert (await ask(app, visit())).status == 200
+
+    asyncio.run(main())
+    assert [message["anonymousId"] for message in arrived] == [ANONYMOUS] * 3
+    (record,) = caplog.records
+    assert record.name == "segment_async" and record.levelno == logging.WARNING
+    assert "no log should hold" not in caplog.text
+
+
+def test_a_scope_of_no_known_shape_reaches_the_application(caplog: pytest.LogCaptureFixture) -> None:
+    app = SegmentMiddleware(answering(), page_views=True)
+    assert asyncio.run(ask(app, {"type": "http", "path": None})).status == 200
+    assert "Reading a request failed: KeyError" in caplog.text
+
+
+def test_the_applications_own_faults_pass_through() -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError("its own")
+
+    for options in ({}, {"page_views": True}, {"flush_on_response": 1}):
+        with pytest.raises(KeyError, match="its own"):
+            asyncio.run(ask(SegmentMiddleware(broken, recording()[0], **options), visit()))
+
+
+def test_installed_twice_the_inner_one_steps_aside() -> None:
+    client, arrived = recording()
+
+    async def main() -> None:
+        async with client:
+            inner = SegmentMiddleware(answering(doing=lambda: track(client)), client, page_views=True, query="none")
+            outer = SegmentMiddleware(inner, client, page_views=True, user_id=lambda scope: "user-1")
+            await ask(outer, visit("/?q=1"))
+
+    asyncio.run(main())
+    assert [(message["type"], message["userId"]) for message in arrived] == [("track", "user-1"), ("page", "user-1")]
+    assert arrived[0]["context"]["page"]["search"] == "?q=1"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"no_identity": "ignore"},
+        {"bots": "yes"},
+        {"query": "some"},
+        {"gpc": "obey"},
+        {"trusted_proxies": "10.0.0.0/8"},
+        {"trusted_proxies": ["somewhere"]},
+        {"exclude": "/admin"},
+    ],
+)
+def test_options_that_cannot_be_meant(option: Any) -> None:
+    with pytest.raises(ValueError, match="."):
+        SegmentMiddleware(answering(), **option)
+
+
+# -- lifespan
+
+
+def test_lifespan_opens_and_closes_around_the_applications_own() -> None:
+    recorder = Recorder()
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def own(app: Any) -> Any:
+        seen.append(f"started {app}")
+        yield {"pool": 1}
+        seen.append(f"stopped with {len(recorder.messages)} sent")
+
+    async def main() -> Client:
+        async with lifespan("KEY", wrap=own, transport=recorder)("app") as state:
+            assert state["pool"] == 1
+            client: Client = state["segment"]
+            await client.track("user-1", "Seen")
+        return client
+
+    client = asyncio.run(main())
+    assert seen == ["started app", "stopped with 0 sent"]  # the client outlives it, and is flushed after it
+    assert len(recorder.messages) == 1
+    with pytest.raises(ClientClosed):
+        asyncio.run(client.track("user-1", "Late"))
+
+
+def test_a_client_that_exists_is_used() -> None:
+    client, _ = recording()
+
+    async def main() -> None:
+        async with lifespan(client)(None) as state:
+            assert state == {"segment": client}
+
+    asyncio.run(main())
+    with pytest.raises(ValueError, match="flush_at"):
+        lifespan(client, flush_at=1)
+
+
+def test_each_start_has_a_client_of_its_own() -> None:
+    starts = lifespan("KEY", transport=Recorder())
+
+    async def main() -> Client:
+        async with starts(None) as state:
+            client: Client = state["segment"]
+            await client.track("user-1", "Seen")
+            return client
+
+    assert asyncio.run(main()) is not asyncio.run(main())
+
+
+def test_the_middleware_finds_the_lifespans_client() -> None:
+    recorder = Recorder()
+
+    async def main() -> None:
+        async with lifespan("KEY", transport=recorder)(None) as state:
+            app: App = SegmentMiddleware(answering(), page_views=True)
+            await ask(app, visit(state=state))
+
+    asyncio.run(main())
+    assert [message["type"] for message in recorder.messages] == ["page"]
