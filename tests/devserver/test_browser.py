@@ -5,11 +5,9 @@ Needs Playwright's Python package and a Chromium, found in the usual places or n
 
 import asyncio
 import json
-import os
 import re
-import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
@@ -17,38 +15,14 @@ import pytest
 
 from segment_async import Client
 from segment_async.devserver import Endpoint, serve
+from tests.devserver.browser import CHROMIUM, Page, opened
 from tests.devserver.exchange import send, track
 
 playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync".split()
-)
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
-Page = Any
 Case = Callable[[Page, Endpoint, aiohttp.ClientSession], Awaitable[None]]
-
-
-@asynccontextmanager
-async def opened(url: str, *, faultless: bool = True, **context: Any) -> AsyncIterator[Page]:
-    """A page of its own, failing at the end if its script failed or broke its policy."""
-    async with playwright.async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        try:
-            held = await browser.new_context(**{"viewport": {"width": 1360, "height": 860}, **context})
-            await held.grant_permissions(["clipboard-read", "clipboard-write"])
-            page = await held.new_page()
-            page.set_default_timeout(10_000)
-            faults: list[str] = []
-            page.on("pageerror", lambda fault: faults.append(str(fault)))
-            page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
-            await page.goto(url)
-            yield page
-            assert not (faultless and faults), faults
-        finally:
-            await browser.close()
 
 
 def in_browser(case: Case, options: dict[str, Any] | None = None, **context: Any) -> None:
@@ -297,7 +271,7 @@ def test_what_is_read_stays_where_it_is_while_events_arrive() -> None:
         await row.wait_for()
         before = await row.bounding_box()
         await send(session, *(track(number, event=f"Step {number} Taken") for number in range(200, 300)))
-        await sees(page, "#count", "300")
+        await sees(page, "#count", "300 held")
         assert await row.bounding_box() == before
 
     in_browser(case)
