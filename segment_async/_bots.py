@@ -14,14 +14,14 @@ from typing import Final
 
 # "bot" is part of a maker's name, too: Cubot sells telephones.
 _WORDS: Final = re.compile(
-    r"(?<!cu)bot\b|bots?[/;_@+ -]|robot|crawl|spider|slurp|scrap[ey]|archiver|fetch(?:er)?\b|monitor|preview|validator"
+    r"(?<!cu)bots?(?:\b|_)|robot|crawl|spider|slurp|scrap[ey]|archiver|fetch(?:er)?\b|monitor|preview|validator"
     r"|mediapartners|google-(?:inspection|read|safety|extended|favicon|structured)|googleother|apis-google|feedburner"
     r"|facebookexternal|facebookcatalog|meta-external|whatsapp/|embedly|pinterest/|skypeuri|vkshare|bitlybot|tumblr/"
     r"|chatgpt|oai-search|anthropic|claude-|perplexity|bytespider|cohere-|mistralai|diffbot|bingpreview|yandex\.com/bots"
     r"|lighthouse|pagespeed|gtmetrix|pingdom|statuscake|site24x7|newrelic|datadog|checkly|hetrix|nagios|zabbix|kube-probe"
     r"|healthcheck|health check|googlehc|prometheus|curl/|wget|python|aiohttp|httpx|requests/|urllib|libwww|lwp::"
     r"|go-http|okhttp|java/|apache-httpclient|axios|node-fetch|undici|got \(|guzzle|ruby|faraday|php/|httrack|nutch"
-    r"|heritrix|phantomjs|postman|insomnia|feedly|rss|w3c_|nmap|nikto|sqlmap|masscan|zgrab|censys",
+    r"|heritrix|phantomjs|postman|insomnia|feedly|\brss|w3c_|nmap|nikto|sqlmap|masscan|zgrab|censys",
     re.IGNORECASE,
 )
 

@@ -296,7 +296,12 @@ def test_prefetches(name: bytes, value: bytes, expected: bool) -> None:
 
 
 def test_global_privacy_control_is_the_figure_one() -> None:
-    assert [objects_to_sale({b"sec-gpc": value}) for value in (b"1", b" 1 ", b"0", b"true")] == [True, True, False, False]
+    assert [objects_to_sale({b"sec-gpc": value}) for value in (b"1", b" 1 ", b"0", b"true")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 # -- anything at all
