@@ -251,7 +251,8 @@ def test_a_fault_in_what_was_given_is_logged_once_and_no_more(option: Any, caplo
     asyncio.run(main())
     assert [message["anonymousId"] for message in arrived] == [ANONYMOUS] * 3
     (record,) = caplog.records
-    assert record.name == "segment_async" and record.levelno == logging.WARNING
+    assert record.name == "segment_async"
+    assert record.levelno == logging.WARNING
     assert ANONYMOUS not in caplog.text
 
 
@@ -297,7 +298,7 @@ def test_installed_twice_the_inner_one_steps_aside() -> None:
     ],
 )
 def test_options_that_cannot_be_meant(option: Any) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"must be|does not appear"):
         SegmentMiddleware(answering(), **option)
 
 

@@ -57,8 +57,10 @@ def _others() -> list[str]:
         "Mozilla/5.0 (Windows NT 10.0; WOW64; Trident/7.0; rv:11.0) like Gecko",
         "Mozilla/5.0 (compatible; MSIE 10.0; Windows NT 6.2; Trident/6.0)",
         "Opera/9.80 (Android; Opera Mini/36.2.2254/191.283; U; en) Presto/2.12.423 Version/12.16",
-        f"Mozilla/5.0 (Linux; Android 14; SM-X910 Build/UP1A; wv) {_WEBKIT} Version/4.0 Chrome/140.0.0.0 Safari/537.36 "
-        "[FB_IAB/FB4A;FBAV/530.0.0.48.74;]",
+        (
+            f"Mozilla/5.0 (Linux; Android 14; SM-X910 Build/UP1A; wv) {_WEBKIT} Version/4.0 Chrome/140.0.0.0 Safari/537.36 "
+            "[FB_IAB/FB4A;FBAV/530.0.0.48.74;]"
+        ),
         f"Mozilla/5.0 ({_IPHONE}) {_SAFARI} Mobile/22G86 Instagram 400.0.0.23.77 (iPhone16,1; iOS 18_6; de_DE)",
         f"Mozilla/5.0 (SMART-TV; Linux; Tizen 8.0) {_WEBKIT} SamsungBrowser/5.0 Chrome/108.0.0.0 TV Safari/537.36",
         f"Mozilla/5.0 (PlayStation; PlayStation 5/12.00) {_SAFARI} Version/17.0 Safari/605.1.15",
@@ -70,13 +72,17 @@ BROWSERS = _chromium() + _phones() + _others()
 
 BOTS = [
     "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
-    "Mozilla/5.0 (Linux; Android 6.0.1; Nexus 5X Build/MMB29P) AppleWebKit/537.36 (KHTML, like Gecko) "
-    "Chrome/142.0.0.0 Mobile Safari/537.36 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+    (
+        "Mozilla/5.0 (Linux; Android 6.0.1; Nexus 5X Build/MMB29P) AppleWebKit/537.36 (KHTML, like Gecko) "
+        "Chrome/142.0.0.0 Mobile Safari/537.36 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
+    ),
     "AdsBot-Google (+http://www.google.com/adsbot.html)",
     "Mediapartners-Google",
     "Mozilla/5.0 (compatible; Google-InspectionTool/1.0;)",
-    "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm) "
-    "Chrome/116.0.1938.76 Safari/537.36",
+    (
+        "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm) "
+        "Chrome/116.0.1938.76 Safari/537.36"
+    ),
     "Mozilla/5.0 (compatible; Yahoo! Slurp; http://help.yahoo.com/help/us/ysearch/slurp)",
     "DuckDuckBot/1.1; (+http://duckduckgo.com/duckduckbot.html)",
     "Mozilla/5.0 (compatible; Baiduspider/2.0; +http://www.baidu.com/search/spider.html)",
@@ -89,8 +95,10 @@ BOTS = [
     "Mozilla/5.0 (compatible; Discordbot/2.0; +https://discordapp.com)",
     "TelegramBot (like TwitterBot)",
     "WhatsApp/2.23.20.0",
-    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_5) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/13.1.1 "
-    "Safari/605.1.15 (Applebot/0.1; +http://www.apple.com/go/applebot)",
+    (
+        "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_5) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/13.1.1 "
+        "Safari/605.1.15 (Applebot/0.1; +http://www.apple.com/go/applebot)"
+    ),
     "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; GPTBot/1.2; +https://openai.com/gptbot)",
     "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; ChatGPT-User/1.0; +https://openai.com/bot)",
     "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; ClaudeBot/1.0; +claudebot@anthropic.com)",
