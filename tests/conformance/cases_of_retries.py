@@ -77,7 +77,7 @@ NO_ANSWER = [
         "a connection that was closed while idle: sent again at once",
         "closed on reuse",
         ((0.0, (track("m-1"),)), (1.0, (track("m-2"),))),
-        Expect(requests=(2, 2), retry_counts=(0, 1), gaps={1: (0.9, 1.0)}),
+        Expect(requests=(2, 2), retry_counts=(0, 1), looks=(checks.sent_again_at_once,)),
         steps(faults.close_on_reuse()),
         {"flushAt": 1},
     ),

@@ -185,6 +185,15 @@ def few_enough(seen: Seen) -> Iterator[str]:
             yield f"a batch has {len(arrival.messages):,} messages"
 
 
+def sent_again_at_once(seen: Seen) -> Iterator[str]:
+    """The request that met a closed connection comes again before any back-off is over."""
+    cut = seen.requests[0].cut
+    if cut is None:
+        yield "it did not use the connection again"
+    elif (waited := seen.requests[-1].arrived - cut) > 0.25:
+        yield f"sent again after {waited:.1f} s"
+
+
 def nobody_elsewhere(seen: Seen) -> Iterator[str]:
     if seen.elsewhere:
         yield "the redirect was followed, with the write key"

@@ -24,7 +24,7 @@ class ReceivedRequest:
     """A request as it came over the wire.
 
     `status` is what it was answered, or would have been had the answer not been lost; `None`: nothing. `complete` is
-    false while the body has not been read to its end.
+    false while the body has not been read to its end. `cut` is when the connection was cut under the next request.
     """
 
     connection: int
@@ -35,6 +35,7 @@ class ReceivedRequest:
     body: bytes = field(default=b"", repr=False)
     complete: bool = False
     status: int | None = None
+    cut: float | None = None
 
     @property
     def arrival(self) -> Arrival:

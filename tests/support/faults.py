@@ -135,7 +135,8 @@ def close_on_reuse(status: int = 200) -> OnRequest:
 
     async def act(exchange: Exchange) -> None:
         await exchange.answer(status, {}, OK_BODY)
-        await exchange.reader.read(1)
+        if await exchange.reader.read(1):
+            exchange.request.cut = asyncio.get_running_loop().time()
         exchange.reset()
 
     return OnRequest(act)
@@ -143,10 +144,10 @@ def close_on_reuse(status: int = 200) -> OnRequest:
 
 def slow_bytes(*, pause: float = 0.0, status: int = 200, body: bytes = OK_BODY) -> OnRequest:
     async def act(exchange: Exchange) -> None:
+        exchange.request.status = status
         for byte in exchange.compose(status, {}, body):
             await exchange.write(bytes([byte]))
             await asyncio.sleep(pause)
-        exchange.request.status = status
 
     return OnRequest(act)
 
