@@ -187,7 +187,7 @@ def few_enough(seen: Seen) -> Iterator[str]:
 
 def sent_again_at_once(seen: Seen) -> Iterator[str]:
     """The request that met a closed connection comes again before any back-off is over."""
-    cut = seen.requests[0].cut
+    cut = seen.requests[0].cut if seen.requests else None
     if cut is None:
         yield "it did not use the connection again"
     elif (waited := seen.requests[-1].arrived - cut) > 0.25:
