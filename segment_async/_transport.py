@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 import zlib
 from collections.abc import Mapping
@@ -34,11 +33,11 @@ _KEEP_ALIVE_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer: `headers` in any case, `body` cut off where it is long."""
+    """An answer: `headers` in any case, `body` cut off where it is long; neither shows, they may hold a token."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
 
 
 class Transport(Protocol):
@@ -64,7 +63,8 @@ def batch_url(host: str, *, allow_http: bool = False) -> str:
     Raises:
         ValueError: it is no origin that a write key may be sent to.
     """
-    return origin(host, allow_http=allow_http).removesuffix("/v1").rstrip("/") + "/v1/batch"
+    parts = urlsplit(origin(host, allow_http=allow_http))
+    return parts._replace(path=f"{parts.path.removesuffix('/v1').rstrip('/')}/v1/batch").geturl()
 
 
 def origin(host: str, *, allow_http: bool = False) -> str:
@@ -75,8 +75,8 @@ def origin(host: str, *, allow_http: bool = False) -> str:
     """
     if any(character <= " " or character == "\x7f" for character in host):
         raise ValueError("host must not hold white space or control characters")
-    parts = urlsplit(host)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
+    parts = _split(host)
+    if parts is None or parts.scheme not in ("https", "http") or not parts.hostname:
         raise ValueError('host must be an origin such as "https://api.segment.io"')
     if parts.username is not None or parts.password is not None:
         raise ValueError("host must not hold credentials")
@@ -87,6 +87,14 @@ def origin(host: str, *, allow_http: bool = False) -> str:
     if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
         raise ValueError("plain http:// would show the write key to the network; use https://, or say allow_http=True")
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _split(host: str) -> SplitResult | None:
+    try:
+        return urlsplit(host)
+    except ValueError:
+        # Its text may repeat the host, credentials and all.
+        return None
 
 
 def _has_valid_port(parts: SplitResult) -> bool:
@@ -121,7 +129,7 @@ class Deadline:
         await self._scope.__aenter__()
         self._arm(self._seconds)
 
-    async def __aexit__(self, *exc_info: Any) -> bool | None:
+    async def __aexit__(self, *exc_info: Any) -> bool | None:  # noqa: PYI036  # handed on as they come
         self._timer.cancel()
         return await self._scope.__aexit__(*exc_info)
 
@@ -156,6 +164,9 @@ class HTTPTransport:
             environment's.
         ssl_context: for a private certificate authority or a client certificate; `None`: the system's authorities.
             There is no way to switch verification off here.
+
+    Raises:
+        ValueError: `url` is none.
     """
 
     def __init__(
@@ -171,7 +182,11 @@ class HTTPTransport:
 
         if ssl_context is not None and (ssl_context.verify_mode is ssl.CERT_NONE):
             _log.warning("The ssl_context given does not verify certificates: anybody on the way can read the key.")
+        parts = _split(url)
+        if parts is None or not parts.hostname:
+            raise ValueError('url must be an address such as "https://api.segment.io/v1/batch"')
         self._url = url
+        self._hostname = parts.hostname
         self._timeout = timeout
         self._proxy = proxy
         self._ssl = ssl_context
@@ -179,7 +194,7 @@ class HTTPTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
-        return f"<HTTPTransport to {urlsplit(self._url).hostname}>"
+        return f"<HTTPTransport to {self._hostname}>"
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
         """POST a batch and read the answer, to 64 KiB of its body at most.
@@ -201,7 +216,10 @@ class HTTPTransport:
             failure = TransportError(f"no answer within {self._timeout:g} s", maybe_sent=progress.connected)
         except Exception as error:
             failure = self._failure(error, progress)
-        # Outside of the handlers, so that the error has no context that would hold aiohttp's.
+        self._forget_addresses()
+        # Outside of the handlers, so that the error has no context that would hold aiohttp's; and without what a
+        # traceback shown with its locals should not tell.
+        del body, headers
         raise failure
 
     async def _post(self, body: bytes, headers: Mapping[str, str], progress: _Progress) -> Response:
@@ -215,22 +233,18 @@ class HTTPTransport:
             trace_request_ctx=progress,
         )
         progress.answer = Response(response.status, response.headers)
+        whole = False
         try:
             content, whole = await _read(response)
-        except BaseException:
-            response.close()
-            raise
-        if whole and response.status < 500:
-            response.release()
-        else:
-            # A server that answers 5xx may be a bad one of many: the next request asks the name again.
-            response.close()
+        finally:
+            if not whole:
+                # The rest of it would stand before the next answer.
+                response.close()
         return Response(response.status, response.headers, content)
 
     def _failure(self, error: Exception, progress: _Progress) -> TransportError:
         import aiohttp
 
-        self._forget_addresses()
         text = type(error).__name__
         if isinstance(error, (aiohttp.ClientConnectorError, OSError)) and getattr(error, "strerror", None):
             text = f"{text}: {error.strerror}"
@@ -239,9 +253,7 @@ class HTTPTransport:
         stale = progress.reused and isinstance(
             error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
         )
-        return TransportError(
-            f"no usable answer ({text})", maybe_sent=progress.connected or progress.reused, stale_connection=stale
-        )
+        return TransportError(f"no usable answer ({text})", maybe_sent=progress.connected, stale_connection=stale)
 
     def _forget_addresses(self) -> None:
         connector = self._session.connector if self._session is not None else None
@@ -300,10 +312,33 @@ def _make_session(ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        response_class=_response_class(),
         auto_decompress=False,
         skip_auto_headers=("Accept-Encoding",),
         trace_configs=[trace],
     )
+
+
+def _response_class() -> type[aiohttp.ClientResponse]:
+    import aiohttp
+
+    class Answer(aiohttp.ClientResponse):
+        async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+            """A server that answers 5xx may be a bad one of many: its connection serves no other request.
+
+            Here and not after the answer was read: a short one is whole with its head, and the connection is in the
+            pool again before anybody sees it.
+            """
+            protocol = connection.protocol
+            await super().start(connection)
+            if self.status >= 500 and protocol is not None:
+                if self.closed:
+                    protocol.close()
+                else:
+                    protocol.force_close()
+            return self
+
+    return Answer
 
 
 async def _connected(_session: Any, context: Any, _params: Any) -> None:
