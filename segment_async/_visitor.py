@@ -84,7 +84,7 @@ class Reader:
         self._skips_bots = skip_bots
         self._query: Mode = query
         self._consent = consent
-        self._gpc = gpc
+        self._gpc: GPC = gpc
 
     async def read(self, scope: Scope) -> Visitor:
         """Never raises: of a request that cannot be read, nothing is known."""

@@ -1,0 +1,58 @@
+"""Celery: who it was is carried to the task in its headers, and a process sends all it has before it ends.
+
+    pip install "segment-async" celery
+    SEGMENT_WRITE_KEY=... celery -A celery_worker worker
+"""
+
+import asyncio
+import os
+from threading import Thread
+from typing import Any
+
+from celery import Celery, Task
+from celery.signals import worker_process_init, worker_process_shutdown
+
+from segment_async import Client, bound, messages
+
+client = Client(os.environ.get("SEGMENT_WRITE_KEY", "WRITE_KEY"))
+
+
+class OfSomebody(Task):  # type: ignore[misc]  # Celery has no types
+    """A task whose calls to Segment are for whom it was started for."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        somebody = (self.request.headers or {}).get("segment", {})
+        with bound(**somebody, without_identity="drop"):
+            return super().__call__(*args, **kwargs)
+
+
+app = Celery("shop", broker=os.environ.get("CELERY_BROKER", "memory://"), task_cls=OfSomebody)
+if folder := os.environ.get("CELERY_FOLDER"):  # a broker of files, to try this without a server
+    app.conf.broker_transport_options = {"data_folder_in": folder, "data_folder_out": folder}
+
+
+@app.task
+def send_receipt(order_id: str) -> None:
+    client.enqueue_nowait(messages.track(event="Receipt Sent", properties={"order_id": order_id}))
+
+
+def pay(order_id: str, user_id: str) -> None:
+    """In the web application."""
+    send_receipt.apply_async((order_id,), headers={"segment": {"user_id": user_id}})
+
+
+# Tasks are not asynchronous; a thread of each worker process is.
+loop: asyncio.AbstractEventLoop
+
+
+@worker_process_init.connect
+def start(**_: Any) -> None:
+    global loop
+    loop = asyncio.new_event_loop()
+    Thread(target=loop.run_forever, name="segment", daemon=True).start()
+    asyncio.run_coroutine_threadsafe(client.flush(), loop).result(timeout=5)  # opens it there
+
+
+@worker_process_shutdown.connect
+def stop(**_: Any) -> None:
+    asyncio.run_coroutine_threadsafe(client.aclose(), loop).result(timeout=10)

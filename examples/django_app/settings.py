@@ -1,0 +1,20 @@
+"""A project's settings, as short as they can be; SEGMENT_WRITE_KEY and the last middleware are what this is about."""
+
+import os
+
+SEGMENT_WRITE_KEY = os.environ.get("SEGMENT_WRITE_KEY", "WRITE_KEY")
+
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_app.middleware.segment",
+]
+
+SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "for this example only")
+ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
+ROOT_URLCONF = "django_app.urls"
+INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes"]
+SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("DJANGO_DATABASE", "shop.db")}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True

@@ -1,0 +1,41 @@
+"""Pages and events, in async views and in a sync one."""
+
+from django.contrib.auth import alogin, get_user_model
+from django.http import HttpResponse, JsonResponse
+from django.urls import path
+
+from segment_async import bind, messages
+
+from .segment import client
+
+
+async def shoes(request, number):
+    return HttpResponse(f"<title>Shoes no. {number}</title>Comfortable.")
+
+
+async def order(request):
+    await client.track(event="Order Completed", properties={"total": 30.5})
+    return JsonResponse({"status": "paid"})
+
+
+def prices(request):
+    # A sync view runs in a thread, where nothing can be awaited.
+    client.enqueue_nowait(messages.track(event="Prices Seen"))
+    return JsonResponse({"shoes": 30.5})
+
+
+async def log_in(request, name):
+    """Anybody, without a password: leave this view where it is."""
+    user, _ = await get_user_model().objects.aget_or_create(username=name)
+    await alogin(request, user)
+    bind(user_id=user.pk)
+    await client.identify(traits={"username": name})
+    return JsonResponse({"hello": name})
+
+
+urlpatterns = [
+    path("shoes/<int:number>", shoes),
+    path("orders", order),
+    path("prices", prices),
+    path("login/<str:name>", log_in),
+]

@@ -1,0 +1,36 @@
+"""AWS Lambda: one client over all invocations of the process, flushed within the time that each has left.
+
+Two ways: a plain handler, and an ASGI application behind Mangum. Lambda calls `handler` or `web`.
+"""
+
+import os
+from typing import Any
+
+from fastapi import FastAPI
+from mangum import Mangum
+
+from segment_async import Client
+from segment_async.asgi import SegmentMiddleware
+from segment_async.aws_lambda import flush_after
+
+client = Client(os.environ.get("SEGMENT_WRITE_KEY", "WRITE_KEY"))
+
+
+@flush_after(client)
+async def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    await client.track(event["user_id"], "Order Completed", {"total": event["total"]})
+    return {"status": "paid"}
+
+
+app = FastAPI()
+app.add_middleware(SegmentMiddleware, client=client, page_views=True)
+
+
+@app.post("/orders")
+async def order() -> dict[str, str]:
+    await client.track(event="Order Completed", properties={"total": 30.5})
+    return {"status": "paid"}
+
+
+# No lifespan: Mangum would run it around each invocation, and close the client after the first.
+web = flush_after(client)(Mangum(app, lifespan="off"))
