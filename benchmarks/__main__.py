@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import environments, report
-from benchmarks.bench import Bench, Failed, cores, machine
+from benchmarks.bench import Bench, Failed, cores, machine, place
 from benchmarks.contestants import BY_NAME, NOT_MEASURED
 from benchmarks.figures import median_of_rounds
 from benchmarks.parts import PARTS, QUICK, QUICK_FIELD, Case
@@ -56,7 +56,8 @@ def main() -> int:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     cases, missing = possible(planned(options))
     rounds = options.rounds or (1 if options.quick else 3)
-    with Sink(compiled(environments.FOLDER), core=cores().far) as sink:
+    with Sink(compiled(environments.FOLDER)) as sink:
+        place(sink.process_id, cores().far)
         results = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "machine": machine(),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, place
 from benchmarks.contestants import BY_NAME, Contestant
 from benchmarks.environments import FOLDER, python
 
@@ -121,8 +121,8 @@ def web(bench: Bench, case: Case) -> Figures:
 
 def _load(bench: Bench, port: str, seconds: int, rate: int) -> Figures:
     command = [sys.executable, str(LOADER), port, str(CONNECTIONS), str(seconds), str(rate)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as loader:
-        bench.pin(loader.pid, bench.cores.far)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as loader:
+        place(loader.pid, bench.cores.far)
         said, _ = loader.communicate(timeout=60)
     figures: Figures = json.loads(said)
     return figures

@@ -8,7 +8,6 @@ It knows no contestant.
 import gzip
 import http.client
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -62,15 +61,15 @@ def compiled(folder: Path) -> Path | None:
 class Sink:
     """A running sink, as a context manager; it ends with it, and with this process in any case."""
 
-    def __init__(self, program: Path | None, *, core: int | None = None) -> None:
+    def __init__(self, program: Path | None) -> None:
         self.kind = "C" if program else "asyncio"
         self._command = [str(program)] if program else [sys.executable, str(HERE / "sink_asyncio.py")]
-        self._core = core
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if self._core is not None:
-            os.sched_setaffinity(self._process.pid, {self._core})
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.process_id = self._process.pid
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
         self.url = f"http://127.0.0.1:{self.port}"
