@@ -14,7 +14,8 @@ from celery.signals import worker_process_init, worker_process_shutdown
 
 from segment_async import Client, bound, messages
 
-client = Client(os.environ.get("SEGMENT_WRITE_KEY", "WRITE_KEY"))
+# Nobody waits for a worker's events: few large batches, the last of them when the process ends.
+client = Client(os.environ.get("SEGMENT_WRITE_KEY", "WRITE_KEY"), flush_interval=30)
 
 
 class OfSomebody(Task):  # type: ignore[misc]  # Celery has no types
@@ -28,7 +29,8 @@ class OfSomebody(Task):  # type: ignore[misc]  # Celery has no types
 
 app = Celery("shop", broker=os.environ.get("CELERY_BROKER", "memory://"), task_cls=OfSomebody)
 if folder := os.environ.get("CELERY_FOLDER"):  # a broker of files, to try this without a server
-    app.conf.broker_transport_options = {"data_folder_in": folder, "data_folder_out": folder}
+    folders = ("data_folder_in", "data_folder_out", "control_folder")
+    app.conf.broker_transport_options = dict.fromkeys(folders, folder)
 
 
 @app.task
