@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ _TRANSIENT: Final = frozenset({408, 410, 429, 460})
 # Not supported, not this version of HTTP, a network that wants a login: no later attempt will differ.
 _FINAL_5XX: Final = frozenset({501, 505, 511})
 _CREDENTIALS: Final = frozenset({401, 403})
+# White space and a byte order mark, which some proxies put before their pages.
+_BEFORE_THE_TEXT: Final = b" \t\r\n\xef\xbb\xbf"
 # A 2xx that is not Segment's: so many more times it is tried.
 _ODD_ANSWERS: Final = 3
 # Failures in a row after which one batch is suspected of being the cause.
@@ -40,10 +43,10 @@ class RetryPolicy:
         give_up_after: seconds from a batch's first failure until it is given up.
         backoff: seconds before the first re-send; doubles with each.
         max_backoff: seconds that the doubling ends at.
-        max_retry_after: seconds of a server's `Retry-After` that are obeyed.
+        max_retry_after: seconds of a server's `Retry-After` that are obeyed; 0: none is, the back-off decides.
 
     Raises:
-        ValueError: a number is negative or not finite.
+        ValueError: a number is negative or not finite, or `max_retries` not whole.
     """
 
     max_retries: int | None = None
@@ -53,7 +56,8 @@ class RetryPolicy:
     max_retry_after: float = 300
 
     def __post_init__(self) -> None:
-        if self.max_retries is not None and (self.max_retries < 0 or self.max_retries != int(self.max_retries)):
+        retries = self.max_retries
+        if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
             raise ValueError("max_retries must be None, or a whole number from 0")
         for name in ("give_up_after", "backoff", "max_backoff", "max_retry_after"):
             seconds = getattr(self, name)
@@ -202,13 +206,15 @@ def _refused_for_its_content(status: int, situation: Situation) -> Settle | Spli
 
 def is_segments(answer: Answer) -> bool:
     """Whether a 2xx is a yes: a captive portal's HTML and `"success": false` are not."""
-    start = answer.body[:64].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")) or "text/html" in (header(answer, "content-type") or "").lower():
+    text = answer.body.lstrip(_BEFORE_THE_TEXT)
+    if text[:9].lower().startswith((b"<!doctype", b"<html")):
         return False
-    if not start.startswith(b"{"):
+    if "text/html" in (header(answer, "content-type") or "").lower():
+        return False
+    if not text.startswith(b"{"):
         return True
     try:
-        said = orjson.loads(answer.body)
+        said = orjson.loads(text)
     except orjson.JSONDecodeError:
         return True
     return said.get("success") is not False
@@ -220,10 +226,10 @@ def _again(
     first_failure = situation.now if history.first_failure is None else history.first_failure
     odd = answer is not None and 200 <= answer.status < 300
     history = replace(history, first_failure=first_failure, odd_answers=history.odd_answers + odd, refreshed=False)
-    if situation.now - first_failure >= policy.give_up_after:
+    if situation.now >= first_failure + policy.give_up_after:
         return Settle(Status.FAILED, "gave_up"), history
     asked = retry_after(answer, situation.wall) if answer is not None else None
-    if asked is not None:
+    if asked is not None and policy.max_retry_after > 0:
         return Again(min(asked, policy.max_retry_after), pause=True, counted=False), history
     if policy.max_retries is not None and history.counted >= policy.max_retries:
         return Settle(Status.FAILED, "gave_up"), history
@@ -254,10 +260,20 @@ def _seconds(text: str | None, wall: float) -> float | None:
         seconds = float(text)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - wall
+            seconds = http_date(text) - wall
         except (ValueError, OverflowError):
             return None
     return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
+def http_date(text: str) -> float:
+    """Seconds since the epoch; a date that names no zone is in UTC.
+
+    Raises:
+        ValueError, OverflowError: it is no date.
+    """
+    moment = parsedate_to_datetime(text)
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _reset(text: str | None, wall: float) -> float | None:
