@@ -20,6 +20,8 @@ from segment_async import Client, Delivery, MessageError, RetryPolicy, Statistic
 Event = Mapping[str, Any]
 Report = dict[str, Any]
 
+_log = logging.getLogger("e2e")
+
 COMMON = {
     "anonymousId": "anonymous_id",
     "context": "context",
@@ -34,7 +36,7 @@ async def run(given: Mapping[str, Any]) -> Report:
     try:
         return await _send_all(given)
     except Exception as error:
-        logging.exception("the run failed")
+        _log.exception("the run failed")
         return {"success": False, "sentBatches": 0, "error": f"{type(error).__name__}: {error}"}
 
 

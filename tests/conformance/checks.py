@@ -3,7 +3,7 @@
 One function for each thing that may differ; none of them knows which client it judges.
 """
 
-import datetime
+import datetime as dt
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sized
 from itertools import pairwise
@@ -238,13 +238,13 @@ def timestamp_is_utc(seen: Seen) -> Iterator[str]:
                 yield f"timestamp is {text!r}"
 
 
-def _moment(text: object) -> datetime.datetime | None:
+def _moment(text: object) -> dt.datetime | None:
     """Read a time as Segment wants it, with zone and milliseconds; `None` for any other."""
     try:
-        moment = datetime.datetime.fromisoformat(str(text))
+        moment = dt.datetime.fromisoformat(str(text))
     except ValueError:
         return None
-    return moment if moment.utcoffset() == datetime.timedelta() else None
+    return moment if moment.utcoffset() == dt.timedelta() else None
 
 
 def _arrivals(seen: Seen) -> list[Arrival]:

@@ -20,15 +20,21 @@ HERE = Path(__file__).parent
 ENVIRONMENTS = HERE / ".envs"
 
 OFFICIAL_PYTHON = "segment-analytics-python==2.4.0"
+PYTHON_ENVIRONMENT = ENVIRONMENTS / "segment-analytics-python-2.4.0"
 OFFICIAL_NODE = "@segment/analytics-node@3.1.0"
+NODE_ENVIRONMENT = ENVIRONMENTS / "segment-analytics-node-3.1.0"
 
 
 @dataclass(frozen=True)
 class CompetingClient:
-    """A client by its heading in the table; `set_up` installs what it needs and returns the way to run it."""
+    """A client by its heading in the table.
+
+    `set_up` installs what it needs into `environment`, if that is not there, and returns the way to run it.
+    """
 
     heading: str
     set_up: Callable[[], Adapter]
+    environment: Path | None = None
 
 
 def _our_own() -> Adapter:
@@ -38,21 +44,19 @@ def _our_own() -> Adapter:
 
 
 def _official_python() -> Adapter:
-    environment = ENVIRONMENTS / OFFICIAL_PYTHON.replace("==", "-")
-    python = environment / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    python = PYTHON_ENVIRONMENT / "bin" / "python"
+    if not PYTHON_ENVIRONMENT.exists():
+        subprocess.run([sys.executable, "-m", "venv", PYTHON_ENVIRONMENT], check=True)
         subprocess.run([python, "-m", "pip", "install", "-qq", OFFICIAL_PYTHON], check=True)
-    return command_line(str(python), str(HERE / "adapters" / "official_python.py"), cwd=environment)
+    return command_line(str(python), str(HERE / "adapters" / "official_python.py"), cwd=PYTHON_ENVIRONMENT)
 
 
 def _official_node() -> Adapter:
-    environment = ENVIRONMENTS / OFFICIAL_NODE.replace("/", "-").replace("@", "-").strip("-")
-    if not (environment / "node_modules").exists():
-        environment.mkdir(parents=True)
+    if not NODE_ENVIRONMENT.exists():
+        NODE_ENVIRONMENT.mkdir(parents=True)
         npm = shutil.which("npm") or "npm"
-        subprocess.run([npm, "install", "--silent", "--prefix", environment, OFFICIAL_NODE], check=True)
-    return command_line("node", str(HERE / "adapters" / "official_node.mjs"), cwd=environment)
+        subprocess.run([npm, "install", "--silent", "--prefix", NODE_ENVIRONMENT, OFFICIAL_NODE], check=True)
+    return command_line("node", str(HERE / "adapters" / "official_node.mjs"), cwd=NODE_ENVIRONMENT)
 
 
 def command_line(*command: str, cwd: Path | None = None) -> Adapter:
@@ -84,6 +88,6 @@ def _read_report(printed: bytes, returncode: int | None) -> Mapping[str, Any]:
 
 CLIENTS = {
     "segment-async": CompetingClient("segment-async", _our_own),
-    "python": CompetingClient(OFFICIAL_PYTHON.replace("==", " "), _official_python),
-    "node": CompetingClient(OFFICIAL_NODE[0] + OFFICIAL_NODE[1:].replace("@", " "), _official_node),
+    "python": CompetingClient("segment-analytics-python 2.4.0", _official_python, PYTHON_ENVIRONMENT),
+    "node": CompetingClient("@segment/analytics-node 3.1.0", _official_node, NODE_ENVIRONMENT),
 }

@@ -15,7 +15,7 @@ from tests import e2e_cli
 
 from .case import Case
 from .cases import CASES
-from .clients import command_line
+from .clients import CLIENTS, command_line
 from .runner import run_case, run_cases
 
 
@@ -65,6 +65,18 @@ def test_a_client_that_posts_once_passes_few_rows() -> None:
     found = asyncio.run(run_cases(quick, posts_once, at_once=32))
     rows = {case.row for case in quick}
     assert len(rows - {case.row for case, of_case in found.items() if of_case}) < len(rows) / 3
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ["python", "node"])
+def test_an_official_sdk_can_be_driven(name: str) -> None:
+    """Nothing is installed for a test: `python -m tests.conformance` does that."""
+    client = CLIENTS[name]
+    if client.environment is None or not client.environment.exists():
+        pytest.skip(f"{client.heading} is not set up")
+    simple = [case for case in CASES if case.row.startswith(("2xx", "501"))]
+    found = asyncio.run(run_cases(simple, client.set_up(), at_once=3))
+    assert [finding for findings in found.values() for finding in findings] == []
 
 
 # The command line, as Segment's end-to-end tests call it.

@@ -3,7 +3,7 @@
 Made anew for each authority and kept in memory. What a client does about them is not known here.
 """
 
-import datetime
+import datetime as dt
 import ssl
 
 import trustme
@@ -28,7 +28,7 @@ class PrivateCA:
         return _server_context(self._ca.issue_cert("elsewhere.example"))
 
     def expired(self) -> ssl.SSLContext:
-        yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+        yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
         return _server_context(self._ca.issue_cert("127.0.0.1", not_after=yesterday))
 
     def self_signed(self) -> ssl.SSLContext:

@@ -57,7 +57,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def _job_came_back(self, _: asyncio.Future[Any]) -> None:
         self._jobs_in_executors -= 1
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the base class's
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         # The time limit that `asyncio.run` sets from 3.12 on would be virtual, and over before a thread has moved.
         await super().shutdown_default_executor()
 
