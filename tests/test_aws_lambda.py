@@ -1,0 +1,265 @@
+"""One process of Lambda's, several invocations: nothing lost, nothing twice, whatever loop each of them uses."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from segment_async import Client, Response, messages
+from segment_async.aws_lambda import flush_after
+from tests.support.asgi import Recorder
+
+
+class Context:
+    """What Lambda hands over: the time that is left."""
+
+    def __init__(self, seconds: float = 3.0) -> None:
+        self.seconds = seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.seconds * 1_000)
+
+
+class Slow(Recorder):
+    """Keeps its answers to itself until told otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_silent = True
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        while self.is_silent:
+            await asyncio.sleep(0.001)
+        return await super().send(body, headers)
+
+
+@pytest.fixture
+def thread() -> Iterator[Callable[..., Any]]:
+    """Runs functions one after the other in a thread that never had an event loop, as in a new process."""
+    with ThreadPoolExecutor(1) as one:
+        yield lambda function, *args: one.submit(function, *args).result(timeout=30)
+
+
+def recording(transport: Recorder | None = None) -> tuple[Client, list[dict[str, Any]]]:
+    # An hour between batches: what is sent is sent because it is flushed.
+    transport = transport or Recorder()
+    return Client("KEY", transport=transport, flush_interval=3_600), transport.messages
+
+
+def finish(client: Client) -> None:
+    asyncio.run(client.aclose())
+
+
+def events(arrived: list[dict[str, Any]]) -> list[str]:
+    return [message["event"] for message in arrived]
+
+
+def test_an_async_handler_becomes_a_plain_function(thread: Callable[..., Any]) -> None:
+    client, arrived = recording()
+    loops = []
+
+    @flush_after(client)
+    async def handler(event: int, context: Any) -> str:
+        """Handles."""
+        loops.append(asyncio.get_running_loop())
+        await client.track("user-1", f"Event {event}")
+        return f"answer {event}"
+
+    assert not asyncio.iscoroutinefunction(handler)
+    assert (handler.__name__, handler.__doc__) == ("handler", "Handles.")
+    for number in range(3):
+        assert thread(handler, number, Context()) == f"answer {number}"
+        assert events(arrived) == [f"Event {n}" for n in range(number + 1)]
+    assert len(set(loops)) == 1
+    thread(finish, client)
+
+
+def test_a_sync_handler_with_an_asyncio_run_each(thread: Callable[..., Any]) -> None:
+    client, arrived = recording()
+
+    @flush_after(client)
+    def handler(event: int, context: Any) -> int:
+        asyncio.run(client.track("user-1", f"Event {event}"))  # type: ignore[arg-type]  # a coroutine all the same
+        return event
+
+    assert [thread(handler, number, Context()) for number in range(2)] == [0, 1]
+    assert events(arrived) == ["Event 0", "Event 1"]
+    thread(finish, client)
+
+
+def test_a_sync_handler_without_any_loop(thread: Callable[..., Any]) -> None:
+    client, arrived = recording()
+
+    @flush_after(client)
+    def handler(event: int, context: Any) -> None:
+        client.enqueue_nowait(messages.track("user-1", f"Event {event}"))
+
+    for number in range(2):
+        thread(handler, number, Context())
+    assert events(arrived) == ["Event 0", "Event 1"]
+    thread(finish, client)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_when_time_runs_out_the_next_invocation_sends_it(
+    is_async: bool, thread: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = Slow()
+    client, arrived = recording(transport)
+
+    async def work(event: Any, context: Any) -> str:
+        await client.track("user-1", f"Event {event}")
+        return "answer"
+
+    def run(event: Any, context: Any) -> str:
+        return asyncio.run(work(event, context))
+
+    handler = flush_after(client)(work if is_async else run)
+    assert thread(handler, 0, Context(0.35)) == "answer"
+    assert events(arrived) == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 messages are left when the invocation's time is up; they wait for the next one."
+    ]
+    transport.is_silent = False
+    thread(handler, 1, Context())
+    assert sorted(events(arrived)) == ["Event 0", "Event 1"]
+    assert len({message["messageId"] for message in arrived}) == 2
+    assert client.statistics().delivered == 2
+    thread(finish, client)
+
+
+def test_the_margin_is_left_alone(thread: Callable[..., Any]) -> None:
+    client, _ = recording(Slow())
+    waited = []
+
+    class Watched(Client):
+        async def flush(self, *, timeout: float | None = None) -> int:
+            waited.append(timeout)
+            return 0
+
+    watched = Watched("KEY", transport=Recorder())
+    for margin, context in ((0.3, Context(2.0)), (0.5, Context(2.0)), (0.3, Context(0.1)), (0.3, None)):
+        thread(flush_after(watched, margin)(lambda event, context: None), 0, context)
+    assert waited == pytest.approx([1.7, 1.5, 0.0, 2.7])
+    thread(finish, client)
+
+
+def test_a_handler_that_fails_is_flushed_all_the_same(thread: Callable[..., Any]) -> None:
+    client, arrived = recording()
+
+    @flush_after(client)
+    async def handler(event: Any, context: Any) -> None:
+        await client.track("user-1", "Tried")
+        raise KeyError("its own")
+
+    with pytest.raises(KeyError, match="its own"):
+        thread(handler, None, Context())
+    assert events(arrived) == ["Tried"]
+    thread(finish, client)
+
+
+def test_the_threads_current_loop_is_left_as_it_was(thread: Callable[..., Any]) -> None:
+    client, _ = recording()
+
+    @flush_after(client)
+    async def asynchronous(event: Any, context: Any) -> None:
+        await client.track("user-1", "Seen")
+
+    @flush_after(client)
+    def synchronous(event: Any, context: Any) -> None:
+        client.enqueue_nowait(messages.track("user-1", "Seen"))
+
+    def with_one() -> None:
+        mine = asyncio.new_event_loop()
+        asyncio.set_event_loop(mine)
+        asynchronous(None, Context())
+        synchronous(None, Context())
+        assert asyncio.get_event_loop_policy().get_event_loop() is mine
+        asyncio.set_event_loop(None)
+        mine.close()
+
+    def with_none() -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        asynchronous(None, Context())
+        synchronous(None, Context())
+        with pytest.raises(RuntimeError):
+            asyncio.get_event_loop_policy().get_event_loop()
+
+    thread(with_none)
+    thread(with_one)
+    thread(finish, client)
+
+
+REQUEST = {
+    "version": "2.0",
+    "routeKey": "$default",
+    "rawPath": "/orders",
+    "rawQueryString": "",
+    "headers": {
+        "cookie": "ajs_anonymous_id=visitor-1",
+        "host": "shop.example",
+        "user-agent": "Mozilla/5.0 Firefox/145",
+    },
+    "requestContext": {"http": {"method": "GET", "path": "/orders", "sourceIp": "203.0.113.9"}, "stage": "$default"},
+    "isBase64Encoded": False,
+}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.6])
+def test_under_mangum(seconds: float, thread: Callable[..., Any]) -> None:
+    """With time running out in the first invocation, and with an interval that passes within an invocation."""
+    mangum = pytest.importorskip("mangum", reason="Mangum is not installed")
+    from segment_async.asgi import SegmentMiddleware
+    from tests.support.asgi import answering
+
+    transport = Slow()
+    transport.is_silent = seconds == 0.0
+    client = Client("KEY", transport=transport, flush_interval=0.001)
+
+    async def order() -> None:
+        delivery = await client.track(event="Order Completed")
+        if not transport.is_silent:
+            await delivery  # sent on Mangum's own loop
+
+    def run() -> list[int]:
+        app = SegmentMiddleware(answering(doing=order), client, page_views=True)
+        handler = flush_after(client)(mangum.Mangum(app, lifespan="off"))
+        statuses = [handler(REQUEST, Context(seconds or 0.31))["statusCode"]]
+        transport.is_silent = False
+        statuses += [handler(REQUEST, Context())["statusCode"] for _ in range(2)]
+        asyncio.get_event_loop_policy().get_event_loop().close()
+        asyncio.set_event_loop(None)
+        return statuses
+
+    assert thread(run) == [200, 200, 200]
+    assert sorted(message["type"] for message in transport.messages) == ["page"] * 3 + ["track"] * 3
+    assert len({message["messageId"] for message in transport.messages}) == 6
+    assert client.statistics().delivered == 6
+    thread(finish, client)
+
+
+def test_the_process_ends_quietly() -> None:
+    program = """
+import asyncio
+from segment_async import Client
+from segment_async.aws_lambda import flush_after
+
+client = Client("KEY", send=False)
+
+@flush_after(client)
+async def handler(event, context):
+    await client.track("user-1", "Seen")
+
+handler(None, None)
+asyncio.run(client.aclose())
+"""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
