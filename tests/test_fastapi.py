@@ -23,7 +23,7 @@ from segment_async.asgi import SegmentMiddleware
 from segment_async.fastapi import Segment, lifespan
 from tests.support.asgi import ANONYMOUS, FIREFOX, Recorder, answering, ask, served, visit
 from tests.support.fault_server import FaultServer
-from tests.support.faults import answer, garbage, never_read, rst_on_accept, silence
+from tests.support.faults import Step, answer, garbage, never_read, rst_on_accept, silence
 
 BROWSER = {"User-Agent": FIREFOX, "Cookie": f"ajs_anonymous_id={ANONYMOUS}"}
 
@@ -54,7 +54,7 @@ async def signed_in(segment: Segment) -> AsyncIterator[str]:
     await segment.track(event="After the Endpoint")
 
 
-def test_every_kind_of_endpoint_is_within_its_request() -> None:
+def test_every_kind_of_endpoint_is_within_its_request() -> None:  # noqa: C901  # the kinds are many, each is simple
     app, arrived = shop()
 
     @app.get("/async")
@@ -211,7 +211,7 @@ def test_forged_headers_go_nowhere() -> None:
 
 # -- Segment's troubles
 
-TROUBLES = {
+TROUBLES: dict[str, Callable[[], Step]] = {
     "resets": rst_on_accept,
     "is deaf": never_read,
     "is silent": silence,
