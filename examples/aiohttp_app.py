@@ -1,5 +1,7 @@
 """aiohttp.web speaks no ASGI; its middleware hands each request on in ASGI's words, so that one set of rules is kept.
 
+To run it:
+
     pip install "segment-async"
     SEGMENT_WRITE_KEY=... python aiohttp_app.py
 """

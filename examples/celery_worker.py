@@ -1,5 +1,7 @@
 """Celery: who it was is carried to the task in its headers, and a process sends all it has before it ends.
 
+To run it:
+
     pip install "segment-async" celery
     SEGMENT_WRITE_KEY=... celery -A celery_worker worker
 """

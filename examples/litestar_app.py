@@ -1,5 +1,7 @@
 """Litestar: its lifespans hand no state to requests, so the client is the module's, and given to both.
 
+To run it:
+
     pip install "segment-async" litestar uvicorn
     SEGMENT_WRITE_KEY=... uvicorn litestar_app:app
 """

@@ -1,5 +1,7 @@
 """Quart: the client is the module's, open while the application serves.
 
+To run it:
+
     pip install "segment-async" quart uvicorn
     SEGMENT_WRITE_KEY=... uvicorn quart_app:app
 """

@@ -1,5 +1,7 @@
 """Starlette: pages and events, with a lifespan of the application's own inside of Segment's.
 
+To run it:
+
     pip install "segment-async" starlette uvicorn
     SEGMENT_WRITE_KEY=... uvicorn starlette_app:app
 """

@@ -35,8 +35,8 @@ class Slow(Recorder):
         self.is_silent = True
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        while self.is_silent:
-            await asyncio.sleep(0.001)  # noqa: ASYNC110  # an Event belongs to one loop, and there are several
+        while self.is_silent:  # noqa: ASYNC110  # an Event belongs to one loop, and there are several
+            await asyncio.sleep(0.001)
         return await super().send(body, headers)
 
 
