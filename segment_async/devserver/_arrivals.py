@@ -1,7 +1,6 @@
 """What has arrived: the last events, and the counts of all of them since the last clearing.
 
-Bounded whatever comes: a ring of events, a bounded memory of ids, a bounded list of event names, five minutes of
-seconds. Knows no socket and no HTTP; the clock is an argument. A message is kept as its JSON, which is a quarter of the
+Bounded whatever comes: a ring of events, the last ids, a bounded list of names, five minutes of seconds. Knows no socket and no HTTP; the clock is an argument. A message is kept as its JSON, which is a quarter of the
 memory that the parsed object takes and cannot be changed by who looks at it.
 """
 
@@ -15,7 +14,7 @@ import orjson
 
 from segment_async.verdicts import DUPLICATE_ID, SEVERITIES, Verdict
 
-_IDS_REMEMBERED: Final = 200_000
+_IDS_REMEMBERED: Final = 100_000
 _NAMES_COUNTED: Final = 1_000
 _SECONDS: Final = 300
 _REFUSALS: Final = 200

@@ -7,8 +7,8 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -55,6 +55,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
     """
     with ExitStack() as stack:
         saved = stack.enter_context(_appended(options.save)) if options.save else None
+        stopped = stack.enter_context(_signals())
 
         def report(answered: Answered) -> None:
             show_answered(answered)
@@ -73,7 +74,10 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
             report=report,
         ) as endpoint:
             _introduce(endpoint, token, show)
-            return await _until_stopped(endpoint, options.command)
+            if options.command:
+                return await _run_beside(endpoint, options.command, stopped)
+            await stopped
+            return 0
 
 
 def _introduce(endpoint: Endpoint, token: str | None, show: Show) -> None:
@@ -96,31 +100,35 @@ def save(file: BinaryIO, answered: Answered) -> None:
     file.flush()
 
 
-async def _until_stopped(endpoint: Endpoint, command: Sequence[str]) -> int:
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    for number in signals:
-        loop.add_signal_handler(number, stopped.set)
+@contextmanager
+def _signals() -> Iterator[asyncio.Future[signal.Signals]]:
+    """The first signal to stop, once it has come; the ones after it are ignored."""
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def stop(number: signal.Signals) -> None:
+        if not stopped.done():
+            stopped.set_result(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
     try:
-        return await _run_beside(endpoint, command, stopped) if command else await _wait(stopped)
+        yield stopped
     finally:
-        for number in signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 
 
-async def _wait(stopped: asyncio.Event) -> int:
-    await stopped.wait()
-    return 0
-
-
-async def _run_beside(endpoint: Endpoint, command: Sequence[str], stopped: asyncio.Event) -> int:
+async def _run_beside(endpoint: Endpoint, command: Sequence[str], stopped: asyncio.Future[signal.Signals]) -> int:
     """Run the command to its end. A signal to us is its signal to stop; what it still sends then is still taken."""
     environment = {**os.environ, "SEGMENT_HOST": endpoint.url}
     process = await asyncio.create_subprocess_exec(*command, env=environment)
 
     async def pass_on() -> None:
-        await stopped.wait()
-        process.terminate()
+        number = await stopped
+        # A terminal sends Ctrl-C to both of us; to many servers a second one means "at once".
+        if number != signal.SIGINT or not os.isatty(0):
+            process.send_signal(number)
 
     passing = asyncio.create_task(pass_on())
     try:

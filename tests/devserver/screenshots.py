@@ -22,8 +22,8 @@ from tests.devserver.exchange import body
 
 DAY = Path(__file__).parents[2] / "examples" / "data" / "shop-day.jsonl"
 SECONDS = 75
-DESK = {"viewport": {"width": 1320, "height": 820}}
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+DESK: dict[str, Any] = {"viewport": {"width": 1320, "height": 820}}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 WRONG = {
     "type": "track",
     "event": "order completed",

@@ -288,6 +288,33 @@ def test_only_rows_in_sight_exist_and_the_ring_is_the_bound() -> None:
     in_browser(case)
 
 
+def test_the_timeline_tells_each_second_and_narrows_the_list_to_a_part_of_it() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1), track(2, userId=None))
+        await count(page, 2)
+        box = await page.locator("#canvas").bounding_box()
+        right, middle = box["x"] + box["width"], box["y"] + box["height"] / 2
+
+        async def drag(start: float, end: float) -> None:
+            await page.mouse.move(start, middle)
+            await page.mouse.down()
+            await page.mouse.move(end, middle)
+            await page.mouse.up()
+
+        await drag(right - 20, right - 420)
+        await count(page, 2)
+        await page.get_by_text("By verdict").click()
+        told = set()
+        for x in range(int(right) - 16, int(right) - 420, -4):
+            await page.mouse.move(x, middle)
+            told.update(await page.locator("#tip div").all_text_contents())
+        assert told == {"nothing", "would be dropped1", "clean1"}
+        await drag(box["x"] + 20, box["x"] + 60)
+        await sees(page, ".empty h2", "Nothing fits")
+
+    in_browser(case)
+
+
 def test_a_page_outlives_the_endpoint() -> None:
     async def main() -> None:
         async with aiohttp.ClientSession() as session, AsyncExitStack() as stack:
