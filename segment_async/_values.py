@@ -16,7 +16,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -99,8 +99,8 @@ def datetime_text(value: datetime) -> str:
     """ISO-8601 in UTC with milliseconds; what has no zone is taken as UTC (said once in a process's log)."""
     if value.tzinfo is None or value.utcoffset() is None:
         _warn_of_naive()
-        value = value.replace(tzinfo=timezone.utc)
-    return value.astimezone(timezone.utc).isoformat(timespec="milliseconds")[:-6] + "Z"
+        value = value.replace(tzinfo=UTC)
+    return value.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _warn_of_naive() -> None:
@@ -153,7 +153,8 @@ def _datetime(value: datetime) -> str | None:
 
 
 def _decimal(value: Decimal) -> orjson.Fragment | None:
-    return orjson.Fragment(str(value)) if value.is_finite() else None
+    # Decimal's own text: a subclass may write "$3", which would spoil the whole batch.
+    return orjson.Fragment(Decimal.__str__(value)) if value.is_finite() else None
 
 
 def _isoformat(value: date | time) -> str:
@@ -186,11 +187,10 @@ def _attrs(value: Any) -> dict[str, Any]:
 
 
 def _struct(value: Any) -> dict[str, Any]:
-    kind = type(value)
-    return {
-        name: getattr(value, field)
-        for field, name in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
-    }
+    names = zip(type(value).__struct_fields__, type(value).__struct_encode_fields__, strict=True)
+    items = ((name, getattr(value, field)) for field, name in names)
+    # As msgspec has it, what was never set is left out.
+    return {name: item for name, item in items if type(item).__name__ != "UnsetType"}
 
 
 def _model(value: Any) -> Any:
@@ -247,26 +247,29 @@ _LOOKS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
 
 
 def _walk(value: Any, path: str, holders: tuple[int, ...]) -> Any:
-    """The value in JSON's own types (a finite Decimal stays one), with the path at hand for an error."""
+    """The value in JSON's own types (a finite Decimal stays one), with the path at hand for an error.
+
+    What counts is the type, not the `__class__` that a proxy shows: that one runs the application's code.
+    """
     kind = type(value)
     if value is None or kind in _FINAL or (kind is Decimal and value.is_finite()):
         return value
-    if isinstance(value, Enum):
+    if issubclass(kind, Enum):
         return _walk(value.value, path, holders)
-    if isinstance(value, str):
+    if issubclass(kind, str):
         return _text(value)
-    if isinstance(value, int):
+    if issubclass(kind, int):
         return _integer(value, path)
     if id(value) in holders:
         _refuse(path, value, "a cycle: it contains itself")
     if len(holders) >= _DEEPEST:
         _refuse(path, value, "nested too deep")
     holders = (*holders, id(value))
-    if isinstance(value, Mapping):
-        return _walk_mapping(value, path, holders)
-    if isinstance(value, (list, tuple)):
-        return _walk_items(value, path, holders)
-    if isinstance(value, _ONCE):
+    if issubclass(kind, Mapping):
+        return _walk_mapping(_read(value.items, value, path), path, holders)
+    if issubclass(kind, (list, tuple)):
+        return _walk_items(_read(lambda: value, value, path), path, holders)
+    if issubclass(kind, _ONCE):
         return _walk_items(_read_out(value, path), path, holders)
     return _walk(_converted(value, path), path, holders)
 
@@ -277,22 +280,27 @@ def _walk_items(items: Iterable[Any], path: str, holders: tuple[int, ...]) -> li
 
 def _read_out(value: Iterable[Any], path: str) -> list[Any]:
     """What a generator yields, up to more items than a message could ever hold."""
-    items: list[Any] | None = None
-    try:
-        items = list(islice(value, _MOST_ITEMS + 1))
-    except Exception:
-        # What the generator's own code raised may quote values: it ends here, with its chain.
-        pass
-    if items is None:
-        _refuse(path, value, "raised while it was read")
+    items = _read(lambda: islice(value, _MOST_ITEMS + 1), value, path)
     if len(items) > _MOST_ITEMS:
         _refuse(path, value, "yields more items than a message can hold")
     return items
 
 
-def _walk_mapping(value: Mapping[Any, Any], path: str, holders: tuple[int, ...]) -> dict[str, Any]:
+def _read(items: Callable[[], Iterable[Any]], value: Any, path: str) -> list[Any]:
+    read: list[Any] | None = None
+    try:
+        read = list(items())
+    except Exception:
+        # What the value's own code raised may quote it: it ends here, with its chain.
+        pass
+    if read is None:
+        _refuse(path, value, "raised while it was read")
+    return read
+
+
+def _walk_mapping(items: list[tuple[Any, Any]], path: str, holders: tuple[int, ...]) -> dict[str, Any]:
     walked: dict[str, Any] = {}
-    for key, item in value.items():
+    for key, item in items:
         name = key if type(key) is str and key.isascii() else _key_text(key, path)
         place = f"{path}.{name}" if path else name
         if name in walked:
