@@ -68,9 +68,9 @@ class Backlog:
         self._ready_bytes = 0
         self.put_back(kept)
 
-    def is_read(self, position: int) -> bool:
-        """Whether all up to a position have been taken."""
-        return not self._ready and self._cursor >= position
+    def skip_to(self, position: int) -> None:
+        """There is nothing up to this position that has not been read."""
+        self._cursor = max(self._cursor, position)
 
     def _line_up(self, row: Row) -> None:
         self._ready.append(row)

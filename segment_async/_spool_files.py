@@ -4,6 +4,7 @@
     analytics.db-wal, -shm        SQLite's own
     analytics.db.lock             the lock, the watermark, and the reserve for a full disk
     analytics.db.new, .mended     a file being made; one that is whole and only has to take its place
+    analytics.db.log              a mended log that only has to take its place
     analytics.db.corrupt-…        what was damaged, kept for a look
 
 The lock is a record lock: the system takes it back when the process dies however it dies, and a forked child does
@@ -57,6 +58,7 @@ class Place:
         self.lock = database.with_name(database.name + ".lock")
         self.new = database.with_name(database.name + ".new")
         self.mended = database.with_name(database.name + ".mended")
+        self.kept_log = database.with_name(database.name + ".log")
 
     def looks(self) -> object:
         """Something that changes when somebody writes to the shard."""
@@ -77,6 +79,20 @@ class Place:
         self.shared_memory.unlink(missing_ok=True)
         sync_folder(self.database.parent)
 
+    def keep_log(self, content: bytes) -> None:
+        """Put a log away that is to be used when the one that is there has been closed, and removed with it."""
+        descriptor = os.open(self.kept_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+
+    def use_kept_log(self) -> None:
+        if self.kept_log.exists():
+            self.kept_log.replace(self.log)
+            self.shared_memory.unlink(missing_ok=True)
+            sync_folder(self.database.parent)
+
     def finish_mending(self) -> None:
         """Put a mended database in the place of the damaged one; does nothing where none is waiting."""
         self.new.unlink(missing_ok=True)
@@ -95,7 +111,7 @@ def slots_on_disk(base: Path) -> list[int]:
     pattern = re.compile(re.escape(base.name) + r"(?:\.([1-9]\d{0,5}))?")
     try:
         names = os.listdir(base.parent)
-    except FileNotFoundError:
+    except OSError:
         return []
     return sorted(int(match[1] or 0) for name in names if (match := pattern.fullmatch(name)))
 

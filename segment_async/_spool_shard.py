@@ -62,7 +62,7 @@ class Shard:
         self._in_doubt: list[tuple[Range, list[bytes]]] = []
         # What was erased before: nobody here waits for it.
         store.query(tables.take_purged)
-        self._outside_version = store.query(tables.outside_version)
+        self._seen = (store.openings, store.query(tables.outside_version))
 
     # -- in
 
@@ -76,7 +76,7 @@ class Shard:
         notes = self.unrecorded
         if not notes and not messages:
             return []
-        if messages and not self.store.keep_reserve():
+        if not self.store.keep_reserve() and messages:
             raise DiskFull("the disk is full")
         intakes: list[Intake] = []
 
@@ -202,19 +202,20 @@ class Shard:
         return True
 
     def _look_outside(self, connection: sqlite3.Connection) -> None:
-        """Somebody may have put dead letters back in line, or erased messages."""
-        version = tables.outside_version(connection)
-        if version == self._outside_version:
+        """Somebody may have put dead letters back in line, or erased messages; or the file was mended."""
+        now = (self.store.openings, tables.outside_version(connection))
+        if now == self._seen:
             return
-        self._outside_version = version
+        self._seen = now
         self.ledger = tables.load_ledger(connection)
         if purged := tables.take_purged(connection):
             self._backlog.forget({message_id.encode() for message_id in purged})
             self.dropped.extend(DroppedMessage(message_id, b"", "purged") for message_id in purged)
 
     def _check_books(self, connection: sqlite3.Connection) -> None:
-        """All is read: then what the ledger calls pending must be held, and nothing else be there."""
-        if self._held or self.unrecorded or not self.ledger.pending or not self._backlog.is_read(self.ledger.position):
+        """All is read: then what the ledger calls pending is held, or was changed from outside."""
+        self._backlog.skip_to(self.ledger.position)
+        if self.ledger.pending == len(self._held):
             return
         connection.execute("BEGIN")
         ledger = tables.load_ledger(connection)

@@ -32,7 +32,8 @@ _logger = logging.getLogger("segment_async")
 _MEMORY: Final = 1 << 18
 """The number of the shard in memory."""
 _MEMORY_BYTES: Final = 2**25
-_MOVED_AT_ONCE: Final = 256
+_MOVED_AT_ONCE: Final = (256, 2**20)
+"""Messages, and their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class Shards:
 
     def _move_to_disk(self) -> None:
         """Bring what nobody holds from memory to the disk, once it works again."""
-        while self._memory is not None and (messages := self._memory.read(_MOVED_AT_ONCE, _MEMORY_BYTES)):
+        while self._memory is not None and (messages := self._memory.read(*_MOVED_AT_ONCE)):
             results = self._write_own([NewMessage(each.message_id.encode(), each.body, False) for each in messages])
             if any(isinstance(result, SpoolUnavailable) or result.status == "full" for result in results):
                 self._memory.give_back(messages)
@@ -222,7 +223,7 @@ class Shards:
             if shard is not None and shard.ledger.pending:
                 self._adopted.append(self._count_in(shard))
             elif shard is not None:
-                shard.store.close()
+                self._close(shard)
                 self._known_empty[slot] = Place(shard_path(self._base, slot)).looks()
 
     def _count_in(self, shard: Shard) -> Shard:

@@ -22,6 +22,7 @@ from . import _spool_tables as tables
 from ._exceptions import SpoolUnavailable
 from ._spool_files import Lock, Place, inspect, make_private, prepare_folder
 from ._spool_ledger import Attempts, Ledger
+from ._spool_log import reforge
 from ._spool_tables import Damaged
 
 _logger = logging.getLogger("segment_async")
@@ -52,10 +53,12 @@ class Store(Protocol):
 
     Attributes:
         attempts: what was noted by processes that are gone.
+        openings: how often it was opened; what was known of it before may have changed.
         damages: how often damage was found.
     """
 
     attempts: list[Attempts]
+    openings: int
     damages: int
 
     def transact(self, work: Transaction[_T]) -> tuple[Ledger, _T]:
@@ -93,6 +96,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.attempts: list[Attempts] = []
+        self.openings = 0
         self.damages = 0
         self._connection = tables.create(None)
 
@@ -118,6 +122,7 @@ class MemoryStore:
 class FileStore:
     def __init__(self, place: Place, lock: Lock, now: Callable[[], int], *, power_safe: bool) -> None:
         self.attempts: list[Attempts] = []
+        self.openings = 0
         self.damages = 0
         self._place = place
         self._lock = lock
@@ -183,7 +188,7 @@ class FileStore:
             if isinstance(fault, Removed):
                 self._follow()
             elif _is_damage(fault):
-                self._mend()
+                self._mend(fault)
             else:
                 self._had_fault = True
                 self._close_connection()
@@ -214,46 +219,49 @@ class FileStore:
             if not self._lock.is_in_place():
                 self._renew_lock()
             self._place.finish_mending()
+            self._place.use_kept_log()
             if not inspect(self._place):
-                self._exchange(None)
+                self._make_anew()
             make_private(self._place.database)
+            # SQLite itself would cut off what it cannot read of it, and say nothing.
+            log = self._place.log.read_bytes() if self._place.log.exists() else b""
             connection = tables.connect(self._place.database, power_safe=self._power_safe)
             try:
-                self._check(connection)
+                self._check(connection, log)
             except BaseException:
                 connection.close()
                 raise
             self._inode = os.stat(self._place.database).st_ino
             self._had_fault = False
             self._connection = connection
-            self._lock.keep_reserve()
+            self.openings += 1
         return self._connection
 
-    def _check(self, connection: sqlite3.Connection) -> None:
+    def _make_anew(self) -> None:
+        watermark = self._lock.watermark()
+        if watermark is not None and watermark.pending:
+            self._report("it is gone")
+        self._exchange(None)
+
+    def _check(self, connection: sqlite3.Connection, log: bytes) -> None:
         if self._had_fault:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             if os.path.getsize(self._place.database) < _SMALL:
                 tables.check_pages(connection)
         tables.check_schema(connection)
-        own = tables.load_ledger(connection)
-        if own.caught_up(watermark := self._lock.watermark()) is not own:
-            self._note_lost_tail(connection, watermark)
+        ledger = tables.load_ledger(connection)
+        if ledger.caught_up(self._lock.watermark()) is not ledger:
+            self._place.keep_log(reforge(log))
+            raise Damaged("the end of its log is missing")
         self.attempts = tables.load_attempts(connection)
-
-    def _note_lost_tail(self, connection: sqlite3.Connection, watermark: Ledger | None) -> None:
-        self._report("the end of its log was lost")
-
-        def catch_up(connection: sqlite3.Connection, ledger: Ledger) -> tuple[Ledger, None]:
-            tables.store_attempts(connection, (1, ledger.position), 1, self._now())
-            return ledger.caught_up(watermark), None
-
-        _commit(connection, catch_up)
 
     # -- damage, and files that were removed
 
-    def _mend(self) -> None:
-        self._report("it is damaged")
+    def _mend(self, damage: Exception) -> None:
+        # SQLite's own text may quote pages of the file.
+        self._report(str(damage) if isinstance(damage, Damaged) else getattr(damage, "sqlite_errorname", "damage"))
         self._close_connection()
+        self._place.use_kept_log()
         salvage.make_file(self._place, lambda _: None)
         if salvage.mend_first_page(self._place.database, model=self._place.new):
             return
@@ -267,8 +275,6 @@ class FileStore:
     def _exchange(self, source: sqlite3.Connection | None) -> None:
         """Put a new file in place that has all that is sound in the old one; the old one is set aside."""
         watermark = self._lock.watermark()
-        if source is None and watermark is not None and watermark.pending:
-            self._report("its messages are gone")
         salvage.make_file(self._place, lambda target: salvage.carry_over(source, target, watermark, self._now()))
         self._place.new.rename(self._place.mended)
         if source is self._connection:

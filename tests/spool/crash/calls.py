@@ -1,0 +1,103 @@
+"""Every system call of a script that touches the spool's files: killed just before it, or answered with an error.
+
+strace counts calls by name and thread, so each name is gone through by itself, from its first call to the last.
+"""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import witness
+from .journal import Journal, Story
+
+CALLS = (
+    "openat", "pwrite64", "write", "fsync", "fdatasync", "ftruncate", "fallocate", "rename", "unlink", "mkdir",
+    "fcntl", "pread64", "read", "newfstatat", "fstat", "close", "mmap", "fchmod", "chmod", "lseek", "readlink",
+)  # fmt: skip
+WRITING = ("openat", "pwrite64", "fsync", "fdatasync", "ftruncate", "fallocate", "rename", "unlink", "mkdir", "pread64")
+ERRORS = ("EIO", "ENOSPC")
+
+
+def is_possible() -> bool:
+    """Tracing may be missing, or forbidden in a container."""
+    if shutil.which("strace") is None:
+        return False
+    return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode == 0
+
+
+def count_calls(folder: Path, script: list[str]) -> dict[str, int]:
+    """How often each call comes in the thread that makes it most often."""
+    home = _new_home(folder)
+    trace = folder / "trace"
+    _run(home, script, "-o", str(trace), "-e", f"trace={','.join(CALLS)}")
+    counts: dict[tuple[str, str], int] = {}
+    for line in trace.read_text().splitlines():
+        if match := re.match(r"(\d+) +(\w+)\(", line):
+            counts[match[2], match[1]] = counts.get((match[2], match[1]), 0) + 1
+    return {name: max(n for (each, _), n in counts.items() if each == name) for name, _ in counts}
+
+
+def kill_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict[str, int]:
+    script = [seed, str(steps), "full"]
+    seen = {"calls": 0}
+    for name, count in count_calls(folder, script).items():
+        for number in range(1, count + 1, every):
+            home = _new_home(folder)
+            _run(
+                home, script, "-o", "/dev/null", "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}"
+            )
+            _check(home)
+            seen["calls"] += 1
+            seen[name] = seen.get(name, 0) + 1
+    return seen
+
+
+def fail_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict[str, int]:
+    """Once, and from then on."""
+    script = [seed, str(steps), "full"]
+    seen = {"calls": 0, "refused": 0}
+    counts = count_calls(folder, script)
+    for name in (each for each in WRITING if each in counts):
+        for number in range(1, counts[name] + 1, every):
+            for error in ERRORS:
+                for when in (f"{number}", f"{number}+"):
+                    home = _new_home(folder)
+                    inject = f"inject={name}:error={error}:when={when}"
+                    _run(home, script, "-o", "/dev/null", "-e", f"trace={name}", "-e", inject)
+                    seen["refused"] += len(_check(home, attempts_are_known=False).refused)
+                    seen["calls"] += 1
+    return seen
+
+
+def _new_home(folder: Path) -> Path:
+    home = folder / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(mode=0o700)
+    return home
+
+
+def _run(home: Path, script: list[str], *options: str) -> None:
+    spool = home / "spool" / "a.db"
+    names = ("", "-wal", "-shm", ".lock", ".new", ".new-wal", ".new-shm", ".mended")
+    paths = [spool.parent, *(spool.with_name(spool.name + each) for each in names)]
+    watched = [part for path in paths for part in ("-P", str(path))]
+    victim = [sys.executable, "-m", "tests.spool.crash.victim", str(spool), str(home / "journal"), *script]
+    done = subprocess.run(
+        ["strace", "-f", "-qq", *options, *watched, *victim], capture_output=True, text=True, check=False
+    )
+    # Killed, as asked for, or at its end; nothing else.
+    if done.returncode not in (0, -9, 137):
+        raise witness.Lost(f"{' '.join(options)}: the victim ended with {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def _check(home: Path, *, attempts_are_known: bool = True) -> Story:
+    journal = home / "journal"
+    story = Story.of(journal.read_bytes() if journal.exists() else b"")
+    witness.check(home / "spool" / "a.db", story, attempts_are_known=attempts_are_known)
+    witness.drain(home / "spool" / "a.db", story)
+    return story

@@ -1,0 +1,113 @@
+"""A process that works with a spool until it is stopped, and writes down in a journal what it was told.
+
+Ids are never used twice, and a message's body follows from its id, so that the witness needs nothing but ids. A small
+part of the bodies is larger than a page.
+"""
+
+import asyncio
+import random
+import sys
+import zlib
+from pathlib import Path
+
+from segment_async.spool import Fate, Spool, SpoolUnavailable, SQLiteSpool, Status, StoredMessage
+
+from .journal import ACCEPTED, DELIVERED, FAILED, OFFERED, REFUSED, SENT, Journal
+
+_PATIENCE = 0.5
+_DELIVERED = Fate(Status.DELIVERED)
+_FAILED = Fate(Status.FAILED, "refused", 400, 1)
+
+
+def body_of(message_id: str) -> bytes:
+    number = zlib.crc32(message_id.encode())
+    size = 9_000 if number % 40 == 0 else number % 900
+    return f'{{"messageId":"{message_id}","x":"'.encode() + (b"%08x" % number) * (size // 8) + b'"}'
+
+
+class Victim:
+    def __init__(self, spool: Spool, journal: Journal, seed: str) -> None:
+        self._spool = spool
+        self._journal = journal
+        self._random = random.Random(seed)
+        self._seed = seed
+        self._count = 0
+        self._held = 0
+
+    async def live(self, steps: int, *, at_once: bool) -> None:
+        """`at_once`: everything at the same time; else one thing after the other."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(steps):
+                step = self._random.choices((self._append, self._append_nowait, self._deliver), (4, 1, 4))[0]
+                if at_once:
+                    group.create_task(step())
+                    if self._random.random() < 0.3:
+                        await asyncio.sleep(0)
+                else:
+                    await step()
+        await self._spool.aclose()
+
+    def _next_ids(self, most: int) -> list[str]:
+        first = self._count
+        self._count += self._random.randint(1, most)
+        return [f"{self._seed}-{number}" for number in range(first, self._count)]
+
+    async def _append(self) -> None:
+        await asyncio.gather(*(self._append_one(each) for each in self._next_ids(12)))
+
+    async def _append_one(self, message_id: str) -> None:
+        self._journal.write(OFFERED, [message_id])
+        try:
+            result = await self._spool.append(message_id, body_of(message_id))
+        except SpoolUnavailable:
+            self._journal.write(REFUSED, [message_id])
+        else:
+            assert result.status == "stored", result
+            self._journal.write(ACCEPTED, [message_id])
+
+    async def _append_nowait(self) -> None:
+        loop = asyncio.get_running_loop()
+        for message_id in self._next_ids(5):
+            self._journal.write(OFFERED, [message_id])
+            told = loop.create_future()
+            self._spool.append_nowait(
+                message_id,
+                body_of(message_id),
+                lambda result, told=told: loop.call_soon_threadsafe(told.set_result, result),
+            )
+            self._journal.write(REFUSED if isinstance(await told, SpoolUnavailable) else ACCEPTED, [message_id])
+
+    async def _deliver(self) -> None:
+        if self._spool.statistics().pending <= self._held:
+            return
+        try:
+            window = await asyncio.wait_for(self._spool.read(self._random.randint(1, 30), 50_000), _PATIENCE)
+        except TimeoutError:
+            # Others of us were faster.
+            return
+        messages = window.messages
+        self._held += len(messages)
+        attempts = self._random.choice((0, 1, 1, 1, 2))
+        for attempt in range(1, attempts + 1):
+            await self._spool.sending([each.key for each in messages], messages[0].attempts + attempt)
+            self._journal.write(SENT, [each.message_id for each in messages])
+        if attempts and self._random.random() < 0.8:
+            every = self._random.randint(2, 9)
+            await self._settle(messages[::every], _FAILED, FAILED)
+            await self._settle([each for index, each in enumerate(messages) if index % every], _DELIVERED, DELIVERED)
+
+    async def _settle(self, messages: list[StoredMessage], fate: Fate, sign: str) -> None:
+        await self._spool.settle([each.key for each in messages], fate)
+        self._journal.write(sign, [each.message_id for each in messages])
+        self._held -= len(messages)
+
+
+def main() -> None:
+    path, journal, seed, steps, durability = sys.argv[1:]
+    spool = SQLiteSpool(path, durability="full" if durability == "full" else "process")
+    victim = Victim(spool, Journal(Path(journal)), seed)
+    asyncio.run(victim.live(int(steps), at_once=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""A disk that refuses: full, read-only, gone. What was accepted stays, the error is clear, and it ends when it ends."""
+
+import asyncio
+import logging
+import os
+import shutil
+
+import pytest
+
+from segment_async.spool import Fate, SpoolUnavailable, SQLiteSpool, Status
+
+from .contract import DELIVERED, append, body_of, check_law, read, read_ids
+
+BIG = b"x" * 32_000
+
+
+def run(path, part, **options):
+    async def life():
+        spool = SQLiteSpool(path, check_interval=0.05, **options)
+        try:
+            await part(spool)
+            check_law(spool)
+            return spool.statistics()
+        finally:
+            await spool.aclose()
+
+    return asyncio.run(life())
+
+
+async def append_until_refused(spool, prefix="m"):
+    taken = []
+    with pytest.raises(SpoolUnavailable) as caught:
+        while True:
+            message_id = f"{prefix}{len(taken):05}"
+            await spool.append(message_id, BIG)
+            taken.append(message_id)
+    return taken, str(caught.value)
+
+
+async def read_everything(spool, count):
+    found = []
+    while len(found) < count:
+        found += (await read(spool, size=10**8)).messages
+    return found
+
+
+# -- full
+
+
+def test_a_full_disk_refuses_messages_and_still_records_outcomes(disk):
+    path = disk.folder / "analytics.db"
+
+    async def part(spool):
+        taken, reason = await append_until_refused(spool)
+        assert len(taken) > 200
+        assert "full" in reason
+        disk.fill()
+        messages = await read_everything(spool, len(taken))
+        assert [each.message_id for each in messages] == taken
+        for start in range(0, len(messages), 50):
+            keys = [each.key for each in messages[start : start + 50]]
+            await spool.sending(keys, 1)
+            await spool.settle(keys, DELIVERED)
+            assert spool.statistics().unrecorded == 0
+        with pytest.raises(SpoolUnavailable):
+            await spool.append("one more", BIG)
+
+    counts = run(path, part)
+    assert counts.pending == 0
+
+    async def later(spool):
+        assert spool.statistics().pending == 0
+
+    (disk.folder / "stuffing").unlink()
+    counts = run(path, lambda spool: append(spool, "a"))
+    assert counts.delivered == counts.accepted - 1
+
+
+def test_messages_are_taken_again_when_there_is_room_again(disk):
+    path = disk.folder / "analytics.db"
+
+    async def part(spool):
+        await append(spool, "before")
+        stuffing = disk.fill()
+        taken, _ = await append_until_refused(spool)
+        stuffing.unlink()
+        await append(spool, "after")
+        assert [each.message_id for each in await read_everything(spool, len(taken) + 2)] == ["before", *taken, "after"]
+
+    run(path, part)
+
+
+def test_a_disk_that_is_full_from_the_start(disk):
+    stuffing = disk.fill()
+
+    async def part(spool):
+        for _ in range(3):
+            with pytest.raises(SpoolUnavailable):
+                await spool.append("a", b"{}")
+        stuffing.unlink()
+        await append(spool, "b")
+        assert await read_ids(spool) == ["b"]
+
+    run(disk.folder / "analytics.db", part)
+
+
+# -- read-only
+
+
+def test_a_disk_that_becomes_read_only(disk):
+    path = disk.folder / "analytics.db"
+
+    async def part(spool):
+        await append(spool, "a", "b")
+        messages = (await read(spool, count=1)).messages
+        # What is open for writing keeps a disk from becoming read-only, as a real fault does not.
+        await spool.aclose()
+        assert messages
+
+    run(path, part)
+    disk.remount("ro")
+
+    async def refused(spool):
+        for _ in range(2):
+            with pytest.raises(SpoolUnavailable, match=r"[Rr]ead-only"):
+                await spool.append("c", b"{}")
+        disk.remount("rw")
+        await append(spool, "d")
+        assert await read_ids(spool) == ["a", "b", "d"]
+
+    run(path, refused)
+
+
+# -- gone
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool" / "analytics.db"
+
+
+def test_a_removed_folder_is_an_error_until_it_is_back_and_then_nothing_is_lost(path):
+    async def part(spool):
+        await append(spool, "a", "b", "c")
+        [held] = (await read(spool, count=1)).messages
+        shutil.rmtree(path.parent)
+        for _ in range(2):
+            with pytest.raises(SpoolUnavailable, match="was removed"):
+                await spool.append("d", b"{}")
+        # What is there can be sent all the while.
+        assert await read_ids(spool, count=1) == ["b"]
+        path.parent.mkdir(mode=0o700)
+        await append(spool, "e")
+        await spool.settle([held.key], DELIVERED)
+        assert spool.statistics().unrecorded == 0
+
+    counts = run(path, part)
+    assert (counts.accepted, counts.delivered, counts.pending) == (4, 1, 3)
+
+    async def later(spool):
+        assert await read_ids(spool) == ["b", "c", "e"]
+
+    run(path, later)
+
+
+def test_removed_files_are_made_again_with_all_that_was_in_them(path):
+    async def part(spool):
+        await append(spool, "a", "b")
+        for each in path.parent.iterdir():
+            each.unlink()
+        await append(spool, "c")
+        assert path.exists()
+
+    run(path, part)
+
+    async def later(spool):
+        assert await read_ids(spool) == ["a", "b", "c"]
+
+    run(path, later)
+
+
+def test_another_file_in_the_place_is_not_written_to(path):
+    async def part(spool):
+        await append(spool, "a")
+        path.rename(path.with_name("moved.db"))
+        path.write_bytes(b"something else")
+        with pytest.raises(SpoolUnavailable, match="another file has taken the place"):
+            await spool.append("b", b"{}")
+        path.unlink()
+        await append(spool, "c")
+        assert await read_ids(spool) == ["a", "c"]
+
+    run(path, part)
+
+
+def test_closing_while_another_file_is_in_the_place_removes_nothing_of_it(path):
+    other = path.parent / "other.db"
+
+    async def part(spool):
+        await append(spool, "a")
+        path.rename(path.with_name("moved.db"))
+        path.write_bytes(b"something else")
+        path.with_name(path.name + "-wal").unlink()
+        path.with_name(path.name + "-wal").write_bytes(b"its log")
+
+    run(path, part)
+    assert path.with_name(path.name + "-wal").read_bytes() == b"its log"
+    assert not other.exists()
+
+
+def test_a_lock_that_somebody_removed_is_taken_again(path):
+    async def part(spool):
+        await append(spool, "a")
+        path.with_name(path.name + ".lock").unlink()
+        await append(spool, "b")
+        assert path.with_name(path.name + ".lock").exists()
+
+    run(path, part)
+
+
+# -- memory instead
+
+
+def test_falling_back_to_memory_is_said_and_ends_when_the_disk_is_back(path, caplog):
+    async def part(spool):
+        await append(spool, "a")
+        shutil.rmtree(path.parent)
+        results = await append(spool, "b", "c", "b")
+        assert [each.status for each in results] == ["memory", "memory", "known"]
+        assert spool.statistics().in_memory == 2
+        assert spool.statistics().pending == 3
+        check_law(spool)
+        path.parent.mkdir(mode=0o700)
+        while spool.statistics().in_memory:
+            await append(spool, "a")
+        assert [each.status for each in await append(spool, "d")] == ["stored"]
+        assert sorted(await read_ids(spool)) == ["a", "b", "c", "d"]
+
+    counts = run(path, part, on_failure="memory")
+    assert (counts.accepted, counts.pending) == (4, 4)
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert "kept in memory" in warnings[0]
+    assert "again" in warnings[1]
+
+
+def test_what_is_in_memory_is_read_and_settled_like_anything_else(tmp_path):
+    path = tmp_path / "file" / "analytics.db"
+    path.parent.write_bytes(b"no folder")
+
+    async def part(spool):
+        assert [each.status for each in await append(spool, "a", "b", "c")] == ["memory"] * 3
+        messages = (await read(spool)).messages
+        assert [each.message_id for each in messages] == ["a", "b", "c"]
+        await spool.sending([each.key for each in messages], 1)
+        await spool.settle([messages[0].key], DELIVERED)
+        await spool.settle([messages[1].key], Fate(Status.FAILED, "refused", 400))
+        counts = spool.statistics()
+        assert (counts.accepted, counts.delivered, counts.failed, counts.in_memory) == (3, 1, 1, 1)
+
+    run(path, part, on_failure="memory")
+
+
+def test_memory_is_bounded(tmp_path):
+    path = tmp_path / "file" / "analytics.db"
+    path.parent.write_bytes(b"no folder")
+
+    async def part(spool):
+        taken, _ = await append_until_refused(spool)
+        assert len(taken) == 2**25 // len(BIG)
+
+    run(path, part, on_failure="memory")
+
+
+def test_what_stays_in_memory_at_the_end_is_said(tmp_path, caplog):
+    path = tmp_path / "file" / "analytics.db"
+    path.parent.write_bytes(b"no folder")
+    run(path, lambda spool: append(spool, "a"), on_failure="memory")
+    assert "1 messages were in memory only" in caplog.text
+
+
+def test_without_a_fall_back_the_call_raises_and_the_log_says_it_once(tmp_path, caplog):
+    path = tmp_path / "file" / "analytics.db"
+    path.parent.write_bytes(b"no folder")
+
+    async def part(spool):
+        results = await asyncio.gather(*(spool.append(each, body_of(each)) for each in "abc"), return_exceptions=True)
+        assert [type(each) for each in results] == [SpoolUnavailable] * 3
+        assert len({id(each) for each in results}) == 3
+        assert spool.statistics().accepted == 0
+
+    run(path, part)
+    assert len(caplog.records) == 1
+    assert os.listdir(tmp_path) == ["file"]

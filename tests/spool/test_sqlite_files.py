@@ -1,0 +1,309 @@
+"""Which files the SQLite engine makes, which it refuses, and what it does with broken ones."""
+
+import asyncio
+import logging
+import os
+import sqlite3
+import stat
+
+import pytest
+
+from segment_async.spool import SpoolUnavailable, SQLiteSpool
+
+from .contract import append, body_of, check_law, read_ids, settle_all
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool" / "analytics.db"
+
+
+def run(path, part):
+    async def life():
+        spool = SQLiteSpool(path)
+        try:
+            await part(spool)
+            check_law(spool)
+            return spool.statistics()
+        finally:
+            await spool.aclose()
+
+    return asyncio.run(life())
+
+
+def fill(path, *message_ids):
+    async def part(spool):
+        await append(spool, *message_ids)
+
+    run(path, part)
+
+
+def refusal(path):
+    """Why an append is refused; and twice, since an application goes on calling."""
+    texts = set()
+
+    async def part(spool):
+        for _ in range(2):
+            with pytest.raises(SpoolUnavailable) as caught:
+                await spool.append("a", b"{}")
+            texts.add(str(caught.value))
+
+    run(path, part)
+    [text] = texts
+    return text
+
+
+def names(path):
+    return sorted(each.name for each in path.parent.iterdir())
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# -- whose they are
+
+
+def test_files_are_for_their_owner_alone_and_so_are_folders_that_are_made(tmp_path):
+    path = tmp_path / "some" / "where" / "analytics.db"
+
+    async def part(spool):
+        await append(spool, "a")
+        assert names(path) == ["analytics.db", "analytics.db-shm", "analytics.db-wal", "analytics.db.lock"]
+        assert {mode(each) for each in path.parent.iterdir()} == {0o600}
+        assert mode(path.parent) == mode(path.parent.parent) == 0o700
+
+    before = os.umask(0)
+    try:
+        run(path, part)
+    finally:
+        os.umask(before)
+
+
+def test_an_open_file_is_closed_to_others(path):
+    fill(path, "a")
+    path.chmod(0o644)
+    fill(path, "b")
+    assert mode(path) == 0o600
+
+
+def test_a_folder_that_everybody_may_write_to_is_refused(path):
+    path.parent.mkdir()
+    path.parent.chmod(0o777)
+    assert "may be written to by everybody" in refusal(path)
+    assert names(path) == []
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", ".lock"])
+def test_symbolic_links_are_refused_and_what_they_point_to_is_left_alone(path, tmp_path, suffix):
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    path.parent.mkdir(mode=0o700)
+    path.with_name(path.name + suffix).symlink_to(target)
+    assert "symbolic link" in refusal(path)
+    assert target.read_bytes() == b"precious"
+
+
+def test_a_folder_reached_through_a_link_is_fine(tmp_path):
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    fill(tmp_path / "link" / "analytics.db", "a")
+    assert (tmp_path / "real" / "analytics.db").exists()
+
+
+def test_a_relative_path_stays_where_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spool = SQLiteSpool("analytics.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    async def part():
+        await append(spool, "a")
+        await spool.aclose()
+
+    asyncio.run(part())
+    assert (tmp_path / "analytics.db").exists()
+
+
+# -- what is no spool
+
+
+def sqlite_file(path, *statements):
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def test_a_foreign_database_is_refused_and_left_as_it_is(path):
+    sqlite_file(path, "CREATE TABLE orders (id)", "INSERT INTO orders VALUES (1)")
+    before = path.read_bytes()
+    assert "is not a spool" in refusal(path)
+    assert path.read_bytes() == before
+    assert names(path) == ["analytics.db"]
+
+
+@pytest.mark.parametrize("content", [b"{}\n", b"x" * 10_000, bytes(8192)])
+def test_any_other_file_is_refused_and_left_as_it_is(path, content):
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(content)
+    assert "is not a spool" in refusal(path)
+    assert path.read_bytes() == content
+    assert names(path) == ["analytics.db"]
+
+
+def test_a_folder_in_the_place_is_refused(path):
+    path.mkdir(parents=True)
+    assert "is not a regular file" in refusal(path)
+
+
+def test_a_newer_format_is_refused_and_left_as_it_is(path):
+    fill(path, "a")
+    sqlite_file(path, f"PRAGMA user_version = {9 << 16 | ~9 & 0xFFFF}")
+    before = path.read_bytes()
+    assert "newer version of segment_async (format 9)" in refusal(path)
+    assert path.read_bytes() == before
+
+
+def test_an_empty_file_is_a_new_spool(path):
+    path.parent.mkdir(mode=0o700)
+    path.touch()
+    assert run(path, lambda spool: append(spool, "a")).accepted == 1
+    assert names(path) == ["analytics.db", "analytics.db.lock"]
+
+
+# -- what is broken
+
+
+@pytest.mark.parametrize("size", [50, 99, 512, 4096, 6000, 20_000])
+def test_a_truncated_file_is_set_aside_and_what_is_lost_is_counted(path, size, caplog):
+    fill(path, *(f"{number:04}" for number in range(300)))
+    os.truncate(path, size)
+    assert len(path.read_bytes()) == size
+
+    async def part(spool):
+        await append(spool, "fresh")
+        left = spool.statistics().pending
+        assert (await read_ids(spool))[-1] == "fresh"
+        await settle_rest(spool, left)
+
+    counts = run(path, part)
+    assert counts.damages == 1
+    assert counts.accepted == 301
+    assert counts.reasons == {"damaged": counts.dropped}
+    assert 0 < counts.dropped <= 300
+    [aside] = [each for each in names(path) if ".corrupt-" in each]
+    assert path.with_name(aside).stat().st_size == size
+    assert mode(path.with_name(aside)) == 0o600
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+async def settle_rest(spool, left):
+    assert left == spool.statistics().pending
+
+
+def test_a_file_cut_to_nothing_is_counted_too(path):
+    fill(path, "a", "b")
+    os.truncate(path, 0)
+    counts = run(path, lambda spool: append(spool, "c"))
+    assert (counts.accepted, counts.dropped, counts.pending, counts.damages) == (3, 2, 1, 1)
+
+
+def test_a_removed_file_is_counted_too(path):
+    fill(path, "a", "b")
+    path.unlink()
+    counts = run(path, lambda spool: append(spool, "c"))
+    assert (counts.accepted, counts.dropped, counts.pending, counts.damages) == (3, 2, 1, 1)
+
+
+def test_a_removed_file_that_held_nothing_is_just_made_again(path):
+    fill(path, "a")
+    run(path, lambda spool: settle_all(spool, 1))
+    path.unlink()
+    counts = run(path, lambda spool: append(spool, "b"))
+    assert (counts.accepted, counts.delivered, counts.dropped, counts.damages) == (2, 1, 0, 0)
+
+
+def test_garbage_after_the_header_is_set_aside(path):
+    fill(path, "a", "b")
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(os.urandom(size - 100))
+    counts = run(path, lambda spool: append(spool, "c"))
+    assert (counts.accepted, counts.dropped, counts.pending, counts.damages) == (3, 2, 1, 1)
+    assert sum(".corrupt-" in each for each in names(path)) == 1
+
+
+def test_damage_is_no_crash_loop(path):
+    fill(path, "a")
+    for life in range(3):
+        with path.open("r+b") as file:
+            file.seek(100)
+            file.write(os.urandom(4000))
+        counts = run(path, lambda spool, life=life: append(spool, f"{life}"))
+        assert (counts.accepted, counts.pending) == (2 + life, 1)
+
+
+def overwrite(path, old, new):
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+
+
+def test_a_changed_body_is_never_read(path):
+    fill(path, *"abcde")
+    overwrite(path, body_of("c"), body_of("x"))
+
+    async def part(spool):
+        assert await read_ids(spool) == ["a", "b", "d", "e"]
+
+    counts = run(path, part)
+    assert (counts.dropped, counts.pending, counts.damages) == (1, 4, 1)
+
+
+def test_messages_saved_from_a_damaged_file_are_marked_as_possibly_sent(path):
+    fill(path, *"ab")
+    overwrite(path, body_of("a"), body_of("x"))
+
+    async def part(spool):
+        [message] = (await spool.read(10, 1000)).messages
+        assert (message.message_id, message.attempts) == ("b", 1)
+
+    run(path, part)
+
+
+def test_a_scratch_on_the_first_page_is_mended_without_loss(path):
+    fill(path, *"ab")
+    for scratch in (b"CREATE TABLE messages", b"SQLite format 3", b"CREATE TABLE ledger"):
+        overwrite(path, scratch, scratch[:5] + bytes([scratch[5] ^ 8]) + scratch[6:])
+
+    async def part(spool):
+        assert await read_ids(spool) == ["a", "b"]
+
+    counts = run(path, part)
+    assert (counts.dropped, counts.damages) == (0, 1)
+
+
+def test_an_interrupted_exchange_is_finished(path):
+    fill(path, "good")
+    path.rename(path.with_name(path.name + ".mended"))
+    path.write_bytes(b"SQLite format 3\0 but not for long")
+    path.with_name(path.name + "-wal").write_bytes(b"the log of the damaged one")
+    path.with_name(path.name + ".new").write_bytes(b"half made")
+
+    async def part(spool):
+        assert await read_ids(spool) == ["good"]
+
+    run(path, part)
+    assert sum(".corrupt-" in each for each in names(path)) == 2
+    assert not path.with_name(path.name + ".new").exists()
+
+
+def test_a_log_without_its_database_is_not_taken_for_the_new_ones(path):
+    path.parent.mkdir(mode=0o700)
+    path.with_name(path.name + "-wal").write_bytes(os.urandom(5000))
+    assert run(path, lambda spool: append(spool, "a")).pending == 1
+    assert sum(".corrupt-" in each for each in names(path)) == 1

@@ -1,0 +1,177 @@
+"""What the SQLite engine keeps, and what it gives up: by size, by age."""
+
+import asyncio
+
+import pytest
+
+from segment_async.spool import DroppedMessage, Fate, SQLiteSpool, Status
+
+from .contract import DELIVERED, REFUSED, append, body_of, check_law, has_nothing_to_read, read, read_ids
+
+SIZE = len(body_of("a"))
+
+
+def run(path, part, **options):
+    async def life():
+        spool = SQLiteSpool(path, **options)
+        await part(spool)
+        check_law(spool)
+        await spool.aclose()
+
+    asyncio.run(life())
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "analytics.db"
+
+
+def statuses(results):
+    return [each.status for each in results]
+
+
+def test_full_is_an_answer_and_room_comes_back_with_outcomes(path):
+    async def part(spool):
+        assert statuses(await append(spool, "a", "b", "c")) == ["stored", "stored", "full"]
+        assert spool.statistics().accepted == 2
+        [first, _] = (await read(spool)).messages
+        await spool.settle([first.key], DELIVERED)
+        assert statuses(await append(spool, "c", "d")) == ["stored", "full"]
+
+    run(path, part, max_bytes=2 * SIZE)
+
+
+def test_a_group_is_taken_as_far_as_there_is_room(path):
+    async def part(spool):
+        results = await asyncio.gather(*(spool.append(each, body_of(each)) for each in "abcde"))
+        assert statuses(results) == ["stored", "stored", "stored", "full", "full"]
+        assert await read_ids(spool) == ["a", "b", "c"]
+
+    run(path, part, max_bytes=3 * SIZE + 1)
+
+
+def test_what_could_never_fit_drops_nothing(path):
+    async def part(spool):
+        await append(spool, "a")
+        result = await spool.append("b", b"x" * (3 * SIZE), make_room=True)
+        assert (result.status, result.dropped) == ("full", ())
+        assert await read_ids(spool) == ["a"]
+
+    run(path, part, max_bytes=2 * SIZE)
+
+
+def test_the_oldest_that_nobody_holds_make_room(path):
+    async def part(spool):
+        await append(spool, *"abcd")
+        assert await read_ids(spool, count=1) == ["a"]
+        result = await spool.append("e", body_of("e") + b"x", make_room=True)
+        assert result.status == "stored"
+        assert result.dropped == (
+            DroppedMessage("b", body_of("b"), "queue_full"),
+            DroppedMessage("c", body_of("c"), "queue_full"),
+        )
+        assert await read_ids(spool) == ["d", "e"]
+        counts = spool.statistics()
+        assert (counts.accepted, counts.dropped, counts.reasons) == (5, 2, {"queue_full": 2})
+
+    run(path, part, max_bytes=4 * SIZE)
+
+
+def test_room_is_made_from_what_was_never_read_too(path):
+    async def first(spool):
+        await append(spool, *"abcd")
+
+    async def second(spool):
+        result = await spool.append("e", body_of("e"), make_room=True)
+        assert [each.message_id for each in result.dropped] == ["a"]
+        assert await read_ids(spool) == ["b", "c", "d", "e"]
+
+    run(path, first, max_bytes=4 * SIZE)
+    run(path, second, max_bytes=4 * SIZE)
+
+
+def test_what_is_held_makes_no_room(path):
+    async def part(spool):
+        await append(spool, "a", "b")
+        await read(spool)
+        assert statuses([await spool.append("c", body_of("c"), make_room=True)]) == ["full"]
+
+    run(path, part, max_bytes=2 * SIZE)
+
+
+def test_dead_letters_go_first(path):
+    async def part(spool):
+        await append(spool, "a", "b", "c")
+        await spool.settle([each.key for each in (await read(spool, count=2)).messages], REFUSED)
+        assert spool.statistics().dead == 2
+        result = await spool.append("d", body_of("d"))
+        assert (result.status, result.dropped) == ("stored", ())
+        counts = spool.statistics()
+        assert (counts.dead, counts.failed, counts.pending) == (1, 2, 2)
+        assert await read_ids(spool) == ["c", "d"]
+
+    run(path, part, max_bytes=3 * SIZE)
+
+
+def test_what_is_too_old_is_given_up_instead_of_read(path):
+    now = [1_000_000.0]
+
+    async def part(spool):
+        await append(spool, "a", "b")
+        now[0] += 50
+        await append(spool, "c")
+        now[0] += 51
+        window = await read(spool)
+        assert window.dropped == [DroppedMessage(each, body_of(each), "too_old") for each in "ab"]
+        assert [each.message_id for each in window.messages] == ["c"]
+        counts = spool.statistics()
+        assert (counts.dropped, counts.reasons, counts.pending) == (2, {"too_old": 2}, 1)
+
+    async def later(spool):
+        now[0] += 100
+        window = await read(spool)
+        assert [each.message_id for each in window.dropped] == ["c"]
+        assert window.messages == []
+        assert await has_nothing_to_read(spool)
+        assert spool.statistics().pending == 0
+
+    run(path, part, max_age=100, clock=lambda: now[0])
+    run(path, later, max_age=100, clock=lambda: now[0])
+
+
+def test_many_that_are_too_old_hide_nothing(path):
+    now = [1_000_000.0]
+
+    async def part(spool):
+        await asyncio.gather(*(spool.append(f"{n:04}", b"{}") for n in range(1_500)))
+        now[0] += 200
+        await append(spool, "fresh")
+        dropped, found = 0, []
+        while not found:
+            window = await read(spool, count=100)
+            dropped += len(window.dropped)
+            found += window.messages
+        assert (dropped, [each.message_id for each in found]) == (1_500, ["fresh"])
+
+    run(path, part, max_age=100, clock=lambda: now[0])
+
+
+def test_a_dead_letter_of_an_unknown_size_is_kept_whole(path):
+    body = bytes(range(256)) * 128
+
+    async def part(spool):
+        await spool.append("a", body)
+        [message] = (await read(spool)).messages
+        await spool.settle([message.key], Fate(Status.FAILED, "gave_up", None, 7, possibly_delivered=True))
+        assert spool.statistics().dead_bytes == len(body)
+
+    run(path, part)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_bytes": 0}, {"max_age": 0}, {"durability": "none"}, {"on_failure": "ignore"}, {"check_interval": 0}],
+)
+def test_options_out_of_range_are_refused(path, options):
+    with pytest.raises(ValueError):
+        SQLiteSpool(path, **options)
