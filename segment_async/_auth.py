@@ -57,7 +57,8 @@ class Auth(Protocol):
 
 class Basic:
     """The write key as the user name, no password
-    (https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/#writekey-authentication)."""
+    (https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/#writekey-authentication).
+    """
 
     has_tokens = False
 

@@ -133,7 +133,7 @@ class Client:
                 server,
                 tokens,
                 policy,
-                now=lambda: self._life.sender.now(),
+                now=self._now,
                 wall=time.time,
                 chance=random.random,
             )
@@ -161,6 +161,9 @@ class Client:
         self._life = Life(wire, transport, auth, close_timeout)
         self._before_send = before_send
         self._send = send
+
+    def _now(self) -> float:
+        return self._life.sender.now()
 
     def __repr__(self) -> str:
         now = self.statistics()
@@ -434,9 +437,10 @@ class Client:
         shares_loop = life.serve_here()
         delivery = self._delivery(message)
         size = len(delivery.body)
-        if size and not life.queue.offer(delivery, size, paced=shares_loop):
-            if not await life.queue.put(delivery, size, paced=shares_loop):
-                return self._dropped(delivery.message_id, "queue_full", delivery.body)
+        if size and not (
+            queue.offer(delivery, size, paced=shares_loop) or await queue.put(delivery, size, paced=shares_loop)
+        ):
+            return self._dropped(delivery.message_id, "queue_full", delivery.body)
         life.hold()
         return delivery
 

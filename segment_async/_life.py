@@ -132,6 +132,7 @@ class Life:
         import anyio
         import anyio.lowlevel
 
+        cancellation: asyncio.CancelledError | None = None
         # anyio's scopes cancel again at every suspension. Within the shield only native cancellations arrive.
         with anyio.CancelScope(shield=True):
             cancellation = await self._close(cancels)
@@ -223,7 +224,8 @@ class Life:
 
     async def drain_at_exit(self, seconds: float) -> int:
         """The last chance: send what is left on the running loop, whoever owned the client before. Gives what
-        remained; that is dropped."""
+        remained; that is dropped.
+        """
         self.take_over()
         left = await self.flush(seconds)
         if left:

@@ -25,6 +25,8 @@ _log = logging.getLogger("segment_async")
 
 # Seconds between two log records of one kind.
 _QUIET_SECONDS: Final = 60.0
+# Seconds for a hook that was cancelled to take note of it.
+_LAST_SECONDS: Final = 0.1
 # Reports that wait while no loop runs; older ones are forgotten, the counters know them all.
 _MOST_WAITING: Final = 10_000
 
@@ -83,27 +85,30 @@ class Reports:
             self._contain(fault)
             return
         if isinstance(result, Awaitable):
-            hook = asyncio.ensure_future(self._await_hook(result))
+            hook = asyncio.ensure_future(result)
             self._hooks.add(hook)
-            hook.add_done_callback(self._hooks.discard)
+            hook.add_done_callback(self._hook_ended)
 
-    async def _await_hook(self, result: Awaitable[None]) -> None:
-        try:
-            await result
-        except Exception as fault:
+    def _hook_ended(self, hook: asyncio.Future[None]) -> None:
+        self._hooks.discard(hook)
+        fault = None if hook.cancelled() else hook.exception()
+        if isinstance(fault, Exception):
             self._contain(fault)
 
     def _contain(self, fault: Exception) -> None:
         self.warn("on_error", "on_error raised; the pipeline goes on.\n%s", stack_of(fault))
 
     async def finish(self, seconds: float) -> None:
-        """Give hooks that still run so many seconds, then cancel them."""
+        """Give hooks that still run on this loop so many seconds, then cancel them."""
         mine = asyncio.current_task()
         hooks = {hook for hook in self._hooks if hook is not mine and hook.get_loop() is asyncio.get_running_loop()}
-        if hooks:
-            _, late = await asyncio.wait(hooks, timeout=seconds)
-            for hook in late:
-                hook.cancel()
+        if not hooks:
+            return
+        _, late = await asyncio.wait(hooks, timeout=seconds)
+        for hook in late:
+            hook.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_LAST_SECONDS)
 
     def warn(self, kind: str, text: str, *args: object) -> None:
         """Log a warning, unless one of its kind was logged within the last minute."""

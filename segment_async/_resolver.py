@@ -21,8 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 # Of the two seconds that the drain at exit may take.
 _CHILD_SECONDS: Final = 1.0
 _CHILD: Final = (
-    "import json,socket,sys;"
-    "print(json.dumps(socket.getaddrinfo(sys.argv[1],int(sys.argv[2]),type=socket.SOCK_STREAM)))"
+    "import json,socket,sys;print(json.dumps(socket.getaddrinfo(sys.argv[1],int(sys.argv[2]),type=socket.SOCK_STREAM)))"
 )
 
 Addresses = list[Any]

@@ -25,7 +25,20 @@ from ._delivery import Delivery, Fate, History, Record, Signal, Status, wake
 from ._exceptions import TransportError
 from ._queue import Queue
 from ._reports import Reports, stack_of
-from ._retry import Action, Again, NoAnswer, NoCredentials, Refresh, RetryPolicy, Settle, Silence, Situation, Split, decide, redirect_host
+from ._retry import (
+    Action,
+    Again,
+    NoAnswer,
+    NoCredentials,
+    Refresh,
+    RetryPolicy,
+    Settle,
+    Silence,
+    Situation,
+    Split,
+    decide,
+    redirect_host,
+)
 from ._transport import Deadline, HTTPTransport, Response, Transport
 from ._version import __version__
 
@@ -35,6 +48,8 @@ _log = logging.getLogger("segment_async")
 _SLICE: Final = 32_768
 # Attempts in a row without a usable answer after which the server is taken for dead: one request at a time, then.
 _HANDFUL: Final = 5
+# Seconds that a timer comes late on purpose: a loop may call a little early, and then there would be nothing to do.
+_SLACK: Final = 1e-5
 # Seconds until a cancelled consumer is back: a loop that cancels all its tasks because it ends, has ended by then.
 _BREATH: Final = 0.01
 # Seconds that a smaller limit, learnt from a 413, is remembered.
@@ -42,7 +57,7 @@ _LIMIT_SECONDS: Final = 300.0
 # Others delivered for each that failed, for a failing batch to be the odd one out.
 _MOSTLY: Final = 4
 _HINTS: Final = {
-    "unauthorized": " The write key is likely wrong, or of another region: a source of the EU needs region=\"eu\". "
+    "unauthorized": ' The write key is likely wrong, or of another region: a source of the EU needs region="eu". '
     "It stands in the source's settings, under API Keys.",
     "refused": " If nothing arrives at all, the host or the region is likely wrong.",
 }
@@ -114,7 +129,7 @@ class Sender:
         self._open: Batch | None = None
         # In the order of acceptance.
         self._waiting: list[Batch] = []
-        self._flying: dict[Batch, asyncio.Task[None] | None] = {}
+        self._flying: dict[Batch, asyncio.Task[Response | Silence]] = {}
         self._flush_before = 0
         self._limit = self._largest = MAX_BODY_BYTES - self._envelope.size
         self._limit_until = 0.0
@@ -146,11 +161,11 @@ class Sender:
         # An empty context: what is bound around the caller is not for the consumer's own logging and hooks.
         loop.call_soon(self._start, self._run, context=Context())
 
-    def detach(self) -> list[asyncio.Task[None]]:
+    def detach(self) -> list[asyncio.Task[Any]]:
         """Stop working; what flies goes back in line. Gives the tasks, which are told to end, to be waited for."""
         with self._queue.lock:
             loop, self._run = self.loop, None
-            tasks = [task for task in (self._consumer, *self._flying.values()) if task is not None]
+            tasks = [*self._flying.values()] + ([self._consumer] if self._consumer is not None else [])
             self._consumer = self._bell = self._timer = None
             self._rung = True
             for batch in list(self._flying):
@@ -191,6 +206,7 @@ class Sender:
         tasks = self.detach()
         if tasks:
             await asyncio.wait(tasks)
+        await self._reports.finish(0.0)
         if isinstance(self._transport, HTTPTransport):
             await self._transport.aclose()
         await self._auth.aclose()
@@ -230,7 +246,7 @@ class Sender:
         more = True
         with self._queue.lock:
             while size < _SLICE:
-                if self._open is not None and self._open.count >= self._flush_at and self._may_launch(self.now()):
+                if self._open is not None and self._open.count >= self._flush_at and self._may_launch_open():
                     break
                 delivery = self._queue.read()
                 if delivery is None:
@@ -288,25 +304,33 @@ class Sender:
             return not self._flying and now >= self._probe_not_before
         return len(self._flying) < self._max_in_flight
 
+    def _may_launch_open(self) -> bool:
+        return self._may_launch(self.now()) and not self._must_wait_in_line()
+
+    def _must_wait_in_line(self) -> bool:
+        """One request at a time keeps the order: nothing overtakes what waits."""
+        return self._max_in_flight == 1 and bool(self._waiting)
+
     def _next(self, now: float) -> Batch | None:
         """The batch to send now, taken out of line."""
         ready = self._ready(now)
-        if ready is None or (self._probing and ready.history.sends and self._max_in_flight > 1):
-            # While the server is probed, what was not tried yet goes first: the fault may lie in what was.
-            if self._is_due(now) and (self._max_in_flight > 1 or not self._waiting):
-                self._close_open()
-                return self._waiting.pop()
-        if ready is not None:
-            self._waiting.remove(ready)
-            if ready.size > self._limit and ready.count > 1 and now < self._limit_until:
-                for part in ready.split():
-                    self._line_up(part)
-                return self._next(now)
+        in_order = self._max_in_flight == 1
+        # While the server is probed, what was not tried yet goes first: the fault may lie in what was.
+        yields = ready is None or (self._probing and ready.history.sends > 0 and not in_order)
+        if yields and self._is_due(now) and not self._must_wait_in_line():
+            self._close_open()
+            return self._waiting.pop()
+        if ready is None:
+            return None
+        self._waiting.remove(ready)
+        if ready.size > self._limit and ready.count > 1 and now < self._limit_until:
+            for part in ready.split():
+                self._line_up(part)
+            return self._next(now)
         return ready
 
     def _ready(self, now: float) -> Batch | None:
         if self._max_in_flight == 1:
-            # One at a time keeps the order: nothing overtakes the first in line.
             return next((batch for batch in self._waiting[:1] if batch.not_before <= now), None)
         ready = (batch for batch in self._waiting if batch.not_before <= now)
         if self._probing:
@@ -327,7 +351,7 @@ class Sender:
         when = min(self._moments(now), default=None)
         if when is None or self.loop is None:
             return
-        when -= self._clock_offset
+        when += _SLACK - self._clock_offset
         if self._timer is None or self._timer.when() > when or self._timer.when() <= self.loop.time():
             self._timer = self.loop.call_at(when, self._tick, self._run, context=Context())
 
@@ -343,7 +367,7 @@ class Sender:
         if has_slot:
             in_order = self._max_in_flight == 1
             yield from (max(batch.not_before, floor) for batch in (self._waiting[:1] if in_order else self._waiting))
-            if self._open is not None and not (in_order and self._waiting):
+            if self._open is not None and not self._must_wait_in_line():
                 yield max(floor, now if self._is_due(now) else self._open.opened_at + self._flush_interval)
         for batch in self._waiting:
             if batch.history.first_failure is not None:
@@ -356,31 +380,26 @@ class Sender:
 
     def _is_overdue(self, batch: Batch, now: float) -> bool:
         since = batch.history.first_failure
-        return since is not None and now - since >= self._policy.give_up_after
+        return since is not None and now >= since + self._policy.give_up_after
 
     # -- one request
 
     def _launch(self, batch: Batch) -> None:
         assert self.loop is not None
-        # In the books before the task exists: an eager one may be done when it does.
-        self._flying[batch] = None
         self._queue.lift_off(batch.count, batch.size)
-        task = self.loop.create_task(self._fly(batch, self._run))
-        if batch in self._flying:
-            self._flying[batch] = task
+        task = self._flying[batch] = self.loop.create_task(self._attempt(batch))
+        # A callback and not the task's own last lines: a task that is cancelled before its first step has none.
+        task.add_done_callback(partial(self._landed, batch, self._run))
 
-    async def _fly(self, batch: Batch, run: object) -> None:
-        answer: Response | Silence | None = None
-        try:
-            answer = await self._attempt(batch)
-        finally:
-            with self._queue.lock:
-                is_mine = run is self._run and batch in self._flying
-                if is_mine and answer is None:
-                    self._come_back(batch)
-                elif is_mine and answer is not None:
-                    self._conclude(batch, answer)
-                self.ring()
+    def _landed(self, batch: Batch, run: object, task: asyncio.Task[Response | Silence]) -> None:
+        with self._queue.lock:
+            if run is not self._run or batch not in self._flying:
+                return
+            if task.cancelled() or task.exception() is not None:
+                self._come_back(batch)
+            else:
+                self._conclude(batch, task.result())
+            self.ring()
 
     async def _attempt(self, batch: Batch) -> Response | Silence:
         """No credentials among the locals here: a traceback may be shown with them."""
@@ -561,7 +580,7 @@ class Sender:
         with self._queue.lock:
             opened = () if self._open is None else (self._open,)
             batches = (*opened, *self._waiting, *self._flying)
-            pending = sum(max(0, min(batch.stop, place) - batch.start) for batch in batches)
+            pending: int = sum(max(0, min(batch.stop, place) - batch.start) for batch in batches)
             return pending + max(0, place - self._queue.read_count)
 
     def hurry(self) -> None:
@@ -616,7 +635,7 @@ def _started(generator: AsyncGenerator[None, None]) -> AsyncGenerator[None, None
     return generator
 
 
-def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[None]]) -> None:
+def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks of a loop that may be this one, another thread's, at rest, or closed."""
     if asyncio._get_running_loop() is loop:
         current = asyncio.current_task()

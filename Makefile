@@ -1,0 +1,68 @@
+# Every target sets up what it needs in $(VENV). `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+SEEDS ?= 2000
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format types bench sim soak crash conformance clean
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo ## a day of shop events, delivered to an endpoint on this machine (ARGS="--outage 60")
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(VENV)/.dev ## the tests (ARGS="-k flush")
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: ## the tests on each Python that is claimed
+	@for version in 3.11 3.12 3.13; do \
+		$(MAKE) --no-print-directory test PYTHON=python$$version VENV=.venv-$$version ARGS="$(ARGS)" || exit 1; \
+	done
+
+lint: $(VENV)/.dev ## format, lint, and which file may import which
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(VENV)/.dev ## mypy and pyright
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.dev ## speed and memory, side by side with other SDKs (ARGS="--quick")
+	$(BIN)/python -m benchmarks $(ARGS)
+
+sim: $(VENV)/.dev ## many seeded runs under a virtual clock (SEEDS=20000)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+soak: $(VENV)/.dev ## a million messages through a hundred outages
+	$(BIN)/python -m tests.soak $(ARGS)
+
+crash: $(VENV)/.dev ## kills, power losses and bit flips against the spool
+	$(BIN)/python -m tests.spool.crash $(ARGS)
+
+conformance: $(VENV)/.dev ## how this and Segment's own SDKs keep to the rules, as a table
+	$(BIN)/python -m tests.conformance --table $(ARGS)
+
+clean: ## remove the environments and caches
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "segment_async needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[cli,speedups]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@

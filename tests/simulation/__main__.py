@@ -1,0 +1,83 @@
+"""`python -m tests.simulation --seeds 20000 [--first 0]`: many seeds, and what they met.
+
+A violation prints the one line that repeats it. The run fails as well unless each kind of fault was seen.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.simulation.scenario import POLICIES, Scenario
+from tests.support.simulated_network import FAULTS
+
+MUST_BE_SEEN = (
+    *(f"fault: {name}" for name in FAULTS),
+    *(f"reason: queue_full under {policy}" for policy in POLICIES if policy != "raise"),
+    *(f"reason: {name}" for name in ("refused", "unauthorized", "redirected", "too_large", "unexpected_answer")),
+    *(f"reason: {name}" for name in ("gave_up", "no_identity", "before_send", "close_timeout")),
+    "a message taken twice",
+    "a batch split",
+    "a retry",
+    "a call cancelled",
+    "a call's scope cancelled",
+    "a close cancelled",
+    "all tasks cancelled",
+    "a loop ended amid its work",
+    "the client changed its loop",
+    "the loop stood still",
+    "on_error called",
+)
+
+
+def run_seeds(first: int, count: int) -> tuple[Counter[str], list[tuple[int, str]]]:
+    """What the seeds met, and those that broke something."""
+    warnings.simplefilter("error")
+    logging.getLogger("segment_async").setLevel(logging.CRITICAL)
+    seen: Counter[str] = Counter()
+    broken: list[tuple[int, str]] = []
+    for seed in range(first, first + count):
+        scenario = Scenario(seed)
+        try:
+            scenario.run()
+        except BaseException:
+            broken.append((seed, traceback.format_exc()))
+        seen += scenario.seen.kinds
+    return seen, broken
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=2_000, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    seen: Counter[str] = Counter()
+    broken: list[tuple[int, str]] = []
+    piece = max(1, min(100, options.seeds))
+    starts = range(options.first, options.first + options.seeds, piece)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        ends = [min(piece, options.first + options.seeds - start) for start in starts]
+        for some_seen, some_broken in pool.map(run_seeds, starts, ends):
+            seen += some_seen
+            broken += some_broken
+            for seed, _ in some_broken:
+                print(f"broken: python -m tests.simulation --first {seed} --seeds 1", flush=True)
+    for kind, count in sorted(seen.items()):
+        print(f"{count:>10,}  {kind}")
+    for seed, text in broken[:3]:
+        print(f"\nseed {seed}\n{text}", file=sys.stderr)
+    missing = [kind for kind in MUST_BE_SEEN if not seen[kind]] if options.seeds >= 1_000 else []
+    for kind in missing:
+        print(f"never seen: {kind}", file=sys.stderr)
+    print(f"{options.seeds:,} seeds in {time.monotonic() - began:.0f} s, {len(broken)} broken")
+    return 1 if broken or missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
