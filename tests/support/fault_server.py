@@ -83,9 +83,8 @@ class FaultServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.go_down()
-        if self._listener:
-            self._listener.close()
+        await self._stop_listening()
+        await self.reset_connections()
         if self._mistakes:
             raise BaseExceptionGroup("the fault server itself went wrong", self._mistakes)
 
@@ -97,13 +96,17 @@ class FaultServer:
 
     async def go_down(self) -> None:
         """Reset every connection and refuse new ones; the port stays the server's own."""
+        await self._stop_listening()
+        # With nothing awaited in between, so that no other server of the tests gets the port.
+        self._bind()
+        await self.reset_connections()
+
+    async def _stop_listening(self) -> None:
         if self._accepting:
             self._accepting.cancel()
             await asyncio.wait([self._accepting])
         if self._listener:
             self._listener.close()
-        await self.reset_connections()
-        self._bind()
 
     async def reset_connections(self) -> None:
         serving = list(self._serving)
