@@ -1,0 +1,134 @@
+"""What OpenTelemetry is told of a client: its counts, and a span for each batch, linked to where it came from."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib import reload
+from typing import Any
+
+import pytest
+
+pytest.importorskip("opentelemetry.sdk", reason="OpenTelemetry's SDK is not installed")
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+import segment_async.otel
+from segment_async import Client
+from segment_async.otel import TracedTransport, watch
+from tests.support.fault_server import FaultServer
+from tests.support.faults import answer
+
+
+class Telemetry:
+    """An SDK that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        self._reader = InMemoryMetricReader()
+        self.spans = TracerProvider(shutdown_on_exit=False)
+        self.spans.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.meters = MeterProvider([self._reader], shutdown_on_exit=False)
+
+    def batches(self) -> list[ReadableSpan]:
+        return [span for span in self._exporter.get_finished_spans() if span.name == "segment batch"]
+
+    def points(self) -> dict[str, list[Any]]:
+        read: Any = self._reader.get_metrics_data()
+        scopes = [scope for resource in read.resource_metrics for scope in resource.scope_metrics]
+        return {metric.name: list(metric.data.data_points) for scope in scopes for metric in scope.metrics}
+
+
+def test_counts_by_outcome_and_reason() -> None:
+    telemetry = Telemetry()
+
+    async def main() -> None:
+        async with FaultServer([answer(400)]) as server, Client("KEY", host=server.url) as client:
+            watch(client, meter_provider=telemetry.meters)
+            await (await client.track("user-1", "Refused"))
+            await (await client.track("user-1", "Delivered"))
+            await client.track("user-1", "Waiting")
+            points = telemetry.points()
+            assert [point.value for point in points["segment.queued"]] == [1]
+            assert points["segment.queued_bytes"][0].value > 100
+            ended = {tuple(point.attributes.values()): point.value for point in points["segment.messages"]}
+            assert ended == {("delivered",): 1, ("failed", "refused"): 1}
+            assert [point.value for point in points["segment.requests"]] == [2]
+
+    asyncio.run(main())
+
+
+def test_a_batchs_span_links_to_those_its_messages_were_made_in() -> None:
+    telemetry = Telemetry()
+    tracer = telemetry.spans.get_tracer("shop")
+
+    async def main() -> list[int]:
+        async with FaultServer([answer(503), answer(200)]) as server:
+            transport = TracedTransport(
+                f"{server.url}/v1/batch", tracer_provider=telemetry.spans, meter_provider=telemetry.meters
+            )
+            async with Client("KEY", transport=transport, before_send=transport.remember) as client:
+                spans = []
+                for _ in range(2):
+                    with tracer.start_as_current_span("a request") as span:
+                        spans.append(span.get_span_context().span_id)
+                        await client.track("user-1", "One")
+                        await client.track("user-1", "Two", {"messageId": "not the message's"})
+                await client.track("user-1", "Without a Span")
+            return spans
+
+    callers = asyncio.run(main())
+    first, second = telemetry.batches()
+    for span in (first, second):
+        assert span.kind is SpanKind.PRODUCER
+        assert span.parent is None
+        assert [link.context.span_id for link in span.links] == callers
+        assert span.attributes is not None
+        assert span.attributes["messaging.batch.message_count"] == 5
+        assert (span.end_time or 0) > (span.start_time or 0)
+    assert first.attributes is not None
+    assert (first.attributes["http.response.status_code"], first.attributes["segment.attempt"]) == (503, 1)
+    assert (first.status.is_ok, second.status.is_ok) == (False, True)
+    assert {
+        point.attributes["http.response.status_code"] for point in telemetry.points()["segment.request.duration"]
+    } == {*(200, 503)}
+
+
+def test_a_fault_in_observing_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(TracedTransport):
+        def _links(self, ids: Any) -> Any:
+            raise KeyError
+
+    async def main() -> None:
+        async with FaultServer() as server:
+            transport = Broken(f"{server.url}/v1/batch", tracer_provider=Telemetry().spans)
+            async with Client("KEY", transport=transport) as client:
+                for _ in range(2):
+                    assert (await (await client.track("user-1", "Seen"))).attempts == 1
+
+    asyncio.run(main())
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["Observing a request failed: KeyError"]
+
+
+def test_no_sdk_no_spans() -> None:
+    async def main() -> None:
+        async with FaultServer() as server:
+            transport = TracedTransport(f"{server.url}/v1/batch")
+            async with Client("KEY", transport=transport, before_send=transport.remember) as client:
+                watch(client)
+                (await (await client.track("user-1", "Seen"))).raise_for_failure()
+
+    asyncio.run(main())
+
+
+def test_without_opentelemetry_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "opentelemetry", None)
+        with pytest.raises(ImportError, match="pip install opentelemetry-api"):
+            reload(segment_async.otel)
+    reload(segment_async.otel)
