@@ -27,19 +27,18 @@ Fields = dict[str, Any]
 UserID = str | int | UUID
 Timestamp = datetime | str
 
-_second = 0
-_second_text = ""
+# A second and its text, read and written as one: another thread may come in between any two steps.
+_latest = (0, "1970-01-01T00:00:00")
 
 
 def clock_text(now: float) -> str:
     """Seconds since the epoch as Segment wants them: ISO-8601, UTC, milliseconds."""
-    global _second, _second_text
+    global _latest
+    latest, text = _latest
     second = int(now)
-    text = _second_text
-    if second != _second:
+    if second != latest:
         text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        # The text before its key: another thread that sees the new second sees its text, too.
-        _second_text, _second = text, second
+        _latest = (second, text)
     return f"{text}.{int((now - second) * 1000):03d}Z"
 
 
@@ -223,9 +222,16 @@ def identifier(name: str, value: Any) -> str:
         return value
     if isinstance(value, UUID):
         return str(value)
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    text = None
+    if not isinstance(value, bool):
+        try:
+            text = str(operator.index(value))
+        except (TypeError, ValueError):
+            # No integer, or one of so many digits that Python refuses to write them out.
+            pass
+    if text is None:
         raise MessageError(name, f"must be a str, an int or a UUID, not {_kind(value)}")
-    return str(operator.index(value))
+    return text
 
 
 def _required(name: str, value: Any) -> str:
@@ -263,7 +269,8 @@ def _timestamp(value: Any) -> str:
             moment = datetime.fromisoformat(value)
         except ValueError:
             moment = None
-    if not isinstance(moment, datetime):
+    # pandas' NaT is a datetime that equals nothing, not even itself.
+    if not isinstance(moment, datetime) or moment != moment:  # noqa: PLR0124
         raise MessageError("timestamp", f"must be a datetime or ISO-8601 text; this {_kind(value)} is neither")
     problem = None
     try:
