@@ -84,6 +84,7 @@ class Stream:
     async def _tell_chunk(self, response: web.StreamResponse, cursor: Cursor, events: list[Event]) -> Cursor:
         refusals = [refusal for refusal in self._arrivals.refusals if refusal.batch.number > cursor.refusal]
         seconds = self._arrivals.seconds(cursor.second)
+        batches = {event.batch.number: event.batch for event in events}
         missed = events[0].number - cursor.event - 1 if events else 0
         cursor = Cursor(
             cursor.clearing,
@@ -98,7 +99,7 @@ class Stream:
             "summary": self._arrivals.summary(("type", "verdict", "refused")),
             "seconds": [tuple(second) for second in seconds],
             "missed": missed,
-            "batches": {str(event.batch.number): event.batch.as_dict() for event in events},
+            "batches": {str(number): batch.as_dict() for number, batch in batches.items()},
             "events": [_row(event) for event in events],
             "refusals": [_refused(refusal) for refusal in refusals],
         }

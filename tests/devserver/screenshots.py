@@ -23,7 +23,12 @@ from tests.devserver.exchange import body
 DAY = Path(__file__).parents[2] / "examples" / "data" / "shop-day.jsonl"
 SECONDS = 75
 DESK: dict[str, Any] = {"viewport": {"width": 1320, "height": 820}}
-PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "is_mobile": True,
+    "has_touch": True,
+    "device_scale_factor": 2,
+}
 WRONG = {
     "type": "track",
     "event": "order completed",
@@ -47,7 +52,7 @@ def shoppers(chance: random.Random) -> Iterator[dict[str, Any]]:
         message["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         mistake = chance.random()
         if mistake < 0.02:
-            message.pop("userId", None), message.pop("anonymousId", None)
+            message = {name: value for name, value in message.items() if name not in ("userId", "anonymousId")}
         elif mistake < 0.05:
             message["timestamp"] = message["timestamp"].removesuffix("Z")
         elif mistake < 0.08 and "event" in message:
