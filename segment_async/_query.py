@@ -7,6 +7,7 @@ harm. This file knows neither requests nor messages.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, Literal
 from urllib.parse import unquote_plus, unquote_to_bytes
 
@@ -31,6 +32,8 @@ _SECRET_VALUE: Final = re.compile(
     r"|-----BEGIN|://[^/?#\s]*:[^/?#\s]*@"  # a private key; a password within an address
     r"|\b(?:[sr]k_(?:live|test)_|gh[opsur]_|github_pat_|xox[a-z]-|glpat-|npm_|sk-|AKIA|AIza|ya29\.|SG\.)[\w.-]{8,}"
 )
+# Letters and digits of which the pattern above needs more to match.
+_SHORTEST_SECRET: Final = 12
 _LONG_TEXT: Final = re.compile(r"[\w+=-]{32,}", re.ASCII)
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{32,}")
 _UTM: Final = re.compile(r"utm_\w{1,60}", re.ASCII)
@@ -82,17 +85,19 @@ def _is_harmless(part: str) -> bool:
 
 def _is_secret(part: str, depth: int) -> bool:
     name, _, value = part.partition("=")
-    name, value = unquote_plus(name), unquote_plus(value)
+    if "%" in part or "+" in part:
+        name, value = unquote_plus(name), unquote_plus(value)
     return _names_a_secret(name) or _holds_a_secret(name, value, depth)
 
 
+@lru_cache(maxsize=1_024)
 def _names_a_secret(name: str) -> bool:
     bare = re.sub(r"[\W_]", "", name.lower())
     return _WHOLE_SECRET_NAME.fullmatch(bare) is not None or _SECRET_NAME.search(bare) is not None
 
 
 def _holds_a_secret(name: str, value: str, depth: int) -> bool:
-    if not value:
+    if len(value) < _SHORTEST_SECRET and value.isalnum():
         return False
     if _SECRET_VALUE.search(value) or (not _CLICK_ID.fullmatch(name) and _looks_random(value)):
         return True

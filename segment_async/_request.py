@@ -35,11 +35,13 @@ _HINTS: Final = {
     b"sec-ch-ua-model": "model",
     b"sec-ch-ua-full-version-list": "fullVersionList",
 }
+_PURPOSES: Final = (b"sec-purpose", b"purpose", b"x-moz", b"x-purpose")
 _WANTED: Final = frozenset(
     (
         *_HINTS,
         *(b"cookie", b"user-agent", b"accept", b"accept-language", b"referer", b"host"),
-        *(b"x-forwarded-for", b"x-forwarded-proto", b"sec-gpc", b"sec-purpose", b"purpose", b"x-moz", b"x-purpose"),
+        *(b"x-forwarded-for", b"x-forwarded-proto", b"sec-gpc"),
+        *_PURPOSES,
     )
 )
 _GLUE: Final = {b"cookie": b"; ", b"x-forwarded-for": b", ", b"accept-language": b", "}
@@ -120,13 +122,13 @@ def client_ip(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Netw
     first untrusted address anybody may have written.
     """
     address = _peer(scope)
-    forwarded = headers.get(b"x-forwarded-for", b"")[-_MAX_HEADER:] if trusted else b""
-    for entry in reversed(forwarded.decode("latin-1").split(",")):
+    forwarded = headers.get(b"x-forwarded-for", b"") if trusted else b""
+    for entry in reversed(forwarded[-_MAX_HEADER:].decode("latin-1").split(",")) if forwarded else ():
         if not _is_trusted(address, trusted):
             break
         if entry := entry.strip():
             address = _address(entry)
-    return str(address) if address is not None else None
+    return _written(address)
 
 
 def _peer(scope: Mapping[str, Any]) -> IPv4Address | IPv6Address | None:
@@ -143,6 +145,11 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+@lru_cache(maxsize=1_024)
+def _written(address: IPv4Address | IPv6Address | None) -> str | None:
+    return None if address is None else str(address)
 
 
 def _is_trusted(address: IPv4Address | IPv6Address | None, trusted: Sequence[Network]) -> bool:
@@ -167,9 +174,8 @@ def locale(accepted: bytes) -> str | None:
 
 def user_agent_data(headers: Headers) -> dict[str, Any] | None:
     """The client hints, as Segment's browser library reports them."""
-    if not any(name in headers for name in _HINTS):
-        return None
-    return _hints(tuple((field, headers[name]) for name, field in _HINTS.items() if name in headers)) or None
+    sent = tuple([(field, headers[name]) for name, field in _HINTS.items() if name in headers])
+    return (_hints(sent) or None) if sent else None
 
 
 @lru_cache(maxsize=256)
@@ -273,10 +279,8 @@ def _decoded(value: bytes, limit: int) -> str:
 
 def is_prefetch(headers: Headers) -> bool:
     """Loaded ahead, by a browser or a preview; perhaps nobody ever looks at it."""
-    names = (b"sec-purpose", b"purpose", b"x-moz", b"x-purpose")
-    return any(
-        word in headers.get(name, b"").lower() for name in names for word in (b"prefetch", b"prerender", b"preview")
-    )
+    said = [headers[name].lower() for name in _PURPOSES if name in headers]
+    return any(word in purpose for purpose in said for word in (b"prefetch", b"prerender", b"preview"))
 
 
 def asks_for_html(headers: Headers) -> bool:
