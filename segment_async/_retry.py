@@ -28,7 +28,7 @@ _BEFORE_THE_TEXT: Final = b" \t\r\n\xef\xbb\xbf"
 # A 2xx that is not Segment's: so many more times it is tried.
 _ODD_ANSWERS: Final = 3
 # Failures in a row after which one batch is suspected of being the cause.
-_SUSPICIOUS: Final = 5
+SUSPICIOUS: Final = 5
 # What a single message that fails while others are delivered gets, where `max_retries` is unset.
 _ALONE: Final = 10
 
@@ -135,7 +135,7 @@ class Situation:
         chance: a random number from 0 to 1.
         count: messages in the batch.
         with_token: the client has OAuth, so that fresh credentials can be had.
-        others_delivered: other batches were delivered since this one began to fail, and hardly any failed.
+        others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
     """
 
     now: float
@@ -234,7 +234,7 @@ def _again(
     if policy.max_retries is not None and history.counted >= policy.max_retries:
         return Settle(Status.FAILED, "gave_up"), history
     history = replace(history, failures=history.failures + 1)
-    if history.server_faults >= _SUSPICIOUS:
+    if history.server_faults >= SUSPICIOUS:
         # Perhaps one message is the cause. Where others are delivered that is likely, and the halves are split as
         # soon as they fail; where nothing is, the halves get as many tries as the whole had.
         if situation.count > 1:

@@ -26,6 +26,7 @@ from ._exceptions import TransportError
 from ._queue import Queue
 from ._reports import Reports, stack_of
 from ._retry import (
+    SUSPICIOUS,
     Action,
     Again,
     NoAnswer,
@@ -52,10 +53,10 @@ _HANDFUL: Final = 5
 _SLACK: Final = 1e-5
 # Seconds until a cancelled consumer is back: a loop that cancels all its tasks because it ends, has ended by then.
 _BREATH: Final = 0.01
+# Faults in a row of a message alone, after which another one is tried where the order would forbid it.
+_STUCK: Final = 10
 # Seconds that a smaller limit, learnt from a 413, is remembered.
 _LIMIT_SECONDS: Final = 300.0
-# Others delivered for each that failed, for a failing batch to be the odd one out.
-_MOSTLY: Final = 4
 _HINTS: Final = {
     "unauthorized": ' The write key is likely wrong, or of another region: a source of the EU needs region="eu". '
     "It stands in the source's settings, under API Keys.",
@@ -308,15 +309,21 @@ class Sender:
         return self._may_launch(self.now()) and not self._must_wait_in_line()
 
     def _must_wait_in_line(self) -> bool:
-        """One request at a time keeps the order: nothing overtakes what waits."""
-        return self._max_in_flight == 1 and bool(self._waiting)
+        """One request at a time keeps the order: nothing overtakes what waits, unless that is stuck."""
+        return self._max_in_flight == 1 and len(self._waiting) > self._is_stuck()
+
+    def _is_stuck(self) -> bool:
+        """The first in line is one message that the server answers with a fault again and again.
+
+        Whether the fault is the message's or the server's, only another message can tell.
+        """
+        return bool(self._waiting) and self._waiting[0].count == 1 and self._waiting[0].history.server_faults >= _STUCK
 
     def _next(self, now: float) -> Batch | None:
         """The batch to send now, taken out of line."""
         ready = self._ready(now)
-        in_order = self._max_in_flight == 1
         # While the server is probed, what was not tried yet goes first: the fault may lie in what was.
-        yields = ready is None or (self._probing and ready.history.sends > 0 and not in_order)
+        yields = ready is None or (self._probing and ready.history.sends > 0)
         if yields and self._is_due(now) and not self._must_wait_in_line():
             self._close_open()
             return self._waiting.pop()
@@ -330,12 +337,13 @@ class Sender:
         return ready
 
     def _ready(self, now: float) -> Batch | None:
-        if self._max_in_flight == 1:
-            return next((batch for batch in self._waiting[:1] if batch.not_before <= now), None)
-        ready = (batch for batch in self._waiting if batch.not_before <= now)
+        ready = (batch for batch in self._candidates() if batch.not_before <= now)
         if self._probing:
             return min(ready, key=lambda batch: batch.history.sends, default=None)
         return next(ready, None)
+
+    def _candidates(self) -> list[Batch]:
+        return self._waiting[: 1 + self._is_stuck()] if self._max_in_flight == 1 else self._waiting
 
     def _is_due(self, now: float) -> bool:
         batch = self._open
@@ -365,8 +373,7 @@ class Sender:
         floor = max(self._pause_until, self._probe_not_before if self._probing else 0.0)
         has_slot = len(self._flying) < (1 if self._probing else self._max_in_flight)
         if has_slot:
-            in_order = self._max_in_flight == 1
-            yield from (max(batch.not_before, floor) for batch in (self._waiting[:1] if in_order else self._waiting))
+            yield from (max(batch.not_before, floor) for batch in self._candidates())
             if self._open is not None and not self._must_wait_in_line():
                 yield max(floor, now if self._is_due(now) else self._open.opened_at + self._flush_interval)
         for batch in self._waiting:
@@ -516,9 +523,9 @@ class Sender:
             self._note_failure(batch, now)
 
     def _note_failure(self, batch: Batch, now: float) -> None:
-        if batch.baseline is None:
-            batch.baseline = (self._attempts_delivered, self._attempts_failed)
-        self._attempts_failed += 1
+        # A batch that fails again and again says nothing of the server any more.
+        self._attempts_failed += batch.history.server_faults < SUSPICIOUS
+        batch.baseline = (self._attempts_delivered, self._attempts_failed)
         self._failures_in_a_row += 1
         if self._failures_in_a_row < _HANDFUL:
             return
@@ -527,11 +534,14 @@ class Sender:
         self._probe_not_before = now + self._policy.delay(self._probe_failures, self._chance())
 
     def _others_are_delivered(self, batch: Batch) -> bool:
-        if batch.baseline is None:
-            return False
-        delivered = self._attempts_delivered - batch.baseline[0]
-        others_failed = self._attempts_failed - batch.baseline[1] - batch.history.failures
-        return delivered > 0 and delivered >= _MOSTLY * others_failed
+        """Others were delivered between two failures of this batch, and none has begun to fail since."""
+        if batch.baseline is not None:
+            delivered, failed = batch.baseline
+            if self._attempts_failed != failed:
+                batch.is_odd_one = False
+            elif self._attempts_delivered > delivered:
+                batch.is_odd_one = True
+        return batch.is_odd_one
 
     def _server_answers(self) -> None:
         self._failures_in_a_row = 0

@@ -129,9 +129,9 @@ class Deadline:
         await self._scope.__aenter__()
         self._arm(self._seconds)
 
-    async def __aexit__(self, *exc_info: Any) -> bool | None:  # noqa: PYI036  # handed on as they come
+    async def __aexit__(self, *exc_info: Any) -> None:  # noqa: PYI036  # handed on as they come
         self._timer.cancel()
-        return await self._scope.__aexit__(*exc_info)
+        await self._scope.__aexit__(*exc_info)
 
     def _arm(self, seconds: float) -> None:
         self._due = self._loop.time() + seconds
@@ -354,8 +354,6 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
 
     The status has come: a body that breaks off, or is no gzip though it says so, does not make it unusable.
     """
-    import aiohttp
-
     content = bytearray()
     whole = False
     try:
@@ -365,7 +363,8 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
                 whole = True
                 break
             content += chunk
-    except (aiohttp.ClientError, OSError):
+    except Exception:
+        # Cut off, mis-chunked, reset: none of it takes the status back.
         pass
     if "gzip" in response.headers.get("Content-Encoding", "").lower():
         return _unzipped(bytes(content)), whole

@@ -4,6 +4,7 @@ A violation prints the one line that repeats it. The run fails as well unless ea
 """
 
 import argparse
+import faulthandler
 import logging
 import os
 import sys
@@ -15,6 +16,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.scenario import POLICIES, Scenario
 from tests.support.simulated_network import FAULTS
+
+# Real seconds that one seed may take: thousands of times what the slowest needs.
+_PATIENCE = 60
 
 MUST_BE_SEEN = (
     *(f"fault: {name}" for name in FAULTS),
@@ -42,11 +46,14 @@ def run_seeds(first: int, count: int) -> tuple[Counter[str], list[tuple[int, str
     seen: Counter[str] = Counter()
     broken: list[tuple[int, str]] = []
     for seed in range(first, first + count):
+        # A seed that hangs ends its process with the stack on stderr, and the run with it.
+        faulthandler.dump_traceback_later(_PATIENCE, exit=True)
         scenario = Scenario(seed)
         try:
             scenario.run()
         except BaseException:
             broken.append((seed, traceback.format_exc()))
+        faulthandler.cancel_dump_traceback_later()
         seen += scenario.seen.kinds
     return seen, broken
 
