@@ -81,6 +81,13 @@ class Bench:
             finally:
                 process.kill()
 
+    def said_by(self, command: list[str], core: int | None, **options: Any) -> str:
+        """What a program of the measurement prints, run on this core."""
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
+            place(process.pid, core)
+            said, _ = process.communicate(timeout=PATIENCE)
+        return str(said)
+
     @contextmanager
     def watched(self) -> Iterator[dict[str, float]]:
         """Fills, at the end of the block, with how far others disturbed the contestant's core."""
@@ -111,6 +118,7 @@ def machine() -> dict[str, str]:
     return {
         "cpu": model[0] if model else platform.processor(),
         "cores": str(os.cpu_count()),
+        "load": f"{os.getloadavg()[0]:.1f}",
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": f"{platform.python_implementation()} {sys.version.split()[0]}",
     }

@@ -6,14 +6,13 @@ Each part is one function from a case to its figures. Units are in the figures' 
 
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import Bench, place
+from benchmarks.bench import Bench
 from benchmarks.contestants import BY_NAME, Contestant
 from benchmarks.environments import FOLDER, python
 
@@ -121,10 +120,7 @@ def web(bench: Bench, case: Case) -> Figures:
 
 def _load(bench: Bench, port: str, seconds: int, rate: int) -> Figures:
     command = [sys.executable, str(LOADER), port, str(CONNECTIONS), str(seconds), str(rate)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as loader:
-        place(loader.pid, bench.cores.far)
-        said, _ = loader.communicate(timeout=60)
-    figures: Figures = json.loads(said)
+    figures: Figures = json.loads(bench.said_by(command, bench.cores.far))
     return figures
 
 
@@ -143,7 +139,8 @@ os._exit(0)
 def imports(bench: Bench, case: Case) -> Figures:
     code = IMPORT.format(imports=case.contestant.imports, constructs=case.contestant.constructs)
     command = [str(python(case.contestant.environment)), "-c", code]
-    times = [[float(ms) for ms in subprocess.check_output(command, text=True, cwd=FOLDER).split()] for _ in range(7)]
+    lines = [bench.said_by(command, bench.cores.near, cwd=FOLDER) for _ in range(7)]
+    times = [[float(ms) for ms in line.split()] for line in lines]
     imported, constructed = (statistics.median(column) for column in zip(*times, strict=True))
     return {"import_ms": imported, "first_client_ms": constructed}
 

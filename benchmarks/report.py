@@ -98,7 +98,7 @@ def conditions(results: dict[str, Any]) -> str:
     capacity = sink["messages_per_second"]
     return (
         f"{results['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['python']}, {machine['system']}; "
-        f"medians of {results['rounds']} interleaved rounds, the client on one core and the server ({sink['kind']}, good "
+        f"load {machine['load']} before it began; medians of {results['rounds']} interleaved rounds, the client on one core and the server ({sink['kind']}, good "
         f"for {capacity['gzip']:,.0f} compressed and {capacity['plain']:,.0f} plain messages a second) on another."
     )
 

@@ -71,7 +71,7 @@ def results_of(*labels: str) -> dict[str, object]:
     ]
     return {
         "date": "2026-11-21",
-        "machine": {"cpu": "a CPU", "cores": "2", "system": "Linux", "python": "CPython 3.11"},
+        "machine": {"cpu": "a CPU", "cores": "2", "load": "0.0", "system": "Linux", "python": "CPython 3.11"},
         "rounds": 3,
         "sink": {"kind": "C", "messages_per_second": {"gzip": 9e6, "plain": 1e6}},
         "versions": {"official": {"segment-analytics-python": "2.4.0"}},

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def measured_steps() -> Iterator[dict[str, int]]:
 
 def name_of(callback: Any) -> str:
     """A callback's module and name; of a task's step, its coroutine's; one name for all of the harness's own."""
+    while isinstance(callback, partial):
+        callback = callback.func
     owner = getattr(callback, "__self__", None)
     if not isinstance(owner, asyncio.Task):
         name = f"{getattr(callback, '__module__', '')}.{getattr(callback, '__qualname__', repr(callback))}"
