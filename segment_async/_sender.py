@@ -479,15 +479,15 @@ class Sender:
         now = self.now()
         action, batch.history = self._decide(batch, answer, now)
         self._land(batch)
+        if isinstance(action, (Settle, Split)):
+            self._note_server(batch, action, answer, now)
         match action:
             case Settle():
-                self._server_answers()
                 self._attempts_delivered += action.status is Status.DELIVERED
                 self._settle(batch, batch.history.fate(action.status, action.reason))
             case Again():
                 self._again(batch, action, now)
             case Split():
-                self._server_answers()
                 self._split(batch, action, now)
             case Refresh():
                 self._auth.renew(batch.sent_at)
@@ -526,6 +526,22 @@ class Sender:
         # A batch that fails again and again says nothing of the server any more.
         self._attempts_failed += batch.history.server_faults < SUSPICIOUS
         batch.baseline = (self._attempts_delivered, self._attempts_failed)
+        self._server_fails(batch, now)
+
+    def _note_server(self, batch: Batch, action: Settle | Split, answer: Response | Silence, now: float) -> None:
+        """To have lost patience with a batch, or to suspect it of a 5xx, is no sign that the server lives."""
+        if isinstance(answer, NoCredentials):
+            return
+        if isinstance(action, Settle):
+            has_failed = action.reason in ("gave_up", "unexpected_answer")
+        else:
+            has_failed = isinstance(answer, Response) and answer.status >= 500
+        if has_failed:
+            self._server_fails(batch, now)
+        else:
+            self._server_answers()
+
+    def _server_fails(self, batch: Batch, now: float) -> None:
         self._failures_in_a_row += 1
         if self._failures_in_a_row < _HANDFUL:
             return

@@ -509,11 +509,6 @@ class Down:
         """Nothing is held."""
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="_sender._conclude takes two things for a sign of life of the server that are none: a split after a 5xx, "
-    "and a batch given up. Probing ends, and every batch that waits is sent at once",
-)
 @pytest.mark.parametrize(
     ("answer", "policy"), [(Response(503), RetryPolicy()), (None, RetryPolicy(max_retries=3))], ids=["503", "silence"]
 )
