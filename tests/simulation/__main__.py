@@ -41,20 +41,25 @@ MUST_BE_SEEN = (
 
 def run_seeds(first: int, count: int) -> tuple[Counter[str], list[tuple[int, str]]]:
     """What the seeds met, and those that broke something."""
-    warnings.simplefilter("error")
-    logging.getLogger("segment_async").setLevel(logging.CRITICAL)
     seen: Counter[str] = Counter()
     broken: list[tuple[int, str]] = []
-    for seed in range(first, first + count):
-        # A seed that hangs ends its process with the stack on stderr, and the run with it.
-        faulthandler.dump_traceback_later(_PATIENCE, exit=True)
-        scenario = Scenario(seed)
-        try:
-            scenario.run()
-        except BaseException:
-            broken.append((seed, traceback.format_exc()))
+    log = logging.getLogger("segment_async")
+    log.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for seed in range(first, first + count):
+                # A seed that hangs ends its process with the stack on stderr, and the run with it.
+                faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=sys.__stderr__)
+                scenario = Scenario(seed)
+                try:
+                    scenario.run()
+                except BaseException:
+                    broken.append((seed, traceback.format_exc()))
+                seen += scenario.seen.kinds
+    finally:
         faulthandler.cancel_dump_traceback_later()
-        seen += scenario.seen.kinds
+        log.disabled = False
     return seen, broken
 
 
@@ -66,15 +71,18 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     seen: Counter[str] = Counter()
     broken: list[tuple[int, str]] = []
-    piece = max(1, min(100, options.seeds))
+    piece, done = 25, 0
     starts = range(options.first, options.first + options.seeds, piece)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         ends = [min(piece, options.first + options.seeds - start) for start in starts]
         for some_seen, some_broken in pool.map(run_seeds, starts, ends):
             seen += some_seen
             broken += some_broken
+            done += piece
+            print(f"\r{min(done, options.seeds):,} of {options.seeds:,} seeds", end="", file=sys.stderr, flush=True)
             for seed, _ in some_broken:
                 print(f"broken: python -m tests.simulation --first {seed} --seeds 1", flush=True)
+    print(file=sys.stderr)
     for kind, count in sorted(seen.items()):
         print(f"{count:>10,}  {kind}")
     for seed, text in broken[:3]:
