@@ -20,6 +20,7 @@ This file knows no tables.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import stat
@@ -64,6 +65,9 @@ class Place:
         """Something that changes when somebody writes to the shard."""
         return [(path.stat().st_mtime_ns, path.stat().st_size) for path in (self.database, self.log) if path.exists()]
 
+    def corrupt_files(self) -> list[Path]:
+        return sorted(self.database.parent.glob(glob.escape(self.database.name) + ".corrupt-*"))
+
     def set_aside(self) -> None:
         """Move the database and its log out of the way, under names that fit each other, and let nothing take over
         the old log.
@@ -100,6 +104,12 @@ class Place:
             self.set_aside()
             self.mended.rename(self.database)
             sync_folder(self.database.parent)
+
+
+def base_path(path: str | os.PathLike[str]) -> Path:
+    """The same file under the same name for everybody, wherever they stand; the file itself may not be a link."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return Path(os.path.realpath(folder), name)
 
 
 def shard_path(base: Path, slot: int) -> Path:

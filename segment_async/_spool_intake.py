@@ -88,10 +88,13 @@ class Intake:
         return Appended("stored" if size <= self._room else "full", tuple(dropped))
 
     def _remove_dead_letter(self) -> bool:
-        count, size = tables.remove_oldest_dead(self._connection)
+        position = tables.oldest_dead(self._connection)
+        if position is None:
+            return False
+        count, size = tables.remove_dead(self._connection, position)
         self.ledger = self.ledger.after(dead=-count, dead_bytes=-size)
         self._room += size
-        return count > 0
+        return True
 
     def _drop(self, row: Row) -> DroppedMessage:
         position, message_id, _, body = row

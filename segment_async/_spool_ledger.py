@@ -62,11 +62,16 @@ class Ledger(NamedTuple):
     def ended(self, count: int, size: int, fate: Fate) -> Ledger:
         """The ledger after that many pending messages of that many bytes together met this fate."""
         ledger = self.after(**{fate.status.value: count}, pending_bytes=-size)
-        if fate.reason is None or not count:
-            return ledger
+        return ledger if fate.reason is None else ledger._with_reason(fate.reason, count)
+
+    def revived(self, count: int, size: int, reason: str) -> Ledger:
+        """The ledger after that many messages which had failed with this reason are pending again."""
+        return self.after(failed=-count, pending_bytes=size)._with_reason(reason, -count)
+
+    def _with_reason(self, reason: str, count: int) -> Ledger:
         reasons = json.loads(self.reasons)
-        reasons[fate.reason] = reasons.get(fate.reason, 0) + count
-        return ledger._replace(reasons=json.dumps(reasons))
+        reasons[reason] = reasons.get(reason, 0) + count
+        return self._replace(reasons=json.dumps({each: number for each, number in reasons.items() if number}))
 
     def damaged(self, lost: int) -> Ledger:
         return self.ended(lost, 0, Fate(Status.DROPPED, "damaged"))

@@ -21,7 +21,6 @@ from . import _spool_tables as tables
 from ._spool_files import Place, sync_file
 from ._spool_ledger import Ledger, dead_checksum, message_checksum
 
-_PAGE_SIZE: Final = 4096
 # Fields of the first page that change in the life of a file: the change counter and the size, the list of free
 # pages, the version that last wrote. All others are the same in every file of ours.
 _CHANGING: Final = frozenset((*range(24, 40), *range(92, 100)))
@@ -38,11 +37,11 @@ _FARTHEST: Final = 2**40
 def mend_first_page(database: Path, model: Path) -> bool:
     """Restore what is known of the first page, header and table definitions, if it is scratched but recognisable."""
     with model.open("rb") as file:
-        wanted = file.read(_PAGE_SIZE)
+        wanted = file.read(tables.PAGE_SIZE)
     with database.open("r+b") as file:
-        found = file.read(_PAGE_SIZE)
+        found = file.read(tables.PAGE_SIZE)
         scratches = [at for at in range(len(found)) if at not in _CHANGING and found[at] != wanted[at]]
-        if len(found) < _PAGE_SIZE or not 0 < len(scratches) <= _FEW_SCRATCHES:
+        if len(found) < tables.PAGE_SIZE or not 0 < len(scratches) <= _FEW_SCRATCHES:
             return False
         for at in scratches:
             os.pwrite(file.fileno(), wanted[at : at + 1], at)

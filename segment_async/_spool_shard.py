@@ -5,6 +5,7 @@ Used by one thread at a time. This file knows no threads, no loops, no files, no
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,17 @@ from typing import Final, NamedTuple
 
 from . import _spool_tables as tables
 from ._delivery import Fate, Status
+from ._exceptions import SpoolUnavailable
 from ._spool import Appended, DroppedMessage, StoredMessage
 from ._spool_backlog import Backlog
 from ._spool_intake import Intake, NewMessage
-from ._spool_ledger import Ledger, Range, key_of, position_of
+from ._spool_ledger import Attempts, Ledger, Range, key_of, position_of
 from ._spool_store import DiskFull, Store
 from ._spool_tables import Damaged, Row
 
+# A file is written anew when nearly nothing of it is in use: then it costs next to nothing.
+_LITTLE: Final = 2**20
+_MUCH: Final = 2**24
 _TOO_OLD: Final = Fate(Status.DROPPED, "too_old")
 
 
@@ -60,9 +65,11 @@ class Shard:
         self._held: dict[int, int] = {}
         # Appends of which nobody knows whether they were committed: to be taken back at the next chance.
         self._in_doubt: list[tuple[Range, list[bytes]]] = []
+        # What was noted by processes that are gone.
+        self._attempts: list[Attempts] = []
+        self._seen: tuple[int, int] | None = None
         # What was erased before: nobody here waits for it.
         store.query(tables.take_purged)
-        self._seen = (store.openings, store.query(tables.outside_version))
 
     # -- in
 
@@ -185,7 +192,7 @@ class Shard:
     def _hold(self, row: Row) -> StoredMessage:
         position, message_id, _, body = row
         self._held[position] = len(body)
-        noted = [each for each in self.store.attempts if each.first <= position <= each.last]
+        noted = [each for each in self._attempts if each.first <= position <= each.last]
         if not noted:
             return StoredMessage(key_of(self.slot, position), message_id.decode(), body)
         attempts = max(each.number for each in noted)
@@ -208,6 +215,7 @@ class Shard:
             return
         self._seen = now
         self.ledger = tables.load_ledger(connection)
+        self._attempts = tables.load_attempts(connection)
         if purged := tables.take_purged(connection):
             self._backlog.forget({message_id.encode() for message_id in purged})
             self.dropped.extend(DroppedMessage(message_id, b"", "purged") for message_id in purged)
@@ -225,6 +233,14 @@ class Shard:
             raise Damaged(f"{ledger.pending} messages are pending, {count} are there")
 
     # -- books
+
+    def give_room_back(self) -> None:
+        """To the disk, what a long outage took and nothing is in any more."""
+        if self.ledger.pending_bytes + self.ledger.dead_bytes > _LITTLE:
+            return
+        with contextlib.suppress(SpoolUnavailable):
+            if self.store.query(tables.free_bytes) > _MUCH:
+                self.store.query(tables.shrink)
 
     def counted(self) -> Ledger:
         """The ledger with what is not recorded yet."""

@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from . import _spool_tables as tables
 from ._exceptions import SpoolUnavailable
 from ._spool import Appended, DroppedMessage, SpoolStatistics, StoredMessage, Window
 from ._spool_files import Lock, Place, inspect, prepare_folder, shard_path, slots_on_disk
 from ._spool_intake import NewMessage
 from ._spool_ledger import Ledger, slot_of
 from ._spool_shard import Limits, Note, Shard
-from ._spool_store import DiskFull, FileStore, MemoryStore
+from ._spool_store import DiskFull, FileStore, PlainStore
 
 _logger = logging.getLogger("segment_async")
 
@@ -121,7 +122,9 @@ class Shards:
         self, messages: Sequence[NewMessage], refusal: SpoolUnavailable
     ) -> list[Appended | SpoolUnavailable]:
         if self._memory is None:
-            self._memory = Shard(_MEMORY, MemoryStore(), replace(self._limits, max_bytes=_MEMORY_BYTES))
+            self._memory = Shard(
+                _MEMORY, PlainStore(tables.create(None)), replace(self._limits, max_bytes=_MEMORY_BYTES)
+            )
         kept = self._memory.write(messages)
         by_status: dict[str, Appended | SpoolUnavailable] = {"stored": Appended("memory"), "full": refusal}
         return [by_status.get(result.status, result) for result in kept]
@@ -173,6 +176,8 @@ class Shards:
         """What nobody asks for: the shards of the dead, the empty ones, the disk that works again."""
         self._move_to_disk()
         self.commit()
+        for shard in self._all():
+            shard.give_room_back()
         for shard in [each for each in self._adopted if each.is_done]:
             self._adopted.remove(shard)
             self._close(shard)

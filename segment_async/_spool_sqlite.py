@@ -24,13 +24,12 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from ._delivery import Fate
 from ._exceptions import SpoolUnavailable
 from ._spool import Appended, SpoolStatistics, Window
-from ._spool_files import forget_locks
+from ._spool_files import base_path, forget_locks
 from ._spool_intake import NewMessage
 from ._spool_ledger import by_slot
 from ._spool_shard import Limits, Note
@@ -133,11 +132,9 @@ class SQLiteSpool:
             raise ValueError('durability is "full" or "process", on_failure is "raise" or "memory"')
         if max_bytes <= 0 or (max_age is not None and max_age <= 0) or check_interval <= 0:
             raise ValueError("max_bytes, max_age and check_interval must be above zero")
-        folder, name = os.path.split(os.path.abspath(path))
-        base = Path(os.path.realpath(folder), name)
         limits = Limits(max_bytes, None if max_age is None else int(max_age * 1000), lambda: int(clock() * 1000))
         self._make_shards = functools.partial(
-            Shards, base, limits, power_safe=durability == "full", falls_back=on_failure == "memory"
+            Shards, base_path(path), limits, power_safe=durability == "full", falls_back=on_failure == "memory"
         )
         self._check_interval = check_interval
         self._is_closing = False

@@ -21,7 +21,7 @@ from . import _spool_salvage as salvage
 from . import _spool_tables as tables
 from ._exceptions import SpoolUnavailable
 from ._spool_files import Lock, Place, inspect, make_private, prepare_folder
-from ._spool_ledger import Attempts, Ledger
+from ._spool_ledger import Ledger
 from ._spool_log import reforge
 from ._spool_tables import Damaged
 
@@ -52,12 +52,10 @@ class Store(Protocol):
     """A database, as a shard sees it.
 
     Attributes:
-        attempts: what was noted by processes that are gone.
         openings: how often it was opened; what was known of it before may have changed.
         damages: how often damage was found.
     """
 
-    attempts: list[Attempts]
     openings: int
     damages: int
 
@@ -91,20 +89,24 @@ class Store(Protocol):
         """In a forked child: leave all to the parent."""
 
 
-class MemoryStore:
-    """The same tables without a disk."""
+class PlainStore:
+    """A connection that is not repaired when it fails: to memory, or as the guest of another process."""
 
-    def __init__(self) -> None:
-        self.attempts: list[Attempts] = []
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self.openings = 0
         self.damages = 0
-        self._connection = tables.create(None)
+        self._connection = connection
 
     def transact(self, work: Transaction[_T]) -> tuple[Ledger, _T]:
-        return _commit(self._connection, work)
+        return self.query(lambda connection: _commit(connection, work))
 
     def query(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        return work(self._connection)
+        try:
+            return work(self._connection)
+        except (sqlite3.Error, Damaged) as fault:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.rollback()
+            raise SpoolUnavailable(str(fault)) from fault
 
     def keep_reserve(self) -> bool:
         return True
@@ -121,7 +123,6 @@ class MemoryStore:
 
 class FileStore:
     def __init__(self, place: Place, lock: Lock, now: Callable[[], int], *, power_safe: bool) -> None:
-        self.attempts: list[Attempts] = []
         self.openings = 0
         self.damages = 0
         self._place = place
@@ -253,7 +254,6 @@ class FileStore:
         if ledger.caught_up(self._lock.watermark()) is not ledger:
             self._place.keep_log(reforge(log))
             raise Damaged("the end of its log is missing")
-        self.attempts = tables.load_attempts(connection)
 
     # -- damage, and files that were removed
 

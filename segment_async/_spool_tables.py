@@ -45,6 +45,8 @@ _SCHEMA: Final = [
     "CREATE TABLE purged (message_id TEXT PRIMARY KEY) WITHOUT ROWID",
 ]
 
+PAGE_SIZE: Final = 4096
+
 # Below the 999 parameters that old versions of SQLite take.
 _ROWS_A_STATEMENT: Final = 128
 # SQLite's own tables aside, which the analysis tools of a curious visitor may have added.
@@ -76,12 +78,13 @@ def _configure(connection: sqlite3.Connection, power_safe: bool, read_only: bool
         return
     # As by default almost everywhere; the layout of the first page depends on it, and it can only be said first.
     connection.execute("PRAGMA auto_vacuum = 0")
+    connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
     # Systems where a plain sync stops at the disk's own cache; elsewhere without effect.
     connection.execute(f"PRAGMA fullfsync = {power_safe:d}")
     connection.execute("PRAGMA wal_autocheckpoint = 500")
-    # Left on by some builds of SQLite; whoever erases from outside has it on.
+    # On in some builds of SQLite; whoever erases messages for good rewrites the file instead.
     connection.execute("PRAGMA secure_delete = 0")
 
 
@@ -211,7 +214,7 @@ def remove_messages(connection: sqlite3.Connection, where: Range) -> tuple[int, 
     count, size = connection.execute(sums, where).fetchone()
     connection.execute("DELETE FROM messages WHERE position BETWEEN ? AND ?", where)
     connection.execute(
-        "DELETE FROM attempts WHERE first <= ?2 AND last >= ?1 "
+        "DELETE FROM attempts WHERE last >= ? AND first <= ? "
         "AND NOT EXISTS (SELECT 1 FROM messages WHERE position BETWEEN first AND last)",
         where,
     )
@@ -237,7 +240,7 @@ def remove_by_id(connection: sqlite3.Connection, where: Range, message_ids: Iter
 
 def store_attempts(connection: sqlite3.Connection, where: Range, number: int, now: int) -> None:
     """Note the `number`-th request with these messages; the time of the first one stays."""
-    overlapping = "SELECT min(since) FROM attempts WHERE first <= ?2 AND last >= ?1"
+    overlapping = "SELECT min(since) FROM attempts WHERE last >= ? AND first <= ?"
     since = connection.execute(overlapping, where).fetchone()[0]
     noted = Attempts(*where, number, now if since is None else min(since, now))
     connection.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?)", (*noted, noted.checksum))
@@ -286,13 +289,32 @@ def read_dead(connection: sqlite3.Connection, after: int, count: int) -> list[De
     return rows
 
 
-def remove_oldest_dead(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Remove one, if any; returns how many there were, and their bytes."""
-    found = connection.execute("SELECT position, length(body) FROM dead ORDER BY position LIMIT 1").fetchone()
-    if found is None:
-        return 0, 0
-    connection.execute("DELETE FROM dead WHERE position = ?", found[:1])
-    return 1, found[1]
+def oldest_dead(connection: sqlite3.Connection) -> int | None:
+    """The position of the oldest dead letter."""
+    position: int | None = connection.execute("SELECT min(position) FROM dead").fetchone()[0]
+    return position
+
+
+def remove_dead(connection: sqlite3.Connection, position: int) -> tuple[int, int]:
+    """Returns how many there were, and their bytes."""
+    found = connection.execute("SELECT length(body) FROM dead WHERE position = ?", (position,)).fetchone()
+    connection.execute("DELETE FROM dead WHERE position = ?", (position,))
+    return (0, 0) if found is None else (1, found[0])
+
+
+# -- the file
+
+
+def free_bytes(connection: sqlite3.Connection) -> int:
+    """Room in the file that nothing is in."""
+    pages: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    return pages * PAGE_SIZE
+
+
+def shrink(connection: sqlite3.Connection) -> None:
+    """Write the file anew with nothing but what is in the tables, and empty the log."""
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 # -- what happens from outside
@@ -302,6 +324,10 @@ def outside_version(connection: sqlite3.Connection) -> int:
     """Changes when another connection has changed the file."""
     version: int = connection.execute("PRAGMA data_version").fetchone()[0]
     return version
+
+
+def add_purged(connection: sqlite3.Connection, message_id: bytes) -> None:
+    connection.execute("INSERT OR IGNORE INTO purged VALUES (CAST(? AS TEXT))", (message_id,))
 
 
 def take_purged(connection: sqlite3.Connection) -> list[str]:

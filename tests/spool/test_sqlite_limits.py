@@ -168,6 +168,23 @@ def test_a_dead_letter_of_an_unknown_size_is_kept_whole(path):
     run(path, part)
 
 
+def test_room_that_an_outage_took_is_given_back_to_the_disk(path):
+    async def part(spool):
+        for number in range(700):
+            spool.append_nowait(f"{number}", bytes(32_000), lambda _: None)
+        await spool.settle([], DELIVERED)
+        size = path.stat().st_size
+        assert size > 20_000_000
+        while spool.statistics().pending:
+            await spool.settle([each.key for each in (await read(spool, size=10**8)).messages], DELIVERED)
+        await append(spool, "small")
+        while path.stat().st_size > 100_000:
+            await spool.settle([], DELIVERED)
+        assert await read_ids(spool) == ["small"]
+
+    run(path, part, check_interval=0.05)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"max_bytes": 0}, {"max_age": 0}, {"durability": "none"}, {"on_failure": "ignore"}, {"check_interval": 0}],

@@ -3,17 +3,14 @@
 strace counts calls by name and thread, so each name is gone through by itself, from its first call to the last.
 """
 
-import contextlib
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from . import witness
-from .journal import Journal, Story
+from .journal import Story
 
 CALLS = (
     "openat", "pwrite64", "write", "fsync", "fdatasync", "ftruncate", "fallocate", "rename", "unlink", "mkdir",

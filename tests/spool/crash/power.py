@@ -19,7 +19,9 @@ from .journal import Story
 
 _SECTOR = 512
 _CALLS = "openat,pwrite64,write,fsync,fdatasync,ftruncate,fallocate,rename,unlink,close"
-_LINE = re.compile(r"(\d+) +(?:(\w+)\((.*?)(\) += (-?\d+).*| <unfinished \.\.\.>)|<\.\.\. \w+ resumed>(.*)\) += (-?\d+).*)$")
+_LINE = re.compile(
+    r"(\d+) +(?:(\w+)\((.*?)(\) += (-?\d+).*| <unfinished \.\.\.>)|<\.\.\. \w+ resumed>(.*)\) += (-?\d+).*)$"
+)
 
 
 @dataclass
@@ -175,7 +177,16 @@ def record(home: Path, seed: str, steps: int) -> list[tuple[str, list[str], int]
     paths = [spool.parent, home / "journal", *(spool.with_name(spool.name + each) for each in names)]
     watched = [part for path in paths for part in ("-P", str(path))]
     options = ["-f", "-qq", "-o", str(trace), "-xx", "-s", "1000000", "-e", f"trace={_CALLS}"]
-    victim = [sys.executable, "-m", "tests.spool.crash.victim", str(spool), str(home / "journal"), seed, str(steps), "full"]
+    victim = [
+        sys.executable,
+        "-m",
+        "tests.spool.crash.victim",
+        str(spool),
+        str(home / "journal"),
+        seed,
+        str(steps),
+        "full",
+    ]
     subprocess.run(["strace", *options, *watched, *victim], check=True)
     return list(_parse(trace.read_text().splitlines()))
 

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from segment_async import _spool_tables as tables
 from segment_async._spool import SpoolStatistics, StoredMessage
 from segment_async._spool_ledger import by_slot
 from segment_async._spool_shard import Limits, Note

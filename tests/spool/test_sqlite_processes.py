@@ -1,0 +1,319 @@
+"""Several processes on one path: who has what, what becomes of the dead, forks, and the end of the interpreter."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+
+from segment_async.spool import SQLiteSpool
+
+from .contract import DELIVERED, SOON, append, read, read_ids
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool" / "analytics.db"
+
+
+def run(path, part, **options):
+    async def life():
+        spool = SQLiteSpool(path, check_interval=0.05, **options)
+        await part(spool)
+        counts = spool.statistics()
+        await spool.aclose()
+        return counts
+
+    return asyncio.run(life())
+
+
+class Process:
+    """A program that says a line when it is ready, and ends when its input does."""
+
+    def __init__(self, program: str, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", HEAD + textwrap.dedent(program), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def line(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self._read_rest()
+
+    def end(self) -> tuple[str, str]:
+        out, err = self._read_rest()
+        assert self.process.returncode == 0, err
+        return out, err
+
+    def _read_rest(self) -> tuple[str, str]:
+        with self.process:
+            self.process.stdin.close()
+            return self.process.stdout.read(), self.process.stderr.read()
+
+
+HEAD = """
+import asyncio, os, sys
+from segment_async.spool import SQLiteSpool
+from tests.spool.contract import *
+path = sys.argv[1]
+"""
+
+HOLDER = """
+async def main():
+    spool = SQLiteSpool(path)
+    await append(spool, *sys.argv[2:])
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await spool.aclose()
+asyncio.run(main())
+"""
+
+WORKER = """
+# Everything that is appended by this process or left behind by another, until it is told that all have appended.
+async def main():
+    spool = SQLiteSpool(path, check_interval=0.05)
+    name, count = sys.argv[2], int(sys.argv[3])
+    await asyncio.gather(*(spool.append(f"{name}-{n}", b"{}") for n in range(count)))
+    print("ready", flush=True)
+    async def deliver():
+        while True:
+            window = await spool.read(20, 10_000)
+            keys = [each.key for each in window.messages]
+            await spool.sending(keys, 1)
+            for each in window.messages:
+                print(each.message_id)
+            await spool.settle(keys, DELIVERED)
+    delivering = asyncio.ensure_future(deliver())
+    await asyncio.to_thread(sys.stdin.read)
+    while spool.statistics().pending:
+        await spool.settle([], DELIVERED)
+    delivering.cancel()
+    await spool.aclose()
+asyncio.run(main())
+"""
+
+
+def shards(path):
+    return sorted(each.name for each in path.parent.iterdir() if not each.name.endswith((".lock", "-wal", "-shm")))
+
+
+def test_each_process_has_a_shard_of_its_own_and_leaves_the_others_alone(path):
+    with_one = Process(HOLDER, path, "theirs")
+    assert with_one.line() == "ready"
+
+    async def part(spool):
+        await append(spool, "ours")
+        assert shards(path) == ["analytics.db", "analytics.db.1"]
+        assert await read_ids(spool) == ["ours"]
+        assert spool.statistics().pending == 1
+
+    run(path, part)
+    with_one.end()
+    assert shards(path) == ["analytics.db", "analytics.db.1"]
+
+
+def test_the_shard_of_a_killed_process_is_taken_over(path):
+    victim = Process(HOLDER, path, "a", "b")
+    assert victim.line() == "ready"
+
+    async def part(spool):
+        await append(spool, "c")
+        assert await read_ids(spool) == ["c"]
+        victim.kill()
+        messages = (await read(spool)).messages
+        assert [each.message_id for each in messages] == ["a", "b"]
+        assert spool.statistics().recovered == 2
+        await spool.sending([each.key for each in messages], 1)
+        await spool.settle([each.key for each in messages], DELIVERED)
+        # Empty, it is let go, and what comes next finds it free.
+        while len(await_locked(path)) > 1:
+            await spool.settle([], DELIVERED)
+
+    run(path, part)
+
+
+def await_locked(path):
+    """The shards whose lock somebody has, as another process sees it."""
+    program = """
+    import fcntl
+    for name in sorted(os.listdir(os.path.dirname(path))):
+        if name.endswith(".lock"):
+            with open(os.path.join(os.path.dirname(path), name), "r+b") as file:
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    print(name)
+    """
+    return Process(program, path).end()[0].split()
+
+
+def test_who_starts_next_goes_on_with_what_the_dead_left(path):
+    victim = Process(HOLDER, path, "a")
+    assert victim.line() == "ready"
+    victim.kill()
+
+    async def part(spool):
+        assert await read_ids(spool) == ["a"]
+        assert shards(path) == ["analytics.db"]
+
+    run(path, part)
+
+
+def test_two_spools_of_one_process_do_not_meet(path):
+    async def main():
+        one, two = SQLiteSpool(path), SQLiteSpool(path)
+        await append(one, "a")
+        await append(two, "b")
+        assert await read_ids(one) == ["a"]
+        assert await read_ids(two) == ["b"]
+        await one.aclose()
+        three = SQLiteSpool(path)
+        assert await read_ids(three) == ["a"]
+        await two.aclose()
+        await three.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_of_many_processes_each_message_is_read_once(path, count):
+    """Some are killed right after they appended; the others go on with theirs."""
+    workers = [Process(WORKER, path, f"worker{number}", 50) for number in range(count)]
+    doomed = [Process(HOLDER, path, *(f"doomed{number}-{n}" for n in range(20))) for number in range(count // 2)]
+    for process in (*workers, *doomed):
+        assert process.line() == "ready"
+    for process in doomed:
+        process.kill()
+    found = [line for worker in workers for line in worker.end()[0].split()]
+    wanted = {f"worker{number}-{n}" for number in range(count) for n in range(50)}
+    wanted |= {f"doomed{number}-{n}" for number in range(count // 2) for n in range(20)}
+
+    async def part(spool):
+        while len(found) < len(wanted):
+            messages = (await read(spool)).messages
+            found.extend(each.message_id for each in messages)
+            await spool.settle([each.key for each in messages], DELIVERED)
+
+    run(path, part)
+    assert sorted(found) == sorted(wanted)
+
+
+def test_a_forked_child_begins_anew_and_the_parent_goes_on(path):
+    async def main():
+        spool = SQLiteSpool(path)
+        await append(spool, "parent-1", "parent-2")
+        [held, _] = (await read(spool)).messages
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if not child:
+            os._exit(in_child(spool))
+        assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222 -- nothing else is to happen meanwhile
+        await spool.settle([held.key], DELIVERED)
+        await append(spool, "parent-3")
+        assert await read_ids(spool) == ["parent-3"]
+        counts = spool.statistics()
+        assert (counts.accepted, counts.delivered, counts.pending) == (3, 1, 2)
+        await spool.aclose()
+
+    asyncio.run(main())
+    assert shards(path) == ["analytics.db", "analytics.db.1"]
+
+
+def in_child(spool):
+    """In a thread with a loop of its own: the parent's is still running here, and means nothing."""
+    statuses = []
+
+    async def main():
+        assert spool.statistics().accepted == 0
+        await append(spool, "child-1")
+        assert await read_ids(spool) == ["child-1"]
+        await spool.aclose()
+        statuses.append(0)
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    thread.join(SOON)
+    return 0 if statuses else 1
+
+
+def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(path):
+    """Its interpreter tidies up: an inherited connection that it closed would empty and remove the log."""
+    program = """
+    import warnings
+    warnings.simplefilter("ignore")
+    async def main():
+        spool = SQLiteSpool(path)
+        await append(spool, "a", "b")
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            # As if it were killed: nothing of ours may tidy up either.
+            assert os.path.getsize(path + "-wal") > 0
+            sys.stdout.flush()
+            os._exit(0)
+        del spool
+    asyncio.run(main())
+    """
+    Process(program, path).end()
+
+    async def part(spool):
+        assert await read_ids(spool) == ["a", "b"]
+
+    run(path, part)
+
+
+def test_an_interpreter_that_ends_without_aclose_loses_nothing_that_was_accepted(path):
+    program = """
+    spool = SQLiteSpool(path)
+    asyncio.run(append(spool, "a", "b"))
+    """
+    assert Process(program, path).end() == ("", "")
+
+    async def part(spool):
+        assert await read_ids(spool) == ["a", "b"]
+
+    run(path, part)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_spool_works_when_threads_cannot_be_started_any_more(path, opened, closed):
+    program = f"""
+    import atexit
+    spool = SQLiteSpool(path)
+    if {opened}:
+        asyncio.run(append(spool, "before"))
+    async def at_exit():
+        await append(spool, "at exit")
+        assert "at exit" in await read_ids(spool)
+        if {closed}:
+            await spool.aclose()
+    atexit.register(lambda: asyncio.run(at_exit()))
+    """
+    assert Process(program, path).end() == ("", "")
+
+    async def part(spool):
+        assert await read_ids(spool) == (["before", "at exit"] if opened else ["at exit"])
+
+    run(path, part)
+
+
+def test_closing_with_nothing_opened_makes_no_file(path):
+    run(path, lambda spool: asyncio.sleep(0))
+    assert not path.exists()

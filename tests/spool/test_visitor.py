@@ -1,0 +1,207 @@
+"""Looking at a spool and changing it from outside, beside a running process and without one."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from segment_async.spool import DroppedMessage, Fate, SpoolUnavailable, SpoolVisitor, SQLiteSpool, Status
+
+from .contract import DELIVERED, REFUSED, append, body_of, check_law, read, read_ids
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool" / "analytics.db"
+
+
+def run(path, part, **options):
+    async def life():
+        spool = SQLiteSpool(path, check_interval=0.05, **options)
+        try:
+            await part(spool)
+            check_law(spool)
+            return spool.statistics()
+        finally:
+            await spool.aclose()
+
+    return asyncio.run(life())
+
+
+def visit(path, program):
+    """From another process, as a visitor comes; within one process locks would not tell the two apart."""
+    head = f"from segment_async.spool import *\nvisitor = SpoolVisitor({str(path)!r})\n"
+    done = subprocess.run([sys.executable, "-c", head + program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def message(message_id, **fields):
+    return orjson.dumps({"messageId": message_id, **fields})
+
+
+def leave(path, *message_ids, failed=()):
+    async def part(spool):
+        await append(spool, *failed, *message_ids)
+        if failed:
+            keys = [each.key for each in (await read(spool, count=len(failed))).messages]
+            await spool.sending(keys, 1)
+            await spool.settle(keys, REFUSED)
+
+    run(path, part)
+
+
+def test_where_there_is_no_spool_the_visitor_makes_none(path):
+    with pytest.raises(SpoolUnavailable, match="there is no spool at"):
+        SpoolVisitor(path)
+    assert not path.parent.exists()
+
+
+def test_what_is_no_spool_is_no_place_to_visit(path):
+    path.parent.mkdir()
+    path.write_bytes(b"something else" * 100)
+    with pytest.raises(SpoolUnavailable, match="not a spool"):
+        SpoolVisitor(path).status()
+
+
+def test_status_tells_what_is_there(path):
+    leave(path, "a", "b", failed="x")
+    [shard] = SpoolVisitor(path).status()
+    assert (shard.path, shard.in_use) == (path, False)
+    counts = shard.statistics
+    assert (counts.accepted, counts.pending, counts.failed, counts.dead) == (3, 2, 1, 1)
+    assert counts.reasons == {"refused": 1}
+    assert shard.oldest is not None
+
+
+def test_a_shard_in_use_is_said_to_be(path):
+    async def part(spool):
+        await append(spool, "a")
+        assert visit(path, "print(*(each.in_use for each in visitor.status()))") == ["True"]
+
+    run(path, part)
+    assert visit(path, "print(*(each.in_use for each in visitor.status()))") == ["False"]
+
+
+def test_looking_changes_nothing(path):
+    leave(path, "a", failed="x")
+    before = path.read_bytes()
+    visitor = SpoolVisitor(path)
+    assert [(each.message_id, each.body, each.attempts) for each in visitor.pending()] == [("a", body_of("a"), 0)]
+    [dead] = visitor.dead()
+    assert (dead.message_id, dead.body, dead.reason, dead.status_code) == ("x", body_of("x"), "refused", 400)
+    assert (dead.attempts, dead.possibly_delivered) == (2, False)
+    assert visitor.set_aside() == []
+    assert path.read_bytes() == before
+
+
+def test_dead_letters_are_put_back_in_line(path):
+    leave(path, "a", failed="xyz")
+    assert SpoolVisitor(path).retry(lambda letter: letter.message_id != "y") == 2
+
+    async def part(spool):
+        assert await read_ids(spool) == ["a", "x", "z"]
+        counts = spool.statistics()
+        assert (counts.accepted, counts.failed, counts.pending, counts.dead) == (4, 1, 3, 1)
+        assert counts.reasons == {"refused": 1}
+
+    run(path, part)
+
+
+def test_a_running_process_sends_what_is_put_back(path):
+    async def part(spool):
+        await append(spool, "x")
+        await spool.settle([(await read(spool)).messages[0].key], Fate(Status.FAILED, "gave_up", None, 5, True))
+        reading = asyncio.ensure_future(read(spool))
+        assert await asyncio.to_thread(visit, path, "print(visitor.retry(lambda _: True))") == ["1"]
+        [back] = (await reading).messages
+        assert (back.message_id, back.body, back.attempts) == ("x", body_of("x"), 5)
+        await append(spool, "y")
+        assert await read_ids(spool) == ["y"]
+
+    run(path, part)
+
+
+def test_what_is_pending_again_already_stays_a_dead_letter(path):
+    leave(path, failed="x")
+    leave(path, "x")
+    assert SpoolVisitor(path).retry(lambda _: True) == 0
+    counts = SpoolVisitor(path).status()[0].statistics
+    assert (counts.accepted, counts.pending, counts.dead) == (2, 1, 1)
+
+
+def test_all_of_a_user_is_erased(path):
+    bodies = [
+        message("1", userId="u1", secret="gone-1"),
+        message("2", userId="u2"),
+        message("3", anonymousId="u1", secret="gone-2"),
+        message("4", previousId="u1", userId="u3", secret="gone-3"),
+        message("5", userId="u2", properties={"userId": "u1"}),
+        b"[]",
+        b"not even JSON",
+    ]
+
+    async def part(spool):
+        for number, body in enumerate(bodies):
+            await spool.append(f"{number + 1}", body)
+        [first] = (await read(spool, count=1)).messages
+        await spool.settle([first.key], REFUSED)
+
+    run(path, part)
+    assert SpoolVisitor(path).purge("u1") == 3
+    assert b"gone-" not in path.read_bytes()
+
+    async def later(spool):
+        assert await read_ids(spool) == ["2", "5", "6", "7"]
+        counts = spool.statistics()
+        assert (counts.accepted, counts.failed, counts.dropped, counts.dead) == (7, 1, 2, 0)
+        assert counts.reasons == {"refused": 1, "purged": 2}
+
+    run(path, later)
+
+
+def test_a_running_process_hears_of_what_was_erased(path):
+    async def part(spool):
+        await spool.append("1", message("1", userId="u1"))
+        [held] = (await read(spool)).messages
+        await spool.append("2", message("2", userId="u1", secret="gone"))
+        await spool.append("3", message("3", userId="u2"))
+        assert await asyncio.to_thread(visit, path, "print(visitor.purge('u1'))") == ["2"]
+        window = await read(spool)
+        assert [each.message_id for each in window.messages] == ["3"]
+        assert sorted(window.dropped) == [DroppedMessage("1", b"", "purged"), DroppedMessage("2", b"", "purged")]
+        await spool.settle([held.key], DELIVERED)
+        counts = spool.statistics()
+        assert (counts.delivered, counts.dropped, counts.pending) == (0, 2, 1)
+        files = path.read_bytes() + path.with_name(path.name + "-wal").read_bytes()
+        assert b"gone" not in files
+
+    run(path, part)
+
+
+def test_the_shards_of_all_processes_are_visited(path):
+    async def part(spool):
+        other = SQLiteSpool(path)
+        await append(spool, "a")
+        await append(other, "b")
+        out = await asyncio.to_thread(visit, path, "print(*(each.message_id for each in visitor.pending()))")
+        assert out == ["a", "b"]
+        await other.aclose()
+
+    run(path, part)
+
+
+def test_a_visitor_mends_what_nobody_uses(path):
+    leave(path, *(f"{number:04}" for number in range(200)))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(body_of("0050"), body_of("9999")))
+    with pytest.raises(SpoolUnavailable, match="checksum"):
+        list(SpoolVisitor(path).pending())
+    assert SpoolVisitor(path).purge("nobody") == 0
+    assert len(list(SpoolVisitor(path).pending())) == 199
+    assert len(SpoolVisitor(path).set_aside()) == 1
