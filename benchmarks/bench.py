@@ -21,6 +21,8 @@ from benchmarks.environments import ROOT, probe_command
 from benchmarks.sink import Sink
 
 PRECEDENCE = -15
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Of everything started here: without its compiled files an import would be measured that nobody has twice."""
 PATIENCE = 300
 """Seconds after which a probe is given up."""
 
@@ -74,7 +76,9 @@ class Bench:
         task["options"] = contestant.options | task.get("options", {})
         command = probe_command(contestant, task)
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes) as process:
+        with subprocess.Popen(
+            command, cwd=ROOT, env=ENVIRONMENT, text=True, start_new_session=True, **pipes
+        ) as process:
             place(process.pid, self.cores.near)
             try:
                 yield process
@@ -83,7 +87,9 @@ class Bench:
 
     def said_by(self, command: list[str], core: int | None, **options: Any) -> str:
         """What a program of the measurement prints, run on this core."""
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True, start_new_session=True, **options
+        ) as process:
             place(process.pid, core)
             said, _ = process.communicate(timeout=PATIENCE)
         return str(said)

@@ -125,24 +125,31 @@ def _load(bench: Bench, port: str, seconds: int, rate: int) -> Figures:
 
 
 IMPORT = """
-import time
+{before}
+import os, time
 start = time.perf_counter()
 {imports}
 imported = time.perf_counter()
 {constructs}
-import os
 print((imported - start) * 1e3, (time.perf_counter() - start) * 1e3, flush=True)
 os._exit(0)
 """
+IMPORTS = 7
 
 
 def imports(bench: Bench, case: Case) -> Figures:
-    code = IMPORT.format(imports=case.contestant.imports, constructs=case.contestant.constructs)
-    command = [str(python(case.contestant.environment)), "-c", code]
-    lines = [bench.said_by(command, bench.cores.near, cwd=FOLDER) for _ in range(7)]
-    times = [[float(ms) for ms in line.split()] for line in lines]
-    imported, constructed = (statistics.median(column) for column in zip(*times, strict=True))
-    return {"import_ms": imported, "first_client_ms": constructed}
+    """In a fresh interpreter, and in one that has asyncio already, as every program has that this is for."""
+    imported, constructed = _import_times(bench, case.contestant, "")
+    beside_asyncio, _ = _import_times(bench, case.contestant, "import asyncio")
+    return {"import_ms": imported, "beside_asyncio_ms": beside_asyncio, "first_client_ms": constructed}
+
+
+def _import_times(bench: Bench, contestant: Contestant, before: str) -> tuple[float, float]:
+    code = IMPORT.format(before=before, imports=contestant.imports, constructs=contestant.constructs)
+    command = [str(python(contestant.environment)), "-c", code]
+    lines = [bench.said_by(command, bench.cores.near, cwd=FOLDER) for _ in range(IMPORTS)]
+    imported, constructed = zip(*[map(float, line.split()) for line in lines], strict=True)
+    return statistics.median(imported), statistics.median(constructed)
 
 
 OURS = ("ours-isal", "ours-zlib")

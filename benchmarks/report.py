@@ -43,6 +43,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "imports": (
         Column("import ms", number("import_ms", 1)),
+        Column("in an asyncio program ms", number("beside_asyncio_ms", 1)),
         Column("with a first client ms", number("first_client_ms", 1)),
     ),
 }
