@@ -260,6 +260,6 @@ async def handler(event, context):
 handler(None, None)
 asyncio.run(client.aclose())
 """
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
+    command = [sys.executable, "-W", "error", "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
