@@ -26,7 +26,7 @@ _WORDS: Final = re.compile(
 )
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2_048)
 def is_bot(user_agent: str | None) -> bool:
     """No name at all is no browser's either."""
     if not user_agent:

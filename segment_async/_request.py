@@ -44,7 +44,7 @@ _WANTED: Final = frozenset(
         *_PURPOSES,
     )
 )
-_GLUE: Final = {b"cookie": b"; ", b"x-forwarded-for": b", ", b"accept-language": b", "}
+_GLUE: Final = {b"cookie": b"; ", b"x-forwarded-for": b", "}
 
 _URL_SAFE: Final = "!#$%&'()*+,/:;=?@[]-._~"
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -56,14 +56,16 @@ _PORT: Final = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]*)?")
 
 
 def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The headers that are read here; of those that may stand only once, the first."""
+    """The headers that are read here; of those that may stand only once the first, unless it is monstrous."""
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        if name in _WANTED:
-            if name not in headers:
-                headers[name] = value
-            elif name in _GLUE:
+        if name not in _WANTED:
+            continue
+        if name in headers:
+            if name in _GLUE:
                 headers[name] += _GLUE[name] + value
+        elif len(value) <= _MAX_URL or name in _GLUE:
+            headers[name] = value
     return headers
 
 
