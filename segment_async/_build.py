@@ -204,7 +204,7 @@ def _view(message: Fields, category: Any, name: Any, properties: Any) -> Fields:
 
 def _put_mapping(message: Fields, name: str, value: Any) -> None:
     """Absent and empty mappings are left out: neither `null` nor `{}` travels."""
-    if mapping(name, value):
+    if value if type(value) is dict else mapping(name, value):
         message[name] = value
 
 

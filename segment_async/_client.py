@@ -41,6 +41,7 @@ _log = logging.getLogger("segment_async")
 _AUTH_SERVERS: Final = {"us": "https://oauth2.segment.io", "eu": "https://oauth2.eu1.segmentapis.com"}
 _HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 _LIBRARY: Final = {"name": "segment-async", "version": __version__}
+_CONTEXT: Final = {"library": _LIBRARY}
 
 BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
@@ -194,7 +195,7 @@ class Client:
             QueueFull: only under ``overflow="raise"``.
             ClientClosed: `aclose` was called.
         """
-        return await self._take(
+        delivery, is_accepted = self._take(
             _build.track(
                 user_id,
                 event,
@@ -206,6 +207,7 @@ class Client:
                 message_id=message_id,
             )
         )
+        return delivery if is_accepted else await self._wait(delivery)
 
     async def identify(
         self,
@@ -219,7 +221,7 @@ class Client:
         message_id: UserID | None = None,
     ) -> Delivery:
         """Say who somebody is (https://segment.com/docs/connections/spec/identify/). As `track` otherwise."""
-        return await self._take(
+        delivery, is_accepted = self._take(
             _build.identify(
                 user_id,
                 traits,
@@ -230,6 +232,7 @@ class Client:
                 message_id=message_id,
             )
         )
+        return delivery if is_accepted else await self._wait(delivery)
 
     async def page(
         self,
@@ -245,7 +248,7 @@ class Client:
         message_id: UserID | None = None,
     ) -> Delivery:
         """Say that somebody saw a page (https://segment.com/docs/connections/spec/page/). As `track` otherwise."""
-        return await self._take(
+        delivery, is_accepted = self._take(
             _build.page(
                 user_id,
                 category,
@@ -258,6 +261,7 @@ class Client:
                 message_id=message_id,
             )
         )
+        return delivery if is_accepted else await self._wait(delivery)
 
     async def screen(
         self,
@@ -276,7 +280,7 @@ class Client:
 
         As `track` otherwise.
         """
-        return await self._take(
+        delivery, is_accepted = self._take(
             _build.screen(
                 user_id,
                 category,
@@ -289,6 +293,7 @@ class Client:
                 message_id=message_id,
             )
         )
+        return delivery if is_accepted else await self._wait(delivery)
 
     async def group(
         self,
@@ -306,7 +311,7 @@ class Client:
 
         `group_id` is required. As `track` otherwise.
         """
-        return await self._take(
+        delivery, is_accepted = self._take(
             _build.group(
                 user_id,
                 group_id,
@@ -318,6 +323,7 @@ class Client:
                 message_id=message_id,
             )
         )
+        return delivery if is_accepted else await self._wait(delivery)
 
     async def alias(
         self,
@@ -334,7 +340,7 @@ class Client:
 
         `previous_id` and `user_id` are both required. As `track` otherwise.
         """
-        return await self._take(
+        delivery, is_accepted = self._take(
             _build.alias(
                 previous_id,
                 user_id,
@@ -345,6 +351,7 @@ class Client:
                 message_id=message_id,
             )
         )
+        return delivery if is_accepted else await self._wait(delivery)
 
     # -- messages in general
 
@@ -360,7 +367,8 @@ class Client:
             QueueFull: only under ``overflow="raise"``.
             ClientClosed: `aclose` was called.
         """
-        return await self._take(checked(message))
+        delivery, is_accepted = self._take(checked(message))
+        return delivery if is_accepted else await self._wait(delivery)
 
     def enqueue_nowait(self, message: Message | Mapping[str, Any]) -> Delivery:
         """Queue a message at once, from any thread, with or without a running loop.
@@ -430,16 +438,22 @@ class Client:
 
     # -- the way of a message to the queue
 
-    async def _take(self, message: Fields) -> Delivery:
+    def _take(self, message: Fields) -> tuple[Delivery, bool]:
+        """The message's delivery, and whether it is accepted; if not, it has to wait for room."""
         life = self._life
-        queue = life.queue
-        queue.check_open()
         shares_loop = life.serve_here()
+        life.queue.check_open()
         delivery = self._delivery(message)
-        size = len(delivery.body)
-        if size and not (
-            queue.offer(delivery, size, paced=shares_loop) or await queue.put(delivery, size, paced=shares_loop)
-        ):
+        body = delivery.body
+        if body and not life.queue.offer(delivery, len(body), paced=shares_loop):
+            return delivery, False
+        if not life.is_held:
+            life.hold()
+        return delivery, True
+
+    async def _wait(self, delivery: Delivery) -> Delivery:
+        life = self._life
+        if not await life.queue.put(delivery, len(delivery.body), paced=life.serve_here()):
             return self._dropped(delivery.message_id, "queue_full", delivery.body)
         life.hold()
         return delivery
@@ -447,15 +461,16 @@ class Client:
     def _delivery(self, message: Fields) -> Delivery:
         """The message encoded, ready for the queue; without a body where it is dropped at once."""
         message, may_lack_identity = filled(message)
+        context = message.get("context")
+        message["context"] = {**context, "library": _LIBRARY} if context else _CONTEXT
         if "userId" not in message and ("anonymousId" not in message or message["type"] == "alias"):
-            if may_lack_identity:
-                return self._dropped(message["messageId"], "no_identity", message)
-            raise MessageError("userId", _NO_IDENTITY[message["type"] == "alias"])
-        message["context"] = {**message.get("context", {}), "library": _LIBRARY}
+            if not may_lack_identity:
+                raise MessageError("userId", _NO_IDENTITY[message["type"] == "alias"])
+            return self._dropped(message["messageId"], "no_identity", body_of(message))
         if self._before_send is not None:
             asked = self._ask(self._before_send, message)
             if asked is None:
-                return self._dropped(message["messageId"], "before_send", message)
+                return self._dropped(message["messageId"], "before_send", body_of(message))
             message = asked
         body = body_of(message)
         queue = self._life.queue
@@ -463,7 +478,8 @@ class Client:
             raise MessageTooLarge(len(body), queue.max_bytes, {"message": len(body)})
         if not self._send:
             return self._dropped(message["messageId"], "disabled", body)
-        return Delivery(message["messageId"], body, queue.unread)
+        # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
+        return Delivery(message["messageId"], b"%b" % body, queue.unread)
 
     def _ask(self, before_send: BeforeSend, message: Fields) -> Fields | None:
         """What the application's hook makes of a copy of the message; `None`: drop it."""
@@ -485,16 +501,14 @@ class Client:
             return None
         return message
 
-    def _dropped(self, message_id: str, reason: str, content: bytes | Fields) -> Delivery:
+    def _dropped(self, message_id: str, reason: str, body: bytes) -> Delivery:
         """Accepted, counted, and settled at once."""
         life = self._life
         fate = Fate(Status.DROPPED, reason)
         life.queue.refuse(fate)
         record = Record(life)
         record.settle(0, 1, fate)
-        if life.reports.are_wanted:
-            body = content if isinstance(content, bytes) else body_of(content)
-            life.reports.add(fate, lambda: (body,), life.sender.loop)
+        life.reports.add(fate, lambda: (body,), life.sender.loop)
         if reason == "queue_full":
             life.reports.warn(reason, "The queue is full: messages are dropped until there is room again.")
         return Delivery(message_id, b"", record)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -116,8 +117,11 @@ class Signal:
         return waiter
 
     def forget(self, waiter: asyncio.Future[None]) -> None:
-        if waiter in self._waiters:
+        try:
             self._waiters.remove(waiter)
+        except ValueError:
+            # It was notified.
+            pass
 
     def notify(self) -> None:
         while self._waiters:
@@ -187,18 +191,59 @@ def shorter(one: float | None, other: float | None) -> float | None:
 class Record:
     """What became of the messages of one batch, by their index in it."""
 
-    __slots__ = ("_fates", "host", "signal")
+    __slots__ = ("_fates", "_waiters", "host", "signal")
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.signal = Signal()
+        # By their start. Never changed but replaced, as other threads read it.
         self._fates: list[tuple[int, int, Fate]] = []
+        self._waiters: dict[asyncio.Future[None], int] = {}
 
     def settle(self, start: int, stop: int, fate: Fate) -> None:
-        self._fates.append((start, stop, fate))
+        """Write down the fate of these messages, and wake those who wait for one of them.
+
+        Nobody else: a batch may end message by message, with as many waiting.
+        """
+        fates = self._fates.copy()
+        insort(fates, (start, stop, fate), key=_by_start)
+        self._fates = fates
+        for waiter, index in list(self._waiters.items()):
+            if start <= index < stop:
+                wake(waiter)
 
     def fate(self, index: int) -> Fate | None:
-        return next((fate for start, stop, fate in self._fates if start <= index < stop), None)
+        fates = self._fates
+        place = bisect_right(fates, index, key=_by_start)
+        if place == 0:
+            return None
+        _, stop, fate = fates[place - 1]
+        return fate if index < stop else None
+
+    def register(self, index: int) -> asyncio.Future[None]:
+        """A future of the running loop, resolved once this message is settled; look once more before awaiting it."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = index
+        return waiter
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        self._waiters.pop(waiter, None)
+
+
+def _by_start(part: tuple[int, int, Fate]) -> int:
+    return part[0]
+
+
+class Unread(Record):
+    """Of the messages that are in no batch yet: it settles nothing; whoever waits looks again at its `signal`."""
+
+    __slots__ = ()
+
+    def register(self, index: int) -> asyncio.Future[None]:
+        return self.signal.register()
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        self.signal.forget(waiter)
 
 
 class Delivery:
@@ -227,7 +272,14 @@ class Delivery:
 
     async def _settled(self) -> Outcome:
         while (outcome := self.outcome) is None:
-            await until(lambda: self.outcome is not None, lambda: self._record.signal, self._record.host)
+            record = self._record
+            waiter = record.register(self._index)
+            try:
+                # What happened before the waiter stood in line is seen here.
+                if self._record is record and self.outcome is None:
+                    await asyncio.wait((waiter,), timeout=record.host.ensure_served())
+            finally:
+                record.forget(waiter)
         return outcome
 
     def place(self, record: Record, index: int) -> None:

@@ -56,7 +56,7 @@ class Life:
         self._hurried = False
         self._finishing = False
         self._closed = False
-        self._held = False
+        self.is_held = False
         self.queue, self.reports, self.sender = self._wire(self)
         self.reports.after = self.sender.settled.notify
 
@@ -65,8 +65,10 @@ class Life:
     def serve_here(self) -> bool:
         """See to it that some running loop works for the client; `True` if it is this one."""
         loop = asyncio.get_running_loop()
-        if self.sender.loop is not loop or self._pid != os.getpid():
-            self.ensure_served()
+        if self.sender.loop is loop:
+            # A forked child never runs its parent's loop, so that this needs no look at the process.
+            return True
+        self.ensure_served()
         return self.sender.loop is loop
 
     def ensure_served(self) -> float | None:
@@ -105,8 +107,8 @@ class Life:
 
     def hold(self) -> None:
         """Messages were given: the client lives until it is closed, and is drained at exit."""
-        if not self._held:
-            self._held = True
+        if not self.is_held:
+            self.is_held = True
             _exit.hold(self)
 
     # -- flush

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from ._delivery import Delivery, Fate, Host, Record, Status, shorter, wake
+from ._delivery import Delivery, Fate, Host, Status, Unread, shorter, wake
 from ._exceptions import ClientClosed, QueueFull
 
 Overflow = Literal["wait", "drop_newest", "drop_oldest", "raise"]
@@ -57,6 +57,16 @@ class Statistics:
 
 
 class _Unread(asyncio.Queue[Delivery]):
+    """Nobody ever waits on it, neither for messages nor for room: there is nobody to wake, and no loop to belong to."""
+
+    def put_nowait(self, item: Delivery) -> None:
+        self._put(item)
+
+    def get_nowait(self) -> Delivery:
+        if self.empty():
+            raise asyncio.QueueEmpty
+        return self._get()
+
     def put_back(self, delivery: Delivery) -> None:
         """To the front: what was read and could not be placed."""
         self._queue: deque[Delivery]
@@ -84,7 +94,7 @@ class Queue:
     ) -> None:
         self.lock = threading.RLock()
         # Of the messages that are in no batch yet: it settles nothing, but waits on it are woken when they are read.
-        self.unread = Record(host)
+        self.unread = Unread(host)
         self.max_bytes = max_bytes
         self.closed = False
         # Set by the sender: a monotonic clock; tell it of a message; drop what is oldest, `False` if nothing can be.
@@ -140,7 +150,14 @@ class Queue:
     def offer(self, delivery: Delivery, size: int, *, paced: bool) -> bool:
         """Take the message if nothing stands in its way; the fast way into the queue."""
         with self.lock:
-            if not self._may_take(size) or (paced and self._is_piled_up()) or self.closed:
+            # The same conditions as in `put`, written out: this runs once a call, and a function costs 0.1 µs.
+            if (
+                self._line
+                or self.closed
+                or (paced and self.put_count - self.read_count >= _UNREAD_BEFORE_A_TURN)
+                or self._pending + self._reserved >= self._max_messages
+                or self._pending_bytes + self._reserved_bytes + size > self.max_bytes
+            ):
                 return False
             self._take(delivery, size)
             return True
@@ -179,7 +196,7 @@ class Queue:
                 wake(waiter.future)
 
     def _is_piled_up(self) -> bool:
-        return self._messages.qsize() >= _UNREAD_BEFORE_A_TURN
+        return self.put_count - self.read_count >= _UNREAD_BEFORE_A_TURN
 
     @property
     def is_full(self) -> bool:
