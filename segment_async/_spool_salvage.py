@@ -22,8 +22,8 @@ from ._spool_files import Place, sync_file
 from ._spool_ledger import Ledger, dead_checksum, message_checksum
 
 # Fields of the first page that change in the life of a file: the change counter and the size, the list of free
-# pages, the version that last wrote. All others are the same in every file of ours.
-_CHANGING: Final = frozenset((*range(24, 40), *range(92, 100)))
+# pages and the schema's number, the version that last wrote. All others are the same in every file of ours.
+_CHANGING: Final = frozenset((*range(24, 44), *range(92, 100)))
 _FEW_SCRATCHES: Final = 8
 _MESSAGES: Final = """
     SELECT position, CAST(message_id AS BLOB), accepted_at, CAST(body AS BLOB), checksum

@@ -73,6 +73,11 @@ class Shard:
 
     # -- in
 
+    @property
+    def has_work(self) -> bool:
+        """Something to write even if no message comes."""
+        return bool(self.unrecorded or self._in_doubt)
+
     def write(self, messages: Sequence[NewMessage] = ()) -> list[Appended]:
         """Record the notes and take the messages, in one transaction.
 
@@ -81,7 +86,7 @@ class Shard:
             SpoolUnavailable: nothing was taken.
         """
         notes = self.unrecorded
-        if not notes and not messages:
+        if not messages and not self.has_work:
             return []
         if not self.store.keep_reserve() and messages:
             raise DiskFull("the disk is full")
@@ -253,8 +258,8 @@ class Shard:
 
     @property
     def is_done(self) -> bool:
-        """Nothing pending, nothing to record."""
-        return not self.ledger.pending and not self.unrecorded
+        """Nothing pending, nothing to write."""
+        return not self.ledger.pending and not self.has_work
 
 
 def _positions(note: Note) -> list[int]:

@@ -90,7 +90,7 @@ class Shards:
         """Record the notes and take the messages, as far as the disk does."""
         results = self._append(messages) if messages else []
         for shard in self._all():
-            if shard.unrecorded and not (messages and shard is self._own):
+            if shard.has_work and not (messages and shard is self._own):
                 self._write(shard, ())
         return results
 

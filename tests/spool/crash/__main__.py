@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument("--errors", action="store_true", help="let every system call of a script fail")
     parser.add_argument("--power", type=int, default=0, metavar="N", help="check so many states after a power loss")
     parser.add_argument("--flips", type=int, default=0, metavar="N", help="turn over so many bits, one at a time")
-    parser.add_argument("--steps", type=int, default=12, metavar="N", help="of the scripts for --calls and --errors")
+    parser.add_argument("--steps", type=int, default=12, metavar="N", help="of the scripts for all but kills and flips")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th system call")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     # Damage is done on purpose here, and each is reported.
@@ -30,9 +31,9 @@ def main() -> None:
     seed = str(options.seed)
     jobs: list[tuple[str, object, Callable[[Path], dict[str, int]]]] = [
         ("kills", options.kills, lambda folder: kills.run(folder, options.kills, options.seed)),
-        ("calls", options.calls, lambda folder: calls.kill_everywhere(folder, seed, options.steps)),
-        ("errors", options.errors, lambda folder: calls.fail_everywhere(folder, seed, options.steps)),
-        ("power", options.power, lambda folder: power.run(folder, options.power, options.seed)),
+        ("calls", options.calls, lambda folder: calls.kill_everywhere(folder, seed, options.steps, options.every)),
+        ("errors", options.errors, lambda folder: calls.fail_everywhere(folder, seed, options.steps, options.every)),
+        ("power", options.power, lambda folder: power.run(folder, options.power, options.seed, options.steps)),
         ("flips", options.flips, lambda folder: flips.run(folder, options.flips, options.seed)),
     ]
     for name, wanted, job in jobs:

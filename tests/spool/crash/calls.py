@@ -66,7 +66,7 @@ def fail_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict
                     home = _new_home(folder)
                     inject = f"inject={name}:error={error}:when={when}"
                     _run(home, script, "-o", "/dev/null", "-e", f"trace={name}", "-e", inject)
-                    seen["refused"] += len(_check(home, attempts_are_known=False).refused)
+                    seen["refused"] += len(_check(home, once=not when.endswith("+")).refused)
                     seen["calls"] += 1
     return seen
 
@@ -92,9 +92,11 @@ def _run(home: Path, script: list[str], *options: str) -> None:
         raise witness.Lost(f"{' '.join(options)}: the victim ended with {done.returncode}:\n{done.stderr[-3000:]}")
 
 
-def _check(home: Path, *, attempts_are_known: bool = True) -> Story:
+def _check(home: Path, *, once: bool | None = None) -> Story:
+    """`once`: how often there was an error; `None`: there was none, only an end."""
     journal = home / "journal"
     story = Story.of(journal.read_bytes() if journal.exists() else b"")
-    witness.check(home / "spool" / "a.db", story, attempts_are_known=attempts_are_known)
-    witness.drain(home / "spool" / "a.db", story)
+    path = home / "spool" / "a.db"
+    witness.check(path, story, attempts_are_known=once is None, refusals_are_known=once is not False)
+    witness.drain(path, story)
     return story

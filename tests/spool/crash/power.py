@@ -207,7 +207,7 @@ def _parse(lines: list[str]) -> Iterator[tuple[str, list[str], int]]:
             yield call, arguments.split(", "), int(result)
 
 
-def run(folder: Path, states: int, seed: int = 0, steps: int = 40) -> dict[str, int]:
+def run(folder: Path, states: int, seed: int, steps: int) -> dict[str, int]:
     """Check that many states, spread over all calls of scripts of that many steps; raises `Lost` at the first wrong one."""
     seen = {"states": 0, "different": 0, "scripts": 0, "calls": 0}
     chance = random.Random(seed)

@@ -39,10 +39,18 @@ def _read_what_is_there(shards: Shards) -> list[StoredMessage]:
     return messages
 
 
-def check(path: Path, story: Story, *, attempts_are_known: bool = True, may_lose: bool = False) -> SpoolStatistics:
+def check(
+    path: Path,
+    story: Story,
+    *,
+    attempts_are_known: bool = True,
+    refusals_are_known: bool = True,
+    may_lose: bool = False,
+) -> SpoolStatistics:
     """Hold the spool at the path against its story, and leave it as it was.
 
     `attempts_are_known`: the disk took every note of an attempt and of an outcome.
+    `refusals_are_known`: and what it refused it has never taken, or gave it up again when it could.
     `may_lose`: damage was done on purpose, so that what is missing has to be counted instead of being there.
     """
     shards = open_shards(path)
@@ -52,6 +60,8 @@ def check(path: Path, story: Story, *, attempts_are_known: bool = True, may_lose
     finally:
         shards.close()
     _check_messages(messages, story, attempts_are_known=attempts_are_known)
+    if refusals_are_known:
+        _no("refused, and there", {each.message_id for each in messages} & story.refused)
     _check_counts(messages, counts, story, may_lose=may_lose, outcomes_are_known=attempts_are_known)
     return counts
 

@@ -1,0 +1,121 @@
+"""`segment-async spool`: every sub-command, on a spool that nobody uses; what processes notice is the visitor's test."""
+
+import asyncio
+
+import orjson
+import pytest
+from click.testing import CliRunner
+
+from segment_async.cli._spool import spool
+from segment_async.spool import Fate, SQLiteSpool, Status
+
+from .contract import read
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool" / "analytics.db"
+
+
+def message(message_id, **fields):
+    return orjson.dumps({"type": "track", "messageId": message_id, "event": "Order Completed", "userId": "u1"} | fields)
+
+
+def fill(path, failed=(), pending=()):
+    async def main():
+        one = SQLiteSpool(path)
+        for each in failed:
+            await one.append(orjson.loads(each)["messageId"], each)
+        if failed:
+            keys = [each.key for each in (await read(one)).messages]
+            await one.settle(keys, Fate(Status.FAILED, "refused", 400, 3, possibly_delivered=True))
+        for each in pending:
+            await one.append(orjson.loads(each)["messageId"], each)
+        await one.aclose()
+
+    asyncio.run(main())
+
+
+def run(*arguments, code=0, **options):
+    result = CliRunner().invoke(spool, [str(each) for each in arguments], **options)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def lines(text):
+    return [line.split() for line in text.splitlines()]
+
+
+def test_status(path):
+    fill(path, failed=[message("x")], pending=[message("a"), message("b")])
+    table, shard, reason = lines(run("status", path))
+    assert table == "file used pending bytes oldest dead accepted delivered failed dropped".split()
+    assert shard[:3] == ["analytics.db", "no", "2"]
+    assert shard[-5:] == ["1", "3", "0", "1", "0"]
+    assert reason == ["1", "refused"]
+
+
+def test_status_names_what_was_set_aside(path):
+    fill(path, pending=[message("a")])
+    path.with_name("analytics.db.corrupt-20260101T000000Z-abcdef").touch()
+    assert "corrupt-20260101T000000Z-abcdef" in run("status", path)
+
+
+def test_show_lists_what_waits(path):
+    fill(path, pending=[message("a"), message("b", type="page", event=None, name="Home"), message("c")])
+    head, first, second = lines(run("show", path, "--limit", 2))
+    assert head[:3] == ["accepted", "message", "id"]
+    assert first[2:7] == ["a", "track", "Order", "Completed", "u1"]
+    assert second[2:6] == ["b", "page", "Home", "u1"]
+
+
+def test_show_prints_one_message(path):
+    fill(path, pending=[message("a"), message("b", event="Other")])
+    assert orjson.loads(run("show", path, "--id", "b"))["event"] == "Other"
+    assert "no such message" in run("show", path, "--id", "z", code=1)
+
+
+def test_dead_says_why(path):
+    fill(path, failed=[message("x")])
+    _, letter = lines(run("dead", path))
+    assert letter[2:] == ["x", "track", "Order", "Completed", "u1", "refused", "400", "3", "yes"]
+    assert orjson.loads(run("dead", path, "--id", "x"))["messageId"] == "x"
+
+
+def test_nothing_in_a_message_reaches_the_terminal_as_anything_but_text(path):
+    fill(path, pending=[message("a", event="[red]\x1b[2J\u202ereversed", userId="x" * 500)])
+    out = run("show", path)
+    assert "[red]\ufffd[2J\ufffdreversed" in out
+    assert "\x1b" not in out
+    assert "x" * 48 not in out
+
+
+def test_retry_puts_some_back_in_line(path):
+    fill(path, failed=[message("x"), message("y"), message("z")])
+    assert run("retry", path, "--id", "x", "--id", "y") == "2 put back in line\n"
+    assert run("retry", path, "--reason", "gave_up") == "0 put back in line\n"
+    assert run("retry", path, "--reason", "refused") == "1 put back in line\n"
+    assert run("retry", path, "--all") == "0 put back in line\n"
+    assert "say which" in run("retry", path, code=2)
+
+
+def test_purge_asks_first(path):
+    fill(path, failed=[message("x")], pending=[message("a"), message("b", userId="u2")])
+    assert "Aborted" in run("purge", path, "--user", "u1", code=1, input="n\n")
+    assert run("purge", path, "--user", "u1", "--yes") == "2 erased\n"
+    assert run("purge", path, "--user", "u1", "--yes") == "0 erased\n"
+    assert [orjson.loads(line)["messageId"] for line in run("export", path).splitlines()] == ["b"]
+
+
+def test_export_writes_lines_of_json(path, tmp_path):
+    fill(path, failed=[message("x")], pending=[message("a"), message("b")])
+    assert run("export", path) == (message("a") + b"\n" + message("b") + b"\n").decode()
+    run("export", path, "--dead", "--output", tmp_path / "dead.jsonl")
+    assert (tmp_path / "dead.jsonl").read_bytes() == message("x") + b"\n"
+    assert run("show", path).count("track") == 2
+
+
+def test_where_there_is_no_spool(path):
+    for command in ("status", "show", "dead", "export"):
+        assert "there is no spool at" in run(command, path, code=1)
+    assert not path.parent.exists()
