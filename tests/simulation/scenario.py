@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -292,6 +293,6 @@ class Scenario:
         arrivals = self._segment.arrivals
         return sum(
             set(later.ids) < set(earlier.ids)
-            for earlier, later in zip(arrivals, arrivals[1:], strict=False)
+            for earlier, later in pairwise(arrivals)
             if earlier.status in (400, 413, 500)
         )
