@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from typing import Any, Final
 
 from ._auth import Auth, Refused
@@ -174,6 +175,7 @@ class Sender:
             if loop is not None:
                 self._clock_offset = self.now()
                 self.loop = None
+            self._release_guard()
         if loop is not None:
             _end(loop, tasks)
         return tasks
@@ -182,6 +184,12 @@ class Sender:
         """In a forked child, where the lock may be held for ever: tasks of the parent's find nothing to do."""
         self._run = None
         self._flying = {}
+        self._release_guard()
+
+    def _release_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            _finish(guard)
 
     def _start(self, run: object) -> None:
         if run is not self._run or self.loop is None:
@@ -204,6 +212,7 @@ class Sender:
         """`asyncio.run` is about to return: leave nothing behind on its loop, and all messages to the next one."""
         if run is not self._run:
             return
+        self._guard = None
         tasks = self.detach()
         if tasks:
             await asyncio.wait(tasks)
@@ -399,10 +408,11 @@ class Sender:
         task.add_done_callback(partial(self._landed, batch, self._run))
 
     def _landed(self, batch: Batch, run: object, task: asyncio.Task[Response | Silence]) -> None:
+        cut_off = task.cancelled() or task.exception() is not None
         with self._queue.lock:
             if run is not self._run or batch not in self._flying:
                 return
-            if task.cancelled() or task.exception() is not None:
+            if cut_off:
                 self._come_back(batch)
             else:
                 self._conclude(batch, task.result())
@@ -561,7 +571,8 @@ class Sender:
 
     def _server_answers(self) -> None:
         self._failures_in_a_row = 0
-        if self._probing:
+        # An answer within a pause is to a request from before it: one still goes first when it is over.
+        if self._probing and self.now() >= self._pause_until:
             self._probing = False
             # It was the server: the others need not sit out their own back-off.
             for batch in self._waiting:
@@ -661,6 +672,16 @@ def _started(generator: AsyncGenerator[None, None]) -> AsyncGenerator[None, None
     return generator
 
 
+def _finish(generator: AsyncGenerator[None, None]) -> None:
+    """From its `yield` to its end, where nothing is left to clean up: it must not come to its loop's attention again,
+    which may never run any more.
+    """
+    try:
+        generator.aclose().send(None)
+    except StopIteration:
+        pass
+
+
 def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks of a loop that may be this one, another thread's, at rest, or closed."""
     if asyncio._get_running_loop() is loop:
@@ -672,6 +693,10 @@ def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[Any]]) ->
     for task in tasks:
         # Where the loop is gone nothing can end them, and Python need not complain of it.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
+        coroutine = task.get_coro()
+        if not loop.is_running() and iscoroutine(coroutine) and getcoroutinestate(coroutine) == CORO_CREATED:
+            # The loop stopped before the task's first step, of which there will be none.
+            coroutine.close()
         try:
             loop.call_soon_threadsafe(task.cancel)
         except RuntimeError:
