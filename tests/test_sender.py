@@ -16,7 +16,7 @@ import pytest
 
 from segment_async import Client, Delivery, DeliveryError, Outcome, Response, RetryPolicy, Statistics, Status
 from segment_async._build import clock_text
-from tests.support.scripted_transport import Script, ScriptedTransport, Slow, lost, refused, stale
+from tests.support.scripted_transport import Script, ScriptedTransport, Slow, Step, lost, refused, stale
 from tests.support.simulated_segment import violations
 from tests.support.virtual_clock import run, running_clock
 
@@ -167,7 +167,7 @@ class TestGivingUp:
         assert statistics.reasons == {"gave_up": 1}
 
     def test_what_is_asked_for_and_a_stale_connection_do_not_count(self) -> None:
-        script = [asked("1"), asked("1", 503), stale(), BUSY, asked("1"), BUSY]
+        script: list[Step] = [asked("1"), asked("1", 503), stale(), BUSY, asked("1"), BUSY]
         transport, outcome, _ = one_message(script, retry=RetryPolicy(max_retries=1))
         assert outcome == Outcome(Status.FAILED, "m0", "gave_up", 503, 6, possibly_delivered=True)
         assert len(transport.requests) == 6
