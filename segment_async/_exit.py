@@ -13,7 +13,7 @@ import sys
 import warnings
 import weakref
 from types import FrameType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 _DRAIN_SECONDS: Final = 2.0
 
@@ -27,6 +27,8 @@ class Living(Protocol):
 # Every client not closed yet, for the fork; and those that were given messages, which must not be collected unsent.
 _all: weakref.WeakSet[Living] = weakref.WeakSet()
 _unsent: set[Living] = set()
+# Of this process, where it is a child of `multiprocessing`.
+_finalizer: Any = None
 
 
 def remember(life: Living) -> None:
@@ -36,6 +38,7 @@ def remember(life: Living) -> None:
 def hold(life: Living) -> None:
     """Messages were given to it: it lives until it is closed, whether the application keeps it or not."""
     _unsent.add(life)
+    _drain_when_multiprocessing_ends()
 
 
 def forget(life: Living) -> None:
@@ -44,7 +47,7 @@ def forget(life: Living) -> None:
 
 
 def _drain() -> None:
-    lives, unclosed = [life for life in _unsent if life.has_pending()], len(_unsent)
+    lives, unclosed = [life for life in list(_unsent) if life.has_pending()], len(_unsent)
     _unsent.clear()
     left = 0
     if lives:
@@ -68,17 +71,24 @@ async def _drain_all(lives: list[Living]) -> int:
 
 
 def _start_afresh() -> None:
+    global _finalizer
+    _finalizer = None
     _unsent.clear()
     for life in list(_all):
         life.start_afresh()
-    _drain_when_multiprocessing_ends()
 
 
 def _drain_when_multiprocessing_ends() -> None:
-    """A forked `multiprocessing` child ends by `os._exit`, past `atexit`, but runs its own finalizers."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.Finalize(None, _drain, exitpriority=0)
+    """A child of `multiprocessing` may end by `os._exit`, past `atexit`, but runs its own finalizers.
+
+    Not to be done any earlier than here: when it begins, such a child forgets all finalizers that it finds.
+    """
+    global _finalizer
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process is None or util is None or process.parent_process() is None:
+        return
+    if _finalizer is None or not _finalizer.still_active():
+        _finalizer = util.Finalize(None, _drain, exitpriority=0)
 
 
 atexit.register(_drain)

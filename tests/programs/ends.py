@@ -1,0 +1,82 @@
+"""Tracks a thousand messages, never closes its client, and ends in the way that its argument names."""
+
+import asyncio
+import sys
+import threading
+
+from segment_async import Client, messages
+
+client = Client("KEY")
+
+
+async def track_all() -> None:
+    for number in range(1_000):
+        await client.track("user-1", "Counted", {"n": number})
+
+
+def enqueue_all() -> None:
+    for number in range(1_000):
+        client.enqueue_nowait(messages.track("user-1", "Counted", {"n": number}))
+
+
+def after_run() -> None:
+    asyncio.run(track_all())
+
+
+def by_an_exception() -> None:
+    async def main() -> None:
+        await track_all()
+        raise RuntimeError("a bug of the program's")
+
+    asyncio.run(main())
+
+
+def by_an_exception_later() -> None:
+    asyncio.run(track_all())
+    raise RuntimeError("a bug of the program's")
+
+
+def by_sys_exit() -> None:
+    async def main() -> None:
+        await track_all()
+        sys.exit(7)
+
+    asyncio.run(main())
+
+
+def without_a_loop() -> None:
+    enqueue_all()
+
+
+def from_a_thread() -> None:
+    thread = threading.Thread(target=enqueue_all)
+    thread.start()
+    thread.join()
+
+
+def in_a_loop_that_is_left_standing() -> None:
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(track_all())
+
+
+def with_many_clients() -> None:
+    for number in range(5):
+        Client("KEY").enqueue_nowait(messages.track("user-1", "Counted", {"n": number}))
+
+
+def after_a_close() -> None:
+    async def main() -> None:
+        async with client:
+            await track_all()
+
+    asyncio.run(main())
+
+
+def without_a_message() -> None:
+    Client("KEY")
+
+
+if __name__ == "__main__":
+    print(f"ending {sys.argv[1]}")
+    globals()[sys.argv[1]]()
+    print("at the end")

@@ -1,0 +1,209 @@
+"""Forks in the way that its argument names; parent and child each send messages that say whose they are."""
+
+import asyncio
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+from segment_async import Client, messages
+
+client = Client("KEY")
+
+
+def enqueue(whose: str, count: int = 1) -> None:
+    for _ in range(count):
+        client.enqueue_nowait(messages.track(whose, "Forked"))
+
+
+def in_a_child(work: Callable[[], None]) -> int:
+    """As servers fork: the child ends by an ordinary exit, and never returns to where it began."""
+    child = os.fork()
+    if child == 0:
+        work()
+        sys.exit(0)
+    return child
+
+
+def wait_for(child: int) -> None:
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+
+
+def before_the_first_call() -> None:
+    child = in_a_child(lambda: enqueue("child"))
+    enqueue("parent")
+    wait_for(child)
+
+
+def after_a_call() -> None:
+    async def main() -> None:
+        await client.track("parent", "Forked")
+        assert await client.flush() == 0
+
+    asyncio.run(main())
+    child = in_a_child(lambda: enqueue("child"))
+    enqueue("parent")
+    wait_for(child)
+
+
+def with_a_thousand_queued() -> None:
+    enqueue("parent", 1_000)
+    child = in_a_child(lambda: enqueue("child"))
+    wait_for(child)
+
+
+def by_a_child_that_flushes() -> None:
+    """The official SDK hangs here for ever."""
+
+    async def main() -> None:
+        await client.track("child", "Forked")
+        assert await client.flush() == 0
+        await client.aclose()
+
+    enqueue("parent", 1_000)
+    wait_for(in_a_child(lambda: asyncio.run(main())))
+
+
+def with_a_request_in_flight() -> None:
+    async def in_the_child() -> None:
+        await client.track("child", "Forked")
+
+    async def main() -> int:
+        await client.track("parent", "Forked")
+        while not client.statistics().in_flight:  # noqa: ASYNC110  # a program has no event for this
+            await asyncio.sleep(0)
+        child = os.fork()
+        if child == 0:
+            threading.Thread(target=lambda: asyncio.run(in_the_child())).start()
+            raise SystemExit
+        await client.track("parent", "Forked")
+        assert await client.flush() == 0
+        return child
+
+    wait_for(asyncio.run(main()))
+
+
+def with_kept_connections() -> None:
+    """The child must not write into the parent's connection, which is open and idle."""
+
+    async def in_the_child() -> None:
+        async with client:
+            await client.track("child", "Forked")
+
+    async def main() -> None:
+        await client.track("parent", "Forked")
+        assert await client.flush() == 0
+        child = os.fork()
+        if child == 0:
+            threading.Thread(target=lambda: asyncio.run(in_the_child())).start()
+            raise SystemExit
+        wait_for(child)
+        await client.track("parent", "Forked")
+        assert await client.flush() == 0
+
+    asyncio.run(main())
+
+
+def from_a_thread() -> None:
+    async def main() -> None:
+        async with client:
+            await client.track("parent", "Forked")
+            await asyncio.to_thread(lambda: wait_for(in_a_child_of_a_thread(lambda: enqueue("child"))))
+            await client.track("parent", "Forked")
+
+    asyncio.run(main())
+
+
+def in_a_child_of_a_thread(work: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        work()
+        asyncio.run(client.aclose())
+        os._exit(0)
+    return child
+
+
+def while_other_threads_call() -> None:
+    """Whatever locks are held at that moment, no child may wait for them."""
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.is_set():
+            client.statistics()
+            client.enqueue_nowait(messages.track("parent", "Forked"))
+
+    callers = [threading.Thread(target=call) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for _ in range(20):
+        wait_for(in_a_child_of_a_thread(lambda: enqueue("child")))
+    over.set()
+    for caller in callers:
+        caller.join()
+    print(f"pending {client.statistics().pending}")
+
+
+def without_hooks() -> None:
+    """As under uWSGI: a fork that Python is not told of."""
+    import ctypes
+
+    enqueue("parent", 10)
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        asyncio.run(in_a_child_without_hooks())
+        os._exit(0)
+    wait_for(child)
+
+
+async def in_a_child_without_hooks() -> None:
+    async with client:
+        await client.track("child", "Forked")
+
+
+def by_multiprocessing(method: str, work: Callable[[], None]) -> None:
+    enqueue("parent", 10)
+    process = multiprocessing.get_context(method).Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, process.exitcode
+
+
+def enqueue_in_child() -> None:
+    enqueue("child")
+
+
+def track_in_child() -> None:
+    async def main() -> None:
+        await client.track("child", "Forked")
+
+    asyncio.run(main())
+
+
+def multiprocessing_fork() -> None:
+    by_multiprocessing("fork", enqueue_in_child)
+
+
+def multiprocessing_fork_with_a_loop() -> None:
+    by_multiprocessing("fork", track_in_child)
+
+
+def multiprocessing_spawn() -> None:
+    by_multiprocessing("spawn", enqueue_in_child)
+
+
+def multiprocessing_forkserver() -> None:
+    by_multiprocessing("forkserver", enqueue_in_child)
+
+
+def in_a_pool() -> None:
+    enqueue("parent", 10)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        pool.apply(enqueue_in_child)
+        pool.close()
+        pool.join()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

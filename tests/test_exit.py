@@ -1,0 +1,113 @@
+"""Programs that end without closing their client: what was accepted arrives, or its count is named on stderr."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.fault_server import FaultServer, Script
+from tests.support.faults import answer, never_read, silence
+from tests.support.programs import PROGRAMS, Ended, finished
+
+ENDS = PROGRAMS / "ends.py"
+# Of the drain at exit, with room for a machine that has other things to do.
+DRAIN_SECONDS, ROOM = 2.0, 2.0
+
+
+def ended(how: str, *, script: Script = (), up: bool = True, python: tuple[str, ...] = ()) -> tuple[Ended, FaultServer]:
+    async def main() -> tuple[Ended, FaultServer]:
+        async with FaultServer(script, up=up) as server:
+            return await finished(*python, ENDS, how, host=server.url), server
+
+    return asyncio.run(main())
+
+
+def numbers(server: FaultServer) -> list[int]:
+    return sorted(message["properties"]["n"] for messages in server.taken.values() for message in messages)
+
+
+def unsent(said: Ended) -> int:
+    found = re.findall(
+        r"^segment_async: ([\d,]+) messages were not sent before the program ended$", said.err, re.MULTILINE
+    )
+    assert len(found) == 1, said.err
+    return int(found[0].replace(",", ""))
+
+
+class TestAllArrives:
+    @pytest.mark.parametrize(
+        "how", ["after_run", "without_a_loop", "from_a_thread", "in_a_loop_that_is_left_standing", "after_a_close"]
+    )
+    def test_of_a_program_that_simply_ends(self, how: str) -> None:
+        said, server = ended(how)
+        assert (said.code, said.err) == (0, "")
+        assert numbers(server) == list(range(1_000))
+
+    @pytest.mark.parametrize(
+        ("how", "code"), [("by_an_exception", 1), ("by_an_exception_later", 1), ("by_sys_exit", 7)]
+    )
+    def test_of_one_that_ends_otherwise(self, how: str, code: int) -> None:
+        said, server = ended(how)
+        assert said.code == code
+        assert "segment_async:" not in said.err
+        assert sorted(set(numbers(server))) == list(range(1_000))
+
+    def test_of_clients_that_nobody_keeps(self) -> None:
+        said, server = ended("with_many_clients")
+        assert (said.code, said.err) == (0, "")
+        assert numbers(server) == [0, 1, 2, 3, 4]
+
+    def test_over_a_server_that_stumbles(self) -> None:
+        _, server = ended("after_run", script=[answer(503)])
+        assert sorted(set(numbers(server))) == list(range(1_000))
+
+
+class TestWhatIsLeftIsNamed:
+    @pytest.mark.parametrize("how", ["after_run", "without_a_loop"])
+    def test_while_the_server_is_down(self, how: str) -> None:
+        said, _ = ended(how, up=False)
+        assert said.code == 0
+        assert unsent(said) == 1_000
+        assert said.err.count("\n") == 1
+        assert said.seconds < DRAIN_SECONDS + ROOM
+
+    @pytest.mark.parametrize("step", [silence(), never_read()], ids=["silence", "never_read"])
+    def test_while_the_server_says_nothing(self, step: object) -> None:
+        said, _ = ended("after_run", script=[step] * 100)
+        assert unsent(said) == 1_000
+        assert said.seconds < DRAIN_SECONDS + ROOM
+
+    def test_together_for_all_clients(self) -> None:
+        said, _ = ended("with_many_clients", up=False)
+        assert unsent(said) == 5
+        assert said.seconds < DRAIN_SECONDS + ROOM
+
+
+class TestNames:
+    def test_a_name_that_nobody_knows(self) -> None:
+        said = asyncio.run(finished(ENDS, "without_a_loop", host="https://" + "a" * 64 + ".example"))
+        assert unsent(said) == 1_000
+        assert said.seconds < DRAIN_SECONDS + ROOM
+
+    def test_a_name_that_hangs(self, tmp_path: Path) -> None:
+        said = asyncio.run(finished(PROGRAMS / "hanging_names.py", tmp_path, host="https://a.example"))
+        assert unsent(said) == 3
+        assert said.seconds < DRAIN_SECONDS + ROOM
+
+
+class TestTheReminder:
+    def test_a_resource_warning_for_those_who_want_to_see_it(self) -> None:
+        said, server = ended("after_run", python=("-W", "always::ResourceWarning"))
+        assert said.err.count("ResourceWarning") == 1
+        assert "1 segment_async client(s) were never closed" in said.err
+        assert numbers(server) == list(range(1_000))
+
+    @pytest.mark.parametrize("how", ["after_a_close", "without_a_message"])
+    def test_and_none_where_there_is_nothing_to_close(self, how: str) -> None:
+        said, _ = ended(how, python=("-W", "always"))
+        assert said.err == ""
+
+    def test_with_all_warnings_nothing_else_is_complained_of(self) -> None:
+        said, _ = ended("after_run", python=("-W", "always"))
+        assert re.sub(r".*ResourceWarning: 1 segment_async client.*\n(  .*\n)*", "", said.err) == ""
