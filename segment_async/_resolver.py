@@ -2,7 +2,7 @@
 
 The loop's own resolver runs in its executor, which holds up the end of `asyncio.run` while a name hangs, and which
 is refused once the interpreter is about to exit. A daemon thread does neither; where even threads are refused, the
-addresses found earlier serve, else a child process asks, within a time limit.
+addresses found earlier serve, else a child process asks, whom nobody waits for either.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-# Of the two seconds that the drain at exit may take.
-_CHILD_SECONDS: Final = 1.0
+# Seconds between two looks at whether the child has ended: what would tell of it needs threads too.
+_LOOK_SECONDS: Final = 0.01
+_NOWHERE: Final = subprocess.DEVNULL
 _CHILD: Final = (
     "import json,socket,sys;print(json.dumps(socket.getaddrinfo(sys.argv[1],int(sys.argv[2]),type=socket.SOCK_STREAM)))"
 )
@@ -39,7 +40,7 @@ class Resolver(AbstractResolver):
         try:
             threading.Thread(target=_ask, args=(loop, answer, host, port), daemon=True).start()
         except RuntimeError:
-            return _results(host, port, family, _known.get((host, port)) or _ask_in_a_child(host, port))
+            return _results(host, port, family, _known.get((host, port)) or await _ask_in_a_child(host, port))
         return _results(host, port, family, await answer)
 
     async def close(self) -> None:
@@ -70,18 +71,19 @@ def _tell(
         pass
 
 
-def _ask_in_a_child(host: str, port: int) -> Addresses:
+async def _ask_in_a_child(host: str, port: int) -> Addresses:
+    command = [sys.executable, "-I", "-S", "-c", _CHILD, host, str(port)]
     try:
-        child = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _CHILD, host, str(port)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=_CHILD_SECONDS,
-            check=True,
-        )
-        return list(json.loads(child.stdout))
-    except (OSError, subprocess.SubprocessError, ValueError):
+        child = subprocess.Popen(command, stdin=_NOWHERE, stdout=subprocess.PIPE, stderr=_NOWHERE)  # noqa: ASYNC220  # what asyncio has for it needs threads
+        with child:
+            assert child.stdout is not None
+            try:
+                while child.poll() is None:  # noqa: ASYNC110  # no event comes, see above
+                    await asyncio.sleep(_LOOK_SECONDS)
+                return list(json.load(child.stdout))
+            finally:
+                child.kill()
+    except (OSError, ValueError):
         raise OSError(None, "name not resolved") from None
 
 
