@@ -1,9 +1,11 @@
 """The clock from outside: sends its time over loopback each millisecond, and a datagram for each message that is due.
 
-A program of its own, of the standard library alone. Ends by an empty datagram on the second port.
+A program of its own, of the standard library alone. Its end is an empty datagram on the second port, sent until that
+is closed: a program that falls far behind loses datagrams.
 `pinger.py PING_PORT PACE_PORT RATE SECONDS CORE` (a rate of 0 paces nothing, a core of `-` pins nothing).
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -25,7 +27,16 @@ def main(ping_port: int, pace_port: int, rate: int, seconds: float) -> None:
         while paced * 1_000_000_000 < gone * rate:
             sender.sendto(b"+", pace)
             paced += 1
-    sender.sendto(b"", pace)
+    send_end(pace)
+
+
+def send_end(pace: tuple[str, int]) -> None:
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.connect(pace)
+    with contextlib.suppress(ConnectionRefusedError):
+        for _ in range(600):
+            sender.send(b"")
+            time.sleep(0.05)
 
 
 def sleep_until(due: int) -> None:

@@ -42,9 +42,9 @@ class Arrivals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         asyncio.get_running_loop().remove_reader(self._pings)
-        self._pinger.wait(timeout=10)
         self._pings.close()
         self._pace.close()
+        self._pinger.wait(timeout=10)
 
     def _on_ping(self) -> None:
         try:
