@@ -14,17 +14,16 @@ import base64
 import logging
 import math
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from os import urandom
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode
 
 import orjson
 
 from ._exceptions import TransportError
-from ._retry import RetryPolicy, header, retry_after
+from ._retry import RetryPolicy, header, http_date, retry_after
 from ._transport import Response, Transport
 
 _log = logging.getLogger("segment_async")
@@ -233,7 +232,7 @@ class Tokens:
             "aud": self._audience,
             "iat": int(moment) - _DATED_BACK,
             "exp": int(moment) - _DATED_BACK + _GOOD_FOR,
-            "jti": secrets.token_hex(16),
+            "jti": urandom(16).hex(),
         }
         try:
             return self._sign(claims, self._oauth.client_key, "RS256", {"kid": self._oauth.key_id})
@@ -257,7 +256,7 @@ class Tokens:
 
     def _note_clock(self, answer: Response) -> None:
         try:
-            self._skew = parsedate_to_datetime(header(answer, "date") or "").timestamp() - self._wall()
+            self._skew = http_date(header(answer, "date") or "") - self._wall()
         except (ValueError, OverflowError):
             # No date, or none that can be read: what was known of the server's clock stands.
             pass

@@ -121,6 +121,8 @@ class Client:
         _check_seconds(flush_interval=flush_interval, overflow_timeout=overflow_timeout, close_timeout=close_timeout)
         _check_seconds(timeout=timeout)
         _check_together(flush_at, timeout, transport, host, spool)
+        if transport is not None and oauth is None and (proxy is not None or ssl_context is not None):
+            raise ValueError("proxy and ssl_context are aiohttp's: a transport of your own sees to its own")
         own_timeout = timeout if transport is not None else None
         if transport is None:
             transport = _http_transport(host, region, timeout, proxy, ssl_context, allow_http)

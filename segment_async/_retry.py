@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -154,7 +153,8 @@ def decide(
         return Settle(Status.FAILED, "unauthorized"), history
     if isinstance(answer, NoAnswer):
         return _after_silence(answer, history, situation, policy)
-    history = replace(history, status_code=answer.status, stale=False)
+    location = redirect_host(answer) if 300 <= answer.status < 400 else None
+    history = replace(history, status_code=answer.status, location=location, stale=False)
     meaning = _meaning(answer, history, situation)
     if meaning is None:
         faults = history.server_faults + 1 if answer.status >= 500 else 0
@@ -272,6 +272,9 @@ def http_date(text: str) -> float:
     Raises:
         ValueError, OverflowError: it is no date.
     """
+    # Dates are rare, and the parser's import costs a tenth of the whole package's.
+    from email.utils import parsedate_to_datetime
+
     moment = parsedate_to_datetime(text)
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -287,6 +290,27 @@ def _reset(text: str | None, wall: float) -> float | None:
 def header(answer: Answer, name: str) -> str | None:
     """The first header of that name, in whatever case a transport keeps them."""
     return next((value for key, value in answer.headers.items() if key.lower() == name), None)
+
+
+def advice(status: int, host: str, *, with_token: bool) -> str:
+    """What is likely wrong where one of Segment's own hosts answers 401, 403 or 404, and where to look; else nothing."""
+    if not host.endswith((".segment.io", ".segmentapis.com")):
+        return ""
+    here, other = ("EU", "US") if ".eu1." in host else ("US", "EU")
+    region = f'{host} serves workspaces of the {here}; a workspace of the {other} needs region="{other.lower()}".'
+    if status == 404:
+        return f"Is the address right? Look at host= and at SEGMENT_HOST in the environment. {region}"
+    if status not in _CREDENTIALS:
+        return ""
+    if with_token:
+        return (
+            "Segment takes no token of this OAuth application. Look into the source's settings, under OAuth, whether "
+            f"the application is connected, and at its scope. {region}"
+        )
+    return (
+        "Is the write key right? It stands in the source's settings, under API Keys; there, under OAuth, is also "
+        f"whether the source takes tokens alone, which need oauth=. {region}"
+    )
 
 
 def redirect_host(answer: Answer) -> str:

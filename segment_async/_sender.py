@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import platform
+import sys
 from bisect import insort
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextvars import Context
@@ -38,8 +38,8 @@ from ._retry import (
     Silence,
     Situation,
     Split,
+    advice,
     decide,
-    redirect_host,
 )
 from ._transport import Deadline, HTTPTransport, Response, Transport
 from ._version import __version__
@@ -58,12 +58,7 @@ _BREATH: Final = 0.01
 _STUCK: Final = 10
 # Seconds that a smaller limit, learnt from a 413, is remembered.
 _LIMIT_SECONDS: Final = 300.0
-_HINTS: Final = {
-    "unauthorized": ' The write key is likely wrong, or of another region: a source of the EU needs region="eu". '
-    "It stands in the source's settings, under API Keys.",
-    "refused": " If nothing arrives at all, the host or the region is likely wrong.",
-}
-_AGENT: Final = f"segment-async/{__version__} Python/{platform.python_version()}"
+_AGENT: Final = f"segment-async/{__version__} Python/{'.'.join(map(str, sys.version_info[:3]))}"
 
 
 class _Secret:
@@ -392,7 +387,9 @@ class Sender:
     def _give_up_overdue(self, now: float) -> None:
         for batch in [batch for batch in self._waiting if self._is_overdue(batch, now)]:
             self._waiting.remove(batch)
-            self._settle(batch, batch.history.fate(Status.FAILED, "gave_up"))
+            fate = batch.history.fate(Status.FAILED, "gave_up")
+            self._settle(batch, fate)
+            self._explain(fate)
 
     def _is_overdue(self, batch: Batch, now: float) -> bool:
         since = batch.history.first_failure
@@ -414,6 +411,8 @@ class Sender:
                 return
             if cut_off:
                 self._come_back(batch)
+                # A transport that cancels its own task, again and again, is no reason to spin.
+                batch.not_before = self.now() + _BREATH
             else:
                 self._conclude(batch, task.result())
             self.ring()
@@ -494,7 +493,10 @@ class Sender:
         match action:
             case Settle():
                 self._attempts_delivered += action.status is Status.DELIVERED
-                self._settle(batch, batch.history.fate(action.status, action.reason))
+                fate = batch.history.fate(action.status, action.reason)
+                self._settle(batch, fate)
+                if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
+                    self._explain(fate)
             case Again():
                 self._again(batch, action, now)
             case Split():
@@ -502,8 +504,6 @@ class Sender:
             case Refresh():
                 self._auth.renew(batch.sent_at)
                 self._line_up(batch)
-        if isinstance(action, Settle) and isinstance(answer, Response):
-            self._explain(action, answer)
 
     def _decide(self, batch: Batch, answer: Response | Silence, now: float) -> tuple[Action, History]:
         situation = Situation(
@@ -595,13 +595,15 @@ class Sender:
         batch.record.signal.notify()
         self.settled.notify()
 
-    def _explain(self, action: Settle, answer: Response) -> None:
-        if action.reason is None:
-            return
-        hint = _HINTS.get(action.reason, "")
-        if action.reason == "redirected":
-            hint = f" The answer points to {redirect_host(answer)}; set host= to where Segment really is."
-        self._reports.warn(action.reason, "Messages failed: %s, status %d.%s", action.reason, answer.status, hint)
+    def _explain(self, fate: Fate) -> None:
+        """Say that messages failed; and once, where that is likely, what is set up wrongly."""
+        reason, status = fate.reason or "", fate.status_code
+        hint = f" to {fate.location}; set host= to where Segment really is" if fate.location is not None else ""
+        self._reports.warn(reason, "Messages failed: %s%s (last status: %s).", reason, hint, status)
+        if status is not None and isinstance(self._transport, HTTPTransport):
+            what = advice(status, self._transport.hostname, with_token=self._auth.has_tokens)
+            if what:
+                self._reports.warn_once("advice", "Status %d from Segment. %s", status, what)
 
     # -- flush, close, make room
 
