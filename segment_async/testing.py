@@ -211,7 +211,11 @@ class Recording:
 
 @contextmanager
 def recording() -> Iterator[Recording]:
-    """A `Recording`, whose client is closed at the end of the block, whatever became of the loop that it ran on."""
+    """A `Recording`, whose client is closed at the end of the block, whatever became of the loop that it ran on.
+
+    That end waits, so the block stands around the loop. Within a coroutine, a `Client` with a `RecordingTransport` is
+    opened and closed as any other.
+    """
     recorded = Recording()
     try:
         yield recorded

@@ -1,9 +1,25 @@
-"""The recording transport stands behind the real pipeline."""
+"""The test kit: what it records is what travels, what it says of it is right, and nothing of it is left behind."""
 
 import asyncio
+import gc
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from unittest.mock import ANY
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+from uuid import UUID, uuid4
 
-from segment_async import Client, Response, TransportError
-from segment_async.testing import RecordingTransport
+import pytest
+
+from segment_async import Client, ClientClosed, MessageError, Response, TransportError, bound, messages
+from segment_async.testing import Recording, RecordingTransport, recording, running_endpoint
+
+# --- the transport
 
 
 def test_it_keeps_what_was_sent_as_it_travelled() -> None:
@@ -32,3 +48,299 @@ def test_its_answers_can_be_scripted() -> None:
         assert (outcome.reason, outcome.status_code, outcome.attempts) == ("unauthorized", 401, 2)
 
     asyncio.run(main())
+
+
+# --- a recording
+
+
+def test_a_message_is_there_as_soon_as_its_call_returned() -> None:
+    async def main(segment: Recording) -> None:
+        await segment.client.track("user-1", "Signed Up", {"plan": "pro"})
+        assert [event["event"] for event in segment.events] == ["Signed Up"]
+        segment.client.enqueue_nowait(messages.identify("user-1", {"plan": "pro"}))
+        assert segment.events[1]["type"] == "identify"
+        assert segment.transport.messages == [], "nothing had the time to be sent"
+
+    with recording() as segment:
+        asyncio.run(main(segment))
+
+
+def test_a_message_is_recorded_as_it_travels() -> None:
+    properties = {
+        "id": UUID(int=7),
+        "at": datetime(2026, 11, 21, tzinfo=UTC),
+        "total": Decimal("30.50"),
+        "share": math.nan,
+        "tags": ("a", "b"),
+        "raw": b"bytes",
+        8: "eight",
+    }
+    with recording() as segment:
+
+        async def main() -> None:
+            with bound(user_id="user-1", context={"ip": "203.0.113.9"}):
+                await segment.client.track(event="Order Completed", properties=properties)
+            await segment.client.group("user-1", 7, {"seats": 2**70})
+
+        asyncio.run(main())
+    assert segment.events == segment.transport.messages
+    assert segment.events[0]["properties"]["id"] == "00000000-0000-0000-0000-000000000007"
+
+
+def test_what_a_test_does_to_an_event_changes_nothing_that_travels() -> None:
+    with recording() as segment:
+        segment.client.enqueue_nowait(messages.track("user-1", "Signed Up", {"plan": "pro"}))
+        segment.events[0]["properties"]["plan"] = "changed"
+    assert segment.transport.messages[0]["properties"] == {"plan": "pro"}
+
+
+def test_calls_that_are_refused_or_dropped_for_want_of_an_id_are_not_recorded() -> None:
+    with recording() as segment:
+        with pytest.raises(MessageError):
+            segment.client.enqueue_nowait(messages.track(event="Signed Up"))
+        with bound(without_identity="drop"):
+            segment.client.enqueue_nowait(messages.track(event="Signed Up"))
+    assert segment.events == []
+
+
+def test_a_delivery_is_awaited_without_waiting_for_company() -> None:
+    async def main(segment: Recording) -> None:
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        outcome = await (await segment.client.track("user-1", "Signed Up"))
+        assert outcome.status.value == "delivered"
+        assert loop.time() - before < 0.4, "flush_interval's default is half a second"
+
+    with recording() as segment:
+        asyncio.run(main(segment))
+
+
+@pytest.mark.parametrize("loop_ends", ["never", "stops", "closes"])
+def test_the_client_is_closed_whatever_became_of_its_loop(
+    loop_ends: str, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.new_event_loop()
+    with recording() as segment:
+        if loop_ends != "never":
+            loop.run_until_complete(segment.client.track("user-1", "Signed Up"))
+        if loop_ends == "closes":
+            loop.close()
+    with pytest.raises(ClientClosed):
+        segment.client.enqueue_nowait(messages.track("user-1", "Signed Up"))
+    assert segment.client.statistics().pending == 0
+    if loop_ends == "stops":
+        # What is left of the client on it ends when the loop runs on.
+        loop.run_until_complete(asyncio.sleep(0))
+        assert asyncio.all_tasks(loop) == set()
+    loop.close()
+    del segment
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
+    assert [record.message for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
+def test_the_client_is_closed_where_some_other_loop_runs() -> None:
+    async def main() -> None:
+        with recording() as segment:
+            segment.client.enqueue_nowait(messages.track("user-1", "Signed Up"))
+
+    asyncio.run(main())
+
+
+def test_a_client_that_the_application_closed_is_closed_again() -> None:
+    async def main(segment: Recording) -> None:
+        async with segment.client as client:
+            await client.track("user-1", "Signed Up")
+
+    with recording() as segment:
+        asyncio.run(main(segment))
+    assert segment.transport.messages == segment.events
+
+
+def test_nothing_is_left_for_the_interpreters_exit() -> None:
+    program = (
+        "from segment_async import messages\n"
+        "from segment_async.testing import recording\n"
+        "with recording() as segment:\n"
+        "    segment.client.enqueue_nowait(messages.track('user-1', 'Signed Up'))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-X", "dev", "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+# --- assertions
+
+
+@pytest.fixture
+def shop() -> Iterator[Recording]:
+    with recording() as segment:
+        for message in (
+            messages.identify("user-1", {"email": "ada@example.com", "address": {"city": "Turin", "country": "Italy"}}),
+            messages.track("user-1", "Product Added", {"sku": "SH-1", "price": 30.5}),
+            messages.track(7, "Order Completed", {"total": 30.5, "products": [{"sku": "SH-1", "price": 30.5}]}),
+            messages.page(anonymous_id="visitor-7", name="Home"),
+        ):
+            segment.client.enqueue_nowait(message)
+        yield segment
+
+
+def test_a_partial_match_is_enough(shop: Recording) -> None:
+    found = shop.assert_tracked("Order Completed", user_id=7, properties={"products": [{"sku": "SH-1"}]})
+    assert found["properties"]["total"] == 30.5
+    shop.assert_tracked(properties={"sku": "SH-1"})
+    shop.assert_tracked("Order Completed", context={"library": {"name": "segment-async"}})
+    shop.assert_identified("user-1", {"address": {"city": "Turin"}})
+    shop.assert_identified(traits={"email": ANY})
+    shop.assert_not_tracked("Order Cancelled")
+    shop.assert_not_tracked("Order Completed", user_id="user-1")
+    shop.assert_not_tracked("Order Completed", properties={"products": []})
+
+
+def test_expected_values_are_compared_as_they_travel() -> None:
+    owner, at = uuid4(), datetime.now(UTC)
+    properties = {"owner": owner, "at": at, "total": Decimal("30.50"), "tags": ("a", {"b": at}), "share": math.nan}
+    with recording() as segment:
+        segment.client.enqueue_nowait(messages.track(owner, "Order Completed", properties))
+    segment.assert_tracked("Order Completed", user_id=owner, properties=properties)
+    segment.assert_tracked(properties={"total": pytest.approx(30.5)})
+    segment.assert_not_tracked(properties={"owner": uuid4()})
+
+
+def _failure(assertion: Callable[[], object]) -> str:
+    with pytest.raises(AssertionError) as caught:
+        assertion()
+    return str(caught.value)
+
+
+def test_a_failure_shows_the_nearest_message_first_and_the_difference(shop: Recording) -> None:
+    said = _failure(
+        lambda: shop.assert_tracked(
+            "Order Completed",
+            user_id="user-1",
+            properties={"total": 31, "coupon": "MAY", "products": [{"sku": "SH-2"}]},
+        )
+    )
+    lines = said.splitlines()
+    assert lines[0].startswith('No message fits {"type": "track", "event": "Order Completed",')
+    assert lines[1:7] == [
+        "The nearest of 4:",
+        '  track "Order Completed" of 7',
+        "    properties.total: expected 31, is 30.5",
+        '    properties.coupon: expected "MAY", is absent; there are total, products',
+        '    properties.products[0].sku: expected "SH-2", is "SH-1"',
+        '    userId: expected "user-1", is "7"',
+    ]
+    assert lines[7] == '  track "Product Added" of user-1'
+
+
+def test_a_failure_shows_the_name_that_was_mistyped(shop: Recording) -> None:
+    lines = _failure(lambda: shop.assert_tracked("Order Complete")).splitlines()
+    assert lines[2:4] == [
+        '  track "Order Completed" of 7',
+        '    event: expected "Order Complete", is "Order Completed"',
+    ]
+
+
+def test_a_failure_without_any_message_says_so() -> None:
+    with recording() as segment:
+        assert _failure(segment.assert_tracked).endswith("There are no messages at all.")
+        assert "identify" in _failure(segment.assert_identified)
+
+
+def test_what_was_not_to_be_tracked_is_shown(shop: Recording) -> None:
+    said = _failure(lambda: shop.assert_not_tracked("Order Completed"))
+    assert said.startswith('1 of 4 messages fit {"type": "track", "event": "Order Completed"}:\n')
+    assert '"total": 30.5' in said
+    assert _failure(shop.assert_not_tracked).startswith('2 of 4 messages fit {"type": "track"}')
+
+
+# --- waiting
+
+
+def test_wait_for_is_woken_from_another_thread() -> None:
+    async def main(segment: Recording) -> None:
+        waiting = asyncio.create_task(segment.wait_for(count=2, event="Signed Up", timeout=10))
+        await asyncio.sleep(0)
+        for event in ("Signed Up", "Order Completed", "Signed Up"):
+            assert not waiting.done()
+            await asyncio.to_thread(segment.client.enqueue_nowait, messages.track("user-1", event))
+        assert [message["event"] for message in await waiting] == ["Signed Up", "Signed Up"]
+        assert len(await segment.wait_for(count=3, timeout=0)) == 3
+
+    with recording() as segment:
+        asyncio.run(main(segment))
+
+
+def test_wait_for_says_what_came_when_the_time_is_up() -> None:
+    async def main(segment: Recording) -> None:
+        await segment.client.track("user-1", "Signed Up")
+        await segment.wait_for(count=2, event="Signed Up", timeout=0)
+
+    with recording() as segment:
+        said = _failure(lambda: asyncio.run(main(segment)))
+    assert said == '1 of 2 tracks of "Signed Up" came within 0 s.\nThere are:\n  track "Signed Up" of user-1'
+
+
+def test_who_waited_on_a_loop_that_is_gone_harms_no_message() -> None:
+    with recording() as segment:
+        loop = asyncio.new_event_loop()
+        waiting = segment.wait_for()
+        task = loop.create_task(waiting)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        segment.client.enqueue_nowait(messages.track("user-1", "Signed Up"))
+        task._log_destroy_pending = False  # of a loop that ended in the middle of a test
+        assert len(segment.events) == 1
+    assert len(segment.transport.messages) == 1
+
+
+# --- verdicts
+
+
+def test_objections_are_what_segment_would_drop_or_finds_against_its_spec() -> None:
+    with recording() as segment:
+        assert segment.objections() == ""
+        for message in (
+            messages.track("user-1", "order"),  # a matter of style alone
+            messages.track("user-1", "Order Completed", {"revenue": "30.5"}, message_id="same"),
+            messages.identify("user-1", {"createdAt": "2026-11-21T19:20:03"}, message_id="same"),
+        ):
+            segment.client.enqueue_nowait(message)
+    lines = segment.objections().splitlines()
+    assert lines[0] == 'track "Order Completed" of user-1'
+    assert lines[1].startswith("  spec: properties.revenue: Segment's spec says a number")
+    assert lines[2] == "identify of user-1"
+    assert lines[3].startswith("  dropped: messageId: A message with this id arrived before")
+    assert lines[4].startswith("  spec: traits.createdAt: No zone")
+    assert segment.objections(start=2).splitlines() == lines[2:]
+
+
+# --- the endpoint
+
+
+def test_the_endpoint_serves_code_without_a_loop() -> None:
+    body = b'{"batch": [{"type": "track", "userId": "user-1", "messageId": "1"}], "writeKey": "key"}'
+    with running_endpoint() as endpoint:
+        with urlopen(Request(f"{endpoint.url}/v1/batch", body, {"Content-Type": "application/json"})) as answer:
+            assert answer.status == 200
+        (event,) = endpoint.events
+        assert (event["message"]["userId"], event["source"], event["attempt"]) == ("user-1", "key", 1)
+        assert event["verdicts"][0]["rule"] == "event-missing"
+        with urlopen(f"{endpoint.url}/_dev/events") as shown:
+            assert json.load(shown)["events"] == [event]
+        endpoint.clear()
+        assert endpoint.events == []
+
+
+def test_the_endpoint_takes_what_a_client_of_another_loop_sends() -> None:
+    async def main(url: str) -> None:
+        async with Client("key", host=url) as client:
+            await client.track("user-1", "Signed Up")
+
+    with running_endpoint() as endpoint:
+        asyncio.run(main(endpoint.url))
+        assert [event["message"]["event"] for event in endpoint.events] == ["Signed Up"]
+    with pytest.raises(URLError):
+        urlopen(endpoint.url)
