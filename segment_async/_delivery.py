@@ -41,6 +41,7 @@ class Outcome:
         attempts: requests that carried the message.
         possibly_delivered: an attempt may have reached Segment without a usable answer. A delivered message that is
             marked may be there twice, with the same `messageId`; a failed or dropped one may be there after all.
+        location: with ``redirected``: the host that the answer pointed to.
     """
 
     status: Status
@@ -49,6 +50,7 @@ class Outcome:
     status_code: int | None = None
     attempts: int = 0
     possibly_delivered: bool = False
+    location: str | None = None
 
     def raise_for_failure(self) -> None:
         """Do nothing if the message was delivered, or is kept on disk.
@@ -68,6 +70,7 @@ class Fate(NamedTuple):
     status_code: int | None = None
     attempts: int = 0
     possibly_delivered: bool = False
+    location: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class History:
         stale: the last attempt met a stale connection, so that the free re-send is used up.
         refreshed: the last attempt went out with a token fetched for it.
         status_code: of the last answer.
+        location: the host that the last answer pointed to, if it was a redirect.
     """
 
     sends: int = 0
@@ -97,9 +101,10 @@ class History:
     stale: bool = False
     refreshed: bool = False
     status_code: int | None = None
+    location: str | None = None
 
     def fate(self, status: Status, reason: str | None = None) -> Fate:
-        return Fate(status, reason, self.status_code, self.sends, self.maybe_sent)
+        return Fate(status, reason, self.status_code, self.sends, self.maybe_sent, self.location)
 
 
 class Signal:

@@ -83,7 +83,8 @@ class DeliveryError(SegmentError):
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
         status = f", status {outcome.status_code}" if outcome.status_code is not None else ""
-        super().__init__(f"message {outcome.message_id} {outcome.status.value}: {outcome.reason}{status}")
+        where = f" to {outcome.location}" if outcome.location is not None else ""
+        super().__init__(f"message {outcome.message_id} {outcome.status.value}: {outcome.reason}{where}{status}")
 
     def __reduce__(self) -> tuple[type[DeliveryError], tuple[Outcome]]:
         return type(self), (self.outcome,)

@@ -193,6 +193,11 @@ class HTTPTransport:
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def hostname(self) -> str:
+        """The host alone, without whatever else its address may hold."""
+        return self._hostname
+
     def __repr__(self) -> str:
         return f"<HTTPTransport to {self._hostname}>"
 

@@ -5,10 +5,11 @@ The whole client in virtual time, before a transport that answers by script. A l
 """
 
 import asyncio
+import logging
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from email.utils import formatdate
 from itertools import pairwise
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from segment_async import Client, Delivery, Outcome, Response, RetryPolicy, Status
+from segment_async import Client, Delivery, DeliveryError, HTTPTransport, Outcome, Response, RetryPolicy, Status
 from tests.support.scripted_transport import LATENCY, Request, Script, ScriptedTransport, Slow, Step, lost, refused
 from tests.support.virtual_clock import run, running_clock
 
@@ -386,3 +387,80 @@ class TestPoisonedBy500:
                 return client.statistics().delivered, len(transport.taken)
 
         assert run(main()) == (300, 300)
+
+
+class Answering(HTTPTransport):
+    """Stands for a real host, which no test may ask."""
+
+    def __init__(self, url: str, answer: Response) -> None:
+        super().__init__(url)
+        self._given = answer
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        await asyncio.sleep(LATENCY)
+        return self._given
+
+
+US = "https://api.segment.io/v1/batch"
+EU = "https://events.eu1.segmentapis.com/v1/batch"
+
+
+class TestWhatTheLogSays:
+    @staticmethod
+    def log_of(caplog: pytest.LogCaptureFixture, url: str, answer: Response, messages: int = 3) -> list[str]:
+        async def main() -> None:
+            async with Client("key", transport=Answering(url, answer), flush_at=1) as client:
+                for number in range(messages):
+                    await (await give(client, 1, number))[0]
+
+        run(main())
+        return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+    @pytest.mark.parametrize("status", [401, 403])
+    @pytest.mark.parametrize(("url", "other"), [(US, 'region="eu"'), (EU, 'region="us"')])
+    def test_a_key_that_segment_refuses(
+        self, caplog: pytest.LogCaptureFixture, url: str, other: str, status: int
+    ) -> None:
+        failed, hint = self.log_of(caplog, url, Response(status))
+        assert failed == f"Messages failed: unauthorized (last status: {status})."
+        assert "write key" in hint
+        assert "API Keys" in hint
+        assert other in hint
+
+    def test_an_address_that_segment_does_not_know(self, caplog: pytest.LogCaptureFixture) -> None:
+        _, hint = self.log_of(caplog, US, Response(404))
+        assert "SEGMENT_HOST" in hint
+        assert 'region="eu"' in hint
+
+    @pytest.mark.parametrize("status", [400, 402, 422, 501])
+    def test_other_refusals_are_said_without_advice(self, caplog: pytest.LogCaptureFixture, status: int) -> None:
+        assert self.log_of(caplog, US, Response(status)) == [f"Messages failed: refused (last status: {status})."]
+
+    def test_nobody_elses_host_is_taken_for_segments(self, caplog: pytest.LogCaptureFixture) -> None:
+        assert len(self.log_of(caplog, "https://segment.io.example/v1/batch", Response(401))) == 1
+
+    def test_where_a_redirect_points_to(self, caplog: pytest.LogCaptureFixture) -> None:
+        answer = Response(307, {"Location": "https://user:SECRET@elsewhere.example/path?SECRET"})
+        (text,) = self.log_of(caplog, US, answer)
+        assert "redirected to elsewhere.example;" in text
+        assert "SECRET" not in text
+
+    def test_so_does_the_error(self) -> None:
+        answer = Response(307, {"Location": "https://elsewhere.example/path?SECRET"})
+        _, outcomes = deliver([answer], 1)
+        assert outcomes["m0"].location == "elsewhere.example"
+        with pytest.raises(DeliveryError, match=r"^message m0 failed: redirected to elsewhere\.example, status 307$"):
+            outcomes["m0"].raise_for_failure()
+
+    def test_given_up_without_an_answer(self, caplog: pytest.LogCaptureFixture) -> None:
+        deliver(lambda _: refused(), 1, retry=RetryPolicy(give_up_after=100))
+        assert [record.getMessage() for record in caplog.records] == ["Messages failed: gave_up (last status: None)."]
+
+    def test_white_space_around_the_key_is_no_part_of_it(self) -> None:
+        async def main() -> str:
+            transport = ScriptedTransport()
+            async with Client(" key\n", transport=transport) as client:
+                await give(client, 1)
+            return str(transport.arrivals[0].envelope["writeKey"])
+
+        assert run(main()) == "key"
