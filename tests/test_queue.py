@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from segment_async import Client, ClientClosed, QueueFull, Response, Statistics, Status, TransportError, messages
-from segment_async._delivery import Delivery, Fate, Signal, until
+from segment_async._delivery import Delivery, Fate
 from segment_async._queue import Overflow, Queue
 from tests.support.law import check_counters
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
@@ -769,21 +769,3 @@ class TestThroughTheClient:
             await client.aclose()
 
         run(main())
-
-
-def test_a_wait_looks_again_when_its_signal_is_replaced() -> None:
-    """A message is read between two looks: what the wait hangs on is another record's signal from then on."""
-
-    async def main() -> None:
-        signals = [Signal(), Signal()]
-        state = {"signal": 0, "done": False}
-        waiting = asyncio.create_task(until(lambda: state["done"], lambda: signals[state["signal"]], Office()))
-        await turns()
-        state["signal"] = 1
-        signals[0].notify()
-        await turns()
-        state["done"] = True
-        signals[1].notify()
-        assert await waiting
-
-    run(main())
