@@ -29,6 +29,8 @@ _all: weakref.WeakSet[Living] = weakref.WeakSet()
 _unsent: set[Living] = set()
 # Of this process, where it is a child of `multiprocessing`.
 _finalizer: Any = None
+# The loop that was last asked to end by a signal.
+_asked: asyncio.AbstractEventLoop | None = None
 
 
 def remember(life: Living) -> None:
@@ -53,7 +55,7 @@ def _drain() -> None:
     if lives:
         try:
             left = asyncio.run(_drain_all(lives))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             left = -1
     if left and sys.stderr is not None:
         count = "some" if left < 0 else f"{left:,}"
@@ -108,4 +110,13 @@ def exit_on(*signals: signal.Signals) -> None:
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    """An exit amid any line could tear one of the client's own: a loop is asked to make room for it.
+
+    A second signal ends even a loop that stands still.
+    """
+    global _asked
+    loop = asyncio._get_running_loop()
+    if loop is None or loop is _asked:
+        raise SystemExit(128 + number)
+    _asked = loop
+    loop.call_soon_threadsafe(sys.exit, 128 + number)

@@ -197,7 +197,8 @@ class Sender:
         if run is not self._run or self.loop is None or self.loop.is_closed():
             return
         delay = _BREATH
-        if crash is not None:
+        # What ends the program is no crash: the loop runs on, if at all, only to end.
+        if isinstance(crash, Exception):
             self._crashes += 1
             delay = min(5.0, 0.1 * self._crashes)
             _log.error("The consumer crashed and is restarted; nothing is lost.\n%s", stack_of(crash))

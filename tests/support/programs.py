@@ -58,7 +58,8 @@ class Program:
         return line
 
     def signal(self, number: int) -> None:
-        self._process.send_signal(number)
+        if self._process.returncode is None:
+            self._process.send_signal(number)
 
     async def end(self, *, within: float = 60.0) -> Ended:
         """Wait until it has ended by itself."""
