@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = "segment_verdicts"
 _CHOICES: Final = ("error", "warn", "ignore")
-_HINT: Final = f'(`@pytest.mark.{_NAME}("ignore")`, or `{_NAME}` in the ini file, if that is meant)'
+_HINT: Final = f'If that is meant: @pytest.mark.{_NAME}("ignore"), or {_NAME} in the ini file.'
 
 _recording: Final = pytest.StashKey["Recording"]()
 # How many messages were judged when the test had passed.
@@ -76,7 +76,7 @@ def _judge(item: pytest.Item, recorded: Recording, start: int = 0) -> None:
     said = "" if choice == "ignore" else recorded.objections(start)
     if not said:
         return
-    text = f"Segment would object to what was sent {_HINT}:\n{said}"
+    text = f"Segment would object to what was sent:\n{said}\n{_HINT}"
     if choice == "warn":
         item.warn(pytest.PytestWarning(text))
     else:
