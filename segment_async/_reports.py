@@ -7,11 +7,13 @@ they do, the pipeline goes on. Log records are rate-limited by their kind, and h
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
+from decimal import Decimal
 from typing import Any, Final
 
 import orjson
@@ -63,25 +65,28 @@ class Reports:
         """Make the waiting reports on this loop."""
         if not self._waiting:
             return
+        # First, as the loop of another thread may be through with it before the call returns.
+        self._scheduled = True
         try:
             loop.call_soon_threadsafe(self.make, context=Context())
-            self._scheduled = True
         except RuntimeError:
             self._scheduled = False
 
     def make(self) -> None:
         self._scheduled = False
-        while self._waiting:
-            fate, messages = self._waiting.popleft()
-            self._call(fate, [orjson.loads(body) for body in messages()])
+        # Not what joins meanwhile: a hook whose own messages are dropped at once would hold the loop for ever.
+        for _ in range(len(self._waiting)):
+            self._call(*self._waiting.popleft())
         self.after()
 
-    def _call(self, fate: Fate, messages: list[dict[str, Any]]) -> None:
+    def _call(self, fate: Fate, bodies: Callable[[], Iterable[bytes]]) -> None:
         assert self._on_error is not None
-        error = DeliveryError(Outcome(fate.status, messages[0]["messageId"], *fate[1:]))
         try:
+            messages = [_parsed(body) for body in bodies()]
+            error = DeliveryError(Outcome(fate.status, messages[0]["messageId"], *fate[1:]))
             result = self._on_error(error, messages)
-        except Exception as fault:
+        except (Exception, asyncio.CancelledError) as fault:
+            # Nobody cancels a hook that is a plain function: it met a cancelled future of its own.
             self._contain(fault)
             return
         if isinstance(result, Awaitable):
@@ -95,7 +100,7 @@ class Reports:
         if isinstance(fault, Exception):
             self._contain(fault)
 
-    def _contain(self, fault: Exception) -> None:
+    def _contain(self, fault: BaseException) -> None:
         self.warn("on_error", "on_error raised; the pipeline goes on.\n%s", stack_of(fault))
 
     async def finish(self, seconds: float) -> None:
@@ -122,6 +127,14 @@ class Reports:
         if kind not in self._said:
             self._said[kind] = self._clock()
             _log.warning(text, *args)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        return orjson.loads(body)  # type: ignore[no-any-return]  # a message's JSON is an object
+    except orjson.JSONDecodeError:
+        # A Decimal travels as it is, also where no float is as large.
+        return json.loads(body, parse_float=Decimal)  # type: ignore[no-any-return]
 
 
 def stack_of(error: BaseException) -> str:
