@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from benchmarks import guard, report, workload
 from benchmarks.contestants import BY_NAME, REQUIREMENTS
 from benchmarks.figures import median_of_rounds, percentile, percentiles
 from benchmarks.parts import PARTS, QUICK
+from benchmarks.probes.steps import name_of
 from benchmarks.sink import Sink, compiled
 
 ROOT = Path(__file__).parents[1]
@@ -224,6 +226,20 @@ def test_stalled_sink_reads_and_answers_nothing_until_told(sink: Sink):
     sink.order("stall/0")
     assert connection.getresponse().status == 200
     connection.close()
+
+
+# -- the probes
+
+
+def test_steps_are_named_without_looking_into_objects():
+    class Watched:
+        def work(self) -> None: ...
+
+        def __repr__(self) -> str:
+            raise AssertionError("looked at")
+
+    assert name_of(partial(Watched().work, 1)).endswith("Watched.work")
+    assert name_of(Watched()).endswith("Watched")
 
 
 # -- the guard

@@ -55,7 +55,9 @@ def name_of(callback: Any) -> str:
         callback = callback.func
     owner = getattr(callback, "__self__", None)
     if not isinstance(owner, asyncio.Task):
-        name = f"{getattr(callback, '__module__', '')}.{getattr(callback, '__qualname__', repr(callback))}"
+        # No `repr`: it may look into an object, and aiohttp's keep what was seen at the first look.
+        named = callback if hasattr(callback, "__qualname__") else type(callback)
+        name = f"{getattr(named, '__module__', '')}.{named.__qualname__}"
         return HARNESS if name.startswith("benchmarks.") else name
     coroutine: Any = owner.get_coro()
     code = coroutine.cr_code
