@@ -20,6 +20,7 @@ This file knows no tables.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import re
@@ -179,10 +180,13 @@ def _check_header(path: Path, header: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names in it survive a power loss."""
+    """Make names in it survive a power loss, where the file system knows of such a thing."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as fault:
+        if fault.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

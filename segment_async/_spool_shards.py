@@ -10,9 +10,12 @@ Used by one thread at a time. This file knows no loops and no requests.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
+import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +25,7 @@ from typing import Final
 from . import _spool_tables as tables
 from ._exceptions import SpoolUnavailable
 from ._spool import Appended, DroppedMessage, SpoolStatistics, StoredMessage, Window
-from ._spool_files import Lock, Place, inspect, prepare_folder, shard_path, slots_on_disk
+from ._spool_files import Lock, Place, base_path, inspect, prepare_folder, shard_path, slots_on_disk
 from ._spool_intake import NewMessage
 from ._spool_ledger import Ledger, slot_of
 from ._spool_shard import Limits, Note, Shard
@@ -33,6 +36,7 @@ _logger = logging.getLogger("segment_async")
 _MEMORY: Final = 1 << 18
 """The number of the shard in memory."""
 _MEMORY_BYTES: Final = 2**25
+_QUIET: Final = 60.0
 _MOVED_AT_ONCE: Final = (256, 2**20)
 """Messages, and their bytes."""
 
@@ -64,8 +68,8 @@ class Snapshot:
 
 
 class Shards:
-    def __init__(self, base: Path, limits: Limits, *, power_safe: bool, falls_back: bool) -> None:
-        self._base = base
+    def __init__(self, path: str | os.PathLike[str], limits: Limits, *, power_safe: bool, falls_back: bool) -> None:
+        self._path = path
         self._limits = limits
         self._power_safe = power_safe
         self._falls_back = falls_back
@@ -77,6 +81,7 @@ class Shards:
         # How the files of shards looked when they were found empty.
         self._known_empty: dict[int, object] = {}
         self._in_trouble = False
+        self._next_warning: dict[str, float] = {}
 
     # -- in
 
@@ -140,23 +145,34 @@ class Shards:
             self._tell_of_trouble(None)
 
     def _tell_of_trouble(self, refusal: SpoolUnavailable | None) -> None:
-        if refusal is not None and not self._in_trouble:
+        if refusal is not None:
             instead = "kept in memory" if self._falls_back else "refused"
-            _logger.warning("the spool cannot be written: %s; messages are %s until it can", refusal, instead)
-        elif refusal is None and self._in_trouble:
-            _logger.warning("the spool %s can be written again", self._base)
+            self._warn("trouble", f"the spool cannot be written: {refusal}; new messages are {instead} until it can")
+        elif self._in_trouble:
+            self._warn("end of trouble", f"the spool {self._base} can be written again")
         self._in_trouble = refusal is not None
+
+    def _warn(self, kind: str, text: str) -> None:
+        """A disk that comes and goes is no news more than once a minute."""
+        now = time.monotonic()
+        if now >= self._next_warning.get(kind, now):
+            self._next_warning[kind] = now + _QUIET
+            _logger.warning("%s", text)
 
     # -- out
 
     def read(self, max_count: int, max_bytes: int) -> Window | None:
         """The next messages, of the shard that has the oldest; `None` where there is nothing to tell."""
         messages: list[StoredMessage] = []
-        with contextlib.suppress(SpoolUnavailable):
+        try:
             self._get_own()
+        except SpoolUnavailable as refusal:
+            self._tell_of_trouble(refusal)
         for shard in self._all():
-            with contextlib.suppress(SpoolUnavailable):
+            try:
                 messages = shard.read(max_count, max_bytes)
+            except SpoolUnavailable as refusal:
+                self._warn("unreadable", f"the spool cannot be read: {refusal}; what is in it waits")
             self._dropped += shard.dropped
             shard.dropped = []
             if messages:
@@ -241,6 +257,10 @@ class Shards:
 
     # -- books, and the end
 
+    @functools.cached_property
+    def _base(self) -> Path:
+        return base_path(self._path)
+
     def snapshot(self) -> Snapshot:
         shards = self._all()
         return Snapshot(
@@ -263,6 +283,7 @@ class Shards:
                 snapshot.unrecorded,
             )
         for shard in self._all():
+            shard.give_room_back()
             self._close(shard)
         self._own = self._memory = None
         self._adopted.clear()

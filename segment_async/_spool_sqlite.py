@@ -29,7 +29,7 @@ from typing import Any, Final, Literal
 from ._delivery import Fate
 from ._exceptions import SpoolUnavailable
 from ._spool import Appended, SpoolStatistics, Window
-from ._spool_files import base_path, forget_locks
+from ._spool_files import forget_locks
 from ._spool_intake import NewMessage
 from ._spool_ledger import by_slot
 from ._spool_shard import Limits, Note
@@ -55,10 +55,12 @@ class _Append:
 
 
 class _Record:
-    __slots__ = ("done", "notes")
+    __slots__ = ("done", "keys", "what")
 
     def __init__(self, keys: Sequence[int], what: int | Fate, done: _Future) -> None:
-        self.notes = [(slot, Note(where, what)) for slot, where in by_slot(keys).items()]
+        # The caller may go on using its list.
+        self.keys = list(keys)
+        self.what = what
         self.done = done
 
 
@@ -133,8 +135,11 @@ class SQLiteSpool:
         if max_bytes <= 0 or (max_age is not None and max_age <= 0) or check_interval <= 0:
             raise ValueError("max_bytes, max_age and check_interval must be above zero")
         limits = Limits(max_bytes, None if max_age is None else int(max_age * 1000), lambda: int(clock() * 1000))
+        # A module's spool stays where it was meant, wherever the program goes before its first call. Where a loop runs
+        # that call is near, and asking for the working folder counts as blocking.
+        path = os.fspath(path) if asyncio._get_running_loop() else os.path.abspath(path)
         self._make_shards = functools.partial(
-            Shards, base_path(path), limits, power_safe=durability == "full", falls_back=on_failure == "memory"
+            Shards, path, limits, power_safe=durability == "full", falls_back=on_failure == "memory"
         )
         self._check_interval = check_interval
         self._is_closing = False
@@ -275,8 +280,8 @@ class SQLiteSpool:
         records = [each for each in requests if isinstance(each, _Record)]
         appends = [each for each in requests if isinstance(each, _Append)]
         for record in records:
-            for slot, note in record.notes:
-                self._shards.note(slot, note)
+            for slot, where in by_slot(record.keys).items():
+                self._shards.note(slot, Note(where, record.what))
         results = self._shards.commit([each.message for each in appends])
         answers += [(each.done, None) for each in records]
         answers += [(each.done, result) for each, result in zip(appends, results, strict=True)]

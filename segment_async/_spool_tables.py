@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ._delivery import Fate
+from ._exceptions import SpoolUnavailable
 from ._spool_files import APPLICATION_ID, FORMAT, user_version
 from ._spool_ledger import Attempts, Ledger, Range, dead_checksum, message_checksum, ranges
 
@@ -59,7 +60,13 @@ class Damaged(Exception):
 
 
 def connect(database: Path | None, *, power_safe: bool, read_only: bool = False) -> sqlite3.Connection:
-    """Open a database that exists; `None`: one in memory."""
+    """Open a database that exists; `None`: one in memory.
+
+    Raises:
+        SpoolUnavailable: it cannot be written as safely as it has to be.
+    """
+    if sqlite3.sqlite_version_info < (3, 24):
+        raise SpoolUnavailable(f"the spool needs SQLite 3.24 or later; this is {sqlite3.sqlite_version}")
     mode = "ro" if read_only else "rw"
     uri = ":memory:" if database is None else f"file:{quote(str(database))}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
@@ -79,7 +86,9 @@ def _configure(connection: sqlite3.Connection, power_safe: bool, read_only: bool
     # As by default almost everywhere; the layout of the first page depends on it, and it can only be said first.
     connection.execute("PRAGMA auto_vacuum = 0")
     connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode not in ("wal", "memory"):
+        raise SpoolUnavailable("this file system does not let SQLite write ahead; a network's often do not")
     connection.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
     # Systems where a plain sync stops at the disk's own cache; elsewhere without effect.
     connection.execute(f"PRAGMA fullfsync = {power_safe:d}")

@@ -97,6 +97,6 @@ def _check(home: Path, *, once: bool | None = None) -> Story:
     journal = home / "journal"
     story = Story.of(journal.read_bytes() if journal.exists() else b"")
     path = home / "spool" / "a.db"
-    witness.check(path, story, attempts_are_known=once is None, refusals_are_known=once is not False)
+    witness.check(path, story, attempts_are_known=once is not False, refusals_are_known=once is not False)
     witness.drain(path, story)
     return story
