@@ -127,6 +127,8 @@ class Tokens:
         chance: Callable[[], float],
     ) -> None:
         try:
+            # PyJWT signs with it, and says so only when it is asked to.
+            import cryptography  # noqa: F401
             import jwt
         except ImportError:
             raise ImportError("OAuth needs PyJWT: pip install 'segment-async[oauth]'") from None
@@ -156,11 +158,11 @@ class Tokens:
             Refused: the server will not give one.
         """
         while self._now() >= self._expires_at:
-            if self._now() - self._refused_at < _REFUSAL_STANDS:
+            if self._refusal_stands():
                 raise Refused(self._refusal)
             # Whoever stops waiting leaves the fetching to the others.
             await asyncio.wait((self._fetch_once(),))
-        if self._now() >= self._renew_at:
+        if self._now() >= self._renew_at and not self._refusal_stands():
             self._fetch_once()
         return self._header
 
@@ -191,13 +193,19 @@ class Tokens:
                 return
             if answer is not None and answer.status in _FINAL:
                 if corrected or not self._corrects_clock(answer):
-                    self._refuse(f"the token server answered {answer.status}: check client_id, key_id and client_key")
+                    self._refuse(
+                        f"{self._audience} answered {answer.status}: check client_id, key_id, client_key and scope of "
+                        "the OAuth application, in the workspace's settings under Access Management, and the region"
+                    )
                     return
                 corrected = True
                 continue
-            if self._refusal and self._now() - self._refused_at < _REFUSAL_STANDS:
+            if self._refusal_stands():
                 return
             failures += 1
+            if failures == 1:
+                what = "no usable answer" if answer is None else f"status {answer.status}"
+                _log.warning("No token from %s yet (%s); messages wait for it.", self._audience, what)
             await asyncio.sleep(self._pause(answer, failures))
 
     async def _ask(self) -> Response | None:
@@ -270,9 +278,12 @@ class Tokens:
 
     def _pause(self, answer: Response | None, failures: int) -> float:
         if answer is not None and answer.status == 429:
-            asked = retry_after(answer, self._wall())
+            asked = retry_after(answer, self._wall()) if self._policy.max_retry_after > 0 else None
             return _RATE_LIMITED if asked is None else min(asked, self._policy.max_retry_after)
         return self._policy.delay(failures, self._chance())
+
+    def _refusal_stands(self) -> bool:
+        return self._now() - self._refused_at < _REFUSAL_STANDS
 
     def _refuse(self, refusal: str) -> None:
         self._refusal = refusal
@@ -282,6 +293,8 @@ class Tokens:
 def _token_of(answer: Response) -> tuple[str, float]:
     try:
         said: Any = orjson.loads(answer.body)
-        return str(said["access_token"]), max(0.0, float(said["expires_in"]))
+        token, lifetime = said["access_token"], max(0.0, float(said["expires_in"]))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return "", 0.0
+    # What else a header cannot hold.
+    return (token, lifetime) if isinstance(token, str) and token.isascii() and token.isprintable() else ("", 0.0)

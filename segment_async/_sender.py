@@ -441,12 +441,13 @@ class Sender:
 
     async def _authorization(self, batch: Batch) -> _Secret:
         """Waits for a token, if need be until the batch would be given up."""
-        began = self.now()
+        since = batch.history.first_failure
+        since = self.now() if since is None else since
         try:
-            async with asyncio.timeout(self._policy.give_up_after):
+            async with asyncio.timeout(since + self._policy.give_up_after - self.now()):
                 return _Secret(await self._auth.header())
         except TimeoutError:
-            batch.history = replace(batch.history, first_failure=began)
+            batch.history = replace(batch.history, first_failure=since)
         raise TransportError("no token came", maybe_sent=False)
 
     def _note_send(self, batch: Batch) -> None:
