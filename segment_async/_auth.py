@@ -133,6 +133,7 @@ class Tokens:
         except ImportError:
             raise ImportError("OAuth needs PyJWT: pip install 'segment-async[oauth]'") from None
         self._sign = jwt.encode
+        self._key = _loaded(oauth.client_key, jwt.get_algorithm_by_name("RS256").prepare_key)
         self._oauth = oauth
         self._audience = audience
         self._transport = transport
@@ -243,7 +244,7 @@ class Tokens:
             "jti": urandom(16).hex(),
         }
         try:
-            return self._sign(claims, self._oauth.client_key, "RS256", {"kid": self._oauth.key_id})
+            return self._sign(claims, self._key, "RS256", {"kid": self._oauth.key_id})
         except Exception:
             # Whatever it was, its text and its frames may hold the key.
             pass
@@ -288,6 +289,15 @@ class Tokens:
     def _refuse(self, refusal: str) -> None:
         self._refusal = refusal
         self._refused_at = self._now()
+
+
+def _loaded(pem: str, load: Callable[[str], Any]) -> Any:
+    """The key ready to sign with, `None` where there is none in it: to load one takes 50 ms, too long for a loop."""
+    try:
+        return load(pem)
+    except Exception:
+        # As in `_assertion`; what is wrong is said when a token is needed.
+        return None
 
 
 def _token_of(answer: Response) -> tuple[str, float]:
