@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 from ._build import Fields, UserID, identifier, mapping
+from ._values import is_plain, plain
 
 WithoutIdentity = Literal["raise", "drop"]
 
@@ -98,11 +99,15 @@ def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any) ->
         fields["userId"] = identifier("userId", user_id)
     if anonymous_id is not None:
         fields["anonymousId"] = identifier("anonymousId", anonymous_id)
-    if context is not None:
-        fields["context"] = mapping("context", context)
-    if integrations is not None:
-        fields["integrations"] = mapping("integrations", integrations)
+    for name, value in (("context", context), ("integrations", integrations)):
+        if value is not None and mapping(name, value):
+            fields[name] = _for_many(name, value)
     return fields
+
+
+def _for_many(name: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mapping for any number of calls: what can be read only once is read here."""
+    return value if is_plain({name: value}) else plain({name: value})[name]
 
 
 def _merged(outer: Fields, inner: Fields) -> Fields:
