@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,18 @@ def main() -> int:
         return 0
     if options.plots:
         return environments.draw(source)
-    results = measure(options)
+    keeps = options.json or not (options.only or options.quick or options.peers)
+    results: dict[str, Any] = {}
+    # After each round, so that a run that is broken off leaves what it had.
+    for results in measured(options):
+        if keeps:
+            source.write_text(json.dumps(results, indent=1) + "\n")
     print(report.terminal(results))
-    whole = not (options.only or options.quick or options.peers)
-    if whole or options.json:
-        source.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The results so far, after each round."""
     cases, missing = possible(planned(options))
     rounds = options.rounds or (1 if options.quick else 3)
     with Sink(compiled(environments.FOLDER)) as sink:
@@ -61,12 +65,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         results = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "machine": machine(),
-            "rounds": rounds,
             "sink": {"kind": sink.kind, "messages_per_second": capacities(sink)},
             "versions": {name: environments.versions(name) for name in {case.contestant.environment for case in cases}},
             "missing": NOT_MEASURED | missing,
         }
-        return results | {"figures": figures(Bench(sink, cores()), cases, rounds)}
+        found: dict[Case, list[dict[str, Any]]] = defaultdict(list)
+        for number in range(1, rounds + 1):
+            say(f"round {number} of {rounds}")
+            run_round(Bench(sink, cores()), cases, random.Random(number), found)
+            yield results | {"rounds": number, "figures": [entry(case, found[case]) for case in cases if found[case]]}
 
 
 def planned(options: argparse.Namespace) -> list[Case]:
@@ -86,19 +93,14 @@ def possible(cases: list[Case]) -> tuple[list[Case], dict[str, str]]:
     return [case for case in cases if case.contestant.environment not in problems], problems
 
 
-def figures(bench: Bench, cases: list[Case], rounds: int) -> list[dict[str, Any]]:
-    """Every case once a round; the order within a round is shuffled, so that no one always follows the same other."""
-    found: dict[Case, list[dict[str, Any]]] = defaultdict(list)
-    chance, total = random.Random(2026), len(cases) * rounds
-    for number in range(rounds):
-        for position, case in enumerate(chance.sample(cases, len(cases))):
-            done = number * len(cases) + position + 1
-            say(f"[{done:3}/{total}] round {number + 1}: {case.part} {case.variant}, {case.contestant.label}")
-            try:
-                found[case].append(calmly(bench, case))
-            except Failed as failed:
-                say(f"      failed: {failed}")
-    return [entry(case, found[case]) for case in cases if found[case]]
+def run_round(bench: Bench, cases: list[Case], chance: random.Random, found: dict[Case, list[dict[str, Any]]]) -> None:
+    """Every case once; in another order each time, so that no one always follows the same other."""
+    for done, case in enumerate(chance.sample(cases, len(cases)), start=1):
+        say(f"[{done:3}/{len(cases)}] {case.part} {case.variant}, {case.contestant.label}")
+        try:
+            found[case].append(calmly(bench, case))
+        except Failed as failed:
+            say(f"      failed: {failed}")
 
 
 def calmly(bench: Bench, case: Case) -> dict[str, Any]:

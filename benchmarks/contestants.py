@@ -6,7 +6,7 @@ analytics-go is missing: it needs a Go toolchain and the Go module proxy at the 
 from dataclasses import dataclass, field
 from typing import Any
 
-WEB = ("fastapi", "uvicorn[standard]")
+WEB = ("fastapi", "uvicorn", "httptools")
 NOT_MEASURED = {"analytics-go": "needs a Go toolchain and the Go module proxy; neither was there"}
 
 

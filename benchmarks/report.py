@@ -54,7 +54,7 @@ TITLES = {
     "lag": "Lag of the event loop, {}",
     "steps": "Longest single step of the event loop, {}",
     "memory": "Memory, the server answering nothing",
-    "web": "FastAPI, one event a request, {}",
+    "web": "FastAPI on asyncio's own loop, one event a request, {}",
     "imports": "Import",
 }
 
@@ -136,7 +136,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 SHOWN_VERSIONS = {
-    "ours-isal": ("segment-async", "aiohttp", "orjson", "isal", "fastapi", "uvicorn", "uvloop"),
+    "ours-isal": ("segment-async", "aiohttp", "orjson", "isal", "fastapi", "uvicorn"),
     "official": ("segment-analytics-python",),
     "rudder": ("rudder-sdk-python",),
     "posthog": ("posthog", "httpx"),
