@@ -14,6 +14,7 @@ No error here ever holds a message's values, the write key or a token: they end 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,3 +103,6 @@ class TransportError(Exception):
         super().__init__(text)
         self.maybe_sent = maybe_sent
         self.stale_connection = stale_connection
+
+    def __reduce__(self) -> tuple[partial[TransportError], tuple[object, ...]]:
+        return partial(type(self), maybe_sent=self.maybe_sent, stale_connection=self.stale_connection), self.args
