@@ -1,14 +1,18 @@
 """Forked processes: the parent keeps and sends its own, the child starts with nothing; all arrive exactly once."""
 
 import asyncio
+import re
+import signal
 from collections import Counter
 
+import aiohttp
 import pytest
 
 from tests.support.fault_server import FaultServer
-from tests.support.programs import PROGRAMS, Ended, finished
+from tests.support.programs import PROGRAMS, Ended, finished, running
 
 FORKS = PROGRAMS / "forks.py"
+APPLICATION = "tests.programs.shop:app"
 
 
 def forked(how: str) -> tuple[Counter[str], Ended]:
@@ -61,3 +65,51 @@ def test_os_fork_while_other_threads_hold_locks() -> None:
 def test_multiprocessing(how: str) -> None:
     arrived, _ = forked(how)
     assert arrived == {"parent": 10, "child": 1}
+
+
+async def visit(url: str, times: int) -> set[str]:
+    """Each visit by a connection of its own, so that every worker may get some; gives the ids of what was tracked."""
+    tracked = set()
+    for _ in range(times):
+        async with aiohttp.ClientSession(url) as session, session.get("/track") as response:
+            tracked.add(await response.text())
+    return tracked
+
+
+def served(command: tuple[str, ...], ready: str, workers: int) -> tuple[FaultServer, set[str], Ended]:
+    """An application on several workers that was visited and terminated, and what it tracked meanwhile."""
+
+    async def main() -> tuple[FaultServer, set[str], Ended]:
+        environment = {"AT_IMPORT": "1", "FLUSH_INTERVAL": "60"}
+        async with FaultServer() as server, running(*command, host=server.url, together=True, **environment) as program:
+            found = re.search(r"(http://127\.0\.0\.1:\d+)", await program.says("http://127.0.0.1:"))
+            assert found is not None
+            for _ in range(workers):
+                await program.says(ready)
+            tracked = await visit(found[1], 20)
+            program.signal(signal.SIGTERM)
+            return server, tracked, await program.end()
+
+    return asyncio.run(main())
+
+
+def check_served(server: FaultServer, tracked: set[str], imported: int) -> None:
+    assert all(len(times) == 1 for times in server.taken.values())
+    events = Counter(message["event"] for (message,) in server.taken.values())
+    assert events == {"Visited": 20, "Imported": imported}
+    assert tracked <= server.taken.keys()
+
+
+def test_gunicorn_with_a_preloaded_application() -> None:
+    command = ("-m", "gunicorn", "--preload", "-w", "2", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:0")
+    server, tracked, said = served((*command, "--no-control-socket", APPLICATION), "Application startup complete", 2)
+    # What the master queued before it forked is the master's, and goes out when the master ends.
+    check_served(server, tracked, imported=1)
+    assert said.out.count("closed accepted") == 2, said
+
+
+def test_uvicorn_with_two_workers() -> None:
+    command = ("-m", "uvicorn", "--workers", "2", "--port", "0")
+    server, tracked, said = served((*command, APPLICATION), "Application startup complete", 2)
+    check_served(server, tracked, imported=2)
+    assert said.out.count("closed accepted") == 2, said

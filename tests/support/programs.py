@@ -4,7 +4,9 @@ What a program sends is the receiving end's to know; here are its exit code, wha
 """
 
 import asyncio
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,8 +37,7 @@ class Program:
         self._errors: asyncio.Task[bytes] = asyncio.create_task(self._read_errors())
 
     async def _read_errors(self) -> bytes:
-        assert self._process.stderr is not None
-        return await self._process.stderr.read()
+        return await self._process.stderr.read() if self._process.stderr is not None else b""
 
     async def says(self, text: str, *, within: float = 60.0) -> str:
         """Wait for a line that holds this text.
@@ -71,22 +72,29 @@ class Program:
             return Ended(code, "".join(self._said), (await self._errors).decode(), seconds)
 
     async def kill(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        # Its children too: while one holds a pipe of its, it has not ended.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
         self._errors.cancel()
 
 
 @asynccontextmanager
-async def running(*command: str | Path, host: str, **environment: str) -> AsyncIterator[Program]:
-    """A Python process that sends to `host`; at the end of the block it is over, one way or another."""
+async def running(
+    *command: str | Path, host: str, together: bool = False, **environment: str
+) -> AsyncIterator[Program]:
+    """A Python process that sends to `host`; at the end of the block it is over, one way or another.
+
+    `together`: what it writes to stderr is taken as said too.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
         cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "SEGMENT_HOST": host, **environment},
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT if together else asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     program = Program(process)
     try:
