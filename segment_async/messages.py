@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, cast
+from typing import Any, Final, Literal, ParamSpec, Required, TypedDict, TypeVar, cast
 
 from . import _build
 from ._exceptions import MessageTooLarge
@@ -50,39 +50,39 @@ class _Common(TypedDict, total=False):
 
 
 class TrackMessage(_Common, total=False):
-    type: Literal["track"]
-    event: str
+    type: Required[Literal["track"]]
+    event: Required[str]
     properties: Mapping[str, Any]
 
 
 class IdentifyMessage(_Common, total=False):
-    type: Literal["identify"]
+    type: Required[Literal["identify"]]
     traits: Mapping[str, Any]
 
 
 class PageMessage(_Common, total=False):
-    type: Literal["page"]
+    type: Required[Literal["page"]]
     name: str
     category: str
     properties: Mapping[str, Any]
 
 
 class ScreenMessage(_Common, total=False):
-    type: Literal["screen"]
+    type: Required[Literal["screen"]]
     name: str
     category: str
     properties: Mapping[str, Any]
 
 
 class GroupMessage(_Common, total=False):
-    type: Literal["group"]
-    groupId: str
+    type: Required[Literal["group"]]
+    groupId: Required[str]
     traits: Mapping[str, Any]
 
 
 class AliasMessage(_Common, total=False):
-    type: Literal["alias"]
-    previousId: str
+    type: Required[Literal["alias"]]
+    previousId: Required[str]
 
 
 Message = TrackMessage | IdentifyMessage | PageMessage | ScreenMessage | GroupMessage | AliasMessage
