@@ -1,0 +1,85 @@
+"""The calls: editors see their arguments, and a misspelt or mistyped one is an error before the program runs."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, assert_type
+from uuid import UUID
+
+from segment_async import Client, Delivery, Outcome, Statistics, Status, bind, bound, messages
+
+MOMENT = datetime(2025, 1, 2, tzinfo=UTC)
+
+
+async def right(client: Client) -> None:
+    assert_type(await client.track("user", "Order Completed", {"total": 30.5}), Delivery)
+    assert_type(await client.track(user_id=5, event="e", properties=MappingProxyType({"a": [1]})), Delivery)
+    assert_type(await client.track(anonymous_id=UUID(int=1), event="e", timestamp=MOMENT, message_id="id"), Delivery)
+    assert_type(await client.identify("user", {"email": None}, context={"ip": "192.0.2.1"}), Delivery)
+    assert_type(await client.page("user", "Category", "Name", {"a": 1}, timestamp="2025-01-02T00:00:00Z"), Delivery)
+    assert_type(await client.screen("user", name="Name", integrations={"All": False}), Delivery)
+    assert_type(await client.group("user", 5, {"name": "Acme"}), Delivery)
+    assert_type(await client.alias("previous", "user"), Delivery)
+    assert_type(await client.flush(timeout=5), int)
+    assert_type(await client.aclose(), None)
+    assert_type(client.statistics(), Statistics)
+
+
+async def wrong(client: Client) -> None:
+    await client.track("user", "e", propertis={"a": 1})  # type: ignore[call-arg]
+    await client.track("user", "e", userId="user")  # type: ignore[call-arg]
+    await client.identify("user", trait={})  # type: ignore[call-arg]
+    await client.page("user", categry="c")  # type: ignore[call-arg]
+    await client.screen("user", title="t")  # type: ignore[call-arg]
+    await client.group("user", groupId="g")  # type: ignore[call-arg]
+    await client.alias("previous", "user", "anonymous")  # type: ignore[call-arg]
+    await client.track("user", "e", {}, "anonymous")  # type: ignore[call-arg]
+    await client.track("user", 5)  # type: ignore[arg-type]
+    await client.track(1.5, "e")  # type: ignore[arg-type]
+    await client.track("user", "e", ["a"])  # type: ignore[arg-type]
+    await client.track("user", "e", timestamp=1_735_786_800)  # type: ignore[arg-type]
+    await client.flush(5)  # type: ignore[call-arg]
+    client.statistics().accepted = 5  # type: ignore[misc]
+
+
+async def outcomes(delivery: Delivery) -> None:
+    assert_type(delivery.message_id, str)
+    assert_type(delivery.outcome, Outcome | None)
+    outcome = await delivery
+    assert_type(outcome, Outcome)
+    assert_type(outcome.status, Status)
+    assert_type(outcome.reason, str | None)
+    assert_type(outcome.status_code, int | None)
+    assert_type(outcome.raise_for_failure(), None)
+    outcome.reason = "x"  # type: ignore[misc]
+    delivery.outcom  # type: ignore[attr-defined]  # noqa: B018
+
+
+async def dicts(client: Client, built: Mapping[str, Any]) -> None:
+    message = messages.track("user", "e", {"a": 1})
+    assert_type(message, messages.TrackMessage)
+    assert_type(message["event"], str)
+    assert_type(messages.identify("user"), messages.IdentifyMessage)
+    assert_type(messages.page("user"), messages.PageMessage)
+    assert_type(messages.screen("user"), messages.ScreenMessage)
+    assert_type(messages.group("user", "g"), messages.GroupMessage)
+    assert_type(messages.alias("previous", "user"), messages.AliasMessage)
+    assert_type(await client.enqueue(message), Delivery)
+    assert_type(client.enqueue_nowait(messages.alias("previous")), Delivery)
+    assert_type(client.enqueue_nowait(built), Delivery)
+    assert_type(client.enqueue_nowait({"type": "track", "event": "e", "userId": "user"}), Delivery)
+    messages.track("user", "e", propertis={})  # type: ignore[call-arg]
+    messages.track("user", 5)  # type: ignore[arg-type]
+    message["evnt"]  # type: ignore[typeddict-item]
+    client.enqueue_nowait("text")  # type: ignore[arg-type]
+
+
+def context() -> None:
+    with bound(user_id="user", anonymous_id=5, context={"ip": "192.0.2.1"}, without_identity="drop"):
+        assert_type(bind(user_id="user", integrations={"All": True}), None)
+    with bound(userid="user"):  # type: ignore[call-arg]
+        bind(without_identity="drop")  # type: ignore[call-arg]
+    with bound(without_identity="ignore"):  # type: ignore[arg-type]
+        bind("user")  # type: ignore[call-arg]
