@@ -53,7 +53,7 @@ def _isal_deflater() -> _Deflater:
 
 
 @cache
-def _fastest() -> tuple[Any, Any]:
+def fastest() -> tuple[Any, Any]:
     """How to deflate and how to check: `isal` where the extra `speedups` brought it, else the standard library.
 
     Asked once: to look for what is not installed costs 60 µs, a batch's own share of the work.
@@ -116,7 +116,7 @@ class Batch:
         self._crc = 0
         self._deflater: _Deflater | None = None
         if gzip:
-            make, self._check = _fastest()
+            make, self._check = fastest()
             self._deflater = make()
 
     @property

@@ -20,7 +20,7 @@ from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from typing import Any, Final
 
 from ._auth import Auth, Refused
-from ._batches import MAX_BODY_BYTES, Batch, Envelope
+from ._batches import MAX_BODY_BYTES, Batch, Envelope, fastest
 from ._build import clock_text
 from ._delivery import Delivery, Fate, History, Record, Signal, Status, wake
 from ._exceptions import TransportError
@@ -137,6 +137,9 @@ class Sender:
         self._failures_in_a_row = 0
         self._attempts_delivered = 0
         self._attempts_failed = 0
+        if gzip:
+            # Imported now: a process that forks amid an import leaves its lock taken in the child.
+            fastest()
         queue.clock = self.now
         queue.ring = self.ring
         queue.drop_oldest = self._drop_oldest

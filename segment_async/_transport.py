@@ -177,8 +177,11 @@ class HTTPTransport:
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        # Loaded here and not at the first send: 0.1 s that the loop would have to stand still.
+        # Loaded here and not at the first send: 0.1 s that the loop would have to stand still; and a process that forks
+        # amid an import leaves its lock taken in the child.
         import aiohttp  # noqa: F401
+
+        from . import _resolver  # noqa: F401
 
         if ssl_context is not None and (ssl_context.verify_mode is ssl.CERT_NONE):
             _log.warning("The ssl_context given does not verify certificates: anybody on the way can read the key.")
