@@ -156,12 +156,8 @@ class FileStore:
             self._opened().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
-        if self._connection is not None:
-            if self._is_in_place():
-                self._close_connection()
-            else:
-                # Closing removes the log by its name, and under that name may be somebody else's by now.
-                leave_open(self._connection)
+        # SQLite removes the log with the last connection, but not where another file has taken its own one's place.
+        self._close_connection()
         self._lock.close()
 
     def abandon(self) -> None:
@@ -341,8 +337,8 @@ def _is_damage(fault: Exception) -> bool:
     return isinstance(fault, Damaged) or getattr(fault, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
-# Connections that a forked child inherited, or whose files are not theirs any more. Closing one could remove a log
-# that belongs to somebody else, and so could the interpreter's own tidying up at exit: hence the extra reference.
+# Connections that a forked child inherited. Closing one could remove a log that others have written since, and so
+# could the interpreter's own tidying up at exit: hence the extra reference.
 _left_open: list[sqlite3.Connection] = []
 
 

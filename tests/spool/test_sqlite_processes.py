@@ -253,29 +253,38 @@ def in_child(spool):
 
 
 def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(path):
-    """Its interpreter tidies up: an inherited connection that it closed would empty and remove the log."""
+    """Its interpreter tidies up; an inherited connection that it closed would empty the log and remove it."""
     program = """
     import warnings
     warnings.simplefilter("ignore")
+    parent_is_there, parent = os.pipe()
     async def main():
         spool = SQLiteSpool(path)
         await append(spool, "a", "b")
-        child = os.fork()
-        if child:
-            assert os.waitpid(child, 0)[1] == 0
-            # As if it were killed: nothing of ours may tidy up either.
-            assert os.path.getsize(path + "-wal") > 0
-            sys.stdout.flush()
+        if os.fork():
             os._exit(0)
-        del spool
+        os.close(parent)
+        os.read(parent_is_there, 1)
+        print("the parent is gone", flush=True)
     asyncio.run(main())
     """
+    out, err = Process(program, path).end()
+    assert (out.split(), err) == (["the", "parent", "is", "gone"], "")
+    assert path.with_name(path.name + "-wal").stat().st_size > 0
+
+
+def test_a_connection_left_open_stays_open_however_the_interpreter_ends(path):
+    program = """
+    import sqlite3
+    from segment_async._spool_store import leave_open
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE something (id)")
+    leave_open(connection)
+    """
+    path.parent.mkdir()
     Process(program, path).end()
-
-    async def part(spool):
-        assert await read_ids(spool) == ["a", "b"]
-
-    run(path, part)
+    assert path.with_name(path.name + "-wal").exists()
 
 
 def test_an_interpreter_that_ends_without_aclose_loses_nothing_that_was_accepted(path):

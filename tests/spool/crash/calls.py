@@ -55,14 +55,14 @@ def kill_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict
 
 
 def fail_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict[str, int]:
-    """Once, and from then on."""
+    """Once, for a while, and from then on."""
     script = [seed, str(steps), "full"]
     seen = {"calls": 0, "refused": 0}
     counts = count_calls(folder, script)
     for name in (each for each in WRITING if each in counts):
         for number in range(1, counts[name] + 1, every):
             for error in ERRORS:
-                for when in (f"{number}", f"{number}+"):
+                for when in (f"{number}", f"{number}..{number + 4}", f"{number}+"):
                     home = _new_home(folder)
                     inject = f"inject={name}:error={error}:when={when}"
                     _run(home, script, "-o", "/dev/null", "-e", f"trace={name}", "-e", inject)

@@ -15,7 +15,7 @@ from . import witness
 from .journal import Story
 from .kills import live
 
-_FLIPS_A_SPOOL = 500
+_FLIPS_A_SPOOL = 100
 
 
 def run(folder: Path, flips: int, seed: int = 0) -> dict[str, int]:
@@ -26,20 +26,20 @@ def run(folder: Path, flips: int, seed: int = 0) -> dict[str, int]:
     while seen["flips"] < flips:
         spool_number += 1
         home = folder / f"model-{seed}-{spool_number}"
-        story = _make_spool(home, f"{seed}.{spool_number}", chance)
+        story = _make_spool(home, f"{seed}.{spool_number}", chance, is_killed=spool_number % 3 > 0)
         for _ in range(min(_FLIPS_A_SPOOL, flips - seen["flips"])):
             _flip(home, folder / "flipped", story, chance, seen)
         shutil.rmtree(home)
     return seen
 
 
-def _make_spool(home: Path, seed: str, chance: random.Random) -> Story:
+def _make_spool(home: Path, seed: str, chance: random.Random, *, is_killed: bool) -> Story:
     home.mkdir(mode=0o700)
     child = os.fork()
     if not child:
-        live(home, seed, "full", steps=400)
-    if chance.random() < 0.7:
-        time.sleep(0.1 + chance.random())
+        live(home, seed, "full", steps=150)
+    if is_killed:
+        time.sleep(0.1 + chance.random() / 2)
         os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return Story.of((home / "journal").read_bytes())
