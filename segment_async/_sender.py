@@ -403,8 +403,16 @@ class Sender:
 
     def _launch(self, batch: Batch) -> None:
         assert self.loop is not None
+        attempt = self._attempt(batch)
+        try:
+            task = self.loop.create_task(attempt)
+        except BaseException:
+            # A task factory of the application's may raise: the batch must not be left between its places.
+            attempt.close()
+            self._line_up(batch)
+            raise
         self._queue.lift_off(batch.count, batch.size)
-        task = self._flying[batch] = self.loop.create_task(self._attempt(batch))
+        self._flying[batch] = task
         # A callback and not the task's own last lines: a task that is cancelled before its first step has none.
         task.add_done_callback(partial(self._landed, batch, self._run))
 

@@ -1,0 +1,642 @@
+"""The life of a client: loops that come and go, threads, flush, close, and cancellation at every suspension.
+
+Under the virtual clock wherever one loop is enough; in real threads where several are.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Self
+
+import anyio
+import pytest
+
+from segment_async import Client, ClientClosed, Response, Status, TransportError, messages
+from tests.support.law import check_counters
+from tests.support.simulated_segment import Arrival
+from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
+
+Answer = Callable[[Arrival], Awaitable[Response]]
+OK = Response(200, {}, b'{"success": true}')
+PATIENCE = 20.0
+
+
+class Net:
+    """A transport that keeps what came and answers as it is told; of no loop in particular."""
+
+    def __init__(self, answer: Answer | None = None) -> None:
+        self.answer = answer
+        self.arrivals: list[Arrival] = []
+        self.closed = 0
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        arrival = Arrival.read(body, headers)
+        self.arrivals.append(arrival)
+        return OK if self.answer is None else await self.answer(arrival)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+    @property
+    def ids(self) -> list[str]:
+        return [message_id for arrival in self.arrivals for message_id in arrival.ids]
+
+
+async def silence(arrival: Arrival) -> Response:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def refuse(arrival: Arrival) -> Response:
+    raise TransportError("nobody is there", maybe_sent=False)
+
+
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def enqueue(client: Client, name: str) -> None:
+    client.enqueue_nowait(messages.track("u", "E", message_id=name))
+
+
+class TestLoops:
+    def test_a_hundred_runs_in_a_row(self) -> None:
+        net = Net()
+        client = Client("KEY", transport=net)
+
+        async def main(number: int) -> None:
+            await client.track("u", "E", message_id=str(number))
+
+        for number in range(100):
+            asyncio.run(main(number))
+        asyncio.run(client.aclose())
+        assert sorted(set(net.ids), key=int) == [str(number) for number in range(100)]
+        assert client.statistics().delivered == 100
+
+    def test_what_a_loop_left_is_carried_over(self) -> None:
+        net = Net(refuse)
+        client = Client("KEY", transport=net)
+
+        async def first() -> None:
+            await client.track("u", "E", message_id="a")
+            assert await client.flush(timeout=3) == 1
+
+        async def second() -> Status:
+            net.answer = None
+            delivery = await client.track("u", "E", message_id="b")
+            assert await client.flush() == 0
+            return (await delivery).status
+
+        run(first())
+        assert client.statistics().pending == 1
+        assert run(second()) is Status.DELIVERED
+        assert client.statistics().delivered == 2
+
+    def test_a_delivery_of_an_ended_loop_may_be_awaited_in_the_next(self) -> None:
+        client = Client("KEY", transport=Net())
+
+        async def first() -> Any:
+            return await client.track("u", "E")
+
+        async def second(delivery: Any) -> Status:
+            return (await delivery).status
+
+        assert run(second(run(first()))) is Status.DELIVERED
+
+    def test_a_loop_that_stands_still_is_not_waited_for(self) -> None:
+        """Mangum drives one with `run_until_complete`, and another may run meanwhile."""
+        net = Net()
+        client = Client("KEY", transport=net)
+        standing = VirtualClockLoop()
+        standing.run_until_complete(client.track("u", "E", message_id="a"))
+
+        async def main() -> int:
+            await client.track("u", "E", message_id="b")
+            return await client.flush()
+
+        assert run(main()) == 0
+        assert sorted(net.ids) == ["a", "b"]
+        standing.run_until_complete(client.track("u", "E", message_id="c"))
+        assert standing.run_until_complete(client.flush()) == 0
+        standing.run_until_complete(client.aclose())
+        standing.run_until_complete(standing.shutdown_asyncgens())
+        standing.close()
+        assert sorted(net.ids) == ["a", "b", "c"]
+
+    def test_nothing_before_the_first_loop_is_lost(self) -> None:
+        net = Net()
+        client = Client("KEY", transport=net)
+        enqueue(client, "early")
+
+        async def main() -> None:
+            async with client:
+                assert await client.flush() == 0
+
+        run(main())
+        assert net.ids == ["early"]
+
+    def test_a_machine_asleep_for_eight_hours(self) -> None:
+        """What was in flight gets its chance, and what waited is sent once: neither storm nor stall."""
+        net = Net()
+
+        async def main() -> None:
+            client = Client("KEY", transport=net, flush_interval=1)
+            for number in range(5):
+                await client.track("u", "E", message_id=str(number))
+                await turns()
+                running_clock().advance(8 * 3600)
+            assert await client.flush() == 0
+            await client.aclose()
+            assert client.statistics().delivered == 5
+            assert len(net.arrivals) <= 5
+
+        run(main())
+
+
+class OtherLoop:
+    """A loop that runs in a thread of its own until the block ends."""
+
+    def __enter__(self) -> Self:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        self.loop.run_forever()
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    def __call__(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(PATIENCE)
+
+
+class TestOtherLoops:
+    def test_hand_their_calls_to_the_owner(self) -> None:
+        loops: set[object] = set()
+
+        async def note(arrival: Arrival) -> Response:
+            loops.add(asyncio.get_running_loop())
+            return OK
+
+        net = Net(note)
+        client = Client("KEY", transport=net, flush_interval=0)
+        with OtherLoop() as owner, OtherLoop() as guest:
+            owner(client.track("u", "E"))
+
+            async def from_afar() -> Status:
+                delivery = await client.track("u", "E")
+                assert await client.flush() == 0
+                return (await delivery).status
+
+            assert guest(from_afar()) is Status.DELIVERED
+            assert loops == {owner.loop}
+            guest(client.aclose())
+        check_counters(client.statistics())
+        assert client.statistics().delivered == 2
+
+    @pytest.mark.parametrize("wait", ["flush", "delivery"])
+    def test_take_over_when_the_owner_goes_away_amid_a_wait(self, wait: str) -> None:
+        asked = threading.Event()
+
+        async def only_later(arrival: Arrival) -> Response:
+            if not asked.is_set():
+                asked.set()
+                await asyncio.Event().wait()
+            return OK
+
+        client = Client("KEY", transport=Net(only_later), flush_interval=0)
+        with OtherLoop() as guest:
+            with OtherLoop() as owner:
+                delivery = owner(client.track("u", "E"))
+                assert asked.wait(PATIENCE)
+
+                async def settled() -> Any:
+                    return await (client.flush() if wait == "flush" else delivery)
+
+                waiting = asyncio.run_coroutine_threadsafe(settled(), guest.loop)
+                assert not waiting.done()
+            waiting.result(PATIENCE)
+            guest(client.aclose())
+        assert delivery.outcome.status is Status.DELIVERED
+        assert delivery.outcome.possibly_delivered
+
+    def test_close_it_for_the_owner(self) -> None:
+        net = Net()
+        client = Client("KEY", transport=net, flush_interval=60)
+        with OtherLoop() as owner, OtherLoop() as guest:
+            owner(client.track("u", "E"))
+            guest(client.aclose())
+            assert net.closed == 1
+            with pytest.raises(ClientClosed):
+                owner(client.track("u", "E"))
+        assert client.statistics().delivered == 1
+
+
+class TestFlush:
+    def test_does_not_wait_for_a_batch_to_fill(self) -> None:
+        async def main() -> None:
+            client = Client("KEY", transport=Net(), flush_interval=3600)
+            delivery = await client.track("u", "E")
+            assert await client.flush() == 0
+            assert running_clock().time() < 1
+            assert delivery.outcome is not None
+            await client.aclose()
+
+        run(main())
+
+    def test_says_what_is_left_when_the_time_is_up(self) -> None:
+        async def main() -> None:
+            client = Client("KEY", transport=Net(silence), max_in_flight=1, close_timeout=0)
+            for _ in range(3):
+                await client.track("u", "E")
+            assert await client.flush(timeout=2) == 3
+            assert running_clock().time() == pytest.approx(2, abs=0.1)
+            assert await client.flush(timeout=0) == 3
+            await client.aclose()
+            assert await client.flush() == 0
+
+        run(main())
+
+    def test_does_not_wait_for_what_came_after_it(self) -> None:
+        async def main() -> None:
+            client = Client("KEY", transport=Net(), flush_interval=60)
+            await client.track("u", "E")
+            flushing = asyncio.create_task(client.flush())
+            await asyncio.sleep(0)
+            net_is_down = Client("KEY", transport=Net(silence), close_timeout=0)
+            await net_is_down.track("u", "E")
+            assert await flushing == 0
+            await client.aclose()
+            await net_is_down.aclose()
+
+        run(main())
+
+
+class TestClose:
+    def test_drops_what_is_left_with_one_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def main() -> None:
+            async with Client("KEY", transport=Net(silence), close_timeout=3) as client:
+                deliveries = [await client.track("u", "E") for _ in range(7)]
+            assert running_clock().time() == pytest.approx(3, abs=0.5)
+            assert {delivery.outcome.reason for delivery in deliveries if delivery.outcome} == {"close_timeout"}
+            assert client.statistics().dropped == 7
+
+        with caplog.at_level(logging.WARNING, "segment_async"):
+            run(main())
+        assert [record.getMessage().startswith("Closed with 7 messages unsent") for record in caplog.records] == [True]
+
+    def test_twice_and_at_once(self) -> None:
+        async def main() -> None:
+            net = Net(silence)
+            client = Client("KEY", transport=net, close_timeout=1)
+            await client.track("u", "E")
+            await asyncio.gather(*(client.aclose() for _ in range(5)))
+            await client.aclose()
+            assert (net.closed, client.statistics().pending) == (1, 0)
+
+        run(main())
+
+    @pytest.mark.parametrize("used", [False, True])
+    def test_of_a_client_that_has_nothing(self, used: bool) -> None:
+        async def main() -> None:
+            client = Client("KEY", transport=Net())
+            if used:
+                await client.flush()
+            await client.aclose()
+            assert running_clock().time() == 0
+
+        run(main())
+
+    def test_goes_past_a_transport_that_hangs(self) -> None:
+        class Hanging(Net):
+            async def aclose(self) -> None:
+                await asyncio.Event().wait()
+
+        async def main() -> None:
+            async with Client("KEY", transport=Hanging()) as client:
+                await client.track("u", "E")
+            assert client.statistics().delivered == 1
+            assert running_clock().time() < 1
+
+        run(main())
+
+    def test_the_block_s_own_error_goes_on(self) -> None:
+        net = Net()
+
+        async def main() -> None:
+            with pytest.raises(ZeroDivisionError):
+                async with Client("KEY", transport=net) as client:
+                    await client.track("u", "E", message_id="a")
+                    raise ZeroDivisionError
+
+        run(main())
+        assert net.ids == ["a"]
+
+
+async def slowly(arrival: Arrival) -> Response:
+    await asyncio.sleep(1)
+    return OK
+
+
+class TestCancelledBlocks:
+    def test_by_a_task_s_cancel_closes_within_its_limit(self) -> None:
+        async def main() -> None:
+            client = Client("KEY", transport=Net(slowly), close_timeout=5)
+            block = asyncio.create_task(self.block(client))
+            await turns()
+            block.cancel()
+            await asyncio.wait((block,))
+            assert block.cancelled()
+            assert client.statistics().delivered == 1
+
+        run(main())
+
+    async def block(self, client: Client) -> None:
+        async with client:
+            await client.track("u", "E")
+            await asyncio.Event().wait()
+
+    def test_a_second_cancel_shortens_it_to_nothing(self) -> None:
+        async def main() -> None:
+            client = Client("KEY", transport=Net(slowly), close_timeout=5)
+            block = asyncio.create_task(self.block(client))
+            await turns()
+            block.cancel()
+            await turns()
+            block.cancel()
+            await asyncio.wait((block,))
+            assert block.cancelled()
+            assert running_clock().time() < 0.9
+            assert client.statistics().reasons == {"close_timeout": 1}
+
+        run(main())
+
+    @pytest.mark.parametrize(
+        "scope", ["asyncio.timeout", "wait_for", "anyio", "anyio task group", "asyncio task group"]
+    )
+    def test_by_a_scope_delivers_and_tells_the_scope(self, scope: str) -> None:
+        async def main() -> None:
+            client = Client("KEY", transport=Net(slowly), close_timeout=5)
+            await SCOPES[scope](self.block(client))
+            assert client.statistics().delivered == 1
+            # What comes after is not cancelled by what went before.
+            await asyncio.sleep(1)
+
+        run(main())
+
+    @pytest.mark.parametrize("close", [False, True])
+    @pytest.mark.parametrize("scope", ["asyncio.timeout", "wait_for", "anyio"])
+    def test_a_scope_around_the_close_itself(self, scope: str, close: bool) -> None:
+        async def main() -> None:
+            client = Client("KEY", transport=Net(slowly), close_timeout=5, flush_interval=0)
+            await client.track("u", "E")
+            await SCOPES[scope](client.aclose() if close else client.flush())
+            await client.aclose()
+            assert client.statistics().delivered == 1
+
+        run(main())
+
+
+async def _asyncio_timeout(work: Any) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await work
+
+
+async def _wait_for(work: Any) -> None:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(work, 0.5)
+
+
+async def _anyio(work: Any) -> None:
+    with anyio.move_on_after(0.5) as scope:
+        await work
+    assert scope.cancelled_caught
+
+
+async def _anyio_group(work: Any) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: work)
+        await asyncio.sleep(0.5)
+        group.cancel_scope.cancel()
+
+
+async def _asyncio_group(work: Any) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0.5)
+        raise ZeroDivisionError
+
+    with pytest.raises(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work)
+            group.create_task(fail())
+
+
+SCOPES: dict[str, Callable[[Any], Awaitable[None]]] = {
+    "asyncio.timeout": _asyncio_timeout,
+    "wait_for": _wait_for,
+    "anyio": _anyio,
+    "anyio task group": _anyio_group,
+    "asyncio task group": _asyncio_group,
+}
+
+
+class TestEverySuspension:
+    """Each call is cancelled after one turn of the loop, after two, and so on, until it is through."""
+
+    MOST = 60
+
+    def each(
+        self, doing: Callable[[Client, list[str]], Awaitable[None]], *, by_scope: bool, **options: Any
+    ) -> set[str]:
+        ends: set[str] = set()
+        for after in range(self.MOST):
+            ends.add(run(self.once(doing, after, by_scope, options)))
+        return ends
+
+    async def once(self, doing: Any, after: int, by_scope: bool, options: dict[str, Any]) -> str:
+        net = Net()
+        client = Client("KEY", transport=net, **{"max_queue_size": 1, "overflow_timeout": None, **options})
+        told: list[str] = []
+
+        async def one() -> None:
+            first = await client.track("u", "E")
+            told.append(first.message_id)
+            await doing(client, told)
+
+        end = await (self.in_scope if by_scope else self.in_task)(one, after)
+        if doing is not aclose:
+            assert await client.flush() == 0
+        await client.aclose()
+        now = client.statistics()
+        check_counters(now)
+        assert now.accepted == len(told)
+        assert (now.pending, now.delivered) == (0, len(told))
+        assert set(net.ids) == set(told)
+        return end
+
+    async def in_task(self, work: Any, after: int) -> str:
+        task = asyncio.create_task(work())
+        await turns(after)
+        task.cancel()
+        await asyncio.wait((task,))
+        if task.cancelled():
+            return "cancelled"
+        task.result()
+        return "through"
+
+    async def in_scope(self, work: Any, after: int) -> str:
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+
+                async def cancel() -> None:
+                    await turns(after)
+                    scope.cancel()
+
+                group.start_soon(cancel)
+                await work()
+            group.cancel_scope.cancel()
+        return "cancelled" if scope.cancelled_caught else "through"
+
+    @pytest.mark.parametrize("by_scope", [False, True], ids=["task", "scope"])
+    @pytest.mark.parametrize("name", ["track", "enqueue", "flush", "aclose", "delivery"])
+    def test_of(self, name: str, by_scope: bool) -> None:
+        assert self.each(SUSPENDING[name], by_scope=by_scope, flush_interval=0) == {"cancelled", "through"}
+
+
+async def track(client: Client, told: list[str]) -> None:
+    told.append((await client.track("u", "E")).message_id)
+
+
+async def enqueue_second(client: Client, told: list[str]) -> None:
+    told.append((await client.enqueue(messages.track("u", "E"))).message_id)
+
+
+async def flush(client: Client, told: list[str]) -> None:
+    await client.flush()
+
+
+async def aclose(client: Client, told: list[str]) -> None:
+    await client.aclose()
+
+
+async def await_delivery(client: Client, told: list[str]) -> None:
+    delivery = await client.track("u", "E")
+    told.append(delivery.message_id)
+    await delivery
+
+
+SUSPENDING = {
+    "track": track,
+    "enqueue": enqueue_second,
+    "flush": flush,
+    "aclose": aclose,
+    "delivery": await_delivery,
+}
+
+
+class TestTheConsumer:
+    def test_survives_that_all_tasks_are_cancelled(self) -> None:
+        async def main() -> None:
+            net = Net(slowly)
+            client = Client("KEY", transport=net)
+            delivery = await client.track("u", "E", message_id="a")
+            for _ in range(5):
+                await asyncio.sleep(0.4)
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+            second = await client.track("u", "E", message_id="b")
+            assert await client.flush() == 0
+            assert (await delivery).status is Status.DELIVERED
+            assert (await second).status is Status.DELIVERED
+            await client.aclose()
+
+        run(main())
+
+    def test_is_restarted_after_a_crash_which_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        crashes = 0
+
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+            """One of the application's, with a bug that only a request brings out."""
+            nonlocal crashes
+            if "_attempt" in work.__qualname__ and crashes < 3:
+                crashes += 1
+                raise ZeroDivisionError
+            return asyncio.Task(work, loop=loop, **options)
+
+        async def main() -> None:
+            running_clock().set_task_factory(factory)
+            client = Client("KEY", transport=Net())
+            delivery = await client.track("u", "E")
+            assert await client.flush() == 0
+            assert (await delivery).status is Status.DELIVERED
+            await client.aclose()
+
+        run(main())
+        crashed = [record for record in caplog.records if "consumer crashed" in record.getMessage()]
+        assert len(crashed) == crashes == 3
+
+
+def test_hooks_that_enqueue_and_close() -> None:
+    """on_error may do to the client what it likes; nothing hangs."""
+
+    async def main() -> None:
+        told: list[str] = []
+        over = asyncio.Event()
+
+        async def on_error(error: Exception, failed: list[dict[str, Any]]) -> None:
+            told.extend(message["messageId"] for message in failed)
+            if len(told) == 1:
+                enqueue(client, "from the hook")
+                await client.flush(timeout=1)
+                await client.aclose()
+                over.set()
+
+        async def refuse_once(arrival: Arrival) -> Response:
+            return Response(403, {}, b"")
+
+        client = Client("KEY", transport=Net(refuse_once), on_error=on_error)
+        await client.track("u", "E", message_id="a")
+        async with asyncio.timeout(60):
+            await over.wait()
+            await client.aclose()
+        assert client.statistics().failed == 2
+        assert len(told) == 2
+
+    run(main())
+
+
+def test_a_logging_function_that_tracks_does_not_recurse() -> None:
+    async def main() -> None:
+        client = Client("KEY", transport=Net(lambda arrival: failing()), close_timeout=1)
+
+        class Tracking(logging.Handler):
+            records = 0
+
+            def emit(self, record: logging.LogRecord) -> None:
+                Tracking.records += 1
+                client.enqueue_nowait(messages.track("u", "Logged"))
+
+        logger = logging.getLogger("segment_async")
+        tracking = Tracking()
+        logger.addHandler(tracking)
+        try:
+            await client.track("u", "E")
+            await asyncio.sleep(300)
+        finally:
+            logger.removeHandler(tracking)
+        assert Tracking.records
+        assert client.statistics().accepted == 1 + Tracking.records < 100
+        await client.aclose()
+
+    async def failing() -> Response:
+        raise ZeroDivisionError
+
+    run(main())
