@@ -107,6 +107,8 @@ class Batch:
         self.baseline: tuple[int, int] | None = None
         self.is_odd_one = False
         self.lengths = array("H")
+        # With a spool: what the messages are called there.
+        self.keys = array("q")
         self._limit = limit
         self._gzip = gzip
         self._slice = bytearray(_HEAD)
@@ -197,6 +199,7 @@ class Batch:
         part = Batch(self.record, self.start + first, self._limit, self.opened_at, self.history, gzip=self._gzip)
         part.offset = self.offset + first
         part.baseline = self.baseline
+        part.keys = self.keys[first : first + len(bodies)]
         part.is_odd_one = self.is_odd_one
         part.not_before = self.not_before
         for body in bodies:

@@ -31,6 +31,8 @@ from ._queue import Overflow, Queue, Statistics
 from ._reports import OnError, Reports, stack_of
 from ._retry import RetryPolicy
 from ._sender import Sender
+from ._spool import Spool
+from ._spooling import Spooling
 from ._transport import HTTPTransport, Transport, batch_url, origin
 from ._values import copied, is_plain, plain
 from ._version import __version__
@@ -76,7 +78,9 @@ class Client:
         on_error: called on the client's loop with a `DeliveryError` and the messages that failed or were dropped;
             sync or async.
         oauth: credentials for tokens in place of the write key in the header; needs the extra ``oauth``.
-        spool: not available yet.
+        spool: a file's path, or a `Spool`: a message is on disk when its call returns, and what could not be delivered
+            is there for the next process. What one file may keep, and what happens when the disk refuses, are the
+            options of `segment_async.spool.SQLiteSpool`.
         transport: carries requests in place of aiohttp; its `timeout` is the client's.
         proxy: an HTTP proxy's address for aiohttp; `None`: none, not even the environment's.
         ssl_context: for aiohttp; `None`: the system's authorities.
@@ -107,7 +111,7 @@ class Client:
         before_send: BeforeSend | None = None,
         on_error: OnError | None = None,
         oauth: OAuth | None = None,
-        spool: str | PathLike[str] | None = None,
+        spool: str | PathLike[str] | Spool | None = None,
         transport: Transport | None = None,
         proxy: str | None = None,
         ssl_context: ssl_module.SSLContext | None = None,
@@ -120,7 +124,7 @@ class Client:
         _check_whole(max_in_flight=max_in_flight)
         _check_seconds(flush_interval=flush_interval, overflow_timeout=overflow_timeout, close_timeout=close_timeout)
         _check_seconds(timeout=timeout)
-        _check_together(flush_at, timeout, transport, host, spool)
+        _check_together(flush_at, timeout, transport, host)
         if transport is not None and oauth is None and (proxy is not None or ssl_context is not None):
             raise ValueError("proxy and ssl_context are aiohttp's: a transport of your own sees to its own")
         own_timeout = timeout if transport is not None else None
@@ -141,15 +145,19 @@ class Client:
                 chance=random.random,
             )
 
+        keeper = _spool(spool)
+
         def wire(life: Life) -> Parts:
             queue = Queue(max_queue_size, max_queue_bytes, overflow, overflow_timeout, life)
             reports = Reports(on_error, time.monotonic)
+            spooling = None if keeper is None else Spooling(keeper, queue)
             sender = Sender(
                 queue,
                 transport,
                 auth,
                 policy,
                 reports,
+                spooling,
                 write_key=write_key,
                 flush_at=flush_at,
                 flush_interval=flush_interval,
@@ -159,7 +167,7 @@ class Client:
                 chance=random.random,
                 wall=time.time,
             )
-            return queue, reports, sender
+            return queue, reports, sender, spooling
 
         self._life = Life(wire, transport, auth, close_timeout)
         self._before_send = before_send
@@ -390,6 +398,9 @@ class Client:
         if asyncio._get_running_loop() is not None:
             life.serve_here()
         delivery = self._delivery(checked(message))
+        if delivery.body and life.spooling is not None:
+            life.hold()
+            return life.spooling.append_nowait(delivery)
         if delivery.body and not life.queue.put_nowait(delivery, len(delivery.body)):
             return self._dropped(delivery.message_id, "queue_full", delivery.body)
         life.hold()
@@ -447,6 +458,8 @@ class Client:
         life.queue.check_open()
         delivery = self._delivery(message)
         body = delivery.body
+        if life.spooling is not None and body:
+            return delivery, False
         if body and not life.queue.offer(delivery, len(body), paced=shares_loop):
             return delivery, False
         if not life.is_held:
@@ -455,6 +468,9 @@ class Client:
 
     async def _wait(self, delivery: Delivery) -> Delivery:
         life = self._life
+        if life.spooling is not None:
+            life.hold()
+            return await life.spooling.append(delivery)
         if not await life.queue.put(delivery, len(delivery.body), paced=life.serve_here()):
             return self._dropped(delivery.message_id, "queue_full", delivery.body)
         life.hold()
@@ -551,15 +567,21 @@ def _check_seconds(**options: float | None) -> None:
             raise ValueError(f"{name} must be a number of seconds from 0")
 
 
-def _check_together(flush_at: int, timeout: float, transport: object, host: object, spool: object) -> None:
+def _check_together(flush_at: int, timeout: float, transport: object, host: object) -> None:
     if flush_at > MAX_BATCH_MESSAGES:
         raise ValueError(f"flush_at must be {MAX_BATCH_MESSAGES:,} or less: Segment drops what a batch has beyond that")
     if timeout == 0:
         raise ValueError("timeout must be more than 0 seconds")
     if transport is not None and host is not None:
         raise ValueError("a transport knows its own address: give either it or a host")
-    if spool is not None:
-        raise ValueError("spool is not available in this version")
+
+
+def _spool(spool: str | PathLike[str] | Spool | None) -> Spool | None:
+    if spool is None or not isinstance(spool, (str, PathLike)):
+        return spool
+    from ._spool_sqlite import SQLiteSpool
+
+    return SQLiteSpool(spool)
 
 
 def _http_transport(

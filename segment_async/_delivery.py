@@ -257,7 +257,7 @@ class Delivery:
     Cancelling the wait leaves the message alone.
     """
 
-    __slots__ = ("_body", "_index", "_record", "message_id")
+    __slots__ = ("__weakref__", "_body", "_index", "_record", "key", "message_id")
 
     def __init__(self, message_id: str, body: bytes, record: Record) -> None:
         self.message_id = message_id
@@ -265,6 +265,8 @@ class Delivery:
         self._body = body
         self._record = record
         self._index = 0
+        # With a spool, and in memory: what the message is called there.
+        self.key = 0
 
     @property
     def outcome(self) -> Outcome | None:
@@ -286,6 +288,11 @@ class Delivery:
             finally:
                 record.forget(waiter)
         return outcome
+
+    def load(self, body: bytes, record: Record) -> None:
+        """The message is back from the disk."""
+        self._body = body
+        self._record = record
 
     def place(self, record: Record, index: int) -> None:
         """The message is in a batch now, and its bytes with it."""

@@ -19,6 +19,7 @@ from ._delivery import until
 from ._queue import Queue
 from ._reports import Reports, stack_of
 from ._sender import Sender
+from ._spooling import Spooling
 from ._transport import HTTPTransport, Transport
 
 _log = logging.getLogger("segment_async")
@@ -28,7 +29,7 @@ _WATCH_SECONDS: Final = 0.05
 # Seconds that hooks and the transport get after everything is settled.
 _GRACE_SECONDS: Final = 0.25
 
-Parts = tuple[Queue, Reports, Sender]
+Parts = tuple[Queue, Reports, Sender, Spooling | None]
 
 
 class Life:
@@ -41,6 +42,7 @@ class Life:
     queue: Queue
     reports: Reports
     sender: Sender
+    spooling: Spooling | None
 
     def __init__(self, wire: Callable[[Life], Parts], transport: Transport, auth: Auth, close_timeout: float) -> None:
         self._wire = wire
@@ -57,7 +59,7 @@ class Life:
         self._finishing = False
         self._closed = False
         self.is_held = False
-        self.queue, self.reports, self.sender = self._wire(self)
+        self.queue, self.reports, self.sender, self.spooling = self._wire(self)
         self.reports.after = self.sender.settled.notify
 
     # -- the owner
@@ -116,15 +118,16 @@ class Life:
     async def flush(self, timeout: float | None) -> int:
         self.serve_here()
         sender = self.sender
-        place = sender.flush_now()
         clock = asyncio.get_running_loop().time
         end = None if timeout is None else clock() + timeout
-        await until(
-            lambda: sender.left(place) == 0 and self.reports.are_made,
-            lambda: sender.settled,
-            self,
-            lambda: None if end is None else end - clock(),
-        )
+
+        def time_left() -> float | None:
+            return None if end is None else end - clock()
+
+        if self.spooling is not None:
+            await self.spooling.until_open(self, time_left)
+        place = sender.flush_now()
+        await until(lambda: sender.left(place) == 0 and self.reports.are_made, lambda: sender.settled, self, time_left)
         return sender.left(place)
 
     # -- close
@@ -221,6 +224,8 @@ class Life:
     async def _close_connections(self) -> None:
         await self._transport.aclose()
         await self._auth.aclose()
+        if self.spooling is not None:
+            await self.spooling.aclose()
 
     # -- exit
 

@@ -95,7 +95,10 @@ class Queue:
         self.lock = threading.RLock()
         # Of the messages that are in no batch yet: it settles nothing, but waits on it are woken when they are read.
         self.unread = Unread(host)
+        # Of the messages that are on disk and not in memory.
+        self.spooled = Unread(host)
         self.max_bytes = max_bytes
+        self.overflow = overflow
         self.closed = False
         # Set by the sender: a monotonic clock; tell it of a message; drop what is oldest, `False` if nothing can be.
         self.clock: Callable[[], float] = lambda: 0.0
@@ -107,7 +110,6 @@ class Queue:
         self.requests = 0
         self.retries = 0
         self._max_messages = max_messages
-        self._overflow = overflow
         self._overflow_timeout = overflow_timeout
         # The clock's reading when the queue became full; `None` once there was room again.
         self._full_since: float | None = None
@@ -116,6 +118,9 @@ class Queue:
         self._line: OrderedDict[_Waiter, None] = OrderedDict()
         self._reserved = self._reserved_bytes = 0
         self._accepted = 0
+        self._recovered = 0
+        self._spooled = 0
+        self._spooled_bytes = 0
         self._pending = self._pending_bytes = 0
         self._in_flight = self._in_flight_bytes = 0
         self._ended: dict[Status, int] = dict.fromkeys((Status.DELIVERED, Status.FAILED, Status.DROPPED), 0)
@@ -138,7 +143,7 @@ class Queue:
             if self._may_take(size) and not (paced and self._is_piled_up()):
                 self._take(delivery, size)
                 return True
-            if self._overflow != "wait" and not self._has_room(size):
+            if self.overflow != "wait" and not self._has_room(size):
                 return self._overflowed(delivery, size)
             waiter = _Waiter(size, paced)
             self._line[waiter] = None
@@ -177,14 +182,15 @@ class Queue:
                 return True
             return self._overflowed(delivery, size)
 
-    def refuse(self, fate: Fate) -> None:
+    def refuse(self, fate: Fate, *, even_closed: bool = False) -> None:
         """Count a message that has its outcome as soon as it is accepted.
 
         Raises:
             ClientClosed: always, once closed.
         """
         with self.lock:
-            self.check_open()
+            if not even_closed:
+                self.check_open()
             self._accepted += 1
             self._count_end(1, fate)
 
@@ -230,9 +236,9 @@ class Queue:
         self.ring()
 
     def _overflowed(self, delivery: Delivery, size: int) -> bool:
-        if self._overflow == "raise":
+        if self.overflow == "raise":
             raise QueueFull("the queue is full: messages come faster than they can be sent")
-        if self._overflow == "drop_oldest":
+        if self.overflow == "drop_oldest":
             while not self._has_room(size) and self.drop_oldest():
                 pass
             if self._has_room(size):
@@ -251,7 +257,7 @@ class Queue:
                     self._take(delivery, waiter.size)
                     return True
                 waiter.found_room = self._has_room(waiter.size)
-                if self._overflow != "wait" and not waiter.found_room:
+                if self.overflow != "wait" and not waiter.found_room:
                     return self._overflowed(delivery, waiter.size)
                 patience = self._patience(waiter)
                 if waiter.future.done():
@@ -341,6 +347,74 @@ class Queue:
         if fate.reason is not None:
             self._reasons[fate.reason] = self._reasons.get(fate.reason, 0) + count
 
+    # -- with a spool: what is accepted and not in memory
+
+    def accept_spooled(self, size: int) -> None:
+        """Raises:
+        ClientClosed: always, once closed.
+        """
+        with self.lock:
+            self.check_open()
+            self._accepted += 1
+            self._spooled += 1
+            self._spooled_bytes += size
+
+    def take_back_spooled(self, size: int) -> None:
+        """It was not accepted after all."""
+        with self.lock:
+            self._accepted -= 1
+            self._spooled -= 1
+            self._spooled_bytes -= size
+
+    def recover(self, count: int) -> None:
+        """Found on disk, of earlier processes; their bytes are counted as they come into memory."""
+        with self.lock:
+            self._accepted += count
+            self._recovered += count
+            self._spooled += count
+
+    def lose_spooled(self, size: int, fate: Fate) -> None:
+        """The spool itself gave a message up."""
+        with self.lock:
+            self._spooled -= 1
+            self._spooled_bytes = max(0, self._spooled_bytes - size)
+            self.put_count += 1
+            self.read_count += 1
+            self._count_end(1, fate)
+
+    def window(self) -> tuple[int, int] | None:
+        """Messages and bytes that there is room for in memory; `None`: none."""
+        count, size = self._max_messages - self._pending, self.max_bytes - self._pending_bytes
+        return (count, size) if count > 0 and size > 0 else None
+
+    def load(self, delivery: Delivery, size: int) -> None:
+        """A spooled message is in memory; the lock is held."""
+        self._spooled -= 1
+        self._spooled_bytes = max(0, self._spooled_bytes - size)
+        self._pending += 1
+        self._pending_bytes += size
+        self.put_count += 1
+        self._messages.put_nowait(delivery)
+        self.ring()
+
+    def keep(self, count: int, size: int) -> None:
+        """What was in memory is only on disk again; the lock is held."""
+        self._pending -= count
+        self._pending_bytes -= size
+        self._spooled += count
+        self._spooled_bytes += size
+
+    def place_to_reach(self) -> int:
+        """Place in the order of acceptance after all that is accepted now; the lock is held."""
+        return self.put_count + self._spooled
+
+    def patience_is_over(self) -> bool:
+        """With a spool: whether it has been full for longer than callers are to be held up."""
+        with self.lock:
+            if self._full_since is None:
+                self._full_since = self.clock()
+            return self._overflow_timeout is not None and self.clock() >= self._full_since + self._overflow_timeout
+
     def statistics(self) -> Statistics:
         with self.lock:
             return Statistics(
@@ -348,12 +422,12 @@ class Queue:
                 delivered=self._ended[Status.DELIVERED],
                 failed=self._ended[Status.FAILED],
                 dropped=self._ended[Status.DROPPED],
-                pending=self._pending,
-                queued=self._pending - self._in_flight,
-                queued_bytes=self._pending_bytes - self._in_flight_bytes,
+                pending=self._pending + self._spooled,
+                queued=self._pending + self._spooled - self._in_flight,
+                queued_bytes=self._pending_bytes + self._spooled_bytes - self._in_flight_bytes,
                 in_flight=self._in_flight,
                 requests=self.requests,
                 retries=self.retries,
-                recovered=0,
+                recovered=self._recovered,
                 reasons=MappingProxyType(dict(self._reasons)),
             )

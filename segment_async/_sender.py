@@ -41,6 +41,7 @@ from ._retry import (
     advice,
     decide,
 )
+from ._spooling import Spooling
 from ._transport import Deadline, HTTPTransport, Response, Transport
 from ._version import __version__
 
@@ -59,6 +60,9 @@ _STUCK: Final = 10
 # Seconds that a smaller limit, learnt from a 413, is remembered.
 _LIMIT_SECONDS: Final = 300.0
 _AGENT: Final = f"segment-async/{__version__} Python/{'.'.join(map(str, sys.version_info[:3]))}"
+
+
+_KEPT: Final = Fate(Status.KEPT)
 
 
 class _Secret:
@@ -88,6 +92,7 @@ class Sender:
         auth: Auth,
         policy: RetryPolicy,
         reports: Reports,
+        spooling: Spooling | None,
         *,
         write_key: str,
         flush_at: int,
@@ -105,6 +110,7 @@ class Sender:
         self._auth = auth
         self._policy = policy
         self._reports = reports
+        self._spooling = spooling
         self._envelope = Envelope(write_key)
         self._flush_at = flush_at
         self._flush_interval = flush_interval
@@ -160,12 +166,16 @@ class Sender:
         self._guard = _started(_at_loop_end(partial(self._loop_ends, self._run)))
         # An empty context: what is bound around the caller is not for the consumer's own logging and hooks.
         loop.call_soon(self._start, self._run, context=Context())
+        if self._spooling is not None:
+            self._spooling.attach(loop)
 
     def detach(self) -> list[asyncio.Task[Any]]:
         """Stop working; what flies goes back in line. Gives the tasks, which are told to end, to be waited for."""
         with self._queue.lock:
             loop, self._run = self.loop, None
             tasks = [*self._flying.values()] + ([self._consumer] if self._consumer is not None else [])
+            if self._spooling is not None:
+                tasks += self._spooling.detach()
             self._consumer = self._bell = self._timer = None
             self._rung = True
             for batch in list(self._flying):
@@ -269,21 +279,26 @@ class Sender:
 
     def _place(self, delivery: Delivery) -> None:
         try:
+            sends = 0 if self._spooling is None else self._spooling.attempts.pop(delivery.key, 0)
             batch = self._open
-            if batch is None or not batch.fits(len(delivery.body)):
+            if batch is None or not batch.fits(len(delivery.body)) or batch.history.sends != sends:
                 self._close_open()
-                batch = self._open = self._new_batch()
+                batch = self._open = self._new_batch(sends)
             delivery.place(batch.record, batch.add(delivery.body))
+            if self._spooling is not None:
+                batch.keys.append(delivery.key)
         except BaseException:
             self._queue.put_back(delivery)
             raise
 
-    def _new_batch(self) -> Batch:
+    def _new_batch(self, sends: int) -> Batch:
+        """`sends`: requests that earlier processes made with the messages to come."""
         now = self.now()
         if now >= self._limit_until:
             self._limit = self._largest
         record = Record(self._queue.unread.host)
-        return Batch(record, self._queue.read_count - 1, self._limit, now, History(), gzip=self._gzip)
+        history = History(sends=sends, maybe_sent=sends > 0)
+        return Batch(record, self._queue.read_count - 1, self._limit, now, history, gzip=self._gzip)
 
     def _close_open(self) -> None:
         if self._open is not None:
@@ -434,6 +449,8 @@ class Sender:
         try:
             authorization = await self._authorization(batch)
             self._note_send(batch)
+            if self._spooling is not None:
+                await self._spooling.sending(batch.keys, batch.history.sends)
             if self._timeout is None:
                 return await self._send(batch, authorization)
             async with Deadline(self._timeout):
@@ -603,6 +620,8 @@ class Sender:
         with self._queue.lock:
             batch.record.settle(batch.offset, batch.offset + batch.count, fate)
             self._queue.settle(batch.count, batch.size, fate)
+        if self._spooling is not None:
+            self._spooling.settle(batch.keys, fate, self.loop)
         if fate.status is not Status.DELIVERED:
             self._reports.add(fate, batch.messages, self.loop)
         batch.record.signal.notify()
@@ -623,7 +642,7 @@ class Sender:
     def flush_now(self) -> int:
         """Send what is there without waiting for company; gives the place that is to be reached."""
         with self._queue.lock:
-            self._flush_before = self._queue.put_count
+            self._flush_before = self._queue.place_to_reach()
             self.ring()
             return self._flush_before
 
@@ -644,7 +663,7 @@ class Sender:
             self.ring()
 
     def drop_all(self, reason: str) -> int:
-        """Settle everything that is pending as dropped; gives how many that were."""
+        """Settle everything that is pending as dropped (with a spool: keep it); gives how many that were."""
         with self._queue.lock:
             while (delivery := self._queue.read()) is not None:
                 self._place(delivery)
@@ -652,9 +671,20 @@ class Sender:
             self.detach()
             waiting, self._waiting = self._waiting, []
             for batch in waiting:
-                self._settle(batch, batch.history.fate(Status.DROPPED, reason))
+                if self._spooling is None:
+                    self._settle(batch, batch.history.fate(Status.DROPPED, reason))
+                else:
+                    self._keep(batch)
+            if self._spooling is not None:
+                self._queue.spooled.settle(0, sys.maxsize, _KEPT)
         self._queue.unread.signal.notify()
-        return sum(batch.count for batch in waiting)
+        self._queue.spooled.signal.notify()
+        return 0 if self._spooling is not None else sum(batch.count for batch in waiting)
+
+    def _keep(self, batch: Batch) -> None:
+        batch.record.settle(batch.offset, batch.offset + batch.count, batch.history.fate(Status.KEPT))
+        self._queue.keep(batch.count, batch.size)
+        batch.record.signal.notify()
 
     def _drop_oldest(self) -> bool:
         """Drop the oldest batch that is not flying, as a whole; the queue's lock is held."""
