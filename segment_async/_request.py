@@ -72,7 +72,7 @@ def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
 def context_of(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Network], query: Mode) -> dict[str, Any]:
     """Segment's `context` for a call made in this request; what is unknown is absent."""
     context: dict[str, Any] = {"channel": "server"}
-    behind_proxy = _is_trusted(_peer(scope), trusted)
+    behind_proxy = bool(trusted) and _is_trusted(_peer(scope), trusted)
     if ip := client_ip(scope, headers, trusted):
         context["ip"] = ip
     if agent := _text(headers.get(b"user-agent")):
@@ -255,6 +255,8 @@ def referrer(sent: bytes, query: Mode) -> str | None:
 
 def _url_text(raw: bytes) -> str | None:
     """As a browser would have written it; `None`: too long for anybody's address."""
+    if not raw:
+        return ""
     if len(raw) > _MAX_URL:
         return None
     text = quote(raw, safe=_URL_SAFE)
@@ -265,6 +267,7 @@ def _text(value: bytes | None) -> str | None:
     return _decoded(value or b"", _MAX_HEADER).strip() or None
 
 
+@lru_cache(maxsize=1_024)
 def _decoded(value: bytes, limit: int) -> str:
     """Header text that can be read; empty where it cannot."""
     if len(value) > limit:
