@@ -5,6 +5,7 @@ import click
 from segment_async import __version__
 
 from ._dev import dev
+from ._spool import spool
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,3 +15,4 @@ def segment_async() -> None:
 
 
 segment_async.add_command(dev)
+segment_async.add_command(spool)
