@@ -1,5 +1,5 @@
-"""A FastAPI application with one endpoint that sends one event a request, served by uvicorn, on the
-loop of asyncio, until told to end.
+"""A FastAPI application with one endpoint that sends one event a request, served by uvicorn
+on asyncio's own loop until told to end.
 
 Prints the port as soon as it serves; ends when its standard input closes.
 """
