@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isal import igzip, isal_zlib
 
-from segment_async._batches import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, Envelope, _fastest
+from segment_async._batches import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, Envelope, fastest
 from segment_async._delivery import History, Record
 
 KEY = "THE-WRITE-KEY"
@@ -30,9 +30,9 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Makes batches, compressed by either library or not at all."""
     if request.param == "zlib":
         monkeypatch.setitem(sys.modules, "isal", None)
-    _fastest.cache_clear()
+    fastest.cache_clear()
     yield lambda limit=ROOM, start=0: new(limit, start, compressed=request.param != "none")
-    _fastest.cache_clear()
+    fastest.cache_clear()
 
 
 def new(limit: int = ROOM, start: int = 0, *, compressed: bool = True) -> Batch:
