@@ -254,7 +254,11 @@ def test_guard_speaks_up_beyond_its_tolerance():
 
 def test_guard_counts_the_same_twice():
     one, other = (
-        json.loads(subprocess.run([sys.executable, "-m", "benchmarks.guard"], cwd=ROOT, capture_output=True).stdout)
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.guard"], cwd=ROOT, capture_output=True, check=False
+            ).stdout
+        )
         for _ in range(2)
     )
     assert one["one call"]["bytecodes"] > 100
