@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from typing import Final
 
 # "bot" is part of a maker's name, too: Cubot sells telephones.
@@ -37,7 +38,7 @@ def is_bot(user_agent: str | None) -> bool:
 @lru_cache(maxsize=1)
 def _maintained() -> Callable[[str], bool]:
     try:
-        from crawleruseragents import is_crawler
+        is_crawler = import_module("crawleruseragents").is_crawler
     except ImportError:
         return lambda user_agent: False
     return lambda user_agent: bool(is_crawler(user_agent))
