@@ -39,7 +39,6 @@ class FaultServer:
         self._starts_up = up
         self._port = 0
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._mistakes: list[BaseException] = []
         self._news = asyncio.Condition()
@@ -83,7 +82,7 @@ class FaultServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stop_listening()
+        self._stop_listening()
         await self.reset_connections()
         if self._mistakes:
             raise BaseExceptionGroup("the fault server itself went wrong", self._mistakes)
@@ -92,23 +91,23 @@ class FaultServer:
         """Accept connections, on the port that the server had all the time."""
         assert self._listener is not None
         self._listener.listen(128)
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(self._listener))
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     async def go_down(self) -> None:
         """Reset every connection and refuse new ones; the port stays the server's own."""
-        await self._stop_listening()
+        self._stop_listening()
         # With nothing awaited in between, so that no other server of the tests gets the port.
         self._bind()
         await self.reset_connections()
 
-    async def _stop_listening(self) -> None:
-        if self._accepting:
-            self._accepting.cancel()
-            await asyncio.wait([self._accepting])
+    def _stop_listening(self) -> None:
         if self._listener:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
 
     async def reset_connections(self) -> None:
+        # A task that is cancelled before its first step would leave its socket open.
+        await asyncio.sleep(0)
         serving = list(self._serving)
         for task in serving:
             task.cancel()
@@ -129,14 +128,17 @@ class FaultServer:
         self._listener.bind(("127.0.0.1", self._port))
         self._port = self._listener.getsockname()[1]
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            sock, _ = await loop.sock_accept(listener)
-            self.connections += 1
-            task = loop.create_task(self._serve(sock, self.connections))
-            self._serving.add(task)
-            task.add_done_callback(self._served)
+    def _accept(self, listener: socket.socket) -> None:
+        # No task does it: one that is cancelled just when somebody has come would leave the socket open.
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return
+        sock.setblocking(False)
+        self.connections += 1
+        task = asyncio.get_running_loop().create_task(self._serve(sock, self.connections))
+        self._serving.add(task)
+        task.add_done_callback(self._served)
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._serving.discard(task)
