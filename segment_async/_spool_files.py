@@ -1,4 +1,4 @@
-"""The files of a spool: their names, who may touch them, the lock, what is set aside.
+"""The files of a spool: their names, whose they are, what is set aside.
 
     analytics.db                  the first process's shard; analytics.db.1, analytics.db.2 … those of further ones
     analytics.db-wal, -shm        SQLite's own
@@ -7,14 +7,7 @@
     analytics.db.log              a mended log that only has to take its place
     analytics.db.corrupt-…        what was damaged, kept for a look
 
-The lock is a record lock: the system takes it back when the process dies however it dies, and a forked child does
-not have it. It has a file of its own because closing any descriptor of a file gives up all record locks on it.
-
-The watermark is the ledger as it was after the last commit that was acknowledged, written after that commit and never
-synced: it can be behind after a power loss, never ahead. So a database that knows less than its watermark has lost
-what was acknowledged, which SQLite itself does not notice when the tail of a write-ahead log is damaged.
-
-This file knows no tables.
+This file knows no tables, and not who holds what.
 """
 
 from __future__ import annotations
@@ -25,20 +18,13 @@ import glob
 import os
 import re
 import stat
-import threading
 import time
 from pathlib import Path
 from typing import Final
 
 from ._exceptions import SpoolUnavailable
-from ._spool_ledger import PACKED_LEDGER, Ledger, unpack_ledger
 
-RESERVE: Final = 6 * 2**20
-"""Bytes kept for a full disk: a log full of pages that the database file has no room for yet, and a group on top."""
-
-_LOCK_MARK: Final = b"segment-async spool\n"
 _SQLITE_MARK: Final = b"SQLite format 3\0"
-_LOCK_CONTENT: Final = len(_LOCK_MARK) + PACKED_LEDGER
 APPLICATION_ID: Final = 0x73A9C55B
 """Four bytes of our own in SQLite's header, none of them zero, so that a scratched mark can be told from none."""
 FORMAT: Final = 1
@@ -202,112 +188,3 @@ def sync_file(path: Path) -> None:
 def make_private(path: Path) -> None:
     if path.exists() and path.stat().st_mode & 0o077:
         path.chmod(0o600)
-
-
-# Record locks do not hold within one process, and opening a lock file once more would give the lock up: so what this
-# process holds is known here, by path.
-_held: set[Path] = set()
-_held_guard = threading.Lock()
-
-
-class Lock:
-    """One shard's lock file, held by this process."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self._inode = os.fstat(descriptor).st_ino
-        self._has_reserve = False
-
-    @classmethod
-    def acquire(cls, path: Path) -> Lock | None:
-        """Take the lock; `None` where another process, or another spool of this one, has it."""
-        with _held_guard:
-            if path in _held:
-                return None
-            descriptor = _lock(path)
-            if descriptor is None:
-                return None
-            _held.add(path)
-        return cls(path, descriptor)
-
-    def is_in_place(self) -> bool:
-        try:
-            return os.stat(self._path).st_ino == self._inode
-        except OSError:
-            return False
-
-    def renew(self) -> Lock | None:
-        """Take the lock anew after its file was removed; `None` where somebody was faster."""
-        self.close()
-        return Lock.acquire(self._path)
-
-    def mark(self, ledger: Ledger) -> None:
-        """Set the watermark."""
-        os.pwrite(self._descriptor, _LOCK_MARK + ledger.pack(), 0)
-
-    def watermark(self) -> Ledger | None:
-        found = os.pread(self._descriptor, _LOCK_CONTENT, 0)
-        return unpack_ledger(found[len(_LOCK_MARK) :]) if found.startswith(_LOCK_MARK) else None
-
-    def keep_reserve(self) -> bool:
-        """Have the reserve, if the disk has room for it."""
-        if not self._has_reserve:
-            try:
-                _allocate(self._descriptor, RESERVE)
-            except OSError:
-                self.release_reserve()
-                return False
-            self._has_reserve = True
-        return True
-
-    def release_reserve(self) -> None:
-        self._has_reserve = False
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._descriptor, _LOCK_CONTENT)
-
-    def close(self) -> None:
-        with _held_guard:
-            if self._descriptor >= 0:
-                _held.discard(self._path)
-                os.close(self._descriptor)
-                self._descriptor = -1
-
-
-def forget_locks() -> None:
-    """In a forked child, which has none."""
-    global _held_guard
-    _held_guard = threading.Lock()
-    _held.clear()
-
-
-def _lock(path: Path) -> int | None:
-    try:
-        import fcntl
-    except ImportError:
-        raise SpoolUnavailable("this system has no record locks; the spool needs a POSIX system") from None
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
-        except (BlockingIOError, PermissionError):
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        # The file was removed between opening and locking: what is locked is not what others will find.
-        os.close(descriptor)
-
-
-def _allocate(descriptor: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        end = os.fstat(descriptor).st_size
-        while end < size:
-            end += os.pwrite(descriptor, bytes(min(2**20, size - end)), end)

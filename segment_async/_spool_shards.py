@@ -25,9 +25,10 @@ from typing import Final
 from . import _spool_tables as tables
 from ._exceptions import SpoolUnavailable
 from ._spool import Appended, DroppedMessage, SpoolStatistics, StoredMessage, Window
-from ._spool_files import Lock, Place, base_path, inspect, prepare_folder, shard_path, slots_on_disk
+from ._spool_files import Place, base_path, inspect, prepare_folder, shard_path, slots_on_disk
 from ._spool_intake import NewMessage
 from ._spool_ledger import Ledger, slot_of
+from ._spool_lock import Lock
 from ._spool_shard import Limits, Note, Shard
 from ._spool_store import DiskFull, FileStore, PlainStore
 
@@ -236,16 +237,14 @@ class Shards:
             raise
 
     def _take_over(self, slot: int) -> None:
-        looks = Place(shard_path(self._base, slot)).looks()
-        if self._known_empty.get(slot) == looks:
-            return
+        place = Place(shard_path(self._base, slot))
         with contextlib.suppress(SpoolUnavailable, OSError):
-            shard = self._open(slot)
+            shard = None if self._known_empty.get(slot) == place.looks() else self._open(slot)
             if shard is not None and shard.ledger.pending:
                 self._adopted.append(self._count_in(shard))
             elif shard is not None:
                 self._close(shard)
-                self._known_empty[slot] = Place(shard_path(self._base, slot)).looks()
+                self._known_empty[slot] = place.looks()
 
     def _count_in(self, shard: Shard) -> Shard:
         self._recovered += shard.recovered

@@ -14,7 +14,6 @@ This file knows requests, threads and loops; it knows no shards and no tables.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import os
@@ -29,9 +28,10 @@ from typing import Any, Final, Literal
 from ._delivery import Fate
 from ._exceptions import SpoolUnavailable
 from ._spool import Appended, SpoolStatistics, Window
-from ._spool_files import forget_locks
 from ._spool_intake import NewMessage
 from ._spool_ledger import by_slot
+from ._spool_lock import forget_locks
+from ._spool_requests import Answers, Append, Close, Done, Future, GiveBack, Read, Record, Request, give, refusals
 from ._spool_shard import Limits, Note
 from ._spool_shards import Shards
 
@@ -40,63 +40,6 @@ _logger = logging.getLogger("segment_async")
 # What one transaction takes at most. The reserve for a full disk is made for it.
 _GROUP: Final = 512
 _GROUP_BYTES: Final = 2**20
-
-_Done = Callable[[Appended | SpoolUnavailable], None]
-_Future = asyncio.Future[Any]
-_Answers = list[tuple[_Done | _Future, Any]]
-
-
-class _Append:
-    __slots__ = ("done", "message")
-
-    def __init__(self, message: NewMessage, done: _Done | _Future) -> None:
-        self.message = message
-        self.done = done
-
-
-class _Record:
-    __slots__ = ("done", "keys", "what")
-
-    def __init__(self, keys: Sequence[int], what: int | Fate, done: _Future) -> None:
-        # The caller may go on using its list.
-        self.keys = list(keys)
-        self.what = what
-        self.done = done
-
-
-class _Read:
-    """A reader who waits, and who may go away just as the messages come."""
-
-    def __init__(self, max_count: int, max_bytes: int, done: _Future) -> None:
-        self.max_count = max_count
-        self.max_bytes = max_bytes
-        self.done = done
-        self.is_gone = False
-        self._window: Window | None = None
-        self._guard = threading.Lock()
-
-    def fill(self, window: Window) -> bool:
-        with self._guard:
-            self._window = window
-            return not self.is_gone
-
-    def leave(self) -> Window | None:
-        with self._guard:
-            self.is_gone = True
-            return self._window
-
-
-class _GiveBack:
-    def __init__(self, window: Window) -> None:
-        self.window = window
-
-
-class _Close:
-    def __init__(self, done: _Future) -> None:
-        self.done = done
-
-
-_Request = _Append | _Record | _Read | _GiveBack | _Close
 
 
 class SQLiteSpool:
@@ -151,8 +94,8 @@ class SQLiteSpool:
         self._pid = os.getpid()
         self._shards = self._make_shards()
         self._snapshot = self._shards.snapshot()
-        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        self._readers: deque[_Read] = deque()
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._readers: deque[Read] = deque()
         self._is_closed = False
         self._next_check = time.monotonic() + self._check_interval
         self._thread: threading.Thread | None = None
@@ -164,22 +107,22 @@ class SQLiteSpool:
 
     async def append(self, message_id: str, body: bytes, *, make_room: bool = False) -> Appended:
         done = self._new_future()
-        self._submit(_Append(NewMessage(message_id.encode(), body, make_room), done))
+        self._submit(Append(NewMessage(message_id.encode(), bytes(body), make_room), done))
         result: Appended = _raised(await done)
         return result
 
-    def append_nowait(self, message_id: str, body: bytes, done: _Done, *, make_room: bool = False) -> None:
+    def append_nowait(self, message_id: str, body: bytes, done: Done, *, make_room: bool = False) -> None:
         self._refuse_if_closing()
-        self._submit(_Append(NewMessage(message_id.encode(), body, make_room), done))
+        self._submit(Append(NewMessage(message_id.encode(), bytes(body), make_room), done))
 
     async def read(self, max_count: int, max_bytes: int) -> Window:
-        read = _Read(max_count, max_bytes, self._new_future())
+        read = Read(max_count, max_bytes, self._new_future())
         self._submit(read)
         try:
             window: Window = _raised(await read.done)
         except BaseException:
             if (late := read.leave()) is not None:
-                self._submit(_GiveBack(late))
+                self._submit(GiveBack(late))
             raise
         return window
 
@@ -191,7 +134,7 @@ class SQLiteSpool:
 
     async def _record(self, keys: Sequence[int], what: int | Fate) -> None:
         done = self._new_future()
-        self._submit(_Record(keys, what, done))
+        self._submit(Record(keys, what, done))
         _raised(await done)
 
     def statistics(self) -> SpoolStatistics:
@@ -200,20 +143,20 @@ class SQLiteSpool:
     async def aclose(self) -> None:
         self._is_closing = True
         done = asyncio.get_running_loop().create_future()
-        self._submit(_Close(done))
+        self._submit(Close(done))
         await done
 
     def _refuse_if_closing(self) -> None:
         if self._is_closing:
             raise SpoolUnavailable("the spool is closed")
 
-    def _new_future(self) -> _Future:
+    def _new_future(self) -> Future:
         self._refuse_if_closing()
         return asyncio.get_running_loop().create_future()
 
     # -- the thread
 
-    def _submit(self, request: _Request) -> None:
+    def _submit(self, request: Request) -> None:
         if self._pid != os.getpid():
             # A fork that ran no hooks, as uWSGI's.
             forget_locks()
@@ -240,63 +183,69 @@ class SQLiteSpool:
         while not (self._is_closed and self._requests.empty()):
             self._take_turn(self._await_requests())
 
-    def _await_requests(self) -> list[_Request]:
+    def _await_requests(self) -> list[Request]:
         try:
             first = self._requests.get(timeout=max(0.0, self._next_check - time.monotonic()))
         except queue.Empty:
             return []
         return [first, *self._waiting_requests()]
 
-    def _waiting_requests(self) -> list[_Request]:
+    def _waiting_requests(self) -> list[Request]:
         """Those that are there already, as many as make one group."""
-        requests: list[_Request] = []
+        requests: list[Request] = []
         size = 0
         while len(requests) < _GROUP and size < _GROUP_BYTES:
             try:
                 request = self._requests.get_nowait()
             except queue.Empty:
                 break
-            size += len(request.message.body) if isinstance(request, _Append) else 0
+            size += len(request.message.body) if isinstance(request, Append) else 0
             requests.append(request)
         return requests
 
     # -- one turn
 
-    def _take_turn(self, requests: list[_Request]) -> None:
-        answers: _Answers = []
+    def _take_turn(self, requests: list[Request]) -> None:
+        answers: Answers = []
         with self.turn:
             try:
                 if self._is_closed:
-                    answers += _refusals(requests, "the spool is closed")
+                    answers += refusals(requests, "the spool is closed")
                 else:
                     self._serve(requests, answers)
             except Exception as fault:
                 _logger.exception("the spool failed within")
-                answers = _refusals(requests, f"the spool failed within: {fault!r}")
+                answers += self._refuse_the_rest(requests, answers, fault)
             self._snapshot = self._shards.snapshot()
-        _give(answers)
+        give(answers)
 
-    def _serve(self, requests: list[_Request], answers: _Answers) -> None:
-        records = [each for each in requests if isinstance(each, _Record)]
-        appends = [each for each in requests if isinstance(each, _Append)]
+    def _refuse_the_rest(self, requests: list[Request], answers: Answers, fault: Exception) -> Answers:
+        readers, self._readers = self._readers, deque()
+        answered = {id(asked) for asked, _ in answers}
+        rest = [each for each in (*readers, *requests) if id(each) not in answered]
+        return refusals({id(each): each for each in rest}.values(), f"the spool failed within: {fault!r}")
+
+    def _serve(self, requests: list[Request], answers: Answers) -> None:
+        records = [each for each in requests if isinstance(each, Record)]
+        appends = [each for each in requests if isinstance(each, Append)]
         for record in records:
             for slot, where in by_slot(record.keys).items():
                 self._shards.note(slot, Note(where, record.what))
         results = self._shards.commit([each.message for each in appends])
-        answers += [(each.done, None) for each in records]
-        answers += [(each.done, result) for each, result in zip(appends, results, strict=True)]
+        answers += [(each, None) for each in records]
+        answers += zip(appends, results, strict=True)
         for each in requests:
-            if isinstance(each, _GiveBack):
+            if isinstance(each, GiveBack):
                 self._shards.give_back(each.window)
-            elif isinstance(each, _Read):
+            elif isinstance(each, Read):
                 self._readers.append(each)
-        if any(isinstance(each, _Close) for each in requests):
+        if any(isinstance(each, Close) for each in requests):
             answers += self._close(requests)
         else:
             self._check_if_due()
             answers += self._serve_readers()
 
-    def _serve_readers(self) -> Iterator[tuple[_Future, Window]]:
+    def _serve_readers(self) -> Iterator[tuple[Read, Window]]:
         while self._readers:
             reader = self._readers[0]
             if not reader.is_gone:
@@ -304,7 +253,7 @@ class SQLiteSpool:
                 if window is None:
                     break
                 if reader.fill(window):
-                    yield reader.done, window
+                    yield reader, window
                 else:
                     self._shards.give_back(window)
             self._readers.popleft()
@@ -316,12 +265,11 @@ class SQLiteSpool:
             self._next_check = now + self._check_interval
             self._shards.look_after()
 
-    def _close(self, requests: list[_Request]) -> _Answers:
+    def _close(self, requests: list[Request]) -> Answers:
         self._is_closed = True
         self._shards.close()
         readers, self._readers = self._readers, deque()
-        closing = [each for each in requests if isinstance(each, _Close)]
-        return _refusals([*readers, *closing], "the spool is closed")
+        return refusals([*readers, *(each for each in requests if isinstance(each, Close))], "the spool is closed")
 
     # -- fork
 
@@ -329,32 +277,6 @@ class SQLiteSpool:
         """In a forked child."""
         self._shards.abandon()
         self._begin()
-
-
-def _refusals(requests: Sequence[_Request], reason: str) -> _Answers:
-    """To close is never refused."""
-    refusal = SpoolUnavailable(reason)
-    asked = [each for each in requests if not isinstance(each, _GiveBack)]
-    return [(each.done, None if isinstance(each, _Close) else refusal) for each in asked]
-
-
-def _give(answers: _Answers) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Future, Any]]] = {}
-    for done, result in answers:
-        if isinstance(done, asyncio.Future):
-            by_loop.setdefault(done.get_loop(), []).append((done, result))
-        else:
-            done(result)
-    for loop, resolved in by_loop.items():
-        # A loop that is closed has nobody left who waits.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_resolve, resolved)
-
-
-def _resolve(resolved: list[tuple[_Future, Any]]) -> None:
-    for future, result in resolved:
-        if not future.done():
-            future.set_result(result)
 
 
 def _raised(result: Any) -> Any:

@@ -20,8 +20,9 @@ from typing import Final, Protocol, TypeVar
 from . import _spool_salvage as salvage
 from . import _spool_tables as tables
 from ._exceptions import SpoolUnavailable
-from ._spool_files import Lock, Place, inspect, make_private, prepare_folder
+from ._spool_files import Place, inspect, make_private, prepare_folder
 from ._spool_ledger import Ledger
+from ._spool_lock import Lock
 from ._spool_log import reforge
 from ._spool_tables import Damaged
 

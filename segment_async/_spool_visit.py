@@ -25,8 +25,9 @@ from . import _spool_tables as tables
 from ._delivery import Fate, Status
 from ._exceptions import SpoolUnavailable
 from ._spool import SpoolStatistics
-from ._spool_files import Lock, Place, base_path, inspect, shard_path, slots_on_disk
+from ._spool_files import Place, base_path, inspect, shard_path, slots_on_disk
 from ._spool_ledger import Ledger
+from ._spool_lock import Lock
 from ._spool_shards import Snapshot
 from ._spool_store import FileStore, PlainStore, Store
 
