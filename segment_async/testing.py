@@ -77,11 +77,11 @@ class Recording:
         self.transport = RecordingTransport()
         # Nobody waits for company: who awaits a delivery in a test has it at once.
         self.client = Client("test", transport=self.transport, before_send=self._record, flush_interval=0)
-        self._events: list[Fields] = []
+        self._bodies: list[bytes] = []
         self._waiting: set[Callable[[], None]] = set()
 
     def _record(self, message: Fields) -> Fields:
-        self._events.append(orjson.loads(messages.body_of(message)))
+        self._bodies.append(messages.body_of(message))
         for wake in tuple(self._waiting):
             wake()
         return message
@@ -91,9 +91,10 @@ class Recording:
         """The messages as they travel, in the order of the calls; each is here as soon as its call has returned.
 
         They are noted where `before_send` stands: after all checks and with the bound fields filled in, before the
-        queue. So a refused call is not among them, and neither is one that was dropped for want of an id.
+        queue. So a refused call is not among them, and neither is one that was dropped for want of an id. The dicts are
+        the caller's own, to be changed at will.
         """
-        return list(self._events)
+        return [orjson.loads(body) for body in self._bodies]
 
     def assert_tracked(
         self,
@@ -145,16 +146,16 @@ class Recording:
         """
         __tracebackhide__ = True
         unwanted = expectation("track", user_id, anonymous_id, event=event, properties=properties, context=context)
-        found = fitting(unwanted, self._events)
+        found = fitting(unwanted, self.events)
         if found:
             lines = "".join(f"\n  {shown(message)}" for message in found)
-            raise AssertionError(f"{len(found)} of {len(self._events)} messages fit {shown(unwanted)}:{lines}")
+            raise AssertionError(f"{len(found)} of {len(self._bodies)} messages fit {shown(unwanted)}:{lines}")
 
     def _first(self, expected: Fields) -> Fields:
         __tracebackhide__ = True
-        found = fitting(expected, self._events)
+        found = fitting(expected, self.events)
         if not found:
-            raise AssertionError(f"No message fits {shown(expected)}.\n{nearest(expected, self._events)}")
+            raise AssertionError(f"No message fits {shown(expected)}.\n{nearest(expected, self.events)}")
         return found[0]
 
     async def wait_for(self, count: int = 1, event: str | None = None, timeout: float = 5.0) -> list[Fields]:
@@ -183,13 +184,13 @@ class Recording:
         except TimeoutError:
             wanted = "messages" if event is None else f"tracks of {shown(event)}"
             came = f"{len(self._named(event))} of {count} {wanted} came within {timeout:g} s."
-            raise AssertionError(f"{came}\n{listed(self._events)}") from None
+            raise AssertionError(f"{came}\n{listed(self.events)}") from None
         finally:
             self._waiting.discard(wake)
         return found
 
     def _named(self, event: str | None) -> list[Fields]:
-        return [message for message in self._events if event is None or message.get("event") == event]
+        return [message for message in self.events if event is None or message.get("event") == event]
 
     def objections(self, start: int = 0) -> str:
         """What Segment would drop, or finds against its spec, among the messages from the index `start` on, as text.
@@ -198,14 +199,16 @@ class Recording:
         """
         seen: set[str] = set()
         said: list[str] = []
-        for index, message in enumerate(self._events):
+        for index, message in enumerate(self.events):
             found = [verdict for verdict in judge(message) if verdict.severity != "style"]
             if message["messageId"] in seen:
                 found.insert(0, DUPLICATE_ID)
             seen.add(message["messageId"])
             if found and index >= start:
                 said.append(headline(message))
-                said.extend(f"  {verdict.severity}: {verdict.path}: {verdict.text}" for verdict in found)
+                said.extend(
+                    f"  {verdict.severity} ({verdict.rule}): {verdict.path}: {verdict.text}" for verdict in found
+                )
         return "\n".join(said)
 
 

@@ -242,7 +242,7 @@ def test_meant(segment):
 SAID = [
     "Segment would object to what was sent:",
     'track "Order Completed" of user-1',
-    "  spec: properties.revenue: Segment's spec says a number, this is text.",
+    "  spec (field-type): properties.revenue: Segment's spec says a number, this is text.",
 ]
 
 
@@ -270,7 +270,7 @@ def test_a_marker_says_it_for_one_test(pytester: pytest.Pytester) -> None:
     suite = WRONG_AND_RIGHT.replace('"ignore"', '"error"')
     result = run(pytester, suite)
     result.assert_outcomes(passed=2, failed=1)
-    result.stdout.fnmatch_lines(["  dropped: messageId: A message with this id arrived before*"])
+    result.stdout.fnmatch_lines(["  dropped (duplicate-id): messageId: A message with this id arrived before*"])
 
 
 def test_what_is_sent_while_fixtures_are_torn_down_is_judged_too(pytester: pytest.Pytester) -> None:

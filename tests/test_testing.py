@@ -91,7 +91,10 @@ def test_a_message_is_recorded_as_it_travels() -> None:
 def test_what_a_test_does_to_an_event_changes_nothing_that_travels() -> None:
     with recording() as segment:
         segment.client.enqueue_nowait(messages.track("user-1", "Signed Up", {"plan": "pro"}))
-        segment.events[0]["properties"]["plan"] = "changed"
+        event = segment.events[0]
+        event["properties"]["plan"] = event.pop("messageId")
+        segment.assert_tracked(properties={"plan": "pro"})
+        assert segment.objections() == ""
     assert segment.transport.messages[0]["properties"] == {"plan": "pro"}
 
 
@@ -315,10 +318,10 @@ def test_objections_are_what_segment_would_drop_or_finds_against_its_spec() -> N
             segment.client.enqueue_nowait(message)
     lines = segment.objections().splitlines()
     assert lines[0] == 'track "Order Completed" of user-1'
-    assert lines[1].startswith("  spec: properties.revenue: Segment's spec says a number")
+    assert lines[1].startswith("  spec (field-type): properties.revenue: Segment's spec says a number")
     assert lines[2] == "identify of user-1"
-    assert lines[3].startswith("  dropped: messageId: A message with this id arrived before")
-    assert lines[4].startswith("  spec: traits.createdAt: No zone")
+    assert lines[3].startswith("  dropped (duplicate-id): messageId: A message with this id arrived before")
+    assert lines[4].startswith("  spec (timestamp-zone): traits.createdAt: No zone")
     assert segment.objections(start=2).splitlines() == lines[2:]
 
 
