@@ -138,5 +138,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 
 def stack_of(error: BaseException) -> str:
-    """Where an error came from, without its text and without locals: both may hold what no log should."""
-    return "".join((*traceback.format_tb(error.__traceback__), type(error).__qualname__))
+    """Where an error came from: neither its text nor source lines nor locals, which may hold what no log should."""
+    places = traceback.extract_tb(error.__traceback__)
+    lines = (f'  File "{place.filename}", line {place.lineno}, in {place.name}\n' for place in places)
+    return "".join((*lines, type(error).__qualname__))
