@@ -230,10 +230,7 @@ class Shard:
         self._backlog.skip_to(self.ledger.position)
         if self.ledger.pending == len(self._held):
             return
-        connection.execute("BEGIN")
-        ledger = tables.load_ledger(connection)
-        count = tables.count_messages(connection)
-        connection.execute("COMMIT")
+        ledger, count = tables.load_ledger_and_count(connection)
         if ledger.pending != count:
             raise Damaged(f"{ledger.pending} messages are pending, {count} are there")
 

@@ -25,12 +25,13 @@ from typing import Final
 from . import _spool_tables as tables
 from ._exceptions import SpoolUnavailable
 from ._spool import Appended, DroppedMessage, SpoolStatistics, StoredMessage, Window
+from ._spool_file_store import FileStore
 from ._spool_files import Place, base_path, inspect, prepare_folder, shard_path, slots_on_disk
 from ._spool_intake import NewMessage
 from ._spool_ledger import Ledger, slot_of
 from ._spool_lock import Lock
 from ._spool_shard import Limits, Note, Shard
-from ._spool_store import DiskFull, FileStore, PlainStore
+from ._spool_store import DiskFull, PlainStore
 
 _logger = logging.getLogger("segment_async")
 

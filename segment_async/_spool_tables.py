@@ -136,7 +136,16 @@ def check_pages(connection: sqlite3.Connection) -> None:
 
 def load_ledger(connection: sqlite3.Connection) -> Ledger:
     """Checked: raises `Damaged` where its checksum does not match."""
-    row = connection.execute("SELECT * FROM ledger WHERE id = 1").fetchone()
+    return _ledger_of(connection.execute("SELECT * FROM ledger WHERE id = 1").fetchone())
+
+
+def load_ledger_and_count(connection: sqlite3.Connection) -> tuple[Ledger, int]:
+    """The ledger, and how many messages there are at the same moment."""
+    row = connection.execute("SELECT *, (SELECT count(*) FROM messages) FROM ledger WHERE id = 1").fetchone()
+    return _ledger_of(row and row[:-1]), row[-1]
+
+
+def _ledger_of(row: tuple[Any, ...] | None) -> Ledger:
     if row is None:
         raise Damaged("the ledger is missing")
     ledger, checksum = Ledger(*row[1:-1]), row[-1]
@@ -166,11 +175,6 @@ def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
         inserted += connection.execute(statement, tuple(fields)).rowcount
         start += size
     return inserted
-
-
-def count_messages(connection: sqlite3.Connection) -> int:
-    count: int = connection.execute("SELECT count(*) FROM messages").fetchone()[0]
-    return count
 
 
 def positions_after(connection: sqlite3.Connection, position: int) -> set[int]:

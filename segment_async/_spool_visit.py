@@ -25,11 +25,12 @@ from . import _spool_tables as tables
 from ._delivery import Fate, Status
 from ._exceptions import SpoolUnavailable
 from ._spool import SpoolStatistics
+from ._spool_file_store import FileStore
 from ._spool_files import Place, base_path, inspect, shard_path, slots_on_disk
 from ._spool_ledger import Ledger
 from ._spool_lock import Lock
 from ._spool_shards import Snapshot
-from ._spool_store import FileStore, PlainStore, Store
+from ._spool_store import PlainStore, Store
 
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
