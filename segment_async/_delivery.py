@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import enum
 from bisect import bisect_right, insort
-from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -113,41 +112,50 @@ class Signal:
     __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        # Thousands may wait, and each may leave from anywhere.
+        self._waiters: dict[asyncio.Future[None], None] = {}
 
     def register(self) -> asyncio.Future[None]:
         """A future of the running loop that the next `notify` resolves; look once more before awaiting it."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         return waiter
 
     def forget(self, waiter: asyncio.Future[None]) -> None:
-        try:
-            self._waiters.remove(waiter)
-        except ValueError:
-            # It was notified.
-            pass
+        self._waiters.pop(waiter, None)
 
     def notify(self) -> None:
+        woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         while self._waiters:
             try:
-                waiter = self._waiters.popleft()
-            except IndexError:
+                waiter, _ = self._waiters.popitem()
+            except KeyError:
                 # Another thread notified at the same time.
-                return
-            wake(waiter)
+                break
+            woken.setdefault(waiter.get_loop(), []).append(waiter)
+        for loop, waiters in woken.items():
+            # One call for all: to wake another thread's loop costs a system call, and this thread its turn.
+            _call(loop, _resolve_all, waiters[::-1])
 
 
 def wake(waiter: asyncio.Future[None]) -> None:
     """Resolves a future of any loop, from any thread; of a loop that is gone, nothing waits any more."""
-    loop = waiter.get_loop()
+    _call(waiter.get_loop(), _resolve, waiter)
+
+
+def _call(loop: asyncio.AbstractEventLoop, resolve: Callable[[Any], None], what: Any) -> None:
     if asyncio._get_running_loop() is loop:
-        _resolve(waiter)
+        resolve(what)
         return
     try:
-        loop.call_soon_threadsafe(_resolve, waiter)
+        loop.call_soon_threadsafe(resolve, what)
     except RuntimeError:
         pass
+
+
+def _resolve_all(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        _resolve(waiter)
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:
@@ -257,12 +265,12 @@ class Delivery:
     Cancelling the wait leaves the message alone.
     """
 
-    __slots__ = ("__weakref__", "_body", "_index", "_record", "key", "message_id")
+    __slots__ = ("__weakref__", "_index", "_record", "body", "key", "message_id")
 
     def __init__(self, message_id: str, body: bytes, record: Record) -> None:
         self.message_id = message_id
         # Until the message is in a batch: its JSON, and a record that settles nothing.
-        self._body = body
+        self.body = body
         self._record = record
         self._index = 0
         # With a spool, and in memory: what the message is called there.
@@ -291,7 +299,7 @@ class Delivery:
 
     def load(self, body: bytes, record: Record) -> None:
         """The message is back from the disk."""
-        self._body = body
+        self.body = body
         self._record = record
 
     def place(self, record: Record, index: int) -> None:
@@ -299,12 +307,7 @@ class Delivery:
         # The index first: until the record changes, it means nothing to a reader in another thread.
         self._index = index
         self._record = record
-        self._body = b""
-
-    @property
-    def body(self) -> bytes:
-        """The message's JSON, until it is in a batch."""
-        return self._body
+        self.body = b""
 
     def __repr__(self) -> str:
         fate = self._record.fate(self._index)

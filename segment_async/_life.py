@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -24,8 +25,11 @@ from ._transport import HTTPTransport, Transport
 
 _log = logging.getLogger("segment_async")
 
-# Seconds between two looks of a foreign loop at whether the owner still runs.
+# Seconds between two looks of a foreign loop at whether the owner still runs; of thousands that wait there, each looks
+# less often, so that all together look no more than so often.
 _WATCH_SECONDS: Final = 0.05
+_BETWEEN_LOOKS: Final = 0.002
+_LONGEST_WATCH: Final = 5.0
 # Seconds that hooks and the transport get after everything is settled.
 _GRACE_SECONDS: Final = 0.25
 
@@ -59,6 +63,7 @@ class Life:
         self._finishing = False
         self._closed = False
         self.is_held = False
+        self._last_look = 0.0
         self.queue, self.reports, self.sender, self.spooling = self._wire(self)
         self.reports.after = self.sender.settled.notify
 
@@ -82,9 +87,14 @@ class Life:
             if owner is loop or self._closed:
                 return None
             if owner is not None and owner.is_running():
-                return _WATCH_SECONDS
+                return self._next_look()
             self.take_over()
             return None
+
+    def _next_look(self) -> float:
+        now = time.monotonic()
+        self._last_look = max(now + _WATCH_SECONDS, min(self._last_look + _BETWEEN_LOOKS, now + _LONGEST_WATCH))
+        return self._last_look - now
 
     def take_over(self) -> None:
         """The running loop is the owner from now on."""
