@@ -241,13 +241,12 @@ class HTTPTransport:
             trace_request_ctx=progress,
         )
         progress.answer = Response(response.status, response.headers)
-        whole = False
         try:
-            content, whole = await _read(response)
+            content = await _read(response)
         finally:
-            if not whole:
-                # The rest of it would stand before the next answer.
-                response.close()
+            # The connection of an answer read to its end is in the pool already. Any other is closed: what is left
+            # would stand before the next answer; and after a 101, which has no end, it speaks HTTP no more.
+            response.close()
         return Response(response.status, response.headers, content)
 
     def _failure(self, error: Exception, progress: _Progress) -> TransportError:
@@ -366,26 +365,24 @@ async def _reused(_session: Any, context: Any, _params: Any) -> None:
     context.trace_request_ctx.connected = context.trace_request_ctx.reused = True
 
 
-async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """The answer's body, and whether that is all of it.
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The answer's body, as much of it as may be read.
 
     The status has come: a body that breaks off, or is no gzip though it says so, does not make it unusable.
     """
     content = bytearray()
-    whole = False
     try:
         while len(content) < MAX_ANSWER_BYTES:
             chunk = await response.content.read(MAX_ANSWER_BYTES - len(content))
             if not chunk:
-                whole = True
                 break
             content += chunk
     except Exception:
         # Cut off, mis-chunked, reset: none of it takes the status back.
         pass
     if "gzip" in response.headers.get("Content-Encoding", "").lower():
-        return _unzipped(bytes(content)), whole
-    return bytes(content), whole
+        return _unzipped(bytes(content))
+    return bytes(content)
 
 
 def _unzipped(content: bytes) -> bytes:
