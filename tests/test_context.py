@@ -205,10 +205,14 @@ class TestTasks:
 
         with bound(user_id="outer"):
             generator = dependency()
-            contextvars.copy_context().run(next, generator)
+            opened = contextvars.copy_context()
+            opened.run(next, generator)
             # As frameworks do that run the parts of a dependency in different contexts.
+            closed = opened.copy()
+            assert closed.run(fill) == {"userId": "u"}
             with pytest.raises(StopIteration):
-                next(generator)
+                closed.run(next, generator)
+            assert closed.run(fill) == {"userId": "outer"}
             assert fill() == {"userId": "outer"}
 
 

@@ -204,6 +204,20 @@ class TestDelivery:
 
         assert run(main()) == 20
 
+    def test_what_another_thread_does_before_it_stands_in_line_is_seen(self) -> None:
+        class Overtaken(Record):
+            def register(self, index: int) -> asyncio.Future[None]:
+                self.settle(index, index + 1, DELIVERED)
+                return super().register(index)
+
+        class Read(Unread):
+            def register(self, index: int) -> asyncio.Future[None]:
+                delivery.place(Overtaken(Office()), 3)
+                return super().register(index)
+
+        delivery = Delivery("id-1", b"{}", Read(Office()))
+        assert run(wait_for(delivery)).status is Status.DELIVERED
+
     def test_without_anything_to_wake_it_the_loop_says_so(self) -> None:
         (delivery,), _ = placed()
         with pytest.raises(Deadlock):

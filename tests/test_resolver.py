@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -104,6 +106,18 @@ class TestInAThread:
         assert not asyncio.run(main()).maybe_sent
         over.set()
         end_other_threads()
+
+    def test_nor_the_end_of_the_program(self) -> None:
+        program = (
+            "import asyncio, socket, threading\n"
+            "from segment_async._resolver import Resolver\n"
+            "socket.getaddrinfo = lambda *_, **__: threading.Event().wait()\n"
+            "async def main(): await asyncio.wait_for(Resolver().resolve('hanging.example', 443), 0.1)\n"
+            "try: asyncio.run(main())\n"
+            "except TimeoutError: print('ended')"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+        assert done.stdout == "ended\n"
 
     def test_an_answer_that_nobody_waits_for_any_more(self, system: Callable[[Answer], None]) -> None:
         over = threading.Event()

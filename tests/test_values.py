@@ -476,6 +476,20 @@ class TestInterrupts:
         with pytest.raises(kind):
             encode(message_of([2**70, Interrupts()]))
 
+    @pytest.mark.parametrize("step", [encode, is_plain])
+    def test_also_those_that_come_once(self, step: Callable[[dict[str, Any]], object]) -> None:
+        class InterruptedOnce:
+            came = False
+
+            def model_dump(self, **_: Any) -> Any:
+                if not self.came:
+                    self.came = True
+                    raise KeyboardInterrupt
+                return {}
+
+        with pytest.raises(KeyboardInterrupt):
+            step(message_of(InterruptedOnce()))
+
 
 def test_generators_are_left_alone_until_they_are_read_once() -> None:
     numbers = (number for number in (1, 2, 3))
