@@ -137,12 +137,15 @@ class Batch:
     def add(self, body: bytes) -> int:
         """The message's index in the record."""
         index = len(self.lengths)
+        size = len(body)
+        # Its own name: an attribute twice in one line is looked up and set twice.
+        text = self._slice
         if index:
-            self._slice += b","
-        self._slice += body
-        self.lengths.append(len(body))
-        self.size += len(body)
-        if len(self._slice) >= _SLICE:
+            text += b","
+        text += body
+        self.lengths.append(size)
+        self.size += size
+        if len(text) >= _SLICE:
             self._press()
         return index
 

@@ -79,7 +79,7 @@ def track(
     message_id: UserID | None = None,
 ) -> Fields:
     message = _common("track", user_id, anonymous_id, context, integrations, timestamp, message_id)
-    message["event"] = _event(event)
+    message["event"] = event if type(event) is str and event else _event(event)
     if properties is not None:
         _put_mapping(message, "properties", properties)
     return message

@@ -64,7 +64,7 @@ class Client:
         max_queue_size: messages that may be pending, in flight included.
         max_queue_bytes: bytes of JSON that may be pending.
         overflow: what happens when the queue is full. ``"wait"``: the caller waits; ``"drop_newest"``: the message is
-            accepted and at once dropped; ``"drop_oldest"``: the oldest are dropped, a whole batch at a time;
+            accepted and at once dropped; ``"drop_oldest"``: the oldest that are not in flight are dropped, a whole batch at a time;
             ``"raise"``: `QueueFull`.
         overflow_timeout: with ``"wait"``: seconds that a full queue may hold callers up, counted from when it became
             full; then messages are accepted and at once dropped. `None`: wait as long as it takes.

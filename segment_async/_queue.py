@@ -59,17 +59,19 @@ class Statistics:
 class _Unread(asyncio.Queue[Delivery]):
     """Nobody ever waits on it, neither for messages nor for room: there is nobody to wake, and no loop to belong to."""
 
+    _queue: deque[Delivery]
+
     def put_nowait(self, item: Delivery) -> None:
-        self._put(item)
+        self._queue.append(item)
 
     def get_nowait(self) -> Delivery:
-        if self.empty():
-            raise asyncio.QueueEmpty
-        return self._get()
+        try:
+            return self._queue.popleft()
+        except IndexError:
+            raise asyncio.QueueEmpty from None
 
     def put_back(self, delivery: Delivery) -> None:
         """To the front: what was read and could not be placed."""
-        self._queue: deque[Delivery]
         self._queue.appendleft(delivery)
 
 

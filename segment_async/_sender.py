@@ -246,7 +246,7 @@ class Sender:
         while run is self._run:
             self._rung = False
             while self._read_slice() and run is self._run:
-                if self._waiting or not self._flying:
+                if self._waiting or self._is_large():
                     self._dispatch(run)
                 await asyncio.sleep(0)
             self._dispatch(run)
@@ -266,35 +266,39 @@ class Sender:
         size = 0
         more = True
         with queue.lock:
-            # While a request is under way, what is unread joins the open batch first: fewer and larger requests.
-            seals_early = not self._flying and self._may_launch_open()
-            while size < _SLICE:
-                if seals_early and self._open is not None and self._open.count >= self._flush_at:
-                    break
+            may_launch = self._may_launch_open()
+            while size < _SLICE and not (may_launch and self._is_large()):
                 delivery = queue.read()
                 if delivery is None:
                     more = False
                     break
-                size += len(delivery.body)
-                self._place(delivery)
+                size += self._place(delivery)
             queue.was_read()
         queue.unread.signal.notify()
         return more
 
-    def _place(self, delivery: Delivery) -> None:
+    def _is_large(self) -> bool:
+        """Due although more is unread. The more requests are under way, the more may join: fewer, larger requests."""
+        return self._open is not None and self._open.count >= self._flush_at * (1 + len(self._flying))
+
+    def _place(self, delivery: Delivery) -> int:
+        """Put a message into the open batch; gives its bytes."""
         try:
-            sends = 0 if self._spooling is None else self._spooling.attempts.pop(delivery.key, 0)
             body = delivery.body
+            size = len(body)
             batch = self._open
-            if batch is None or not batch.fits(len(body)) or batch.history.sends != sends:
+            spooling = self._spooling
+            sends = 0 if spooling is None else spooling.attempts.pop(delivery.key, 0)
+            if batch is None or not batch.fits(size) or (spooling is not None and batch.history.sends != sends):
                 self._close_open()
                 batch = self._open = self._new_batch(sends)
             delivery.place(batch.record, batch.add(body))
-            if self._spooling is not None:
+            if spooling is not None:
                 batch.keys.append(delivery.key)
         except BaseException:
             self._queue.put_back(delivery)
             raise
+        return size
 
     def _new_batch(self, sends: int) -> Batch:
         """`sends`: requests that earlier processes made with the messages to come."""
