@@ -88,7 +88,7 @@ class Shard:
         notes = self.unrecorded
         if not messages and not self.has_work:
             return []
-        if not self.store.keep_reserve() and messages:
+        if messages and not self.store.keep_reserve():
             raise DiskFull("the disk is full")
         intakes: list[Intake] = []
 
@@ -155,7 +155,7 @@ class Shard:
 
         def work(connection: sqlite3.Connection) -> None:
             self._look_outside(connection)
-            size = 0
+            size = sum(len(row[3]) for row in taken)
             while len(taken) < max_count and (row := self._backlog.next(connection)) is not None:
                 size += len(row[3])
                 if taken and size > max_bytes:
@@ -218,12 +218,12 @@ class Shard:
         now = (self.store.openings, tables.outside_version(connection))
         if now == self._seen:
             return
-        self._seen = now
         self.ledger = tables.load_ledger(connection)
         self._attempts = tables.load_attempts(connection)
         if purged := tables.take_purged(connection):
             self._backlog.forget({message_id.encode() for message_id in purged})
             self.dropped.extend(DroppedMessage(message_id, b"", "purged") for message_id in purged)
+        self._seen = now
 
     def _check_books(self, connection: sqlite3.Connection) -> None:
         """All is read: then what the ledger calls pending is held, or was changed from outside."""

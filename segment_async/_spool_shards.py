@@ -121,6 +121,8 @@ class Shards:
                 with contextlib.suppress(SpoolUnavailable):
                     shard.store.use_reserve()
                     shard.write()
+            if shard.unrecorded:
+                self._warn("unrecorded", f"the spool cannot record what was sent: {refusal}; it is tried again")
             return [refusal] * len(messages)
 
     # -- memory, for as long as the disk refuses
@@ -151,7 +153,7 @@ class Shards:
             instead = "kept in memory" if self._falls_back else "refused"
             self._warn("trouble", f"the spool cannot be written: {refusal}; new messages are {instead} until it can")
         elif self._in_trouble:
-            self._warn("end of trouble", f"the spool {self._base} can be written again")
+            self._warn("end of trouble", f"the spool {self._path} can be written again")
         self._in_trouble = refusal is not None
 
     def _warn(self, kind: str, text: str) -> None:
@@ -220,7 +222,7 @@ class Shards:
                 if shard is not None:
                     return shard
         except OSError as fault:
-            raise SpoolUnavailable(f"{self._base}: {fault}") from fault
+            raise SpoolUnavailable(f"{self._path}: {fault}") from fault
         raise AssertionError
 
     def _open(self, slot: int) -> Shard | None:
@@ -278,7 +280,7 @@ class Shards:
         if snapshot.in_memory or snapshot.unrecorded:
             _logger.warning(
                 "the spool %s closes while the disk refuses: %d messages were in memory only, %d notes are not recorded",
-                self._base,
+                self._path,
                 snapshot.in_memory,
                 snapshot.unrecorded,
             )

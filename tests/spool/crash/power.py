@@ -26,16 +26,20 @@ _LINE = re.compile(
 
 @dataclass
 class _File:
-    synced: bytearray = field(default_factory=bytearray)
+    synced: bytes = b""
     # Offset and bytes; a size and `None` for a truncation.
     since: list[tuple[int, bytes | None]] = field(default_factory=list)
 
     def sync(self) -> None:
+        content = bytearray(self.synced)
         for change in self.since:
-            _apply(self.synced, *change)
+            _apply(content, *change)
+        self.synced = bytes(content)
         self.since.clear()
 
     def after_power_loss(self, chance: random.Random) -> bytes:
+        if not self.since:
+            return self.synced
         content = bytearray(self.synced)
         kindness = chance.random()
         for offset, data in self.since:
@@ -215,12 +219,14 @@ def run(folder: Path, states: int, seed: int, steps: int) -> dict[str, int]:
     while seen["states"] < states:
         home = folder / f"script-{seed}-{seen['scripts']}"
         calls = record(home, f"{seed}.{seen['scripts']}", steps)
-        disk = Disk(str(home / "spool"))
+        disk, story = Disk(str(home / "spool")), Story()
         for call, arguments, result in calls:
             if not disk.replay(call, arguments, result):
                 continue
+            story.tell(disk.told)
+            disk.told = b""
             for state in disk.states(chance, max(1, min(60, states // (4 * len(calls))))):
-                _check(folder / "state", state, disk.told)
+                _check(folder / "state", state, story)
                 seen["states"] += 1
                 different.add(hash(tuple(sorted(state.items()))))
             seen["calls"] += 1
@@ -230,18 +236,17 @@ def run(folder: Path, states: int, seed: int, steps: int) -> dict[str, int]:
     return seen
 
 
-def _check(home: Path, state: dict[str, bytes], told: bytes) -> None:
+def _check(home: Path, state: dict[str, bytes], story: Story) -> None:
     home.mkdir(mode=0o700)
     try:
         for name, content in state.items():
             # Beyond its first bytes the lock's file is a reserve of nothing.
             (home / name).write_bytes(content[:_SECTOR] if name.endswith(".lock") else content)
-        counts = witness.check(home / "a.db", Story.of(told))
+        counts = witness.check(home / "a.db", story)
         if counts.damages:
             raise witness.Lost(f"a power loss was taken for damage: {counts}")
     except Exception:
         shutil.copytree(home, home.with_name("broken"), dirs_exist_ok=True)
-        home.with_name("broken.journal").write_bytes(told)
         raise
     finally:
         shutil.rmtree(home)
