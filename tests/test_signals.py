@@ -184,8 +184,10 @@ def test_a_signal_in_the_drain_ends_it_at_once() -> None:
     async def main() -> None:
         async with FaultServer([silence()] * 9) as server, running(SIGNALLED, "on_ctrl_c", host=server.url) as program:
             await program.says("ready")
-            program.signal(signal.SIGINT)
             await server.wait_for_requests(1)
+            program.signal(signal.SIGINT)
+            # The drain's own.
+            await server.wait_for_requests(2)
             program.signal(signal.SIGINT)
             said = await program.end()
             assert "segment_async: some messages were not sent before the program ended" in said.err
