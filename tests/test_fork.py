@@ -49,7 +49,7 @@ def test_os_fork(how: str, parents: int) -> None:
 
 def test_os_fork_while_other_threads_hold_locks() -> None:
     arrived, said = forked("while_other_threads_call")
-    assert arrived == {"parent": int(said.out.split()[1]), "child": 20}
+    assert arrived == {"parent": int(said.out.split()[1]), "child": 8}
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def while_other_threads_call() -> None:
     callers = [threading.Thread(target=call) for _ in range(3)]
     for caller in callers:
         caller.start()
-    for _ in range(20):
+    for _ in range(8):
         wait_for(in_a_child_of_a_thread(lambda: enqueue("child")))
     over.set()
     for caller in callers:
