@@ -25,6 +25,7 @@ __all__ = [
     "ScreenMessage",
     "TrackMessage",
     "alias",
+    "body_of",
     "group",
     "identify",
     "page",
