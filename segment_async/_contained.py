@@ -24,7 +24,9 @@ class Contained:
             return
         self._said.add(what)
         stack = "".join(traceback.format_tb(fault.__traceback__))
-        _log.warning("%s failed: %s; the rest goes on without it. Said once.\n%s", what, type(fault).__qualname__, stack)
+        _log.warning(
+            "%s failed: %s; the rest goes on without it. Said once.\n%s", what, type(fault).__qualname__, stack
+        )
 
     async def ask(self, what: str, question: Callable[..., Any] | None, about: Any, otherwise: Any = None) -> Any:
         """What the application's own callable answers, sync or async; `otherwise` where it fails."""
