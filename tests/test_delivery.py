@@ -88,6 +88,12 @@ class TestDelivery:
         assert delivery.outcome is None
         assert delivery.body == b""
 
+    def test_back_from_the_disk(self) -> None:
+        (delivery,), _ = placed()
+        delivery.load(b'{"a":1}', Unread(Office()))
+        assert delivery.body == b'{"a":1}'
+        assert delivery.outcome is None
+
     def test_settled(self) -> None:
         (first, second), record = placed(2)
         record.settle(0, 1, DELIVERED)

@@ -558,6 +558,76 @@ class TestReading:
             counters.reasons["x"] = 1  # type: ignore[index]
 
 
+class TestSpooled:
+    """With a spool: what is accepted and waits on disk is counted here, and bounded there."""
+
+    def counts(self, queue: Queue) -> tuple[int, int, int, int]:
+        counters = queue.statistics()
+        check_counters(counters)
+        return counters.accepted, counters.pending, counters.recovered, counters.queued_bytes
+
+    def test_on_disk_into_memory_and_back(self) -> None:
+        queue = make(2)
+        for _ in range(3):
+            queue.accept_spooled(10)
+        assert self.counts(queue) == (3, 3, 0, 30)
+        assert queue.window() == (2, MANY)
+        with queue.lock:
+            queue.load(message(queue, "a"), 10)
+            queue.load(message(queue, "b"), 10)
+        assert queue.window() is None
+        assert self.counts(queue) == (3, 3, 0, 30)
+        assert read(queue) == ["a", "b"]
+        with queue.lock:
+            queue.keep(1, 10)
+            assert queue.place_to_reach() == 4
+        settle(queue, 1, 10)
+        assert self.counts(queue) == (3, 2, 0, 20)
+        assert queue.window() == (2, MANY)
+
+    def test_the_disk_refused(self) -> None:
+        queue = make()
+        queue.accept_spooled(10)
+        queue.take_back_spooled(10)
+        assert self.counts(queue) == (0, 0, 0, 0)
+
+    def test_found_on_disk(self) -> None:
+        queue = make()
+        queue.recover(5)
+        assert self.counts(queue) == (5, 5, 5, 0)
+        with queue.lock:
+            queue.load(message(queue), 10)
+        assert self.counts(queue) == (5, 5, 5, 10)
+
+    def test_given_up_by_the_spool_itself(self) -> None:
+        queue = make()
+        queue.accept_spooled(10)
+        queue.lose_spooled(10, Fate(Status.FAILED, "lost"))
+        assert self.counts(queue) == (1, 0, 0, 0)
+        assert queue.statistics().reasons == {"lost": 1}
+
+    def test_nothing_is_accepted_once_closed(self) -> None:
+        queue = make()
+        queue.close()
+        with pytest.raises(ClientClosed):
+            queue.accept_spooled(10)
+        queue.refuse(QUEUE_FULL, even_closed=True)
+        assert self.counts(queue) == (1, 0, 0, 0)
+
+    def test_callers_are_held_up_once_in_all(self) -> None:
+        async def main() -> None:
+            queue = make(timeout=1.0)
+            queue.clock = running_clock().time
+            assert not queue.patience_is_over()
+            await asyncio.sleep(0.9)
+            assert not queue.patience_is_over()
+            await asyncio.sleep(0.1)
+            assert queue.patience_is_over()
+            assert not make(timeout=None).patience_is_over()
+
+        run(main())
+
+
 class LawOfTheQueue(RuleBasedStateMachine):
     """Anything in any order: the law holds, the bounds hold, and nobody waits who need not."""
 

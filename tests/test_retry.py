@@ -25,6 +25,7 @@ from segment_async._retry import (
     Settle,
     Situation,
     Split,
+    advice,
     decide,
     http_date,
     is_segments,
@@ -411,6 +412,29 @@ class TestSuspicion:
             action, history = meet(answer, history)
             assert isinstance(action, Again)
         assert isinstance(meet(Response(500), history)[0], Split)
+
+
+class TestAdvice:
+    US, EU = "api.segment.io", "events.eu1.segmentapis.com"
+
+    @pytest.mark.parametrize("status", [401, 403])
+    @pytest.mark.parametrize(("host", "other"), [(US, 'region="eu"'), (EU, 'region="us"')])
+    def test_a_wrong_key_may_be_one_of_the_other_region(self, status: int, host: str, other: str) -> None:
+        assert "write key" in advice(status, host, with_token=False)
+        assert "OAuth application" in advice(status, host, with_token=True)
+        assert other in advice(status, host, with_token=False)
+        assert other in advice(status, host, with_token=True)
+
+    def test_a_wrong_address(self) -> None:
+        assert "SEGMENT_HOST" in advice(404, self.US, with_token=False)
+
+    @pytest.mark.parametrize("status", [200, 400, 405, 413, 500, 511])
+    def test_what_is_neither(self, status: int) -> None:
+        assert advice(status, self.US, with_token=False) == ""
+
+    @pytest.mark.parametrize("host", ["proxy.example", "segment.io.example", "127.0.0.1"])
+    def test_of_other_hosts_nothing_is_known(self, host: str) -> None:
+        assert advice(401, host, with_token=False) == ""
 
 
 class TestRedirectHost:

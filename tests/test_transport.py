@@ -263,6 +263,23 @@ class TestConnections:
 
         asyncio.run(main())
 
+    def test_closed_while_a_request_is_under_way_it_gives_that_one_up(self) -> None:
+        async def main() -> None:
+            async with FaultServer([faults.silence()]) as server, transport_to(server) as transport:
+                sending = asyncio.create_task(attempt(transport))
+                await server.wait_for_requests(1)
+                await transport.aclose()
+                result = await sending
+                assert isinstance(result, TransportError)
+                assert result.maybe_sent
+
+        asyncio.run(main())
+
+    def test_abandoned_twice(self) -> None:
+        transport = HTTPTransport("https://api.segment.io/v1/batch")
+        transport.abandon()
+        transport.abandon()
+
     def test_close_is_idempotent_and_no_end(self) -> None:
         async def main() -> None:
             async with FaultServer() as server, transport_to(server) as transport:

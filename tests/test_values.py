@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import enum
+import inspect
 import ipaddress
 import itertools
 import json
@@ -45,6 +46,18 @@ class Colour(enum.Enum):
     RED = "red"
     WHEN = datetime(2025, 1, 2, tzinfo=UTC)
     PAIR = (1, 2)
+
+
+class ChoicesType(enum.EnumMeta):
+    """As web frameworks derive theirs."""
+
+
+class Choice(enum.Enum, metaclass=ChoicesType):
+    YES = uuid.UUID(int=1)
+
+
+class TextChoice(str, enum.Enum, metaclass=ChoicesType):  # noqa: UP042  # as they were written before StrEnum
+    YES = "yes"
 
 
 class Size(enum.IntEnum):
@@ -164,6 +177,8 @@ ROWS: dict[str, tuple[Callable[[], Any], str]] = {
     "int enum": (made_of(Size.LARGE), "3"),
     "int enum beyond 64 bits": (made_of(Size.HUGE), f'"{2**70}"'),
     "str enum": (made_of(Plan.PRO), '"pro"'),
+    "enum of a derived kind": (made_of(Choice.YES), '"00000000-0000-0000-0000-000000000001"'),
+    "str enum of a derived kind": (made_of(TextChoice.YES), '"yes"'),
     "timedelta": (made_of(timedelta(days=1, milliseconds=500)), "86400.5"),
     "Decimal": (made_of(Decimal("0.10000000000000000000000000001")), "0.10000000000000000000000000001"),
     "Decimal of an integer": (made_of(Decimal(2**70)), str(2**70)),
@@ -458,6 +473,13 @@ class TestDepth:
 
     def test_conversions_without_an_end(self) -> None:
         assert "too deep" in refusal(Endless()).problem
+
+    def test_called_from_where_python_cannot_go_much_deeper(self) -> None:
+        def descend(levels: int) -> MessageError:
+            return descend(levels - 1) if levels else refusal(nested(250, "\ud800", lists=True))
+
+        error = descend(sys.getrecursionlimit() - len(inspect.stack()) - 300)
+        assert (error.path, error.problem) == ("message", "nested too deep")
 
     def test_deeper_than_python_itself_goes(self) -> None:
         assert refusal(nested(100_000, lists=True)).problem.startswith("nested too deep")
