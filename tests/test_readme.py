@@ -47,13 +47,14 @@ def _program(block: str) -> str:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_block_runs(block: str) -> None:
+def test_a_block_runs(block: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with serve(port=0) as server:
             child = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-c",
                 _program(block),
+                cwd=tmp_path,
                 env={**os.environ, "SEGMENT_HOST": server.url},
                 stderr=subprocess.PIPE,
             )
