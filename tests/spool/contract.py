@@ -44,6 +44,7 @@ async def settle_all(spool: Spool, count: int, fate: Fate = DELIVERED) -> None:
 async def has_nothing_to_read(spool: Spool) -> bool:
     """A call that comes after a read, and is answered, shows that the read was looked at."""
     waiting = asyncio.ensure_future(spool.read(1, 1))
+    await asyncio.sleep(0)
     await spool.settle([], DELIVERED)
     await asyncio.sleep(0)
     found = waiting.done()
@@ -344,7 +345,7 @@ class SpoolContract:
     def test_after_aclose_all_is_refused_and_closing_again_is_fine(self, tmp_path):
         async def part(spool):
             waiting = asyncio.ensure_future(spool.read(1, 1))
-            await spool.settle([], DELIVERED)
+            await asyncio.sleep(0)
             await asyncio.gather(spool.aclose(), spool.aclose())
             with pytest.raises(SpoolUnavailable):
                 await waiting

@@ -37,6 +37,7 @@ def read_all(path):
     async def main():
         spool = SQLiteSpool(path)
         reading = asyncio.ensure_future(spool.read(1000, 1_000_000))
+        await asyncio.sleep(0)
         await spool.settle([], DELIVERED)
         await asyncio.sleep(0)
         found = [each.message_id for each in reading.result().messages] if reading.done() else []
