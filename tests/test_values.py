@@ -226,7 +226,7 @@ ROWS: dict[str, tuple[Callable[[], Any], str]] = {
     "numpy str": (made_of(np.str_("a")), '"a"'),
     "numpy bytes": (made_of(np.bytes_(b"a")), '"a"'),
     "numpy datetime": (made_of(np.datetime64("2025-01-02T03:04:05.123456789")), '"2025-01-02T03:04:05.123Z"'),
-    "numpy NaT": (made_of(np.datetime64("NaT")), "null"),
+    "numpy NaT": (made_of(np.datetime64("NaT", "s")), "null"),
     "numpy timedelta": (made_of(np.timedelta64(1_500_000_000, "ns")), "1.5"),
     "numpy array": (made_of(np.array([[1, 2], [3, 4]])), "[[1,2],[3,4]]"),
     "numpy array with NaN": (made_of(np.array([1.5, np.nan])), "[1.5,null]"),
