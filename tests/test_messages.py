@@ -245,6 +245,26 @@ class TestBeforeSend:
 
     @pytest.mark.xfail(
         strict=True,
+        reason="_client._delivery encodes a message that before_send dropped once more, for on_error, from the caller's "
+        "own values: generators are used up by then",
+    )
+    def test_what_it_drops_is_reported_as_it_was_given(self) -> None:
+        told: list[dict[str, Any]] = []
+
+        async def main() -> None:
+            async with Client(
+                "key",
+                transport=Recorder(),
+                before_send=lambda message: None,
+                on_error=lambda error, group: told.extend(group),
+            ) as client:
+                await client.track("u", "e", {"tags": (tag for tag in "ab")})
+
+        run(main())
+        assert [message["properties"] for message in told] == [{"tags": ["a", "b"]}]
+
+    @pytest.mark.xfail(
+        strict=True,
         reason="_client._ask does not look for an identity in what before_send gives back: Segment would answer 200 "
         "to the message and drop it",
     )
