@@ -32,6 +32,11 @@ def main() -> None:
     jobs: list[tuple[str, object, Callable[[Path], dict[str, int]]]] = [
         ("kills", options.kills, lambda folder: kills.run(folder, options.kills, options.seed)),
         ("calls", options.calls, lambda folder: calls.kill_everywhere(folder, seed, options.steps, options.every)),
+        (
+            "mending",
+            options.calls,
+            lambda folder: calls.kill_while_mending_everywhere(folder, seed, options.steps, options.every),
+        ),
         ("errors", options.errors, lambda folder: calls.fail_everywhere(folder, seed, options.steps, options.every)),
         ("power", options.power, lambda folder: power.run(folder, options.power, options.seed, options.steps)),
         ("flips", options.flips, lambda folder: flips.run(folder, options.flips, options.seed)),
