@@ -27,7 +27,8 @@ Row = tuple[int, bytes, int, bytes]
 DeadRow = tuple[int, str, int, bytes, str, int | None, int, int, int]
 """Position, id, accepted at, body, reason, status code, attempts, possibly delivered, failed at."""
 
-_SCHEMA: Final = [
+# To the letter a part of the format: a file whose tables were made with other words counts as damaged.
+SCHEMA: Final = [
     """CREATE TABLE ledger (
         id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, position INTEGER NOT NULL, accepted INTEGER NOT NULL,
         delivered INTEGER NOT NULL, failed INTEGER NOT NULL, dropped INTEGER NOT NULL, pending_bytes INTEGER NOT NULL,
@@ -105,7 +106,7 @@ def create(database: Path | None) -> sqlite3.Connection:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {user_version(FORMAT)}")
         connection.execute("BEGIN")
-        for statement in _SCHEMA:
+        for statement in SCHEMA:
             connection.execute(statement)
         store_ledger(connection, Ledger())
         connection.execute("COMMIT")
@@ -117,7 +118,7 @@ def create(database: Path | None) -> sqlite3.Connection:
 
 def check_schema(connection: sqlite3.Connection) -> None:
     """Checked: raises `Damaged` where the tables are not as this version makes them."""
-    if [sql for (sql,) in connection.execute(_SCHEMA_QUERY)] != _SCHEMA:
+    if [sql for (sql,) in connection.execute(_SCHEMA_QUERY)] != SCHEMA:
         raise Damaged("the tables are not as they were made")
 
 

@@ -5,9 +5,12 @@ import logging
 import os
 import sqlite3
 import stat
+import zlib
 
 import pytest
 
+from segment_async._spool_files import FORMAT
+from segment_async._spool_tables import SCHEMA
 from segment_async.spool import SpoolUnavailable, SQLiteSpool
 
 from .contract import append, body_of, check_law, read_ids, settle_all
@@ -123,6 +126,17 @@ def test_a_relative_path_stays_where_it_was_given(tmp_path, monkeypatch):
 
     asyncio.run(part())
     assert (tmp_path / "analytics.db").exists()
+
+
+@pytest.mark.parametrize("name", ["with space?and#more%20.db", "ünïcode.db", "'quoted'", "[brackets]*.db"])
+def test_any_name_will_do(tmp_path, name):
+    fill(tmp_path / name, "a")
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, name + ".lock"])
+
+
+def test_the_tables_are_made_with_the_words_of_their_format():
+    """Other words, or other white space, would have every file out there set aside: that takes another `FORMAT`."""
+    assert (FORMAT, zlib.crc32("\n".join(SCHEMA).encode())) == (1, 2472988232)
 
 
 # -- what is no spool
