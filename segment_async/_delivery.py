@@ -14,9 +14,13 @@ import enum
 from bisect import bisect_right, insort
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ._exceptions import DeliveryError
+
+
+# Seconds that are over: a timer for less may come before the clock has moved, and for ever again.
+MOMENT: Final = 1e-5
 
 
 class Status(enum.Enum):
@@ -182,7 +186,7 @@ async def until(
     """
     while not done():
         seconds = time_left()
-        if seconds is not None and seconds <= 0:
+        if seconds is not None and seconds <= MOMENT:
             return False
         current = signal()
         waiter = current.register()

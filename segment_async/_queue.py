@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from ._delivery import Delivery, Fate, Host, Status, Unread, shorter, wake
+from ._delivery import MOMENT, Delivery, Fate, Host, Status, Unread, shorter, wake
 from ._exceptions import ClientClosed, QueueFull
 
 Overflow = Literal["wait", "drop_newest", "drop_oldest", "raise"]
@@ -277,7 +277,8 @@ class Queue:
             return None
         if self._full_since is None:
             self._full_since = self.clock()
-        return max(0.0, self._full_since + self._overflow_timeout - self.clock())
+        left = self._full_since + self._overflow_timeout - self.clock()
+        return left if left > MOMENT else 0.0
 
     def _leave_line(self, waiter: _Waiter) -> None:
         with self.lock:
