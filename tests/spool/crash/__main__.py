@@ -1,6 +1,7 @@
-"""Many crashes: `python -m tests.spool.crash --kills 10000 --calls --errors --power 100000 --flips 10000`.
+"""Many crashes: `python -m tests.spool.crash`, or some kinds of them, `python -m tests.spool.crash --kills 500`.
 
-Says what was seen, ends with 1 at the first thing that is wrong. `--seed` makes other ones.
+Says what was seen, ends with 1 at the first thing that is wrong. Without options all kinds, for an hour or two:
+`--kills 10000 --calls --errors --power 100000 --flips 10000`.
 """
 
 import argparse
@@ -15,6 +16,9 @@ from pathlib import Path
 from . import calls, flips, kills, power
 
 
+_EVERYTHING = ("--kills", "10000", "--calls", "--errors", "--power", "100000", "--flips", "10000")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.spool.crash", description=__doc__)
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="kill -9 at so many random moments")
@@ -26,6 +30,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th system call")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if not (options.kills or options.calls or options.errors or options.power or options.flips):
+        options = parser.parse_args([*sys.argv[1:], *_EVERYTHING])
     # Damage is done on purpose here, and each is reported.
     logging.getLogger("segment_async").setLevel(logging.CRITICAL)
     seed = str(options.seed)
