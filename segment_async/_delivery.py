@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ._exceptions import DeliveryError
 
-
 # Seconds that are over: a timer for less may come before the clock has moved, and for ever again.
 MOMENT: Final = 1e-5
 
