@@ -15,7 +15,6 @@ from pathlib import Path
 
 from . import calls, flips, kills, power
 
-
 _EVERYTHING = ("--kills", "10000", "--calls", "--errors", "--power", "100000", "--flips", "10000")
 
 
