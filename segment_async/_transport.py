@@ -270,18 +270,9 @@ class HTTPTransport:
     def _session_here(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
-            self._leave_loop()
+            self.abandon()
             self._session, self._loop = _make_session(self._ssl), loop
         return self._session
-
-    def _leave_loop(self) -> None:
-        """Another loop takes over: the old one closes its connections when it runs again, if it ever does."""
-        session, loop = self._session, self._loop
-        if session is not None and loop is not None:
-            try:
-                loop.call_soon_threadsafe(lambda: loop.create_task(session.close()))
-            except RuntimeError:
-                self.abandon()
 
     def abandon(self) -> None:
         """Let go of the connections of a loop that is gone, or of a parent process, without touching either."""
