@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from segment_async.spool import SpoolVisitor
-
 from . import witness
 from .journal import Story
 
@@ -29,9 +27,9 @@ def is_possible() -> bool:
     return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode == 0
 
 
-def count_calls(folder: Path, script: list[str], model: Path | None = None) -> dict[str, int]:
+def count_calls(folder: Path, script: list[str]) -> dict[str, int]:
     """How often each call comes in the thread that makes it most often."""
-    home = _new_home(folder, model)
+    home = _new_home(folder)
     trace = folder / "trace"
     _run(home, script, "-o", str(trace), "-e", f"trace={','.join(CALLS)}")
     counts: dict[tuple[str, str], int] = {}
@@ -56,41 +54,6 @@ def kill_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict
     return seen
 
 
-def kill_while_mending_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict[str, int]:
-    """The same, when the victim finds a message damaged and carries all others over to a new file."""
-    model = folder / "model"
-    model.mkdir(mode=0o700)
-    spool = model / "spool" / "a.db"
-    subprocess.run([*_victim(model), seed, str(steps), "full"], check=True)
-    story = Story.of((model / "journal").read_bytes())
-    pending = witness.check(spool, story).pending
-    _damage(spool)
-    script = [f"{seed}.mending", "1", "full"]
-    seen = {"calls": 0, "messages": pending}
-    for name, count in count_calls(folder, script, model).items():
-        for number in range(1, count + 1, every):
-            home = _new_home(folder, model)
-            _run(
-                home, script, "-o", "/dev/null", "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}"
-            )
-            after = Story.of((home / "journal").read_bytes())
-            path = home / "spool" / "a.db"
-            counts = witness.check(path, after, attempts_are_known=False, may_lose=True)
-            lost = witness.drain(path, after).reasons.get("damaged", 0)
-            if lost != 1 or not counts.pending:
-                raise witness.Lost(f"one message was damaged, {lost} were lost")
-            seen["calls"] += 1
-    return seen
-
-
-def _damage(spool: Path) -> None:
-    """One byte of the body of some pending message that is in the file once, in one piece."""
-    content = spool.read_bytes()
-    body = next(each.body for each in SpoolVisitor(spool).pending() if content.count(each.body) == 1)
-    at = content.index(body) + len(body) // 2
-    spool.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-
-
 def fail_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict[str, int]:
     """Once, for a while, and from then on."""
     script = [seed, str(steps), "full"]
@@ -108,27 +71,19 @@ def fail_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict
     return seen
 
 
-def _new_home(folder: Path, model: Path | None = None) -> Path:
+def _new_home(folder: Path) -> Path:
     home = folder / "home"
     shutil.rmtree(home, ignore_errors=True)
-    if model is None:
-        home.mkdir(mode=0o700)
-    else:
-        shutil.copytree(model, home)
+    home.mkdir(mode=0o700)
     return home
-
-
-def _victim(home: Path) -> list[str]:
-    paths = [str(home / "spool" / "a.db"), str(home / "journal")]
-    return [sys.executable, "-m", "tests.spool.crash.victim", *paths]
 
 
 def _run(home: Path, script: list[str], *options: str) -> None:
     spool = home / "spool" / "a.db"
-    names = ("", "-wal", "-shm", ".lock", ".new", ".new-wal", ".new-shm", ".mended", ".log")
+    names = ("", "-wal", "-shm", ".lock", ".new", ".new-wal", ".new-shm", ".mended")
     paths = [spool.parent, *(spool.with_name(spool.name + each) for each in names)]
     watched = [part for path in paths for part in ("-P", str(path))]
-    victim = [*_victim(home), *script]
+    victim = [sys.executable, "-m", "tests.spool.crash.victim", str(spool), str(home / "journal"), *script]
     done = subprocess.run(
         ["strace", "-f", "-qq", *options, *watched, *victim], capture_output=True, text=True, check=False
     )

@@ -15,7 +15,6 @@ from segment_async.spool import Fate, Spool, SpoolUnavailable, SQLiteSpool, Stat
 from .journal import ACCEPTED, DELIVERED, FAILED, OFFERED, REFUSED, SENT, Journal
 
 _PATIENCE = 0.5
-_LIVES = 2
 _DELIVERED = Fate(Status.DELIVERED)
 _FAILED = Fate(Status.FAILED, "refused", 400, 1)
 
@@ -104,12 +103,10 @@ class Victim:
 
 
 def main() -> None:
-    """Several lives in one process: opened, worked with, closed, and again."""
-    path, journal_path, seed, steps, durability = sys.argv[1:]
-    journal = Journal(Path(journal_path))
-    for life in range(_LIVES):
-        spool = SQLiteSpool(path, durability="full" if durability == "full" else "process")
-        asyncio.run(Victim(spool, journal, f"{seed}.{life}").live(int(steps), at_once=False))
+    path, journal, seed, steps, durability = sys.argv[1:]
+    spool = SQLiteSpool(path, durability="full" if durability == "full" else "process")
+    victim = Victim(spool, Journal(Path(journal)), seed)
+    asyncio.run(victim.live(int(steps), at_once=False))
 
 
 if __name__ == "__main__":
