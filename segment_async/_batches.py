@@ -42,8 +42,8 @@ class _Deflater(Protocol):
 
 
 def _zlib_deflater() -> _Deflater:
-    # Level 4 costs half of the default level's time, for a tenth more bytes.
-    return zlib.compressobj(4, zlib.DEFLATED, _RAW_DEFLATE)
+    # Level 1 costs half of the default level's time, for a third more bytes.
+    return zlib.compressobj(1, zlib.DEFLATED, _RAW_DEFLATE)
 
 
 def _isal_deflater() -> _Deflater:
@@ -129,24 +129,33 @@ class Batch:
     def stop(self) -> int:
         return self.start + len(self.lengths)
 
+    @property
+    def places(self) -> int:
+        """Messages that may still join."""
+        return MAX_BATCH_MESSAGES - len(self.lengths)
+
+    @property
+    def room(self) -> int:
+        """Bytes of messages that may still join, with a comma each."""
+        return self._limit + 1 - self.size - len(self.lengths)
+
     def fits(self, size: int) -> bool:
         """Whether a message of so many bytes may join; an empty batch takes any."""
-        count = len(self.lengths)
-        return count == 0 or (count < MAX_BATCH_MESSAGES and self.size + count + size <= self._limit)
+        return not self.lengths or (self.places > 0 and size < self.room)
 
-    def add(self, body: bytes) -> int:
-        """The message's index in the record."""
+    def extend(self, bodies: list[bytes]) -> int:
+        """Messages that fit join the batch; gives the index of the first of them in the record."""
         index = len(self.lengths)
-        size = len(body)
+        if len(self._slice) >= _SLICE:
+            self._press()
+        joined = b",".join(bodies)
         # Its own name: an attribute twice in one line is looked up and set twice.
         text = self._slice
         if index:
             text += b","
-        text += body
-        self.lengths.append(size)
-        self.size += size
-        if len(text) >= _SLICE:
-            self._press()
+        text += joined
+        self.lengths.extend(map(len, bodies))
+        self.size += len(joined) - len(bodies) + 1
         return index
 
     def _press(self) -> None:
@@ -205,7 +214,6 @@ class Batch:
         part.keys = self.keys[first : first + len(bodies)]
         part.is_odd_one = self.is_odd_one
         part.not_before = self.not_before
-        for body in bodies:
-            part.add(body)
+        part.extend(bodies)
         part.seal()
         return part

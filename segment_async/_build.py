@@ -2,7 +2,8 @@
 
 One function a call, in the official Python SDK's order of arguments. The rules are those of Segment's spec
 (https://segment.com/docs/connections/spec/common/): what Segment would answer with 200 and then drop is refused
-here. The identity is not: fields bound around the caller may still supply it.
+here. The identity is not: fields bound around the caller may still supply it. Nor is a `messageId` made: whoever
+queues the message knows whether the process is a forked child.
 
 This file knows messages, not clients.
 """
@@ -13,7 +14,7 @@ import operator
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from os import urandom
+from random import Random
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,6 +30,10 @@ Timestamp = datetime | str
 
 # A second and its text, read and written as one: another thread may come in between any two steps.
 _latest = (0, "1970-01-01T00:00:00")
+# How each millisecond is written: to format a number takes as long as all else here, 0.3 µs.
+_MILLISECONDS: Final = tuple(f".{millisecond:03d}Z" for millisecond in range(1000))
+# Seeded with the system's randomness, of which 16 bytes at each call would cost 0.25 µs more.
+_chance: Final = Random()  # noqa: S311  # ids need to differ, nobody has to be unable to guess them
 
 
 def clock_text(now: float) -> str:
@@ -39,7 +44,17 @@ def clock_text(now: float) -> str:
     if second != latest:
         text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         _latest = (second, text)
-    return f"{text}.{int((now - second) * 1000):03d}Z"
+    return text + _MILLISECONDS[int((now - second) * 1000)]
+
+
+def new_message_id() -> str:
+    """Where `renew_chance` was called since the process began."""
+    return "%032x" % _chance.getrandbits(128)  # noqa: UP031  # half as long as the other ways
+
+
+def renew_chance() -> None:
+    """A forked child would draw the same ids as its parent and its siblings."""
+    _chance.seed()
 
 
 def _common(
@@ -51,17 +66,19 @@ def _common(
     timestamp: Timestamp | None,
     message_id: UserID | None,
 ) -> Fields:
-    message = {
+    message: Fields = {
         "type": kind,
-        "messageId": urandom(16).hex() if message_id is None else _message_id(message_id),
         "timestamp": clock_text(time.time()) if timestamp is None else _timestamp(timestamp),
     }
+    if message_id is not None:
+        message["messageId"] = _message_id(message_id)
     if user_id is not None:
         message["userId"] = user_id if type(user_id) is str and user_id else identifier("userId", user_id)
     if anonymous_id is not None:
         message["anonymousId"] = identifier("anonymousId", anonymous_id)
-    if context is not None:
-        _put_mapping(message, "context", context)
+    # As `_put_mapping` does.
+    if context is not None and (context if type(context) is dict else mapping("context", context)):
+        message["context"] = context
     if integrations is not None:
         _put_mapping(message, "integrations", integrations)
     return message
@@ -80,8 +97,9 @@ def track(
 ) -> Fields:
     message = _common("track", user_id, anonymous_id, context, integrations, timestamp, message_id)
     message["event"] = event if type(event) is str and event else _event(event)
-    if properties is not None:
-        _put_mapping(message, "properties", properties)
+    # As `_put_mapping` does.
+    if properties is not None and (properties if type(properties) is dict else mapping("properties", properties)):
+        message["properties"] = properties
     return message
 
 
@@ -178,7 +196,7 @@ def checked(message: Mapping[str, Any]) -> Fields:
     required = _REQUIRED.get(kind) if isinstance(kind, str) else None
     if required is None:
         raise MessageError("type", f"must be one of {', '.join(_REQUIRED)}")
-    fields = {"type": kind, "messageId": urandom(16).hex(), "timestamp": clock_text(time.time())}
+    fields = {"type": kind, "timestamp": clock_text(time.time())}
     for name, value in message.items():
         if value is not None:
             check = _CHECKS.get(name, _as_it_is)
@@ -203,7 +221,7 @@ def _view(message: Fields, category: Any, name: Any, properties: Any) -> Fields:
 
 
 def _put_mapping(message: Fields, name: str, value: Any) -> None:
-    """Absent and empty mappings are left out: neither `null` nor `{}` travels."""
+    """Empty mappings are left out, as absent ones are: neither `null` nor `{}` travels."""
     if value if type(value) is dict else mapping(name, value):
         message[name] = value
 

@@ -19,13 +19,15 @@ from signal import SIGTERM, Signals
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
+import orjson
+
 from . import _build, _exit
 from ._auth import Auth, Basic, OAuth, Tokens
 from ._batches import MAX_BATCH_MESSAGES
-from ._build import Fields, Timestamp, UserID, checked
-from ._context import filled
+from ._build import Fields, Timestamp, UserID, checked, new_message_id
+from ._context import innermost
 from ._delivery import Delivery, Fate, Record, Status
-from ._exceptions import MessageError, MessageTooLarge
+from ._exceptions import MessageError
 from ._life import Life, Parts
 from ._queue import Overflow, Queue, Statistics
 from ._reports import OnError, Reports, stack_of
@@ -34,15 +36,17 @@ from ._sender import Sender
 from ._spool import Spool
 from ._spooling import Spooling
 from ._transport import HTTPTransport, Transport, batch_url, origin
-from ._values import copied, is_plain, plain
+from ._values import copied, encode, is_plain, plain
 from ._version import __version__
-from .messages import Message, body_of
+from .messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
 
 _log = logging.getLogger("segment_async")
 
 _AUTH_SERVERS: Final = {"us": "https://oauth2.segment.io", "eu": "https://oauth2.eu1.segmentapis.com"}
 _HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
-_LIBRARY: Final = {"name": "segment-async", "version": __version__}
+# Encoded once: 0.1 µs of each call.
+_LIBRARY_FIELDS: Final = {"name": "segment-async", "version": __version__}
+_LIBRARY: Final = orjson.Fragment(orjson.dumps(_LIBRARY_FIELDS))
 _CONTEXT: Final = {"library": _LIBRARY}
 
 BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -170,6 +174,7 @@ class Client:
             return queue, reports, sender, spooling
 
         self._life = Life(wire, transport, auth, close_timeout)
+        self._most_bytes = min(MAX_MESSAGE_BYTES, max_queue_bytes)
         self._before_send = before_send
         self._send = send
 
@@ -454,13 +459,12 @@ class Client:
     def _take(self, message: Fields) -> tuple[Delivery, bool]:
         """The message's delivery, and whether it is accepted; if not, it has to wait for room."""
         life = self._life
-        shares_loop = life.serve_here()
-        life.queue.check_open()
+        # A forked child never runs its parent's loop, so that this needs no look at the process.
+        loop = life.sender.loop
+        shares_loop = (loop is not None and loop is asyncio._get_running_loop()) or life.serve_here()
         delivery = self._delivery(message)
         body = delivery.body
-        if life.spooling is not None and body:
-            return delivery, False
-        if body and not life.queue.offer(delivery, len(body), paced=shares_loop):
+        if body and (life.spooling is not None or not life.queue.offer(delivery, len(body), paced=shares_loop)):
             return delivery, False
         if not life.is_held:
             life.hold()
@@ -478,11 +482,14 @@ class Client:
 
     def _delivery(self, message: Fields) -> Delivery:
         """The message encoded, ready for the queue; without a body where it is dropped at once."""
-        message, may_lack_identity = filled(message)
-        context = message.get("context")
-        message["context"] = {**context, "library": _LIBRARY} if context else _CONTEXT
+        block = innermost.get()
+        if block is not None:
+            message = block.filled(message)
+        message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
+        if "messageId" not in message:
+            message["messageId"] = new_message_id()
         if "userId" not in message and ("anonymousId" not in message or message["type"] == "alias"):
-            if not may_lack_identity:
+            if block is None or not block.drops_without_identity:
                 raise MessageError("userId", _NO_IDENTITY[message["type"] == "alias"])
             return self._dropped(message["messageId"], "no_identity", body_of(message))
         if self._before_send is not None:
@@ -490,14 +497,13 @@ class Client:
             if asked is None:
                 return self._dropped(message["messageId"], "before_send", body_of(message))
             message = asked
-        body = body_of(message)
-        queue = self._life.queue
-        if len(body) > queue.max_bytes:
-            raise MessageTooLarge(len(body), queue.max_bytes, {"message": len(body)})
+        body = encode(message)
+        if len(body) > self._most_bytes:
+            raise too_large(message, len(body), self._most_bytes)
         if not self._send:
             return self._dropped(message["messageId"], "disabled", body)
         # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
-        return Delivery(message["messageId"], b"%b" % body, queue.unread)
+        return Delivery(message["messageId"], b"%b" % body, self._life.queue.unread)
 
     def _ask(self, before_send: BeforeSend, message: Fields) -> Fields | None:
         """What the application's hook makes of a copy of the message; `None`: drop it."""
@@ -506,10 +512,12 @@ class Client:
         # The call is judged before the hook: a wrong one is the caller's to mend.
         body_of(message)
         try:
-            changed = before_send(copied(message))
+            shown = copied(message)
+            shown["context"]["library"] = _LIBRARY_FIELDS.copy()
+            changed = before_send(shown)
             if changed is None:
                 return None
-            message = checked(changed)
+            message = {"messageId": message["messageId"], **checked(changed)}
             message["context"] = {**message.get("context", {}), "library": _LIBRARY}
             body_of(message)
         except Exception as fault:

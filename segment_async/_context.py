@@ -16,7 +16,7 @@ from ._values import is_plain, plain
 WithoutIdentity = Literal["raise", "drop"]
 
 
-class _Bound:
+class Bound:
     """The fields of one block, those of the blocks around it merged in."""
 
     __slots__ = ("drops_without_identity", "fields")
@@ -25,8 +25,12 @@ class _Bound:
         self.fields = fields
         self.drops_without_identity = drops_without_identity
 
+    def filled(self, message: Fields) -> Fields:
+        """The message with what is bound around the caller; its own fields win."""
+        return _merged(self.fields, message)
 
-_innermost: ContextVar[_Bound | None] = ContextVar("segment_async_bound", default=None)
+
+innermost: ContextVar[Bound | None] = ContextVar("segment_async_bound", default=None)
 
 
 @contextmanager
@@ -51,24 +55,24 @@ def bound(
     """
     if without_identity not in (None, "raise", "drop"):
         raise ValueError('without_identity must be "raise" or "drop"')
-    outer = _innermost.get()
+    outer = innermost.get()
     fields = _merged(outer.fields if outer else {}, _fields(user_id, anonymous_id, context, integrations))
     drops = without_identity == "drop"
     if without_identity is None and outer is not None:
         drops = outer.drops_without_identity
-    token = _innermost.set(_Bound(fields, drops))
+    token = innermost.set(Bound(fields, drops))
     try:
         yield
     finally:
         _leave(token, outer)
 
 
-def _leave(token: Any, outer: _Bound | None) -> None:
+def _leave(token: Any, outer: Bound | None) -> None:
     try:
-        _innermost.reset(token)
+        innermost.reset(token)
     except ValueError:
         # A generator-based dependency may be closed in another context than the one it was opened in.
-        _innermost.set(outer)
+        innermost.set(outer)
 
 
 def bind(
@@ -87,7 +91,7 @@ def bind(
         RuntimeError: there is no block around the call.
         MessageError: a field is wrong; names it as it is called on the wire.
     """
-    block = _innermost.get()
+    block = innermost.get()
     if block is None:
         raise RuntimeError("bind() changes the bound() block around it, and here is none")
     block.fields = _merged(block.fields, _fields(user_id, anonymous_id, context, integrations))
@@ -116,11 +120,3 @@ def _merged(outer: Fields, inner: Fields) -> Fields:
         if name in outer and name in inner:
             merged[name] = {**outer[name], **inner[name]}
     return merged
-
-
-def filled(message: Fields) -> tuple[Fields, bool]:
-    """The message with what is bound around the caller, and whether it may be dropped for want of an id."""
-    block = _innermost.get()
-    if block is None:
-        return message, False
-    return _merged(block.fields, message), block.drops_without_identity

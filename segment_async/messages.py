@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
+from os import urandom
 from typing import Any, Final, Literal, ParamSpec, Required, TypedDict, TypeVar, cast
 
 from . import _build
@@ -89,17 +90,21 @@ class AliasMessage(_Common, total=False):
 Message = TrackMessage | IdentifyMessage | PageMessage | ScreenMessage | GroupMessage | AliasMessage
 
 
-def body_of(message: Mapping[str, Any], limit: int = MAX_MESSAGE_BYTES) -> bytes:
+def body_of(message: Mapping[str, Any]) -> bytes:
     """The message's JSON, checked for its size.
 
     Raises:
         MessageError: a value cannot become JSON.
-        MessageTooLarge: it has more bytes than `limit`.
+        MessageTooLarge: it has more bytes than Segment takes.
     """
     body = encode(message)
-    if len(body) > limit:
-        raise MessageTooLarge(len(body), limit, _largest_fields(message))
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise too_large(message, len(body), MAX_MESSAGE_BYTES)
     return body
+
+
+def too_large(message: Mapping[str, Any], size: int, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(size, limit, _largest_fields(message))
 
 
 def _largest_fields(message: Mapping[str, Any]) -> dict[str, int]:
@@ -119,6 +124,8 @@ def _door(build: Callable[Parameters, dict[str, Any]], kind: Callable[..., Kind]
     @wraps(build)
     def door(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Kind:
         message = build(*args, **kwargs)
+        # From the system, as nothing here knows of a fork without hooks.
+        message.setdefault("messageId", urandom(16).hex())
         complete = message if is_plain(message) else plain(message)
         body_of(complete)
         return cast("Kind", complete)

@@ -40,8 +40,11 @@ def new(limit: int = ROOM, start: int = 0, *, compressed: bool = True) -> Batch:
 
 
 def sealed(batch: Batch, messages: list[bytes]) -> Batch:
-    for message in messages:
-        batch.add(message)
+    """All of them in it, by one, two, three … at a time."""
+    start, count = 0, 1
+    while start < len(messages):
+        batch.extend(messages[start : start + count])
+        start, count = start + count, count + 1
     batch.seal()
     return batch
 
@@ -94,7 +97,7 @@ class TestBody:
         batch, messages = make(), []
         while len(messages) < count and batch.fits(size):
             messages.append(message(size, len(messages)))
-            batch.add(messages[-1])
+            batch.extend([messages[-1]])
         batch.seal()
         assert text_of(batch.body(ENVELOPE.tail(NOW))) == expected(messages)
         assert list(batch.messages()) == messages
@@ -130,13 +133,13 @@ class TestLimits:
         batch, messages = make(), []
         for number in range(15):
             messages.append(message(32_768, number))
-            batch.add(messages[-1])
+            batch.extend([messages[-1]])
         # The last one is to end the body just where it may end, or a byte before or after.
         last = MAX_BODY_BYTES + over - len(expected(messages)) - 1
         assert batch.fits(last) is fits
         if fits:
             messages.append(message(last, 99))
-            batch.add(messages[-1])
+            batch.extend([messages[-1]])
             batch.seal()
             assert len(text_of(batch.body(ENVELOPE.tail(NOW)))) == MAX_BODY_BYTES + over
 
@@ -144,7 +147,7 @@ class TestLimits:
         batch = make()
         for _ in range(MAX_BATCH_MESSAGES):
             assert batch.fits(2)
-            batch.add(b"{}")
+            batch.extend([b"{}"])
         assert not batch.fits(2)
         batch.seal()
         assert text_of(batch.body(ENVELOPE.tail(NOW))) == expected([b"{}"] * 2_500)
@@ -152,7 +155,7 @@ class TestLimits:
     def test_an_empty_batch_takes_any_message(self) -> None:
         batch = new(limit=10)
         assert batch.fits(32_768)
-        batch.add(message(32_768))
+        batch.extend([message(32_768)])
         assert not batch.fits(0)
 
     @given(st.lists(st.integers(20, 32_768), min_size=1, max_size=400))
@@ -164,7 +167,7 @@ class TestLimits:
                 assert len(expected([*messages, message(size)])) > MAX_BODY_BYTES
                 break
             messages.append(message(size, number))
-            batch.add(messages[-1])
+            batch.extend([messages[-1]])
         batch.seal()
         assert len(batch.body(ENVELOPE.tail(NOW))) == len(expected(messages)) <= MAX_BODY_BYTES
 
@@ -176,7 +179,7 @@ class TestLimits:
 class TestRecordKeeping:
     def test_places_and_sizes(self, make: Callable[..., Batch]) -> None:
         batch = make(start=40)
-        assert [batch.add(body) for body in (b"{}", b'{"a":1}')] == [0, 1]
+        assert [batch.extend([body]) for body in (b"{}", b'{"a":1}')] == [0, 1]
         assert (batch.start, batch.stop, batch.offset, batch.count, batch.size) == (40, 42, 0, 2, 9)
         assert (batch.opened_at, batch.not_before, batch.baseline) == (5.0, 5.0, None)
 

@@ -10,8 +10,14 @@ import orjson
 import pytest
 
 from segment_async import Client, Delivery, MessageError, Response, bind, bound, messages
-from segment_async._context import filled
+from segment_async._context import innermost
 from tests.support.virtual_clock import run
+
+
+def filled(message: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The message as a call makes it of what it was given, and whether it may be dropped for want of an id."""
+    block = innermost.get()
+    return (message, False) if block is None else (block.filled(message), block.drops_without_identity)
 
 
 def fill(**fields: Any) -> dict[str, Any]:

@@ -47,6 +47,12 @@ def test_os_fork(how: str, parents: int) -> None:
     assert arrived == {"parent": parents, "child": 1}
 
 
+@pytest.mark.parametrize("how", ["siblings", "siblings_without_hooks", "siblings_with_clients_of_their_own"])
+def test_siblings_draw_ids_of_their_own(how: str) -> None:
+    arrived, _ = forked(how)
+    assert arrived == {"parent": 1, "child": 4}
+
+
 def test_os_fork_while_other_threads_hold_locks() -> None:
     arrived, said = forked("while_other_threads_call")
     assert arrived == {"parent": int(said.out.split()[1]), "child": 8}

@@ -56,10 +56,14 @@ async def put(queue: Queue, size: int = 1, name: str = "", *, paced: bool = True
 def read(queue: Queue) -> list[str]:
     names = []
     with queue.lock:
-        while (delivery := queue.read()) is not None:
-            names.append(delivery.message_id)
+        while deliveries := queue.read():
+            names += [delivery.message_id for delivery in deliveries]
         queue.was_read()
     return names
+
+
+def read_one(queue: Queue) -> Delivery | None:
+    return next(iter(queue.read()), None)
 
 
 def settle(queue: Queue, count: int, size: int, fate: Fate = DELIVERED) -> None:
@@ -69,7 +73,7 @@ def settle(queue: Queue, count: int, size: int, fate: Fate = DELIVERED) -> None:
 
 def drop_oldest(queue: Queue) -> bool:
     """As the sender does it, for messages of one byte."""
-    if queue.read() is None:
+    if not queue.read():
         return False
     queue.settle(1, 1, QUEUE_FULL)
     return True
@@ -266,7 +270,7 @@ class TestOverflowTimeout:
         async def main() -> None:
             queue = make(2_000, timeout=0.0)
             queue.clock = running_clock().time
-            for _ in range(1_000):
+            for _ in range(500):
                 assert await put(queue)
             waiting = asyncio.create_task(put(queue))
             await turns()
@@ -278,13 +282,13 @@ class TestOverflowTimeout:
 
 
 class TestPiledUp:
-    """Callers on the sender's own loop pause while it has a thousand messages to read."""
+    """Callers on the sender's own loop pause while it has five hundred messages to read."""
 
     async def stand_in_line(self, overflow: Overflow, timeout: float | None = 1.0) -> tuple[Queue, list[asyncio.Task]]:
         """A queue with room for 500 more, and 800 who stand in line only because the reader is behind."""
-        queue = make(1_500, overflow=overflow, timeout=timeout)
+        queue = make(1_000, overflow=overflow, timeout=timeout)
         queue.clock = running_clock().time
-        for _ in range(1_000):
+        for _ in range(500):
             await put(queue)
         tasks = [asyncio.create_task(put(queue, name="late")) for _ in range(800)]
         await turns()
@@ -298,13 +302,22 @@ class TestPiledUp:
     def test_whoever_shares_the_loop_pauses_and_whoever_does_not_goes_on(self) -> None:
         async def main() -> None:
             queue = make(5_000)
-            for _ in range(1_000):
+            for _ in range(500):
                 await put(queue)
             assert await put(queue, paced=False)
             waiting = asyncio.create_task(put(queue))
             await turns()
             assert not waiting.done()
-            read(queue)
+            with queue.lock:
+                # One more than those at which it goes on.
+                for _ in range(400):
+                    queue.read()
+                queue.was_read()
+            await turns()
+            assert not waiting.done()
+            with queue.lock:
+                queue.read()
+                queue.was_read()
             assert await waiting
 
         run(main())
@@ -332,13 +345,13 @@ class TestPiledUp:
             queue, tasks = await self.stand_in_line("drop_oldest")
             # One is left unread: it goes for the first of the late ones, and they for each other.
             with queue.lock:
-                for _ in range(999):
+                for _ in range(499):
                     queue.read()
                 queue.was_read()
             await asyncio.wait(tasks)
             assert self.results(tasks) == {True: 800}
             # The last to make room finds it offered to the line in which it still stands itself.
-            assert 1_499 <= queue.statistics().pending <= 1_500
+            assert 999 <= queue.statistics().pending <= 1_000
 
         run(main())
 
@@ -348,6 +361,7 @@ class TestPiledUp:
             read(queue)
             await asyncio.sleep(1_000)
             assert sum(task.done() for task in tasks) == 500
+            read(queue)
             settle(queue, 300, 300)
             await asyncio.wait(tasks)
             assert self.results(tasks) == {True: 800}
@@ -526,12 +540,43 @@ class TestReading:
             offer(queue, name=name)
         assert queue.put_count == 3
         first = queue.read()
-        assert first is not None
+        assert [delivery.message_id for delivery in first] == ["a"]
         assert queue.read_count == 1
         queue.put_back(first)
         assert queue.read_count == 0
         assert read(queue) == ["a", "b", "c"]
-        assert queue.read() is None
+        assert queue.read() == []
+
+    @pytest.mark.parametrize(
+        ("most", "room", "expected"),
+        [
+            (10, 1_000, "abcd"),
+            (10, 104, "abcd"),  # each with its comma: as many bytes as there is room for
+            (10, 103, "abc"),
+            (3, 1_000, "abc"),
+            (10, 22, "ab"),
+            (10, 21, "a"),
+            (10, 0, "a"),  # the first one in any case
+        ],
+    )
+    def test_as_many_as_fit(self, most: int, room: int, expected: str) -> None:
+        queue = make(10)
+        for name, size in zip("abcd", (10, 10, 10, 70), strict=True):
+            assert queue.put_nowait(Delivery(name, b"x" * size, queue.unread), size)
+        taken = queue.read(most, room)
+        assert [delivery.message_id for delivery in taken] == list(expected)
+        queue.put_back(taken)
+        assert queue.read(most, room) == taken
+        assert read(queue) == list("abcd"[len(expected) :])
+
+    def test_of_many_that_fit_the_oldest(self) -> None:
+        queue = make(1_000)
+        for number in range(200):
+            queue.put_nowait(Delivery(str(number), b"x", queue.unread), 1)
+        taken = [delivery.message_id for delivery in queue.read(150, 10_000)]
+        assert taken == [str(number) for number in range(len(taken))]
+        assert 0 < len(taken) <= 150
+        assert taken + read(queue) == [str(number) for number in range(200)]
 
     def test_it_says_when_it_is_full(self) -> None:
         queue = make(2)
@@ -542,13 +587,24 @@ class TestReading:
         settle(queue, 1, 1)
         assert not queue.is_full
 
-    def test_it_rings_for_each_message(self) -> None:
+    def test_it_rings_from_the_message_on_that_it_was_told(self) -> None:
         queue = make(5)
         rings = []
         queue.ring = lambda: rings.append(queue.put_count)
         offer(queue)
+        queue.ring_at = 3
+        for _ in range(3):
+            offer(queue)
+        assert rings == [1, 3, 4]
+
+    def test_it_rings_when_it_is_full(self) -> None:
+        queue = make(2)
+        rings = []
+        queue.ring = lambda: rings.append(queue.put_count)
+        queue.ring_at = 100
         offer(queue)
-        assert rings == [1, 2]
+        offer(queue)
+        assert rings == [2]
 
     def test_statistics_are_frozen(self) -> None:
         counters = make().statistics()
@@ -655,7 +711,7 @@ class LawOfTheQueue(RuleBasedStateMachine):
         self.waiting = [(task, size) for task, size in self.waiting if not task.done()]
 
     def drop_oldest(self) -> bool:
-        delivery = self.queue.read()
+        delivery = read_one(self.queue)
         name = delivery.message_id if delivery is not None else self.read.pop(0) if self.read else None
         if name is None:
             return False
@@ -701,7 +757,7 @@ class LawOfTheQueue(RuleBasedStateMachine):
 
     @rule()
     def read_one(self) -> None:
-        if (delivery := self.queue.read()) is not None:
+        if (delivery := read_one(self.queue)) is not None:
             self.read.append(delivery.message_id)
             with self.queue.lock:
                 self.queue.was_read()
@@ -709,8 +765,8 @@ class LawOfTheQueue(RuleBasedStateMachine):
 
     @rule()
     def read_and_put_back(self) -> None:
-        if (delivery := self.queue.read()) is not None:
-            self.queue.put_back(delivery)
+        if deliveries := self.queue.read():
+            self.queue.put_back(deliveries)
 
     @precondition(lambda self: self.read)
     @rule()

@@ -14,8 +14,19 @@ from typing import Any
 import orjson
 import pytest
 
-from segment_async import Client, Delivery, DeliveryError, Outcome, Response, RetryPolicy, Statistics, Status
+from segment_async import (
+    Client,
+    Delivery,
+    DeliveryError,
+    Outcome,
+    Response,
+    RetryPolicy,
+    Statistics,
+    Status,
+    messages,
+)
 from segment_async._build import clock_text
+from segment_async._queue import Overflow
 from tests.support.scripted_transport import Script, ScriptedTransport, Slow, Step, lost, refused, stale
 from tests.support.simulated_segment import violations
 from tests.support.virtual_clock import run, running_clock
@@ -317,6 +328,32 @@ class TestWhatGoesWhen:
             return transport.times
 
         assert run(main())[-1] < 0.2
+
+    @pytest.mark.parametrize("overflow", ["wait", "drop_newest"])
+    def test_a_queue_full_of_bytes_is_due(self, overflow: Overflow) -> None:
+        async def main() -> list[float]:
+            transport = ScriptedTransport()
+            limits = {"max_queue_bytes": 5_000, "overflow": overflow}
+            async with Client("key", transport=transport, flush_interval=30, **limits) as client:
+                await give(client, 3, size=1_500)
+                await asyncio.sleep(1)
+            return transport.times
+
+        assert run(main())[0] < 0.1
+
+    def test_what_is_unread_joins_the_batch_that_is_due(self) -> None:
+        async def main() -> list[int]:
+            transport = ScriptedTransport()
+            async with Client("key", transport=transport, flush_at=100) as client:
+                for number in range(1_000):
+                    client.enqueue_nowait(messages.track("u", "E", message_id=f"m{number}"))
+                assert await client.flush() == 0
+            assert transport.taken == [f"m{number}" for number in range(1_000)]
+            return [len(request.ids) for request in transport.requests]
+
+        lengths = run(main())
+        assert lengths[0] >= 400
+        assert len(lengths) <= 3
 
     @pytest.mark.parametrize(("size", "most"), [(0, 2_500), (1_000, 500)])
     def test_the_open_batch_grows_while_the_slots_are_busy(self, size: int, most: int) -> None:

@@ -162,6 +162,40 @@ async def in_a_child_without_hooks() -> None:
         await client.track("child", "Forked")
 
 
+async def track_once(sender: Client, whose: str) -> None:
+    async with sender:
+        await sender.track(whose, "Forked")
+
+
+def siblings() -> None:
+    """None of them may draw the message ids that another one draws."""
+    for child in [in_a_child(lambda: asyncio.run(track_once(client, "child"))) for _ in range(4)]:
+        wait_for(child)
+    asyncio.run(track_once(client, "parent"))
+
+
+def siblings_without_hooks() -> None:
+    fork_siblings_without_hooks(lambda: client)
+
+
+def siblings_with_clients_of_their_own() -> None:
+    fork_siblings_without_hooks(lambda: Client("KEY"))
+
+
+def fork_siblings_without_hooks(sender: Callable[[], Client]) -> None:
+    import ctypes
+
+    children = []
+    for _ in range(4):
+        children.append(ctypes.PyDLL(None).fork())
+        if children[-1] == 0:
+            asyncio.run(track_once(sender(), "child"))
+            os._exit(0)
+    for child in children:
+        wait_for(child)
+    asyncio.run(track_once(client, "parent"))
+
+
 def by_multiprocessing(method: str, work: Callable[[], None]) -> None:
     enqueue("parent", 10)
     process = multiprocessing.get_context(method).Process(target=work)
