@@ -42,8 +42,8 @@ class _Deflater(Protocol):
 
 
 def _zlib_deflater() -> _Deflater:
-    # Level 1 costs half of the default level's time, for a third more bytes.
-    return zlib.compressobj(1, zlib.DEFLATED, _RAW_DEFLATE)
+    # Level 3 costs two thirds of the default level's time, for a fifth more bytes; 1 and 2 cost no less.
+    return zlib.compressobj(3, zlib.DEFLATED, _RAW_DEFLATE)
 
 
 def _isal_deflater() -> _Deflater:
