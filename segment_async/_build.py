@@ -28,8 +28,10 @@ Fields = dict[str, Any]
 UserID = str | int | UUID
 Timestamp = datetime | str
 
-# A second and its text, read and written as one: another thread may come in between any two steps.
-_latest = (0, "1970-01-01T00:00:00")
+# A second and a millisecond with their texts, each read and written as one: another thread may come in between any two
+# steps. Many calls fall into one millisecond.
+_latest_second = (0, "1970-01-01T00:00:00")
+_latest = (0, "1970-01-01T00:00:00.000Z")
 # How each millisecond is written: to format a number takes as long as all else here, 0.3 µs.
 _MILLISECONDS: Final = tuple(f".{millisecond:03d}Z" for millisecond in range(1000))
 # Seeded with the system's randomness, of which 16 bytes at each call would cost 0.25 µs more.
@@ -40,11 +42,20 @@ def clock_text(now: float) -> str:
     """Seconds since the epoch as Segment wants them: ISO-8601, UTC, milliseconds."""
     global _latest
     latest, text = _latest
-    second = int(now)
+    millisecond = int(now * 1000)
+    if millisecond != latest:
+        text = _second_text(millisecond // 1000) + _MILLISECONDS[millisecond % 1000]
+        _latest = (millisecond, text)
+    return text
+
+
+def _second_text(second: int) -> str:
+    global _latest_second
+    latest, text = _latest_second
     if second != latest:
         text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        _latest = (second, text)
-    return text + _MILLISECONDS[int((now - second) * 1000)]
+        _latest_second = (second, text)
+    return text
 
 
 def new_message_id() -> str:
