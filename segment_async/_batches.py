@@ -146,8 +146,6 @@ class Batch:
     def extend(self, bodies: list[bytes]) -> int:
         """Messages that fit join the batch; gives the index of the first of them in the record."""
         index = len(self.lengths)
-        if len(self._slice) >= _SLICE:
-            self._press()
         joined = b",".join(bodies)
         # Its own name: an attribute twice in one line is looked up and set twice.
         text = self._slice
@@ -156,6 +154,8 @@ class Batch:
         text += joined
         self.lengths.extend(map(len, bodies))
         self.size += len(joined) - len(bodies) + 1
+        if len(text) >= _SLICE:
+            self._press()
         return index
 
     def _press(self) -> None:

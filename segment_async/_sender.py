@@ -48,7 +48,7 @@ from ._version import __version__
 _log = logging.getLogger("segment_async")
 
 # Bytes that are read from the queue before the loop gets its turn: a quarter of a millisecond with zlib.
-_SLICE: Final = 49_152
+_SLICE: Final = 32_768
 # Messages that the consumer lets come together before it looks: to be woken costs it 20 µs.
 _COMPANY: Final = 50
 # Batches of `flush_at` that are sent as one while more than another is unread: a request costs 0.2 ms.
