@@ -14,6 +14,8 @@ import orjson
 
 from segment_async.verdicts import DUPLICATE_ID, SEVERITIES, Verdict
 
+from ._ids import LastIds
+
 _IDS_REMEMBERED: Final = 100_000
 _NAMES_COUNTED: Final = 1_000
 _SECONDS: Final = 300
@@ -90,7 +92,7 @@ class Arrivals:
         self.changes = 0
         self._numbers = 0
         self._batches = 0
-        self._ids: dict[str, None] = {}
+        self._ids = LastIds(_IDS_REMEMBERED)
         self._counts: dict[str, Counter[str]] = {}
         self._seconds: deque[Second] = deque(maxlen=_SECONDS)
         self._waiting: set[asyncio.Event] = set()
@@ -147,14 +149,7 @@ class Arrivals:
         )
 
     def _came_before(self, message_id: object) -> bool:
-        if not isinstance(message_id, str) or not message_id:
-            return False
-        if message_id in self._ids:
-            return True
-        self._ids[message_id] = None
-        if len(self._ids) > _IDS_REMEMBERED:
-            del self._ids[next(iter(self._ids))]
-        return False
+        return isinstance(message_id, str) and message_id != "" and self._ids.came_before(message_id)
 
     def _count(self, event: Event, second: "Second") -> None:
         _count_name(self._counts["type"], event.type)
