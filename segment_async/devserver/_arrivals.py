@@ -115,7 +115,7 @@ class Arrivals:
         return self._batches
 
     def add(self, batch: Batch, judged: Iterable[tuple[object, bytes, list[Verdict]]]) -> list[Event]:
-        """Keep the messages of a batch; adds what only the past can tell, that an id came before."""
+        """Keep messages of a batch; adds what only the past can tell, that an id came before."""
         second = self._second(int(batch.received_at))
         events = [self._event(batch, *entry) for entry in judged]
         for event in events:
@@ -141,7 +141,7 @@ class Arrivals:
         return Event(
             self._numbers,
             batch,
-            memoryview(json).tobytes(),  # orjson's own bytes hold on to a far larger buffer
+            json,
             tuple(verdicts),
             call if isinstance(call, str) else "",
             name if isinstance(name, str) else None,

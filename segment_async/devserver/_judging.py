@@ -1,22 +1,29 @@
 """Every message of a request with what there is to say of it. Pure; the rules themselves are in `verdicts`."""
 
+from collections.abc import Iterator
+from typing import Final
+
 import orjson
 
 from segment_async.verdicts import BATCH_MESSAGES, BATCH_TOO_LONG, MESSAGE_BYTES, WRITE_KEY_MISSING, Verdict, judge
 
 from ._body import Envelope, Refused
 
+_SLICE: Final = 250  # some milliseconds' work
+
 Judged = tuple[object, bytes, list[Verdict]]
 """A message, its JSON, its verdicts."""
 
 
-def judge_all(taken: Envelope) -> list[Judged]:
-    """Judge each message by itself and as a part of its request.
+def judge_in_slices(taken: Envelope) -> Iterator[list[Judged]]:
+    """Judge each message by itself and as a part of its request, some at a time, so that others get their turn.
 
     Raises:
         Refused: one of them is so large that Segment refuses them all.
     """
-    return [_judge_one(message, index, taken) for index, message in enumerate(taken.messages)]
+    for start in range(0, len(taken.messages), _SLICE):
+        some = taken.messages[start : start + _SLICE]
+        yield [_judge_one(message, index, taken) for index, message in enumerate(some, start)]
 
 
 def _judge_one(message: object, index: int, taken: Envelope) -> Judged:
@@ -39,4 +46,4 @@ def _json(message: object, index: int, count: int) -> bytes:
     if len(json) > MESSAGE_BYTES:
         text = f"message {index + 1} of {count} has {len(json):,} bytes of JSON, the limit is {MESSAGE_BYTES:,}"
         raise Refused(400, text)
-    return json
+    return memoryview(json).tobytes()  # orjson's own bytes hold on to a far larger buffer

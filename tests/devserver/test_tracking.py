@@ -168,6 +168,29 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked() -> None:
     with_endpoint(case)
 
 
+def test_a_request_of_many_messages_lets_others_have_their_turn() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        large = asyncio.create_task(send(session, *([1] * 100_000)))
+        assert await endpoint.wait(1)
+        async with session.get("/_dev/summary") as answer:
+            assert 0 < (await answer.json())["total"] < 100_000
+        assert await large == 200
+        assert endpoint.summary()["total"] == 100_000
+
+    with_endpoint(case)
+
+
+def test_one_message_that_is_too_large_refuses_those_before_it() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        many = [track(number) for number in range(600)]
+        assert await send(session, *many, track(padding="x" * 32_768)) == 400
+        assert endpoint.summary()["total"] == 0
+        assert await send(session, *many) == 200
+        assert {event.verdicts for event in endpoint.events} == {()}
+
+    with_endpoint(case)
+
+
 @pytest.mark.parametrize("path", ["/v1/batch/", "/v1//batch", "/v1/../_dev/events", "/v1/%2e%2e/_dev/events", "/v1/m"])
 def test_other_paths_lead_nowhere(path: str) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
