@@ -11,6 +11,7 @@ destination may ignore a field. "style": kept and allowed, worth a thought.
 import json
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -62,8 +63,8 @@ def judge(message: object, *, size: int | None = None) -> list[Verdict]:
         if name in message:
             _time(found, message[name], name)
     _properties(found, message)
-    _container(found, message.get("traits"), _TRAITS, "traits")
-    _container(found, message.get("context"), _CONTEXT, "context")
+    _traits(found, message)
+    _context(found, message.get("context"))
     _integrations(found, message.get("integrations"))
     if len(found) > 1:
         found.sort(key=lambda verdict: SEVERITIES.index(verdict.severity))
@@ -109,6 +110,8 @@ def _required(found: _Found, message: _Fields, field: str, rule: str, text: str)
 
 _IDS: Final = ("userId", "anonymousId", "groupId", "previousId")
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
+# What programs write for "nobody"; "0" may be somebody.
+_NOBODY: Final = frozenset({"null", "none", "nil", "undefined", "nan", "anonymous", "unknown", "-1"})
 
 
 def _identity(found: _Found, message: _Fields) -> None:
@@ -128,6 +131,9 @@ def _id(found: _Found, value: object, path: str) -> None:
         if "@" in value and _EMAIL.fullmatch(value):
             text = "Looks like an e-mail address; these change, and are personal data."
             found.append(Verdict("style", "id-email", path, text))
+        elif value.lower() in _NOBODY:
+            text = "Looks like a word for nobody; all who get it become one person."
+            found.append(Verdict("style", "id-nobody", path, text))
     elif value is not None:
         text = f"Ids travel as text, this is {_kind(value)}."
         found.append(Verdict("spec", "id-type", path, text))
@@ -147,21 +153,29 @@ def _message_id(found: _Found, value: object) -> None:
 # --- times: https://segment.com/docs/connections/spec/common/#timestamps
 
 
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE)
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(?P<zone>Z|[+-]\d\d:?\d\d)?", re.IGNORECASE)
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def _time(found: _Found, value: object, path: str, *, day_is_enough: bool = False) -> None:
-    text = value if isinstance(value, str) else ""
-    matched = _TIME.fullmatch(text)
-    if value is None or (matched and matched[3]) or (day_is_enough and _DAY.fullmatch(text)):
+    if value is None:
         return
-    if matched:
-        advice = "No zone; Engage drops such values. End it with Z."
-        found.append(Verdict("spec", "timestamp-zone", path, advice))
-    else:
+    text = value if isinstance(value, str) else ""
+    matched = _TIME.fullmatch(text) or (_DAY.fullmatch(text) if day_is_enough else None)
+    if not matched or not _is_in_the_calendar(text):
         advice = "Not a time in ISO-8601, such as 2026-11-21T19:20:03.047Z."
         found.append(Verdict("spec", "timestamp-format", path, advice))
+    elif matched.re is _TIME and not matched["zone"]:
+        advice = "No zone; Engage drops such values. End it with Z."
+        found.append(Verdict("spec", "timestamp-zone", path, advice))
+
+
+def _is_in_the_calendar(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text.upper())
+    except ValueError:
+        return False
+    return True
 
 
 # --- event names: https://segment.com/academy/collecting-data/naming-conventions-for-clean-data/
@@ -232,43 +246,109 @@ def _kinds(*groups: tuple[_Kind, str]) -> dict[str, _Kind]:
     return {name: kind for kind, names in groups for name in names.split()}
 
 
-# https://segment.com/docs/connections/spec/identify/#traits and .../spec/group/#traits
-_TRAITS: Final = _kinds(
-    (_TEXT, "avatar description email firstName gender id industry lastName name phone plan title username website"),
-    (_NUMBER, "age"),
-    (_OBJECT, "address"),
-    (_DATE, "birthday createdAt"),
-    (_TEXT_OR_NUMBER, "employees"),
+def _either_case(kinds: dict[str, _Kind]) -> dict[str, _Kind]:
+    """Reserved traits may be written in snake_case, too."""
+    return kinds | {_CAPITAL.sub(lambda found: f"_{found[0].lower()}", name): kind for name, kind in kinds.items()}
+
+
+_CAPITAL: Final = re.compile("[A-Z]")
+
+# https://segment.com/docs/connections/spec/identify/#custom-traits and .../spec/group/#traits
+_ANYBODY: Final = _kinds(
+    (_TEXT, "avatar description email id name phone website"), (_OBJECT, "address"), (_DATE, "createdAt")
 )
-# https://segment.com/docs/connections/spec/track/#properties and .../spec/page/#properties
-_PROPERTIES: Final = _kinds(
-    (_TEXT, "currency path referrer search title url"), (_NUMBER, "revenue value"), (_LIST, "keywords products")
+_USER: Final = _either_case(
+    _ANYBODY
+    | _kinds(
+        (_TEXT, "firstName gender lastName title username"),
+        (_NUMBER, "age"),
+        (_OBJECT, "company"),
+        (_DATE, "birthday"),
+    )
 )
+_COMPANY: Final = _kinds((_TEXT, "industry name plan"), (_TEXT_OR_NUMBER, "id"), (_NUMBER, "employee_count"))
+# The page says text for the employees, and shows a number.
+_GROUP: Final = _either_case(_ANYBODY | _kinds((_TEXT, "industry plan"), (_TEXT_OR_NUMBER, "employees")))
+
+# https://segment.com/docs/connections/spec/page/#properties, .../spec/screen/#properties, .../spec/track/#properties
+_PAGE: Final = _kinds((_TEXT, "path referrer search title url"))
+_PROPERTIES: Final = {
+    "page": _PAGE | _kinds((_TEXT, "name"), (_LIST, "keywords")),
+    "screen": _kinds((_TEXT, "name")),
+    "track": _kinds((_TEXT, "currency"), (_NUMBER, "revenue value")),
+}
+
 # https://segment.com/docs/connections/spec/ecommerce/v2/
 _PRODUCT: Final = _kinds(
-    (_TEXT, "brand category coupon currency product_id sku variant"), (_NUMBER, "discount price quantity value")
+    (_TEXT, "brand category coupon image_url name product_id sku url variant"), (_NUMBER, "position price quantity")
 )
 _ORDER: Final = (
-    _PROPERTIES
+    _PROPERTIES["track"]
     | _PRODUCT
-    | _kinds((_TEXT, "affiliation cart_id checkout_id order_id"), (_NUMBER, "shipping subtotal tax total"))
+    | _kinds(
+        (
+            _TEXT,
+            "affiliation cart_id checkout_id coupon_id coupon_name list_id order_id payment_method shipping_method",
+        ),
+        (_NUMBER, "discount shipping step subtotal tax total"),
+        (_LIST, "filters products sorts"),
+    )
 )
-_SHOP_EVENT: Final = re.compile(r"(Product|Products|Cart|Checkout|Order|Coupon|Promotion|Payment Info)\b.*ed")
+_PROMOTION: Final = _PROPERTIES["track"] | _kinds((_TEXT, "creative name position promotion_id"))
+_SHOP: Final = {
+    **dict.fromkeys(("Promotion Viewed", "Promotion Clicked"), _PROMOTION),
+    **dict.fromkeys(
+        (
+            *("Products Searched", "Product List Viewed", "Product List Filtered", "Product Clicked", "Product Viewed"),
+            *("Product Added", "Product Removed", "Cart Viewed", "Checkout Started", "Checkout Step Viewed"),
+            *("Checkout Step Completed", "Payment Info Entered", "Order Completed", "Order Updated", "Order Refunded"),
+            *("Order Cancelled", "Coupon Entered", "Coupon Applied", "Coupon Denied", "Coupon Removed"),
+            *("Product Added to Wishlist", "Product Removed from Wishlist", "Wishlist Product Added to Cart"),
+            *("Product Shared", "Cart Shared", "Product Reviewed"),
+        ),
+        _ORDER,
+    ),
+}
+
 # https://segment.com/docs/connections/spec/common/#context
 _CONTEXT: Final = _kinds(
     (_TEXT, "channel groupId ip locale timezone userAgent"),
     (_FLAG, "active"),
     (_OBJECT, "app campaign device library location network os page referrer screen traits userAgentData"),
 )
+_WITHIN_CONTEXT: Final = {
+    "campaign": _kinds((_TEXT, "content medium name source term")),
+    "location": _kinds((_TEXT, "city country region"), (_NUMBER, "latitude longitude speed")),
+    "network": _kinds((_TEXT, "carrier"), (_FLAG, "bluetooth cellular wifi")),
+    "page": _PAGE,
+    "screen": _kinds((_NUMBER, "density height width")),
+    "traits": _USER,
+}
+
+
+def _traits(found: _Found, message: _Fields) -> None:
+    traits = message.get("traits")
+    if message.get("type") == "group":
+        _container(found, traits, _GROUP, "traits")
+        return
+    _container(found, traits, _USER, "traits")
+    if isinstance(traits, dict):
+        _within(found, traits, "company", _COMPANY, "traits")
+
+
+def _context(found: _Found, context: object) -> None:
+    _container(found, context, _CONTEXT, "context")
+    if isinstance(context, dict):
+        for name, kinds in _WITHIN_CONTEXT.items():
+            _within(found, context, name, kinds, "context")
 
 
 def _properties(found: _Found, message: _Fields) -> None:
-    properties, event = message.get("properties"), message.get("event")
-    if not (isinstance(event, str) and _SHOP_EVENT.fullmatch(event)):
-        _container(found, properties, _PROPERTIES, "properties")
-        return
-    _container(found, properties, _ORDER, "properties")
-    products = properties.get("products") if isinstance(properties, dict) else None
+    call, event, properties = message.get("type"), message.get("event"), message.get("properties")
+    kinds = _PROPERTIES.get(call, {}) if isinstance(call, str) else {}
+    shop = _SHOP.get(event) if call == "track" and isinstance(event, str) else None
+    _container(found, properties, shop or kinds, "properties")
+    products = properties.get("products") if shop is _ORDER and isinstance(properties, dict) else None
     for index, product in enumerate(products if isinstance(products, list) else ()):
         _field(found, product, _OBJECT, f"properties.products[{index}]")
         if isinstance(product, dict):
@@ -287,6 +367,12 @@ def _container(found: _Found, value: object, kinds: dict[str, _Kind], path: str)
         _keys(found, value, path)
     else:
         _field(found, value, _OBJECT, path)
+
+
+def _within(found: _Found, outer: _Fields, name: str, kinds: dict[str, _Kind], path: str) -> None:
+    value = outer.get(name)
+    if isinstance(value, dict):
+        _types(found, value, kinds, f"{path}.{name}")
 
 
 def _types(found: _Found, value: _Fields, kinds: dict[str, _Kind], path: str) -> None:
