@@ -87,6 +87,44 @@ def test_markup_in_an_event_stays_text() -> None:
     in_browser(case)
 
 
+def test_what_cannot_be_seen_is_written_out_and_copied_as_it_was() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        name = "Order\u202e Completed\u200b\x00\nשלום 👩‍🚀"
+        await send(session, track(1, event=name))
+        await count(page, 1)
+        await shows(page, "Order\\u202e Completed\\u200b\\u0000\\nשלום 👩‍🚀")
+        await page.locator(".row").click()
+        await page.keyboard.press("c")
+        await sees(page, "#toast", "Python copied")
+        assert (await call_of(await page.evaluate("navigator.clipboard.readText()")))["event"] == name
+        await page.keyboard.press("v")
+        await page.keyboard.press("c")
+        await sees(page, "#toast", "JSON copied")
+        assert json.loads(await page.evaluate("navigator.clipboard.readText()"))["event"] == name
+
+    in_browser(case)
+
+
+@pytest.mark.parametrize("name", ["__proto__", "constructor", "toString"])
+def test_names_that_javascript_has_a_use_for_are_names(name: str) -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        odd = {name: {name: 1, "isAdmin": True}}
+        await send(session, {"type": name, "messageId": name, **odd}, track(1, event=name, userId=name, properties=odd))
+        await count(page, 2)
+        for row in (0, 1):
+            await page.locator(".row").nth(row).click()
+            for tab in ("Python", "JSON", "Request"):
+                await page.get_by_role("tab", name=tab).click()
+        await page.get_by_role("tab", name="JSON").click()
+        assert json.loads(await page.locator("#detail .code").inner_text()) in endpoint.messages
+        for facet in ("Event", "User", "Rule"):
+            await page.locator("#chips button", has_text=facet).click()
+            await page.keyboard.press("Escape")
+        assert await page.evaluate("({}).isAdmin") is None
+
+    in_browser(case)
+
+
 def test_paused_the_list_stands_still_and_counts_what_waits() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1, event="First Seen"))
@@ -126,7 +164,8 @@ def test_search_and_filters_narrow_the_list() -> None:
         await page.locator(".chip", has_text="identify").click()
         await page.locator(".chip", has_text="page").click()
         await count(page, 2)
-        await page.get_by_text("Drop all filters").click()
+        await sees(page, "#count", "2 of 5")
+        await page.locator("#count").click()
         await page.locator(".figure", has_text="would be dropped").click()
         await shows(page, "Home")
         await page.keyboard.press("Escape")
@@ -334,9 +373,15 @@ def test_a_page_outlives_the_endpoint() -> None:
 
 def test_a_phone_shows_the_list_and_then_the_event_on_the_whole_screen() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
-        await send(session, track(1), track(2, event="order_lost"))
+        await send(session, track(1), track(2, event="order_lost", properties={"total": 30.5}))
         await count(page, 2)
         assert await page.evaluate("document.documentElement.scrollWidth") == 390
+        row, name, mark = [
+            await page.locator(".row", has_text="order_lost").locator(part).bounding_box()
+            for part in (":scope", ".name", ".mark")
+        ]
+        assert row["x"] < name["x"] < row["x"] + 20
+        assert name["x"] + name["width"] < mark["x"] < mark["x"] + mark["width"] < row["x"] + row["width"]
         await page.locator(".row", has_text="order_lost").tap()
         box = await page.locator("#detail").bounding_box()
         assert (box["x"], box["y"], box["width"], box["height"]) == (0, 0, 390, 844)
