@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from segment_async.verdicts import DUPLICATE_ID, SEVERITIES, Verdict
+from segment_async.verdicts import DUPLICATE_ID, MESSAGE_ID_CHARACTERS, SEVERITIES, Verdict
 
 from ._ids import LastIds
 
@@ -149,7 +149,9 @@ class Arrivals:
         )
 
     def _came_before(self, message_id: object) -> bool:
-        return isinstance(message_id, str) and message_id != "" and self._ids.came_before(message_id)
+        if not isinstance(message_id, str) or not 0 < len(message_id) < MESSAGE_ID_CHARACTERS:
+            return False
+        return self._ids.came_before(message_id)
 
     def _count(self, event: Event, second: "Second") -> None:
         _count_name(self._counts["type"], event.type)

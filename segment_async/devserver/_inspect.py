@@ -58,7 +58,7 @@ class Inspection:
     async def _set_chaos(self, request: web.Request) -> web.Response:
         """The body is the specification itself, as `--chaos` takes it; an empty one ends the chaos."""
         try:
-            self._faults.chaos = Chaos.parse((await request.text()).strip())
+            self._faults.chaos = Chaos.parse((await request.read()).decode(errors="replace").strip())
         except ValueError as fault:
             raise web.HTTPBadRequest(text=f"{fault}\n") from fault
         self._arrivals.wake()

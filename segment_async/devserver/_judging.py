@@ -10,6 +10,8 @@ from segment_async.verdicts import BATCH_MESSAGES, BATCH_TOO_LONG, MESSAGE_BYTES
 from ._body import Envelope, Refused
 
 _SLICE: Final = 250  # some milliseconds' work
+# A message of 32 KB can earn thousands; the gravest come first.
+_VERDICTS: Final = 50
 
 Judged = tuple[object, bytes, list[Verdict]]
 """A message, its JSON, its verdicts."""
@@ -35,7 +37,7 @@ def _judge_one(message: object, index: int, taken: Envelope) -> Judged:
         verdicts.insert(0, WRITE_KEY_MISSING)
     if index >= BATCH_MESSAGES:
         verdicts.insert(0, BATCH_TOO_LONG)
-    return message, json, verdicts
+    return message, json, verdicts[:_VERDICTS]
 
 
 def _json(message: object, index: int, count: int) -> bytes:

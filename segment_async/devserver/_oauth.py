@@ -9,6 +9,7 @@ import binascii
 import secrets
 import time
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import orjson
 from aiohttp import web
@@ -23,7 +24,7 @@ _SKEW: Final = 5
 
 
 async def token(request: web.Request) -> web.Response:
-    form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    form = dict(parse_qsl((await request.read()).decode(errors="replace")))
     complaint = complaint_about(form, time.time())
     if complaint:
         answer: dict[str, object] = {"error": "invalid_request", "error_description": complaint}

@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from itertools import islice
 from typing import Final, NamedTuple
 
 import orjson
@@ -25,6 +26,9 @@ _CALLS: Final = ("track", "identify", "page", "screen", "group", "alias")
 _BATCHES: Final = ("batch", "import", "b")
 # The gzip of a body that deflate cannot shrink is a little longer than the body.
 _WIRE_BYTES: Final = BODY_BYTES + 4_096
+# What is kept of a request beside its messages, for each of which it is kept as long.
+_HEADERS: Final = 40
+_CHARACTERS: Final = 400
 
 
 class Answered(NamedTuple):
@@ -118,7 +122,7 @@ class _Seen:
             messages=len(self.taken.messages),
             bytes=self.bytes,
             wire_bytes=self.wire_bytes,
-            sent_at=self.taken.sent_at,
+            sent_at=self.taken.sent_at and self.taken.sent_at[:_CHARACTERS],
             headers=_shown(request.headers),
         )
 
@@ -127,10 +131,13 @@ async def _body(request: web.Request) -> bytes:
     if (request.content_length or 0) > _WIRE_BYTES:
         raise Refused(400, TOO_LARGE)
     body = bytearray()
-    async for piece in request.content.iter_any():
-        body += piece
-        if len(body) > _WIRE_BYTES:
-            raise Refused(400, TOO_LARGE)
+    try:
+        async for piece in request.content.iter_any():
+            body += piece
+            if len(body) > _WIRE_BYTES:
+                raise Refused(400, TOO_LARGE)
+    except ConnectionError as fault:
+        raise Refused(RESET, "the connection broke off within the request") from fault
     return bytes(body)
 
 
@@ -172,7 +179,8 @@ def _attempt(retry_count: str) -> int:
 
 
 def _shown(headers: Mapping[str, str]) -> dict[str, str]:
-    return {str(name): _masked(name, value) for name, value in headers.items()}
+    some = islice(headers.items(), _HEADERS)
+    return {str(name)[:_CHARACTERS]: _masked(name, value)[:_CHARACTERS] for name, value in some}
 
 
 def _masked(name: str, value: str) -> str:

@@ -56,6 +56,21 @@ def test_an_improper_one_is_answered_with_400_and_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
+    "content_type",
+    ["application/x-www-form-urlencoded", "text/plain; charset=nonsense", "multipart/form-data; boundary=x"],
+)
+@pytest.mark.parametrize("sent", [b"", b"\xff\xfe=\x80", b"--x\r\nbroken", b"grant_type&&=;="])
+def test_what_is_no_form_at_all_is_answered_with_400_too(sent: bytes, content_type: str) -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        async with session.post("/token", data=sent, headers={"Content-Type": content_type}) as answer:
+            assert answer.status == 400
+        async with session.put("/_dev/chaos", data=b"\xff" + sent, headers={"Content-Type": content_type}) as answer:
+            assert answer.status == 400
+
+    with_endpoint(case)
+
+
+@pytest.mark.parametrize(
     ("asked", "complaint"),
     [
         (form(), ""),

@@ -204,7 +204,27 @@ def test_other_paths_lead_nowhere(path: str) -> None:
     with_endpoint(case)
 
 
-def test_a_post_that_breaks_off_keeps_nothing_and_harms_nobody() -> None:
+def test_what_is_kept_of_a_message_is_bounded() -> None:
+    """Each event has its request with it, and there are as many as the ring is long."""
+
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        headers = {f"X-{number}": "x" * 7_000 for number in range(60)}
+        secrets = {f"{number}-token": 1 for number in range(2_000)}
+        whole = json.dumps({"batch": [track(properties=secrets), track("m" * 30_000)], "sentAt": "s" * 400_000})
+        for _ in range(2):
+            async with session.post("/v1/batch", data=whole, headers={**KEY, **headers}) as answer:
+                assert answer.status == 200
+        for event in endpoint.events:
+            assert len(event.verdicts) <= 51
+            assert sum(len(name) + len(value) for name, value in event.batch.headers.items()) < 20_000
+            assert len(event.batch.sent_at or "") < 1_000
+        rules = [event.verdicts[0].rule for event in endpoint.events]
+        assert rules == ["key-secret", "message-id-long", "duplicate-id", "message-id-long"]
+
+    with_endpoint(case)
+
+
+def test_a_post_that_breaks_off_keeps_nothing_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.url.rpartition(":")[2]))
         writer.write(b"POST /v1/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
@@ -213,5 +233,7 @@ def test_a_post_that_breaks_off_keeps_nothing_and_harms_nobody() -> None:
         await writer.wait_closed()
         assert await send(session, track()) == 200
         assert endpoint.messages == [track()]
+        assert endpoint.summary()["refused"] == {"reset": 1}
+        assert caplog.text == ""
 
     with_endpoint(case)
