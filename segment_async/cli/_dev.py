@@ -13,14 +13,20 @@ from segment_async.devserver import Answered, Options, parts, run
 _STYLES = {"time": "dim", "size": "dim", "reason": "red", "dropped": "red", "spec": "yellow", "style": "cyan"}
 
 
-@click.command
+@click.command(short_help="Run a Segment on localhost, live in the browser.")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; beyond loopback, with a token."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address to listen on; beyond loopback, with a token.",
 )
-@click.option("--port", default=8765, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option("--port", default=8765, show_default=True, metavar="N", help="Port to listen on; 0 takes a free one.")
 @click.option("--rate", type=int, metavar="N", help="Answer 429 beyond N requests a second.")
 @click.option("--chaos", default="", metavar="SPEC", help='Misbehave: "429:10%,500:5%,slow:2s,reset:1%".')
-@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Append every event to this file.")
+@click.option(
+    "--save", type=click.Path(path_type=Path), metavar="FILE", help="Append every event to this file, one a line."
+)
 @click.option("--keep", default=5_000, show_default=True, metavar="N", help="Hold the last N events.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="Pages of this origin may post, too.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)

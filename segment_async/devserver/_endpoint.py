@@ -78,7 +78,7 @@ async def serve(
         raise ValueError(f"{host} can be reached from other machines, so a token is needed")
     arrivals = Arrivals(keep)
     faults = Faults(rate, Chaos.parse(chaos), chance or random.Random())  # noqa: S311 - for chance, not for secrets
-    stream = Stream(arrivals, faults, {"keep": keep, "rate": rate})
+    stream = Stream(arrivals, faults, {"keep": keep, "token": token is not None})
     app = web.Application(middlewares=[web.middleware(Guard(allow_origins, token))])
     app.add_routes(Tracking(arrivals, faults, report, token).routes() + Inspection(arrivals, faults).routes())
     app.add_routes([web.post("/token", oauth.token), *stream.routes(), page.route()])

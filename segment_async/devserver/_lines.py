@@ -4,15 +4,16 @@ import time
 from collections import Counter
 from typing import Final
 
-from segment_async.verdicts import SEVERITIES
+from segment_async.verdicts import SEVERITIES, Severity
 
 from ._tracking import Answered
 
+_RULES: Final = 3
 _WORDS: Final = {"dropped": "would be dropped", "spec": "against the spec", "style": "worth a thought"}
 
 
 def line(answered: Answered) -> str:
-    """For people: the local time, the request, the answer, and how many messages earned which verdict."""
+    """For people: the local time, the request, the answer, how many messages earned which verdict, by which rules."""
     return "  ".join(text for _, text in parts(answered))
 
 
@@ -35,5 +36,17 @@ def parts(answered: Answered) -> list[tuple[str, str]]:
 
 
 def _earned(answered: Answered) -> list[tuple[str, str]]:
-    counts = Counter(severity for event in answered.events for severity in {v.severity for v in event.verdicts})
-    return [(severity, f"{counts[severity]:,} {_WORDS[severity]}") for severity in SEVERITIES if counts[severity]]
+    verdicts = [{(verdict.severity, verdict.rule) for verdict in event.verdicts} for event in answered.events]
+    counts = Counter(severity for found in verdicts for severity in {severity for severity, _ in found})
+    rules = Counter(pair for found in verdicts for pair in found)
+    return [
+        (severity, f"{counts[severity]:,} {_WORDS[severity]}: {_names(rules, severity)}")
+        for severity in SEVERITIES
+        if counts[severity]
+    ]
+
+
+def _names(rules: Counter[tuple[Severity, str]], severity: Severity) -> str:
+    """The rules of this severity, the most frequent first."""
+    names = [rule for (its, rule), _ in rules.most_common() if its == severity]
+    return ", ".join(names[:_RULES] + (["…"] if len(names) > _RULES else []))

@@ -371,6 +371,20 @@ def test_a_page_outlives_the_endpoint() -> None:
     asyncio.run(main())
 
 
+def test_with_a_token_the_page_opens_by_its_link_and_says_what_the_write_key_is() -> None:
+    async def main() -> None:
+        async with serve("0.0.0.0", token="sesame") as endpoint, opened(f"{endpoint.url}/?token=sesame") as page:
+            await sees(page, ".empty p", re.compile("The write key is the token"))
+            await sees(page, ".start .code", re.compile(r'Client\("TOKEN", host=".*", allow_http=True\)'))
+            assert page.url == f"{endpoint.url}/"
+            async with Client("sesame", host=endpoint.url) as client:
+                await client.track("user-1", "Order Completed")
+                await sees(page, ".row .name", "Order Completed")
+            assert "sesame" not in await page.content()
+
+    asyncio.run(main())
+
+
 def test_a_phone_shows_the_list_and_then_the_event_on_the_whole_screen() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1), track(2, event="order_lost", properties={"total": 30.5}))
