@@ -259,6 +259,10 @@ def test_the_switches_make_the_endpoint_misbehave_and_refused_requests_are_seen(
         assert await send(session, track(1)) == 200
         await page.keyboard.press("Escape")
         await sees(page, ".figure:has-text('requests refused') b", "1")
+        await page.locator(".row", has_text="chaos, as asked for").click()
+        await sees(page, ".request td", "500 – chaos, as asked for")
+        await page.locator(".row", has_text="Order Completed").click()
+        await sees(page, "#detail [aria-selected=true]", "Python")
 
     in_browser(case)
 
@@ -385,11 +389,28 @@ def test_with_a_token_the_page_opens_by_its_link_and_says_what_the_write_key_is(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("width", [1100, 1000, 800, 700, 360])
+def test_nothing_is_wider_than_the_window(width: int) -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1, event="Order " * 80 + "Completed", properties={"revenue": "30.50", "x" * 900: 1}))
+        await page.locator(".row").click()
+        for tab in ("Python", "JSON", "Request"):
+            await page.get_by_role("tab", name=tab).click()
+            assert await page.evaluate("document.body.scrollWidth") == width
+        for part in (".board", ".filters", "main", "#detail", ".row", ".row .marks"):
+            if await page.locator(part).is_visible():
+                box = await page.locator(part).bounding_box()
+                assert 0 <= box["x"]
+                assert box["x"] + box["width"] <= width
+
+    in_browser(case, viewport={"width": width, "height": 700})
+
+
 def test_a_phone_shows_the_list_and_then_the_event_on_the_whole_screen() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1), track(2, event="order_lost", properties={"total": 30.5}))
         await count(page, 2)
-        assert await page.evaluate("document.documentElement.scrollWidth") == 390
+        assert await page.evaluate("document.body.scrollWidth") == 390
         row, name, mark = [
             await page.locator(".row", has_text="order_lost").locator(part).bounding_box()
             for part in (":scope", ".name", ".mark")
