@@ -80,6 +80,9 @@ class Recording:
         self._bodies: list[bytes] = []
         self._waiting: set[Callable[[], None]] = set()
 
+    def __repr__(self) -> str:
+        return f"<Recording of {len(self._bodies)} message{'' if len(self._bodies) == 1 else 's'}>"
+
     def _record(self, message: Fields) -> Fields:
         self._bodies.append(messages.body_of(message))
         for wake in tuple(self._waiting):

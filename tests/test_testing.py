@@ -54,6 +54,13 @@ def test_its_answers_can_be_scripted() -> None:
 # --- a recording
 
 
+def test_a_failure_names_it_by_its_count_and_not_by_its_contents() -> None:
+    with recording() as segment:
+        assert repr(segment) == "<Recording of 0 messages>"
+        segment.client.enqueue_nowait(messages.track("user-1", "Order Completed"))
+        assert repr(segment) == "<Recording of 1 message>"
+
+
 def test_a_message_is_there_as_soon_as_its_call_returned() -> None:
     async def main(segment: Recording) -> None:
         await segment.client.track("user-1", "Signed Up", {"plan": "pro"})
