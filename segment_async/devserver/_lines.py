@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from typing import Final
 
-from segment_async.verdicts import SEVERITIES, Severity
+from segment_async.verdicts import SEVERITIES
 
 from ._tracking import Answered
 
@@ -46,7 +46,7 @@ def _earned(answered: Answered) -> list[tuple[str, str]]:
     ]
 
 
-def _names(rules: Counter[tuple[Severity, str]], severity: Severity) -> str:
+def _names(rules: Counter[tuple[str, str]], severity: str) -> str:
     """The rules of this severity, the most frequent first."""
     names = [rule for (its, rule), _ in rules.most_common() if its == severity]
     return ", ".join(names[:_RULES] + (["…"] if len(names) > _RULES else []))
