@@ -38,7 +38,7 @@ def parts(answered: Answered) -> list[tuple[str, str]]:
 def _earned(answered: Answered) -> list[tuple[str, str]]:
     verdicts = [{(verdict.severity, verdict.rule) for verdict in event.verdicts} for event in answered.events]
     counts = Counter(severity for found in verdicts for severity in {severity for severity, _ in found})
-    rules = Counter(pair for found in verdicts for pair in found)
+    rules: Counter[tuple[str, str]] = Counter(pair for found in verdicts for pair in found)
     return [
         (severity, f"{counts[severity]:,} {_WORDS[severity]}: {_names(rules, severity)}")
         for severity in SEVERITIES
