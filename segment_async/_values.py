@@ -100,7 +100,8 @@ def datetime_text(value: datetime) -> str:
     if value.tzinfo is None or value.utcoffset() is None:
         _warn_of_naive()
         value = value.replace(tzinfo=UTC)
-    return value.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    # datetime's own text: a subclass may write others.
+    return datetime.isoformat(value.astimezone(UTC), timespec="milliseconds")[:-6] + "Z"
 
 
 def _warn_of_naive() -> None:
@@ -154,7 +155,7 @@ def _datetime(value: datetime) -> str | None:
 
 def _decimal(value: Decimal) -> orjson.Fragment | None:
     # Decimal's own text: a subclass may write "$3", which would spoil the whole batch.
-    return orjson.Fragment(Decimal.__str__(value)) if value.is_finite() else None
+    return orjson.Fragment(Decimal.__str__(value)) if Decimal.is_finite(value) else None
 
 
 def _isoformat(value: date | time) -> str:
@@ -242,6 +243,8 @@ _LOOKS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("__struct_encode_fields__", _struct),
     ("__dataclass_fields__", _dataclass),
     ("__fields_set__", _old_model),
+    # pydantic's addresses, which its models keep as objects.
+    ("unicode_string", str),
     ("tolist", _numpy),
 )
 

@@ -74,6 +74,16 @@ class Money(Decimal):
         return f"${super().__str__()}"
 
 
+class EverFinite(Decimal):
+    def is_finite(self) -> bool:
+        return True
+
+
+class Spoken(datetime):
+    def isoformat(self, *_: Any, **__: Any) -> str:
+        return "half past three"
+
+
 class Number(float):
     pass
 
@@ -104,6 +114,10 @@ class Model(pydantic.BaseModel):
     a: int = 1
     when: datetime = datetime(2025, 1, 2, tzinfo=UTC)
     password: pydantic.SecretStr = pydantic.SecretStr(SECRET)
+
+
+class Linked(pydantic.BaseModel):
+    site: pydantic.HttpUrl = pydantic.HttpUrl("https://example.com/a?b=c")
 
 
 class RootModel(pydantic.RootModel[list[int]]):
@@ -160,6 +174,7 @@ ROWS: dict[str, tuple[Callable[[], Any], str]] = {
     "datetime with fold": (made_of(datetime(2025, 1, 2, tzinfo=UTC, fold=1)), '"2025-01-02T00:00:00.000Z"'),
     "naive datetime": (made_of(datetime(2025, 1, 2, 3, 4, 5)), '"2025-01-02T03:04:05.000Z"'),
     "first datetime": (made_of(datetime.min), '"0001-01-01T00:00:00.000Z"'),
+    "datetime with text of its own": (made_of(Spoken(2025, 1, 2, tzinfo=UTC)), '"2025-01-02T00:00:00.000Z"'),
     "NaT": (made_of(NotATime(2025, 1, 2)), "null"),
     "date": (made_of(date(2025, 1, 2)), '"2025-01-02"'),
     "time": (made_of(time(1, 2, 3, 4)), '"01:02:03.000004"'),
@@ -187,6 +202,7 @@ ROWS: dict[str, tuple[Callable[[], Any], str]] = {
     **{f"{name} NaN": (made_of(kind("nan")), "null") for name, kind in (("float", float), ("Decimal", Decimal))},
     **{f"{name} ∞": (made_of(kind("-inf")), "null") for name, kind in (("float", float), ("Decimal", Decimal))},
     "Decimal sNaN": (made_of(Decimal("sNaN")), "null"),
+    "Decimal NaN that denies it": (made_of(EverFinite("nan")), "null"),
     "float subclass NaN": (made_of(Number("nan")), "null"),
     "set": (lambda: {1}, "[1]"),
     "frozenset": (made_of(frozenset({1})), "[1]"),
@@ -205,6 +221,12 @@ ROWS: dict[str, tuple[Callable[[], Any], str]] = {
     "pydantic model": (
         made_of(Model()),
         '{"a":1,"when":"2025-01-02T00:00:00.000Z","password":"**********"}',
+    ),
+    "pydantic model with an address": (made_of(Linked()), '{"site":"https://example.com/a?b=c"}'),
+    "pydantic address": (made_of(pydantic.AnyUrl("http://example.com/")), '"http://example.com/"'),
+    "pydantic address of many hosts": (
+        made_of(pydantic.PostgresDsn("postgresql://a.example,b.example/shop")),
+        '"postgresql://a.example,b.example/shop"',
     ),
     "pydantic root model": (made_of(RootModel([1])), "[1]"),
     "pydantic dataclass": (made_of(PydanticDataclass()), '{"a":1}'),
