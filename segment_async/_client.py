@@ -36,7 +36,7 @@ from ._sender import Sender
 from ._spool import Spool
 from ._spooling import Spooling
 from ._transport import HTTPTransport, Transport, batch_url, origin
-from ._values import copied, encode, is_plain, plain
+from ._values import encode, plain
 from ._version import __version__
 from .messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
 
@@ -77,8 +77,9 @@ class Client:
         timeout: seconds for one request.
         retry: how long and how often to try.
         close_timeout: seconds that `aclose` may flush.
-        before_send: gets each message as a dict of its own before it is queued, and gives it back, changed or not;
-            `None` drops it, and so does an exception.
+        before_send: gets each message before it is queued, as a dict of its own with the values as they travel (dates
+            are text, models are dicts), and gives it back, changed or not; `None` drops it, and so does an exception,
+            or a message that Segment would drop.
         on_error: called on the client's loop with a `DeliveryError` and the messages that failed or were dropped;
             sync or async.
         oauth: credentials for tokens in place of the write key in the header; needs the extra ``oauth``.
@@ -488,44 +489,45 @@ class Client:
         message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
         if "messageId" not in message:
             message["messageId"] = new_message_id()
-        if "userId" not in message and ("anonymousId" not in message or message["type"] == "alias"):
+        if "userId" not in message and _lacks_identity(message):
             if block is None or not block.drops_without_identity:
                 raise MessageError("userId", _NO_IDENTITY[message["type"] == "alias"])
             return self._dropped(message["messageId"], "no_identity", body_of(message))
-        if self._before_send is not None:
-            asked = self._ask(self._before_send, message)
+        if self._before_send is None:
+            body = encode(message)
+        else:
+            # In JSON's own types: nothing of the caller's is in the hook's hands, and nothing that comes only once.
+            given = plain(message)
+            given["context"]["library"] = _LIBRARY_FIELDS.copy()
+            # The call is judged before the hook: a wrong one is the caller's to mend.
+            body = body_of(given)
+            asked = self._ask(self._before_send, given)
             if asked is None:
-                return self._dropped(message["messageId"], "before_send", body_of(message))
-            message = asked
-        body = encode(message)
+                return self._dropped(given["messageId"], "before_send", body)
+            message, body = asked
         if len(body) > self._most_bytes:
-            raise too_large(message, len(body), self._most_bytes)
+            raise too_large(body, self._most_bytes)
         if not self._send:
             return self._dropped(message["messageId"], "disabled", body)
         # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
         return Delivery(message["messageId"], b"%b" % body, self._life.queue.unread)
 
-    def _ask(self, before_send: BeforeSend, message: Fields) -> Fields | None:
-        """What the application's hook makes of a copy of the message; `None`: drop it."""
-        if not is_plain(message):
-            message = plain(message)
-        # The call is judged before the hook: a wrong one is the caller's to mend.
-        body_of(message)
+    def _ask(self, before_send: BeforeSend, message: Fields) -> tuple[Fields, bytes] | None:
+        """What the application's hook makes of the message, and its JSON; `None`: drop it."""
         try:
-            shown = copied(message)
-            shown["context"]["library"] = _LIBRARY_FIELDS.copy()
-            changed = before_send(shown)
+            changed = before_send(message)
             if changed is None:
                 return None
             message = {"messageId": message["messageId"], **checked(changed)}
             message["context"] = {**message.get("context", {}), "library": _LIBRARY}
-            body_of(message)
+            if _lacks_identity(message):
+                raise MessageError("userId", _NO_IDENTITY[message["type"] == "alias"])
+            return message, body_of(message)
         except Exception as fault:
             self._life.reports.warn_once(
                 "before_send", "before_send failed; messages are dropped for it. Said once.\n%s", stack_of(fault)
             )
             return None
-        return message
 
     def _dropped(self, message_id: str, reason: str, body: bytes) -> Delivery:
         """Accepted, counted, and settled at once."""
@@ -544,6 +546,10 @@ _NO_IDENTITY: Final = (
     "a message needs a user_id or an anonymous_id, from the call or from bound()",
     "an alias needs the user_id that the previous one becomes",
 )
+
+
+def _lacks_identity(message: Fields) -> bool:
+    return "userId" not in message and ("anonymousId" not in message or message["type"] == "alias")
 
 
 def _checked_key(write_key: str) -> str:

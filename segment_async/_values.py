@@ -378,12 +378,3 @@ def _key_as_text(key: Any) -> str:
     if _rule_by_looks(key) is _mask:
         return _MASK
     return _text(str(key))
-
-
-def copied(value: Any) -> Any:
-    """Fresh dicts and lists all the way down, the values in them as they are."""
-    if isinstance(value, Mapping):
-        return {key: copied(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [copied(item) for item in value]
-    return value

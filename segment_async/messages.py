@@ -7,7 +7,9 @@ JSON's own are left for the encoder, but for what can be read only once (generat
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from functools import wraps
 from os import urandom
 from typing import Any, Final, Literal, ParamSpec, Required, TypedDict, TypeVar, cast
@@ -99,18 +101,21 @@ def body_of(message: Mapping[str, Any]) -> bytes:
     """
     body = encode(message)
     if len(body) > MAX_MESSAGE_BYTES:
-        raise too_large(message, len(body), MAX_MESSAGE_BYTES)
+        raise too_large(body, MAX_MESSAGE_BYTES)
     return body
 
 
-def too_large(message: Mapping[str, Any], size: int, limit: int) -> MessageTooLarge:
-    return MessageTooLarge(size, limit, _largest_fields(message))
+def too_large(body: bytes, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(len(body), limit, _largest_fields(body))
 
 
-def _largest_fields(message: Mapping[str, Any]) -> dict[str, int]:
-    """The three fields with the most bytes, by path, the largest first."""
+def _largest_fields(body: bytes) -> dict[str, int]:
+    """The three fields with the most bytes, by path, the largest first.
+
+    Read from the JSON: of the message itself, what comes only once may be used up.
+    """
     sizes: dict[str, int] = {}
-    for name, value in plain(message).items():
+    for name, value in json.loads(body, parse_float=Decimal).items():
         inner = value.items() if isinstance(value, dict) else ()
         sizes |= {f"{name}.{key}": len(encode({key: item})) for key, item in inner}
         if not inner:

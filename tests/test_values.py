@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Secret
 
 from segment_async import Client, MessageError, Response, Status
-from segment_async._values import copied, datetime_text, encode, is_plain, plain
+from segment_async._values import datetime_text, encode, is_plain, plain
 from tests.support.virtual_clock import run
 
 SECRET = "THE-SECRET"
@@ -562,9 +562,9 @@ def test_a_naive_datetime_is_warned_of_once_in_a_process() -> None:
     assert "2025" not in done.stderr
 
 
-def test_copies_share_no_container() -> None:
+def test_what_is_plain_shares_no_container() -> None:
     given = {"a": [{"b": 1}], "c": MappingProxyType({"d": (1,)})}
-    copy = copied(given)
+    copy = plain(given)
     assert copy == {"a": [{"b": 1}], "c": {"d": [1]}}
     copy["a"][0]["b"] = 2
     assert given["a"] == [{"b": 1}]
