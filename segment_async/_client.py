@@ -14,6 +14,7 @@ import random
 import ssl as ssl_module
 import time
 from collections.abc import Callable, Mapping
+from inspect import iscoroutinefunction
 from os import PathLike
 from signal import SIGTERM, Signals
 from types import TracebackType
@@ -90,7 +91,7 @@ class Client:
         proxy: an HTTP proxy's address for aiohttp; `None`: none, not even the environment's.
         ssl_context: for aiohttp; `None`: the system's authorities.
         allow_http: let `host` be plain ``http://`` beyond loopback.
-        send: `False`: check and count, send nothing.
+        send: `False`: check and count, send nothing, and leave the spool alone.
 
     Raises:
         ValueError: an option is out of range, contradicts another, or would put the key at risk.
@@ -130,6 +131,7 @@ class Client:
         _check_seconds(flush_interval=flush_interval, overflow_timeout=overflow_timeout, close_timeout=close_timeout)
         _check_seconds(timeout=timeout)
         _check_together(flush_at, timeout, transport, host)
+        _check_hooks(before_send, on_error)
         if transport is not None and oauth is None and (proxy is not None or ssl_context is not None):
             raise ValueError("proxy and ssl_context are aiohttp's: a transport of your own sees to its own")
         own_timeout = timeout if transport is not None else None
@@ -150,7 +152,8 @@ class Client:
                 chance=random.random,
             )
 
-        keeper = _spool(spool)
+        # Nothing is to be sent, not even what an earlier process left on disk.
+        keeper = _spool(spool) if send else None
 
         def wire(life: Life) -> Parts:
             queue = Queue(max_queue_size, max_queue_bytes, overflow, overflow_timeout, life)
@@ -590,6 +593,14 @@ def _check_together(flush_at: int, timeout: float, transport: object, host: obje
         raise ValueError("a transport knows its own address: give either it or a host")
 
 
+def _check_hooks(before_send: object, on_error: object) -> None:
+    for name, hook in (("before_send", before_send), ("on_error", on_error)):
+        if hook is not None and not callable(hook):
+            raise ValueError(f"{name} must be a function")
+    if iscoroutinefunction(before_send) or iscoroutinefunction(type(before_send).__call__):
+        raise ValueError("before_send must be a plain function, not a coroutine function: it runs within the call")
+
+
 def _spool(spool: str | PathLike[str] | Spool | None) -> Spool | None:
     if spool is None or not isinstance(spool, (str, PathLike)):
         return spool
@@ -606,5 +617,7 @@ def _http_transport(
     ssl_context: ssl_module.SSLContext | None,
     allow_http: bool,
 ) -> HTTPTransport:
-    url = batch_url(host or os.environ.get("SEGMENT_HOST") or _HOSTS[region], allow_http=allow_http)
+    if host is None:
+        host = os.environ.get("SEGMENT_HOST") or _HOSTS[region]
+    url = batch_url(host, allow_http=allow_http)
     return HTTPTransport(url, timeout=timeout, proxy=proxy, ssl_context=ssl_context)

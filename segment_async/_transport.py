@@ -8,7 +8,6 @@ aiohttp is brought in when the first transport is made, not when the package is 
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 import zlib
 from collections.abc import Mapping
@@ -21,8 +20,6 @@ from ._exceptions import TransportError
 
 if TYPE_CHECKING:
     import aiohttp
-
-_log = logging.getLogger("segment_async")
 
 MAX_ANSWER_BYTES: Final = 65_536
 # Segment's addresses change: a resolved name is good for two minutes, and only while it connects.
@@ -73,7 +70,7 @@ def origin(host: str, *, allow_http: bool = False) -> str:
     Raises:
         ValueError: it is no origin that a write key may be sent to; does not repeat it.
     """
-    if any(character <= " " or character == "\x7f" for character in host):
+    if not _is_printable(host):
         raise ValueError("host must not hold white space or control characters")
     parts = _split(host)
     if parts is None or parts.scheme not in ("https", "http") or not parts.hostname:
@@ -87,6 +84,16 @@ def origin(host: str, *, allow_http: bool = False) -> str:
     if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
         raise ValueError("plain http:// would show the write key to the network; use https://, or say allow_http=True")
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def _is_printable(text: str) -> bool:
+    return text.isprintable() and " " not in text
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is an HTTP address that aiohttp could make something of."""
+    parts = _split(text) if _is_printable(text) else None
+    return parts is not None and parts.scheme in ("https", "http") and bool(parts.hostname) and _has_valid_port(parts)
 
 
 def _split(host: str) -> SplitResult | None:
@@ -163,10 +170,11 @@ class HTTPTransport:
         proxy: address of an HTTP proxy, credentials included where it wants some; `None`: none, not even the
             environment's.
         ssl_context: for a private certificate authority or a client certificate; `None`: the system's authorities.
-            There is no way to switch verification off here.
+            There is no way to switch verification off.
 
     Raises:
-        ValueError: `url` is none.
+        ValueError: `url` or `proxy` is none, or holds what it must not, `timeout` is not more than 0, or `ssl_context`
+            does not verify certificates and the names in them.
     """
 
     def __init__(
@@ -183,13 +191,17 @@ class HTTPTransport:
 
         from . import _resolver  # noqa: F401
 
-        if ssl_context is not None and (ssl_context.verify_mode is ssl.CERT_NONE):
-            _log.warning("The ssl_context given does not verify certificates: anybody on the way can read the key.")
-        parts = _split(url)
-        if parts is None or not parts.hostname:
-            raise ValueError('url must be an address such as "https://api.segment.io/v1/batch"')
+        parts = urlsplit(url) if _is_address(url) else None
+        if parts is None or parts.username is not None:
+            raise ValueError('url must be an address such as "https://api.segment.io/v1/batch", without credentials')
+        if proxy is not None and not _is_address(proxy):
+            raise ValueError('proxy must be an address such as "http://proxy.example:3128"')
+        if not timeout > 0:
+            raise ValueError("timeout must be more than 0 seconds")
+        if ssl_context is not None and not _verifies(ssl_context):
+            raise ValueError("ssl_context must verify certificates and names: else anybody on the way reads the key")
         self._url = url
-        self._hostname = parts.hostname
+        self._hostname = parts.hostname or ""
         self._timeout = timeout
         self._proxy = proxy
         self._ssl = ssl_context
@@ -289,6 +301,10 @@ class HTTPTransport:
             await session.close()
         else:
             session.detach()
+
+
+def _verifies(context: ssl.SSLContext) -> bool:
+    return isinstance(context, ssl.SSLContext) and context.verify_mode is not ssl.CERT_NONE and context.check_hostname
 
 
 def _agent() -> str:

@@ -1,12 +1,14 @@
 """The client end to end, over real HTTP against the local endpoint, which judges as Segment judges."""
 
 import asyncio
+import functools
 import logging
 import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +167,15 @@ class TestWrongCalls:
         assert [message["properties"]["n"] for message in arrived] == [n for n in range(1_000) if n != 500]
 
 
+async def coroutine_function(message: dict[str, Any]) -> dict[str, Any]:
+    return message
+
+
+class AsyncHook:
+    async def __call__(self, message: dict[str, Any]) -> dict[str, Any]:
+        return message
+
+
 class TestOptions:
     @pytest.mark.parametrize(
         ("options", "named"),
@@ -186,6 +197,14 @@ class TestOptions:
             ({"host": "https://segment.example\n"}, "control"),
             ({"host": "ftp://segment.example"}, "host"),
             ({"host": "https://segment.example", "transport": object()}, "transport"),
+            ({"host": ""}, "host"),
+            ({"proxy": "proxy.example:3128"}, "proxy"),
+            ({"proxy": "socks5://user:word@proxy.example"}, "proxy"),
+            ({"before_send": "hook"}, "before_send must be a function"),
+            ({"before_send": coroutine_function}, "before_send must be a plain function"),
+            ({"before_send": functools.partial(coroutine_function)}, "before_send must be a plain function"),
+            ({"before_send": AsyncHook()}, "before_send must be a plain function"),
+            ({"on_error": "hook"}, "on_error must be a function"),
         ],
     )
     def test_that_cannot_be_are_named(self, options: Any, named: str) -> None:
@@ -212,6 +231,21 @@ class TestOptions:
 
     def test_repr_shows_counts_and_no_secret(self) -> None:
         assert repr(Client("SECRET")) == "<Client 0 accepted, 0 pending>"
+
+    def test_send_false_leaves_alone_what_is_on_disk(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with serve() as endpoint:
+                async with Client("KEY", host="http://127.0.0.1:9", spool=tmp_path / "a.db", close_timeout=0) as client:
+                    kept = await client.track("u", "E")
+                assert kept.outcome is not None
+                assert kept.outcome.status is Status.KEPT
+                async with Client("KEY", host=endpoint.url, spool=tmp_path / "a.db", send=False) as client:
+                    await client.track("u", "E")
+                    assert await client.flush() == 0
+                assert client.statistics().recovered == 0
+                assert not endpoint.messages
+
+        asyncio.run(main())
 
     def test_send_false_checks_and_counts(self) -> None:
         async def work(client: Client) -> None:

@@ -5,6 +5,7 @@ Against real servers on loopback. How a client goes on after a fault is not aske
 
 import asyncio
 import gc
+import math
 import ssl
 import threading
 import warnings
@@ -409,12 +410,17 @@ class TestTLS:
 
         asyncio.run(main())
 
-    def test_a_context_that_does_not_verify_is_warned_of(self, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.parametrize("mode", [ssl.CERT_NONE, ssl.CERT_REQUIRED])
+    def test_a_context_that_does_not_verify_is_refused(self, mode: ssl.VerifyMode) -> None:
         context = ssl.create_default_context()
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        HTTPTransport("https://api.segment.io/v1/batch", ssl_context=context)
-        assert "does not verify" in caplog.text
+        context.verify_mode = mode
+        with pytest.raises(ValueError, match="ssl_context must verify"):
+            HTTPTransport("https://api.segment.io/v1/batch", ssl_context=context)
+
+    def test_what_is_no_context_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="ssl_context must verify"):
+            HTTPTransport("https://api.segment.io/v1/batch", ssl_context=False)  # type: ignore[arg-type]
 
 
 class TestRequest:
@@ -617,6 +623,9 @@ class TestAddress:
             "https://api.segment.io ",
             "https://api.\tsegment.io",
             "https://api.segment.io\x7f",
+            "https://api.segment.io\x85",
+            "https://api.segment.io/\u2028",
+            "https://api.segment.io/\xa0",
             "http://api.segment.io",
             "http://localhost.example",
             "http://127.0.0.1.example",
@@ -641,11 +650,28 @@ class TestAddress:
 
 
 class TestShows:
-    @pytest.mark.parametrize("url", ["", "https://", f"https://[{PASSWORD}", f"https://user:{PASSWORD}\u2100@host/"])
-    def test_an_address_that_is_none_is_refused_and_not_repeated(self, url: str) -> None:
-        with pytest.raises(ValueError, match="url must be") as caught:
-            HTTPTransport(url)
-        assert not [link for link in (caught.value, *chain(caught.value)) if PASSWORD in str(link)]
+    @pytest.mark.parametrize(
+        "address",
+        [
+            *("", "https://", "api.segment.io", "ftp://api.segment.io", "https://host:99999", "https://host\x00/"),
+            *(f"https://[{PASSWORD}", f"https://user:{PASSWORD}\u2100@host/", f"https://{PASSWORD} @host/"),
+        ],
+    )
+    def test_an_address_that_is_none_is_refused_and_not_repeated(self, address: str) -> None:
+        for name, options in (("url", {"url": address}), ("proxy", {"url": "https://host", "proxy": address})):
+            with pytest.raises(ValueError, match=f"{name} must be") as caught:
+                HTTPTransport(**options)  # type: ignore[arg-type]
+            assert not [link for link in (caught.value, *chain(caught.value)) if PASSWORD in str(link)]
+
+    def test_credentials_have_no_place_in_its_address(self) -> None:
+        with pytest.raises(ValueError, match="without credentials") as caught:
+            HTTPTransport(f"https://user:{PASSWORD}@host/")
+        assert PASSWORD not in str(caught.value)
+
+    @pytest.mark.parametrize("timeout", [0, -1, math.nan])
+    def test_a_timeout_is_more_than_nothing(self, timeout: float) -> None:
+        with pytest.raises(ValueError, match="timeout must be"):
+            HTTPTransport("https://host", timeout=timeout)
 
     def test_a_transport_shows_its_host_alone(self) -> None:
         transport = HTTPTransport(f"https://api.segment.io/{KEY}", proxy=f"http://user:{PASSWORD}@proxy.example")
