@@ -7,6 +7,7 @@ the batch, a clock's reading and a random number come in, an action comes out.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -24,6 +25,9 @@ _FINAL_5XX: Final = frozenset({501, 505, 511})
 _CREDENTIALS: Final = frozenset({401, 403})
 # White space and a byte order mark, which some proxies put before their pages.
 _BEFORE_THE_TEXT: Final = b" \t\r\n\xef\xbb\xbf"
+# A page may begin with a comment, or as XML.
+_HTML: Final = re.compile(rb"<(!doctype|html)\b", re.IGNORECASE)
+_WITHIN: Final = 1_024
 # A 2xx that is not Segment's: so many more times it is tried.
 _ODD_ANSWERS: Final = 3
 # Failures in a row after which one batch is suspected of being the cause.
@@ -60,7 +64,7 @@ class RetryPolicy:
             raise ValueError("max_retries must be None, or a whole number from 0")
         for name in ("give_up_after", "backoff", "max_backoff", "max_retry_after"):
             seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and seconds >= 0):
+            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
                 raise ValueError(f"{name} must be a finite number of seconds from 0")
 
     def delay(self, failures: int, chance: float) -> float:
@@ -207,9 +211,9 @@ def _refused_for_its_content(status: int, situation: Situation) -> Settle | Spli
 def is_segments(answer: Answer) -> bool:
     """Whether a 2xx is a yes: a captive portal's HTML and `"success": false` are not."""
     text = answer.body.lstrip(_BEFORE_THE_TEXT)
-    if text[:9].lower().startswith((b"<!doctype", b"<html")):
+    if text.startswith(b"<") and _HTML.search(text, 0, _WITHIN):
         return False
-    if "text/html" in (header(answer, "content-type") or "").lower():
+    if text and "html" in (header(answer, "content-type") or "").lower():
         return False
     if not text.startswith(b"{"):
         return True
@@ -254,7 +258,8 @@ def retry_after(answer: Answer, wall: float) -> float | None:
 
 
 def _seconds(text: str | None, wall: float) -> float | None:
-    if text is None:
+    # Underscores and the digits of other scripts are numbers to Python alone.
+    if text is None or "_" in text or not text.isascii():
         return None
     try:
         seconds = float(text)

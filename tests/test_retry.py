@@ -188,7 +188,7 @@ class TestRetryAfter:
     @pytest.mark.parametrize(
         "text",
         [
-            *("0", "-5", "-0.0", "nan", "inf", "-inf", "soon", "", " ", "2, 5", "\0", ","),
+            *("0", "-5", "-0.0", "nan", "inf", "-inf", "soon", "", " ", "2, 5", "\0", ",", "1_0", "\u0665"),
             formatdate(WALL, usegmt=True),
             formatdate(WALL - 30, usegmt=True),
             "Wed, 21 Oct 2015 07:28:00 GMT",
@@ -276,6 +276,7 @@ class TestBackOff:
             *({name: -0.1} for name in ("give_up_after", "backoff", "max_backoff", "max_retry_after")),
             *({name: math.inf} for name in ("give_up_after", "backoff", "max_backoff", "max_retry_after")),
             {"backoff": math.nan},
+            *({"backoff": value} for value in (None, "1", True)),
         ],
     )
     def test_a_policy_out_of_range(self, options: dict[str, float]) -> None:
@@ -339,6 +340,9 @@ class TestOddAnswers:
             ({}, b'{"success": false}'),
             ({}, b" " * 100 + b'{"success":false,"message":"no"}'),
             ({}, b'\xef\xbb\xbf{"success":false}'),
+            ({}, b"<!-- a comment first --><html>"),
+            ({}, b'<?xml version="1.0"?>\n<!DOCTYPE html>'),
+            ({"Content-Type": "application/xhtml+xml"}, b"Please log in"),
         ],
     )
     def test_a_2xx_that_is_not_segments(self, headers: Mapping[str, str], body: bytes) -> None:
@@ -361,6 +365,13 @@ class TestOddAnswers:
     @pytest.mark.parametrize("status", [200, 202, 204, 299])
     def test_any_other_is_a_yes(self, status: int, body: bytes) -> None:
         assert meet(Response(status, {"Content-Type": "text/plain"}, body))[0] == DELIVERED
+
+    @pytest.mark.parametrize("body", [b"", b"\r\n"])
+    def test_nothing_at_all_is_no_page_whatever_it_calls_itself(self, body: bytes) -> None:
+        assert meet(Response(204, {"Content-Type": "text/html"}, body))[0] == DELIVERED
+
+    def test_other_markup_is_no_page(self) -> None:
+        assert meet(Response(200, {"Content-Type": "text/xml"}, b"<ok/>"))[0] == DELIVERED
 
     def test_a_yes_after_two_odd_ones(self) -> None:
         odd, history = Response(200, {}, b"<html>"), History(sends=1)
