@@ -19,7 +19,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ._exceptions import MessageError
-from ._values import datetime_text
+from ._values import as_it_travels, datetime_text
 
 MAX_MESSAGE_ID: Final = 99
 """Characters that a message id may have: Segment drops what has 100 or more."""
@@ -273,7 +273,8 @@ def _message_id(value: Any, name: str = "messageId") -> str:
     text = identifier(name, value)
     if len(text) > MAX_MESSAGE_ID:
         raise MessageError(name, f"has {len(text)} characters; Segment drops what has more than {MAX_MESSAGE_ID}")
-    return text
+    # The delivery and its outcome have it too, and must say what Segment is told.
+    return text if text.isascii() else as_it_travels(text)
 
 
 def _event(value: Any) -> str:

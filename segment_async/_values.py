@@ -260,7 +260,7 @@ def _walk(value: Any, path: str, holders: tuple[int, ...]) -> Any:
     if issubclass(kind, Enum):
         return _walk(value.value, path, holders)
     if issubclass(kind, str):
-        return _text(value)
+        return as_it_travels(value)
     if issubclass(kind, int):
         return _integer(value, path)
     if id(value) in holders:
@@ -328,7 +328,7 @@ def _refuse(path: str, value: Any, problem: str) -> NoReturn:
     raise MessageError(path or "message", f"{problem} (type {type(value).__qualname__})")
 
 
-def _text(value: str) -> str:
+def as_it_travels(value: str) -> str:
     """Exact `str`, lone surrogates replaced by U+FFFD."""
     text = str.__str__(value)
     try:
@@ -368,7 +368,7 @@ def _key_as_text(key: Any) -> str:
     if isinstance(key, Enum):
         key = key.value
     if isinstance(key, str):
-        return _text(key)
+        return as_it_travels(key)
     if isinstance(key, datetime):
         return datetime_text(key)
     if isinstance(key, (date, time)):
@@ -377,4 +377,4 @@ def _key_as_text(key: Any) -> str:
         return _bytes(key)
     if _rule_by_looks(key) is _mask:
         return _MASK
-    return _text(str(key))
+    return as_it_travels(str(key))

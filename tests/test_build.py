@@ -161,6 +161,10 @@ class TestIds:
             assert refusal(track, "u", "e", message_id=message_id).path == "messageId"
             assert refusal(checked, {"type": "identify", "messageId": message_id}).path == "messageId"
 
+    def test_message_ids_are_what_the_delivery_says(self) -> None:
+        assert track("u", "e", message_id="a\ud800")["messageId"] == "a\ufffd"
+        assert checked({"type": "identify", "messageId": "a\ud800"})["messageId"] == "a\ufffd"
+
     def test_message_ids_of_other_types(self) -> None:
         assert track("u", "e", message_id=5)["messageId"] == "5"
 
