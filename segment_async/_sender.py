@@ -501,8 +501,6 @@ class Sender:
         except Refused as refusal:
             self._reports.warn("oauth", "No token, so that messages fail as unauthorized: %s", refusal)
             return NoCredentials()
-        except TimeoutError:
-            return NoAnswer(maybe_sent=True)
         except Exception as error:
             self._reports.warn("transport", "The transport raised; the batch is sent again.\n%s", stack_of(error))
             return NoAnswer(maybe_sent=True)

@@ -246,6 +246,13 @@ class TestPossiblyDelivered:
         assert outcome.status is Status.DELIVERED
         assert outcome.possibly_delivered is possibly
 
+    @pytest.mark.parametrize("cause", [TimeoutError(), Slow(20), ZeroDivisionError()], ids=["own", "late", "bug"])
+    def test_what_a_transport_should_not_raise_is_logged(
+        self, cause: Exception | Slow, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one_message([cause])
+        assert caplog.text.count("The transport raised") == 1
+
     def test_both_halves_are_marked(self) -> None:
         async def main() -> list[Outcome]:
             transport = ScriptedTransport([lost(), Response(400)])
