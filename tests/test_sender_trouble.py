@@ -98,7 +98,7 @@ class TestRetryAfter:
         assert least <= self.gap_after(Response(status, {"X-RateLimit-Reset": "9"})) <= most + 0.001
 
     def test_on_a_portals_page_too(self) -> None:
-        portal = Response(200, {"Content-Type": "text/html", "Retry-After": "20"})
+        portal = Response(200, {"Content-Type": "text/html", "Retry-After": "20"}, b"Please log in")
         assert self.gap_after(portal) == pytest.approx(20, abs=0.001)
 
 
