@@ -87,7 +87,8 @@ class Life:
         loop = asyncio.get_running_loop()
         with self.queue.lock:
             owner = self.sender.loop
-            if owner is loop or self._closed:
+            # Once it is finishing, there is nothing to work for: whoever waits for the close would start all anew.
+            if owner is loop or self._finishing or self._closed:
                 return None
             if owner is not None and owner.is_running():
                 return self._next_look()

@@ -303,6 +303,26 @@ class TestClose:
 
         run(main())
 
+    @pytest.mark.parametrize("how", ["close", "flush", "delivery"])
+    def test_leaves_no_task_behind_whoever_waits_beside_it(self, how: str) -> None:
+        class SlowToClose(Net):
+            async def aclose(self) -> None:
+                await asyncio.sleep(0.1)
+
+        async def main() -> None:
+            client = Client("KEY", transport=SlowToClose(silence), close_timeout=1)
+            delivery = await client.track("u", "E")
+
+            async def wait() -> None:
+                await delivery
+
+            beside = {"close": client.aclose, "flush": client.flush, "delivery": wait}[how]
+            await asyncio.gather(client.aclose(), *(beside() for _ in range(3)))
+            await turns()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        run(main())
+
     @pytest.mark.parametrize("used", [False, True])
     def test_of_a_client_that_has_nothing(self, used: bool) -> None:
         async def main() -> None:
