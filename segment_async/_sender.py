@@ -511,8 +511,10 @@ class Sender:
             return _Secret(await self._auth.header())
         since = batch.history.first_failure
         since = self.now() if since is None else since
+        # Under a name for the reason that `Deadline` gives.
+        limit = asyncio.timeout(since + self._policy.give_up_after - self.now())
         try:
-            async with asyncio.timeout(since + self._policy.give_up_after - self.now()):
+            async with limit:
                 return _Secret(await self._auth.header())
         except TimeoutError:
             batch.history = replace(batch.history, first_failure=since)

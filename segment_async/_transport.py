@@ -123,6 +123,9 @@ def is_loopback(hostname: str) -> bool:
 class Deadline:
     """A time limit that counts only time in which the loop could have done something.
 
+    Keep it under a name where its block is not the task's own first frame: it holds the task. When both are garbage,
+    Python 3.11 crashes if the task goes while an inner frame of its is being closed.
+
     Raises `TimeoutError` from its block. When the limit is found overdue because the loop stood still (a blocking
     call, a machine asleep), what came in meanwhile gets its chance before the block is cancelled.
     """
@@ -226,8 +229,10 @@ class HTTPTransport:
         """
         progress = _Progress()
         failure: TransportError
+        # Under a name, as it says of itself.
+        deadline = Deadline(self._timeout)
         try:
-            async with Deadline(self._timeout):
+            async with deadline:
                 return await self._post(body, headers, progress)
         except TimeoutError:
             if progress.answer is not None:

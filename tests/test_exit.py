@@ -79,6 +79,12 @@ class TestWhatIsLeftIsNamed:
         assert unsent(said) == 1_000
         assert said.seconds < DRAIN_SECONDS + ROOM
 
+    def test_after_loops_that_were_closed_amid_a_request(self) -> None:
+        # What those leave is collected in any order, which used to take the interpreter with it.
+        said, _ = ended("in_loops_that_are_closed_amid_a_request", script=[silence()] * 100)
+        assert said.code == 0
+        assert unsent(said) == 20
+
     def test_together_for_all_clients(self) -> None:
         said, _ = ended("with_many_clients", up=False)
         assert unsent(said) == 5

@@ -1,6 +1,7 @@
 """Tracks a thousand messages, never closes its client, and ends in the way that its argument names."""
 
 import asyncio
+import gc
 import sys
 import threading
 
@@ -57,6 +58,16 @@ def from_a_thread() -> None:
 def in_a_loop_that_is_left_standing() -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(track_all())
+
+
+def in_loops_that_are_closed_amid_a_request() -> None:
+    hurried = Client("KEY", flush_interval=0)
+    for number in range(20):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(hurried.track("user-1", "Counted", {"n": number}))
+        loop.run_until_complete(asyncio.sleep(0.001))
+        loop.close()
+    gc.collect()
 
 
 def with_many_clients() -> None:
