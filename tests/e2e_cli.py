@@ -3,8 +3,9 @@
     python tests/e2e_cli.py --input '{"writeKey": ..., "apiHost": ..., "sequences": [...], "config": {...}}'
 
 Logs go to stderr, one JSON object with `success`, `sentBatches` and perhaps `error` to stdout; the exit status is 0 or
-1. Success means that every message was delivered by the time the client was closed. `--input -` reads from stdin, for
-what is too long for a command line. Only the package's public surface is used here.
+1, whatever the input. Success means that every message was delivered by the time the client was closed. What is `null`
+counts as absent. `--input -` reads from stdin, for what is too long for a command line. Only the package's public
+surface is used here.
 """
 
 import argparse
@@ -41,12 +42,12 @@ async def run(given: Mapping[str, Any]) -> Report:
 
 
 async def _send_all(given: Mapping[str, Any]) -> Report:
-    client = Client(given["writeKey"], host=given.get("apiHost"), **_options(given.get("config", {})))
+    client = Client(given["writeKey"], host=given.get("apiHost"), **_options(given.get("config") or {}))
     refused: list[str] = []
     async with client:
-        for sequence in given.get("sequences", []):
-            await asyncio.sleep(sequence.get("delayMs", 0) / 1000)
-            for event in sequence.get("events", []):
+        for sequence in given.get("sequences") or []:
+            await asyncio.sleep((sequence.get("delayMs") or 0) / 1000)
+            for event in sequence.get("events") or []:
                 try:
                     await _send(client, event)
                 except MessageError as error:
@@ -57,19 +58,23 @@ async def _send_all(given: Mapping[str, Any]) -> Report:
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    if "flushAt" in config:
+    given = {name: value for name, value in config.items() if value is not None}
+    if "flushAt" in given:
         # The client refuses what is beyond Segment's limit; the tests may ask for it to see what comes of it.
-        options["flush_at"] = min(config["flushAt"], 2_500)
-    if "flushInterval" in config:
-        options["flush_interval"] = config["flushInterval"] / 1000
-    if "timeout" in config:
-        options["timeout"] = config["timeout"]
-    if "maxRetries" in config:
-        options["retry"] = RetryPolicy(max_retries=config["maxRetries"])
+        options["flush_at"] = min(given["flushAt"], 2_500)
+    if "flushInterval" in given:
+        options["flush_interval"] = given["flushInterval"] / 1000
+    if "timeout" in given:
+        options["timeout"] = given["timeout"]
+    if "maxRetries" in given:
+        options["retry"] = RetryPolicy(max_retries=given["maxRetries"])
     return options
 
 
 async def _send(client: Client, event: Event) -> Delivery:
+    if not isinstance(event, Mapping) or event.get("type") not in _CALLS:
+        # The message's own error, so that those around it are sent.
+        raise MessageError("type", f"must be one of {', '.join(_CALLS)}")
     common = {ours: event[theirs] for theirs, ours in COMMON.items() if theirs in event}
     return await _CALLS[event["type"]](client, event.get, common)
 
@@ -101,10 +106,15 @@ def _report(statistics: Statistics, refused: list[str]) -> Report:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, help="the JSON, or - to read it from stdin")
+    parser.add_argument("--input", default="", help="the JSON, or - to read it from stdin")
     text = parser.parse_args().input
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
-    report = asyncio.run(run(json.loads(sys.stdin.read() if text == "-" else text)))
+    try:
+        given = json.loads(sys.stdin.read() if text == "-" else text)
+    except ValueError as error:
+        report: Report = {"success": False, "sentBatches": 0, "error": f"--input is no JSON: {error}"}
+    else:
+        report = asyncio.run(run(given))
     print(json.dumps(report))
     return 0 if report["success"] else 1
 

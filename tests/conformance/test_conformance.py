@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from tests import e2e_cli
+from tests.support.fault_server import FaultServer
 
 from .case import Case
 from .cases import CASES
@@ -84,8 +85,12 @@ def test_an_official_sdk_can_be_driven(name: str) -> None:
 EVENT = {"type": "track", "userId": "u", "event": "E", "messageId": "m-1"}
 
 
-def call(given: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, e2e_cli.__file__, "--input", json.dumps(given)]
+def call(given: Any) -> subprocess.CompletedProcess[str]:
+    return called("--input", json.dumps(given))
+
+
+def called(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, e2e_cli.__file__, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
@@ -116,3 +121,31 @@ def test_the_command_line_reports_what_it_was_given_wrong() -> None:
     done = call({"writeKey": "k", "apiHost": "not a host", "sequences": []})
     assert (done.returncode, json.loads(done.stdout)["success"]) == (1, False)
     assert "not a host" not in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("--input", ""), ("--input", "{"), ("--input", "[]"), ("--input", "null")])
+def test_the_command_line_prints_its_object_even_where_it_was_given_none(arguments: tuple[str, ...]) -> None:
+    done = called(*arguments)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["success"], report["sentBatches"]) == (1, False, 0)
+    assert report["error"]
+
+
+def test_the_command_line_takes_null_for_absent() -> None:
+    nothing = {"writeKey": "k", "apiHost": "http://127.0.0.1:1", "sequences": None, "config": None}
+    settings = dict.fromkeys(("flushAt", "flushInterval", "maxRetries", "timeout"))
+    for given in (nothing, {**nothing, "sequences": [{"delayMs": None, "events": None}], "config": settings}):
+        done = call(given)
+        assert (done.returncode, json.loads(done.stdout)) == (0, {"success": True, "sentBatches": 0})
+
+
+def test_a_message_of_no_kind_is_refused_and_the_others_are_sent() -> None:
+    async def main() -> tuple[Mapping[str, Any], int]:
+        async with FaultServer() as server:
+            events = [{"type": "nope"}, 5, {}, EVENT]
+            given = {"writeKey": "k", "apiHost": server.url, "sequences": [{"events": events}]}
+            return await e2e_cli.run(given), len(server.taken)
+
+    report, taken = asyncio.run(main())
+    assert (report["success"], report["sentBatches"], taken) == (False, 1, 1)
+    assert report["error"].count("type: must be one of") == 3
