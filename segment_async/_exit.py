@@ -21,6 +21,7 @@ _DRAIN_SECONDS: Final = 2.0
 class Living(Protocol):
     def start_afresh(self) -> None: ...
     def has_pending(self) -> bool: ...
+    def let_go(self) -> None: ...
     async def drain_at_exit(self, seconds: float) -> int: ...
 
 
@@ -49,7 +50,13 @@ def forget(life: Living) -> None:
 
 
 def _drain() -> None:
-    lives, unclosed = [life for life in list(_unsent) if life.has_pending()], len(_unsent)
+    lives: list[Living] = []
+    unclosed = len(_unsent)
+    for life in list(_unsent):
+        if life.has_pending():
+            lives.append(life)
+        else:
+            life.let_go()
     _unsent.clear()
     left = 0
     if lives:

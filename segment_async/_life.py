@@ -243,6 +243,15 @@ class Life:
 
     # -- exit
 
+    def let_go(self) -> None:
+        """At the interpreter's end, with nothing to send: what is left on a loop that is over is nobody's fault."""
+        loop = self.sender.loop
+        if loop is None or loop.is_running():
+            return
+        self.sender.detach()
+        if isinstance(self._transport, HTTPTransport):
+            self._transport.abandon()
+
     async def drain_at_exit(self, seconds: float) -> int:
         """The last chance: send what is left on the running loop, whoever owned the client before. Gives what
         remained; that is dropped.

@@ -38,7 +38,11 @@ def unsent(said: Ended) -> int:
 
 class TestAllArrives:
     @pytest.mark.parametrize(
-        "how", ["after_run", "without_a_loop", "from_a_thread", "in_a_loop_that_is_left_standing", "after_a_close"]
+        "how",
+        [
+            *("after_run", "without_a_loop", "from_a_thread", "in_a_loop_that_is_left_standing", "after_a_close"),
+            *("with_all_flushed_on_a_loop_that_is_left_standing", "with_all_flushed_on_a_loop_that_is_closed"),
+        ],
     )
     def test_of_a_program_that_simply_ends(self, how: str) -> None:
         said, server = ended(how)

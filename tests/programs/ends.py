@@ -60,6 +60,19 @@ def in_a_loop_that_is_left_standing() -> None:
     loop.run_until_complete(track_all())
 
 
+def with_all_flushed_on_a_loop_that_is_left_standing() -> None:
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(track_all())
+    loop.run_until_complete(client.flush())
+
+
+def with_all_flushed_on_a_loop_that_is_closed() -> None:
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(track_all())
+    loop.run_until_complete(client.flush())
+    loop.close()
+
+
 def in_loops_that_are_closed_amid_a_request() -> None:
     hurried = Client("KEY", flush_interval=0)
     for number in range(20):
