@@ -47,7 +47,7 @@ soak: $(VENV)/.dev ## a million messages through a hundred outages
 crash: $(VENV)/.dev ## kills, power losses and bit flips against the spool
 	$(BIN)/python -m tests.spool.crash $(ARGS)
 
-conformance: $(VENV)/.dev ## how this and Segment's own SDKs keep to the rules, as a table
+conformance: $(VENV)/.dev ## how this and Segment's own SDKs keep to the rules, as a table (ARGS="--rows" says what was found)
 	$(BIN)/python -m tests.conformance --table $(ARGS)
 
 clean: ## remove the environments and caches

@@ -1,16 +1,18 @@
-"""Run the cases against one client or all: `python -m tests.conformance [--table] [--client NAME] [CASE ...]`.
+"""Run the cases against one client or all: `python -m tests.conformance [--table] [--rows] [--client NAME] [CASE ...]`.
 
-With `--table` a Markdown table is printed, one line a promise, one column a client; without, every finding. The exit
-status is 1 when our own client differs in anything.
+With `--table` the README's table is printed: how many cases of each group every client keeps to; with `--rows` one
+line a promise and what was found against it; with neither every finding. The exit status is 1 when our own client
+differs in anything.
 """
 
 import argparse
 import asyncio
 import logging
 import sys
+from datetime import UTC, datetime
 
 from .case import Case
-from .cases import CASES
+from .cases import CASES, GROUPS
 from .clients import CLIENTS
 from .runner import run_cases
 
@@ -23,7 +25,8 @@ CHILDREN_AT_ONCE = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", action="store_true", help="print Markdown")
+    parser.add_argument("--table", action="store_true", help="print Markdown, one line a group of cases")
+    parser.add_argument("--rows", action="store_true", help="print Markdown, one line a promise")
     parser.add_argument("--client", action="append", choices=CLIENTS, help="only this one; may be repeated")
     parser.add_argument("cases", nargs="*", help="only cases whose row or name contains this")
     arguments = parser.parse_args()
@@ -33,7 +36,11 @@ def main() -> int:
         case for case in CASES if not arguments.cases or any(map(f"{case.row}: {case.name}".count, arguments.cases))
     ]
     found = {name: _run(name, chosen) for name in arguments.client or CLIENTS}
-    print(_table(found) if arguments.table else _listing(found))
+    for is_wanted, show in ((arguments.table, _table), (arguments.rows, _rows)):
+        if is_wanted:
+            print(show(found), end="\n\n")
+    if not arguments.table and not arguments.rows:
+        print(_listing(found))
     return 1 if any(found.get("segment-async", {}).values()) else 0
 
 
@@ -54,11 +61,29 @@ def _listing(found: dict[str, Findings]) -> str:
 
 
 def _table(found: dict[str, Findings]) -> str:
-    headings = ["", *(CLIENTS[name].heading for name in found)]
+    """Cases kept to, of all, by group and client."""
+    lines = [[f"cases, {datetime.now(UTC):%Y-%m-%d}", *(CLIENTS[name].heading for name in found)]]
+    for group, cases in {**GROUPS, "**all**": CASES}.items():
+        shares = [_share(cases, findings) for findings in found.values()]
+        lines += [[group, *shares]] if any(shares) else []
+    return _markdown(lines)
+
+
+def _share(cases: list[Case], findings: Findings) -> str:
+    ran = [findings[case] for case in cases if case in findings]
+    return f"{sum(not of_case for of_case in ran)} of {len(ran)}" if ran else ""
+
+
+def _rows(found: dict[str, Findings]) -> str:
     rows = list(dict.fromkeys(case.row for findings in found.values() for case in findings))
-    lines = [headings, ["---"] * len(headings)]
+    lines = [["", *(CLIENTS[name].heading for name in found)]]
     lines += [[row, *(_cell(row, findings) for findings in found.values())] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    headings, *rows = lines
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [headings, ["---"] * len(headings), *rows])
 
 
 def _cell(row: str, findings: Findings) -> str:

@@ -131,5 +131,3 @@ STATUSES = [
     *_statuses("other 5xx are tried again", (500, 502, 503, 504, 506, 507, 508, 520, 529, 599), AGAIN),
     *_statuses("statuses below 200 or above 599 are tried again", (101, 600, 999), AGAIN, config={"timeout": 2}),
 ]
-
-ANSWER_CASES = [*ACCEPTED, *REDIRECTED, *REFUSED_FOR_CONTENT, *STATUSES]

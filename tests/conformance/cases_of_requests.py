@@ -153,5 +153,3 @@ LIMITS = [
     _arrives_as("a `messageId` has 99 characters at most", "99 characters", track("x" * 99)),
     _refused("a `messageId` has 99 characters at most", "100 characters", track("x" * 100)),
 ]
-
-REQUEST_CASES = [*ENDPOINT, *ENVELOPE, *MESSAGES, *REFUSED, *LIMITS]

@@ -181,6 +181,3 @@ COUNTING = [
         _asking(429, "2"),
     ),
 ]
-
-
-RETRY_CASES = [*NO_ANSWER, *RETRY_AFTER, *COUNTING]

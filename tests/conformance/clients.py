@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segment_async import __version__
+
 from .runner import Adapter
 
 HERE = Path(__file__).parent
@@ -87,7 +89,7 @@ def _read_report(printed: bytes, returncode: int | None) -> Mapping[str, Any]:
 
 
 CLIENTS = {
-    "segment-async": CompetingClient("segment-async", _our_own),
+    "segment-async": CompetingClient(f"segment-async {__version__}", _our_own),
     "python": CompetingClient("segment-analytics-python 2.4.0", _official_python, PYTHON_ENVIRONMENT),
     "node": CompetingClient("@segment/analytics-node 3.1.0", _official_node, NODE_ENVIRONMENT),
 }

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,7 @@ from tests import e2e_cli
 from tests.support.fault_server import FaultServer
 
 from .case import Case
-from .cases import CASES
+from .cases import CASES, GROUPS
 from .clients import CLIENTS, command_line
 from .runner import run_case, run_cases
 
@@ -37,6 +38,13 @@ def test_our_client_conforms(findings: dict[Case, list[str]], case: Case) -> Non
 
 def test_every_case_has_a_name_of_its_own() -> None:
     assert len({named(case) for case in CASES}) == len(CASES)
+
+
+def test_the_readme_shows_as_many_cases_as_there_are() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"in {len(CASES)} cases" in readme
+    for group, cases in {**GROUPS, "**all**": CASES}.items():
+        assert f"| {group} | {len(cases)} of {len(cases)} |" in readme
 
 
 async def lies(given: Mapping[str, Any]) -> Mapping[str, Any]:
