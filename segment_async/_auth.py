@@ -24,7 +24,7 @@ import orjson
 
 from ._exceptions import TransportError
 from ._retry import RetryPolicy, header, http_date, retry_after
-from ._transport import Response, Transport
+from ._transport import Hidden, Response, Transport
 
 _log = logging.getLogger("segment_async")
 
@@ -214,17 +214,10 @@ class Tokens:
         assertion = self._assertion()
         if assertion is None:
             return None
-        form = urlencode(
-            {
-                "grant_type": "client_credentials",
-                "client_assertion_type": _ASSERTION_TYPE,
-                "client_assertion": assertion,
-                "scope": self._oauth.scope,
-            }
-        )
         try:
             return await self._transport.send(
-                form.encode(), {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+                self._form(assertion.value),
+                {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
             )
         except TransportError as error:
             _log.debug("No token yet: %s", error)
@@ -232,7 +225,16 @@ class Tokens:
             _log.warning("The token server's transport raised %s.", type(error).__qualname__)
         return None
 
-    def _assertion(self) -> str | None:
+    def _form(self, assertion: str) -> bytes:
+        fields = {
+            "grant_type": "client_credentials",
+            "client_assertion_type": _ASSERTION_TYPE,
+            "client_assertion": assertion,
+            "scope": self._oauth.scope,
+        }
+        return urlencode(fields).encode()
+
+    def _assertion(self) -> Hidden | None:
         """The signed claims; without a usable key that is a refusal."""
         moment = self._wall() + self._skew
         claims = {
@@ -244,7 +246,7 @@ class Tokens:
             "jti": urandom(16).hex(),
         }
         try:
-            return self._sign(claims, self._key, "RS256", {"kid": self._oauth.key_id})
+            return Hidden(self._sign(claims, self._key, "RS256", {"kid": self._oauth.key_id}))
         except Exception:
             # Whatever it was, its text and its frames may hold the key.
             pass

@@ -42,7 +42,7 @@ from ._retry import (
     decide,
 )
 from ._spooling import Spooling
-from ._transport import Deadline, HTTPTransport, Response, Transport
+from ._transport import Deadline, Hidden, HTTPTransport, Response, Transport
 from ._version import __version__
 
 _log = logging.getLogger("segment_async")
@@ -67,18 +67,6 @@ _AGENT: Final = f"segment-async/{__version__} Python/{'.'.join(map(str, sys.vers
 
 
 _KEPT: Final = Fate(Status.KEPT)
-
-
-class _Secret:
-    """Text that no traceback shows."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return "<secret>"
 
 
 class Sender:
@@ -505,17 +493,17 @@ class Sender:
             self._reports.warn("transport", "The transport raised; the batch is sent again.\n%s", stack_of(error))
             return NoAnswer(maybe_sent=True)
 
-    async def _authorization(self, batch: Batch) -> _Secret:
+    async def _authorization(self, batch: Batch) -> Hidden:
         """Waits for a token, if need be until the batch would be given up."""
         if not self._auth.has_tokens:
-            return _Secret(await self._auth.header())
+            return Hidden(await self._auth.header())
         since = batch.history.first_failure
         since = self.now() if since is None else since
         # Under a name for the reason that `Deadline` gives.
         limit = asyncio.timeout(since + self._policy.give_up_after - self.now())
         try:
             async with limit:
-                return _Secret(await self._auth.header())
+                return Hidden(await self._auth.header())
         except TimeoutError:
             batch.history = replace(batch.history, first_failure=since)
         raise TransportError("no token came", maybe_sent=False)
@@ -527,16 +515,16 @@ class Sender:
             self._queue.requests += 1
             self._queue.retries += batch.history.sends > 1
 
-    async def _send(self, batch: Batch, authorization: _Secret) -> Response:
+    async def _send(self, batch: Batch, authorization: Hidden) -> Response:
         return await self._transport.send(
             batch.body(self._envelope.tail(clock_text(self._wall()))), self._headers(batch.history, authorization)
         )
 
-    def _headers(self, history: History, authorization: _Secret) -> dict[str, str]:
+    def _headers(self, history: History, authorization: Hidden) -> dict[str, str]:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": _AGENT,
-            "Authorization": authorization.text,
+            "Authorization": authorization.value,
         }
         if self._gzip:
             headers["Content-Encoding"] = "gzip"

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from ._exceptions import TransportError
@@ -118,6 +118,15 @@ def is_loopback(hostname: str) -> bool:
         return ip_address(hostname).is_loopback
     except ValueError:
         return False
+
+
+class Hidden(NamedTuple):
+    """What holds credentials, for as long as one of our frames does: a traceback may be shown with its locals."""
+
+    value: Any
+
+    def __repr__(self) -> str:
+        return "<hidden>"
 
 
 class Deadline:
@@ -227,13 +236,15 @@ class HTTPTransport:
         Raises:
             TransportError: no usable answer.
         """
+        request = Hidden((body, headers))
+        del body, headers
         progress = _Progress()
         failure: TransportError
         # Under a name, as it says of itself.
         deadline = Deadline(self._timeout)
         try:
             async with deadline:
-                return await self._post(body, headers, progress)
+                return await self._post(request, progress)
         except TimeoutError:
             if progress.answer is not None:
                 # The status came; what is missing is only the end of a body that hardly matters.
@@ -242,17 +253,15 @@ class HTTPTransport:
         except Exception as error:
             failure = self._failure(error, progress)
         self._forget_addresses()
-        # Outside of the handlers, so that the error has no context that would hold aiohttp's; and without what a
-        # traceback shown with its locals should not tell.
-        del body, headers
+        # Outside of the handlers, so that the error has no context that would hold aiohttp's.
         raise failure
 
-    async def _post(self, body: bytes, headers: Mapping[str, str], progress: _Progress) -> Response:
+    async def _post(self, request: Hidden, progress: _Progress) -> Response:
         session = self._session_here()
         response = await session.post(
             self._url,
-            data=body,
-            headers={**headers, "User-Agent": f"{headers.get('User-Agent', '')} {_agent()}".strip()},
+            data=request.value[0],
+            headers=_signed(request.value[1]),
             allow_redirects=False,
             proxy=self._proxy,
             trace_request_ctx=progress,
@@ -312,10 +321,10 @@ def _verifies(context: ssl.SSLContext) -> bool:
     return isinstance(context, ssl.SSLContext) and context.verify_mode is not ssl.CERT_NONE and context.check_hostname
 
 
-def _agent() -> str:
+def _signed(headers: Mapping[str, str]) -> dict[str, str]:
     import aiohttp
 
-    return f"aiohttp/{aiohttp.__version__}"
+    return {**headers, "User-Agent": f"{headers.get('User-Agent', '')} aiohttp/{aiohttp.__version__}".strip()}
 
 
 def _make_session(ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:

@@ -11,6 +11,7 @@ import gc
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import orjson
@@ -247,6 +248,42 @@ def test_nothing_shows_of_what_a_broken_transport_says(records: list[logging.Log
         assert frames
         ours = (repr(value) for frame in frames for value in frame.f_locals.values() if value is not error)
         assert leaks(ours) == []
+
+
+def frames_of(task: asyncio.Task[Any]) -> Iterator[FrameType]:
+    """Of a task that waits: each coroutine that waits for the next one."""
+    waiting: Any = task.get_coro()
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None)
+        if frame is not None:
+            yield frame
+        waiting = getattr(waiting, "cr_await", None)
+
+
+@pytest.mark.parametrize("oauth", [False, True], ids=["key", "token"])
+def test_nothing_shows_in_the_frames_that_wait_for_an_answer(oauth: bool) -> None:
+    """A debugger shows them, and so does the traceback of whatever cancels them."""
+
+    async def main() -> list[str]:
+        async with FaultServer([faults.silence()] * 2) as server:
+            credentials = OAuth("id", private_key_pem(), "key-id", auth_server=server.url) if oauth else None
+            client = Client(KEY, host=server.url, oauth=credentials, flush_interval=0, close_timeout=0)
+            await client.track("u", "E")
+            await server.wait_for_requests(1)
+            shown = [
+                (frame.f_code.co_filename, repr(value))
+                for task in asyncio.all_tasks()
+                for frame in frames_of(task)
+                for value in frame.f_locals.values()
+            ]
+            await client.aclose()
+            return [value[:300] for file, value in shown if "/segment_async/" in file]
+
+    ours = asyncio.run(main())
+    # The request is there, and keeps to itself.
+    assert "<hidden>" in ours
+    assert leaks(iter(ours)) == []
+    assert not [value for value in ours if "client_assertion" in value or "eyJ" in value]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
