@@ -75,7 +75,7 @@ class Client:
             full; then messages are accepted and at once dropped. `None`: wait as long as it takes.
         max_in_flight: requests at once while there is a backlog; 1 keeps the order.
         gzip: compress bodies, with `isal` where the extra ``speedups`` is installed.
-        timeout: seconds for one request.
+        timeout: seconds for one request, connecting included.
         retry: how long and how often to try.
         close_timeout: seconds that `aclose` may flush.
         before_send: gets each message before it is queued, as a dict of its own with the values as they travel (dates
@@ -89,12 +89,14 @@ class Client:
             options of `segment_async.spool.SQLiteSpool`.
         transport: carries requests in place of aiohttp; its `timeout` is the client's.
         proxy: an HTTP proxy's address for aiohttp; `None`: none, not even the environment's.
-        ssl_context: for aiohttp; `None`: the system's authorities.
+        ssl_context: for aiohttp, such as one that knows a private authority; it must verify. `None`: the system's
+            authorities.
         allow_http: let `host` be plain ``http://`` beyond loopback.
         send: `False`: check and count, send nothing, and leave the spool alone.
 
     Raises:
         ValueError: an option is out of range, contradicts another, or would put the key at risk.
+        ImportError: `oauth` is given and its extra is not installed.
     """
 
     def __init__(
@@ -206,12 +208,14 @@ class Client:
         """Say that somebody did something (https://segment.com/docs/connections/spec/track/).
 
         Returns once the message is accepted, not once it is delivered; await the `Delivery` for that. Cancelled
-        while it waits for room in the queue, the message is not accepted.
+        while it waits for room in the queue, the message is not accepted. With a spool it returns once the message
+        is on disk; cancelled while it waits for that, the message stays accepted.
 
         Raises:
             MessageError: Segment would drop the message; names the field.
-            MessageTooLarge: it has more than 32,768 bytes of JSON.
+            MessageTooLarge: it has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
             QueueFull: only under ``overflow="raise"``.
+            SpoolUnavailable: the disk refused; the message was not accepted.
             ClientClosed: `aclose` was called.
         """
         delivery, is_accepted = self._take(
@@ -377,14 +381,8 @@ class Client:
     async def enqueue(self, message: Message | Mapping[str, Any]) -> Delivery:
         """Queue a message that `messages` built, or any dict of that shape, waiting while the queue is full.
 
-        Returns once the message is accepted, not once it is delivered. Cancelled while it waits, the message is not
-        accepted.
-
-        Raises:
-            MessageError: Segment would drop the message; names the field.
-            MessageTooLarge: it has more than 32,768 bytes of JSON.
-            QueueFull: only under ``overflow="raise"``.
-            ClientClosed: `aclose` was called.
+        Returns once the message is accepted, not once it is delivered. Cancelled while it waits for room in the
+        queue, the message is not accepted. Waits for a spool's disk, and raises, as `track` does.
         """
         delivery, is_accepted = self._take(checked(message))
         return delivery if is_accepted else await self._wait(delivery)
@@ -393,11 +391,12 @@ class Client:
         """Queue a message at once, from any thread, with or without a running loop.
 
         It cannot wait: where `enqueue` would, the message is accepted and at once dropped (``queue_full``). Until a
-        loop opens the client it only queues; if none ever does, the drain at the interpreter's exit sends.
+        loop opens the client it only queues; if none ever does, the drain at the interpreter's exit sends. With a
+        spool it does not wait for the disk; what that refuses is dropped (``spool_unavailable``).
 
         Raises:
             MessageError: Segment would drop the message; names the field.
-            MessageTooLarge: it has more than 32,768 bytes of JSON.
+            MessageTooLarge: it has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
             QueueFull: only under ``overflow="raise"``.
             ClientClosed: `aclose` was called.
         """
@@ -425,7 +424,7 @@ class Client:
         """Send what is collected, and wait until every message accepted before the call has its outcome.
 
         Returns how many are left after `timeout` seconds (`None`: no limit); 0: all are settled. Cancelling it
-        leaves the messages alone.
+        leaves the messages alone. A back-off is not cut short for it, nor is a pause that Segment asked for.
         """
         return await self._life.flush(timeout)
 

@@ -38,7 +38,7 @@ class Outcome:
     Attributes:
         reason: `None` when delivered, else a stable word. Failed: ``refused``, ``unauthorized``, ``redirected``,
             ``too_large``, ``unexpected_answer``, ``gave_up``. Dropped: ``queue_full``, ``no_identity``,
-            ``before_send``, ``disabled``, ``close_timeout``, ``exit``.
+            ``before_send``, ``disabled``, ``close_timeout``, ``exit``. A spool adds its own.
         status_code: HTTP status of the last answer; `None` when none came.
         attempts: requests that carried the message.
         possibly_delivered: an attempt may have reached Segment without a usable answer. A delivered message that is
@@ -265,7 +265,10 @@ class Unread(Record):
 class Delivery:
     """A message on its way. Await it for its `Outcome`: any number of times, from any loop.
 
-    Cancelling the wait leaves the message alone.
+    Cancelling the wait leaves the message alone. At the close of a client with a spool it ends as `Status.KEPT`.
+
+    Attributes:
+        message_id: the `messageId` on the wire, by which Segment tells duplicates.
     """
 
     __slots__ = ("__weakref__", "_index", "_record", "body", "key", "message_id")

@@ -41,8 +41,10 @@ class Statistics:
 
     Attributes:
         accepted: messages that a call took; with a spool including `recovered`.
+        delivered, failed, dropped: messages by their outcome.
         pending: messages without an outcome: `queued` and `in_flight`.
         queued_bytes: bytes of JSON of the queued messages.
+        in_flight: messages in requests that are under way.
         requests: requests begun, `retries` of them not the first for their messages.
         recovered: messages found on disk.
         reasons: how many messages failed or were dropped, by reason.

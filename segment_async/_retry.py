@@ -41,8 +41,9 @@ class RetryPolicy:
     """How long to try, and how often.
 
     Attributes:
-        max_retries: re-sends before a batch is given up; `None`: only time decides. What a `Retry-After` asks for,
-            the halves of a split batch and the one re-send on a stale connection are not counted.
+        max_retries: re-sends before a batch is given up; `None`: only time decides, but for a single message that is
+            answered with 5xx while others are delivered: that gets ten. What a `Retry-After` asks for, the halves of
+            a split batch and the one re-send on a stale connection are not counted.
         give_up_after: seconds from a batch's first failure until it is given up.
         backoff: seconds before the first re-send; doubles with each.
         max_backoff: seconds that the doubling ends at.

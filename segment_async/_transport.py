@@ -30,7 +30,7 @@ _KEEP_ALIVE_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer: `headers` in any case, `body` cut off where it is long; neither shows, they may hold a token."""
+    """An answer: `headers` in any case, `body` decompressed and perhaps cut off; neither shows, both may hold a token."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -42,6 +42,8 @@ class Transport(Protocol):
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
         """POST a batch; `body` is final, compressed if `headers` say so.
+
+        It is cancelled when the client's `timeout` is over, the client closes, or its loop ends.
 
         Raises:
             TransportError: there is no usable answer. Any other exception is taken as one whose request may have
@@ -178,7 +180,7 @@ class HTTPTransport:
 
     Args:
         url: where batches are posted to, such as ``https://api.segment.io/v1/batch``.
-        timeout: seconds for one request, from its first byte to the last of the answer.
+        timeout: seconds for one request, from connecting to the last byte of the answer.
         proxy: address of an HTTP proxy, credentials included where it wants some; `None`: none, not even the
             environment's.
         ssl_context: for a private certificate authority or a client certificate; `None`: the system's authorities.
