@@ -261,6 +261,7 @@ class Life:
         if left:
             left = self.sender.drop_all("exit")
             self.reports.make()
+        await self.reports.finish(_GRACE_SECONDS)
         self.sender.detach()
         await self._close_transport(None)
         return left

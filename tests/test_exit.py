@@ -83,6 +83,14 @@ class TestWhatIsLeftIsNamed:
         assert unsent(said) == 1_000
         assert said.seconds < DRAIN_SECONDS + ROOM
 
+    @pytest.mark.parametrize(
+        ("script", "up", "reason"), [((), False, "exit"), ([answer(404)], True, "refused")], ids=["down", "refused"]
+    )
+    def test_to_a_hook_that_takes_a_moment(self, script: Script, up: bool, reason: str) -> None:
+        said, _ = ended("with_a_hook_that_takes_a_moment", script=script, up=up)
+        assert f"told of 1: {reason}" in said.out
+        assert said.seconds < DRAIN_SECONDS + ROOM
+
     def test_after_loops_that_were_closed_amid_a_request(self) -> None:
         # What those leave is collected in any order, which used to take the interpreter with it.
         said, _ = ended("in_loops_that_are_closed_amid_a_request", script=[silence()] * 100)

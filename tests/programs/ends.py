@@ -4,8 +4,9 @@ import asyncio
 import gc
 import sys
 import threading
+from typing import Any
 
-from segment_async import Client, messages
+from segment_async import Client, DeliveryError, messages
 
 client = Client("KEY")
 
@@ -86,6 +87,14 @@ def in_loops_that_are_closed_amid_a_request() -> None:
 def with_many_clients() -> None:
     for number in range(5):
         Client("KEY").enqueue_nowait(messages.track("user-1", "Counted", {"n": number}))
+
+
+def with_a_hook_that_takes_a_moment() -> None:
+    async def told(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+        await asyncio.sleep(0.05)
+        print(f"told of {len(group)}: {error.outcome.reason}")
+
+    Client("KEY", on_error=told).enqueue_nowait(messages.track("user-1", "Counted", {"n": 0}))
 
 
 def after_a_close() -> None:
