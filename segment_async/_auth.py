@@ -24,7 +24,7 @@ import orjson
 
 from ._exceptions import TransportError
 from ._retry import RetryPolicy, header, http_date, retry_after
-from ._transport import Hidden, Response, Transport
+from ._transport import Hidden, Response, Transport, origin
 
 _log = logging.getLogger("segment_async")
 
@@ -89,7 +89,7 @@ class OAuth:
         auth_server: another token server's origin; `None`: Segment's of the client's region.
 
     Raises:
-        ValueError: one of them is empty.
+        ValueError: one of them is empty, or `auth_server` is no origin.
     """
 
     client_id: str
@@ -102,6 +102,9 @@ class OAuth:
         for name in ("client_id", "client_key", "key_id", "scope"):
             if not getattr(self, name):
                 raise ValueError(f"OAuth needs its {name}")
+        if self.auth_server is not None:
+            # Before anything can show it: it may hold credentials. Whether plain HTTP will do is the client's to say.
+            origin(self.auth_server, allow_http=True)
 
 
 class Tokens:

@@ -597,5 +597,11 @@ class TestConstruction:
         with pytest.raises(ValueError, match="https"):
             Client("key", oauth=oauth(auth_server="http://auth.example"))
 
+    @pytest.mark.parametrize("server", ["", "auth.example", "https://user:THE-PASSWORD@auth.example"])
+    def test_a_token_server_that_is_no_origin_is_refused_before_it_shows(self, server: str) -> None:
+        with pytest.raises(ValueError, match="host must") as caught:
+            oauth(auth_server=server)
+        assert "PASSWORD" not in str(caught.value)
+
     def test_it_does_not_show_the_key(self) -> None:
         assert "PRIVATE" not in repr(oauth())
