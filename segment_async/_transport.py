@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import SplitResult, urlsplit
+from weakref import WeakSet
 
 from ._exceptions import TransportError
 
@@ -219,8 +220,7 @@ class HTTPTransport:
         self._timeout = timeout
         self._proxy = proxy
         self._ssl = ssl_context
-        self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
 
     @property
     def hostname(self) -> str:
@@ -259,8 +259,7 @@ class HTTPTransport:
         raise failure
 
     async def _post(self, request: Hidden, progress: _Progress) -> Response:
-        session = self._session_here()
-        response = await session.post(
+        response = await self._session_here().post(
             self._url,
             data=request.value[0],
             headers=_signed(request.value[1]),
@@ -291,32 +290,47 @@ class HTTPTransport:
         return TransportError(f"no usable answer ({text})", maybe_sent=progress.connected, stale_connection=stale)
 
     def _forget_addresses(self) -> None:
-        connector = self._session.connector if self._session is not None else None
+        session = self._sessions.get(asyncio.get_running_loop())
+        connector = session.http.connector if session is not None else None
         if connector is not None:
             connector.clear_dns_cache()  # type: ignore[attr-defined]  # it is the TCPConnector made below
 
     def _session_here(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
-        if self._session is None or self._loop is not loop:
-            self.abandon()
-            self._session, self._loop = _make_session(self._ssl), loop
-        return self._session
+        session = self._sessions.get(loop)
+        if session is None:
+            for other in list(self._sessions):
+                if not other.is_running():
+                    self._leave(other)
+            session = self._sessions[loop] = _make_session(self._ssl)
+        return session.http
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Another loop works now; this one closes its connections should it ever run again.
+
+        By a bare callback: a task would complain where the loop runs no more, or only to its own end.
+        """
+        session = self._sessions.pop(loop)
+        session.http.detach()
+        try:
+            loop.call_soon_threadsafe(_close, session.connections)
+        except RuntimeError:
+            # It is closed: nothing but these connections knows it any more, and they go with it.
+            pass
 
     def abandon(self) -> None:
-        """Let go of the connections of a loop that is gone, or of a parent process, without touching either."""
-        if self._session is not None:
-            self._session.detach()
-            self._session = None
+        """Let go of the connections of a parent process without touching them."""
+        for session in self._sessions.values():
+            session.http.detach()
+        self._sessions = {}
 
     async def aclose(self) -> None:
         """Close the connections; a later `send` opens new ones."""
-        session, self._session = self._session, None
-        if session is None:
-            return
-        if self._loop is asyncio.get_running_loop():
-            await session.close()
-        else:
-            session.detach()
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        for loop in list(self._sessions):
+            self._leave(loop)
+        if session is not None:
+            await session.http.close()
 
 
 def _verifies(context: ssl.SSLContext) -> bool:
@@ -329,7 +343,20 @@ def _signed(headers: Mapping[str, str]) -> dict[str, str]:
     return {**headers, "User-Agent": f"{headers.get('User-Agent', '')} aiohttp/{aiohttp.__version__}".strip()}
 
 
-def _make_session(ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
+@dataclass(slots=True)
+class _Session:
+    """`connections`: all that were made for it and are open, whoever holds them."""
+
+    http: aiohttp.ClientSession
+    connections: WeakSet[Any]
+
+
+def _close(connections: WeakSet[Any]) -> None:
+    for connection in list(connections):
+        connection.close()
+
+
+def _make_session(ssl_context: ssl.SSLContext | None) -> _Session:
     import aiohttp
 
     from ._resolver import Resolver
@@ -341,7 +368,8 @@ def _make_session(ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(_connected)
     trace.on_connection_reuseconn.append(_reused)
-    return aiohttp.ClientSession(
+    connections: WeakSet[Any] = WeakSet()
+    session = aiohttp.ClientSession(
         connector=Connector(
             limit=0,
             ttl_dns_cache=_DNS_SECONDS,
@@ -351,14 +379,15 @@ def _make_session(ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-        response_class=_response_class(),
+        response_class=_response_class(connections),
         auto_decompress=False,
         skip_auto_headers=("Accept-Encoding",),
         trace_configs=[trace],
     )
+    return _Session(session, connections)
 
 
-def _response_class() -> type[aiohttp.ClientResponse]:
+def _response_class(connections: WeakSet[Any]) -> type[aiohttp.ClientResponse]:
     import aiohttp
 
     class Answer(aiohttp.ClientResponse):
@@ -369,6 +398,8 @@ def _response_class() -> type[aiohttp.ClientResponse]:
             pool again before anybody sees it.
             """
             protocol = connection.protocol
+            if protocol is not None:
+                connections.add(protocol)
             await super().start(connection)
             if self.status >= 500 and protocol is not None:
                 if self.closed:

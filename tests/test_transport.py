@@ -6,11 +6,13 @@ Against real servers on loopback. How a client goes on after a fault is not aske
 import asyncio
 import gc
 import math
+import os
 import ssl
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import pytest
 from multidict import CIMultiDict
@@ -341,6 +343,58 @@ class TestLoops:
                 asyncio.run(transport.aclose())
                 gc.collect()
             assert server.connections == 3
+
+    @pytest.mark.parametrize("other", ["kept", "new"])
+    def test_loops_that_take_turns_leave_no_sockets_open(self, other: str) -> None:
+        """As on AWS Lambda, where a loop kept for the process takes turns with another one, or with `asyncio.run`."""
+
+        async def send(transport: HTTPTransport, *, close: bool = False) -> None:
+            assert (await transport.send(BODY, HEADERS)).status == 200
+            if close:
+                await transport.aclose()
+
+        def open_sockets() -> int:
+            gc.collect()
+            links = (Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+            return sum(link.is_symlink() and str(link.readlink()).startswith("socket:") for link in links)
+
+        with served_from_a_thread() as server, warnings.catch_warnings():
+            warnings.simplefilter("error", ResourceWarning)
+            transport = HTTPTransport(f"{server.url}/v1/batch")
+            with asyncio.Runner() as one, asyncio.Runner() as two:
+                counts = []
+                for _ in range(20):
+                    one.run(send(transport))
+                    if other == "kept":
+                        two.run(send(transport))
+                    else:
+                        asyncio.run(send(transport, close=True))
+                    counts.append(open_sockets())
+                # One a turn would be twenty; the server's own ends may be closed a little late.
+                assert counts[-1] < counts[1] + 10, counts
+                one.run(transport.aclose())
+                two.run(asyncio.sleep(0))
+
+    def test_threads_with_a_loop_each_do_not_cut_each_other_off(self) -> None:
+        async def main() -> None:
+            over = asyncio.Event()
+
+            async def wait(exchange: Exchange) -> None:
+                await over.wait()
+                await exchange.answer(200, {}, OK_BODY)
+
+            async with FaultServer([OnRequest(wait)]) as server, transport_to(server) as transport:
+                sending = asyncio.create_task(attempt(transport))
+                await server.wait_for_requests(1)
+                assert isinstance(await asyncio.to_thread(asyncio.run, attempt(transport)), Response)
+                over.set()
+                assert isinstance(await sending, Response)
+
+        with warnings.catch_warnings():
+            # asyncio's own, of the socket that was left to a loop which is gone.
+            warnings.simplefilter("ignore", ResourceWarning)
+            asyncio.run(main())
+            gc.collect()
 
     def test_closed_before_its_loop_ends_it_leaves_nothing_behind(self) -> None:
         async def send_and_close(transport: HTTPTransport) -> None:
