@@ -40,6 +40,7 @@ from ._transport import HTTPTransport, Transport, batch_url, origin
 from ._values import encode, plain
 from ._version import __version__
 from .messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
+from .observed import Request
 
 _log = logging.getLogger("segment_async")
 
@@ -156,6 +157,7 @@ class Client:
 
         # Nothing is to be sent, not even what an earlier process left on disk.
         keeper = _spool(spool) if send else None
+        listeners: list[Callable[[Request], object]] = []
 
         def wire(life: Life) -> Parts:
             queue = Queue(max_queue_size, max_queue_bytes, overflow, overflow_timeout, life)
@@ -176,11 +178,13 @@ class Client:
                 timeout=own_timeout,
                 chance=random.random,
                 wall=time.time,
+                listeners=listeners,
             )
             return queue, reports, sender, spooling
 
         self._life = Life(wire, transport, auth, close_timeout)
         self._most_bytes = min(MAX_MESSAGE_BYTES, max_queue_bytes)
+        self._listeners = listeners
         self._before_send = before_send
         self._send = send
 
@@ -417,6 +421,13 @@ class Client:
     def statistics(self) -> Statistics:
         """One consistent look at the counters, from any thread."""
         return self._life.queue.statistics()
+
+    def observe(self, listener: Callable[[Request], object]) -> None:
+        """Call this with each request once it is over, on the client's loop; for metrics and traces.
+
+        It must not block. An exception in it is logged once, never more.
+        """
+        self._listeners.append(listener)
 
     # -- flush and close
 

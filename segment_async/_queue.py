@@ -15,7 +15,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from types import MappingProxyType
 from typing import Literal
@@ -45,6 +45,8 @@ class Statistics:
         pending: messages without an outcome: `queued` and `in_flight`.
         queued_bytes: bytes of JSON of the queued messages.
         in_flight: messages in requests that are under way.
+        oldest_age: seconds that the oldest pending message has waited in this process, while a loop served the client;
+            counted from when it was read from the queue, which a loop does at its next turn.
         requests: requests begun, `retries` of them not the first for their messages.
         recovered: messages found on disk.
         reasons: how many messages failed or were dropped, by reason.
@@ -58,6 +60,8 @@ class Statistics:
     queued: int
     queued_bytes: int
     in_flight: int
+    # Two looks at the same counts are equal, whenever they were taken.
+    oldest_age: float = field(compare=False)
     requests: int
     retries: int
     recovered: int
@@ -101,12 +105,14 @@ class Queue:
         self.max_bytes = max_bytes
         self.overflow = overflow
         self.closed = False
-        # Set by the sender: a monotonic clock; tell it of a message; drop what is oldest, `False` if nothing can be.
+        # Set by the sender: a monotonic clock; tell it of a message; drop what is oldest, `False` if nothing can be;
+        # how long the oldest has waited.
         self.clock: Callable[[], float] = lambda: 0.0
         self.ring: Callable[[], None] = lambda: None
         # Messages put, from which on the sender is told: it need not look at each.
         self.ring_at = 0
         self.drop_oldest: Callable[[], bool] = lambda: False
+        self.oldest_age: Callable[[], float] = lambda: 0.0
         # Messages ever put and ever read: a place in the order of acceptance is a number.
         self.put_count = self.read_count = 0
         # Their bytes; and how far both may go for now. What is pending is what was put and has not left, so that
@@ -489,6 +495,7 @@ class Queue:
                 queued=self._pending + self._spooled - self._in_flight,
                 queued_bytes=self._pending_bytes + self._spooled_bytes - self._in_flight_bytes,
                 in_flight=self._in_flight,
+                oldest_age=self.oldest_age(),
                 requests=self.requests,
                 retries=self.retries,
                 recovered=self._recovered,

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import sys
 from bisect import insort
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
@@ -44,6 +44,7 @@ from ._retry import (
 from ._spooling import Spooling
 from ._transport import Deadline, Hidden, HTTPTransport, Response, Transport
 from ._version import __version__
+from .observed import Request
 
 _log = logging.getLogger("segment_async")
 
@@ -94,6 +95,7 @@ class Sender:
         timeout: float | None,
         chance: Callable[[], float],
         wall: Callable[[], float],
+        listeners: Sequence[Callable[[Request], object]],
     ) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.settled = Signal()
@@ -111,6 +113,7 @@ class Sender:
         self._timeout = timeout
         self._chance = chance
         self._wall = wall
+        self._listeners = listeners
         # Changes with each loop that takes over: tasks of an earlier one see that they own nothing any more.
         self._run: object | None = None
         self._consumer: asyncio.Task[None] | None = None
@@ -141,6 +144,7 @@ class Sender:
         queue.clock = self.now
         queue.ring = self.ring
         queue.drop_oldest = self._drop_oldest
+        queue.oldest_age = self._oldest_age
 
     # -- which loop
 
@@ -516,9 +520,30 @@ class Sender:
             self._queue.retries += batch.history.sends > 1
 
     async def _send(self, batch: Batch, authorization: Hidden) -> Response:
-        return await self._transport.send(
-            batch.body(self._envelope.tail(clock_text(self._wall()))), self._headers(batch.history, authorization)
-        )
+        started_at, start, answer = self._wall(), self.now(), None
+        try:
+            answer = await self._transport.send(
+                batch.body(self._envelope.tail(clock_text(started_at))), self._headers(batch.history, authorization)
+            )
+            return answer
+        finally:
+            for listener in self._listeners:
+                self._tell(listener, batch, started_at, self.now() - start, answer)
+
+    def _tell(
+        self,
+        listener: Callable[[Request], object],
+        batch: Batch,
+        started_at: float,
+        seconds: float,
+        answer: Response | None,
+    ) -> None:
+        status = getattr(answer, "status", None)
+        try:
+            listener(Request(started_at, seconds, status, batch.history.sends, batch.count, batch.messages))
+        except Exception as fault:
+            # An answer that came is not to be lost to whoever only watches: the batch would be sent twice.
+            self._reports.warn_once("observe", "An observer failed; it is asked on. Said once.\n%s", stack_of(fault))
 
     def _headers(self, history: History, authorization: Hidden) -> dict[str, str]:
         headers = {
@@ -691,6 +716,12 @@ class Sender:
                 batch.not_before = 0.0
             self._probe_not_before = 0.0
             self.ring()
+
+    def _oldest_age(self) -> float:
+        """Seconds since the oldest pending message came into a batch; the queue's lock is held."""
+        opened = () if self._open is None else (self._open,)
+        since = min((batch.opened_at for batch in (*opened, *self._waiting, *self._flying)), default=None)
+        return 0.0 if since is None else max(0.0, self.now() - since)
 
     def drop_all(self, reason: str) -> int:
         """Settle everything that is pending as dropped (with a spool: keep it); gives how many that were."""

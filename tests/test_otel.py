@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind
 
 import segment_async.otel
 from segment_async import Client
-from segment_async.otel import TracedTransport, watch
+from segment_async.otel import remember, watch
 from tests.support.fault_server import FaultServer
 from tests.support.faults import answer
 
@@ -56,6 +56,7 @@ def test_counts_by_outcome_and_reason() -> None:
             points = telemetry.points()
             assert [point.value for point in points["segment.queued"]] == [1]
             assert points["segment.queued_bytes"][0].value > 100
+            assert points["segment.oldest_age"][0].value >= 0
             ended = {tuple(point.attributes.values()): point.value for point in points["segment.messages"]}
             assert ended == {("delivered",): 1, ("failed", "refused"): 1}
             assert [point.value for point in points["segment.requests"]] == [2]
@@ -69,10 +70,8 @@ def test_a_batchs_span_links_to_those_its_messages_were_made_in() -> None:
 
     async def main() -> list[int]:
         async with FaultServer([answer(503), answer(200)]) as server:
-            transport = TracedTransport(
-                f"{server.url}/v1/batch", tracer_provider=telemetry.spans, meter_provider=telemetry.meters
-            )
-            async with Client("KEY", transport=transport, before_send=transport.remember) as client:
+            async with Client("KEY", host=server.url, before_send=remember) as client:
+                watch(client, meter_provider=telemetry.meters, tracer_provider=telemetry.spans)
                 spans = []
                 for _ in range(2):
                     with tracer.start_as_current_span("a request") as span:
@@ -99,27 +98,24 @@ def test_a_batchs_span_links_to_those_its_messages_were_made_in() -> None:
     } == {*(200, 503)}
 
 
-def test_a_fault_in_observing_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(TracedTransport):
-        def _links(self, ids: Any) -> Any:
-            raise KeyError
+def test_without_remember_the_span_has_no_links() -> None:
+    telemetry = Telemetry()
 
     async def main() -> None:
-        async with FaultServer() as server:
-            transport = Broken(f"{server.url}/v1/batch", tracer_provider=Telemetry().spans)
-            async with Client("KEY", transport=transport) as client:
-                for _ in range(2):
-                    assert (await (await client.track("user-1", "Seen"))).attempts == 1
+        async with FaultServer() as server, Client("KEY", host=server.url) as client:
+            watch(client, tracer_provider=telemetry.spans)
+            with telemetry.spans.get_tracer("shop").start_as_current_span("a request"):
+                await client.track("user-1", "Seen")
 
     asyncio.run(main())
-    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["Observing a request failed: KeyError"]
+    (span,) = telemetry.batches()
+    assert (span.parent, len(span.links)) == (None, 0)
 
 
 def test_no_sdk_no_spans() -> None:
     async def main() -> None:
         async with FaultServer() as server:
-            transport = TracedTransport(f"{server.url}/v1/batch")
-            async with Client("KEY", transport=transport, before_send=transport.remember) as client:
+            async with Client("KEY", host=server.url, before_send=remember) as client:
                 watch(client)
                 (await (await client.track("user-1", "Seen"))).raise_for_failure()
 

@@ -12,10 +12,11 @@ pytest.importorskip("prometheus_client", reason="prometheus_client is not instal
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 import segment_async.prometheus
 from segment_async import Client, bound
-from segment_async.prometheus import TimedTransport, watch
+from segment_async.prometheus import watch
 from tests.support.asgi import recording
 from tests.support.fault_server import FaultServer
 from tests.support.faults import answer, silence
@@ -38,6 +39,9 @@ def test_counts_by_outcome_and_reason() -> None:
                 waiting = registry.get_sample_value("segment_queued_bytes")
                 assert waiting is not None
                 assert waiting > 100
+                age = registry.get_sample_value("segment_oldest_age_seconds")
+                assert age is not None
+                assert age >= 0
 
     asyncio.run(main())
 
@@ -66,11 +70,13 @@ def test_clients_of_one_registry_have_names_of_their_own() -> None:
 
 def test_requests_are_timed_by_status() -> None:
     registry = CollectorRegistry()
+    collector: Collector
 
     async def main() -> None:
+        nonlocal collector
         async with FaultServer([answer(200), answer(503), silence()]) as server:
-            transport = TimedTransport(f"{server.url}/v1/batch", registry=registry, timeout=0.2)
-            async with Client("KEY", transport=transport) as client:
+            async with Client("KEY", host=server.url, timeout=0.2) as client:
+                collector = watch(client, registry=registry)
                 for number in range(2):
                     await (await client.track("user-1", f"Event {number}"))
 
@@ -80,6 +86,8 @@ def test_requests_are_timed_by_status() -> None:
         for status in ("200", "503", "none")
     }
     assert counts == {"200": 2, "503": 1, "none": 1}
+    registry.unregister(collector)
+    assert b"segment" not in generate_latest(registry)
 
 
 def test_without_prometheus_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

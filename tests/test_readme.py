@@ -21,7 +21,12 @@ BLOCKS = [
 
 FASTAPI = "from fastapi import FastAPI\nfrom segment_async.asgi import SegmentMiddleware\napp = FastAPI()\n"
 CLIENT = 'from segment_async import Client\nclient = Client("WRITE_KEY")\n'
-BEFORE = {"app.add_middleware(SegmentMiddleware, page_views=True": FASTAPI, "prometheus.watch(client)": CLIENT}
+BEFORE = {
+    "app.add_middleware(SegmentMiddleware, page_views=True": FASTAPI,
+    "prometheus.watch(client)": CLIENT,
+    "client.observe(": CLIENT,
+}
+SENDING = 'import asyncio\nasync def main():\n    async with client: await client.track("user-1", "Seen")\nasyncio.run(main())\n'
 AFTER = {
     "@flush_after(client)": (
         "class Context:\n    def get_remaining_time_in_millis(self): return 9_000\nhandler({}, Context())\n"
@@ -32,13 +37,16 @@ AFTER = {
         '    http.cookies.set("ajs_anonymous_id", "visitor-7")\n'
         '    assert http.post("/orders").status_code == 200\n'
     ),
+    "prometheus.watch(client)": SENDING,
+    "client.observe(": SENDING,
+    "otel.watch(client)": SENDING,
     "def test_an_order_is_tracked(segment)": (
         "from segment_async.testing import recording\n"
         "with recording() as segment:\n"
         "    test_an_order_is_tracked(segment)\n"
     ),
 }
-SENDS_NOTHING = ("(segment)", "page_views=True", "prometheus.watch")
+SENDS_NOTHING = ("(segment)", "page_views=True")
 
 
 def _program(block: str) -> str:
