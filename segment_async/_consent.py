@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Final, Literal
 
 Preferences = Mapping[str, bool]
 GPC = Literal["ignore", "drop"] | Preferences
+
+_MOST_CATEGORIES: Final = 64
+_MOST_CHARACTERS: Final = 2_048
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,28 @@ class Consent:
     allows_cookie: bool = True
 
 
+def preferences_of(answer: Any) -> dict[str, bool] | None:
+    """An answer of the application's as preferences.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it would hardly leave room in a message.
+    """
+    if answer is None:
+        return None
+    if not isinstance(answer, Mapping):
+        raise TypeError
+    preferences = {str(category): granted is True for category, granted in answer.items()}
+    if len(preferences) > _MOST_CATEGORIES or sum(map(len, preferences)) > _MOST_CHARACTERS:
+        raise ValueError
+    return preferences
+
+
 def weighed(given: Preferences | None, *, is_asked_for: bool, gpc: GPC, objects: bool) -> Consent:
     """`objects`: the browser says `Sec-GPC: 1`."""
-    preferences = {str(category): granted is True for category, granted in (given or {}).items()}
+    preferences = dict(given or {})
     if objects and not isinstance(gpc, str):
-        preferences |= {str(category): granted is True for category, granted in gpc.items()}
+        preferences |= gpc
     is_denied = (objects and gpc == "drop") or (given is not None and not any(preferences.values()))
     return Consent(
         preferences=preferences or None,

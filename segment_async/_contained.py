@@ -5,20 +5,26 @@ A record names what failed and where, once; never a value. This file knows nothi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Callable
 from inspect import isawaitable
-from typing import Any
+from typing import Any, Final, TypeVar
 
 _log = logging.getLogger("segment_async")
+
+Answer = TypeVar("Answer")
+
+# Seconds that an asynchronous callable may take: a request waits for it, as it does for a full queue.
+_PATIENCE: Final = 1.0
 
 
 class Contained:
     def __init__(self) -> None:
         self._said: set[str] = set()
 
-    def say(self, what: str, fault: Exception) -> None:
+    def say(self, what: str, fault: BaseException) -> None:
         """Log the fault, unless one of the same part was logged before."""
         if what in self._said:
             return
@@ -28,13 +34,30 @@ class Contained:
             "%s failed: %s; the rest goes on without it. Said once.\n%s", what, type(fault).__qualname__, stack
         )
 
-    async def ask(self, what: str, question: Callable[..., Any] | None, about: Any, otherwise: Any = None) -> Any:
-        """What the application's own callable answers, sync or async; `otherwise` where it fails."""
-        if question is None:
-            return None
+    async def ask(
+        self,
+        what: str,
+        question: Callable[[Any], Any],
+        about: Any,
+        understood: Callable[[Any], Answer],
+        otherwise: Answer,
+    ) -> Answer:
+        """What the application's own callable answers, sync or async, as `understood` reads it.
+
+        `otherwise` where it fails, takes more than a second, or gives an answer that `understood` raises at.
+        """
         try:
             answer = question(about)
-            return await answer if isawaitable(answer) else answer
+            if isawaitable(answer):
+                async with asyncio.timeout(_PATIENCE):
+                    answer = await answer
+            return understood(answer)
+        except asyncio.CancelledError as fault:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled the request: the callable met something of its own that is cancelled.
+            self.say(what, fault)
         except Exception as fault:
             self.say(what, fault)
-            return otherwise
+        return otherwise

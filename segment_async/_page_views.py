@@ -28,6 +28,7 @@ _HTML: Final = (b"text/html", b"application/xhtml+xml")
 # Bytes of a page in which its title must stand, and characters that it may have.
 _HEAD: Final = 32_768
 _MAX_TITLE: Final = 512
+_MAX_NAME: Final = 1_024
 
 RawHeaders = Sequence[Sequence[bytes]]
 
@@ -64,6 +65,19 @@ def properties_of(page: Mapping[str, str], headers: Headers, title: str | None) 
     """The page call's properties (https://segment.com/docs/connections/spec/page/#properties)."""
     host = host_of(headers)
     return {**page, **({"host": host} if host else {}), **({"title": title} if title else {})}
+
+
+def name_of(answer: Any) -> str | None:
+    """Raises:
+    TypeError: it is no name; ValueError: it is too long for one.
+    """
+    if answer is None:
+        return None
+    if not isinstance(answer, str):
+        raise TypeError
+    if len(answer) > _MAX_NAME:
+        raise ValueError
+    return answer or None
 
 
 def route_name(scope: Mapping[str, Any], root_path: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 from ._bots import is_bot
-from ._consent import GPC, Consent, weighed
+from ._consent import GPC, Consent, preferences_of, weighed
 from ._contained import Contained
 from ._query import Mode
 from ._request import (
@@ -34,6 +34,8 @@ Ask = Callable[[Any], Any] | None
 ANONYMOUS_COOKIE: Final = b"ajs_anonymous_id"
 _USER_COOKIE: Final = b"ajs_user_id"
 _UNASKED: Final = Consent()
+# Characters of an id that the application gives; a message has room for no more than so many of these.
+_MAX_USER_ID: Final = 1_024
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Visitor:
     """
 
     headers: Headers = field(default_factory=dict)
-    user_id: str | int | UUID | None = None
+    user_id: str | None = None
     anonymous_id: str | None = None
     context: dict[str, Any] = field(default_factory=dict)
     may_be_counted: bool = False
@@ -116,23 +118,22 @@ class Reader:
         gets_cookie = visitor.may_get_cookie and asks_for_html(visitor.headers)
         return gets_cookie or (self._mints and visitor.user_id is None)
 
-    async def _known_user(self, scope: Scope, headers: Headers) -> str | int | UUID | None:
+    async def _known_user(self, scope: Scope, headers: Headers) -> str | None:
+        known = None
         if self._user_id is not None:
-            user_id = await self._contained.ask("user_id", self._user_id, scope)
-            if isinstance(user_id, (str, int, UUID)) and not isinstance(user_id, bool) and user_id != "":
-                return user_id
-            if user_id is not None and user_id != "":
-                self._contained.say("user_id", TypeError())
-        return cookie_id(headers, _USER_COOKIE) if self._trusts_user_cookie else None
+            known = await self._contained.ask("user_id", self._user_id, scope, _user_id_of, None)
+        if known is None and self._trusts_user_cookie:
+            known = cookie_id(headers, _USER_COOKIE)
+        return known
 
     async def _weighed_consent(self, scope: Scope, headers: Headers) -> Consent:
         if self._consent is None and self._gpc == "ignore":
             return _UNASKED
-        # Whoever could not be asked allowed nothing: the empty mapping denies.
-        given = await self._contained.ask("consent", self._consent, scope, otherwise={})
-        if not (given is None or isinstance(given, Mapping)):
-            self._contained.say("consent", TypeError())
-            given = {}
+        given: dict[str, bool] | None = None
+        if self._consent is not None:
+            # Whoever could not be asked allowed nothing: the empty mapping denies.
+            denied: dict[str, bool] | None = {}
+            given = await self._contained.ask("consent", self._consent, scope, preferences_of, denied)
         objects = objects_to_sale(headers)
         return weighed(given, is_asked_for=self._consent is not None, gpc=self._gpc, objects=objects)
 
@@ -144,6 +145,20 @@ class Reader:
         if self._excluded.match(path):
             return False
         return not (self._skips_bots and is_bot(headers.get(b"user-agent", b"").decode("latin-1")))
+
+
+def _user_id_of(answer: Any) -> str | None:
+    """Raises:
+    TypeError: it is no id; ValueError: it is too long for one.
+    """
+    if answer is None:
+        return None
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, UUID)):
+        raise TypeError
+    text = str(answer)
+    if len(text) > _MAX_USER_ID:
+        raise ValueError
+    return text or None
 
 
 def new_id() -> str:

@@ -18,7 +18,7 @@ from ipaddress import ip_network
 from typing import Any, Final, Literal
 
 from . import Client, bind, bound, messages
-from ._consent import GPC
+from ._consent import GPC, preferences_of
 from ._contained import Contained
 from ._page_views import (
     EXCLUDED,
@@ -27,6 +27,7 @@ from ._page_views import (
     id_cookie,
     is_html,
     may_carry_an_id,
+    name_of,
     properties_of,
     route_name,
 )
@@ -78,7 +79,7 @@ class SegmentMiddleware:
     """Binds who and where for the length of each request, and counts page views if asked to.
 
     Installed twice, the inner one steps aside. A fault in it, or in what was given to it, is logged once and never
-    reaches the application.
+    reaches the application; what is asynchronous of that is waited for a second at most.
 
     Args:
         client: sends the page views; `None`: the one that `lifespan` put under ``state["segment"]``.
@@ -125,7 +126,7 @@ class SegmentMiddleware:
     ) -> None:
         _check_words(no_identity=(no_identity, ("skip", "mint", "raise")), bots=(bots, ("skip", "include")))
         _check_words(query=(query, ("scrub", "utm", "none", "all")))
-        if isinstance(gpc, str):
+        if not isinstance(gpc, Mapping):
             _check_words(gpc=(gpc, ("ignore", "drop")))
         _check_lists(trusted_proxies=trusted_proxies, exclude=exclude)
         self.app = app
@@ -146,7 +147,7 @@ class SegmentMiddleware:
             skip_bots=bots == "skip",
             query=query,
             consent=consent,
-            gpc=gpc,
+            gpc=gpc if isinstance(gpc, str) else preferences_of(gpc) or {},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -245,7 +246,9 @@ class _Response:
         if page is None:
             return
         middleware = self._middleware
-        name = await middleware._contained.ask("page_name", middleware._page_name, self._scope)
+        name = None
+        if middleware._page_name is not None:
+            name = await middleware._contained.ask("page_name", middleware._page_name, self._scope, name_of, None)
         try:
             self._context.run(self._enqueue, name or route_name(self._scope, self._root_path), page.title())
         except Exception as fault:

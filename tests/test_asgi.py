@@ -13,6 +13,7 @@ import pytest
 from segment_async import Client, ClientClosed, MessageError, bind, messages
 from segment_async.asgi import SegmentMiddleware, lifespan
 from tests.support.asgi import ANONYMOUS, App, Recorder, answering, ask, recording, request, visit
+from tests.support.virtual_clock import run, running_clock
 
 Message = dict[str, Any]
 
@@ -236,24 +237,117 @@ def boom(scope: Any) -> Any:
     raise LookupError(scope["headers"])
 
 
-@pytest.mark.parametrize(
-    "option", [{"user_id": boom}, {"consent": boom}, {"user_id": lambda scope: 1.5}, {"consent": lambda scope: "yes"}]
-)
+async def meeting_something_cancelled(scope: Any) -> Any:
+    other = asyncio.get_running_loop().create_future()
+    other.cancel()
+    await other
+
+
+class Awkward(dict[str, bool]):
+    """Fails wherever it is looked at."""
+
+    def items(self) -> Any:
+        raise LookupError
+
+    def __eq__(self, other: object) -> bool:
+        raise LookupError
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise LookupError
+
+
+NO_ID = (1.5, True, b"user-1", ["user-1"], "x" * 1_025, 10**5_000, Awkward())
+NO_CONSENT = ("yes", True, ["Analytics"], {str(n): True for n in range(65)}, {"x" * 3_000: True}, Awkward(a=True))
+NO_NAME = (5, b"Home", "x" * 1_025, Awkward())
+FAULTY: list[dict[str, Any]] = [
+    *(
+        {option: fault}
+        for option in ("user_id", "consent", "page_name")
+        for fault in (boom, meeting_something_cancelled)
+    ),
+    *({"user_id": lambda scope, answer=answer: answer} for answer in NO_ID),
+    *({"consent": lambda scope, answer=answer: answer} for answer in NO_CONSENT),
+    *({"page_name": lambda scope, answer=answer: answer} for answer in NO_NAME),
+]
+
+
+@pytest.mark.parametrize("option", FAULTY)
 def test_a_fault_in_what_was_given_is_logged_once_and_no_more(option: Any, caplog: pytest.LogCaptureFixture) -> None:
     client, arrived = recording()
 
     async def main() -> None:
         async with client:
-            app = SegmentMiddleware(answering(doing=lambda: track(client)), client, **option)
+            app = SegmentMiddleware(answering(doing=lambda: track(client)), client, page_views=True, **option)
             for _ in range(3):
-                assert (await ask(app, visit())).status == 200
+                assert (await ask(app, visit(path_template="/"))).status == 200
 
     asyncio.run(main())
-    assert [message["anonymousId"] for message in arrived] == [ANONYMOUS] * 3
+    # Of whom nobody can say what was allowed, no page view is counted.
+    kinds = ["track"] if "consent" in option else ["track", "page"]
+    assert [(message["type"], message["anonymousId"]) for message in arrived] == [
+        (kind, ANONYMOUS) for kind in kinds * 3
+    ]
+    assert all(message["name"] == "/" for message in arrived if message["type"] == "page")
     (record,) = caplog.records
     assert record.name == "segment_async"
     assert record.levelno == logging.WARNING
     assert ANONYMOUS not in caplog.text
+
+
+async def hanging(scope: Any) -> Any:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("option", ["user_id", "consent", "page_name"])
+def test_what_hangs_is_waited_for_a_second_and_no_longer(option: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> float:
+        client, _ = recording()
+        async with client:
+            options: Any = {option: hanging}
+            app = SegmentMiddleware(answering(doing=lambda: track(client)), client, page_views=True, **options)
+            begin = running_clock().time()
+            assert (await ask(app, visit())).status == 200
+            return running_clock().time() - begin
+
+    assert run(main()) == pytest.approx(1, abs=0.01)
+    assert f"{option} failed: TimeoutError" in caplog.text
+
+
+def test_what_is_slow_is_waited_for() -> None:
+    async def main() -> list[dict[str, Any]]:
+        async def slow(scope: Any) -> str:
+            await asyncio.sleep(0.9)
+            return "user-1"
+
+        client, arrived = recording()
+        async with client:
+            await ask(SegmentMiddleware(answering(doing=lambda: track(client)), client, user_id=slow), visit())
+        return arrived
+
+    assert [message["userId"] for message in run(main())] == ["user-1"]
+
+
+def test_a_request_that_is_cancelled_is_cancelled() -> None:
+    reached: list[str] = []
+
+    async def main() -> None:
+        async def handler() -> None:
+            reached.append("the application")
+
+        client, _ = recording()
+        async with client:
+            asking = asyncio.create_task(
+                ask(SegmentMiddleware(answering(doing=handler), client, user_id=hanging), visit())
+            )
+            await asyncio.sleep(0.1)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    run(main())
+    assert reached == []
 
 
 def test_a_scope_of_no_known_shape_reaches_the_application(caplog: pytest.LogCaptureFixture) -> None:
@@ -292,6 +386,7 @@ def test_installed_twice_the_inner_one_steps_aside() -> None:
         {"bots": "yes"},
         {"query": "some"},
         {"gpc": "obey"},
+        {"gpc": True},
         {"trusted_proxies": "10.0.0.0/8"},
         {"trusted_proxies": ["somewhere"]},
         {"exclude": "/admin"},
