@@ -1,6 +1,6 @@
 """FastAPI: a shop whose pages are counted, and whose orders are events.
 
-    pip install "segment-async" fastapi uvicorn
+    pip install "segment-async" fastapi "uvicorn[standard]"
     SEGMENT_WRITE_KEY=... uvicorn fastapi_app:app
 
 `SEGMENT_HOST` may name another host than Segment's, such as the local endpoint's.
