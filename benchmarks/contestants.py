@@ -50,6 +50,14 @@ NODE_LABEL = "@segment/analytics-node"
 CONTESTANTS = [
     Contestant("nothing", "the application alone", "ours-isal", "nothing"),
     OURS,
+    Contestant(
+        "ours-middleware",
+        "segment_async (isal, middleware)",
+        "ours-isal",
+        "ours",
+        {"middleware": True},
+        drops=False,
+    ),
     Contestant("ours-zlib", "segment_async (zlib)", "ours-zlib", "ours", drops=False),
     OFFICIAL,
     Contestant("official-plain", "segment-analytics-python (no gzip)", "official", "official", {"gzip": False}, 0.3),

@@ -169,7 +169,9 @@ PARTS = {
     "steps": Part(under_load, ("5000", FLAT_OUT), (*OURS, "posthog-async")),
     "memory": Part(memory, ("medium",), (*OURS, *THREADS, "posthog-async", "node")),
     "web": Part(
-        web, (FLAT_OUT, "3000"), (*APPLICATION, *OURS, "official", "official-background", *THREADS[1:], "posthog-async")
+        web,
+        (FLAT_OUT, "3000"),
+        (*APPLICATION, *OURS, "ours-middleware", "official", "official-background", *THREADS[1:], "posthog-async"),
     ),
     "imports": Part(imports, ("import",), ("ours-isal", *THREADS, "posthog-async")),
 }

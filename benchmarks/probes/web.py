@@ -1,6 +1,7 @@
 """A FastAPI application with one endpoint that sends one event a request, served by uvicorn
 on asyncio's own loop until told to end.
 
+With `middleware` among the options it is the client's own, as its documentation has it.
 Prints the port as soon as it serves; ends when its standard input closes.
 """
 
@@ -20,17 +21,41 @@ Answer = dict[str, Any]
 
 
 async def run(task: Task) -> dict[str, Any]:
-    app = FastAPI()
-    app.get("/orders/{number}")(await endpoint(task))
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+    app = with_middleware(task) if task.options.pop("middleware", False) else await with_endpoint(task)
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
 
     asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 0)
     # Without the protocol's number asyncio leaves Nagle's algorithm on, which delays every answer by 40 ms.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
+        # Who comes while the application still starts waits in line.
+        listener.listen()
         print(listener.getsockname()[1], flush=True)
         await uvicorn.Server(config).serve(sockets=[listener])
     return {}
+
+
+def with_middleware(task: Task) -> FastAPI:
+    """Who and where come from the request, the client from FastAPI."""
+    from segment_async.asgi import SegmentMiddleware
+    from segment_async.fastapi import Segment, lifespan
+
+    app = FastAPI(lifespan=lifespan("benchmark", host=task.url))
+    app.add_middleware(SegmentMiddleware)
+
+    @app.get("/orders/{number}")
+    async def order(number: int, segment: Segment) -> Answer:
+        _, event, properties, _ = task.make(number)
+        await segment.track(event=event, properties=properties)
+        return {"order": number, "status": "paid"}
+
+    return app
+
+
+async def with_endpoint(task: Task) -> FastAPI:
+    app = FastAPI()
+    app.get("/orders/{number}")(await endpoint(task))
+    return app
 
 
 async def endpoint(task: Task) -> Callable[..., Awaitable[Answer]]:
