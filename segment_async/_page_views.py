@@ -9,6 +9,7 @@ import codecs
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
+from functools import lru_cache
 from html import unescape
 from typing import Any, Final
 
@@ -117,6 +118,7 @@ def _header(headers: RawHeaders, wanted: bytes) -> bytes:
     return next((value for name, value in headers if name.lower() == wanted), b"")
 
 
+@lru_cache(maxsize=64)
 def _charset(content_type: bytes) -> str:
     named = _CHARSET.search(content_type)
     try:

@@ -47,6 +47,7 @@ _WANTED: Final = frozenset(
 _GLUE: Final = {b"cookie": b"; ", b"x-forwarded-for": b", "}
 
 _URL_SAFE: Final = "!#$%&'()*+,/:;=?@[]-._~"
+_WRITTEN: Final = re.compile(rb"[!#$%&'()*+,/:;=?@\[\]\-._~A-Za-z0-9]*")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,4}")
 _QUALITY: Final = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
@@ -228,7 +229,7 @@ def _origin(scope: Mapping[str, Any], headers: Headers, behind_proxy: bool) -> s
 
 def _path(scope: Mapping[str, Any]) -> str | None:
     raw = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
-    path = quote(raw.partition(b"?")[0][: _MAX_URL + 1], safe=_URL_SAFE)
+    path = _as_written(raw.partition(b"?")[0][: _MAX_URL + 1])
     return path if path and len(path) <= _MAX_HEADER else None
 
 
@@ -259,8 +260,13 @@ def _url_text(raw: bytes) -> str | None:
         return ""
     if len(raw) > _MAX_URL:
         return None
-    text = quote(raw, safe=_URL_SAFE)
+    text = _as_written(raw)
     return text if len(text) <= _MAX_URL else None
+
+
+def _as_written(raw: bytes) -> str:
+    # Nearly all addresses are so already.
+    return raw.decode("ascii") if _WRITTEN.fullmatch(raw) else quote(raw, safe=_URL_SAFE)
 
 
 def _text(value: bytes | None) -> str | None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any, Final, Literal
 
-from . import Client, bind, bound, messages
+from . import Client, bind, bound
 from ._consent import GPC, preferences_of
 from ._contained import Contained
 from ._page_views import (
@@ -256,9 +256,14 @@ class _Response:
 
     def _enqueue(self, name: str | None, title: str | None) -> None:
         properties = properties_of(self._visitor.page, self._visitor.headers, title)
-        message = messages.page(name=name, properties=properties, timestamp=self._seen_at)
+        page = {"type": "page", "name": name, "properties": properties, "timestamp": self._seen_at}
+        client = self._middleware._client_of(self._scope)
+        if self._middleware._without_identity == "drop":
+            client.enqueue_nowait(page)
+            return
+        # A call without any id may fail in the application's hands, not in ours.
         with bound(without_identity="drop"):
-            self._middleware._client_of(self._scope).enqueue_nowait(message)
+            client.enqueue_nowait(page)
 
 
 def _check_words(**options: tuple[object, tuple[str, ...]]) -> None:
