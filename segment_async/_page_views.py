@@ -83,11 +83,20 @@ def name_of(answer: Any) -> str | None:
 
 def route_name(scope: Mapping[str, Any], root_path: str) -> str | None:
     """The template that the framework matched, below what it is mounted at; `None`: it does not tell."""
-    template = getattr(scope.get("route"), "path", None) or scope.get("path_template")
-    if not isinstance(template, str) or not template:
-        return None
-    mounted = scope.get("root_path", "")
-    return mounted.removeprefix(root_path) + template if isinstance(mounted, str) else template
+    route, mounted = scope.get("route"), str(scope.get("root_path", "")).removeprefix(root_path)
+    if hasattr(route, "routes"):
+        # Nothing was matched below what is mounted there: files, or an application of another kind.
+        return mounted or None
+    template = _included(scope) or getattr(route, "path", None) or scope.get("path_template")
+    return mounted + template if isinstance(template, str) and template else None
+
+
+def _included(scope: Mapping[str, Any]) -> Any:
+    """Where FastAPI keeps a route's whole template, since the route itself tells it without what it is included at."""
+    said = scope.get("fastapi")
+    effective = said.get("effective_route_context") if isinstance(said, Mapping) else None
+    is_of_this_route = effective is not None and getattr(effective, "original_route", None) is scope.get("route")
+    return getattr(effective, "path", None) if is_of_this_route else None
 
 
 class TitleReader:

@@ -424,6 +424,34 @@ def test_lifespan_opens_and_closes_around_the_applications_own() -> None:
         asyncio.run(client.track("user-1", "Late"))
 
 
+@asynccontextmanager
+async def failing_to_start(app: Any) -> Any:
+    raise OSError("its own")
+    yield  # it is a generator all the same
+
+
+@asynccontextmanager
+async def failing_to_stop(app: Any) -> Any:
+    yield {}
+    raise OSError("its own")
+
+
+@pytest.mark.parametrize("own", [failing_to_start, failing_to_stop])
+def test_the_client_is_closed_whatever_the_applications_own_does(own: Any) -> None:
+    client, arrived = recording()
+
+    async def main() -> None:
+        client.enqueue_nowait(messages.track("user-1", "Seen"))
+        with pytest.raises(OSError, match="its own"):
+            async with lifespan(client, wrap=own)(None):
+                pass
+        with pytest.raises(ClientClosed):
+            await client.track("user-1", "Late")
+
+    asyncio.run(main())
+    assert len(arrived) == 1
+
+
 def test_a_client_that_exists_is_used() -> None:
     client, _ = recording()
 

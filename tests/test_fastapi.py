@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from importlib import reload
+from pathlib import Path
 from typing import Annotated, Any
 
 import aiohttp
@@ -16,6 +17,7 @@ pytest.importorskip("fastapi", reason="FastAPI is not installed")
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Response, WebSocket
 from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.staticfiles import StaticFiles
 
 import segment_async.fastapi
 from segment_async import Client, Statistics, bind, messages
@@ -142,7 +144,7 @@ async def passing_on(request: Any, call_next: Callable[[Any], Awaitable[Any]]) -
     return await call_next(request)
 
 
-def test_page_views_are_named_by_their_routes() -> None:
+def test_page_views_are_named_by_their_routes(tmp_path: Path) -> None:
     app, arrived = shop(page_views=True)
     mounted = FastAPI()
     router = APIRouter(prefix="/shoes", default_response_class=HTMLResponse)
@@ -151,16 +153,28 @@ def test_page_views_are_named_by_their_routes() -> None:
     async def shoes(number: int) -> str:
         return ""
 
+    boots = APIRouter()
+    boots.include_router(router, prefix="/boots")
     app.include_router(router)
-    mounted.include_router(router)
+    app.include_router(boots, prefix="/v1")
+    mounted.include_router(router, prefix="/v2")
     app.mount("/outlet", mounted)
+    (tmp_path / "about.html").write_text("<title>About us</title>")
+    app.mount("/pages", StaticFiles(directory=tmp_path))
 
     async def main() -> None:
         async with browsing(app) as session:
-            assert [await get(session, path) for path in ("/shoes/1", "/outlet/shoes/1", "/nowhere")] == [200, 200, 404]
+            for path in ("/shoes/1", "/v1/boots/shoes/1", "/outlet/v2/shoes/1", "/pages/about.html"):
+                assert await get(session, path) == 200
+            assert await get(session, "/nowhere") == 404
 
     asyncio.run(main())
-    assert [message["name"] for message in arrived] == ["/shoes/{number}", "/outlet/shoes/{number}"]
+    assert [message["name"] for message in arrived] == [
+        "/shoes/{number}",
+        "/v1/boots/shoes/{number}",
+        "/outlet/v2/shoes/{number}",
+        "/pages",
+    ]
 
 
 def test_without_the_lifespan_the_error_says_so() -> None:
