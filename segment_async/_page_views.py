@@ -83,12 +83,14 @@ def name_of(answer: Any) -> str | None:
 
 def route_name(scope: Mapping[str, Any], root_path: str) -> str | None:
     """The template that the framework matched, below what it is mounted at; `None`: it does not tell."""
-    route, mounted = scope.get("route"), str(scope.get("root_path", "")).removeprefix(root_path)
+    route, mounted = scope.get("route"), scope.get("root_path", "")
     if hasattr(route, "routes"):
-        # Nothing was matched below what is mounted there: files, or an application of another kind.
-        return mounted or None
+        # A mount: of files, or of an application that does not tell its own routes.
+        return None
     template = _included(scope) or getattr(route, "path", None) or scope.get("path_template")
-    return mounted + template if isinstance(template, str) and template else None
+    if not isinstance(template, str) or not template:
+        return None
+    return mounted.removeprefix(root_path) + template if isinstance(mounted, str) else template
 
 
 def _included(scope: Mapping[str, Any]) -> Any:

@@ -126,7 +126,10 @@ def client_ip(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Netw
     """
     address = _peer(scope)
     forwarded = headers.get(b"x-forwarded-for", b"") if trusted else b""
-    for entry in reversed(forwarded[-_MAX_HEADER:].decode("latin-1").split(",")) if forwarded else ():
+    if len(forwarded) > _MAX_HEADER:
+        # What is cut in two might be read as another address.
+        forwarded = forwarded[-_MAX_HEADER:].partition(b",")[2]
+    for entry in reversed(forwarded.decode("latin-1").split(",")) if forwarded else ():
         if not _is_trusted(address, trusted):
             break
         if entry := entry.strip():
@@ -144,10 +147,13 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     if with_port := _PORT.fullmatch(text):
         text = with_port[1] or with_port[2] or ""
     try:
-        address = ip_address(text.partition("%")[0])
+        address = ip_address(text)
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    if isinstance(address, IPv6Address):
+        # Without its zone, which means something on one machine only.
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address
 
 
 @lru_cache(maxsize=1_024)

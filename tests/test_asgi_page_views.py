@@ -94,6 +94,16 @@ def test_the_route_below_a_mount_and_a_template_of_litestars() -> None:
     assert pages(visit("/a/1", path_template="/a/{b}"))[0]["name"] == "/a/{b}"
 
 
+def test_a_mount_is_no_route() -> None:
+    async def files(scope: Any, receive: Any, send: Any) -> None:
+        scope["root_path"] += "/files"
+        scope["route"] = SimpleNamespace(path="/files", routes=[])
+        await answering()(scope, receive, send)
+
+    (page,) = pages(visit("/files/about.html"), files)
+    assert "name" not in page
+
+
 def test_who_logs_in_is_the_one_who_sees_the_page() -> None:
     async def log_in() -> None:
         bind(user_id="user-1")

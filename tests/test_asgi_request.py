@@ -121,6 +121,12 @@ def test_cookies_in_several_headers_are_one_jar() -> None:
         ("10.0.0.1", "198.51.100.7, unknown", PRIVATE, None),  # what our proxy saw cannot be read
         ("10.0.0.1", "198.51.100.7, _hidden", PRIVATE, None),
         ("10.0.0.1", "x" * 60_000 + ", 198.51.100.7", PRIVATE, "198.51.100.7"),
+        ("10.0.0.1", "6.6.6.6, 1" + ", 10.0.0.2" * 102 + ", 10.0.0.234", PRIVATE, "10.0.0.2"),  # too long a way
+        ("10.0.0.1", "198.51.100.7%eth0", PRIVATE, None),  # a zone is IPv6's
+        ("10.0.0.1", "[fe80::7%25]:443", PRIVATE, "fe80::7"),
+        ("10.0.0.1", "fe80::7%%", PRIVATE, None),
+        ("10.0.0.1", "010.0.0.7", PRIVATE, None),  # octal to some
+        ("10.0.0.1", "::ffff:198.51.100.7", PRIVATE, "198.51.100.7"),
         ("fd00::1", "2001:DB8:0::7", PRIVATE, "2001:db8::7"),
         ("::ffff:10.0.0.1", "198.51.100.7", PRIVATE, "198.51.100.7"),
         ("fe80::1%eth0", "", (), "fe80::1"),
