@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import pytest
@@ -137,6 +137,55 @@ def test_the_client_is_whom_the_outermost_trusted_proxy_saw(
     peer: str, forwarded: str, trusted: Any, expected: str | None
 ) -> None:
     assert client_ip({"client": (peer, 1)}, {b"x-forwarded-for": forwarded.encode()}, trusted) == expected
+
+
+def is_plain(address: IPv4Address | IPv6Address) -> bool:
+    return getattr(address, "ipv4_mapped", None) is None
+
+
+ADDRESSES = st.one_of(
+    st.ip_addresses(network="10.0.0.0/8"), st.ip_addresses(network="fd00::/8"), st.ip_addresses().filter(is_plain)
+)
+
+
+def spelled(address: IPv4Address | IPv6Address) -> st.SearchStrategy[tuple[Any, str]]:
+    if address.version == 4:
+        ways = [f"{address}", f"{address}:8080", f"::ffff:{address}", f"[::ffff:{address}]:1", f" {address} "]
+    else:
+        ways = [f"{address}", f"[{address}]", f"[{address}]:443", f"{address}%eth0", address.exploded.upper()]
+    return st.sampled_from([(address, way) for way in ways])
+
+
+GARBAGE = [
+    "unknown",
+    "_x",
+    "999.1.1.1",
+    "1.2.3",
+    "[::1",
+    "::1]",
+    "1.2.3.4:x",
+    "%",
+    "0x7f.1",
+    "1.2.3.4 5",
+    "\u0661.2.3.4",
+]
+
+
+@given(
+    peer=ADDRESSES,
+    chain=st.lists(
+        st.one_of(ADDRESSES.flatmap(spelled), st.sampled_from([(None, text) for text in GARBAGE])), max_size=9
+    ),
+)
+def test_any_chain_of_proxies_however_it_is_spelled(peer: Any, chain: list[tuple[Any, str]]) -> None:
+    expected = peer
+    for address, _ in reversed(chain):
+        if expected is None or not any(expected in network for network in PRIVATE):
+            break
+        expected = address
+    forwarded = ", ".join(text for _, text in chain).encode()
+    found = client_ip({"client": (str(peer), 1)}, {b"x-forwarded-for": forwarded}, PRIVATE)
+    assert found == (None if expected is None else str(expected))
 
 
 @pytest.mark.parametrize("client", [None, (None, 0), ("", 0), ()])
