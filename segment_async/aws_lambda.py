@@ -20,6 +20,7 @@ from inspect import isawaitable
 from typing import Any, Final
 
 from . import Client
+from ._contained import Contained
 
 __all__ = ["flush_after"]
 
@@ -39,6 +40,7 @@ def flush_after(client: Client, margin: float = 0.3) -> Callable[[Handler], Hand
     client, and goes with the next invocation. Async handlers run on one loop that lives as long as the process; the
     thread's current loop is left as it was, so that an adapter such as Mangum may stand within.
     """
+    contained = Contained()
 
     def decorate(handler: Handler) -> Handler:
         @wraps(handler)
@@ -51,7 +53,11 @@ def flush_after(client: Client, margin: float = 0.3) -> Callable[[Handler], Hand
                     answer = run(_awaited(answer))
                 return answer
             finally:
-                _flush(client, run, _seconds_left(context) - margin)
+                try:
+                    _flush(client, run, _seconds_left(context) - margin)
+                except Exception as fault:
+                    # The handler's answer, or its own fault, is what counts.
+                    contained.say("Flushing", fault)
 
         return invoke
 
@@ -73,6 +79,8 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
 
 def _run_once(work: Coroutine[Any, Any, Any]) -> Any:
     """On a loop of its own: which one a sync handler uses, if any, is not known, and it may be over."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("called from a running event loop")
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(work)
 
@@ -82,7 +90,12 @@ async def _awaited(answer: Awaitable[Any]) -> Any:
 
 
 def _flush(client: Client, run: Runs, seconds: float) -> None:
-    left = run(client.flush(timeout=max(0.0, seconds)))
+    flushing = client.flush(timeout=max(0.0, seconds))
+    try:
+        left = run(flushing)
+    finally:
+        # Where no loop can be run here, it was not begun.
+        flushing.close()
     if left:
         _log.warning("%d messages are left when the invocation's time is up; they wait for the next one.", left)
 
@@ -90,5 +103,6 @@ def _flush(client: Client, run: Runs, seconds: float) -> None:
 def _seconds_left(context: Any) -> float:
     try:
         return float(context.get_remaining_time_in_millis()) / 1_000
-    except AttributeError:
+    except (AttributeError, TypeError, ValueError):
+        # Called by hand, or by something that only resembles Lambda.
         return _UNTOLD_SECONDS

@@ -23,8 +23,8 @@ class Context:
     def __init__(self, seconds: float = 3.0) -> None:
         self.seconds = seconds
 
-    def get_remaining_time_in_millis(self) -> int:
-        return int(self.seconds * 1_000)
+    def get_remaining_time_in_millis(self) -> Any:
+        return int(self.seconds * 1_000) if isinstance(self.seconds, float) else self.seconds
 
 
 class Slow(Recorder):
@@ -107,9 +107,10 @@ def test_a_sync_handler_without_any_loop(thread: Callable[..., Any]) -> None:
     thread(finish, client)
 
 
+@pytest.mark.parametrize("seconds", [0.35, 0.1, 0.0])
 @pytest.mark.parametrize("is_async", [True, False])
 def test_when_time_runs_out_the_next_invocation_sends_it(
-    is_async: bool, thread: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    is_async: bool, seconds: float, thread: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     transport = Slow()
     client, arrived = recording(transport)
@@ -122,7 +123,7 @@ def test_when_time_runs_out_the_next_invocation_sends_it(
         return asyncio.run(work(event, context))
 
     handler = flush_after(client)(work if is_async else run)
-    assert thread(handler, 0, Context(0.35)) == "answer"
+    assert thread(handler, 0, Context(seconds)) == "answer"
     assert events(arrived) == []
     assert [record.getMessage() for record in caplog.records] == [
         "1 messages are left when the invocation's time is up; they wait for the next one."
@@ -149,6 +150,39 @@ def test_the_margin_is_left_alone(thread: Callable[..., Any]) -> None:
         thread(flush_after(watched, margin)(lambda event, context: None), 0, context)
     assert waited == pytest.approx([1.7, 1.5, 0.0, 2.7])
     thread(finish, client)
+
+
+@pytest.mark.parametrize("context", [None, {}, Context(None), Context("soon")])  # type: ignore[arg-type]
+def test_a_context_that_is_not_lambdas(context: Any, thread: Callable[..., Any]) -> None:
+    client, arrived = recording()
+
+    @flush_after(client)
+    def handler(event: Any, context: Any) -> str:
+        client.enqueue_nowait(messages.track("user-1", "Seen"))
+        return "answer"
+
+    assert thread(handler, None, context) == "answer"
+    assert events(arrived) == ["Seen"]
+    thread(finish, client)
+
+
+def test_where_no_loop_can_be_run_the_answer_is_given_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    """As in an asynchronous test of a plain handler."""
+    client, arrived = recording()
+
+    @flush_after(client)
+    def handler(event: Any, context: Any) -> str:
+        client.enqueue_nowait(messages.track("user-1", "Seen"))
+        return "answer"
+
+    async def main() -> None:
+        assert [handler(None, Context()) for _ in range(2)] == ["answer"] * 2
+        assert await client.flush() == 0
+
+    asyncio.run(main())
+    assert events(arrived) == ["Seen"] * 2
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["Flushing failed: RuntimeError"]
+    finish(client)
 
 
 def test_a_handler_that_fails_is_flushed_all_the_same(thread: Callable[..., Any]) -> None:
