@@ -1,6 +1,7 @@
 """AWS Lambda: one client over all invocations of the process, flushed within the time that each has left.
 
-Two ways: a plain handler, and an ASGI application behind Mangum. Lambda calls `handler` or `web`.
+Two ways: a plain handler, and an ASGI application behind Mangum (`pip install "segment-async" fastapi mangum`). Lambda
+calls `handler` or `web`.
 """
 
 import os

@@ -1,10 +1,10 @@
 """taskiq: who it was is carried to the task in its labels, and the worker sends all it has before it ends.
 
     pip install "segment-async" taskiq
-    SEGMENT_WRITE_KEY=... taskiq worker taskiq_worker:broker
+    SEGMENT_WRITE_KEY=... python taskiq_worker.py
 
-The broker here lives within one process, so that `python taskiq_worker.py` shows it all; yours comes from a package
-of its own, such as taskiq-redis.
+The broker here lives within one process, so that this shows it all. Yours comes from a package of its own, such as
+taskiq-redis, and its workers are processes: `taskiq worker taskiq_worker:broker`.
 """
 
 import asyncio
