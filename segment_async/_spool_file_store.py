@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 from . import _spool_salvage as salvage
 from . import _spool_tables as tables
 from ._exceptions import SpoolUnavailable
-from ._spool_files import Place, inspect, make_private, prepare_folder
+from ._spool_files import Place, inspect, is_scratched, make_private, prepare_folder
 from ._spool_ledger import Ledger
 from ._spool_lock import Lock
 from ._spool_log import reforge
@@ -40,7 +40,7 @@ class Removed(Exception):
     """The files are not any more where they were opened."""
 
 
-_FAULTS: Final = (sqlite3.Error, OSError, Damaged, Removed)
+_FAULTS: Final = (*tables.ERRORS, OSError, Damaged, Removed)
 
 
 class FileStore:
@@ -136,6 +136,8 @@ class FileStore:
             if not inspect(self._place):
                 self._make_anew()
             make_private(self._place.database)
+            if is_scratched(self._place.database):
+                raise Damaged("its header is scratched")
             # SQLite itself would cut off what it cannot read of it, and say nothing.
             log = self._place.log.read_bytes() if self._place.log.exists() else b""
             connection = tables.connect(self._place.database, power_safe=self._power_safe)
@@ -179,7 +181,7 @@ class FileStore:
             return
         with contextlib.ExitStack() as stack:
             source = None
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*tables.ERRORS):
                 source = tables.connect(self._place.database, power_safe=False, read_only=True)
                 stack.callback(source.close)
             self._exchange(source)
@@ -240,7 +242,7 @@ def _is_no_room(fault: Exception) -> bool:
 
 
 def _is_damage(fault: Exception) -> bool:
-    return isinstance(fault, Damaged) or getattr(fault, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+    return isinstance(fault, (Damaged, UnicodeDecodeError)) or getattr(fault, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
 # Connections that a forked child inherited. Closing one could remove a log that others have written since, and so

@@ -165,6 +165,14 @@ def _check_header(path: Path, header: bytes) -> None:
         raise SpoolUnavailable(f"{path} was written by a newer version of segment_async (format {number})")
 
 
+def is_scratched(database: Path) -> bool:
+    """Whether SQLite would take the file for one of another version, or for one that may not be written."""
+    with database.open("rb") as file:
+        header = file.read(100)
+    versions, schema_format = header[18:20], int.from_bytes(header[44:48], "big")
+    return len(header) == 100 and (versions not in (b"\1\1", b"\2\2") or not 1 <= schema_format <= 4)
+
+
 def sync_folder(folder: Path) -> None:
     """Make names in it survive a power loss, where the file system knows of such a thing."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -92,7 +92,7 @@ def carry_over(
 def _latest(source: sqlite3.Connection | None, watermark: Ledger | None) -> Ledger | None:
     try:
         own = None if source is None else tables.load_ledger(source)
-    except (sqlite3.Error, tables.Damaged):
+    except (*tables.ERRORS, tables.Damaged):
         own = None
     return watermark if own is None else own.caught_up(watermark)
 
@@ -123,7 +123,7 @@ def _readable(source: sqlite3.Connection | None, query: str) -> Iterator[tuple[A
                     last, step = row[0], 0
                     yield row
             break
-        except sqlite3.Error:
+        except tables.ERRORS:
             # The page after the last row cannot be read: look beyond it, farther each time.
             step = step * 2 or 1
 
@@ -131,7 +131,7 @@ def _readable(source: sqlite3.Connection | None, query: str) -> Iterator[tuple[A
 def _backwards(source: sqlite3.Connection, query: str, after: int, before: int) -> list[tuple[Any, ...]]:
     """Rows between two positions, from the end up to the first one that cannot be read."""
     rows: list[tuple[Any, ...]] = []
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(*tables.ERRORS):
         for row in source.execute(query + "DESC", (after, before)):
             rows.append(row)  # noqa: PERF402 -- what was read before an error is wanted
     return rows[::-1]

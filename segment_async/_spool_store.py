@@ -82,7 +82,7 @@ class PlainStore:
     def query(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
             return work(self._connection)
-        except (sqlite3.Error, Damaged) as fault:
+        except (*tables.ERRORS, Damaged) as fault:
             raise SpoolUnavailable(str(fault)) from fault
 
     def keep_reserve(self) -> bool:

@@ -60,6 +60,10 @@ class Damaged(Exception):
     """What the file says cannot be."""
 
 
+# SQLite quotes a damaged file in its errors, and Python fails where that is no text.
+ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+
+
 def connect(database: Path | None, *, power_safe: bool, read_only: bool = False) -> sqlite3.Connection:
     """Open a database that exists; `None`: one in memory.
 
@@ -80,6 +84,8 @@ def connect(database: Path | None, *, power_safe: bool, read_only: bool = False)
 
 
 def _configure(connection: sqlite3.Connection, power_safe: bool, read_only: bool) -> None:
+    # What is no text any more becomes another text, which fits no checksum; by itself Python would raise.
+    connection.text_factory = _text
     connection.execute("PRAGMA busy_timeout = 5000")
     connection.execute("PRAGMA cache_size = -4000")
     if read_only:
@@ -96,6 +102,10 @@ def _configure(connection: sqlite3.Connection, power_safe: bool, read_only: bool
     connection.execute("PRAGMA wal_autocheckpoint = 500")
     # On in some builds of SQLite; whoever erases messages for good rewrites the file instead.
     connection.execute("PRAGMA secure_delete = 0")
+
+
+def _text(content: bytes) -> str:
+    return content.decode(errors="replace")
 
 
 def create(database: Path | None) -> sqlite3.Connection:

@@ -162,7 +162,7 @@ def _reading(place: Place) -> Iterator[Store]:
 def _guest(place: Place, *, read_only: bool = False) -> Store:
     try:
         return PlainStore(tables.connect(place.database, power_safe=True, read_only=read_only))
-    except sqlite3.Error as fault:
+    except tables.ERRORS as fault:
         raise SpoolUnavailable(f"{place.database}: {fault}") from fault
 
 

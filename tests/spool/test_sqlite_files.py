@@ -13,7 +13,7 @@ from segment_async._spool_files import FORMAT
 from segment_async._spool_tables import SCHEMA
 from segment_async.spool import SpoolUnavailable, SQLiteSpool
 
-from .contract import append, body_of, check_law, read_ids, settle_all
+from .contract import REFUSED, append, body_of, check_law, read, read_ids, settle_all
 
 
 @pytest.fixture
@@ -299,6 +299,38 @@ def test_a_scratch_on_the_first_page_is_mended_without_loss(path):
 
     counts = run(path, part)
     assert (counts.dropped, counts.damages) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("at", "bit"), [(16, 0), (18, 0), (18, 1), (19, 7), (21, 3), (47, 0), (59, 1), (b"CREATE", 7), (b"ledger", 7)]
+)
+def test_a_bit_of_the_first_page_is_mended_without_loss(path, at, bit):
+    """Some of them make SQLite think of other versions, others make its errors no text."""
+    fill(path, *"ab")
+    content = bytearray(path.read_bytes())
+    content[at if isinstance(at, int) else content.index(at)] ^= 1 << bit
+    path.write_bytes(content)
+
+    async def part(spool):
+        await append(spool, "c")
+        assert await read_ids(spool) == ["a", "b", "c"]
+
+    counts = run(path, part)
+    assert (counts.dropped, counts.damages) == (0, 1)
+
+
+def test_a_text_that_is_no_text_any_more_is_damage_as_any_other(path):
+    async def part(spool):
+        await append(spool, *"ab")
+        await spool.settle([(await read(spool, count=1)).messages[0].key], REFUSED)
+
+    run(path, part)
+    overwrite(path, b'{"refused": 1}', b'{"\xf2efused": 1}')
+
+    async def later(spool):
+        assert await read_ids(spool) == ["b"]
+
+    assert run(path, later).damages == 1
 
 
 def test_an_interrupted_exchange_is_finished(path):
