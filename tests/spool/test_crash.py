@@ -35,8 +35,13 @@ def test_kills_at_system_calls():
 
 
 @needs_strace
+def test_kills_while_damage_is_mended():
+    assert "'calls': " in crash("--mending", "--every", "120")
+
+
+@needs_strace
 def test_errors_of_system_calls():
-    assert "'refused': " in crash("--errors", "--steps", "4", "--every", "400")
+    assert "'refused': " in crash("--errors", "--steps", "4", "--every", "60")
 
 
 @needs_strace

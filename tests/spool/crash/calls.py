@@ -3,6 +3,7 @@
 strace counts calls by name and thread, so each name is gone through by itself, from its first call to the last.
 """
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -27,11 +28,10 @@ def is_possible() -> bool:
     return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode == 0
 
 
-def count_calls(folder: Path, script: list[str]) -> dict[str, int]:
+def count_calls(home: Path, script: list[str]) -> dict[str, int]:
     """How often each call comes in the thread that makes it most often."""
-    home = _new_home(folder)
-    trace = folder / "trace"
-    _run(home, script, "-o", str(trace), "-e", f"trace={','.join(CALLS)}")
+    trace = home.with_name("trace")
+    run_victim(home, script, "-o", str(trace), "-e", f"trace={','.join(CALLS)}")
     counts: dict[tuple[str, str], int] = {}
     for line in trace.read_text().splitlines():
         if match := re.match(r"(\d+) +(\w+)\(", line):
@@ -42,12 +42,10 @@ def count_calls(folder: Path, script: list[str]) -> dict[str, int]:
 def kill_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict[str, int]:
     script = [seed, str(steps), "full"]
     seen = {"calls": 0}
-    for name, count in count_calls(folder, script).items():
+    for name, count in count_calls(_new_home(folder), script).items():
         for number in range(1, count + 1, every):
             home = _new_home(folder)
-            _run(
-                home, script, "-o", "/dev/null", "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}"
-            )
+            run_victim(home, script, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}")
             _check(home)
             seen["calls"] += 1
             seen[name] = seen.get(name, 0) + 1
@@ -55,19 +53,20 @@ def kill_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict
 
 
 def fail_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict[str, int]:
-    """Once, for a while, and from then on."""
+    """Each call with each error: once, for a while, and from then on. A part of the calls: each in one of these ways."""
     script = [seed, str(steps), "full"]
     seen = {"calls": 0, "refused": 0}
-    counts = count_calls(folder, script)
+    counts = count_calls(_new_home(folder), script)
+    ways = [(error, after) for error in ERRORS for after in ("", "..{}", "+")]
+    turns = itertools.cycle(ways)
     for name in (each for each in WRITING if each in counts):
         for number in range(1, counts[name] + 1, every):
-            for error in ERRORS:
-                for when in (f"{number}", f"{number}..{number + 4}", f"{number}+"):
-                    home = _new_home(folder)
-                    inject = f"inject={name}:error={error}:when={when}"
-                    _run(home, script, "-o", "/dev/null", "-e", f"trace={name}", "-e", inject)
-                    seen["refused"] += len(_check(home, once=not when.endswith("+")).refused)
-                    seen["calls"] += 1
+            for error, after in ways if every == 1 else [next(turns)]:
+                home = _new_home(folder)
+                inject = f"inject={name}:error={error}:when={number}{after.format(number + 4)}"
+                run_victim(home, script, "-e", f"trace={name}", "-e", inject)
+                seen["refused"] += len(_check(home, once=after != "+").refused)
+                seen["calls"] += 1
     return seen
 
 
@@ -78,18 +77,20 @@ def _new_home(folder: Path) -> Path:
     return home
 
 
-def _run(home: Path, script: list[str], *options: str) -> None:
+def run_victim(home: Path, script: list[str], *options: str) -> str:
+    """Under strace, with these options for it; of the spool's files alone. Returns what it said."""
     spool = home / "spool" / "a.db"
-    names = ("", "-wal", "-shm", ".lock", ".new", ".new-wal", ".new-shm", ".mended")
+    names = ("", "-wal", "-shm", ".lock", ".new", ".new-wal", ".new-shm", ".mended", ".log")
     paths = [spool.parent, *(spool.with_name(spool.name + each) for each in names)]
     watched = [part for path in paths for part in ("-P", str(path))]
     victim = [sys.executable, "-m", "tests.spool.crash.victim", str(spool), str(home / "journal"), *script]
-    done = subprocess.run(
-        ["strace", "-f", "-qq", *options, *watched, *victim], capture_output=True, text=True, check=False
-    )
+    # What strace writes is wanted only where an option says so; the last one counts.
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", *options, *watched, *victim]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     # Killed, as asked for, or at its end; nothing else.
     if done.returncode not in (0, -9, 137):
         raise witness.Lost(f"{' '.join(options)}: the victim ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return done.stderr
 
 
 def _check(home: Path, *, once: bool | None = None) -> Story:

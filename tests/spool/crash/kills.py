@@ -40,7 +40,7 @@ def _lives(home: Path, seed: str, chance: random.Random, lives: int, seen: dict[
     journal = home / "journal"
     told = 0
     for life in range(lives):
-        moment = chance.random() ** 2 * 0.06
+        moment = chance.random() ** 2 * 0.1
         durability = "process" if chance.random() < 0.3 else "full"
         child = os.fork()
         if not child:

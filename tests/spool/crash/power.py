@@ -177,7 +177,7 @@ def record(home: Path, seed: str, steps: int) -> list[tuple[str, list[str], int]
     home.mkdir(mode=0o700)
     spool, trace = home / "spool" / "a.db", home / "trace"
     spool.parent.mkdir(mode=0o700)
-    names = ("", "-wal", "-journal", ".lock", ".new", ".new-wal", ".new-journal", ".mended")
+    names = ("", "-wal", "-journal", ".lock", ".new", ".new-wal", ".new-journal", ".mended", ".log")
     paths = [spool.parent, home / "journal", *(spool.with_name(spool.name + each) for each in names)]
     watched = [part for path in paths for part in ("-P", str(path))]
     options = ["-f", "-qq", "-o", str(trace), "-xx", "-s", "1000000", "-e", f"trace={_CALLS}"]
@@ -190,6 +190,7 @@ def record(home: Path, seed: str, steps: int) -> list[tuple[str, list[str], int]
         seed,
         str(steps),
         "full",
+        "2",
     ]
     subprocess.run(["strace", *options, *watched, *victim], check=True)
     return list(_parse(trace.read_text().splitlines()))

@@ -35,9 +35,16 @@ class Victim:
         self._held = 0
 
     async def live(self, steps: int, *, at_once: bool) -> None:
+        """Work, and come to an end."""
+        await self.work(steps, at_once=at_once)
+        await self._spool.aclose()
+
+    async def work(self, steps: int, *, at_once: bool) -> None:
         """`at_once`: everything at the same time; else one thing after the other."""
+        # Opens the spool: what earlier lives left is not known before.
+        await self._append()
         async with asyncio.TaskGroup() as group:
-            for _ in range(steps):
+            for _ in range(steps - 1):
                 step = self._random.choices((self._append, self._append_nowait, self._deliver), (4, 1, 4))[0]
                 if at_once:
                     group.create_task(step())
@@ -45,7 +52,6 @@ class Victim:
                         await asyncio.sleep(0)
                 else:
                     await step()
-        await self._spool.aclose()
 
     def _next_ids(self, most: int) -> list[str]:
         first = self._count
@@ -103,10 +109,12 @@ class Victim:
 
 
 def main() -> None:
-    path, journal, seed, steps, durability = sys.argv[1:]
-    spool = SQLiteSpool(path, durability="full" if durability == "full" else "process")
-    victim = Victim(spool, Journal(Path(journal)), seed)
-    asyncio.run(victim.live(int(steps), at_once=False))
+    """One life, or several in one process: opened, worked with, closed, and again."""
+    path, journal_path, seed, steps, durability, *lives = sys.argv[1:]
+    journal = Journal(Path(journal_path))
+    for life in range(int(lives[0]) if lives else 1):
+        spool = SQLiteSpool(path, durability="full" if durability == "full" else "process")
+        asyncio.run(Victim(spool, journal, f"{seed}.{life}").live(int(steps), at_once=False))
 
 
 if __name__ == "__main__":
