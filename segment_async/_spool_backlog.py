@@ -26,8 +26,12 @@ _MAX_READY: Final = 2 * 2**20
 
 
 class Backlog:
+    """Attributes:
+    cursor: the last position that is held, ready or gone.
+    """
+
     def __init__(self) -> None:
-        self._cursor = 0
+        self.cursor = 0
         self._ready: deque[Row] = deque()
         self._ready_bytes = 0
 
@@ -38,7 +42,7 @@ class Backlog:
             Damaged: it is not what was written.
         """
         if not self._ready:
-            for row in tables.read_messages(connection, self._cursor, _PAGE):
+            for row in tables.read_messages(connection, self.cursor, _PAGE):
                 self._line_up(row)
         if not self._ready:
             return None
@@ -53,13 +57,13 @@ class Backlog:
 
     def follow(self, base: int, rows: Sequence[Row], position: int) -> None:
         """Take note of fresh messages, all those between two positions, if the reader had come so far."""
-        if self._cursor != base:
+        if self.cursor != base:
             return
         for row in rows:
             if self._ready_bytes > _MAX_READY:
                 return
             self._line_up(row)
-        self._cursor = position
+        self.cursor = position
 
     def forget(self, message_ids: Collection[bytes]) -> None:
         """Messages that are not there any more."""
@@ -70,9 +74,9 @@ class Backlog:
 
     def skip_to(self, position: int) -> None:
         """There is nothing up to this position that has not been read."""
-        self._cursor = max(self._cursor, position)
+        self.cursor = max(self.cursor, position)
 
     def _line_up(self, row: Row) -> None:
         self._ready.append(row)
         self._ready_bytes += len(row[3])
-        self._cursor = row[0]
+        self.cursor = row[0]

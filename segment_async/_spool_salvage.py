@@ -32,6 +32,7 @@ _MESSAGES: Final = """
 _DEAD: Final = "SELECT * FROM dead NOT INDEXED WHERE position > ? AND position < ? ORDER BY position "
 # Positions to look ahead, over what cannot be read, before the rest is given up.
 _FARTHEST: Final = 2**40
+_LAST: Final = 2**63 - 1
 
 
 def mend_first_page(database: Path, model: Path) -> bool:
@@ -98,28 +99,40 @@ def _latest(source: sqlite3.Connection | None, watermark: Ledger | None) -> Ledg
 
 
 def _sound_messages(source: sqlite3.Connection | None) -> Iterator[tables.Row]:
-    for row in _readable(source, _MESSAGES):
-        with contextlib.suppress(struct.error, TypeError):
-            if message_checksum(*row[:4]) == row[4]:
-                yield row[:4]
+    return (row[:4] for row in _readable(source, _MESSAGES, _is_sound_message))
 
 
 def _sound_dead_letters(source: sqlite3.Connection | None) -> Iterator[tables.DeadRow]:
-    for row in _readable(source, _DEAD):
-        if dead_checksum(row[:-1]) == row[-1]:
-            yield row[:-1]
+    return (row[:-1] for row in _readable(source, _DEAD, _is_sound_dead_letter))
 
 
-def _readable(source: sqlite3.Connection | None, query: str) -> Iterator[tuple[Any, ...]]:
-    """The rows that can be read, in the order of their positions, stepping over pages that cannot."""
+def _is_sound_message(row: tuple[Any, ...]) -> bool:
+    try:
+        return message_checksum(*row[:4]) == row[4]
+    except (struct.error, TypeError):
+        return False
+
+
+def _is_sound_dead_letter(row: tuple[Any, ...]) -> bool:
+    return isinstance(row[0], int) and dead_checksum(row[:-1]) == row[-1]
+
+
+_Check = Callable[[tuple[Any, ...]], bool]
+
+
+def _readable(source: sqlite3.Connection | None, query: str, is_sound: _Check) -> Iterator[tuple[Any, ...]]:
+    """The sound rows in the order of their positions, stepping over pages that cannot be read.
+
+    Of a row that is not sound, the position may be what is damaged: it means nothing.
+    """
     last = 0
     step = 0
     while source is not None and step < _FARTHEST:
         try:
-            for row in source.execute(query + "ASC", (last + step, _FARTHEST)):
-                if isinstance(row[0], int) and row[0] > last:
+            for row in source.execute(query + "ASC", (last + step, _LAST)):
+                if is_sound(row) and row[0] > last:
                     if step:
-                        yield from _backwards(source, query, last, row[0])
+                        yield from _backwards(source, query, is_sound, last, row[0])
                     last, step = row[0], 0
                     yield row
             break
@@ -128,10 +141,13 @@ def _readable(source: sqlite3.Connection | None, query: str) -> Iterator[tuple[A
             step = step * 2 or 1
 
 
-def _backwards(source: sqlite3.Connection, query: str, after: int, before: int) -> list[tuple[Any, ...]]:
+def _backwards(
+    source: sqlite3.Connection, query: str, is_sound: _Check, after: int, before: int
+) -> list[tuple[Any, ...]]:
     """Rows between two positions, from the end up to the first one that cannot be read."""
     rows: list[tuple[Any, ...]] = []
     with contextlib.suppress(*tables.ERRORS):
         for row in source.execute(query + "DESC", (after, before)):
-            rows.append(row)  # noqa: PERF402 -- what was read before an error is wanted
+            if is_sound(row) and after < row[0] < (rows[-1][0] if rows else before):
+                rows.append(row)
     return rows[::-1]

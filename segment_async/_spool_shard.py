@@ -230,9 +230,12 @@ class Shard:
         self._backlog.skip_to(self.ledger.position)
         if self.ledger.pending == len(self._held):
             return
-        ledger, count = tables.load_ledger_and_count(connection)
+        ledger, count, unread = tables.load_ledger_and_counts(connection, self._backlog.cursor)
         if ledger.pending != count:
             raise Damaged(f"{ledger.pending} messages are pending, {count} are there")
+        # A page whose order is damaged may hide messages from whoever looks for the next one.
+        if ledger.pending > len(self._held) + unread:
+            raise Damaged(f"{ledger.pending} messages are pending, {len(self._held) + unread} can be read")
 
     # -- books
 

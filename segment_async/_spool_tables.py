@@ -150,10 +150,14 @@ def load_ledger(connection: sqlite3.Connection) -> Ledger:
     return _ledger_of(connection.execute("SELECT * FROM ledger WHERE id = 1").fetchone())
 
 
-def load_ledger_and_count(connection: sqlite3.Connection) -> tuple[Ledger, int]:
-    """The ledger, and how many messages there are at the same moment."""
-    row = connection.execute("SELECT *, (SELECT count(*) FROM messages) FROM ledger WHERE id = 1").fetchone()
-    return _ledger_of(row and row[:-1]), row[-1]
+def load_ledger_and_counts(connection: sqlite3.Connection, position: int) -> tuple[Ledger, int, int]:
+    """The ledger, how many messages there are, and how many of them after a position, all at the same moment."""
+    query = """
+        SELECT *, (SELECT count(*) FROM messages), (SELECT count(*) FROM messages WHERE position > ?)
+        FROM ledger WHERE id = 1
+    """
+    row = connection.execute(query, (position,)).fetchone()
+    return _ledger_of(row and row[:-2]), row[-2], row[-1]
 
 
 def _ledger_of(row: tuple[Any, ...] | None) -> Ledger:

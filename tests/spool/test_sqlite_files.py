@@ -1,6 +1,7 @@
 """Which files the SQLite engine makes, which it refuses, and what it does with broken ones."""
 
 import asyncio
+import itertools
 import logging
 import os
 import sqlite3
@@ -14,6 +15,7 @@ from segment_async._spool_tables import SCHEMA
 from segment_async.spool import SpoolUnavailable, SQLiteSpool
 
 from .contract import REFUSED, append, body_of, check_law, read, read_ids, settle_all
+from .crash.witness import open_shards, read_all
 
 
 @pytest.fixture
@@ -317,6 +319,48 @@ def test_a_bit_of_the_first_page_is_mended_without_loss(path, at, bit):
 
     counts = run(path, part)
     assert (counts.dropped, counts.damages) == (0, 1)
+
+
+def test_a_page_whose_order_is_damaged_hides_nothing(path):
+    """Whoever looks for the next message jumps within a page: one that is out of its order may be passed by."""
+    fill(path, *(f"{number:04}" for number in range(600)))
+    content = path.read_bytes()
+    leaves = [
+        at
+        for at in range(0, len(content), 4096)
+        if content[at] == 0x0D and body_of("0300")[:9] in content[at : at + 4096]
+    ]
+    for leaf, cell, bit in itertools.product(leaves[::4], (2, 5, 9), (1, 3)):
+        damaged = bytearray(content)
+        damaged[leaf + 8 + 2 * cell + 1] ^= 1 << bit
+        path.write_bytes(damaged)
+        shards = open_shards(path)
+        try:
+            read = len(read_all(shards))
+            counts = shards.snapshot().statistics()
+        finally:
+            shards.close()
+        assert counts.pending == read, (leaf, cell, bit)
+        assert counts.pending + counts.dropped == 600
+
+
+def test_a_position_that_is_damaged_costs_no_other_message(path):
+    ids = [f"{number:04}" for number in range(600)]
+    fill(path, *ids)
+    content = bytearray(path.read_bytes())
+    # The 201st: its position as SQLite writes it stands before its id; with another bit it comes after all others.
+    at = content.rindex(bytes([0x81, 0x49]), 0, content.index(body_of("0200")))
+    content[at] ^= 0x20
+    path.write_bytes(content)
+
+    async def part(spool):
+        found = []
+        while len(found) < 599:
+            found += await read_ids(spool, count=600)
+        assert found == ids[:200] + ids[201:]
+
+    counts = run(path, part)
+    assert (counts.dropped, counts.reasons, counts.pending) == (1, {"damaged": 1}, 599)
 
 
 def test_a_text_that_is_no_text_any_more_is_damage_as_any_other(path):
