@@ -10,7 +10,6 @@ Used by one thread at a time. This file knows no loops and no requests.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import logging
@@ -72,6 +71,7 @@ class Snapshot:
 class Shards:
     def __init__(self, path: str | os.PathLike[str], limits: Limits, *, power_safe: bool, falls_back: bool) -> None:
         self._path = path
+        self._resolved: Path | None = None
         self._limits = limits
         self._power_safe = power_safe
         self._falls_back = falls_back
@@ -259,9 +259,12 @@ class Shards:
 
     # -- books, and the end
 
-    @functools.cached_property
+    @property
     def _base(self) -> Path:
-        return base_path(self._path)
+        # Not a cached_property: before Python 3.12 that has a lock, which a child may inherit locked.
+        if self._resolved is None:
+            self._resolved = base_path(self._path)
+        return self._resolved
 
     def snapshot(self) -> Snapshot:
         shards = self._all()

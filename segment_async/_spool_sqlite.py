@@ -6,7 +6,8 @@
                                      answers ◄──── one wake-up a loop and turn
 
 While one turn waits for the disk the requests of the next one gather, so that a hundred callers share one sync.
-Where no thread can be started, at the end of the interpreter, whoever asks runs the turn.
+Where no thread can be started, at the end of the interpreter or after a fork that Python was not told of, whoever asks
+runs the turn.
 
 This file knows requests, threads and loops; it knows no shards and no tables.
 """
@@ -89,9 +90,10 @@ class SQLiteSpool:
         self._begin()
         _spools.add(self)
 
-    def _begin(self) -> None:
+    def _begin(self, *, has_threads: bool = True) -> None:
         """The state of a process that has asked for nothing yet."""
         self._pid = os.getpid()
+        self._has_threads = has_threads
         self._shards = self._make_shards()
         self._snapshot = self._shards.snapshot()
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
@@ -158,9 +160,9 @@ class SQLiteSpool:
 
     def _submit(self, request: Request) -> None:
         if self._pid != os.getpid():
-            # A fork that ran no hooks, as uWSGI's.
+            # A fork that ran no hooks, as uWSGI's. Python itself was not told either: a thread might never begin to run.
             forget_locks()
-            self.start_anew()
+            self.start_anew(has_threads=False)
         self._requests.put(request)
         if not self._has_thread():
             while not self._requests.empty():
@@ -169,6 +171,8 @@ class SQLiteSpool:
     def _has_thread(self) -> bool:
         if self._thread is not None and self._thread.is_alive():
             return True
+        if not self._has_threads:
+            return False
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._work, name="segment_async spool", daemon=True)
@@ -273,10 +277,10 @@ class SQLiteSpool:
 
     # -- fork
 
-    def start_anew(self) -> None:
+    def start_anew(self, *, has_threads: bool = True) -> None:
         """In a forked child."""
         self._shards.abandon()
-        self._begin()
+        self._begin(has_threads=has_threads)
 
 
 def _raised(result: Any) -> Any:
