@@ -14,6 +14,7 @@ import operator
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from os import urandom
 from random import Random
 from typing import Any, Final
 from uuid import UUID
@@ -28,10 +29,10 @@ Fields = dict[str, Any]
 UserID = str | int | UUID
 Timestamp = datetime | str
 
-# A second and a millisecond with their texts, each read and written as one: another thread may come in between any two
+# A second and a millisecond with their texts, and with how ids of that millisecond begin, each read and written as one: another thread may come in between any two
 # steps. Many calls fall into one millisecond.
 _latest_second = (0, "1970-01-01T00:00:00")
-_latest = (0, "1970-01-01T00:00:00.000Z")
+_latest = (0, "1970-01-01T00:00:00.000Z", "0" * 12)
 # How each millisecond is written: to format a number takes as long as all else here, 0.3 µs.
 _MILLISECONDS: Final = tuple(f".{millisecond:03d}Z" for millisecond in range(1000))
 # Seeded with the system's randomness, of which 16 bytes at each call would cost 0.25 µs more.
@@ -41,11 +42,11 @@ _chance: Final = Random()  # noqa: S311  # ids need to differ, nobody has to be 
 def clock_text(now: float) -> str:
     """Seconds since the epoch as Segment wants them: ISO-8601, UTC, milliseconds."""
     global _latest
-    latest, text = _latest
+    latest, text, _ = _latest
     millisecond = int(now * 1000)
     if millisecond != latest:
         text = _second_text(millisecond // 1000) + _MILLISECONDS[millisecond % 1000]
-        _latest = (millisecond, text)
+        _latest = (millisecond, text, "%012x" % (millisecond & 0xFFFF_FFFF_FFFF))  # noqa: UP031  # as below
     return text
 
 
@@ -59,8 +60,17 @@ def _second_text(second: int) -> str:
 
 
 def new_message_id() -> str:
-    """Where `renew_chance` was called since the process began."""
-    return "%032x" % _chance.getrandbits(128)  # noqa: UP031  # half as long as the other ways
+    """The time, to the millisecond, in which a message was last built, and 80 bits of chance.
+
+    Ids that sort by their time grow a spool's index at its end and not all over (5 µs a message against 15), and what
+    a batch's ids have in common need not be sent. Only for a process in which `renew_chance` was called.
+    """
+    return _latest[2] + "%020x" % _chance.getrandbits(80)  # noqa: UP031  # half as long as the other ways
+
+
+def message_id_of_the_system() -> str:
+    """As `new_message_id`, for whoever knows nothing of the process: 0.3 µs more."""
+    return _latest[2] + urandom(10).hex()
 
 
 def renew_chance() -> None:

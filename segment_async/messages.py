@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import wraps
-from os import urandom
 from typing import Any, Final, Literal, ParamSpec, Required, TypedDict, TypeVar, cast
 
 from . import _build
@@ -129,8 +128,9 @@ def _door(build: Callable[Parameters, dict[str, Any]], kind: Callable[..., Kind]
     @wraps(build)
     def door(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Kind:
         message = build(*args, **kwargs)
-        # From the system, as nothing here knows of a fork without hooks.
-        message.setdefault("messageId", urandom(16).hex())
+        if "messageId" not in message:
+            # Nothing here knows of a fork without hooks.
+            message["messageId"] = _build.message_id_of_the_system()
         complete = message if is_plain(message) else plain(message)
         body_of(complete)
         return cast("Kind", complete)
