@@ -22,7 +22,7 @@ class Living(Protocol):
     def start_afresh(self) -> None: ...
     def has_pending(self) -> bool: ...
     def let_go(self) -> None: ...
-    async def drain_at_exit(self, seconds: float) -> int: ...
+    async def drain_at_exit(self, seconds: float) -> tuple[int, int]: ...
 
 
 # Every client not closed yet, for the fork; and those that were given messages, which must not be collected unsent.
@@ -58,15 +58,16 @@ def _drain() -> None:
         else:
             life.let_go()
     _unsent.clear()
-    left = 0
     if lives:
         try:
-            left = asyncio.run(_drain_all(lives))
+            lost, kept = asyncio.run(_drain_all(lives))
         except (KeyboardInterrupt, SystemExit):
-            left = -1
-    if left and sys.stderr is not None:
-        count = "some" if left < 0 else f"{left:,}"
-        print(f"segment_async: {count} messages were not sent before the program ended", file=sys.stderr)
+            _say("some messages were not sent before the program ended")
+        else:
+            if lost:
+                _say(f"{lost:,} messages were not sent before the program ended")
+            if kept:
+                _say(f"{kept:,} messages are kept in a spool for the next process to send")
     if unclosed:
         warnings.warn(
             f"{unclosed} segment_async client(s) were never closed; use 'async with', or await aclose()",
@@ -75,8 +76,15 @@ def _drain() -> None:
         )
 
 
-async def _drain_all(lives: list[Living]) -> int:
-    return sum(await asyncio.gather(*(life.drain_at_exit(_DRAIN_SECONDS) for life in lives)))
+async def _drain_all(lives: list[Living]) -> tuple[int, int]:
+    """How many were lost, and how many are kept."""
+    left = await asyncio.gather(*(life.drain_at_exit(_DRAIN_SECONDS) for life in lives))
+    return sum(lost for lost, _ in left), sum(kept for _, kept in left)
+
+
+def _say(what: str) -> None:
+    if sys.stderr is not None:
+        print(f"segment_async: {what}", file=sys.stderr)
 
 
 def _start_afresh() -> None:

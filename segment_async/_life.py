@@ -11,8 +11,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from . import _exit
 from ._auth import Auth
@@ -33,6 +33,8 @@ _BETWEEN_LOOKS: Final = 0.002
 _LONGEST_WATCH: Final = 5.0
 # Seconds that hooks and the transport get after everything is settled.
 _GRACE_SECONDS: Final = 0.25
+# What a spool's disk gets to write down how messages ended, and those that were handed over just now.
+_DISK_SECONDS: Final = 2.0
 
 Parts = tuple[Queue, Reports, Sender, Spooling | None]
 
@@ -142,6 +144,8 @@ class Life:
             await self.spooling.until_open(self, time_left)
         place = sender.flush_now()
         await until(lambda: sender.left(place) == 0 and self.reports.are_made, lambda: sender.settled, self, time_left)
+        if self.spooling is not None:
+            await self.spooling.until_recorded(self, time_left)
         return sender.left(place)
 
     # -- close
@@ -187,10 +191,11 @@ class Life:
                 self.sender.hurry()
 
     def has_pending(self) -> bool:
-        return self.queue.statistics().pending > 0
+        """Something to send, or to write down."""
+        return self.queue.statistics().pending > 0 or not (self.spooling is None or self.spooling.is_recorded)
 
     def _is_emptied(self) -> bool:
-        return self._closed or (not self.has_pending() and self.reports.are_made)
+        return self._closed or (self.queue.statistics().pending == 0 and self.reports.are_made)
 
     def _time_to_close(self) -> float | None:
         if self._hurried or self._close_by is None:
@@ -204,42 +209,42 @@ class Life:
         self._finishing = True
         owner = self.sender.loop
         try:
-            self._drop_rest()
+            await self._leave_rest(owner)
             await self.reports.finish(_GRACE_SECONDS)
-            await self._close_transport(owner)
+            await self._close_parts(owner)
         finally:
             self._closed = True
             _exit.forget(self)
             self.sender.settled.notify()
 
-    def _drop_rest(self) -> None:
-        dropped = self.sender.drop_all("close_timeout")
-        self.reports.make()
+    async def _leave_rest(self, owner: asyncio.AbstractEventLoop | None) -> None:
+        dropped = await self._drop_or_keep("close_timeout", owner)
         if dropped:
             _log.warning(
                 "Closed with %d messages unsent after %g s (close_timeout); they are dropped.",
                 dropped,
                 self._close_timeout,
             )
+        elif kept := self.queue.statistics().pending:
+            _log.warning("Closed with %d messages unsent; they are kept in the spool.", kept)
 
-    async def _close_transport(self, owner: asyncio.AbstractEventLoop | None) -> None:
-        loop = asyncio.get_running_loop()
-        closing: asyncio.Future[None]
-        if owner is None or owner is loop or not owner.is_running():
-            closing = loop.create_task(self._close_connections())
-        else:
-            closing = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._close_connections(), owner))
-        await asyncio.wait((closing,), timeout=_GRACE_SECONDS)
-        if not closing.done():
-            closing.cancel()
-        elif not closing.cancelled() and (fault := closing.exception()) is not None:
-            _log.warning("The transport raised when it was closed.\n%s", stack_of(fault))
+    async def _drop_or_keep(self, reason: str, owner: asyncio.AbstractEventLoop | None) -> int:
+        """Give what is pending up; with a spool, keep it. Gives how many are dropped."""
+        if self.spooling is not None and self.has_pending():
+            # Nobody is told that a message is kept before the disk has taken it.
+            await _ended(self.spooling.until_written(), owner, _DISK_SECONDS, "spool")
+        dropped = self.sender.drop_all(reason)
+        self.reports.make()
+        return dropped
+
+    async def _close_parts(self, owner: asyncio.AbstractEventLoop | None) -> None:
+        await _ended(self._close_connections(), owner, _GRACE_SECONDS, "transport")
+        if self.spooling is not None and not await _ended(self.spooling.aclose(), owner, _DISK_SECONDS, "spool"):
+            _log.warning("The spool's disk is slow: what it has not taken yet may be sent again, or be lost.")
 
     async def _close_connections(self) -> None:
         await self._transport.aclose()
         await self._auth.aclose()
-        if self.spooling is not None:
-            await self.spooling.aclose()
 
     # -- exit
 
@@ -252,16 +257,35 @@ class Life:
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
 
-    async def drain_at_exit(self, seconds: float) -> int:
-        """The last chance: send what is left on the running loop, whoever owned the client before. Gives what
-        remained; that is dropped.
+    async def drain_at_exit(self, seconds: float) -> tuple[int, int]:
+        """The last chance: send what is left on the running loop, whoever owned the client before.
+
+        Gives how many remained and are dropped, and how many remain in a spool.
         """
         self.take_over()
-        left = await self.flush(seconds)
-        if left:
-            left = self.sender.drop_all("exit")
-            self.reports.make()
+        dropped = 0
+        if await self.flush(seconds):
+            dropped = await self._drop_or_keep("exit", None)
         await self.reports.finish(_GRACE_SECONDS)
         self.sender.detach()
-        await self._close_transport(None)
-        return left
+        await self._close_parts(None)
+        return dropped, self.queue.statistics().pending
+
+
+async def _ended(
+    closing: Coroutine[Any, Any, None], owner: asyncio.AbstractEventLoop | None, seconds: float, what: str
+) -> bool:
+    """Run it where it belongs, if that loop runs, and wait for its end; whether it came in time."""
+    loop = asyncio.get_running_loop()
+    task: asyncio.Future[None]
+    if owner is None or owner is loop or not owner.is_running():
+        task = loop.create_task(closing)
+    else:
+        task = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, owner))
+    await asyncio.wait((task,), timeout=seconds)
+    if not task.done():
+        task.cancel()
+        return False
+    if not task.cancelled() and (fault := task.exception()) is not None:
+        _log.warning("The %s raised when it was closed.\n%s", what, stack_of(fault))
+    return True

@@ -11,38 +11,56 @@ This file knows the spool's protocol and no more of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Any, Final
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
-from ._delivery import Delivery, Fate, Host, Record, Status, until, wake
+from ._delivery import Delivery, Fate, Host, Record, Status, until
 from ._exceptions import ClientClosed, QueueFull, SpoolUnavailable
 from ._queue import Queue
 from ._spool import Appended, Spool, StoredMessage, Window
 
 _log = logging.getLogger("segment_async")
 
+# Of no messages: what settles them asks for nothing, and is answered in its turn.
+_NOTHING: Final = Fate(Status.DELIVERED)
+
+_Result = Appended | SpoolUnavailable
+
 # Messages that one read brings into memory: a batch or two, so that the first request leaves early.
 _WINDOW: Final = 1_000
 # Seconds until a spool that refused to be read, or was full, is asked again.
 _AGAIN_SECONDS: Final = 0.5
+# Between two looks at what the spool's thread has to say, in a process that has forked.
+_BEAT_SECONDS: Final = 0.02
 
 
 class Spooling:
     def __init__(self, spool: Spool, queue: Queue) -> None:
         self._spool = spool
         self._queue = queue
+        self._answers = _Answers()
         self._watched: WeakValueDictionary[str, Delivery] = WeakValueDictionary()
         # Attempts of earlier processes, by key, until the message is in a batch.
         self.attempts: dict[int, int] = {}
         self._recovered = 0
         # Whether what earlier processes left is known.
         self.is_open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._feeder: asyncio.Task[None] | None = None
-        self._writes: set[asyncio.Task[None]] = set()
+        # What the disk is still to be told.
+        self._outcomes: deque[tuple[list[int], Fate]] = deque()
+        self._recorder: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._has_forked = False
+        _all.add(self)
 
     # -- in
 
@@ -53,12 +71,11 @@ class Spooling:
             SpoolUnavailable: the disk refused; not accepted.
             QueueFull, ClientClosed: as for a queue in memory.
         """
+        loop = asyncio.get_running_loop()
         while True:
-            written = asyncio.get_running_loop().create_future()
-            answer: list[Appended | SpoolUnavailable] = []
-            self._hand_over(delivery, partial(_tell, answer, written), is_awaited=True)
-            await written
-            result = answer[0]
+            written: asyncio.Future[Appended | SpoolUnavailable] = loop.create_future()
+            self._hand_over(delivery, partial(self._answers.give, written), is_awaited=True)
+            result = await written
             if isinstance(result, SpoolUnavailable):
                 raise result
             if result.status == "known":
@@ -146,14 +163,21 @@ class Spooling:
     # -- back from the disk
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._recorder = None
+        loop.call_soon(self._start_recording, loop)
+        if self._has_forked:
+            self._beat(loop)
         loop.call_soon(self._start, loop, context=Context())
 
     def detach(self) -> list[asyncio.Task[Any]]:
+        self._loop = None
         feeder, self._feeder = self._feeder, None
         return [] if feeder is None else [feeder]
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._feeder is None and not self._queue.closed:
+        # Also of a client that is closing: it may have been given messages before any loop ran.
+        if self._feeder is None and self._loop is loop:
             self._feeder = loop.create_task(self._feed(), name="segment_async spool")
 
     async def _feed(self) -> None:
@@ -178,14 +202,16 @@ class Spooling:
         try:
             await asyncio.sleep(0)
             # It asks for nothing, and is answered after the read was looked at.
-            await self._spool.settle((), Fate(Status.DELIVERED))
+            await self._spool.settle((), _NOTHING)
             self._note_recovered()
             self.is_open = True
             self._queue.spooled.signal.notify()
             await asyncio.wait((reading,))
         finally:
             reading.cancel()
-            if reading.done() and not reading.cancelled() and reading.exception() is None:
+            was_read = reading.done() and not reading.cancelled() and reading.exception() is None
+            # Once all that is on disk was called kept, it stays there.
+            if was_read and self._queue.spooled.fate(0) is None:
                 self._take_in(reading.result())
 
     def _take_in(self, window: Window) -> None:
@@ -226,28 +252,115 @@ class Spooling:
             _log.warning("The spool did not note an attempt: %s", error)
 
     def settle(self, keys: Sequence[int], fate: Fate, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Record an outcome; on this loop, without waiting."""
+        """Have an outcome recorded, on this loop, without waiting; or by whoever comes next, if it ends before."""
+        self._outcomes.append((list(keys), fate))
         if loop is not None:
-            loop.call_soon_threadsafe(self._write, self._spool.settle(list(keys), fate), loop)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._start_recording, loop)
 
-    def _write(self, writing: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
-        write = loop.create_task(writing)
-        self._writes.add(write)
-        write.add_done_callback(self._was_written)
+    def _start_recording(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._outcomes and self._recorder is None:
+            self._recorder = loop.create_task(self._record(), name="segment_async outcomes")
+            self._recorder.add_done_callback(self._recorded)
 
-    def _was_written(self, write: asyncio.Task[None]) -> None:
-        self._writes.discard(write)
-        if not write.cancelled() and write.exception() is not None:
-            _log.warning("The spool did not record an outcome; its messages may be sent again.")
+    async def _record(self) -> None:
+        while self._outcomes:
+            # Handed over before the first suspension: cancelled, it is recorded all the same.
+            keys, fate = self._outcomes.popleft()
+            while self._outcomes and self._outcomes[0][1] == fate:
+                keys += self._outcomes.popleft()[0]
+            try:
+                await self._spool.settle(keys, fate)
+            except SpoolUnavailable as error:
+                _log.warning("The spool did not record an outcome; its messages may be sent again: %s", error)
+
+    def _recorded(self, recorder: asyncio.Task[None]) -> None:
+        if self._recorder is recorder:
+            self._recorder = None
+        if not recorder.cancelled() and (fault := recorder.exception()) is not None:
+            _log.warning(
+                "The spool failed to record an outcome; its messages may be sent again: %s", type(fault).__name__
+            )
+        self._queue.spooled.signal.notify()
+
+    @property
+    def is_recorded(self) -> bool:
+        """Every outcome is on disk, as far as the disk takes it."""
+        return self._recorder is None and not self._outcomes
+
+    async def until_recorded(self, host: Host, time_left: Callable[[], float | None]) -> None:
+        self._start_recording(asyncio.get_running_loop())
+        await until(lambda: self.is_recorded, lambda: self._queue.spooled.signal, host, time_left)
+
+    async def until_written(self) -> None:
+        """Wait until the disk has taken, or refused, what was handed over before."""
+        await self._spool.settle((), _NOTHING)
 
     async def aclose(self) -> None:
-        if self._writes:
-            await asyncio.wait(self._writes)
-        await self._spool.aclose()
+        try:
+            if self._recorder is not None:
+                await asyncio.wait((self._recorder,))
+            await self._record()
+            await self._spool.aclose()
+        finally:
+            self._is_closed = True
+
+    # -- fork
+
+    def after_fork(self) -> None:
+        """A child that ends its copy of a running loop deafens the parent's: both have one epoll, and threads wake that
+        loop no more. It is given something to wake up for by itself.
+        """
+        self._has_forked = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._beat, self._loop)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._is_closed:
+            loop.call_later(_BEAT_SECONDS, self._beat, loop)
 
 
-def _tell(
-    answer: list[Appended | SpoolUnavailable], written: asyncio.Future[None], result: Appended | SpoolUnavailable
-) -> None:
-    answer.append(result)
-    wake(written)
+_all: WeakSet[Spooling] = WeakSet()
+
+
+def _after_fork_in_parent() -> None:
+    for spooling in _all:
+        spooling.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_after_fork_in_parent)
+
+
+class _Answers:
+    """What the spool's thread has to tell those who await it, on any loop.
+
+    Calls that share a write are answered one right after the other. To wake another thread's loop costs a system call
+    and this thread its turn: so all that is there when the loop comes to it is one wake-up.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[_Result], _Result]]] = {}
+
+    def give(self, future: asyncio.Future[_Result], result: _Result) -> None:
+        loop = future.get_loop()
+        with self._guard:
+            waiting = self._waiting.setdefault(loop, [])
+            waiting.append((future, result))
+            is_first = len(waiting) == 1
+        if is_first:
+            try:
+                loop.call_soon_threadsafe(self._hand_out, loop)
+            except RuntimeError:
+                # The loop is closed, and nobody there waits any more.
+                self._take(loop)
+
+    def _hand_out(self, loop: asyncio.AbstractEventLoop) -> None:
+        for future, result in self._take(loop):
+            if not future.done():
+                future.set_result(result)
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> list[tuple[asyncio.Future[_Result], _Result]]:
+        with self._guard:
+            return self._waiting.pop(loop, [])

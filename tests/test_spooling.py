@@ -1,15 +1,17 @@
 """The client with a spool: on disk when the call returns, in memory as there is room, there again after a crash."""
 
 import asyncio
-import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from segment_async import Client, Status, TransportError, messages
+from segment_async import Client, Response, SpoolUnavailable, Status, TransportError, messages
+from segment_async.spool import Fate, SpoolVisitor, SQLiteSpool
 from segment_async.testing import RecordingTransport
 
 CRASH = """
@@ -90,6 +92,14 @@ def test_a_backlog_larger_than_memory_passes_in_order(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_what_was_given_before_any_loop_ran_is_sent_by_a_close(tmp_path: Path) -> None:
+    transport = RecordingTransport()
+    client = Client("key", transport=transport, spool=tmp_path / "analytics.db", close_timeout=30)
+    client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="order-1"))
+    asyncio.run(client.aclose())
+    assert [message["messageId"] for message in transport.messages] == ["order-1"]
+
+
 def test_the_same_id_twice_is_the_same_message(tmp_path: Path) -> None:
     async def main() -> None:
         transport = RecordingTransport()
@@ -105,8 +115,6 @@ def test_the_same_id_twice_is_the_same_message(tmp_path: Path) -> None:
 
 
 def test_a_refused_message_is_a_dead_letter(tmp_path: Path) -> None:
-    from segment_async import Response
-
     async def main() -> None:
         path = tmp_path / "analytics.db"
         async with Client("key", transport=RecordingTransport(lambda _: Response(403)), spool=path) as client:
@@ -114,19 +122,11 @@ def test_a_refused_message_is_a_dead_letter(tmp_path: Path) -> None:
             assert (outcome.status, outcome.reason) == (Status.FAILED, "unauthorized")
 
     asyncio.run(main())
-    listed = subprocess.run(
-        [sys.executable, "-m", "segment_async.cli", "spool", "status", str(tmp_path / "analytics.db"), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    if listed.returncode == 0:
-        assert "1" in json.dumps(listed.stdout)
+    [dead] = SpoolVisitor(tmp_path / "analytics.db").dead()
+    assert (dead.reason, dead.status_code, dead.attempts) == ("unauthorized", 403, 1)
 
 
 def test_a_disk_that_refuses_is_told_at_the_call(tmp_path: Path) -> None:
-    from segment_async import SpoolUnavailable
-
     path = tmp_path / "notes.txt"
     path.write_text("somebody's notes, and no spool")
 
@@ -139,6 +139,46 @@ def test_a_disk_that_refuses_is_told_at_the_call(tmp_path: Path) -> None:
 
     asyncio.run(main())
     assert path.read_text() == "somebody's notes, and no spool"
+
+
+class Late(SQLiteSpool):
+    """Writes nothing until something is settled."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._late: list[tuple[Any, ...]] = []
+
+    def append_nowait(self, message_id: str, body: bytes, done: Any, *, make_room: bool = False) -> None:
+        self._late.append((message_id, body, done))
+
+    async def settle(self, keys: Sequence[int], fate: Fate) -> None:
+        while self._late:
+            super().append_nowait(*self._late.pop(0))
+        await super().settle(keys, fate)
+
+
+@pytest.mark.parametrize("disk_works", [True, False])
+def test_what_was_just_handed_over_is_on_disk_before_it_is_called_kept(
+    tmp_path: Path, disk_works: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        path = tmp_path / "analytics.db"
+        if not disk_works:
+            path.write_text("somebody's notes, and no spool")
+        client = Client("key", transport=RecordingTransport(_down), spool=Late(path), close_timeout=0)
+        delivery = client.enqueue_nowait(messages.track("user-1", "Order Completed"))
+        await client.aclose()
+        outcome, counts = await delivery, client.statistics()
+        if disk_works:
+            assert (outcome.status, outcome.reason) == (Status.KEPT, None)
+            assert (counts.accepted, counts.dropped, counts.pending) == (1, 0, 1)
+            assert SpoolVisitor(path).status()[0].statistics.pending == 1
+        else:
+            assert (outcome.status, outcome.reason) == (Status.DROPPED, "spool_unavailable")
+            assert (counts.accepted, counts.dropped, counts.pending) == (1, 1, 0)
+
+    asyncio.run(main())
+    assert ("Closed with 1 messages unsent; they are kept in the spool." in caplog.messages) is disk_works
 
 
 def test_a_cancelled_call_leaves_its_message_accepted(tmp_path: Path) -> None:

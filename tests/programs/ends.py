@@ -2,13 +2,14 @@
 
 import asyncio
 import gc
+import os
 import sys
 import threading
 from typing import Any
 
 from segment_async import Client, DeliveryError, messages
 
-client = Client("KEY")
+client = Client("KEY", spool=os.environ.get("SPOOL"))
 
 
 async def track_all() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from segment_async import Client, messages
 
-client = Client("KEY")
+client = Client("KEY", spool=os.environ.get("SPOOL"))
 
 
 def enqueue(whose: str, count: int = 1) -> None:

@@ -19,6 +19,7 @@ from segment_async import Client, messages
 
 client = Client(
     "KEY",
+    spool=os.environ.get("SPOOL"),
     flush_interval=float(os.environ.get("FLUSH_INTERVAL", "0.01")),
     close_timeout=float(os.environ.get("CLOSE_TIMEOUT", "1")),
 )
