@@ -34,6 +34,8 @@ class Backlog:
         self.cursor = 0
         self._ready: deque[Row] = deque()
         self._ready_bytes = 0
+        # Positions that are held, of those that are read for a second time.
+        self._held: Collection[int] = ()
 
     def next(self, connection: sqlite3.Connection) -> Row | None:
         """Take the next message; `None` at the end.
@@ -42,13 +44,27 @@ class Backlog:
             Damaged: it is not what was written.
         """
         if not self._ready:
-            for row in tables.read_messages(connection, self.cursor, _PAGE):
-                self._line_up(row)
+            self._turn_page(connection)
         if not self._ready:
             return None
         row = self._ready.popleft()
         self._ready_bytes -= len(row[3])
         return row
+
+    def _turn_page(self, connection: sqlite3.Connection) -> None:
+        while not self._ready and (rows := tables.read_messages(connection, self.cursor, _PAGE)):
+            for row in rows:
+                if row[0] in self._held:
+                    self.cursor = row[0]
+                else:
+                    self._line_up(row)
+
+    def begin_again(self, held: Collection[int]) -> None:
+        """What was seen of the store may not have been all: read it anew, but for what is held."""
+        self.cursor = 0
+        self._ready.clear()
+        self._ready_bytes = 0
+        self._held = frozenset(held)
 
     def put_back(self, rows: Sequence[Row]) -> None:
         """To the front, in their order."""

@@ -108,7 +108,7 @@ def _sound_dead_letters(source: sqlite3.Connection | None) -> Iterator[tables.De
 
 def _is_sound_message(row: tuple[Any, ...]) -> bool:
     try:
-        return message_checksum(*row[:4]) == row[4]
+        return bool(message_checksum(*row[:4]) == row[4])
     except (struct.error, TypeError):
         return False
 

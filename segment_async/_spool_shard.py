@@ -67,7 +67,8 @@ class Shard:
         self._in_doubt: list[tuple[Range, list[bytes]]] = []
         # What was noted by processes that are gone.
         self._attempts: list[Attempts] = []
-        self._seen: tuple[int, int] | None = None
+        self._openings = store.openings
+        self._outside: int | None = None
         # What was erased before: nobody here waits for it.
         store.query(tables.take_purged)
 
@@ -154,6 +155,11 @@ class Shard:
         taken: list[Row] = []
 
         def work(connection: sqlite3.Connection) -> None:
+            if self._openings != self.store.openings:
+                # It failed, and may have hidden something, or been mended.
+                self._openings, self._outside = self.store.openings, None
+                self._backlog.begin_again(self._held)
+                taken.clear()
             self._look_outside(connection)
             size = sum(len(row[3]) for row in taken)
             while len(taken) < max_count and (row := self._backlog.next(connection)) is not None:
@@ -215,15 +221,15 @@ class Shard:
 
     def _look_outside(self, connection: sqlite3.Connection) -> None:
         """Somebody may have put dead letters back in line, or erased messages; or the file was mended."""
-        now = (self.store.openings, tables.outside_version(connection))
-        if now == self._seen:
+        now = tables.outside_version(connection)
+        if now == self._outside:
             return
         self.ledger = tables.load_ledger(connection)
         self._attempts = tables.load_attempts(connection)
         if purged := tables.take_purged(connection):
             self._backlog.forget({message_id.encode() for message_id in purged})
             self.dropped.extend(DroppedMessage(message_id, b"", "purged") for message_id in purged)
-        self._seen = now
+        self._outside = now
 
     def _check_books(self, connection: sqlite3.Connection) -> None:
         """All is read: then what the ledger calls pending is held, or was changed from outside."""

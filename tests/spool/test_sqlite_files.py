@@ -344,6 +344,31 @@ def test_a_page_whose_order_is_damaged_hides_nothing(path):
         assert counts.pending + counts.dropped == 600
 
 
+def test_a_table_that_is_read_from_its_middle_hides_nothing(path):
+    """The first page says where a table begins: with another bit, at a part of it."""
+    ids = [f"{number:04}" for number in range(600)]
+    fill(path, *ids)
+    with sqlite3.connect(path) as connection:
+        [(root,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'messages'")
+    connection.close()
+    content = bytearray(path.read_bytes())
+    leaf = next(
+        at for at in range(0, len(content), 4096) if content[at] == 0x0D and body_of("0300") in content[at : at + 4096]
+    )
+    content[content.index(b"messagesmessages") + 16] = leaf // 4096 + 1
+    assert content[content.index(b"messagesmessages") + 16] != root
+    path.write_bytes(content)
+
+    async def part(spool):
+        found = []
+        while len(found) < 600:
+            found += await read_ids(spool, count=600)
+        assert sorted(found) == ids
+
+    counts = run(path, part)
+    assert (counts.dropped, counts.pending) == (0, 600)
+
+
 def test_a_position_that_is_damaged_costs_no_other_message(path):
     ids = [f"{number:04}" for number in range(600)]
     fill(path, *ids)
