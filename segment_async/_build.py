@@ -46,7 +46,7 @@ def clock_text(now: float) -> str:
     millisecond = int(now * 1000)
     if millisecond != latest:
         text = _second_text(millisecond // 1000) + _MILLISECONDS[millisecond % 1000]
-        _latest = (millisecond, text, "%012x" % (millisecond & 0xFFFF_FFFF_FFFF))  # noqa: UP031  # as below
+        _latest = (millisecond, text, "%012x" % (millisecond & 0xFFFF_FFFF_FFFF))  # as below
     return text
 
 
