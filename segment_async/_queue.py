@@ -98,6 +98,7 @@ class Queue:
         self, max_messages: int, max_bytes: int, overflow: Overflow, overflow_timeout: float | None, host: Host
     ) -> None:
         self.lock = threading.RLock()
+        self._acquire, self._release = self.lock.acquire, self.lock.release
         # Of the messages that are in no batch yet: it settles nothing, but waits on it are woken when they are read.
         self.unread = Unread(host)
         # Of the messages that are on disk and not in memory.
@@ -166,24 +167,30 @@ class Queue:
 
     def offer(self, delivery: Delivery, size: int, *, paced: bool) -> bool:
         """Take the message if nothing stands in its way; the fast way into the queue."""
-        with self.lock:
-            # What `put` does, written out: this runs once a call, and a function costs 0.1 µs.
+        # What `put` does, written out: this runs once a call, a function costs 0.06 µs, and so does `with`.
+        self._acquire()
+        try:
+            put_count = self.put_count + 1
+            put_bytes = self._put_bytes + size
+            unread = self._unread
             if (
                 self._line
+                or put_count > self._put_ceiling
+                or put_bytes > self._bytes_ceiling
+                or (paced and len(unread) >= _UNREAD_BEFORE_A_TURN)
                 or self.closed
-                or (paced and len(self._unread) >= _UNREAD_BEFORE_A_TURN)
-                or self.put_count >= self._put_ceiling
-                or self._put_bytes + size > self._bytes_ceiling
             ):
                 return False
-            self._put_bytes += size
-            self.put_count += 1
-            if self.put_count == self._put_ceiling:
+            self._put_bytes = put_bytes
+            self.put_count = put_count
+            unread.append(delivery)
+            if put_count == self._put_ceiling:
                 self._note_full()
-            self._unread.append(delivery)
-            if self.put_count >= self.ring_at:
+            if put_count >= self.ring_at:
                 self.ring()
             return True
+        finally:
+            self._release()
 
     def put_nowait(self, delivery: Delivery, size: int) -> bool:
         """Take the message (`True`), or tell that it is to be dropped (`False`).
