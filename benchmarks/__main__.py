@@ -1,7 +1,7 @@
 """`python -m benchmarks`: measures everything, in rounds that go through all contestants, and reports.
 
 A whole run writes `results.json`; a part of one, or a quick one, only says what it saw, unless it is told where to
-write. `--markdown` and `--plots` make the README's block and pictures from what the last whole run wrote.
+write. `--publish` makes the README's block, `docs/performance.md` and the pictures of what the last whole run wrote.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environments, report
+from benchmarks import environments, publish, report
 from benchmarks.bench import Bench, Failed, cores, machine, place
 from benchmarks.contestants import BY_NAME, NOT_MEASURED
 from benchmarks.figures import median_of_rounds
@@ -33,18 +33,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=None, help="rounds to take medians over (3)")
     parser.add_argument("--peers", nargs="+", choices=list(BY_NAME), help="measure only these contestants")
     parser.add_argument("--json", type=Path, default=None, help="where to write the results")
-    parser.add_argument("--markdown", action="store_true", help="print the README's block from the results and stop")
-    parser.add_argument("--plots", action="store_true", help="draw docs/images/bench-*.png from the results and stop")
+    parser.add_argument(
+        "--publish", action="store_true", help="write the README's block, docs/performance.md, pictures"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     options = arguments()
     source = options.json or RESULTS
-    if options.markdown:
-        print(report.markdown(json.loads(source.read_text())))
-        return 0
-    if options.plots:
+    if options.publish:
+        publish.write(json.loads(source.read_text()))
         return environments.draw(source)
     keeps = options.json or not (options.only or options.quick or options.peers)
     results: dict[str, Any] = {}

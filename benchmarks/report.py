@@ -104,6 +104,7 @@ def conditions(results: dict[str, Any]) -> str:
     )
 
 
+README_PARTS = [("delivery", "medium"), ("calls", "flat out")]
 MARKDOWN_PARTS = [
     ("delivery", "medium"),
     ("latency", "50"),
@@ -119,13 +120,11 @@ MARKDOWN_PARTS = [
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The README's block: the figures that decide, the method, what was not measured."""
-    wanted = dict(sections(results))
-    shown = [title(*key) for key in MARKDOWN_PARTS if title(*key) in wanted]
+    """The page of all figures: who competes, the method, what was not measured."""
     missing = "; ".join(f"{name}: {why}" for name, why in results["missing"].items())
     return "\n\n".join(
         [
-            *(f"**{head}**\n\n{wanted[head]}" for head in shown),
+            *_tables(results, MARKDOWN_PARTS),
             conditions(results),
             f"Versions: {versions(results)}. Not measured: {missing}."
             if missing
@@ -133,6 +132,17 @@ def markdown(results: dict[str, Any]) -> str:
             "`make bench` measures it all again; `benchmarks/results.json` has every round.",
         ]
     )
+
+
+def readme(results: dict[str, Any]) -> str:
+    """The README's block: the figures that decide, and where and how they were taken."""
+    return "\n\n".join([*_tables(results, README_PARTS), conditions(results)])
+
+
+def _tables(results: dict[str, Any], parts: Iterable[tuple[str, str]]) -> list[str]:
+    wanted = dict(sections(results))
+    shown = [title(*key) for key in parts if title(*key) in wanted]
+    return [f"**{head}**\n\n{wanted[head]}" for head in shown]
 
 
 SHOWN_VERSIONS = {

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import guard, report, workload
+from benchmarks import guard, publish, report, targets, workload
 from benchmarks.contestants import BY_NAME, REQUIREMENTS
 from benchmarks.figures import median_of_rounds, percentile, percentiles
 from benchmarks.parts import PARTS, QUICK
@@ -88,6 +89,30 @@ def test_markdown_keeps_every_row_and_says_what_is_missing():
     assert "| somebody faster      |" in text
     assert "segment-analytics-python 2.4.0" in text
     assert "analytics-go: no Go" in text
+
+
+def test_what_is_published_is_what_the_last_whole_run_saw():
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    assert publish.BLOCK.search(publish.README.read_text())
+    assert publish.readme(publish.README.read_text(), results) == publish.README.read_text()
+    assert publish.page(publish.PAGE.read_text(), results) == publish.PAGE.read_text()
+
+
+def test_targets_that_were_missed_are_named():
+    def entry(contestant: str, **median: float) -> dict[str, Any]:
+        return {"part": "delivery", "variant": "medium", "contestant": contestant, "median": median}
+
+    figures = [
+        entry("ours-isal", delivered_per_second=90_000, cpu_per_million=6.04, wire_bytes=115.0),
+        entry("ours-zlib", delivered_per_second=50_000, cpu_per_million=9.0),
+        entry("official", delivered_per_second=10_000),
+    ]
+    rows = targets.markdown({"figures": figures}).splitlines()
+    assert "at least 8 / 6 × |" in rows[2]
+    assert "9.0 / **5.0** (missed) × |" in rows[2]
+    assert "**6.0** (missed) / 9.0 s |" in rows[3]
+    assert "– / – / – µs |" in rows[4]
+    assert any(row.endswith("115 bytes |") for row in rows)
 
 
 def test_terminal_says_where_and_how():
