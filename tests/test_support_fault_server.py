@@ -1,6 +1,7 @@
 """The fault server does to a client what each step says: seen with raw sockets, and with aiohttp where that matters."""
 
 import asyncio
+import gc
 import gzip
 import io
 import socket
@@ -166,6 +167,24 @@ def test_a_closed_port_refuses_until_the_server_comes_up() -> None:
         assert server.url == url
 
     assert serve([], client, up=False).connections == 2
+
+
+def test_who_came_just_before_a_reset_is_reset_too() -> None:
+    """Cancelled before its first step, the task that serves them would have left its socket open."""
+
+    async def main() -> None:
+        async with FaultServer() as server:
+            address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+            with socket.create_connection(address) as guest:
+                guest.settimeout(5)
+                await asyncio.sleep(0)
+                await server.reset_connections()
+                await asyncio.sleep(0)
+                await server.reset_connections()
+                assert await asyncio.to_thread(guest.recv, 1) == b""
+
+    asyncio.run(main())
+    gc.collect()
 
 
 def test_going_down_resets_open_connections() -> None:

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Self
 
 from .exchange import Exchange, ReceivedRequest, cut, read_head
@@ -40,6 +41,7 @@ class FaultServer:
         self._port = 0
         self._listener: socket.socket | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._untouched: set[socket.socket] = set()
         self._mistakes: list[BaseException] = []
         self._news = asyncio.Condition()
 
@@ -106,7 +108,7 @@ class FaultServer:
             self._listener.close()
 
     async def reset_connections(self) -> None:
-        # A task that is cancelled before its first step would leave its socket open.
+        # Most that came just now get as far as to be reset in earnest.
         await asyncio.sleep(0)
         serving = list(self._serving)
         for task in serving:
@@ -136,16 +138,22 @@ class FaultServer:
             return
         sock.setblocking(False)
         self.connections += 1
+        self._untouched.add(sock)
         task = asyncio.get_running_loop().create_task(self._serve(sock, self.connections))
         self._serving.add(task)
-        task.add_done_callback(self._served)
+        task.add_done_callback(partial(self._served, sock))
 
-    def _served(self, task: asyncio.Task[None]) -> None:
+    def _served(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
         self._serving.discard(task)
+        if sock in self._untouched:
+            # Cancelled before its first step, which would have taken the socket over.
+            self._untouched.discard(sock)
+            sock.close()
         if not task.cancelled() and (mistake := task.exception()):
             self._mistakes.append(mistake)
 
     async def _serve(self, sock: socket.socket, connection: int) -> None:
+        self._untouched.discard(sock)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             if isinstance(step := self._next_step(), OnAccept):
                 self._steps.popleft()
