@@ -163,7 +163,7 @@ class TestWrongCalls:
                 with pytest.raises(MessageError, match=r"properties\.value") if number == 500 else nullcontext():
                     await client.track("u", "E", {"n": number, "value": value})
 
-        arrived = sent(work)
+        arrived = sent(work, max_in_flight=1)
         assert [message["properties"]["n"] for message in arrived] == [n for n in range(1_000) if n != 500]
 
 
