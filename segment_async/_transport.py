@@ -290,7 +290,9 @@ class HTTPTransport:
         return TransportError(f"no usable answer ({text})", maybe_sent=progress.connected, stale_connection=stale)
 
     def _forget_addresses(self) -> None:
-        session = self._sessions.get(asyncio.get_running_loop())
+        # Of a request that is garbage with its loop, the last lines run where no loop does.
+        loop = asyncio._get_running_loop()
+        session = self._sessions.get(loop) if loop is not None else None
         connector = session.http.connector if session is not None else None
         if connector is not None:
             connector.clear_dns_cache()  # type: ignore[attr-defined]  # it is the TCPConnector made below
