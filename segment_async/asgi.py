@@ -35,7 +35,7 @@ from ._query import Mode
 from ._request import asks_for_html
 from ._visitor import NoIdentity, Reader, Visitor, new_id
 
-__all__ = ["SegmentMiddleware", "lifespan"]
+__all__ = ["EXCLUDED", "SegmentMiddleware", "lifespan"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -91,7 +91,7 @@ class SegmentMiddleware:
         set_cookie: give a visitor of HTML pages who has none the browser library's cookie.
         page_views: after a GET that was answered with HTML, a `page` call.
         page_name: of the scope, sync or async; `None`: the route's template, where the framework tells it.
-        exclude: paths that are no pages, with all below them; `*` stands for any characters.
+        exclude: paths that are no pages, with all below them, in place of `EXCLUDED`; `*` stands for any characters.
         bots: ``"skip"``: programs see no pages; ``"include"``: they do.
         query: what of a query string leaves: ``"scrub"``: all but what looks like a secret; ``"utm"``: the
             campaign's fields; ``"none"``; ``"all"``.

@@ -218,6 +218,34 @@ def test_forged_headers_go_nowhere() -> None:
     assert "userAgentData" not in message["context"]
 
 
+FORGED = "6.6.6.6, 198.51.100.7"
+
+
+@pytest.mark.parametrize(
+    ("uvicorns", "ours", "expected"),
+    [
+        ({}, (), "198.51.100.7"),  # it believes whoever connects from the same machine
+        ({"proxy_headers": False}, (), "127.0.0.1"),
+        ({"proxy_headers": False}, ("127.0.0.0/8",), "198.51.100.7"),
+        ({"forwarded_allow_ips": "*"}, (), "6.6.6.6"),  # the leftmost, which the visitor wrote
+        ({"forwarded_allow_ips": "10.0.0.0/8"}, (), "127.0.0.1"),
+    ],
+)
+def test_what_uvicorn_makes_of_a_proxys_header_before_us(uvicorns: Any, ours: Any, expected: str) -> None:
+    app, arrived = shop(trusted_proxies=ours)
+
+    @app.get("/")
+    async def home(segment: Segment) -> None:
+        await segment.track(event="Seen")
+
+    async def main() -> None:
+        async with browsing(app, **uvicorns) as session:
+            assert await get(session, "/", headers={"X-Forwarded-For": FORGED}) == 200
+
+    asyncio.run(main())
+    assert [message["context"]["ip"] for message in arrived] == [expected]
+
+
 # -- Segment's troubles
 
 TROUBLES: dict[str, Callable[[], Step]] = {
