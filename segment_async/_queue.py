@@ -465,14 +465,21 @@ class Queue:
 
     def load(self, delivery: Delivery, size: int) -> None:
         """A spooled message is in memory; the lock is held."""
-        self._spooled -= 1
-        self._spooled_bytes = max(0, self._spooled_bytes - size)
+        self._take_from_spooled(size)
         self._never_put -= 1
         self._put_bytes += size
         self.put_count += 1
         self._unread.append(delivery)
         if self.put_count >= self.ring_at:
             self.ring()
+
+    def _take_from_spooled(self, size: int) -> None:
+        if not self._spooled:
+            # Nobody here had it: somebody put it back in line from outside.
+            self.recover(1)
+        self._spooled -= 1
+        # What others left, or erased, was not counted with its size.
+        self._spooled_bytes = max(0, self._spooled_bytes - size) if self._spooled else 0
 
     def keep(self, count: int, size: int) -> None:
         """What was in memory is only on disk again; the lock is held."""

@@ -49,7 +49,7 @@ class StoredMessage(NamedTuple):
 
 
 class DroppedMessage(NamedTuple):
-    """A message that the spool itself gave up; it is counted as dropped already.
+    """A message that the spool itself gave up, while nobody held it; it is counted as dropped already.
 
     `reason` is ``queue_full`` (made room for a newer one), ``too_old`` or ``purged``. `body` is empty for the last.
     """

@@ -61,8 +61,8 @@ class Shard:
         self.dropped: list[DroppedMessage] = []
         self._limits = limits
         self._backlog = Backlog()
-        # Bytes of each message that was read and is not settled, by its position.
-        self._held: dict[int, int] = {}
+        # Bytes and id of each message that was read and is not settled, by its position.
+        self._held: dict[int, tuple[int, str]] = {}
         # Appends of which nobody knows whether they were committed: to be taken back at the next chance.
         self._in_doubt: list[tuple[Range, list[bytes]]] = []
         # What was noted by processes that are gone.
@@ -202,21 +202,23 @@ class Shard:
 
     def _hold(self, row: Row) -> StoredMessage:
         position, message_id, _, body = row
-        self._held[position] = len(body)
+        name = message_id.decode()
+        self._held[position] = len(body), name
         noted = [each for each in self._attempts if each.first <= position <= each.last]
         if not noted:
-            return StoredMessage(key_of(self.slot, position), message_id.decode(), body)
+            return StoredMessage(key_of(self.slot, position), name, body)
         attempts = max(each.number for each in noted)
         since = min(each.since for each in noted) / 1000
-        return StoredMessage(key_of(self.slot, position), message_id.decode(), body, attempts, since)
+        return StoredMessage(key_of(self.slot, position), name, body, attempts, since)
 
     def _is_too_old(self, row: Row) -> bool:
         position, message_id, accepted_at, body = row
         if self._limits.max_age is None or accepted_at >= self._limits.now() - self._limits.max_age:
             return False
-        self._held[position] = len(body)
+        name = message_id.decode()
+        self._held[position] = len(body), name
         self.unrecorded.append(Note([(position, position)], _TOO_OLD))
-        self.dropped.append(DroppedMessage(message_id.decode(), body, "too_old"))
+        self.dropped.append(DroppedMessage(name, body, "too_old"))
         return True
 
     def _look_outside(self, connection: sqlite3.Connection) -> None:
@@ -228,7 +230,9 @@ class Shard:
         self._attempts = tables.load_attempts(connection)
         if purged := tables.take_purged(connection):
             self._backlog.forget({message_id.encode() for message_id in purged})
-            self.dropped.extend(DroppedMessage(message_id, b"", "purged") for message_id in purged)
+            # What is held is on its way, and how it ends is told by whoever holds it.
+            held = {message_id for _, message_id in self._held.values()}
+            self.dropped.extend(DroppedMessage(each, b"", "purged") for each in purged if each not in held)
         self._outside = now
 
     def _check_books(self, connection: sqlite3.Connection) -> None:
@@ -258,7 +262,7 @@ class Shard:
         ledger = self.ledger
         for note in self.unrecorded:
             if isinstance(note.what, Fate):
-                sizes = [self._held[position] for position in _positions(note) if position in self._held]
+                sizes = [self._held[position][0] for position in _positions(note) if position in self._held]
                 ledger = ledger.ended(len(sizes), sum(sizes), note.what)
         return ledger
 

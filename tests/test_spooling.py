@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, Response, SpoolUnavailable, Status, TransportError, messages
+from segment_async import Client, Response, RetryPolicy, SpoolUnavailable, Status, TransportError, messages
 from segment_async.spool import Fate, SpoolVisitor, SQLiteSpool
 from segment_async.testing import RecordingTransport
 
@@ -36,7 +36,10 @@ asyncio.run(main())
 """
 
 
-def _down(batch: dict[str, object]) -> None:
+TAKEN = Response(200, {"Content-Type": "application/json"}, b'{"success":true}')
+
+
+def _down(batch: dict[str, object]) -> Response:
     raise TransportError("no connection", maybe_sent=False)
 
 
@@ -139,6 +142,60 @@ def test_a_disk_that_refuses_is_told_at_the_call(tmp_path: Path) -> None:
 
     asyncio.run(main())
     assert path.read_text() == "somebody's notes, and no spool"
+
+
+def from_outside(path: Path, change: str) -> None:
+    """As the command line does it: in a process of its own."""
+    program = f"import sys; from segment_async.spool import SpoolVisitor; visitor = SpoolVisitor(sys.argv[1]); {change}"
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=60)
+
+
+def check_law(client: Client) -> None:
+    counts = client.statistics()
+    assert counts.accepted == counts.delivered + counts.failed + counts.dropped + counts.pending, counts
+    assert min(counts.pending, counts.queued, counts.queued_bytes, counts.in_flight) >= 0, counts
+
+
+def test_a_dead_letter_put_back_in_line_is_sent_and_the_books_balance(tmp_path: Path) -> None:
+    async def main() -> None:
+        answers = [Response(403), Response(403)]
+        transport = RecordingTransport(lambda _: answers.pop() if answers else TAKEN)
+        spool = SQLiteSpool(tmp_path / "analytics.db", check_interval=0.01)
+        async with Client("key", transport=transport, spool=spool, flush_at=1) as client:
+            for number in range(2):
+                outcome = await (await client.track("user-1", "Order Completed", message_id=f"order-{number}"))
+                assert outcome.status is Status.FAILED
+            await asyncio.to_thread(from_outside, tmp_path / "analytics.db", "visitor.retry(lambda _: True)")
+            while client.statistics().delivered < 2:
+                check_law(client)
+                await asyncio.sleep(0)
+            check_law(client)
+            counts = client.statistics()
+            assert (counts.accepted, counts.recovered, counts.failed, counts.pending) == (4, 2, 2, 0)
+
+    asyncio.run(main())
+
+
+def test_what_is_erased_from_outside_is_dropped_once_wherever_it_waits(tmp_path: Path) -> None:
+    async def main() -> None:
+        up = False
+        transport = RecordingTransport(lambda batch: TAKEN if up else _down(batch))
+        spool = SQLiteSpool(tmp_path / "analytics.db", check_interval=0.01)
+        retry = RetryPolicy(backoff=0.01, max_backoff=0.01)
+        async with Client("key", transport=transport, spool=spool, max_queue_size=3, retry=retry) as client:
+            deliveries = [await client.track(f"user-{n % 2}", "Order Completed", {"n": n}) for n in range(10)]
+            while client.statistics().retries == 0:
+                await asyncio.sleep(0)
+            # Some are in memory, some on disk only.
+            await asyncio.to_thread(from_outside, tmp_path / "analytics.db", "visitor.purge('user-1')")
+            up = True
+            assert await client.flush(timeout=30) == 0
+            check_law(client)
+            assert [(await each).status for each in deliveries[::2]] == [Status.DELIVERED] * 5
+            assert {(await each).status for each in deliveries[1::2]} <= {Status.DELIVERED, Status.DROPPED}
+            assert {(await each).reason for each in deliveries[5::2]} == {"purged"}
+
+    asyncio.run(main())
 
 
 class Late(SQLiteSpool):

@@ -174,7 +174,8 @@ def test_a_running_process_hears_of_what_was_erased(path):
         assert await asyncio.to_thread(visit, path, "print(visitor.purge('u1'))") == ["2"]
         window = await read(spool)
         assert [each.message_id for each in window.messages] == ["3"]
-        assert sorted(window.dropped) == [DroppedMessage("1", b"", "purged"), DroppedMessage("2", b"", "purged")]
+        # The first one is held, and may be on its way already.
+        assert window.dropped == [DroppedMessage("2", b"", "purged")]
         await spool.settle([held.key], DELIVERED)
         counts = spool.statistics()
         assert (counts.delivered, counts.dropped, counts.pending) == (0, 2, 1)
