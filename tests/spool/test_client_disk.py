@@ -1,0 +1,185 @@
+"""A client whose disk refuses: the call says why, nothing that was accepted is lost, and it goes on once that is mended."""
+
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from segment_async import Client, Response, SpoolUnavailable, Status, TransportError
+from segment_async.spool import SQLiteSpool
+from segment_async.testing import RecordingTransport
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "spool" / "analytics.db"
+
+
+OK = Response(200, {"Content-Type": "application/json"}, b'{"success":true}')
+
+
+def down(batch: object) -> Response:
+    raise TransportError("no connection", maybe_sent=False)
+
+
+async def leave(path: Path, *message_ids: str) -> None:
+    """A process that could not send, and closed."""
+    async with Client("key", transport=RecordingTransport(down), spool=path, close_timeout=0) as client:
+        for each in message_ids:
+            await client.track("user-1", "Left", message_id=each)
+
+
+async def refused_until(path: Path, spoil: Change, mend: Change, why: str, *left: str) -> None:
+    """`left`: what an earlier process left there."""
+    await leave(path, *left)
+    spoil(path)
+    transport = RecordingTransport()
+    async with Client("key", transport=transport, spool=SQLiteSpool(path, check_interval=0.01)) as client:
+        for _ in range(2):
+            with pytest.raises(SpoolUnavailable, match=why):
+                await client.track("user-1", "Refused")
+        assert client.statistics().accepted == 0
+        mend(path)
+        delivery = await client.track("user-1", "Taken", message_id="taken")
+        assert (await delivery).status is Status.DELIVERED
+        assert await client.flush(timeout=30) == 0
+        counts = client.statistics()
+        assert (counts.accepted, counts.delivered, counts.recovered) == (len(left) + 1, len(left) + 1, len(left))
+    assert {message["messageId"] for message in transport.messages} == {*left, "taken"}
+
+
+def put_aside(path: Path) -> None:
+    path.rename(path.with_name("aside"))
+
+
+def bring_back(path: Path) -> None:
+    path.unlink()
+    path.with_name("aside").rename(path)
+
+
+def by_a_foreign_file(path: Path) -> None:
+    put_aside(path)
+    path.write_bytes(b"somebody's notes" * 100)
+
+
+def by_a_foreign_database(path: Path) -> None:
+    put_aside(path)
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE notes (text)")
+    connection.close()
+
+
+def by_a_newer_version(path: Path) -> None:
+    put_aside(path)
+    shutil.copy(path.with_name("aside"), path)
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {9 << 16 | ~9 & 0xFFFF}")
+    connection.close()
+
+
+def by_a_link(path: Path) -> None:
+    put_aside(path)
+    path.symlink_to(path.with_name("aside"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (by_a_foreign_file, "is not a spool; it was left as it is"),
+        (by_a_foreign_database, "is not a spool; it was left as it is"),
+        (by_a_newer_version, "was written by a newer version of segment_async"),
+        (by_a_link, "is a symbolic link; the spool follows none"),
+    ],
+)
+def test_what_is_in_its_place_is_left_alone(path: Path, spoil: Change, why: str) -> None:
+    asyncio.run(refused_until(path, spoil, bring_back, why, "left-1", "left-2"))
+
+
+def test_a_folder_that_everybody_may_write_to(path: Path) -> None:
+    asyncio.run(
+        refused_until(
+            path,
+            lambda path: path.parent.chmod(0o777),
+            lambda path: path.parent.chmod(0o700),
+            "may be written to by everybody; choose another folder for the spool",
+            "left-1",
+        )
+    )
+
+
+def test_a_folder_that_is_no_folder(path: Path) -> None:
+    async def main() -> None:
+        path.parent.write_bytes(b"a file")
+        transport = RecordingTransport()
+        async with Client("key", transport=transport, spool=path) as client:
+            with pytest.raises(SpoolUnavailable, match="Not a directory|File exists"):
+                await client.track("user-1", "Refused")
+            path.parent.unlink()
+            await client.track("user-1", "Taken")
+        assert [message["event"] for message in transport.messages] == ["Taken"]
+
+    asyncio.run(main())
+
+
+def test_a_folder_that_is_removed_under_a_running_client(path: Path) -> None:
+    async def main() -> None:
+        await leave(path, "left")
+        transport = RecordingTransport()
+        async with Client("key", transport=transport, spool=path, flush_interval=60) as client:
+            await client.track("user-1", "Taken", message_id="before")
+            shutil.rmtree(path.parent)
+            with pytest.raises(SpoolUnavailable, match="was removed; its messages wait for it to be back"):
+                await client.track("user-1", "Refused")
+            path.parent.mkdir(mode=0o700)
+            await client.track("user-1", "Taken", message_id="after")
+            assert await client.flush(timeout=30) == 0
+        assert sorted(message["messageId"] for message in transport.messages) == ["after", "before", "left"]
+
+    asyncio.run(main())
+
+
+def test_a_read_only_disk(disk) -> None:
+    path = disk.folder / "spool" / "analytics.db"
+    asyncio.run(
+        refused_until(path, lambda _: disk.remount("ro"), lambda _: disk.remount("rw"), "[Rr]ead-only", "left-1")
+    )
+
+
+def test_a_full_disk_refuses_delivers_what_it_has_and_takes_again(disk) -> None:
+    path = disk.folder / "spool" / "analytics.db"
+
+    async def main() -> None:
+        up = asyncio.Event()
+        transport = RecordingTransport(lambda batch: OK if up.is_set() else down(batch))
+        taken = 0
+        spool = SQLiteSpool(path, check_interval=0.01)
+        async with Client("key", transport=transport, spool=spool, close_timeout=30) as client:
+            with pytest.raises(SpoolUnavailable, match="full"):
+                while True:
+                    await client.track("user-1", "Large", {"text": "x" * 30_000})
+                    taken += 1
+            assert taken > 200
+            assert client.statistics().accepted == taken
+            up.set()
+            assert await client.flush(timeout=60) == 0
+            assert client.statistics().delivered == taken
+            # What is not needed any more is given back to the disk at the next look.
+            while client.statistics().accepted == taken:
+                with contextlib.suppress(SpoolUnavailable):
+                    await client.track("user-1", "Taken")
+        assert client.statistics().delivered == taken + 1
+
+    asyncio.run(main())
+
+
+def test_the_files_are_for_their_owner_alone(path: Path) -> None:
+    asyncio.run(leave(path, "left"))
+    assert {stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()} == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
