@@ -29,8 +29,8 @@ Fields = dict[str, Any]
 UserID = str | int | UUID
 Timestamp = datetime | str
 
-# A second and a millisecond with their texts, and with how ids of that millisecond begin, each read and written as one: another thread may come in between any two
-# steps. Many calls fall into one millisecond.
+# A second and a millisecond with their texts, and how ids of that millisecond begin, each read and written as one:
+# another thread may come in between any two steps. Many calls fall into one millisecond.
 _latest_second = (0, "1970-01-01T00:00:00")
 _latest = (0, "1970-01-01T00:00:00.000Z", "0" * 12)
 # How each millisecond is written: to format a number takes as long as all else here, 0.3 µs.

@@ -192,6 +192,9 @@ class Client:
         return self._life.sender.now()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_life"):
+            # A traceback of the constructor's own may show it.
+            return "<Client that was not made>"
         now = self.statistics()
         return f"<Client {now.accepted} accepted, {now.pending} pending>"
 
