@@ -72,6 +72,9 @@ class _Unread(asyncio.Queue[Delivery]):
     """Nobody ever waits on it, neither for messages nor for room: there is nobody to wake, and no loop to belong to.
 
     So what it holds may come and go in any way a deque knows.
+
+    Attributes:
+        messages: what it holds, the oldest first.
     """
 
     def _init(self, maxsize: int) -> None:
@@ -127,7 +130,9 @@ class Queue:
         self._overflow_timeout = overflow_timeout
         # The clock's reading when the queue became full; `None` once there was room again.
         self._full_since: float | None = None
-        self._unread = _Unread().messages
+        self._messages = _Unread()
+        # What it holds: its own methods cost a call 0.1 µs each.
+        self._unread = self._messages.messages
         # Ten thousand may stand in it, and each may leave from anywhere.
         self._line: OrderedDict[_Waiter, None] = OrderedDict()
         self._reserved = self._reserved_bytes = 0
