@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_folder(path: Path) -> None:
         path.parent.write_bytes(b"a file")
         transport = RecordingTransport()
         async with Client("key", transport=transport, spool=path) as client:
-            with pytest.raises(SpoolUnavailable, match="Not a directory|File exists"):
+            with pytest.raises(SpoolUnavailable, match=r"Not a directory|File exists"):
                 await client.track("user-1", "Refused")
             path.parent.unlink()
             await client.track("user-1", "Taken")
