@@ -59,6 +59,10 @@ CONTESTANTS = [
         drops=False,
     ),
     Contestant("ours-zlib", "segment_async (zlib)", "ours-zlib", "ours", drops=False),
+    Contestant(
+        "ours-process", "segment_async, spool that survives the process", "ours-isal", "ours", {"spool": "process"}
+    ),
+    Contestant("ours-full", "segment_async, spool that survives the power", "ours-isal", "ours", {"spool": "full"}),
     OFFICIAL,
     Contestant("official-plain", "segment-analytics-python (no gzip)", "official", "official", {"gzip": False}, 0.3),
     Contestant(

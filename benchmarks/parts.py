@@ -24,6 +24,14 @@ UNDER_LATENCY = {"50": 60_000, "200": 30_000}
 CALLS, PENDING = 100_000, 50_000
 SECONDS_OF_ARRIVALS, SECONDS_OF_LOAD, CONNECTIONS = 3, 3, 32
 FLAT_OUT = "flat out"
+SPOOLED_MESSAGES = 100_000
+# Callers at once, calls a second (0: flat out), and whether the disk is slow.
+SPOOLED = {
+    "1 caller": (1, 0, False),
+    "100 callers": (100, 0, False),
+    "2,000 calls a second": (0, 2_000, False),
+    "2,000 calls a second and a slow disk": (0, 2_000, True),
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,26 @@ def memory(bench: Bench, case: Case) -> Figures:
         bench.sink.order("stall/0")
 
 
+def spool(bench: Bench, case: Case) -> Figures:
+    """Nothing can be sent meanwhile: in memory there is room for all, and what a spool holds grows."""
+    callers, rate, slow = SPOOLED[case.variant]
+    room = SPOOLED_MESSAGES * 2 if "spool" not in case.contestant.options else None
+    bench.sink.order("stall/1")
+    try:
+        return bench.probe(
+            case.contestant,
+            part="spool",
+            count=SPOOLED_MESSAGES if callers > 1 else SPOOLED_MESSAGES // 20,
+            callers=callers,
+            rate=rate,
+            seconds=SECONDS_OF_ARRIVALS,
+            slow_disk=slow,
+            room=room,
+        )
+    finally:
+        bench.sink.order("stall/0")
+
+
 def web(bench: Bench, case: Case) -> Figures:
     with bench.watched() as seen, bench.started(case.contestant, part="web") as server:
         assert server.stdout
@@ -173,6 +201,7 @@ PARTS = {
         (FLAT_OUT, "3000"),
         (*APPLICATION, *OURS, "ours-middleware", "official", "official-background", *THREADS[1:], "posthog-async"),
     ),
+    "spool": Part(spool, tuple(SPOOLED), ("ours-isal", "ours-process", "ours-full")),
     "imports": Part(imports, ("import",), ("ours-isal", *THREADS, "posthog-async")),
 }
 """In the order of a run."""

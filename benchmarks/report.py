@@ -41,6 +41,14 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("p99 ms", number("p99", 2)),
         Column("max ms", number("max", 1)),
     ),
+    "spool": (
+        Column("accepted/s", number("accepted_per_second")),
+        Column("p50 µs", number("p50", 1)),
+        Column("p99 µs", number("p99", 1)),
+        Column("CPU µs a call", number("cpu_per_call", 1)),
+        Column("lag of the loop, p99 µs", number("lag_p99", 1)),
+        Column("one sync, ms", number("sync_ms", 2)),
+    ),
     "imports": (
         Column("import ms", number("import_ms", 1)),
         Column("in an asyncio program ms", number("beside_asyncio_ms", 1)),
@@ -55,6 +63,7 @@ TITLES = {
     "steps": "Longest single step of the event loop, {}",
     "memory": "Memory, the server answering nothing",
     "web": "FastAPI on asyncio's own loop, one event a request, {}",
+    "spool": "On disk, {}",
     "imports": "Import",
 }
 
@@ -115,6 +124,10 @@ MARKDOWN_PARTS = [
     ("memory", "medium"),
     ("web", "flat out"),
     ("web", "3000"),
+    ("spool", "1 caller"),
+    ("spool", "100 callers"),
+    ("spool", "2,000 calls a second"),
+    ("spool", "2,000 calls a second and a slow disk"),
     ("imports", "import"),
 ]
 

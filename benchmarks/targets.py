@@ -100,6 +100,18 @@ TARGETS = (
     Target("its p99 at 3,000 a second", (0.7,), "ms", lambda f: (f("web", "3000", ISAL, "p99"),), 2),
     Target("bytes on the wire a message", (115,), "bytes", lambda f: (f("delivery", "medium", ISAL, "wire_bytes"),)),
     Target(
+        "on disk: accepted a second by 100 callers, synced",
+        (-50_000,),
+        "/s",
+        lambda f: (f("spool", "100 callers", "ours-full", "accepted_per_second"),),
+    ),
+    Target(
+        "on disk: one call at 2,000 a second, p50, synced",
+        (500,),
+        "µs",
+        lambda f: (f("spool", "2,000 calls a second", "ours-full", "p50"),),
+    ),
+    Target(
         "import, where asyncio is loaded already",
         (30,),
         "ms",

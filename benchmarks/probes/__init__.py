@@ -27,6 +27,9 @@ class Task:
     seconds: float = 0
     room: int | None = None
     """What the queue must take without dropping; `None` is the client's default."""
+    callers: int = 1
+    """How many there are at once."""
+    slow_disk: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     far_core: int | None = None
     """Where processes that belong to the measurement, not to the contestant, run."""
