@@ -6,7 +6,7 @@ ARGS ?=
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format types bench sim soak crash conformance clean
+.PHONY: help demo test test-all lint format types bench backlog sim soak crash conformance clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ types: $(VENV)/.dev ## mypy and pyright
 
 bench: $(VENV)/.dev ## speed and memory, side by side with other SDKs (ARGS="--quick")
 	$(BIN)/python -m benchmarks $(ARGS)
+
+backlog: $(VENV)/.dev ## a million messages on disk, and how a client goes on with them
+	$(BIN)/python -m benchmarks.backlog $(ARGS)
 
 sim: $(VENV)/.dev ## many seeded runs under a virtual clock (SEEDS=20000)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)

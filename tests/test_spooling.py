@@ -95,6 +95,28 @@ def test_a_backlog_larger_than_memory_passes_in_order(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_what_an_earlier_process_left_comes_in_its_order_through_a_small_window(tmp_path: Path) -> None:
+    path = tmp_path / "analytics.db"
+
+    async def leave() -> None:
+        async with Client("key", transport=RecordingTransport(_down), spool=path, close_timeout=0) as client:
+            for number in range(1_000):
+                client.enqueue_nowait(messages.track("user-1", "Order Completed", {"n": number}))
+
+    async def send() -> None:
+        transport = RecordingTransport()
+        options = {"max_queue_size": 30, "max_in_flight": 1}
+        async with Client("key", transport=transport, spool=path, **options) as client:
+            assert await client.flush(timeout=60) == 0
+            counts = client.statistics()
+        assert [message["properties"]["n"] for message in transport.messages] == list(range(1_000))
+        assert max(len(batch["batch"]) for batch in transport.batches) <= 30
+        assert (counts.accepted, counts.recovered, counts.delivered) == (1_000, 1_000, 1_000)
+
+    asyncio.run(leave())
+    asyncio.run(send())
+
+
 def test_what_was_given_before_any_loop_ran_is_sent_by_a_close(tmp_path: Path) -> None:
     transport = RecordingTransport()
     client = Client("key", transport=transport, spool=tmp_path / "analytics.db", close_timeout=30)
