@@ -5,9 +5,13 @@ import multiprocessing
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 
 from segment_async import Client, messages
+
+# What Python 3.12 and later say of a fork beside threads, such as a spool's: that it works all the same is tested.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 client = Client("KEY", spool=os.environ.get("SPOOL"))
 

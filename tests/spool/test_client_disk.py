@@ -60,8 +60,8 @@ def put_aside(path: Path) -> None:
 
 
 def bring_back(path: Path) -> None:
-    path.unlink()
-    path.with_name("aside").rename(path)
+    # In one step: with nothing in its place, the spool would begin a new one there.
+    path.with_name("aside").replace(path)
 
 
 def by_a_foreign_file(path: Path) -> None:
