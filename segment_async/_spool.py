@@ -51,7 +51,8 @@ class StoredMessage(NamedTuple):
 class DroppedMessage(NamedTuple):
     """A message that the spool itself gave up, while nobody held it; it is counted as dropped already.
 
-    `reason` is ``queue_full`` (made room for a newer one), ``too_old`` or ``purged``. `body` is empty for the last.
+    `reason` is ``queue_full`` (made room for a newer one), ``too_old``, ``purged`` or ``damaged``: lost on disk. `body` is
+    empty for the last two, and so is `message_id` for the last: nobody knows any more.
     """
 
     message_id: str

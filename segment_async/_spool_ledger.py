@@ -73,6 +73,12 @@ class Ledger(NamedTuple):
         reasons[reason] = reasons.get(reason, 0) + count
         return self._replace(reasons=json.dumps({each: number for each, number in reasons.items() if number}))
 
+    @property
+    def lost(self) -> int:
+        """How many were lost to damage."""
+        count: int = json.loads(self.reasons).get("damaged", 0)
+        return count
+
     def damaged(self, lost: int) -> Ledger:
         return self.ended(lost, 0, Fate(Status.DROPPED, "damaged"))
 

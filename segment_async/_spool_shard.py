@@ -6,6 +6,7 @@ Used by one thread at a time. This file knows no threads, no loops, no files, no
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ._exceptions import SpoolUnavailable
 from ._spool import Appended, DroppedMessage, StoredMessage
 from ._spool_backlog import Backlog
 from ._spool_intake import Intake, NewMessage
-from ._spool_ledger import Attempts, Ledger, Range, key_of, position_of
+from ._spool_ledger import Attempts, Ledger, Range, key_of, position_of, ranges
 from ._spool_store import DiskFull, Store
 from ._spool_tables import Damaged, Row
 
@@ -25,6 +26,7 @@ from ._spool_tables import Damaged, Row
 _LITTLE: Final = 2**20
 _MUCH: Final = 2**24
 _TOO_OLD: Final = Fate(Status.DROPPED, "too_old")
+_DAMAGED: Final = DroppedMessage("", b"", "damaged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Shard:
         # What was noted by processes that are gone.
         self._attempts: list[Attempts] = []
         self._openings = store.openings
+        self._lost = self.ledger.lost
         self._outside: int | None = None
         # What was erased before: nobody here waits for it.
         store.query(tables.take_purged)
@@ -156,10 +159,8 @@ class Shard:
 
         def work(connection: sqlite3.Connection) -> None:
             if self._openings != self.store.openings:
-                # It failed, and may have hidden something, or been mended.
-                self._openings, self._outside = self.store.openings, None
-                self._backlog.begin_again(self._held)
                 taken.clear()
+                self._begin_again(connection)
             self._look_outside(connection)
             size = sum(len(row[3]) for row in taken)
             while len(taken) < max_count and (row := self._backlog.next(connection)) is not None:
@@ -220,6 +221,17 @@ class Shard:
         self.unrecorded.append(Note([(position, position)], _TOO_OLD))
         self.dropped.append(DroppedMessage(name, body, "too_old"))
         return True
+
+    def _begin_again(self, connection: sqlite3.Connection) -> None:
+        """The store failed: it may have hidden something, and something may be lost."""
+        self._backlog.begin_again(self._held)
+        ledger = tables.load_ledger(connection)
+        held = sum(tables.count_messages(connection, where) for where in ranges(self._held))
+        # What is held is in memory, and its fate is told by whoever holds it.
+        lost = ledger.lost - self._lost - (len(self._held) - held)
+        self.dropped.extend(itertools.repeat(_DAMAGED, max(0, lost)))
+        self._lost = ledger.lost
+        self._openings, self._outside = self.store.openings, None
 
     def _look_outside(self, connection: sqlite3.Connection) -> None:
         """Somebody may have put dead letters back in line, or erased messages; or the file was mended."""

@@ -192,6 +192,11 @@ def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
     return inserted
 
 
+def count_messages(connection: sqlite3.Connection, where: Range) -> int:
+    count: int = connection.execute("SELECT count(*) FROM messages WHERE position BETWEEN ? AND ?", where).fetchone()[0]
+    return count
+
+
 def positions_after(connection: sqlite3.Connection, position: int) -> set[int]:
     return {row[0] for row in connection.execute("SELECT position FROM messages WHERE position > ?", (position,))}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from segment_async import Client
 from segment_async.devserver import serve
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,7 @@ AFTER = {
     ),
     "prometheus.watch(client)": SENDING,
     "client.observe(": SENDING,
+    "SQLiteSpool(": SENDING,
     "otel.watch(client)": SENDING,
     "def test_an_order_is_tracked(segment)": (
         "from segment_async.testing import recording\n"
@@ -77,3 +79,24 @@ def test_the_first_block_is_as_short_as_promised() -> None:
     first = re.search(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
     assert first is not None
     assert len(first[1].strip().splitlines()) <= 13
+
+
+COMMANDS = re.findall(r"^segment-async (spool [^#\n]+)", PAGES[0].read_text(), re.MULTILINE)
+
+
+def test_the_commands_for_a_spool_run_and_are_all_there_are(tmp_path: Path) -> None:
+    async def leave() -> None:
+        spool = tmp_path / "analytics.db"
+        async with Client("KEY", host="http://127.0.0.1:1", spool=spool, close_timeout=0) as client:
+            await client.track("user-1", "Left")
+
+    asyncio.run(leave())
+    for command in COMMANDS:
+        words = command.split()
+        # Nobody is there to be asked.
+        words += ["--yes"] if "purge" in words else []
+        ran = subprocess.run([sys.executable, "-m", "segment_async.cli", *words], cwd=tmp_path, capture_output=True)
+        assert ran.returncode == 0, ran.stderr.decode()
+    from segment_async.cli._spool import spool
+
+    assert {command.split()[1] for command in COMMANDS} == spool.commands.keys()

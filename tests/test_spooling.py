@@ -274,3 +274,26 @@ def test_a_cancelled_call_leaves_its_message_accepted(tmp_path: Path) -> None:
         assert [message["messageId"] for message in transport.messages] == ["order-1"]
 
     asyncio.run(main())
+
+
+def test_what_is_lost_to_damage_is_dropped_and_waited_for_by_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "analytics.db"
+
+    async def leave() -> None:
+        async with Client("key", transport=RecordingTransport(_down), spool=path, close_timeout=0) as client:
+            for number in range(3):
+                await client.track("user-1", "Order Completed", message_id=f"order-{number}")
+
+    async def send() -> None:
+        transport = RecordingTransport()
+        async with Client("key", transport=transport, spool=path) as client:
+            assert await client.flush(timeout=10) == 0
+            counts = client.statistics()
+            check_law(client)
+        assert {message["messageId"] for message in transport.messages} == {"order-0", "order-2"}
+        assert (counts.accepted, counts.delivered, counts.dropped, counts.pending) == (3, 2, 1, 0)
+        assert counts.reasons == {"damaged": 1}
+
+    asyncio.run(leave())
+    path.write_bytes(path.read_bytes().replace(b'"messageId":"order-1"', b'"messageId":"order-9"'))
+    asyncio.run(send())
