@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.figures import percentiles  # noqa: E402  # the path had to come first
+from benchmarks.figures import percentiles  # the path had to come first
 
 # What a browser sends along, of which an analytics client may read one thing or another.
 BROWSER = (
