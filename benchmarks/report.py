@@ -113,7 +113,7 @@ def conditions(results: dict[str, Any]) -> str:
     )
 
 
-README_PARTS = [("delivery", "medium"), ("calls", "flat out")]
+README_PARTS = [("delivery", "medium"), ("calls", "flat out"), ("web", "flat out")]
 MARKDOWN_PARTS = [
     ("delivery", "medium"),
     ("latency", "50"),
