@@ -75,8 +75,7 @@ class Fate(NamedTuple):
     location: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """What happened to a batch so far.
 
     Attributes:
@@ -128,6 +127,8 @@ class Signal:
         self._waiters.pop(waiter, None)
 
     def notify(self) -> None:
+        if not self._waiters:
+            return
         woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         while self._waiters:
             try:

@@ -46,7 +46,7 @@ class Statistics:
         queued_bytes: bytes of JSON of the queued messages.
         in_flight: messages in requests that are under way.
         oldest_age: seconds that the oldest pending message has waited in this process, while a loop served the client;
-            counted from when it was read from the queue, which a loop does at its next turn.
+            counted from when its batch was begun, a turn of the loop after the call at most.
         requests: requests begun, `retries` of them not the first for their messages.
         recovered: messages found on disk.
         reasons: how many messages failed or were dropped, by reason.
@@ -109,12 +109,13 @@ class Queue:
         self.max_bytes = max_bytes
         self.overflow = overflow
         self.closed = False
-        # Set by the sender: a monotonic clock; tell it of a message; drop what is oldest, `False` if nothing can be;
-        # how long the oldest has waited.
+        # Set by the sender: a monotonic clock; tell it of messages; tell it that the queue is full; drop what is oldest,
+        # `False` if nothing can be; how long the oldest has waited.
         self.clock: Callable[[], float] = lambda: 0.0
+        self.announce: Callable[[], None] = lambda: None
         self.ring: Callable[[], None] = lambda: None
-        # Messages put, from which on the sender is told: it need not look at each.
-        self.ring_at = 0
+        # Messages put, from which on the sender is told of them: it need not look at each.
+        self.announce_at = 0
         self.drop_oldest: Callable[[], bool] = lambda: False
         self.oldest_age: Callable[[], float] = lambda: 0.0
         # Messages ever put and ever read: a place in the order of acceptance is a number.
@@ -191,8 +192,8 @@ class Queue:
             unread.append(delivery)
             if put_count == self._put_ceiling:
                 self._note_full()
-            if put_count >= self.ring_at:
-                self.ring()
+            if put_count >= self.announce_at:
+                self.announce()
             return True
         finally:
             self._release()
@@ -270,8 +271,8 @@ class Queue:
         if self.put_count == self._put_ceiling:
             self._note_full()
         self._unread.append(delivery)
-        if self.put_count >= self.ring_at:
-            self.ring()
+        if self.put_count >= self.announce_at:
+            self.announce()
 
     def _note_full(self) -> None:
         if self._pending == self._max_messages:
@@ -475,8 +476,8 @@ class Queue:
         self._put_bytes += size
         self.put_count += 1
         self._unread.append(delivery)
-        if self.put_count >= self.ring_at:
-            self.ring()
+        if self.put_count >= self.announce_at:
+            self.announce()
 
     def _take_from_spooled(self, size: int) -> None:
         if not self._spooled:

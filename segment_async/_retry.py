@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import orjson
@@ -83,8 +83,7 @@ class Answer(Protocol):
     def body(self) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class NoAnswer:
+class NoAnswer(NamedTuple):
     """Refused, reset, timed out, garbage."""
 
     maybe_sent: bool
@@ -99,14 +98,12 @@ class NoCredentials:
 Silence = NoAnswer | NoCredentials
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     status: Status
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(NamedTuple):
     """Send the batch once more, `delay` seconds from now; `pause`: the whole pipeline waits for as long."""
 
     delay: float
@@ -114,8 +111,7 @@ class Again:
     counted: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(NamedTuple):
     """Send each half for itself; `too_large`: and smaller batches from now on."""
 
     too_large: bool = False
@@ -129,15 +125,14 @@ class Refresh:
 Action = Settle | Again | Split | Refresh
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class Situation(NamedTuple):
     """What a decision rests on besides the answer.
 
     Attributes:
         now: the monotonic clock.
         wall: seconds since the epoch, for dates in `Retry-After`.
         chance: a random number from 0 to 1.
-        count: messages in the batch.
+        messages: in the batch.
         with_token: the client has OAuth, so that fresh credentials can be had.
         others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
     """
@@ -145,7 +140,7 @@ class Situation:
     now: float
     wall: float
     chance: float
-    count: int
+    messages: int
     with_token: bool = False
     others_delivered: bool = False
 
@@ -159,13 +154,13 @@ def decide(
     if isinstance(answer, NoAnswer):
         return _after_silence(answer, history, situation, policy)
     location = redirect_host(answer) if 300 <= answer.status < 400 else None
-    history = replace(history, status_code=answer.status, location=location, stale=False)
+    history = history._replace(status_code=answer.status, location=location, stale=False)
     meaning = _meaning(answer, history, situation)
     if meaning is None:
         faults = history.server_faults + 1 if answer.status >= 500 else 0
-        return _again(answer, replace(history, server_faults=faults), situation, policy)
+        return _again(answer, history._replace(server_faults=faults), situation, policy)
     if isinstance(meaning, Refresh):
-        return meaning, replace(history, refreshed=True)
+        return meaning, history._replace(refreshed=True)
     return meaning, history
 
 
@@ -173,8 +168,8 @@ def _after_silence(
     answer: NoAnswer, history: History, situation: Situation, policy: RetryPolicy
 ) -> tuple[Action, History]:
     stale_before = history.stale
-    history = replace(
-        history, maybe_sent=history.maybe_sent or answer.maybe_sent, stale=answer.stale_connection, server_faults=0
+    history = history._replace(
+        maybe_sent=history.maybe_sent or answer.maybe_sent, stale=answer.stale_connection, server_faults=0
     )
     if answer.stale_connection and not stale_before:
         return Again(0.0, counted=False), history
@@ -204,7 +199,7 @@ def _meaning(answer: Answer, history: History, situation: Situation) -> Settle |
 
 
 def _refused_for_its_content(status: int, situation: Situation) -> Settle | Split:
-    if situation.count > 1:
+    if situation.messages > 1:
         return Split(too_large=status == 413)
     return Settle(Status.FAILED, "too_large" if status == 413 else "refused")
 
@@ -230,7 +225,7 @@ def _again(
 ) -> tuple[Action, History]:
     first_failure = situation.now if history.first_failure is None else history.first_failure
     odd = answer is not None and 200 <= answer.status < 300
-    history = replace(history, first_failure=first_failure, odd_answers=history.odd_answers + odd, refreshed=False)
+    history = history._replace(first_failure=first_failure, odd_answers=history.odd_answers + odd, refreshed=False)
     if situation.now >= first_failure + policy.give_up_after:
         return Settle(Status.FAILED, "gave_up"), history
     asked = retry_after(answer, situation.wall) if answer is not None else None
@@ -238,15 +233,15 @@ def _again(
         return Again(min(asked, policy.max_retry_after), pause=True, counted=False), history
     if policy.max_retries is not None and history.counted >= policy.max_retries:
         return Settle(Status.FAILED, "gave_up"), history
-    history = replace(history, failures=history.failures + 1)
+    history = history._replace(failures=history.failures + 1)
     if history.server_faults >= SUSPICIOUS:
         # Perhaps one message is the cause. Where others are delivered that is likely, and the halves are split as
         # soon as they fail; where nothing is, the halves get as many tries as the whole had.
-        if situation.count > 1:
-            return Split(), history if situation.others_delivered else replace(history, server_faults=0)
+        if situation.messages > 1:
+            return Split(), history if situation.others_delivered else history._replace(server_faults=0)
         if situation.others_delivered and policy.max_retries is None and history.counted >= _ALONE:
             return Settle(Status.FAILED, "gave_up"), history
-    history = replace(history, counted=history.counted + 1)
+    history = history._replace(counted=history.counted + 1)
     return Again(policy.delay(history.failures, situation.chance)), history
 
 

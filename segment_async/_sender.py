@@ -14,7 +14,6 @@ import sys
 from bisect import insort
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
-from dataclasses import replace
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from typing import Any, Final
@@ -51,7 +50,7 @@ _log = logging.getLogger("segment_async")
 # Bytes that are read from the queue before the loop gets its turn: a quarter of a millisecond with zlib.
 _SLICE: Final = 32_768
 # Messages that the consumer lets come together before it looks: to be woken costs it 20 µs.
-_COMPANY: Final = 50
+_COMPANY: Final = 100
 # Batches of `flush_at` that are sent as one while more than another is unread: a request costs 0.2 ms.
 _BACKLOG: Final = 4
 # Attempts in a row without a usable answer after which the server is taken for dead: one request at a time, then.
@@ -125,6 +124,8 @@ class Sender:
         self._crashes = 0
         self._clock_offset = 0.0
         self._open: Batch | None = None
+        # The clock when the first of the unread messages came, where no batch was open and nobody was woken for it.
+        self._unread_since: float | None = None
         # In the order of acceptance.
         self._waiting: list[Batch] = []
         self._flying: dict[Batch, asyncio.Task[Response | Silence]] = {}
@@ -142,6 +143,7 @@ class Sender:
             # Imported now: a process that forks amid an import leaves its lock taken in the child.
             fastest()
         queue.clock = self.now
+        queue.announce = self._announce
         queue.ring = self.ring
         queue.drop_oldest = self._drop_oldest
         queue.oldest_age = self._oldest_age
@@ -174,7 +176,7 @@ class Sender:
                 tasks += self._spooling.detach()
             self._consumer = self._bell = self._timer = None
             self._rung = True
-            self._queue.ring_at = sys.maxsize
+            self._queue.announce_at = sys.maxsize
             for batch in list(self._flying):
                 self._come_back(batch)
             if loop is not None:
@@ -229,12 +231,32 @@ class Sender:
 
     # -- the consumer
 
+    def _announce(self) -> None:
+        """Messages are there to be read; the queue's lock is held.
+
+        Where the timer will look in time, the first one of a batch only starts its clock.
+        """
+        queue = self._queue
+        enough = min(self._flush_at, _COMPANY)
+        is_awaited = queue.read_count < self._flush_before
+        if self._open is None and queue.unread_count < enough and not is_awaited and self._will_look():
+            if self._unread_since is None:
+                self._unread_since = self.now()
+            queue.announce_at = queue.read_count + enough
+        else:
+            self.ring()
+
+    def _will_look(self) -> bool:
+        """The timer will ring before a message that comes now has waited for long enough."""
+        timer, loop = self._timer, self.loop
+        return timer is not None and loop is not None and timer.when() <= loop.time() + self._flush_interval
+
     def ring(self) -> None:
         """There is something to do; from any thread."""
         if self._rung:
             return
         self._rung = True
-        self._queue.ring_at = sys.maxsize
+        self._queue.announce_at = sys.maxsize
         bell = self._bell
         if bell is not None:
             self._bell = None
@@ -244,9 +266,10 @@ class Sender:
         while run is self._run:
             self._rung = False
             while self._read_slice() and run is self._run:
+                # Two pieces of work in a row would be one long step for the loop.
+                await asyncio.sleep(0)
                 if self._waiting or self._until_large() <= 0:
                     self._dispatch(run)
-                await asyncio.sleep(0)
             self._dispatch(run)
             await self._next_ring(run)
 
@@ -254,10 +277,10 @@ class Sender:
         bell = asyncio.get_running_loop().create_future()
         queue = self._queue
         with queue.lock:
-            ring_at = queue.read_count + self._company()
-            if self._rung or run is not self._run or queue.put_count >= ring_at:
+            announce_at = queue.read_count + self._company()
+            if self._rung or run is not self._run or queue.put_count >= announce_at:
                 return
-            queue.ring_at = ring_at
+            queue.announce_at = announce_at
             self._bell = bell
         await bell
 
@@ -269,20 +292,20 @@ class Sender:
         return min(missing, _COMPANY) if missing > 0 and self._may_launch_open() else _COMPANY
 
     def _read_slice(self) -> bool:
-        """Move messages from the queue into the open batch; `False` once all are read."""
+        """Move messages from the queue into the open batch; `False`: all are read, and it was no work to speak of."""
         queue = self._queue
         size = 0
         with queue.lock:
             may_launch = self._may_launch_open()
-            while size < _SLICE and (first := queue.next()) is not None:
+            while (room := _SLICE - size) > 0 and (first := queue.next()) is not None:
                 most = self._until_large() if may_launch else MAX_BATCH_MESSAGES
                 if most <= 0:
                     break
-                size += self._fill(self._batch_for(first), most)
+                size += self._fill(self._batch_for(first), most, room)
             queue.was_read()
             more = queue.next() is not None
         queue.unread.signal.notify()
-        return more
+        return more or size >= _SLICE // 2
 
     def _until_large(self) -> int:
         """Messages until the open batch is due although more is unread; none are left once it is.
@@ -303,13 +326,16 @@ class Sender:
             batch = self._open = self._new_batch(sends)
         return batch
 
-    def _fill(self, batch: Batch, most: int) -> int:
-        """Put unread messages into the batch, the first of which fits: up to a slice of them; gives their bytes."""
+    def _fill(self, batch: Batch, most: int, room: int = _SLICE) -> int:
+        """Put unread messages into the batch, the first of which fits: as many bytes as there is room for, or that one.
+
+        Gives their bytes.
+        """
         spooling = self._spooling
         if spooling is not None and spooling.attempts:
             # Those that earlier processes tried go by themselves.
             most = 1
-        deliveries = self._queue.read(min(most, batch.places), min(batch.room, _SLICE))
+        deliveries = self._queue.read(min(most, batch.places), min(batch.room, room))
         try:
             size = batch.size
             index = batch.extend([delivery.body for delivery in deliveries])
@@ -328,9 +354,11 @@ class Sender:
         now = self.now()
         if now >= self._limit_until:
             self._limit = self._largest
+        opened_at = now if self._unread_since is None else self._unread_since
+        self._unread_since = None
         record = Record(self._queue.unread.host)
         history = History(sends=sends, maybe_sent=sends > 0)
-        return Batch(record, self._queue.read_count, self._limit, now, history, gzip=self._gzip)
+        return Batch(record, self._queue.read_count, self._limit, opened_at, history, gzip=self._gzip)
 
     def _close_open(self) -> None:
         if self._open is not None:
@@ -468,13 +496,15 @@ class Sender:
         with self._queue.lock:
             if run is not self._run or batch not in self._flying:
                 return
+            nothing_held_up = self._may_launch_open()
             if cut_off:
                 self._come_back(batch)
                 # A transport that cancels its own task, again and again, is no reason to spin.
                 batch.not_before = self.now() + _BREATH
             else:
                 self._conclude(batch, task.result())
-            self.ring()
+            if self._waiting or not nothing_held_up:
+                self.ring()
 
     async def _attempt(self, batch: Batch) -> Response | Silence:
         """No credentials among the locals here: a traceback may be shown with them."""
@@ -509,12 +539,12 @@ class Sender:
             async with limit:
                 return Hidden(await self._auth.header())
         except TimeoutError:
-            batch.history = replace(batch.history, first_failure=since)
+            batch.history = batch.history._replace(first_failure=since)
         raise TransportError("no token came", maybe_sent=False)
 
     def _note_send(self, batch: Batch) -> None:
         with self._queue.lock:
-            batch.history = replace(batch.history, sends=batch.history.sends + 1)
+            batch.history = batch.history._replace(sends=batch.history.sends + 1)
             batch.sent_at = self.now()
             self._queue.requests += 1
             self._queue.retries += batch.history.sends > 1
@@ -564,7 +594,7 @@ class Sender:
     def _come_back(self, batch: Batch) -> None:
         """A request was cut off: the batch is in line again, and may have arrived."""
         self._land(batch)
-        batch.history = replace(batch.history, maybe_sent=batch.history.sends > 0)
+        batch.history = batch.history._replace(maybe_sent=batch.history.sends > 0)
         self._line_up(batch)
 
     # -- what the answer means
@@ -595,7 +625,7 @@ class Sender:
             now=now,
             wall=self._wall(),
             chance=self._chance(),
-            count=batch.count,
+            messages=batch.count,
             with_token=self._auth.has_tokens,
             others_delivered=self._others_are_delivered(batch),
         )
@@ -720,8 +750,10 @@ class Sender:
     def _oldest_age(self) -> float:
         """Seconds since the oldest pending message came into a batch; the queue's lock is held."""
         opened = () if self._open is None else (self._open,)
-        since = min((batch.opened_at for batch in (*opened, *self._waiting, *self._flying)), default=None)
-        return 0.0 if since is None else max(0.0, self.now() - since)
+        moments = [batch.opened_at for batch in (*opened, *self._waiting, *self._flying)]
+        if self._unread_since is not None:
+            moments.append(self._unread_since)
+        return max(0.0, self.now() - min(moments)) if moments else 0.0
 
     def drop_all(self, reason: str) -> int:
         """Settle everything that is pending as dropped (with a spool: keep it); gives how many that were."""

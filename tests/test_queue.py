@@ -587,12 +587,12 @@ class TestReading:
         settle(queue, 1, 1)
         assert not queue.is_full
 
-    def test_it_rings_from_the_message_on_that_it_was_told(self) -> None:
+    def test_it_announces_messages_from_the_one_on_that_it_was_told(self) -> None:
         queue = make(5)
         rings = []
-        queue.ring = lambda: rings.append(queue.put_count)
+        queue.announce = lambda: rings.append(queue.put_count)
         offer(queue)
-        queue.ring_at = 3
+        queue.announce_at = 3
         for _ in range(3):
             offer(queue)
         assert rings == [1, 3, 4]
@@ -601,7 +601,7 @@ class TestReading:
         queue = make(2)
         rings = []
         queue.ring = lambda: rings.append(queue.put_count)
-        queue.ring_at = 100
+        queue.announce_at = 100
         offer(queue)
         offer(queue)
         assert rings == [2]

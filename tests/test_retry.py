@@ -4,7 +4,6 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime, formatdate
 from itertools import pairwise, product
@@ -48,7 +47,7 @@ def failed(reason: str) -> Settle:
 
 
 def situation(now: float = NOW, *, chance: float = 0.0, count: int = 100, **more: bool) -> Situation:
-    return Situation(now=now, wall=WALL, chance=chance, count=count, **more)
+    return Situation(now=now, wall=WALL, chance=chance, messages=count, **more)
 
 
 def meet(
@@ -520,7 +519,7 @@ def test_whatever_comes_the_rules_hold(
 
 def replace_sends(history: History) -> History:
     """One more attempt, as the sender counts it."""
-    return replace(history, sends=history.sends + 1)
+    return history._replace(sends=history.sends + 1)
 
 
 class Down:

@@ -298,6 +298,26 @@ class TestWhatGoesWhen:
         assert [request.ids for request in transport.requests] == [["m0", "m1"], ["m2"]]
         assert transport.times == [pytest.approx(0.5, abs=0.001), pytest.approx(1.1, abs=0.001)]
 
+    def test_the_interval_begins_with_the_message_where_an_older_timer_will_look_for_it(self) -> None:
+        async def main() -> ScriptedTransport:
+            transport = ScriptedTransport()
+            async with Client("key", transport=transport, flush_at=10, flush_interval=0.5) as client:
+                await give(client, 1)
+                await asyncio.sleep(0.1)
+                await give(client, 9, first=1)
+                await asyncio.sleep(0.2)
+                assert len(transport.requests) == 1
+                await give(client, 1, first=10)
+                for age in (0.1, 0.2, 0.3, 0.4):
+                    await asyncio.sleep(0.1)
+                    assert client.statistics().oldest_age == pytest.approx(age, abs=0.001)
+                await asyncio.sleep(10)
+            return transport
+
+        transport = run(main())
+        assert [len(request.ids) for request in transport.requests] == [10, 1]
+        assert transport.times == [pytest.approx(0.1, abs=0.001), pytest.approx(0.8, abs=0.001)]
+
     def test_flush_at_makes_it_due_at_once(self) -> None:
         async def main() -> ScriptedTransport:
             transport = ScriptedTransport()
