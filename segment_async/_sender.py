@@ -13,14 +13,16 @@ import logging
 import sys
 from bisect import insort
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
+from inspect import CORO_CREATED, CORO_SUSPENDED, getcoroutinestate, iscoroutine
+from threading import get_ident
 from typing import Any, Final
 
 from ._auth import Auth, Refused
 from ._batches import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, Envelope, fastest
-from ._build import clock_text
+from ._build import clock_text, draw_ahead
 from ._delivery import Delivery, Fate, History, Record, Signal, Status, wake
 from ._exceptions import TransportError
 from ._queue import Queue
@@ -74,6 +76,7 @@ class Sender:
 
     Attributes:
         loop: the loop that owns the client; `None` before the first and after the last.
+        thread: the one that this loop ran in when it was last seen.
         settled: notified whenever messages got their outcome.
     """
 
@@ -97,6 +100,7 @@ class Sender:
         listeners: Sequence[Callable[[Request], object]],
     ) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread = 0
         self.settled = Signal()
         self._queue = queue
         self._transport = transport
@@ -159,6 +163,7 @@ class Sender:
         now = self.now()
         self.detach()
         self.loop = loop
+        self.thread = get_ident()
         self._clock_offset = now - loop.time()
         self._run = object()
         self._guard = _started(_at_loop_end(partial(self._loop_ends, self._run)))
@@ -305,6 +310,7 @@ class Sender:
             queue.was_read()
             more = queue.next() is not None
         queue.unread.signal.notify()
+        draw_ahead()
         return more or size >= _SLICE // 2
 
     def _until_large(self) -> int:
@@ -823,6 +829,18 @@ def _finish(generator: AsyncGenerator[None, None]) -> None:
         pass
 
 
+def _unwind(coroutine: object) -> None:
+    """Close a coroutine whose loop stands still, from the outside in.
+
+    Left to the garbage collector, its frames may go from the inside out, and take the task along while one of them is
+    being closed: an error in the middle of nowhere, and in Python 3.11 the end of the interpreter.
+    """
+    if iscoroutine(coroutine) and getcoroutinestate(coroutine) in (CORO_CREATED, CORO_SUSPENDED):
+        # What its frames clean up may need a loop that is closed already.
+        with suppress(Exception):
+            coroutine.close()
+
+
 def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks of a loop that may be this one, another thread's, at rest, or closed."""
     if asyncio._get_running_loop() is loop:
@@ -834,10 +852,8 @@ def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[Any]]) ->
     for task in tasks:
         # Where the loop is gone nothing can end them, and Python need not complain of it.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-        coroutine = task.get_coro()
-        if not loop.is_running() and iscoroutine(coroutine) and getcoroutinestate(coroutine) == CORO_CREATED:
-            # The loop stopped before the task's first step, of which there will be none.
-            coroutine.close()
+        if not loop.is_running():
+            _unwind(task.get_coro())
         try:
             loop.call_soon_threadsafe(task.cancel)
         except RuntimeError:

@@ -15,10 +15,10 @@ ENDS = PROGRAMS / "ends.py"
 DRAIN_SECONDS, ROOM = 2.0, 2.0
 
 
-def ended(how: str, *, script: Script = (), up: bool = True, python: tuple[str, ...] = ()) -> tuple[Ended, FaultServer]:
+def ended(*how: str, script: Script = (), up: bool = True, python: tuple[str, ...] = ()) -> tuple[Ended, FaultServer]:
     async def main() -> tuple[Ended, FaultServer]:
         async with FaultServer(script, up=up) as server:
-            return await finished(*python, ENDS, how, host=server.url), server
+            return await finished(*python, ENDS, *how, host=server.url), server
 
     return asyncio.run(main())
 
@@ -46,6 +46,13 @@ class TestAllArrives:
     )
     def test_of_a_program_that_simply_ends(self, how: str) -> None:
         said, server = ended(how)
+        assert (said.code, said.err) == (0, "")
+        assert numbers(server) == list(range(1_000))
+
+    @pytest.mark.parametrize("every", range(50, 800, 50))
+    def test_whenever_the_garbage_of_a_loop_left_standing_is_collected(self, every: int) -> None:
+        """Its requests are suspended many frames deep, and a collector may begin anywhere."""
+        said, server = ended("in_a_loop_that_is_left_standing_and_collected", str(every))
         assert (said.code, said.err) == (0, "")
         assert numbers(server) == list(range(1_000))
 

@@ -62,6 +62,11 @@ def in_a_loop_that_is_left_standing() -> None:
     loop.run_until_complete(track_all())
 
 
+def in_a_loop_that_is_left_standing_and_collected(every: str) -> None:
+    gc.set_threshold(int(every))
+    in_a_loop_that_is_left_standing()
+
+
 def with_all_flushed_on_a_loop_that_is_left_standing() -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(track_all())
@@ -112,5 +117,5 @@ def without_a_message() -> None:
 
 if __name__ == "__main__":
     print(f"ending {sys.argv[1]}")
-    globals()[sys.argv[1]]()
+    globals()[sys.argv[1]](*sys.argv[2:])
     print("at the end")
