@@ -37,6 +37,9 @@ _latest = (0, "1970-01-01T00:00:00.000Z", "0" * 12)
 _MILLISECONDS: Final = tuple(f".{millisecond:03d}Z" for millisecond in range(1000))
 # Seeded with the system's randomness, of which 16 bytes at each call would cost 0.25 µs more.
 _chance: Final = Random()  # noqa: S311  # ids need to differ, nobody has to be unable to guess them
+# What was drawn of it for the ids to come, as many as the messages of a default batch, and some.
+_drawn: Final[list[str]] = []
+_MOST_DRAWN: Final = 128
 
 
 def clock_text(now: float) -> str:
@@ -65,7 +68,19 @@ def new_message_id() -> str:
     Ids that sort by their time grow a spool's index at its end and not all over (5 µs a message against 15), and what
     a batch's ids have in common need not be sent. Only for a process in which `renew_chance` was called.
     """
+    if _drawn:
+        try:
+            return _latest[2] + _drawn.pop()
+        except IndexError:
+            # Another thread has just taken it.
+            pass
     return _latest[2] + "%020x" % _chance.getrandbits(80)  # noqa: UP031  # half as long as the other ways
+
+
+def draw_ahead() -> None:
+    """What the next ids need, drawn while nobody waits: many in a row cost 0.2 µs each, and one on its own 1.4."""
+    draw = _chance.getrandbits
+    _drawn.extend(["%020x" % draw(80) for _ in range(_MOST_DRAWN - len(_drawn))])  # noqa: UP031  # as above
 
 
 def message_id_of_the_system() -> str:
@@ -76,6 +91,7 @@ def message_id_of_the_system() -> str:
 def renew_chance() -> None:
     """A forked child would draw the same ids as its parent and its siblings."""
     _chance.seed()
+    _drawn.clear()
 
 
 def _common(

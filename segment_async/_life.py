@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
+from threading import get_ident
 from typing import Any, Final
 
 from . import _exit
@@ -79,6 +80,7 @@ class Life:
         loop = asyncio.get_running_loop()
         if self.sender.loop is loop:
             # A forked child never runs its parent's loop, so that this needs no look at the process.
+            self.sender.thread = get_ident()
             return True
         self.ensure_served()
         return self.sender.loop is loop

@@ -13,17 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segment_async import MessageError
+from segment_async import MessageError, _build
 from segment_async._build import (
     alias,
     checked,
     clock_text,
+    draw_ahead,
     group,
     identifier,
     identify,
     message_id_of_the_system,
     new_message_id,
     page,
+    renew_chance,
     screen,
     track,
 )
@@ -113,6 +115,21 @@ class TestCalls:
         ids = {new_id() for _ in range(1_000)}
         assert len(ids) == 1_000
         assert {len(each) for each in ids} == {32}
+
+    def test_ids_drawn_ahead_differ_too(self) -> None:
+        ids = set()
+        for _ in range(10):
+            draw_ahead()
+            ids |= {new_message_id() for _ in range(150)}
+        assert len(ids) == 1_500
+
+    def test_what_was_drawn_before_a_fork_serves_nobody_after_it(self) -> None:
+        draw_ahead()
+        ahead = {new_message_id()[12:] for _ in range(20)}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_build, "_drawn", list(ahead))
+            renew_chance()
+            assert not ahead & {new_message_id()[12:] for _ in range(40)}
 
     @pytest.mark.parametrize("new_id", [new_message_id, message_id_of_the_system])
     def test_ids_sort_by_their_time(self, new_id: Callable[[], str]) -> None:
