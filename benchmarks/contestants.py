@@ -49,6 +49,7 @@ NODE_LABEL = "@segment/analytics-node"
 
 CONTESTANTS = [
     Contestant("nothing", "the application alone", "ours-isal", "nothing"),
+    Contestant("making", "the application, its message made for nobody", "ours-isal", "nothing", {"makes": True}),
     OURS,
     Contestant(
         "ours-middleware",

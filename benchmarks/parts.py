@@ -199,7 +199,16 @@ PARTS = {
     "web": Part(
         web,
         (FLAT_OUT, "3000"),
-        (*APPLICATION, *OURS, "ours-middleware", "official", "official-background", *THREADS[1:], "posthog-async"),
+        (
+            *APPLICATION,
+            "making",
+            *OURS,
+            "ours-middleware",
+            "official",
+            "official-background",
+            *THREADS[1:],
+            "posthog-async",
+        ),
     ),
     "spool": Part(spool, tuple(SPOOLED), ("ours-isal", "ours-process", "ours-full")),
     "imports": Part(imports, ("import",), ("ours-isal", *THREADS, "posthog-async")),

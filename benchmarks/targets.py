@@ -91,10 +91,10 @@ TARGETS = (
         lambda f: tuple(f("latency", each, ISAL, "delivered_per_second") for each in ("50", "200")),
     ),
     Target(
-        "FastAPI's requests a second with one event each, of those without",
-        (-0.87,),
+        "FastAPI's requests a second with one event each, of those without one / of those that make it for nobody",
+        (-0.87, -0.87),
         "",
-        lambda f: (f.ratio("web", "flat out", ISAL, NOTHING, "per_second"),),
+        lambda f: tuple(f.ratio("web", "flat out", ISAL, each, "per_second") for each in (NOTHING, "making")),
         2,
     ),
     Target("its p99 at 3,000 a second", (0.7,), "ms", lambda f: (f("web", "3000", ISAL, "p99"),), 2),

@@ -311,7 +311,7 @@ class Sender:
             more = queue.next() is not None
         queue.unread.signal.notify()
         draw_ahead()
-        return more or size >= _SLICE // 2
+        return more or size >= _SLICE // 8
 
     def _until_large(self) -> int:
         """Messages until the open batch is due although more is unread; none are left once it is.

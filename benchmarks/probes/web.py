@@ -60,8 +60,8 @@ async def with_endpoint(task: Task) -> FastAPI:
 
 async def endpoint(task: Task) -> Callable[..., Awaitable[Answer]]:
     """The endpoint as an application would write it for this client."""
-    in_background = task.options.pop("background", False)
-    if task.adapter == "nothing":
+    in_background, makes = task.options.pop("background", False), task.options.pop("makes", False)
+    if task.adapter == "nothing" and not makes:
         return plain
     adapter = await task.start()
     if in_background:
