@@ -264,6 +264,7 @@ class Life:
 
         Gives how many remained and are dropped, and how many remain in a spool.
         """
+        self.sender.unwind()
         self.take_over()
         dropped = 0
         if await self.flush(seconds):

@@ -192,6 +192,12 @@ class Sender:
             _end(loop, tasks)
         return tasks
 
+    def unwind(self) -> None:
+        """At the interpreter's end, when nobody runs an earlier loop again: its requests end where they stand."""
+        if self.loop is not None and not self.loop.is_running():
+            for task in self._flying.values():
+                _unwind(task.get_coro(), CORO_SUSPENDED)
+
     def disown(self) -> None:
         """In a forked child, where the lock may be held for ever: tasks of the parent's find nothing to do."""
         self._run = None
@@ -829,13 +835,13 @@ def _finish(generator: AsyncGenerator[None, None]) -> None:
         pass
 
 
-def _unwind(coroutine: object) -> None:
-    """Close a coroutine whose loop stands still, from the outside in.
+def _unwind(coroutine: object, *states: str) -> None:
+    """Close a coroutine whose loop will not run it, from the outside in.
 
     Left to the garbage collector, its frames may go from the inside out, and take the task along while one of them is
     being closed: an error in the middle of nowhere, and in Python 3.11 the end of the interpreter.
     """
-    if iscoroutine(coroutine) and getcoroutinestate(coroutine) in (CORO_CREATED, CORO_SUSPENDED):
+    if iscoroutine(coroutine) and getcoroutinestate(coroutine) in states:
         # What its frames clean up may need a loop that is closed already.
         with suppress(Exception):
             coroutine.close()
@@ -852,8 +858,11 @@ def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[Any]]) ->
     for task in tasks:
         # Where the loop is gone nothing can end them, and Python need not complain of it.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
-        if not loop.is_running():
-            _unwind(task.get_coro())
+        if loop.is_closed():
+            _unwind(task.get_coro(), CORO_CREATED, CORO_SUSPENDED)
+        elif not loop.is_running():
+            # It stopped before the task's first step, of which there will be none.
+            _unwind(task.get_coro(), CORO_CREATED)
         try:
             loop.call_soon_threadsafe(task.cancel)
         except RuntimeError:
