@@ -6,7 +6,6 @@ import gzip
 import io
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
@@ -402,9 +401,7 @@ def test_leaving_closes_what_is_still_held() -> None:
         writer.close()
         return reader, writer
 
-    started = time.monotonic()
     asyncio.run(main())
-    assert time.monotonic() - started < 5
 
 
 # TLS
