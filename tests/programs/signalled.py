@@ -9,6 +9,9 @@ from types import FrameType
 
 from segment_async import Client, messages
 
+# A program that inherits the signal ignored, as under nohup, is not ended by it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 client = Client("KEY", flush_interval=60)
 
 
