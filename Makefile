@@ -6,7 +6,7 @@ ARGS ?=
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format types bench backlog sim soak crash conformance clean
+.PHONY: help demo test test-all test-oldest lint format types bench backlog sim soak crash conformance clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,6 +21,11 @@ test-all: ## the tests on each Python that is claimed
 	@for version in 3.11 3.12 3.13; do \
 		$(MAKE) --no-print-directory test PYTHON=python$$version VENV=.venv-$$version ARGS="$(ARGS)" || exit 1; \
 	done
+
+test-oldest: ## the tests with the oldest versions of our dependencies that are claimed
+	@$(MAKE) --no-print-directory .venv-oldest/.dev VENV=.venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet $$(.venv-oldest/bin/python -m tests.support.oldest)
+	.venv-oldest/bin/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev ## format, lint, and which file may import which
 	$(BIN)/ruff format --check .

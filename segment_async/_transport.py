@@ -294,8 +294,10 @@ class HTTPTransport:
         import aiohttp
 
         text = type(error).__name__
-        if isinstance(error, (aiohttp.ClientConnectorError, OSError)) and getattr(error, "strerror", None):
-            text = f"{text}: {error.strerror}"
+        # Before aiohttp 3.13 the error of a certificate does not say what is wrong, only what it was raised for does.
+        cause = getattr(error, "certificate_error", error)
+        if isinstance(cause, (aiohttp.ClientConnectorError, OSError)) and getattr(cause, "strerror", None):
+            text = f"{text}: {cause.strerror}"
         if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError)):
             return TransportError(f"no connection ({text})", maybe_sent=False)
         stale = progress.reused and isinstance(
@@ -403,7 +405,8 @@ def _make_session(url: str, ssl_context: ssl.SSLContext | None) -> _Session:
                 if self.closed:
                     protocol.close()
                 else:
-                    protocol.force_close()
+                    # aiohttp 3.11.0 to 3.11.6 can only close at once, which costs the rest of the body.
+                    getattr(protocol, "force_close", protocol.close)()
             return self
 
     session = aiohttp.ClientSession(

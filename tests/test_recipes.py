@@ -205,6 +205,7 @@ def test_django(tmp_path: Path) -> None:
     assert {message["anonymousId"] for message in others} == {ANONYMOUS}
 
 
+@pytest.mark.skipif(aiohttp.__version__.startswith("3.10."), reason="says port 0 where it was asked for any")
 def test_aiohttp() -> None:
     async def main() -> list[Message]:
         async with serve() as endpoint:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 from multidict import CIMultiDict
 
@@ -125,8 +126,13 @@ NO_ANSWER: Mapping[str, Callable[[], Step]] = {
 }
 
 
+# Before 3.13.4 aiohttp's parser makes an answer even of these.
+OLD_PARSERS = ("3.10.", "3.11.", "3.12.", "3.13.0", "3.13.1", "3.13.2", "3.13.3")
+ODD = {"huge headers", "NUL in a header"} if aiohttp.__version__.startswith(OLD_PARSERS) else set[str]()
+
+
 class TestNoUsableAnswer:
-    @pytest.mark.parametrize("name", NO_ANSWER)
+    @pytest.mark.parametrize("name", sorted(NO_ANSWER.keys() - ODD))
     def test_the_request_may_have_been_sent(self, name: str) -> None:
         error = error_of([NO_ANSWER[name]()], timeout=SHORT)
         assert error.maybe_sent
