@@ -53,6 +53,10 @@ class Life:
     spooling: Spooling | None
 
     def __init__(self, wire: Callable[[Life], Parts], transport: Transport, auth: Auth, close_timeout: float) -> None:
+        # Loaded here and not at the close, for which the loop would stand still; and where the interpreter ends already,
+        # not all of it can be loaded any more.
+        import anyio.lowlevel  # noqa: F401
+
         self._wire = wire
         self._transport = transport
         self._auth = auth
