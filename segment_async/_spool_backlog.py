@@ -37,13 +37,13 @@ class Backlog:
         # Positions that are held, of those that are read for a second time.
         self._held: Collection[int] = ()
 
-    def next(self, connection: sqlite3.Connection) -> Row | None:
-        """Take the next message; `None` at the end.
+    def next(self, connection: sqlite3.Connection, end: int) -> Row | None:
+        """Take the next message up to a position; `None` where there is none.
 
         Raises:
             Damaged: it is not what was written.
         """
-        if not self._ready:
+        if not self._ready and self.cursor < end:
             self._turn_page(connection)
         if not self._ready:
             return None

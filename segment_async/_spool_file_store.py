@@ -52,6 +52,8 @@ class FileStore:
         self._now = now
         self._power_safe = power_safe
         self._connection: sqlite3.Connection | None = None
+        # As of the last transaction of this connection.
+        self._ledger: Ledger | None = None
         self._inode = 0
         self._had_fault = False
 
@@ -59,9 +61,9 @@ class FileStore:
         def once() -> tuple[Ledger, _T]:
             connection = self._opened()
             self._check_place()
-            ledger, result = commit(connection, work)
-            self._set_watermark(ledger)
-            return ledger, result
+            self._ledger, result = commit(connection, work, self._ledger)
+            self._set_watermark(self._ledger)
+            return self._ledger, result
 
         return self._survive(once)
 
@@ -148,7 +150,7 @@ class FileStore:
                 raise
             self._inode = os.stat(self._place.database).st_ino
             self._had_fault = False
-            self._connection = connection
+            self._connection, self._ledger = connection, None
             self.openings += 1
         return self._connection
 

@@ -83,7 +83,7 @@ class Intake:
         if size <= self._max_bytes:
             while self._room < size and self._remove_dead_letter():
                 pass
-            while self._room < size and at_any_price and (row := self._backlog.next(self._connection)):
+            while self._room < size and at_any_price and (row := self._backlog.next(self._connection, self.base)):
                 dropped.append(self._drop(row))
         return Appended("stored" if size <= self._room else "full", tuple(dropped))
 

@@ -124,7 +124,7 @@ class Attempts(NamedTuple):
 
 
 def message_checksum(position: int, message_id: bytes, accepted_at: int, body: bytes) -> int:
-    return crc32(body, crc32(message_id, crc32(_MARK.pack(position, accepted_at))))
+    return crc32(body, crc32(_MARK.pack(position, accepted_at) + message_id))
 
 
 def dead_checksum(row: Sequence[object]) -> int:

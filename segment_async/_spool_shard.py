@@ -163,7 +163,7 @@ class Shard:
                 self._begin_again(connection)
             self._look_outside(connection)
             size = sum(len(row[3]) for row in taken)
-            while len(taken) < max_count and (row := self._backlog.next(connection)) is not None:
+            while len(taken) < max_count and (row := self._backlog.next(connection, self.ledger.position)) is not None:
                 size += len(row[3])
                 if taken and size > max_bytes:
                     self._backlog.put_back([row])

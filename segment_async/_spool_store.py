@@ -98,14 +98,31 @@ class PlainStore:
         pass
 
 
-def commit(connection: sqlite3.Connection, work: Transaction[_T]) -> tuple[Ledger, _T]:
-    """Run the work in one transaction; if anything at all goes wrong nothing is changed."""
+def commit(connection: sqlite3.Connection, work: Transaction[_T], known: Ledger | None = None) -> tuple[Ledger, _T]:
+    """Run the work in one transaction; if anything at all goes wrong nothing is changed.
+
+    `known`: the ledger of the last transaction, which need not be read if it is in place still.
+    """
+    if known is not None:
+        with contextlib.suppress(_Changed):
+            return _commit(connection, work, known)
+    return _commit(connection, work, None)
+
+
+class _Changed(Exception):
+    """The ledger is not the known one: somebody else has written."""
+
+
+def _commit(connection: sqlite3.Connection, work: Transaction[_T], known: Ledger | None) -> tuple[Ledger, _T]:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        before = tables.load_ledger(connection)
+        before = tables.load_ledger(connection) if known is None else known
         after, result = work(connection, before)
         after = after._replace(revision=max(after.revision, before.revision) + 1)
-        tables.store_ledger(connection, after)
+        if known is None:
+            tables.store_ledger(connection, after)
+        elif not tables.replace_ledger(connection, known, after):
+            raise _Changed
         connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):

@@ -174,6 +174,19 @@ def store_ledger(connection: sqlite3.Connection, ledger: Ledger) -> None:
     connection.execute("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
+_REPLACE_LEDGER: Final = """
+    UPDATE ledger SET revision = ?, position = ?, accepted = ?, delivered = ?, failed = ?, dropped = ?,
+        pending_bytes = ?, dead = ?, dead_bytes = ?, reasons = ?, checksum = ?
+    WHERE id = 1 AND revision = ? AND checksum = ?
+"""
+
+
+def replace_ledger(connection: sqlite3.Connection, known: Ledger, ledger: Ledger) -> bool:
+    """Whether the known one was there, and the other one is now."""
+    row = (*ledger, ledger.checksum, known.revision, known.checksum)
+    return connection.execute(_REPLACE_LEDGER, row).rowcount == 1
+
+
 # -- messages
 
 

@@ -73,8 +73,8 @@ class Spooling:
         """
         loop = asyncio.get_running_loop()
         while True:
-            written: asyncio.Future[Appended | SpoolUnavailable] = loop.create_future()
-            self._hand_over(delivery, partial(self._answers.give, written), is_awaited=True)
+            written: asyncio.Future[_Result] = loop.create_future()
+            self._hand_over(delivery, written)
             result = await written
             if isinstance(result, SpoolUnavailable):
                 raise result
@@ -97,23 +97,19 @@ class Spooling:
     def append_nowait(self, delivery: Delivery) -> Delivery:
         """Hand the message over, from any thread; if the disk refuses, it is dropped."""
         try:
-            self._hand_over(delivery, lambda _: None, is_awaited=False)
+            self._hand_over(delivery, None)
         except SpoolUnavailable:
             return self._refused(delivery, "spool_unavailable")
         return delivery
 
-    def _hand_over(self, delivery: Delivery, told: Any, *, is_awaited: bool) -> None:
+    def _hand_over(self, delivery: Delivery, awaited: asyncio.Future[_Result] | None) -> None:
         size = len(delivery.body)
-
-        def done(result: Appended | SpoolUnavailable) -> None:
-            self._written(delivery, size, result, is_awaited)
-            told(result)
-
         delivery.load(delivery.body, self._queue.spooled)
         known = self._watched.setdefault(delivery.message_id, delivery)
         self._queue.accept_spooled(size)
         try:
             make_room = self._queue.overflow == "drop_oldest"
+            done = partial(self._written, delivery, size, awaited)
             self._spool.append_nowait(delivery.message_id, delivery.body, done, make_room=make_room)
         except SpoolUnavailable:
             self._queue.take_back_spooled(size)
@@ -121,21 +117,26 @@ class Spooling:
                 self._watched.pop(delivery.message_id, None)
             raise
 
-    def _written(self, delivery: Delivery, size: int, result: Appended | SpoolUnavailable, is_awaited: bool) -> None:
+    def _written(self, delivery: Delivery, size: int, awaited: asyncio.Future[_Result] | None, result: _Result) -> None:
         """Called on a thread of the spool's."""
-        if isinstance(result, SpoolUnavailable) or result.status in ("full", "known"):
-            refused = isinstance(result, SpoolUnavailable) or result.status == "full"
+        if isinstance(result, SpoolUnavailable):
             self._queue.take_back_spooled(size)
-            if refused and not is_awaited:
-                self._refused(delivery, "spool_unavailable" if isinstance(result, SpoolUnavailable) else "queue_full")
+            if awaited is None:
+                self._refused(delivery, "spool_unavailable")
         else:
-            with self._queue.lock:
-                if not delivery.key:
-                    # The disk has the bytes, and they are not back in memory yet.
-                    delivery.load(b"", self._queue.spooled)
-        if not isinstance(result, SpoolUnavailable):
+            if result.status in ("stored", "memory"):
+                with self._queue.lock:
+                    if not delivery.key:
+                        # The disk has the bytes, and they are not back in memory yet.
+                        delivery.load(b"", self._queue.spooled)
+            else:
+                self._queue.take_back_spooled(size)
+                if result.status == "full" and awaited is None:
+                    self._refused(delivery, "queue_full")
             for dropped in result.dropped:
                 self._lose(dropped.message_id, len(dropped.body), dropped.reason)
+        if awaited is not None:
+            self._answers.give(awaited, result)
 
     def _refused(self, delivery: Delivery, reason: str) -> Delivery:
         fate = Fate(Status.DROPPED, reason)
