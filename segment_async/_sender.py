@@ -12,23 +12,21 @@ import asyncio
 import logging
 import sys
 from bisect import insort
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from functools import partial
-from inspect import CORO_CREATED, CORO_SUSPENDED, getcoroutinestate, iscoroutine
 from threading import get_ident
 from typing import Any, Final
 
-from ._auth import Auth, Refused
+from ._attempts import Attempts
+from ._auth import Auth
 from ._batches import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, Envelope, fastest
-from ._build import clock_text, draw_ahead
+from ._build import draw_ahead
 from ._delivery import Delivery, Fate, History, Record, Signal, Status, wake
-from ._exceptions import TransportError
+from ._loop_end import Guard, at_loop_end, end, release, unwind
 from ._queue import Queue
 from ._reports import Reports, stack_of
 from ._retry import (
-    SUSPICIOUS,
     Action,
     Again,
     NoAnswer,
@@ -42,9 +40,9 @@ from ._retry import (
     advice,
     decide,
 )
+from ._server import Server
 from ._spooling import Spooling
-from ._transport import Deadline, Hidden, HTTPTransport, Response, Transport
-from ._version import __version__
+from ._transport import HTTPTransport, Response, Transport
 from .observed import Request
 
 _log = logging.getLogger("segment_async")
@@ -55,8 +53,6 @@ _SLICE: Final = 32_768
 _COMPANY: Final = 100
 # Batches of `flush_at` that are sent as one while more than another is unread: a request costs 0.2 ms.
 _BACKLOG: Final = 4
-# Attempts in a row without a usable answer after which the server is taken for dead: one request at a time, then.
-_HANDFUL: Final = 5
 # Seconds that a timer comes late on purpose: a loop may call a little early, and then there would be nothing to do.
 _SLACK: Final = 1e-5
 # Seconds until a cancelled consumer is back: a loop that cancels all its tasks because it ends, has ended by then.
@@ -65,8 +61,6 @@ _BREATH: Final = 0.01
 _STUCK: Final = 10
 # Seconds that a smaller limit, learnt from a 413, is remembered.
 _LIMIT_SECONDS: Final = 300.0
-_AGENT: Final = f"segment-async/{__version__} Python/{'.'.join(map(str, sys.version_info[:3]))}"
-
 
 _KEPT: Final = Fate(Status.KEPT)
 
@@ -108,22 +102,35 @@ class Sender:
         self._policy = policy
         self._reports = reports
         self._spooling = spooling
-        self._envelope = Envelope(write_key)
         self._flush_at = flush_at
         self._flush_interval = flush_interval
         self._max_in_flight = max_in_flight
         self._gzip = gzip
-        self._timeout = timeout
         self._chance = chance
         self._wall = wall
-        self._listeners = listeners
+        self._server = Server(policy, chance)
+        envelope = Envelope(write_key)
+        self._attempts = Attempts(
+            queue,
+            transport,
+            auth,
+            reports,
+            spooling,
+            envelope=envelope,
+            gzip=gzip,
+            timeout=timeout,
+            give_up_after=policy.give_up_after,
+            now=self.now,
+            wall=wall,
+            listeners=listeners,
+        )
         # Changes with each loop that takes over: tasks of an earlier one see that they own nothing any more.
         self._run: object | None = None
         self._consumer: asyncio.Task[None] | None = None
         self._bell: asyncio.Future[None] | None = None
         self._rung = False
         # An asynchronous generator that the loop closes when it shuts down.
-        self._guard: AsyncGenerator[None, None] | None = None
+        self._guard: Guard | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._crashes = 0
         self._clock_offset = 0.0
@@ -134,15 +141,8 @@ class Sender:
         self._waiting: list[Batch] = []
         self._flying: dict[Batch, asyncio.Task[Response | Silence]] = {}
         self._flush_before = 0
-        self._limit = self._largest = MAX_BODY_BYTES - self._envelope.size
+        self._limit = self._largest = MAX_BODY_BYTES - envelope.size
         self._limit_until = 0.0
-        self._pause_until = 0.0
-        self._probing = False
-        self._probe_not_before = 0.0
-        self._probe_failures = 0
-        self._failures_in_a_row = 0
-        self._attempts_delivered = 0
-        self._attempts_failed = 0
         if gzip:
             # Imported now: a process that forks amid an import leaves its lock taken in the child.
             fastest()
@@ -166,7 +166,7 @@ class Sender:
         self.thread = get_ident()
         self._clock_offset = now - loop.time()
         self._run = object()
-        self._guard = _started(_at_loop_end(partial(self._loop_ends, self._run)))
+        self._guard = at_loop_end(partial(self._loop_ends, self._run))
         # An empty context: what is bound around the caller is not for the consumer's own logging and hooks.
         loop.call_soon(self._start, self._run, context=Context())
         if self._spooling is not None:
@@ -189,14 +189,14 @@ class Sender:
                 self.loop = None
             self._release_guard()
         if loop is not None:
-            _end(loop, tasks)
+            end(loop, tasks)
         return tasks
 
     def unwind(self) -> None:
         """At the interpreter's end, when nobody runs an earlier loop again: its requests end where they stand."""
         if self.loop is not None and not self.loop.is_running():
             for task in self._flying.values():
-                _unwind(task.get_coro(), CORO_SUSPENDED)
+                unwind(task)
 
     def disown(self) -> None:
         """In a forked child, where the lock may be held for ever: tasks of the parent's find nothing to do."""
@@ -207,7 +207,7 @@ class Sender:
     def _release_guard(self) -> None:
         guard, self._guard = self._guard, None
         if guard is not None:
-            _finish(guard)
+            release(guard)
 
     def _start(self, run: object) -> None:
         if run is not self._run or self.loop is None:
@@ -394,11 +394,10 @@ class Sender:
             self._set_timer(now)
 
     def _may_launch(self, now: float) -> bool:
-        if now < self._pause_until:
-            return False
-        if self._probing:
-            return not self._flying and now >= self._probe_not_before
-        return len(self._flying) < self._max_in_flight
+        return now >= self._server.not_before and self._has_place()
+
+    def _has_place(self) -> bool:
+        return len(self._flying) < self._server.places(self._max_in_flight)
 
     def _may_launch_open(self) -> bool:
         return self._may_launch(self.now()) and not self._must_wait_in_line()
@@ -418,7 +417,7 @@ class Sender:
         """The batch to send now, taken out of line."""
         ready = self._ready(now)
         # While the server is probed, what was not tried yet goes first: the fault may lie in what was.
-        yields = ready is None or (self._probing and ready.history.sends > 0)
+        yields = ready is None or (self._server.is_probed and ready.history.sends > 0)
         if yields and self._is_due(now) and not self._must_wait_in_line():
             self._close_open()
             return self._waiting.pop()
@@ -433,7 +432,7 @@ class Sender:
 
     def _ready(self, now: float) -> Batch | None:
         ready = (batch for batch in self._candidates() if batch.not_before <= now)
-        if self._probing:
+        if self._server.is_probed:
             return min(ready, key=lambda batch: batch.history.sends, default=None)
         return next(ready, None)
 
@@ -465,9 +464,8 @@ class Sender:
 
     def _moments(self, now: float) -> Iterable[float]:
         """When something may have to be done that no call and no answer will announce."""
-        floor = max(self._pause_until, self._probe_not_before if self._probing else 0.0)
-        has_slot = len(self._flying) < (1 if self._probing else self._max_in_flight)
-        if has_slot:
+        floor = self._server.not_before
+        if self._has_place():
             yield from (max(batch.not_before, floor) for batch in self._candidates())
             if self._open is not None and not self._must_wait_in_line():
                 yield max(floor, now if self._is_due(now) else self._open.opened_at + self._flush_interval)
@@ -490,7 +488,7 @@ class Sender:
 
     def _launch(self, batch: Batch) -> None:
         assert self.loop is not None
-        attempt = self._attempt(batch)
+        attempt = self._attempts.make(batch)
         try:
             task = self.loop.create_task(attempt)
         except BaseException:
@@ -518,87 +516,6 @@ class Sender:
             if self._waiting or not nothing_held_up:
                 self.ring()
 
-    async def _attempt(self, batch: Batch) -> Response | Silence:
-        """No credentials among the locals here: a traceback may be shown with them."""
-        try:
-            authorization = await self._authorization(batch)
-            self._note_send(batch)
-            if self._spooling is not None:
-                await self._spooling.sending(batch.keys, batch.history.sends)
-            if self._timeout is None:
-                return await self._send(batch, authorization)
-            async with Deadline(self._timeout):
-                return await self._send(batch, authorization)
-        except TransportError as error:
-            _log.debug("No usable answer: %s", error)
-            return NoAnswer(error.maybe_sent, error.stale_connection)
-        except Refused as refusal:
-            self._reports.warn("oauth", "No token, so that messages fail as unauthorized: %s", refusal)
-            return NoCredentials()
-        except Exception as error:
-            self._reports.warn("transport", "The transport raised; the batch is sent again.\n%s", stack_of(error))
-            return NoAnswer(maybe_sent=True)
-
-    async def _authorization(self, batch: Batch) -> Hidden:
-        """Waits for a token, if need be until the batch would be given up."""
-        if not self._auth.has_tokens:
-            return Hidden(await self._auth.header())
-        since = batch.history.first_failure
-        since = self.now() if since is None else since
-        # Under a name for the reason that `Deadline` gives.
-        limit = asyncio.timeout(since + self._policy.give_up_after - self.now())
-        try:
-            async with limit:
-                return Hidden(await self._auth.header())
-        except TimeoutError:
-            batch.history = batch.history._replace(first_failure=since)
-        raise TransportError("no token came", maybe_sent=False)
-
-    def _note_send(self, batch: Batch) -> None:
-        with self._queue.lock:
-            batch.history = batch.history._replace(sends=batch.history.sends + 1)
-            batch.sent_at = self.now()
-            self._queue.requests += 1
-            self._queue.retries += batch.history.sends > 1
-
-    async def _send(self, batch: Batch, authorization: Hidden) -> Response:
-        started_at, start, answer = self._wall(), self.now(), None
-        try:
-            answer = await self._transport.send(
-                batch.body(self._envelope.tail(clock_text(started_at))), self._headers(batch.history, authorization)
-            )
-            return answer
-        finally:
-            for listener in self._listeners:
-                self._tell(listener, batch, started_at, self.now() - start, answer)
-
-    def _tell(
-        self,
-        listener: Callable[[Request], object],
-        batch: Batch,
-        started_at: float,
-        seconds: float,
-        answer: Response | None,
-    ) -> None:
-        status = getattr(answer, "status", None)
-        try:
-            listener(Request(started_at, seconds, status, batch.history.sends, batch.count, batch.messages))
-        except Exception as fault:
-            # An answer that came is not to be lost to whoever only watches: the batch would be sent twice.
-            self._reports.warn_once("observe", "An observer failed; it is asked on. Said once.\n%s", stack_of(fault))
-
-    def _headers(self, history: History, authorization: Hidden) -> dict[str, str]:
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": _AGENT,
-            "Authorization": authorization.value,
-        }
-        if self._gzip:
-            headers["Content-Encoding"] = "gzip"
-        if history.sends > 1:
-            headers["X-Retry-Count"] = str(history.sends - 1)
-        return headers
-
     def _land(self, batch: Batch) -> None:
         del self._flying[batch]
         self._queue.land(batch.count, batch.size)
@@ -615,17 +532,20 @@ class Sender:
         now = self.now()
         action, batch.history = self._decide(batch, answer, now)
         self._land(batch)
-        if isinstance(action, (Settle, Split)):
-            self._note_server(batch, action, answer, now)
+        if isinstance(action, (Settle, Split)) and self._server.note_end(batch, action, answer, now):
+            # The others need not sit out their own back-off.
+            for other in self._waiting:
+                other.not_before = 0.0
         match action:
             case Settle():
-                self._attempts_delivered += action.status is Status.DELIVERED
                 fate = batch.history.fate(action.status, action.reason)
                 self._settle(batch, fate)
                 if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
                     self._explain(fate)
             case Again():
-                self._again(batch, action, now)
+                batch.not_before = now + action.delay
+                self._line_up(batch)
+                self._server.note_again(batch, action, now)
             case Split():
                 self._split(batch, action, now)
             case Refresh():
@@ -639,7 +559,7 @@ class Sender:
             chance=self._chance(),
             messages=batch.count,
             with_token=self._auth.has_tokens,
-            others_delivered=self._others_are_delivered(batch),
+            others_delivered=self._server.delivers_others(batch),
         )
         try:
             return decide(answer, batch.history, situation, self._policy)
@@ -647,63 +567,6 @@ class Sender:
             # A transport of somebody else's whose answer has not the shape of one.
             self._reports.warn("answer", "The transport gave an unreadable answer.\n%s", stack_of(error))
             return decide(NoAnswer(maybe_sent=True), batch.history, situation, self._policy)
-
-    def _again(self, batch: Batch, action: Again, now: float) -> None:
-        batch.not_before = now + action.delay
-        self._line_up(batch)
-        if action.pause:
-            self._pause_until = max(self._pause_until, batch.not_before)
-            # After the pause one request goes first; the others follow when it succeeds.
-            self._probing = True
-            self._probe_not_before = 0.0
-        elif action.counted:
-            self._note_failure(batch, now)
-
-    def _note_failure(self, batch: Batch, now: float) -> None:
-        # A batch that fails again and again says nothing of the server any more.
-        self._attempts_failed += batch.history.server_faults < SUSPICIOUS
-        batch.baseline = (self._attempts_delivered, self._attempts_failed)
-        self._server_fails(batch, now)
-
-    def _note_server(self, batch: Batch, action: Settle | Split, answer: Response | Silence, now: float) -> None:
-        """To have lost patience with a batch, or to suspect it of a 5xx, is no sign that the server lives."""
-        if isinstance(answer, NoCredentials):
-            return
-        if isinstance(action, Settle):
-            has_failed = action.reason in ("gave_up", "unexpected_answer")
-        else:
-            has_failed = isinstance(answer, Response) and answer.status >= 500
-        if has_failed:
-            self._server_fails(batch, now)
-        else:
-            self._server_answers()
-
-    def _server_fails(self, batch: Batch, now: float) -> None:
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row < _HANDFUL:
-            return
-        self._probe_failures = self._probe_failures + 1 if self._probing else batch.history.failures
-        self._probing = True
-        self._probe_not_before = now + self._policy.delay(self._probe_failures, self._chance())
-
-    def _others_are_delivered(self, batch: Batch) -> bool:
-        """Others were delivered between two failures of this batch, and none has begun to fail since."""
-        if batch.baseline is not None:
-            delivered, failed = batch.baseline
-            if self._attempts_failed != failed:
-                batch.is_odd_one = False
-            elif self._attempts_delivered > delivered:
-                batch.is_odd_one = True
-        return batch.is_odd_one
-
-    def _server_answers(self) -> None:
-        self._failures_in_a_row = 0
-        # An answer within a pause is to a request from before it: one still goes first when it is over.
-        if self._probing and self.now() >= self._pause_until:
-            self._probing = False
-            # It was the server: the others need not sit out their own back-off.
-            for batch in self._waiting:
-                batch.not_before = 0.0
 
     def _split(self, batch: Batch, action: Split, now: float) -> None:
         if action.too_large:
@@ -756,7 +619,7 @@ class Sender:
         with self._queue.lock:
             for batch in self._waiting:
                 batch.not_before = 0.0
-            self._probe_not_before = 0.0
+            self._server.hurry()
             self.ring()
 
     def _oldest_age(self) -> float:
@@ -806,64 +669,3 @@ class Sender:
         batch = self._waiting.pop(0)
         self._settle(batch, batch.history.fate(Status.DROPPED, "queue_full"))
         return True
-
-
-async def _at_loop_end(clean_up: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
-    """Loops offer no hook for their end, but they close the asynchronous generators that were started on them."""
-    try:
-        yield
-    finally:
-        await clean_up()
-
-
-def _started(generator: AsyncGenerator[None, None]) -> AsyncGenerator[None, None]:
-    """At its `yield`, without a task: the loop knows the generator from now on."""
-    try:
-        anext(generator).__await__().send(None)
-    except StopIteration:
-        pass
-    return generator
-
-
-def _finish(generator: AsyncGenerator[None, None]) -> None:
-    """From its `yield` to its end, where nothing is left to clean up: it must not come to its loop's attention again,
-    which may never run any more.
-    """
-    try:
-        generator.aclose().send(None)
-    except StopIteration:
-        pass
-
-
-def _unwind(coroutine: object, *states: str) -> None:
-    """Close a coroutine whose loop will not run it, from the outside in.
-
-    Left to the garbage collector, its frames may go from the inside out, and take the task along while one of them is
-    being closed: an error in the middle of nowhere, and in Python 3.11 the end of the interpreter.
-    """
-    if iscoroutine(coroutine) and getcoroutinestate(coroutine) in states:
-        # What its frames clean up may need a loop that is closed already.
-        with suppress(Exception):
-            coroutine.close()
-
-
-def _end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks of a loop that may be this one, another thread's, at rest, or closed."""
-    if asyncio._get_running_loop() is loop:
-        current = asyncio.current_task()
-        for task in tasks:
-            if task is not current:
-                task.cancel()
-        return
-    for task in tasks:
-        # Where the loop is gone nothing can end them, and Python need not complain of it.
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        if loop.is_closed():
-            _unwind(task.get_coro(), CORO_CREATED, CORO_SUSPENDED)
-        elif not loop.is_running():
-            # It stopped before the task's first step, of which there will be none.
-            _unwind(task.get_coro(), CORO_CREATED)
-        try:
-            loop.call_soon_threadsafe(task.cancel)
-        except RuntimeError:
-            pass

@@ -586,7 +586,7 @@ class TestTheConsumer:
         def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
             """One of the application's, with a bug that only a request brings out."""
             nonlocal crashes
-            if "_attempt" in work.__qualname__ and crashes < 3:
+            if "Attempts.make" in work.__qualname__ and crashes < 3:
                 crashes += 1
                 raise ZeroDivisionError
             return asyncio.Task(work, loop=loop, **options)
