@@ -23,6 +23,7 @@ from urllib.parse import urlencode
 import orjson
 
 from ._exceptions import TransportError
+from ._loop_end import end
 from ._retry import RetryPolicy, header, http_date, retry_after
 from ._transport import Hidden, Response, Transport, origin
 
@@ -176,17 +177,21 @@ class Tokens:
             self._expires_at = -math.inf
 
     async def aclose(self) -> None:
-        if self._fetching is not None and self._fetching.get_loop() is asyncio.get_running_loop():
-            self._fetching.cancel()
-        self._fetching = None
+        self._stop_fetching()
         await self._transport.aclose()
 
     def _fetch_once(self) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()
         fetching = self._fetching
         if fetching is None or fetching.done() or fetching.get_loop() is not loop:
+            self._stop_fetching()
             fetching = self._fetching = loop.create_task(self._fetch(), name="segment_async token")
         return fetching
+
+    def _stop_fetching(self) -> None:
+        fetching, self._fetching = self._fetching, None
+        if fetching is not None:
+            end(fetching.get_loop(), (fetching,))
 
     async def _fetch(self) -> None:
         failures = 0

@@ -125,6 +125,9 @@ class Life:
         if self._pid == os.getpid():
             return
         self.sender.disown()
+        self.reports.disown()
+        if self.spooling is not None:
+            self.spooling.disown()
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
         self._make_parts()

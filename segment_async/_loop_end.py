@@ -66,6 +66,20 @@ def unwind(task: asyncio.Task[Any]) -> None:
     _unwind(task, CORO_SUSPENDED)
 
 
+def leave_to_parent(tasks: Iterable[asyncio.Future[Any] | None]) -> None:
+    """In a forked child: tasks of the parent's end with its loop, should that be run to its end here, or never.
+
+    Kept, or the garbage collector would take them apart, and complain that they are pending.
+    """
+    for task in tasks:
+        if isinstance(task, asyncio.Task):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            _parents.append(task)
+
+
+_parents: list[asyncio.Task[Any]] = []
+
+
 def _unwind(task: asyncio.Task[Any], *states: str) -> None:
     """Close a task's coroutine, from the outside in.
 

@@ -20,6 +20,7 @@ import orjson
 
 from ._delivery import Fate, Outcome
 from ._exceptions import DeliveryError
+from ._loop_end import leave_to_parent
 
 OnError = Callable[[DeliveryError, list[dict[str, Any]]], Awaitable[None] | None]
 
@@ -102,6 +103,10 @@ class Reports:
 
     def _contain(self, fault: BaseException) -> None:
         self.warn("on_error", "on_error raised; the pipeline goes on.\n%s", stack_of(fault))
+
+    def disown(self) -> None:
+        """In a forked child."""
+        leave_to_parent(self._hooks)
 
     async def finish(self, seconds: float) -> None:
         """Give hooks that still run on this loop so many seconds, then cancel them."""

@@ -23,7 +23,7 @@ from ._auth import Auth
 from ._batches import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, Envelope, fastest
 from ._build import draw_ahead
 from ._delivery import Delivery, Fate, History, Record, Signal, Status, wake
-from ._loop_end import Guard, at_loop_end, end, release, unwind
+from ._loop_end import Guard, at_loop_end, end, leave_to_parent, release, unwind
 from ._queue import Queue
 from ._reports import Reports, stack_of
 from ._retry import (
@@ -200,6 +200,7 @@ class Sender:
 
     def disown(self) -> None:
         """In a forked child, where the lock may be held for ever: tasks of the parent's find nothing to do."""
+        leave_to_parent((self._consumer, *self._flying.values()))
         self._run = None
         self._flying = {}
         self._release_guard()

@@ -24,6 +24,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from ._delivery import Delivery, Fate, Host, Record, Status, until
 from ._exceptions import ClientClosed, QueueFull, SpoolUnavailable
+from ._loop_end import leave_to_parent
 from ._queue import Queue
 from ._spool import Appended, Spool, StoredMessage, Window
 
@@ -307,6 +308,10 @@ class Spooling:
             self._is_closed = True
 
     # -- fork
+
+    def disown(self) -> None:
+        """In a forked child."""
+        leave_to_parent((self._feeder, self._recorder))
 
     def after_fork(self) -> None:
         """A child that ends its copy of a running loop deafens the parent's: both have one epoll, and threads wake that

@@ -6,6 +6,7 @@ waits between two requests is seen in virtual time, before a token server by scr
 
 import asyncio
 import base64
+import gc
 import logging
 import socket
 import sys
@@ -144,7 +145,10 @@ class TestToken:
 
         asyncio.run(main())
 
-    def test_a_loop_does_not_wait_for_what_another_left_unfinished(self) -> None:
+    @pytest.mark.parametrize("is_closed", [True, False])
+    def test_a_loop_does_not_wait_for_what_another_left_unfinished(
+        self, is_closed: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
         class Slow:
             """Answers the second time."""
 
@@ -160,11 +164,20 @@ class TestToken:
                 """Nothing is held."""
 
         async def begin() -> None:
-            await asyncio.wait([asyncio.create_task(tokens.header())], timeout=0.001)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(tokens.header(), 0.001)
 
         tokens = Tokens(oauth(), "x", Slow(), QUICK, now=Clock(), wall=time.time, chance=lambda: 0.0)
-        asyncio.run(begin())
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(begin())
+        if is_closed:
+            loop.close()
         assert asyncio.run(tokens.header()) == "Bearer good"
+        loop.close()
+        del loop
+        # What is left there is no task that somebody lost.
+        gc.collect()
+        assert not caplog.records
 
     def test_it_does_not_show(self) -> None:
         tokens = Tokens(oauth(), "x", ByScript([]), QUICK, now=Clock(), wall=time.time, chance=lambda: 0.0)

@@ -1,6 +1,7 @@
 """Forks in the way that its argument names; parent and child each send messages that say whose they are."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import sys
@@ -80,6 +81,8 @@ def with_a_request_in_flight() -> None:
             await asyncio.sleep(0)
         child = os.fork()
         if child == 0:
+            # As may happen anywhere: what is the parent's must not look lost.
+            gc.collect()
             threading.Thread(target=lambda: asyncio.run(in_the_child())).start()
             raise SystemExit
         await client.track("parent", "Forked")
@@ -101,6 +104,8 @@ def with_kept_connections() -> None:
         assert await client.flush() == 0
         child = os.fork()
         if child == 0:
+            # As may happen anywhere: what is the parent's must not look lost.
+            gc.collect()
             threading.Thread(target=lambda: asyncio.run(in_the_child())).start()
             raise SystemExit
         wait_for(child)
