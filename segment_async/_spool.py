@@ -12,9 +12,9 @@ Whatever was neither settled nor given up is there again when the next process o
     accepted == delivered + failed + dropped + pending        at every instant, and across restarts
 
 Every call may come from any thread and any event loop, several loops in turn included: nothing is bound to the loop
-that made it. Calls are looked at in their order: when `sending` or `settle` is answered, a `read` that was called
-before it either has messages or there are none. Opening happens at the first call, not at construction. After a fork
-the child begins with nothing held and nothing handed over; what the parent has stays the parent's.
+that made it. Calls are looked at in their order: when one is answered, a `read` that was called before it either has
+messages or there are none. Opening happens at the first call, not at construction. After a fork the child begins with nothing held
+and nothing handed over; what the parent has stays the parent's.
 
 This file knows no disk. Engines live in files of their own.
 """

@@ -2,9 +2,8 @@
 
     append, sending, settle, read ─► requests ─► the writing thread, turn by turn:
                                                    notes and new messages ─► one transaction a shard
-                  whose messages are safe ◄──────────
                                                    what nobody holds ─► the reader who waits
-                         all other answers ◄────────
+                                     answers ◄──── one wake-up a loop and turn
 
 While one turn waits for the disk the requests of the next one gather, so that a hundred callers share one sync.
 Where no thread can be started, at the end of the interpreter or after a fork that Python was not told of, whoever asks
@@ -211,27 +210,18 @@ class SQLiteSpool:
     # -- one turn
 
     def _take_turn(self, requests: list[Request]) -> None:
-        """Whose messages are safe is told so before anybody reads."""
-        if self._take_step(self._write, requests):
-            self._take_step(self._go_on, [each for each in requests if not isinstance(each, Append)])
-
-    def _take_step(self, step: Callable[[list[Request], Answers], None], requests: list[Request]) -> bool:
-        """Whether a further one makes sense."""
         answers: Answers = []
         with self.turn:
-            is_well = not self._is_closed
             try:
-                if is_well:
-                    step(requests, answers)
-                else:
+                if self._is_closed:
                     answers += refusals(requests, "the spool is closed")
+                else:
+                    self._serve(requests, answers)
             except Exception as fault:
-                is_well = False
                 _logger.exception("the spool failed within")
                 answers += self._refuse_the_rest(requests, answers, fault)
             self._snapshot = self._shards.snapshot()
         give(answers)
-        return is_well
 
     def _refuse_the_rest(self, requests: list[Request], answers: Answers, fault: Exception) -> Answers:
         readers, self._readers = self._readers, deque()
@@ -239,24 +229,20 @@ class SQLiteSpool:
         rest = [each for each in (*readers, *requests) if id(each) not in answered]
         return refusals({id(each): each for each in rest}.values(), f"the spool failed within: {fault!r}")
 
-    def _write(self, requests: list[Request], answers: Answers) -> None:
-        appends: list[Append] = []
-        for each in requests:
-            if isinstance(each, Append):
-                appends.append(each)
-            elif isinstance(each, Record):
-                for slot, where in by_slot(each.keys).items():
-                    self._shards.note(slot, Note(where, each.what))
+    def _serve(self, requests: list[Request], answers: Answers) -> None:
+        records = [each for each in requests if isinstance(each, Record)]
+        appends = [each for each in requests if isinstance(each, Append)]
+        for record in records:
+            for slot, where in by_slot(record.keys).items():
+                self._shards.note(slot, Note(where, record.what))
         results = self._shards.commit([each.message for each in appends])
+        answers += [(each, None) for each in records]
         answers += zip(appends, results, strict=True)
-
-    def _go_on(self, requests: list[Request], answers: Answers) -> None:
         for each in requests:
             if isinstance(each, GiveBack):
                 self._shards.give_back(each.window)
             elif isinstance(each, Read):
                 self._readers.append(each)
-        answers += ((each, None) for each in requests if isinstance(each, Record))
         if any(isinstance(each, Close) for each in requests):
             answers += self._close(requests)
         else:
