@@ -31,7 +31,11 @@ _AGENT: Final = f"segment-async/{__version__} Python/{'.'.join(map(str, sys.vers
 
 
 class Attempts:
-    """Of one client; `give_up_after` in seconds, `now` on the sender's clock."""
+    """Makes the requests of one client.
+
+    `timeout` (`None`: no limit of ours) and `give_up_after` in seconds; `now` on the sender's clock, `wall` since the
+    epoch.
+    """
 
     def __init__(
         self,

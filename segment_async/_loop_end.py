@@ -13,6 +13,9 @@ from typing import Any
 
 Guard = AsyncGenerator[None, None]
 
+# In a forked child: what is left to the parent.
+_parents: list[asyncio.Task[Any]] = []
+
 
 def at_loop_end(clean_up: Callable[[], Awaitable[None]]) -> Guard:
     """Have something awaited when the running loop shuts down.
@@ -75,9 +78,6 @@ def leave_to_parent(tasks: Iterable[asyncio.Future[Any] | None]) -> None:
         if isinstance(task, asyncio.Task):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             _parents.append(task)
-
-
-_parents: list[asyncio.Task[Any]] = []
 
 
 def _unwind(task: asyncio.Task[Any], *states: str) -> None:
