@@ -23,8 +23,9 @@ from fastapi import FastAPI
 
 from benchmarks.report import table
 from benchmarks.workload import medium, on_the_wire
-from segment_async import Client, Response, _build
-from segment_async._spool_sqlite import SQLiteSpool
+from segment_async import Client, Response
+from segment_async._message import build as _build
+from segment_async.spool._sqlite import SQLiteSpool
 
 CALLS, ROUNDS, PAUSE, SAMPLES = 500, 200, 0.0005, 1_000
 REQUESTS, CALLERS, ON_DISK = 200, 100, 20_000

@@ -1,10 +1,7 @@
 """segment_async: the asyncio-native Python SDK for Segment's tracking API."""
 
 from . import messages
-from ._auth import OAuth
 from ._client import Client
-from ._context import bind, bound
-from ._delivery import Delivery, Outcome, Status
 from ._exceptions import (
     ClientClosed,
     DeliveryError,
@@ -15,9 +12,12 @@ from ._exceptions import (
     SpoolUnavailable,
     TransportError,
 )
-from ._queue import Statistics
-from ._retry import RetryPolicy
-from ._transport import HTTPTransport, Response, Transport
+from ._http.transport import HTTPTransport, Response, Transport
+from ._message.context import bind, bound
+from ._pipeline.auth import OAuth
+from ._pipeline.delivery import Delivery, Outcome, Status
+from ._pipeline.queue import Statistics
+from ._pipeline.retry import RetryPolicy
 from ._version import __version__
 
 __all__ = [

@@ -23,25 +23,26 @@ from typing import Any, Final, Literal, Self
 
 import orjson
 
-from . import _build, _exit
-from ._auth import Auth, Basic, OAuth, Tokens
-from ._batches import MAX_BATCH_MESSAGES
-from ._build import Fields, Timestamp, UserID, checked, new_message_id
-from ._context import innermost
-from ._delivery import Delivery, Fate, Record, Status
 from ._exceptions import MessageError
-from ._life import Life, Parts
-from ._queue import Overflow, Queue, Statistics
-from ._reports import OnError, Reports, stack_of
-from ._retry import RetryPolicy
-from ._sender import Sender
-from ._spool import Spool
-from ._spooling import Spooling
-from ._transport import HTTPTransport, Transport, batch_url, origin
-from ._values import encode, plain
+from ._http.transport import HTTPTransport, Transport, batch_url, origin
+from ._lifecycle import process as _exit
+from ._lifecycle.owner import Life, Parts
+from ._message import build as _build
+from ._message.build import Fields, Timestamp, UserID, checked, new_message_id
+from ._message.context import innermost
+from ._message.encode import encode, plain
+from ._pipeline.auth import Auth, Basic, OAuth, Tokens
+from ._pipeline.batch import MAX_BATCH_MESSAGES
+from ._pipeline.consumer import Sender
+from ._pipeline.delivery import Delivery, Fate, Record, Status
+from ._pipeline.queue import Overflow, Queue, Statistics
+from ._pipeline.reports import OnError, Reports, stack_of
+from ._pipeline.retry import RetryPolicy
+from ._pipeline.spool_feed import Spooling
 from ._version import __version__
+from .instrumentation import Request
 from .messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
-from .observed import Request
+from .spool._protocol import Spool
 
 _log = logging.getLogger("segment_async")
 
@@ -619,7 +620,7 @@ def _check_hooks(before_send: object, on_error: object) -> None:
 def _spool(spool: str | PathLike[str] | Spool | None) -> Spool | None:
     if spool is None or not isinstance(spool, (str, PathLike)):
         return spool
-    from ._spool_sqlite import SQLiteSpool
+    from .spool._sqlite import SQLiteSpool
 
     return SQLiteSpool(spool)
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._delivery import Outcome
+    from ._pipeline.delivery import Outcome
 
 
 class SegmentError(Exception):

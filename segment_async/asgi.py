@@ -18,9 +18,9 @@ from ipaddress import ip_network
 from typing import Any, Final, Literal
 
 from . import Client, bind, bound
-from ._consent import GPC, preferences_of
-from ._contained import Contained
-from ._page_views import (
+from ._hooks import Contained
+from ._web.consent import GPC, preferences_of
+from ._web.page_views import (
     EXCLUDED,
     TitleReader,
     exclusion,
@@ -31,9 +31,9 @@ from ._page_views import (
     properties_of,
     route_name,
 )
-from ._query import Mode
-from ._request import asks_for_html
-from ._visitor import NoIdentity, Reader, Visitor, new_id
+from ._web.query import Mode
+from ._web.request import asks_for_html
+from ._web.visitor import NoIdentity, Reader, Visitor, new_id
 
 __all__ = ["EXCLUDED", "SegmentMiddleware", "lifespan"]
 

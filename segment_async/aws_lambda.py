@@ -20,7 +20,7 @@ from inspect import isawaitable
 from typing import Any, Final
 
 from . import Client
-from ._contained import Contained
+from ._hooks import Contained
 
 __all__ = ["flush_after"]
 

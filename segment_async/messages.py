@@ -13,9 +13,9 @@ from decimal import Decimal
 from functools import wraps
 from typing import Any, Final, Literal, ParamSpec, Required, TypedDict, TypeVar, cast
 
-from . import _build
 from ._exceptions import MessageTooLarge
-from ._values import encode, is_plain, plain
+from ._message import build as _build
+from ._message.encode import encode, is_plain, plain
 
 __all__ = [
     "MAX_MESSAGE_BYTES",

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Final
 
 from . import Client, __version__
-from .observed import COUNTERS, GAUGES, Request, outcomes
+from .instrumentation import COUNTERS, GAUGES, Request, outcomes
 
 try:
     from opentelemetry import metrics, trace

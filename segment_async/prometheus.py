@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from . import Client
-from .observed import COUNTERS, GAUGES, Request, outcomes
+from .instrumentation import COUNTERS, GAUGES, Request, outcomes
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Histogram

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segment_async import Client, MessageError, MessageTooLarge, Response, Status, messages
-from segment_async._values import encode
+from segment_async._message.encode import encode
 from segment_async.messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
 from tests.support.virtual_clock import run
 

@@ -8,11 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from segment_async._spool_intake import NewMessage
-from segment_async._spool_ledger import by_slot
-from segment_async._spool_shard import Limits, Note
-from segment_async._spool_shards import Shards
 from segment_async.spool import Fate, Status
+from segment_async.spool._intake import NewMessage
+from segment_async.spool._ledger import by_slot
+from segment_async.spool._shard import Limits, Note
+from segment_async.spool._shards import Shards
 
 ROOM = 60
 IDS = st.sampled_from("abcdefghij")

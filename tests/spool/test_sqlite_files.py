@@ -10,9 +10,9 @@ import zlib
 
 import pytest
 
-from segment_async._spool_files import FORMAT
-from segment_async._spool_tables import SCHEMA
 from segment_async.spool import SpoolUnavailable, SQLiteSpool
+from segment_async.spool._files import FORMAT
+from segment_async.spool._tables import SCHEMA
 
 from .contract import REFUSED, append, body_of, check_law, read, read_ids, settle_all
 from .crash.witness import open_shards, read_all

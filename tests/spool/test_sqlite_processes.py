@@ -222,7 +222,7 @@ def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(pa
 def test_a_connection_left_open_stays_open_however_the_interpreter_ends(path):
     program = """
     import sqlite3
-    from segment_async._spool_file_store import leave_open
+    from segment_async.spool._file_store import leave_open
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("CREATE TABLE something (id)")

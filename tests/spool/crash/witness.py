@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from segment_async._spool import SpoolStatistics, StoredMessage
-from segment_async._spool_ledger import by_slot
-from segment_async._spool_shard import Limits, Note
-from segment_async._spool_shards import Shards
 from segment_async.spool import Fate, Status
+from segment_async.spool._ledger import by_slot
+from segment_async.spool._protocol import SpoolStatistics, StoredMessage
+from segment_async.spool._shard import Limits, Note
+from segment_async.spool._shards import Shards
 
 from .journal import Story
 from .victim import body_of

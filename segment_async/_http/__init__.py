@@ -1,0 +1,1 @@
+"""One HTTP request; the only code that knows aiohttp."""

@@ -1,0 +1,1 @@
+"""Loops, forks, signals, exit."""

@@ -1,0 +1,1 @@
+"""What a web request says about its visitor."""

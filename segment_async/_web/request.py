@@ -1,0 +1,309 @@
+"""Who and where a request comes from, read from its ASGI scope.
+
+Pure: a scope in, plain fields out. Whatever a client sends, each field is right or absent: nothing raises, and what
+one request can put into a message is bounded, so that no forged header makes a message too large. This file knows
+neither clients nor messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes
+
+from .query import Mode, campaign, kept
+
+Headers = Mapping[bytes, bytes]
+Network = IPv4Network | IPv6Network
+
+MAX_ID: Final = 256
+"""Characters of an id from a cookie; longer ones are nobody's."""
+_MAX_HEADER: Final = 1_024
+_MAX_URL: Final = 2_048
+
+# Client hints, and what Segment's browser library calls them.
+_HINTS: Final = {
+    b"sec-ch-ua": "brands",
+    b"sec-ch-ua-mobile": "mobile",
+    b"sec-ch-ua-platform": "platform",
+    b"sec-ch-ua-platform-version": "platformVersion",
+    b"sec-ch-ua-arch": "architecture",
+    b"sec-ch-ua-bitness": "bitness",
+    b"sec-ch-ua-model": "model",
+    b"sec-ch-ua-full-version-list": "fullVersionList",
+}
+_PURPOSES: Final = (b"sec-purpose", b"purpose", b"x-moz", b"x-purpose")
+_WANTED: Final = frozenset(
+    (
+        *_HINTS,
+        *(b"cookie", b"user-agent", b"accept", b"accept-language", b"referer", b"host"),
+        *(b"x-forwarded-for", b"x-forwarded-proto", b"sec-gpc"),
+        *_PURPOSES,
+    )
+)
+_GLUE: Final = {b"cookie": b"; ", b"x-forwarded-for": b", "}
+
+_URL_SAFE: Final = "!#$%&'()*+,/:;=?@[]-._~"
+_WRITTEN: Final = re.compile(rb"[!#$%&'()*+,/:;=?@\[\]\-._~A-Za-z0-9]*")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,4}")
+_QUALITY: Final = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.){0,256})"')
+_BRAND: Final = re.compile(_QUOTED.pattern + r";\s*v=" + _QUOTED.pattern)
+_PORT: Final = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]*)?")
+
+
+def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The headers that are read here; of those that may stand only once the first, unless it is monstrous."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name not in _WANTED:
+            continue
+        if name in headers:
+            if name in _GLUE:
+                headers[name] += _GLUE[name] + value
+        elif len(value) <= _MAX_URL or name in _GLUE:
+            headers[name] = value
+    return headers
+
+
+def context_of(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Network], query: Mode) -> dict[str, Any]:
+    """Segment's `context` for a call made in this request; what is unknown is absent."""
+    context: dict[str, Any] = {"channel": "server"}
+    behind_proxy = bool(trusted) and _is_trusted(_peer(scope), trusted)
+    if ip := client_ip(scope, headers, trusted):
+        context["ip"] = ip
+    if agent := _text(headers.get(b"user-agent")):
+        context["userAgent"] = agent
+    if hints := user_agent_data(headers):
+        context["userAgentData"] = hints
+    if language := locale(headers.get(b"accept-language", b"")):
+        context["locale"] = language
+    search = _search(scope, query)
+    if fields := campaign(search[1:]):
+        context["campaign"] = fields
+    if fields := _page(scope, headers, search, query, behind_proxy):
+        context["page"] = fields
+    return context
+
+
+# -- who
+
+
+def cookie_id(headers: Headers, name: bytes) -> str | None:
+    """The id that Segment's browser library keeps in this cookie."""
+    jar = headers.get(b"cookie", b"")
+    if name not in jar:
+        return None
+    for crumb in jar.split(b";"):
+        key, _, value = crumb.partition(b"=")
+        if key.strip() == name and (text := _cookie_text(value)):
+            return text
+    return None
+
+
+def _cookie_text(value: bytes) -> str | None:
+    try:
+        text = unquote_to_bytes(value.strip()).decode().strip('" ')
+    except UnicodeDecodeError:
+        return None
+    if text == "null" or len(text) > MAX_ID or not text.isprintable():
+        return None
+    return text
+
+
+# -- where from
+
+
+def client_ip(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Network]) -> str | None:
+    """The connection's other end; behind trusted proxies, the address that the outermost of them saw.
+
+    `X-Forwarded-For` is walked from the right: each proxy appends who spoke to it, and what stands to the left of the
+    first untrusted address anybody may have written.
+    """
+    address = _peer(scope)
+    forwarded = headers.get(b"x-forwarded-for", b"") if trusted else b""
+    if len(forwarded) > _MAX_HEADER:
+        # What is cut in two might be read as another address.
+        forwarded = forwarded[-_MAX_HEADER:].partition(b",")[2]
+    for entry in reversed(forwarded.decode("latin-1").split(",")) if forwarded else ():
+        if not _is_trusted(address, trusted):
+            break
+        if entry := entry.strip():
+            address = _address(entry)
+    return _written(address)
+
+
+def _peer(scope: Mapping[str, Any]) -> IPv4Address | IPv6Address | None:
+    client = scope.get("client")
+    return _address(client[0]) if client and isinstance(client[0], str) else None
+
+
+@lru_cache(maxsize=1_024)
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    if with_port := _PORT.fullmatch(text):
+        text = with_port[1] or with_port[2] or ""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        # Without its zone, which means something on one machine only.
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address
+
+
+@lru_cache(maxsize=1_024)
+def _written(address: IPv4Address | IPv6Address | None) -> str | None:
+    return None if address is None else str(address)
+
+
+def _is_trusted(address: IPv4Address | IPv6Address | None, trusted: Sequence[Network]) -> bool:
+    return address is not None and any(address in network for network in trusted)
+
+
+# -- with what
+
+
+@lru_cache(maxsize=256)
+def locale(accepted: bytes) -> str | None:
+    """The language that the browser likes best, of `Accept-Language`."""
+    best, best_quality = None, 0.0
+    for entry in _decoded(accepted, _MAX_HEADER).split(","):
+        language, _, parameter = (text.strip() for text in entry.partition(";"))
+        weight = _QUALITY.fullmatch(parameter)
+        quality = float(weight[1]) if weight else float(not parameter)
+        if quality > best_quality and _LANGUAGE.fullmatch(language):
+            best, best_quality = language, quality
+    return best
+
+
+def user_agent_data(headers: Headers) -> dict[str, Any] | None:
+    """The client hints, as Segment's browser library reports them."""
+    sent = tuple([(field, headers[name]) for name, field in _HINTS.items() if name in headers])
+    return (_hints(sent) or None) if sent else None
+
+
+@lru_cache(maxsize=256)
+def _hints(sent: tuple[tuple[str, bytes], ...]) -> dict[str, Any]:
+    hints = {field: _hint(field, _decoded(value, _MAX_HEADER).strip()) for field, value in sent}
+    return {field: value for field, value in hints.items() if value not in (None, [], "")}
+
+
+def _hint(field: str, text: str) -> Any:
+    if field == "mobile":
+        return {"?1": True, "?0": False}.get(text)
+    if field in ("brands", "fullVersionList"):
+        return [{"brand": brand, "version": version} for brand, version in _BRAND.findall(text)[:10]]
+    quoted = _QUOTED.fullmatch(text)
+    return quoted[1] if quoted else None
+
+
+# -- on which page
+
+
+def _page(scope: Mapping[str, Any], headers: Headers, search: str, query: Mode, behind_proxy: bool) -> dict[str, str]:
+    page: dict[str, str] = {}
+    path = _path(scope)
+    if path is not None:
+        search = search if len(path) + len(search) <= _MAX_URL else ""
+        page["path"] = path
+        if origin := _origin(scope, headers, behind_proxy):
+            page["url"] = f"{origin}{path}{search}"
+        if search:
+            page["search"] = search
+    if address := referrer(headers.get(b"referer", b""), query):
+        page["referrer"] = address
+    return page
+
+
+def host_of(headers: Headers) -> str | None:
+    host = _decoded(headers.get(b"host", b""), 300)
+    return host if _HOST.fullmatch(host) else None
+
+
+def _origin(scope: Mapping[str, Any], headers: Headers, behind_proxy: bool) -> str | None:
+    host, scheme = host_of(headers), scope.get("scheme", "http")
+    if behind_proxy and scheme in ("http", "https"):
+        seen_outside = _decoded(headers.get(b"x-forwarded-proto", b""), 10)
+        scheme = seen_outside if seen_outside in ("http", "https") else scheme
+    return f"{scheme}://{host}" if host else None
+
+
+def _path(scope: Mapping[str, Any]) -> str | None:
+    raw = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
+    path = _as_written(raw.partition(b"?")[0][: _MAX_URL + 1])
+    return path if path and len(path) <= _MAX_HEADER else None
+
+
+def _search(scope: Mapping[str, Any], query: Mode) -> str:
+    """The query string that may leave, with its question mark."""
+    text = _url_text(scope.get("query_string", b""))
+    if text is None:
+        return ""
+    return f"?{text}" if (text := kept(text, query)) else ""
+
+
+def referrer(sent: bytes, query: Mode) -> str | None:
+    """The page that the visitor came from, its query treated as the request's own is."""
+    text = _url_text(sent)
+    if not text or not text.startswith(("http://", "https://", "android-app://")):
+        return None
+    address, _, search = text.partition("#")[0].partition("?")
+    scheme, _, rest = address.partition("://")
+    authority, slash, path = rest.partition("/")
+    search = kept(search, query)
+    address = f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    return f"{address}?{search}" if search else address
+
+
+def _url_text(raw: bytes) -> str | None:
+    """As a browser would have written it; `None`: too long for anybody's address."""
+    if not raw:
+        return ""
+    if len(raw) > _MAX_URL:
+        return None
+    text = _as_written(raw)
+    return text if len(text) <= _MAX_URL else None
+
+
+def _as_written(raw: bytes) -> str:
+    # Nearly all addresses are so already.
+    return raw.decode("ascii") if _WRITTEN.fullmatch(raw) else quote(raw, safe=_URL_SAFE)
+
+
+def _text(value: bytes | None) -> str | None:
+    return _decoded(value or b"", _MAX_HEADER).strip() or None
+
+
+@lru_cache(maxsize=1_024)
+def _decoded(value: bytes, limit: int) -> str:
+    """Header text that can be read; empty where it cannot."""
+    if len(value) > limit:
+        return ""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if text.isprintable() else ""
+
+
+# -- what it is
+
+
+def is_prefetch(headers: Headers) -> bool:
+    """Loaded ahead, by a browser or a preview; perhaps nobody ever looks at it."""
+    said = [headers[name].lower() for name in _PURPOSES if name in headers]
+    return any(word in purpose for purpose in said for word in (b"prefetch", b"prerender", b"preview"))
+
+
+def asks_for_html(headers: Headers) -> bool:
+    return b"text/html" in headers.get(b"accept", b"")
+
+
+def objects_to_sale(headers: Headers) -> bool:
+    """Global Privacy Control (https://w3c.github.io/gpc/)."""
+    return headers.get(b"sec-gpc", b"").strip() == b"1"

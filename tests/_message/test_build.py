@@ -1,0 +1,372 @@
+"""The dict that travels: what each call builds, what each field may be, and what is refused by name."""
+
+import enum
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta, timezone
+from types import FrameType, MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segment_async import MessageError
+from segment_async._message import build as _build
+from segment_async._message.build import (
+    alias,
+    checked,
+    clock_text,
+    draw_ahead,
+    group,
+    identifier,
+    identify,
+    message_id_of_the_system,
+    new_message_id,
+    page,
+    renew_chance,
+    screen,
+    track,
+)
+
+CALLS: dict[str, Callable[..., dict[str, Any]]] = {
+    "track": lambda *args, **fields: track("u", "Event", *args, **fields),
+    "identify": lambda *args, **fields: identify("u", *args, **fields),
+    "page": lambda *args, **fields: page("u", "Category", "Name", *args, **fields),
+    "screen": lambda *args, **fields: screen("u", "Category", "Name", *args, **fields),
+    "group": lambda *args, **fields: group("u", "g", *args, **fields),
+    "alias": lambda **fields: alias("previous", "u", **fields),
+}
+OWN = {
+    "track": {"event": "Event"},
+    "identify": {},
+    "page": {"category": "Category", "name": "Name"},
+    "screen": {"category": "Category", "name": "Name"},
+    "group": {"groupId": "g"},
+    "alias": {"previousId": "previous"},
+}
+CONTENT = {"track": "properties", "identify": "traits", "page": "properties", "screen": "properties", "group": "traits"}
+SECRET = "THE-SECRET"
+
+
+class NotATime(datetime):
+    """As pandas' NaT."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    __hash__ = datetime.__hash__
+
+
+def refusal(call: Callable[..., object], *args: Any, **fields: Any) -> MessageError:
+    with pytest.raises(MessageError) as caught:
+        call(*args, **fields)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__context__ is None
+    return caught.value
+
+
+class TestCalls:
+    @pytest.mark.parametrize("name", CALLS)
+    def test_the_least(self, name: str) -> None:
+        message = CALLS[name]()
+        assert datetime.fromisoformat(message.pop("timestamp")).tzinfo is not None
+        assert message == {"type": name, "userId": "u", **OWN[name]}
+
+    @pytest.mark.parametrize("name", CALLS)
+    def test_everything(self, name: str) -> None:
+        common = {
+            "anonymous_id": "a",
+            "context": {"ip": "192.0.2.1"},
+            "integrations": {"All": False},
+            "timestamp": datetime(2025, 1, 2, tzinfo=UTC),
+            "message_id": "id-1",
+        }
+        content = {} if name == "alias" else {CONTENT[name]: {"a": 1}}
+        assert CALLS[name](*content.values(), **common) == {
+            "type": name,
+            "messageId": "id-1",
+            "timestamp": "2025-01-02T00:00:00.000Z",
+            "userId": "u",
+            "anonymousId": "a",
+            "context": {"ip": "192.0.2.1"},
+            "integrations": {"All": False},
+            **OWN[name],
+            **content,
+        }
+
+    @pytest.mark.parametrize("name", CALLS)
+    def test_absent_and_empty_fields_are_left_out(self, name: str) -> None:
+        empty = () if name == "alias" else ({},)
+        message = CALLS[name](*empty, context={}, integrations={}, anonymous_id=None)
+        assert message.keys() == {"type", "timestamp", "userId", *OWN[name]}
+
+    @pytest.mark.parametrize("call", [track, identify, page, screen, group, alias])
+    def test_the_identity_is_not_asked_for_here(self, call: Callable[..., dict[str, Any]]) -> None:
+        required = {track: {"event": "e"}, group: {"group_id": "g"}, alias: {"previous_id": "p"}}
+        assert "userId" not in call(**required.get(call, {}))
+
+    @pytest.mark.parametrize("new_id", [new_message_id, message_id_of_the_system])
+    def test_new_ids_differ(self, new_id: Callable[[], str]) -> None:
+        ids = {new_id() for _ in range(1_000)}
+        assert len(ids) == 1_000
+        assert {len(each) for each in ids} == {32}
+
+    def test_ids_drawn_ahead_differ_too(self) -> None:
+        ids = set()
+        for _ in range(10):
+            draw_ahead()
+            ids |= {new_message_id() for _ in range(150)}
+        assert len(ids) == 1_500
+
+    def test_what_was_drawn_before_a_fork_serves_nobody_after_it(self) -> None:
+        draw_ahead()
+        ahead = {new_message_id()[12:] for _ in range(20)}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_build, "_drawn", list(ahead))
+            renew_chance()
+            assert not ahead & {new_message_id()[12:] for _ in range(40)}
+
+    @pytest.mark.parametrize("new_id", [new_message_id, message_id_of_the_system])
+    def test_ids_sort_by_their_time(self, new_id: Callable[[], str]) -> None:
+        """A spool's index would grow all over otherwise, at three times the cost."""
+        milliseconds = round(datetime.fromisoformat(track("u", "e")["timestamp"]).timestamp() * 1000)
+        assert int(new_id()[:12], 16) == milliseconds
+
+
+class TestIds:
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            ("u", "u"),
+            (" ", " "),
+            (0, "0"),
+            (-1, "-1"),
+            (2**70, str(2**70)),
+            (np.int64(5), "5"),
+            (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+            (enum.IntEnum("Number", {"FIVE": 5}).FIVE, "5"),
+        ],
+    )
+    def test_they_travel_as_text(self, value: Any, text: str) -> None:
+        assert identifier("userId", value) == text
+        assert track(value, "e")["userId"] == text
+
+    @pytest.mark.parametrize(
+        "value", [True, False, 1.0, b"a", [], {}, object(), np.bool_(True), pytest.param(10**5_000, id="long")]
+    )
+    def test_what_is_none(self, value: Any) -> None:
+        assert "must be a str, an int or a UUID" in refusal(identifier, "userId", value).problem
+
+    @pytest.mark.parametrize(
+        ("path", "call"),
+        [
+            ("userId", lambda value: track(value, "e")),
+            ("anonymousId", lambda value: track("u", "e", anonymous_id=value)),
+            ("messageId", lambda value: track("u", "e", message_id=value)),
+            ("groupId", lambda value: group("u", value)),
+            ("previousId", lambda value: alias(value, "u")),
+        ],
+    )
+    def test_none_is_empty_or_of_another_type(self, path: str, call: Callable[[Any], object]) -> None:
+        assert refusal(call, "").path == path
+        assert refusal(call, [SECRET]).path == path
+
+    @pytest.mark.parametrize(("length", "fits"), [(1, True), (99, True), (100, False)])
+    @pytest.mark.parametrize("character", ["a", "ä", "☂"])
+    def test_message_ids_are_under_a_hundred_characters(self, length: int, character: str, *, fits: bool) -> None:
+        message_id = character * length
+        if fits:
+            assert track("u", "e", message_id=message_id)["messageId"] == message_id
+        else:
+            assert refusal(track, "u", "e", message_id=message_id).path == "messageId"
+            assert refusal(checked, {"type": "identify", "messageId": message_id}).path == "messageId"
+
+    def test_message_ids_are_what_the_delivery_says(self) -> None:
+        assert track("u", "e", message_id="a\ud800")["messageId"] == "a\ufffd"
+        assert checked({"type": "identify", "messageId": "a\ud800"})["messageId"] == "a\ufffd"
+
+    def test_message_ids_of_other_types(self) -> None:
+        assert track("u", "e", message_id=5)["messageId"] == "5"
+
+
+class TestFields:
+    @pytest.mark.parametrize(
+        ("path", "call"),
+        [
+            ("event", lambda: track("u")),
+            ("event", lambda: track("u", "")),
+            ("event", lambda: track("u", 5)),  # type: ignore[arg-type]
+            ("groupId", lambda: group("u")),
+            ("previousId", lambda: alias(user_id="u")),
+            ("category", lambda: page("u", 5)),  # type: ignore[arg-type]
+            ("name", lambda: screen("u", "c", [])),  # type: ignore[arg-type]
+            ("properties", lambda: track("u", "e", [SECRET])),  # type: ignore[arg-type]
+            ("properties", lambda: track("u", "e", SECRET)),  # type: ignore[arg-type]
+            ("properties", lambda: page("u", properties=5)),  # type: ignore[arg-type]
+            ("properties", lambda: screen("u", properties=0)),  # type: ignore[arg-type]
+            ("traits", lambda: identify("u", [])),  # type: ignore[arg-type]
+            ("traits", lambda: group("u", "g", [("a", 1)])),  # type: ignore[arg-type]
+            ("context", lambda: track("u", "e", context=SECRET)),  # type: ignore[arg-type]
+            ("integrations", lambda: track("u", "e", integrations=[])),  # type: ignore[arg-type]
+            ("timestamp", lambda: track("u", "e", timestamp=5)),  # type: ignore[arg-type]
+        ],
+    )
+    def test_what_is_wrong_is_named(self, path: str, call: Callable[[], object]) -> None:
+        error = refusal(call)
+        assert error.path == path
+        assert str(error) == f"{path}: {error.problem}"
+
+    def test_any_mapping_will_do(self) -> None:
+        assert track("u", "e", MappingProxyType({"a": 1}))["properties"]["a"] == 1
+
+    def test_names_may_be_empty(self) -> None:
+        assert page("u", "", "").items() >= {"category": "", "name": ""}.items()
+
+
+class TestTimestamp:
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (datetime(2025, 1, 2, 3, 4, 5, 999_999, UTC), "2025-01-02T03:04:05.999Z"),
+            (datetime(2025, 1, 2, tzinfo=timezone(timedelta(hours=-5))), "2025-01-02T05:00:00.000Z"),
+            (datetime(2025, 1, 2, 3, 4, 5), "2025-01-02T03:04:05.000Z"),
+            ("2025-01-02T03:04:05Z", "2025-01-02T03:04:05.000Z"),
+            ("2025-01-02T03:04:05.123456+02:00", "2025-01-02T01:04:05.123Z"),
+            ("2025-01-02 03:04:05", "2025-01-02T03:04:05.000Z"),
+            ("2025-01-02", "2025-01-02T00:00:00.000Z"),
+            ("20250102T030405Z", "2025-01-02T03:04:05.000Z"),
+        ],
+    )
+    def test_it_travels_in_utc_with_milliseconds(self, value: Any, text: str) -> None:
+        assert track("u", "e", timestamp=value)["timestamp"] == text
+        assert checked({"type": "identify", "timestamp": value})["timestamp"] == text
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *("", "yesterday", SECRET, "2025-13-01", "2025-01-02T25:00:00Z", "1735786800", "\ud800"),
+            *(0, 1_735_786_800.0, date(2025, 1, 2), [], NotATime(2025, 1, 2)),
+            datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+            "0001-01-01T00:00:00+01:00",
+        ],
+    )
+    def test_what_is_none(self, value: Any) -> None:
+        assert refusal(track, "u", "e", timestamp=value).path == "timestamp"
+
+    def test_the_clock_is_asked_where_none_is_given(self) -> None:
+        before = datetime.now(UTC) - timedelta(milliseconds=1)
+        assert before <= datetime.fromisoformat(track("u", "e")["timestamp"]) <= datetime.now(UTC)
+
+
+class TestClockText:
+    @given(st.floats(0, 4_000_000_000))
+    def test_any_moment(self, now: float) -> None:
+        text = clock_text(now)
+        moment = datetime.fromisoformat(text)
+        assert len(text) == 24
+        assert -0.001 <= now - moment.timestamp() < 0.0015
+
+    @pytest.mark.parametrize("line", range(8))
+    @pytest.mark.parametrize("other", [999.0, 1_000.9, 1_001.0])
+    def test_another_thread_may_come_in_before_any_line(self, line: int, other: float) -> None:
+        lines = []
+
+        def interrupt(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+            if frame.f_code is not clock_text.__code__:
+                return None
+            if event == "line":
+                lines.append(frame.f_lineno)
+                if len(lines) == line + 1:
+                    clock_text(other)
+            return interrupt
+
+        clock_text(5.0)
+        tracer = sys.gettrace()
+        sys.settrace(interrupt)
+        try:
+            text = clock_text(1_000.5)
+        finally:
+            sys.settrace(tracer)
+        assert lines
+        assert text == "1970-01-01T00:16:40.500Z"
+
+
+class TestChecked:
+    """A message that somebody else built."""
+
+    def test_it_gets_what_every_message_has(self) -> None:
+        message = checked({"type": "identify"})
+        assert message.keys() == {"type", "timestamp"}
+
+    @pytest.mark.parametrize("name", CALLS)
+    def test_what_a_call_built_passes_as_it_is(self, name: str) -> None:
+        content = () if name == "alias" else ({"a": 1},)
+        message = CALLS[name](*content, context={"a": 1}, integrations={"All": True}, anonymous_id="a")
+        assert checked(message) == message
+        assert checked(MappingProxyType(message)) == message
+
+    def test_the_given_dict_stays_as_it_is(self) -> None:
+        given = {"type": "track", "event": "e", "userId": 5, "context": {}, "name": None}
+        copy = dict(given)
+        assert checked(given)["userId"] == "5"
+        assert given == copy
+
+    def test_nulls_and_empty_objects_are_left_out(self) -> None:
+        given = {"type": "page", "userId": "u", "name": None, "context": {}, "properties": {}, "messageId": None}
+        assert checked(given).keys() == {"type", "userId", "timestamp"}
+
+    def test_unknown_fields_pass(self) -> None:
+        assert checked({"type": "identify", "channel": "server", "_own": [1]}).items() >= {
+            ("channel", "server"),
+        }
+
+    @pytest.mark.parametrize(
+        ("message", "path"),
+        [
+            ("track", "message"),
+            ([("type", "track")], "message"),
+            (None, "message"),
+            ({}, "type"),
+            ({"type": "Track"}, "type"),
+            ({"type": ["track"]}, "type"),
+            ({"type": None}, "type"),
+            ({"type": "track"}, "event"),
+            ({"type": "track", "event": None}, "event"),
+            ({"type": "track", "event": ""}, "event"),
+            ({"type": "group"}, "groupId"),
+            ({"type": "alias"}, "previousId"),
+            ({"type": "identify", "userId": ""}, "userId"),
+            ({"type": "identify", "anonymousId": 1.5}, "anonymousId"),
+            ({"type": "identify", "traits": []}, "traits"),
+            ({"type": "identify", "context": SECRET}, "context"),
+            ({"type": "page", "name": 5}, "name"),
+            ({"type": "page", "timestamp": SECRET}, "timestamp"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, message: Any, path: str) -> None:
+        assert refusal(checked, message).path == path
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(["userId", "event", "groupId", "previousId", "name", "traits", "timestamp", "messageId"]),
+            st.none() | st.text(max_size=120) | st.integers() | st.dictionaries(st.text(), st.integers(), max_size=2),
+        ),
+        st.sampled_from(list(CALLS)),
+    )
+    def test_it_is_refused_by_name_or_passes_its_own_check(self, fields: Mapping[str, Any], kind: str) -> None:
+        paths, message = [], None
+        try:
+            message = checked({**fields, "type": kind})
+        except MessageError as error:
+            paths.append(error.path)
+        assert {*paths} <= {*fields, "event", "groupId", "previousId"}
+        if message is not None:
+            assert checked(message) == message
+            assert None not in message.values()

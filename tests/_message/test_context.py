@@ -1,0 +1,285 @@
+"""What is bound around the caller: what a call lacks is filled in, blocks nest, tasks inherit, nothing leaks."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+import pytest
+
+from segment_async import Client, Delivery, MessageError, Response, bind, bound, messages
+from segment_async._message.context import innermost
+from tests.support.virtual_clock import run
+
+
+def filled(message: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The message as a call makes it of what it was given, and whether it may be dropped for want of an id."""
+    block = innermost.get()
+    return (message, False) if block is None else (block.filled(message), block.drops_without_identity)
+
+
+def fill(**fields: Any) -> dict[str, Any]:
+    """A message of these fields with what is bound around the call."""
+    return filled(fields)[0]
+
+
+class TestBound:
+    def test_without_a_block_a_message_is_as_it_is(self) -> None:
+        message = {"type": "track"}
+        assert filled(message) == (message, False)
+
+    def test_fields_are_filled_in(self) -> None:
+        with bound(user_id=5, anonymous_id="a", context={"ip": "192.0.2.1"}, integrations={"All": False}):
+            assert fill(event="e") == {
+                "event": "e",
+                "userId": "5",
+                "anonymousId": "a",
+                "context": {"ip": "192.0.2.1"},
+                "integrations": {"All": False},
+            }
+        assert fill(event="e") == {"event": "e"}
+
+    def test_a_call_s_own_fields_win_key_by_key(self) -> None:
+        with bound(user_id="u", context={"ip": "bound", "locale": "de"}, integrations={"A": True, "B": True}):
+            message = fill(userId="own", context={"ip": "own"}, integrations={"B": False})
+        assert message == {
+            "userId": "own",
+            "context": {"ip": "own", "locale": "de"},
+            "integrations": {"A": True, "B": False},
+        }
+
+    def test_blocks_nest_and_the_inner_one_wins(self) -> None:
+        with bound(user_id="outer", anonymous_id="a", context={"a": 1, "b": 1}):
+            with bound(user_id="inner", context={"b": 2, "c": {"d": 1}}):
+                assert fill() == {"userId": "inner", "anonymousId": "a", "context": {"a": 1, "b": 2, "c": {"d": 1}}}
+                with bound(context={"c": {"e": 1}}):
+                    # One level deep.
+                    assert fill()["context"]["c"] == {"e": 1}
+            assert fill() == {"userId": "outer", "anonymousId": "a", "context": {"a": 1, "b": 1}}
+
+    def test_it_ends_with_an_exception_too(self) -> None:
+        with pytest.raises(ZeroDivisionError), bound(user_id="u"):
+            raise ZeroDivisionError
+        assert fill() == {}
+
+    def test_the_given_dicts_stay_as_they_are(self) -> None:
+        context: dict[str, Any] = {"a": 1}
+        with bound(context=context), bound(context={"b": 1}):
+            bind(context={"c": 1})
+            fill(context={"d": 1})
+        assert context == {"a": 1}
+
+    def test_empty_objects_do_not_travel(self) -> None:
+        with bound(user_id="u", context={}, integrations={}):
+            bind(integrations={})
+            assert fill() == {"userId": "u"}
+
+    def test_any_mapping_will_do(self) -> None:
+        with bound(context=MappingProxyType({"a": 1})):
+            assert fill()["context"]["a"] == 1
+
+    def test_what_can_be_read_only_once_is_there_for_every_call(self) -> None:
+        with bound(context={"tags": (tag for tag in "ab")}):
+            assert [fill()["context"]["tags"] for _ in range(2)] == [["a", "b"]] * 2
+
+    def test_values_are_judged_where_they_are_given(self) -> None:
+        with pytest.raises(MessageError) as caught, bound(context={"owner": object()}):
+            pass
+        assert caught.value.path == "context.owner"
+
+    @pytest.mark.parametrize(
+        ("fields", "path"),
+        [
+            ({"user_id": ""}, "userId"),
+            ({"user_id": True}, "userId"),
+            ({"anonymous_id": []}, "anonymousId"),
+            ({"context": "ip"}, "context"),
+            ({"integrations": ["All"]}, "integrations"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, fields: dict[str, Any], path: str) -> None:
+        with pytest.raises(MessageError) as caught, bound(**fields):
+            pass
+        assert caught.value.path == path
+        with bound(user_id="u"):
+            with pytest.raises(MessageError) as caught:
+                bind(**fields)
+            assert fill() == {"userId": "u"}
+        assert caught.value.path == path
+
+
+class TestWithoutIdentity:
+    def test_what_holds_without_a_block(self) -> None:
+        with bound():
+            assert not filled({})[1]
+
+    @pytest.mark.parametrize(
+        ("words", "drops"),
+        [
+            (["drop"], True),
+            (["raise"], False),
+            (["drop", None], True),
+            (["drop", None, None], True),
+            (["drop", "raise"], False),
+            (["raise", "drop", None], True),
+        ],
+    )
+    def test_the_innermost_word_holds(self, words: list[Any], *, drops: bool) -> None:
+        def nest(words: list[Any]) -> bool:
+            if not words:
+                return filled({})[1]
+            with bound(without_identity=words[0]):
+                return nest(words[1:])
+
+        assert nest(words) is drops
+
+    def test_any_other_word(self) -> None:
+        with pytest.raises(ValueError, match="without_identity"), bound(without_identity="ignore"):  # type: ignore[arg-type]
+            pass
+
+
+class TestBind:
+    def test_it_changes_the_innermost_block_in_place(self) -> None:
+        with bound(anonymous_id="a", context={"a": 1}):
+            bind(user_id="u", context={"b": 2})
+            assert fill() == {"anonymousId": "a", "userId": "u", "context": {"a": 1, "b": 2}}
+            with bound(context={"c": 3}):
+                bind(user_id="inner")
+                assert fill()["userId"] == "inner"
+            assert fill()["userId"] == "u"
+        assert fill() == {}
+
+    def test_outside_of_a_block(self) -> None:
+        with pytest.raises(RuntimeError, match="bound"):
+            bind(user_id="u")
+
+    def test_what_is_not_given_stays(self) -> None:
+        with bound(user_id="u", without_identity="drop"):
+            bind()
+            assert filled({}) == ({"userId": "u"}, True)
+
+
+class TestTasks:
+    def test_tasks_inherit_and_do_not_leak(self) -> None:
+        async def inner() -> dict[str, Any]:
+            with bound(user_id="inner"):
+                await asyncio.sleep(0)
+                return fill()
+
+        async def main() -> None:
+            with bound(user_id="outer", anonymous_id="a"):
+                task = asyncio.create_task(inner())
+                await asyncio.sleep(0)
+                assert fill()["userId"] == "outer"
+                assert await task == {"userId": "inner", "anonymousId": "a"}
+
+        run(main())
+
+    def test_an_identity_learnt_late_is_seen_by_tasks_started_before(self) -> None:
+        async def later(bell: asyncio.Event) -> dict[str, Any]:
+            await bell.wait()
+            return fill()
+
+        async def main() -> None:
+            bell = asyncio.Event()
+            with bound(anonymous_id="a"):
+                task = asyncio.create_task(later(bell))
+                await asyncio.sleep(0)
+                bind(user_id="u")
+                bell.set()
+                assert await task == {"anonymousId": "a", "userId": "u"}
+
+        run(main())
+
+    def test_and_by_what_bound_it_from_a_task(self) -> None:
+        async def authenticate() -> None:
+            bind(user_id="u")
+
+        async def main() -> None:
+            with bound(anonymous_id="a"):
+                await asyncio.create_task(authenticate())
+                assert fill()["userId"] == "u"
+
+        run(main())
+
+    def test_a_generator_closed_in_another_context(self) -> None:
+        def dependency() -> Iterator[None]:
+            with bound(user_id="u"):
+                yield
+
+        with bound(user_id="outer"):
+            generator = dependency()
+            opened = contextvars.copy_context()
+            opened.run(next, generator)
+            # As frameworks do that run the parts of a dependency in different contexts.
+            closed = opened.copy()
+            assert closed.run(fill) == {"userId": "u"}
+            with pytest.raises(StopIteration):
+                closed.run(next, generator)
+            assert closed.run(fill) == {"userId": "outer"}
+            assert fill() == {"userId": "outer"}
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        self.messages += orjson.loads(body)["batch"]
+        return Response(200)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+def sent(use: Callable[[Client], Any]) -> tuple[list[Delivery], list[dict[str, Any]]]:
+    """What `use` gets of a client for its messages, and those that arrive."""
+
+    async def main() -> list[Delivery]:
+        async with Client("key", transport=recorder, gzip=False) as client:
+            return [delivery async for delivery in use(client)]
+
+    recorder = Recorder()
+    return run(main()), recorder.messages
+
+
+class TestThroughTheClient:
+    def test_every_call_gets_what_it_lacks(self) -> None:
+        async def use(client: Client) -> Any:
+            with bound(user_id="u", context={"ip": "192.0.2.1"}):
+                yield await client.track(event="e")
+                yield await client.alias("previous")
+                yield client.enqueue_nowait(messages.identify(traits={"a": 1}))
+
+        _, arrived = sent(use)
+        assert [message["userId"] for message in arrived] == ["u"] * 3
+        assert all(message["context"]["ip"] == "192.0.2.1" for message in arrived)
+        assert all(message["context"]["library"]["name"] == "segment-async" for message in arrived)
+
+    def test_a_library_of_the_caller_s_wins_nothing(self) -> None:
+        async def use(client: Client) -> Any:
+            with bound(context={"library": "mine"}):
+                yield await client.track("u", "e")
+                yield await client.track("u", "e", context={"library": {"name": "mine"}})
+
+        _, arrived = sent(use)
+        assert {message["context"]["library"]["name"] for message in arrived} == {"segment-async"}
+
+    def test_without_an_identity(self) -> None:
+        async def use(client: Client) -> Any:
+            with pytest.raises(MessageError, match="userId"):
+                await client.track(event="e")
+            with pytest.raises(MessageError, match="userId"):
+                await client.alias("previous", anonymous_id="a")
+            with bound(without_identity="drop"):
+                yield await client.track(event="e")
+                yield client.enqueue_nowait(messages.alias("previous", anonymous_id="a"))
+                with pytest.raises(MessageError, match="event"):
+                    await client.track()
+            assert client.statistics().reasons == {"no_identity": 2}
+
+        deliveries, arrived = sent(use)
+        assert [delivery.outcome.reason for delivery in deliveries if delivery.outcome] == ["no_identity"] * 2
+        assert arrived == []

@@ -1,0 +1,309 @@
+"""Reports: the hook is told of each end once, on the client's loop, and nothing it does reaches the pipeline."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+
+from segment_async import Client, DeliveryError, Response, Status, messages
+from segment_async._pipeline.delivery import Fate
+from segment_async._pipeline.reports import Reports, stack_of
+from tests.support.virtual_clock import run, running_clock
+
+REFUSED = Fate(Status.FAILED, "refused", 400, 2, possibly_delivered=True)
+FULL = Fate(Status.DROPPED, "queue_full")
+SECRET = "THE-SECRET"
+Told = list[tuple[DeliveryError, list[dict[str, Any]]]]
+
+
+def bodies(*names: str) -> Callable[[], Iterator[bytes]]:
+    return lambda: (orjson.dumps({"messageId": name}) for name in names)
+
+
+def ids(told: Told) -> list[list[str]]:
+    return [[message["messageId"] for message in group] for _, group in told]
+
+
+def telling(told: Told) -> Reports:
+    return Reports(lambda error, group: told.append((error, group)), lambda: 0.0)
+
+
+async def turns(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class TestTelling:
+    def test_the_error_and_the_messages(self) -> None:
+        async def main() -> None:
+            told: Told = []
+            reports = telling(told)
+            reports.add(REFUSED, bodies("a", "b"), asyncio.get_running_loop())
+            assert not reports.are_made
+            assert not told
+            await turns()
+            assert reports.are_made
+            (error, group), outcome = told[0], told[0][0].outcome
+            assert [message["messageId"] for message in group] == ["a", "b"]
+            assert (outcome.message_id, outcome.reason, outcome.status_code) == ("a", "refused", 400)
+            assert (outcome.attempts, outcome.possibly_delivered) == (2, True)
+            assert isinstance(error, DeliveryError)
+
+        run(main())
+
+    def test_each_once_and_in_order(self) -> None:
+        async def main() -> None:
+            told: Told = []
+            reports = telling(told)
+            for name in "abc":
+                reports.add(REFUSED, bodies(name), asyncio.get_running_loop())
+            await turns()
+            reports.add(FULL, bodies("d"), asyncio.get_running_loop())
+            await turns()
+            assert ids(told) == [["a"], ["b"], ["c"], ["d"]]
+
+        run(main())
+
+    def test_nobody_asked_for_it(self) -> None:
+        reports = Reports(None, lambda: 0.0)
+        reports.add(REFUSED, lambda: pytest.fail("were read"), None)
+        assert reports.are_made
+        assert not reports.are_wanted
+        assert telling([]).are_wanted
+
+    def test_without_a_loop_they_wait_for_the_next(self) -> None:
+        told: Told = []
+        reports = telling(told)
+        reports.add(REFUSED, bodies("a"), None)
+
+        async def main() -> None:
+            reports.resume(asyncio.get_running_loop())
+            await turns()
+
+        run(main())
+        assert ids(told) == [["a"]]
+
+    def test_a_loop_that_is_gone_is_none(self) -> None:
+        told: Told = []
+        reports = telling(told)
+        gone = asyncio.new_event_loop()
+        gone.close()
+        reports.add(REFUSED, bodies("a"), gone)
+
+        async def main() -> None:
+            reports.add(FULL, bodies("b"), asyncio.get_running_loop())
+            await turns()
+
+        run(main())
+        assert ids(told) == [["a"], ["b"]]
+
+    def test_the_loop_of_another_thread_may_be_faster_than_the_call(self) -> None:
+        class Quick:
+            """Runs what it is given before the giver goes on."""
+
+            def call_soon_threadsafe(self, callback: Callable[[], None], *, context: object) -> None:
+                callback()
+
+        told: Told = []
+        reports = telling(told)
+        for name in "ab":
+            reports.add(REFUSED, bodies(name), Quick())  # type: ignore[arg-type]
+        assert ids(told) == [["a"], ["b"]]
+
+    def test_whoever_waits_for_them_is_told(self) -> None:
+        async def main() -> None:
+            reports, after = telling([]), []
+            reports.after = lambda: after.append(reports.are_made)
+            reports.add(REFUSED, bodies("a"), asyncio.get_running_loop())
+            await turns()
+            assert after == [True]
+
+        run(main())
+
+    def test_numbers_that_no_float_holds_come_back_as_they_were(self) -> None:
+        async def main() -> None:
+            told: Told = []
+            reports = telling(told)
+            body = b'{"messageId":"a","properties":{"n":1E+400}}'
+            reports.add(REFUSED, lambda: [body], asyncio.get_running_loop())
+            await turns()
+            assert told[0][1][0]["properties"]["n"] == Decimal("1E+400")
+
+        run(main())
+
+    def test_what_is_bound_around_the_caller_is_not_for_the_hook(self) -> None:
+        variable: ContextVar[str] = ContextVar("variable", default="nothing")
+
+        async def main() -> list[str]:
+            seen: list[str] = []
+            reports = Reports(lambda *_: seen.append(variable.get()), lambda: 0.0)
+            variable.set("something")
+            reports.add(REFUSED, bodies("a"), asyncio.get_running_loop())
+            await turns()
+            return seen
+
+        assert run(main()) == ["nothing"]
+
+
+class TestHooksGoneWrong:
+    @pytest.mark.parametrize("fault", [RuntimeError(SECRET), asyncio.CancelledError(SECRET)])
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_an_exception_is_logged_without_its_text_and_the_next_report_is_made(
+        self, fault: BaseException, caplog: pytest.LogCaptureFixture, *, is_async: bool
+    ) -> None:
+        told: Told = []
+
+        def hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            told.append((error, group))
+            raise fault
+
+        async def async_hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            hook(error, group)
+
+        async def main() -> None:
+            reports = Reports(async_hook if is_async else hook, lambda: 0.0)
+            for name in "ab":
+                reports.add(REFUSED, bodies(name), asyncio.get_running_loop())
+            await turns()
+            assert reports.are_made
+
+        run(main())
+        assert ids(told) == [["a"], ["b"]]
+        # An async hook that was cancelled is nobody's fault. Two of a kind within a minute are one record.
+        logged = not (is_async and isinstance(fault, asyncio.CancelledError))
+        assert caplog.text.count("on_error raised") == logged
+        assert SECRET not in caplog.text
+
+    def test_a_body_that_is_no_json_stops_nothing(self) -> None:
+        async def main() -> None:
+            told: Told = []
+            reports = telling(told)
+            reports.add(REFUSED, lambda: [b'{"a":garbage}'], asyncio.get_running_loop())
+            reports.add(REFUSED, bodies("b"), asyncio.get_running_loop())
+            await turns()
+            assert reports.are_made
+            assert ids(told) == [["b"]]
+
+        run(main())
+
+    def test_a_hook_that_causes_further_reports_does_not_hold_the_loop(self) -> None:
+        async def main() -> None:
+            loop, count = asyncio.get_running_loop(), 0
+
+            def hook(*_: object) -> None:
+                nonlocal count
+                count += 1
+                reports.add(FULL, bodies("again"), loop)
+
+            reports = Reports(hook, lambda: 0.0)
+            reports.add(FULL, bodies("first"), loop)
+            await turns(10)
+            assert 5 <= count <= 10
+
+        run(main())
+
+    @pytest.mark.parametrize(
+        ("hooks", "took", "expected"),
+        [(["0.1", "0.2"], 0.2, ["done", "done"]), (["0.1", "100"], 0.25, ["done", "cancelled"])],
+    )
+    def test_hooks_that_still_run_at_the_end_are_given_their_time(
+        self, hooks: list[str], took: float, expected: list[str]
+    ) -> None:
+        ends: list[str] = []
+
+        async def hook(_: DeliveryError, group: list[dict[str, Any]]) -> None:
+            try:
+                await asyncio.sleep(float(group[0]["messageId"]))
+                ends.append("done")
+            except asyncio.CancelledError:
+                ends.append("cancelled")
+                raise
+
+        async def main() -> float:
+            reports = Reports(hook, lambda: 0.0)
+            for seconds in hooks:
+                reports.add(REFUSED, bodies(seconds), asyncio.get_running_loop())
+            await turns()
+            await reports.finish(0.25)
+            return running_clock().time()
+
+        assert run(main()) == took
+        assert ends == expected
+
+    def test_nothing_to_wait_for_takes_no_time(self) -> None:
+        async def main() -> float:
+            await telling([]).finish(5)
+            return running_clock().time()
+
+        assert run(main()) == 0
+
+
+class TestLog:
+    def test_one_record_of_a_kind_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
+        now = 0.0
+        reports = Reports(None, lambda: now)
+        for now in (0.0, 1.0, 59.9, 60.0, 61.0, 120.0):
+            reports.warn("kind", "at %g", now)
+            reports.warn("other kind", "another")
+        assert [record.getMessage() for record in caplog.records if "at" in record.getMessage()] == [
+            "at 0",
+            "at 60",
+            "at 120",
+        ]
+
+    def test_once_and_for_all(self, caplog: pytest.LogCaptureFixture) -> None:
+        moments = iter(range(0, 10_000, 1_000))
+        reports = Reports(None, lambda: next(moments))
+        for _ in range(3):
+            reports.warn_once("kind", "said %s", "once")
+        assert [record.getMessage() for record in caplog.records] == ["said once"]
+        assert {(record.name, record.levelno) for record in caplog.records} == {("segment_async", logging.WARNING)}
+
+    def test_a_stack_has_neither_text_nor_locals(self) -> None:
+        def fail(value: str) -> None:
+            raise RuntimeError(value)
+
+        with pytest.raises(RuntimeError) as caught:
+            fail(SECRET + "")
+        stack = stack_of(caught.value)
+        assert "in fail" in stack
+        assert stack.endswith("RuntimeError")
+        assert "THE-SECRET" not in stack
+
+
+class Full:
+    """A transport that never answers, so that the queue fills up."""
+
+    async def send(self, body: bytes, headers: object) -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+def test_a_hook_that_reports_by_way_of_the_full_client_does_not_hold_the_loop() -> None:
+    async def main() -> None:
+        count = 0
+
+        def tell(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            nonlocal count
+            count += 1
+            client.enqueue_nowait(messages.track("u", "Analytics Lost"))
+
+        client = Client(
+            "key", transport=Full(), max_queue_size=1, overflow="drop_newest", on_error=tell, close_timeout=0
+        )
+        await client.track("u", "Event")
+        await client.track("u", "Event")
+        await asyncio.sleep(0)
+        await turns(20)
+        assert 0 < count < 30
+        await client.aclose()
+
+    run(main())
