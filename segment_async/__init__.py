@@ -14,9 +14,9 @@ from ._exceptions import (
 )
 from ._http.transport import HTTPTransport, Response, Transport
 from ._message.context import bind, bound
+from ._outcome import Outcome, Statistics, Status
 from ._pipeline.auth import OAuth
-from ._pipeline.delivery import Delivery, Outcome, Status
-from ._pipeline.queue import Statistics
+from ._pipeline.delivery import Delivery
 from ._pipeline.retry import RetryPolicy
 from ._version import __version__
 

@@ -31,11 +31,12 @@ from ._message import build as _build
 from ._message.build import Fields, Timestamp, UserID, checked, new_message_id
 from ._message.context import innermost
 from ._message.encode import encode, plain
+from ._outcome import BatchResult, Statistics, Status
 from ._pipeline.auth import Auth, Basic, OAuth, Tokens
 from ._pipeline.batch import MAX_BATCH_MESSAGES
 from ._pipeline.consumer import Sender
-from ._pipeline.delivery import Delivery, Fate, Record, Status
-from ._pipeline.queue import Overflow, Queue, Statistics
+from ._pipeline.delivery import Delivery, Record
+from ._pipeline.queue import Overflow, Queue
 from ._pipeline.reports import OnError, Reports, stack_of
 from ._pipeline.retry import RetryPolicy
 from ._pipeline.spool_feed import Spooling
@@ -551,7 +552,7 @@ class Client:
     def _dropped(self, message_id: str, reason: str, body: bytes) -> Delivery:
         """Accepted, counted, and settled at once."""
         life = self._life
-        fate = Fate(Status.DROPPED, reason)
+        fate = BatchResult(Status.DROPPED, reason)
         life.queue.refuse(fate)
         record = Record(life)
         record.settle(0, 1, fate)

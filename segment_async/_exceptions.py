@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._pipeline.delivery import Outcome
+    from ._outcome import Outcome
 
 
 class SegmentError(Exception):
@@ -71,7 +71,18 @@ class ClientClosed(SegmentError, RuntimeError):
 
 
 class SpoolUnavailable(SegmentError):
-    """The disk refused; the message was not accepted."""
+    """The spool could not store the message; it was not accepted.
+
+    Attributes:
+        maybe_stored: the reply of a remote spool was lost, so that the message may be stored and delivered anyway.
+    """
+
+    def __init__(self, text: str = "", *, maybe_stored: bool = False) -> None:
+        super().__init__(text)
+        self.maybe_stored = maybe_stored
+
+    def __reduce__(self) -> tuple[partial[SpoolUnavailable], tuple[object, ...]]:
+        return partial(type(self), maybe_stored=self.maybe_stored), self.args
 
 
 class DeliveryError(SegmentError):

@@ -11,17 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import orjson
 
-if TYPE_CHECKING:
-    from ._pipeline.queue import Statistics
+from ._outcome import REASONS, Statistics
 
 __all__ = ["COUNTERS", "GAUGES", "Request", "outcomes"]
-
-# The reasons with which messages fail; all others are reasons to drop them.
-_FAILURES: Final = frozenset(("refused", "unauthorized", "redirected", "too_large", "unexpected_answer", "gave_up"))
 
 GAUGES: Final = {
     "queued": ("{message}", "Messages that wait to be sent."),
@@ -44,7 +40,7 @@ def outcomes(statistics: Statistics) -> Iterator[tuple[str, str, int]]:
     """Each outcome (``delivered``, ``failed``, ``dropped``) with its reason, and how many messages had it."""
     yield "delivered", "", statistics.delivered
     for reason, count in statistics.reasons.items():
-        yield "failed" if reason in _FAILURES else "dropped", reason, count
+        yield REASONS[reason].status.value, reason, count
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Final
 
 from segment_async._http.transport import Response
+from segment_async._outcome import Status
 
 from .batch import Batch
-from .delivery import Status
 from .retry import SUSPICIOUS, Again, NoCredentials, RetryPolicy, Settle, Silence, Split
 
 # Attempts in a row without a usable answer after which the server is taken for dead.

@@ -21,13 +21,14 @@ from typing import Any, Final
 from segment_async._http.transport import HTTPTransport, Response, Transport
 from segment_async._lifecycle.loop_end import Guard, at_loop_end, end, leave_to_parent, release, unwind
 from segment_async._message.build import draw_ahead
+from segment_async._outcome import BatchResult, Status
 from segment_async.instrumentation import Request
 
 from .attempt import Attempts
 from .auth import Auth
 from .batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, Envelope, fastest
 from .circuit import Server
-from .delivery import Delivery, Fate, History, Record, Signal, Status, wake
+from .delivery import Delivery, History, Record, Signal, wake
 from .queue import Queue
 from .reports import Reports, stack_of
 from .retry import (
@@ -63,7 +64,7 @@ _STUCK: Final = 10
 # Seconds that a smaller limit, learnt from a 413, is remembered.
 _LIMIT_SECONDS: Final = 300.0
 
-_KEPT: Final = Fate(Status.KEPT)
+_KEPT: Final = BatchResult(Status.KEPT)
 
 
 class Sender:
@@ -578,7 +579,7 @@ class Sender:
             part.not_before = now
             self._line_up(part)
 
-    def _settle(self, batch: Batch, fate: Fate) -> None:
+    def _settle(self, batch: Batch, fate: BatchResult) -> None:
         with self._queue.lock:
             batch.record.settle(batch.offset, batch.offset + batch.count, fate)
             self._queue.settle(batch.count, batch.size, fate)
@@ -589,7 +590,7 @@ class Sender:
         batch.record.signal.notify()
         self.settled.notify()
 
-    def _explain(self, fate: Fate) -> None:
+    def _explain(self, fate: BatchResult) -> None:
         """Say that messages failed; and once, where that is likely, what is set up wrongly."""
         reason, status = fate.reason or "", fate.status_code
         hint = f" to {fate.location}; set host= to where Segment really is" if fate.location is not None else ""

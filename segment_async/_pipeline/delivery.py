@@ -10,69 +10,14 @@ This file knows neither batches' bytes nor the network.
 from __future__ import annotations
 
 import asyncio
-import enum
 from bisect import bisect_right, insort
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from segment_async._exceptions import DeliveryError
+from segment_async._outcome import BatchResult, Outcome, Status
 
 # Seconds that are over: a timer for less may come before the clock has moved, and for ever again.
 MOMENT: Final = 1e-5
-
-
-class Status(enum.Enum):
-    """How a message ended. `KEPT`: the client closed, the message is on disk and still counts as pending."""
-
-    DELIVERED = "delivered"
-    FAILED = "failed"
-    DROPPED = "dropped"
-    KEPT = "kept"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one message.
-
-    Attributes:
-        reason: `None` when delivered, else a stable word. Failed: ``refused``, ``unauthorized``, ``redirected``,
-            ``too_large``, ``unexpected_answer``, ``gave_up``. Dropped: ``queue_full``, ``no_identity``,
-            ``before_send``, ``disabled``, ``close_timeout``, ``exit``. A spool adds its own.
-        status_code: HTTP status of the last answer; `None` when none came.
-        attempts: requests that carried the message.
-        possibly_delivered: an attempt may have reached Segment without a usable answer. A delivered message that is
-            marked may be there twice, with the same `messageId`; a failed or dropped one may be there after all.
-        location: with ``redirected``: the host that the answer pointed to.
-    """
-
-    status: Status
-    message_id: str
-    reason: str | None = None
-    status_code: int | None = None
-    attempts: int = 0
-    possibly_delivered: bool = False
-    location: str | None = None
-
-    def raise_for_failure(self) -> None:
-        """Do nothing if the message was delivered, or is kept on disk.
-
-        Raises:
-            DeliveryError: it failed or was dropped.
-        """
-        if self.status in (Status.FAILED, Status.DROPPED):
-            raise DeliveryError(self)
-
-
-class Fate(NamedTuple):
-    """An outcome without the message: what a batch, or a part of one, has in common."""
-
-    status: Status
-    reason: str | None = None
-    status_code: int | None = None
-    attempts: int = 0
-    possibly_delivered: bool = False
-    location: str | None = None
 
 
 class History(NamedTuple):
@@ -104,8 +49,8 @@ class History(NamedTuple):
     status_code: int | None = None
     location: str | None = None
 
-    def fate(self, status: Status, reason: str | None = None) -> Fate:
-        return Fate(status, reason, self.status_code, self.sends, self.maybe_sent, self.location)
+    def fate(self, status: Status, reason: str | None = None) -> BatchResult:
+        return BatchResult(status, reason, self.status_code, self.sends, self.maybe_sent, self.location)
 
 
 class Signal:
@@ -214,10 +159,10 @@ class Record:
         self.host = host
         self.signal = Signal()
         # By their start. Never changed but replaced, as other threads read it.
-        self._fates: list[tuple[int, int, Fate]] = []
+        self._fates: list[tuple[int, int, BatchResult]] = []
         self._waiters: dict[asyncio.Future[None], int] = {}
 
-    def settle(self, start: int, stop: int, fate: Fate) -> None:
+    def settle(self, start: int, stop: int, fate: BatchResult) -> None:
         """Write down the fate of these messages, and wake those who wait for one of them.
 
         Nobody else: a batch may end message by message, with as many waiting.
@@ -229,7 +174,7 @@ class Record:
             if start <= index < stop:
                 wake(waiter)
 
-    def fate(self, index: int) -> Fate | None:
+    def fate(self, index: int) -> BatchResult | None:
         fates = self._fates
         place = bisect_right(fates, index, key=_by_start)
         if place == 0:
@@ -247,7 +192,7 @@ class Record:
         self._waiters.pop(waiter, None)
 
 
-def _by_start(part: tuple[int, int, Fate]) -> int:
+def _by_start(part: tuple[int, int, BatchResult]) -> int:
     return part[0]
 
 

@@ -14,15 +14,14 @@ import asyncio
 import threading
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from itertools import accumulate, islice
-from types import MappingProxyType
 from typing import Literal
 
 from segment_async._exceptions import ClientClosed, QueueFull
+from segment_async._outcome import BatchResult, Counts, Statistics, Status
 
-from .delivery import MOMENT, Delivery, Fate, Host, Status, Unread, shorter, wake
+from .delivery import MOMENT, Delivery, Host, Unread, shorter, wake
 
 Overflow = Literal["wait", "drop_newest", "drop_oldest", "raise"]
 
@@ -32,41 +31,6 @@ _READ_AT_ONCE = 64
 # to stay in a core's own cache; and those at which it goes on, so that it does not stop for each slice that is read.
 _UNREAD_BEFORE_A_TURN = 500
 _UNREAD_AFTER_A_TURN = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """One consistent look at a client's counters, over its whole life.
-
-    `accepted == delivered + failed + dropped + pending`, always.
-
-    Attributes:
-        accepted: messages that a call took; with a spool including `recovered`.
-        delivered, failed, dropped: messages by their outcome.
-        pending: messages without an outcome: `queued` and `in_flight`.
-        queued_bytes: bytes of JSON of the queued messages.
-        in_flight: messages in requests that are under way.
-        oldest_age: seconds that the oldest pending message has waited in this process, while a loop served the client;
-            counted from when its batch was begun, a turn of the loop after the call at most.
-        requests: requests begun, `retries` of them not the first for their messages.
-        recovered: messages found on disk.
-        reasons: how many messages failed or were dropped, by reason.
-    """
-
-    accepted: int
-    delivered: int
-    failed: int
-    dropped: int
-    pending: int
-    queued: int
-    queued_bytes: int
-    in_flight: int
-    # Two looks at the same counts are equal, whenever they were taken.
-    oldest_age: float = field(compare=False)
-    requests: int
-    retries: int
-    recovered: int
-    reasons: Mapping[str, int]
 
 
 class _Unread(asyncio.Queue[Delivery]):
@@ -226,7 +190,7 @@ class Queue:
                 return True
             return self._overflowed(delivery, size)
 
-    def refuse(self, fate: Fate, *, even_closed: bool = False) -> None:
+    def refuse(self, fate: BatchResult, *, even_closed: bool = False) -> None:
         """Count a message that has its outcome as soon as it is accepted.
 
         Raises:
@@ -423,7 +387,7 @@ class Queue:
         self._in_flight -= count
         self._in_flight_bytes -= size
 
-    def settle(self, count: int, size: int, fate: Fate) -> None:
+    def settle(self, count: int, size: int, fate: BatchResult) -> None:
         self._leave(count, size)
         self._full_since = None
         self._count_end(count, fate)
@@ -435,7 +399,7 @@ class Queue:
         self._gone_bytes += size
         self._set_ceilings()
 
-    def _count_end(self, count: int, fate: Fate) -> None:
+    def _count_end(self, count: int, fate: BatchResult) -> None:
         self._ended[fate.status] += count
         if fate.reason is not None:
             self._reasons[fate.reason] = self._reasons.get(fate.reason, 0) + count
@@ -466,7 +430,7 @@ class Queue:
             self._recovered += count
             self._spooled += count
 
-    def lose_spooled(self, size: int, fate: Fate) -> None:
+    def lose_spooled(self, size: int, fate: BatchResult) -> None:
         """The spool itself gave a message up."""
         with self.lock:
             self._spooled -= 1
@@ -532,5 +496,5 @@ class Queue:
                 requests=self.requests,
                 retries=self.retries,
                 recovered=self._recovered,
-                reasons=MappingProxyType(dict(self._reasons)),
+                reasons=Counts(self._reasons),
             )

@@ -20,8 +20,7 @@ import orjson
 
 from segment_async._exceptions import DeliveryError
 from segment_async._lifecycle.loop_end import leave_to_parent
-
-from .delivery import Fate, Outcome
+from segment_async._outcome import BatchResult, Outcome
 
 OnError = Callable[[DeliveryError, list[dict[str, Any]]], Awaitable[None] | None]
 
@@ -39,7 +38,7 @@ class Reports:
     def __init__(self, on_error: OnError | None, clock: Callable[[], float]) -> None:
         self._on_error = on_error
         self._clock = clock
-        self._waiting: deque[tuple[Fate, Callable[[], Iterable[bytes]]]] = deque(maxlen=_MOST_WAITING)
+        self._waiting: deque[tuple[BatchResult, Callable[[], Iterable[bytes]]]] = deque(maxlen=_MOST_WAITING)
         self._hooks: set[asyncio.Future[None]] = set()
         self._scheduled = False
         self._said: dict[str, float] = {}
@@ -55,7 +54,9 @@ class Reports:
         """Whether `on_error` was called for all that was to be reported."""
         return not self._waiting
 
-    def add(self, fate: Fate, messages: Callable[[], Iterable[bytes]], loop: asyncio.AbstractEventLoop | None) -> None:
+    def add(
+        self, fate: BatchResult, messages: Callable[[], Iterable[bytes]], loop: asyncio.AbstractEventLoop | None
+    ) -> None:
         """Call `on_error` soon, on this loop; from any thread. Without a loop the report waits for the next one."""
         if self._on_error is None:
             return
@@ -81,7 +82,7 @@ class Reports:
             self._call(*self._waiting.popleft())
         self.after()
 
-    def _call(self, fate: Fate, bodies: Callable[[], Iterable[bytes]]) -> None:
+    def _call(self, fate: BatchResult, bodies: Callable[[], Iterable[bytes]]) -> None:
         assert self._on_error is not None
         try:
             messages = [_parsed(body) for body in bodies()]

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from .delivery import History, Status
+from segment_async._outcome import Status
+
+from .delivery import History
 
 # Beyond the 5xx: a request timeout, gone for now, too many requests, a proxy's closed client connection.
 _TRANSIENT: Final = frozenset({408, 410, 429, 460})

@@ -24,15 +24,16 @@ from weakref import WeakSet, WeakValueDictionary
 
 from segment_async._exceptions import ClientClosed, QueueFull, SpoolUnavailable
 from segment_async._lifecycle.loop_end import leave_to_parent
+from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import Appended, Spool, StoredMessage, Window
 
-from .delivery import Delivery, Fate, Host, Record, Status, until
+from .delivery import Delivery, Host, Record, until
 from .queue import Queue
 
 _log = logging.getLogger("segment_async")
 
 # Of no messages: what settles them asks for nothing, and is answered in its turn.
-_NOTHING: Final = Fate(Status.DELIVERED)
+_NOTHING: Final = BatchResult(Status.DELIVERED)
 
 _Result = Appended | SpoolUnavailable
 
@@ -58,7 +59,7 @@ class Spooling:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._feeder: asyncio.Task[None] | None = None
         # What the disk is still to be told.
-        self._outcomes: deque[tuple[list[int], Fate]] = deque()
+        self._outcomes: deque[tuple[list[int], BatchResult]] = deque()
         self._recorder: asyncio.Task[None] | None = None
         self._is_closed = False
         self._has_forked = False
@@ -141,7 +142,7 @@ class Spooling:
             self._answers.give(awaited, result)
 
     def _refused(self, delivery: Delivery, reason: str) -> Delivery:
-        fate = Fate(Status.DROPPED, reason)
+        fate = BatchResult(Status.DROPPED, reason)
         try:
             self._queue.refuse(fate)
         except ClientClosed:
@@ -151,13 +152,13 @@ class Spooling:
         return delivery
 
     def _lose(self, message_id: str, size: int, reason: str) -> None:
-        fate = Fate(Status.DROPPED, reason)
+        fate = BatchResult(Status.DROPPED, reason)
         self._queue.lose_spooled(size, fate)
         delivery = self._watched.get(message_id)
         if delivery is not None:
             self._settle_alone(delivery, fate)
 
-    def _settle_alone(self, delivery: Delivery, fate: Fate) -> None:
+    def _settle_alone(self, delivery: Delivery, fate: BatchResult) -> None:
         record = Record(self._queue.spooled.host)
         record.settle(0, 1, fate)
         delivery.place(record, 0)
@@ -254,7 +255,7 @@ class Spooling:
         except SpoolUnavailable as error:
             _log.warning("The spool did not note an attempt: %s", error)
 
-    def settle(self, keys: Sequence[int], fate: Fate, loop: asyncio.AbstractEventLoop | None) -> None:
+    def settle(self, keys: Sequence[int], fate: BatchResult, loop: asyncio.AbstractEventLoop | None) -> None:
         """Have an outcome recorded, on this loop, without waiting; or by whoever comes next, if it ends before."""
         self._outcomes.append((list(keys), fate))
         if loop is not None:

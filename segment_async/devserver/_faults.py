@@ -17,7 +17,7 @@ _LONGEST: Final = 60.0
 RESET: Final = 0  # stands where a status would, for a connection that is reset instead of an answer
 
 
-class Fate(NamedTuple):
+class BatchResult(NamedTuple):
     """What happens to one request, after `delay` seconds; status 200 is to be accepted."""
 
     status: int
@@ -57,13 +57,13 @@ class Chaos(NamedTuple):
         items = [f"{status or 'reset'}:{share:g}%" for status, share in self.shares]
         return ",".join(items + ([f"slow:{self.slow:g}s"] if self.slow else []))
 
-    def draw(self, chance: random.Random) -> Fate:
+    def draw(self, chance: random.Random) -> BatchResult:
         left = chance.random() * 100
         for status, share in self.shares:
             left -= share
             if left < 0:
-                return Fate(status, self.slow, "chaos, as asked for", 1.0 if status == 429 else None)
-        return Fate(200, self.slow)
+                return BatchResult(status, self.slow, "chaos, as asked for", 1.0 if status == 429 else None)
+        return BatchResult(200, self.slow)
 
 
 def _share(item: str, amount: str) -> float:
@@ -109,8 +109,8 @@ class Faults:
         self.chaos = chaos
         self._chance = chance
 
-    def next(self, now: float) -> Fate:
+    def next(self, now: float) -> BatchResult:
         seconds = self._rate.seconds_to_wait(now)
         if seconds:
-            return Fate(429, 0.0, "more requests a second than --rate allows", seconds)
+            return BatchResult(429, 0.0, "more requests a second than --rate allows", seconds)
         return self.chaos.draw(self._chance)

@@ -12,7 +12,7 @@ The protocol is described, call by call, at `Spool` and at the top of the file t
 from typing import TYPE_CHECKING, Any
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._pipeline.delivery import Fate, Status
+from segment_async._outcome import BatchResult, Status
 
 from ._protocol import Appended, DroppedMessage, Spool, SpoolStatistics, StoredMessage, Window
 
@@ -31,9 +31,9 @@ _ENGINE = {
 
 __all__ = [
     "Appended",
+    "BatchResult",
     "DeadLetter",
     "DroppedMessage",
-    "Fate",
     "PendingMessage",
     "SQLiteSpool",
     "ShardStatus",

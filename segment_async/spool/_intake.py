@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from segment_async._pipeline.delivery import Fate, Status
+from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
 from ._backlog import Backlog
@@ -23,7 +23,7 @@ from ._tables import Row
 _STORED: Final = Appended("stored")
 _KNOWN: Final = Appended("known")
 _FULL: Final = Appended("full")
-_MADE_ROOM: Final = Fate(Status.DROPPED, "queue_full")
+_MADE_ROOM: Final = BatchResult(Status.DROPPED, "queue_full")
 
 
 class NewMessage(NamedTuple):

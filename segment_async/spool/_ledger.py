@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from segment_async._pipeline.delivery import Fate, Status
+from segment_async._outcome import BatchResult, Status
 
 Range = tuple[int, int]
 """Positions from the first to the last, both included."""
@@ -59,7 +59,7 @@ class Ledger(NamedTuple):
         """The ledger with these numbers added."""
         return self._replace(**{name: getattr(self, name) + by for name, by in change.items()})
 
-    def ended(self, count: int, size: int, fate: Fate) -> Ledger:
+    def ended(self, count: int, size: int, fate: BatchResult) -> Ledger:
         """The ledger after that many pending messages of that many bytes together met this fate."""
         ledger = self.after(**{fate.status.value: count}, pending_bytes=-size)
         return ledger if fate.reason is None else ledger._with_reason(fate.reason, count)
@@ -80,7 +80,7 @@ class Ledger(NamedTuple):
         return count
 
     def damaged(self, lost: int) -> Ledger:
-        return self.ended(lost, 0, Fate(Status.DROPPED, "damaged"))
+        return self.ended(lost, 0, BatchResult(Status.DROPPED, "damaged"))
 
     def caught_up(self, watermark: Ledger | None) -> Ledger:
         """The ledger with what it has lost against its watermark counted as dropped.

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._pipeline.delivery import Fate
+from segment_async._outcome import BatchResult
 
 AppendStatus = Literal["stored", "known", "memory", "full"]
 
@@ -161,7 +161,7 @@ class Spool(Protocol):
         counted as `unrecorded`, until the disk takes it. Cancelled: it may have been noted, which does no harm.
         """
 
-    async def settle(self, keys: Sequence[int], fate: Fate) -> None:
+    async def settle(self, keys: Sequence[int], fate: BatchResult) -> None:
         """Record how these messages ended; returns when that is safe. A key that is gone already is passed over.
 
         A disk that refuses is treated as in `sending`.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._pipeline.delivery import Fate
+from segment_async._outcome import BatchResult
 
 from ._intake import NewMessage
 from ._protocol import Appended, Window
@@ -35,7 +35,7 @@ class Append:
 class Record:
     __slots__ = ("done", "keys", "what")
 
-    def __init__(self, keys: Sequence[int], what: int | Fate, done: Future) -> None:
+    def __init__(self, keys: Sequence[int], what: int | BatchResult, done: Future) -> None:
         # The caller may go on using its list.
         self.keys = list(keys)
         self.what = what

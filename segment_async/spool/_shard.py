@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._pipeline.delivery import Fate, Status
+from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
 from ._backlog import Backlog
@@ -26,7 +26,7 @@ from ._tables import Damaged, Row
 # A file is written anew when nearly nothing of it is in use: then it costs next to nothing.
 _LITTLE: Final = 2**20
 _MUCH: Final = 2**24
-_TOO_OLD: Final = Fate(Status.DROPPED, "too_old")
+_TOO_OLD: Final = BatchResult(Status.DROPPED, "too_old")
 _DAMAGED: Final = DroppedMessage("", b"", "damaged")
 
 
@@ -43,7 +43,7 @@ class Note(NamedTuple):
     """Something to record about held messages: the number of an attempt, or how they ended."""
 
     where: list[Range]
-    what: int | Fate
+    what: int | BatchResult
 
 
 class Shard:
@@ -144,7 +144,7 @@ class Shard:
 
     def _forget_held(self, notes: Sequence[Note]) -> None:
         for note in notes:
-            if isinstance(note.what, Fate):
+            if isinstance(note.what, BatchResult):
                 for position in _positions(note):
                     self._held.pop(position, None)
 
@@ -274,7 +274,7 @@ class Shard:
         """The ledger with what is not recorded yet."""
         ledger = self.ledger
         for note in self.unrecorded:
-            if isinstance(note.what, Fate):
+            if isinstance(note.what, BatchResult):
                 sizes = [self._held[position][0] for position in _positions(note) if position in self._held]
                 ledger = ledger.ended(len(sizes), sum(sizes), note.what)
         return ledger

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._pipeline.delivery import Fate
+from segment_async._outcome import BatchResult
 
 from ._intake import NewMessage
 from ._ledger import by_slot
@@ -132,10 +132,10 @@ class SQLiteSpool:
     async def sending(self, keys: Sequence[int], attempt: int) -> None:
         await self._record(keys, attempt)
 
-    async def settle(self, keys: Sequence[int], fate: Fate) -> None:
+    async def settle(self, keys: Sequence[int], fate: BatchResult) -> None:
         await self._record(keys, fate)
 
-    async def _record(self, keys: Sequence[int], what: int | Fate) -> None:
+    async def _record(self, keys: Sequence[int], what: int | BatchResult) -> None:
         done = self._new_future()
         self._submit(Record(keys, what, done))
         _raised(await done)

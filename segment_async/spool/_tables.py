@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._pipeline.delivery import Fate
+from segment_async._outcome import BatchResult
 
 from ._files import APPLICATION_ID, FORMAT, user_version
 from ._ledger import Attempts, Ledger, Range, dead_checksum, message_checksum, ranges
@@ -306,7 +306,7 @@ def load_attempts(connection: sqlite3.Connection) -> list[Attempts]:
 # -- dead letters
 
 
-def bury(connection: sqlite3.Connection, where: Range, fate: Fate, now: int) -> tuple[int, int]:
+def bury(connection: sqlite3.Connection, where: Range, fate: BatchResult, now: int) -> tuple[int, int]:
     """Copy messages to the dead letters; returns how many, and their bytes."""
     first, last = where
     count = size = 0

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import orjson
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._pipeline.delivery import Fate, Status
+from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
 from ._file_store import FileStore
@@ -35,7 +35,7 @@ from ._store import PlainStore, Store
 
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
-_PURGED: Final = Fate(Status.DROPPED, "purged")
+_PURGED: Final = BatchResult(Status.DROPPED, "purged")
 _PAGE: Final = 256
 _IDENTITIES: Final = ("userId", "anonymousId", "previousId")
 

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segment_async import Delivery, DeliveryError, Outcome, Status
-from segment_async._pipeline.delivery import Fate, History, Record, Signal, Unread, shorter, until, wake
+from segment_async._outcome import BatchResult
+from segment_async._pipeline.delivery import History, Record, Signal, Unread, shorter, until, wake
 from tests.support.virtual_clock import Deadlock, run, running_clock
 
-DELIVERED = Fate(Status.DELIVERED, None, 200, 1)
-REFUSED = Fate(Status.FAILED, "refused", 400, 3, possibly_delivered=True)
+DELIVERED = BatchResult(Status.DELIVERED, None, 200, 1)
+REFUSED = BatchResult(Status.FAILED, "refused", 400, 3, possibly_delivered=True)
 
 
 class Office:
@@ -73,7 +74,7 @@ class TestOutcome:
 
     def test_it_is_made_of_a_history(self) -> None:
         history = History(sends=3, status_code=503, maybe_sent=True)
-        assert history.fate(Status.FAILED, "gave_up") == Fate(Status.FAILED, "gave_up", 503, 3, True)
+        assert history.fate(Status.FAILED, "gave_up") == BatchResult(Status.FAILED, "gave_up", 503, 3, True)
 
 
 class TestDelivery:
@@ -235,7 +236,7 @@ class TestRecord:
     def test_parts_may_be_settled_in_any_order(self, lengths: list[int], chance) -> None:
         edges = [sum(lengths[:end]) for end in range(len(lengths) + 1)]
         parts = list(pairwise(edges))
-        fates = {part: Fate(Status.FAILED, f"part {part}") for part in parts}
+        fates = {part: BatchResult(Status.FAILED, f"part {part}") for part in parts}
         chance.shuffle(parts)
         record, settled = Record(Office()), set()
         for start, stop in parts:

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from segment_async import Client, ClientClosed, QueueFull, Response, Statistics, Status, TransportError, messages
-from segment_async._pipeline.delivery import Delivery, Fate
+from segment_async._outcome import BatchResult
+from segment_async._pipeline.delivery import Delivery
 from segment_async._pipeline.queue import Overflow, Queue, _Waiter
 from tests.support.law import check_counters
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
 POLICIES: tuple[Overflow, ...] = ("wait", "drop_newest", "drop_oldest", "raise")
-DELIVERED = Fate(Status.DELIVERED)
-QUEUE_FULL = Fate(Status.DROPPED, "queue_full")
+DELIVERED = BatchResult(Status.DELIVERED)
+QUEUE_FULL = BatchResult(Status.DROPPED, "queue_full")
 MANY = 1_000_000
 
 
@@ -65,7 +66,7 @@ def read_one(queue: Queue) -> Delivery | None:
     return next(iter(queue.read()), None)
 
 
-def settle(queue: Queue, count: int, size: int, fate: Fate = DELIVERED) -> None:
+def settle(queue: Queue, count: int, size: int, fate: BatchResult = DELIVERED) -> None:
     with queue.lock:
         queue.settle(count, size, fate)
 
@@ -664,7 +665,7 @@ class TestSpooled:
     def test_given_up_by_the_spool_itself(self) -> None:
         queue = make()
         queue.accept_spooled(10)
-        queue.lose_spooled(10, Fate(Status.FAILED, "lost"))
+        queue.lose_spooled(10, BatchResult(Status.FAILED, "lost"))
         assert self.counts(queue) == (1, 0, 0, 0)
         assert queue.statistics().reasons == {"lost": 1}
 
@@ -781,8 +782,8 @@ class LawOfTheQueue(RuleBasedStateMachine):
         self.queue.lift_off(1, self.sizes[self.flying[-1]])
 
     @precondition(lambda self: self.flying)
-    @rule(fate=st.sampled_from([DELIVERED, Fate(Status.FAILED, "refused")]))
-    def conclude(self, fate: Fate) -> None:
+    @rule(fate=st.sampled_from([DELIVERED, BatchResult(Status.FAILED, "refused")]))
+    def conclude(self, fate: BatchResult) -> None:
         name = self.flying.pop(0)
         with self.queue.lock:
             self.queue.land(1, self.sizes[name])

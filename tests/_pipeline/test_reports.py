@@ -11,12 +11,12 @@ import orjson
 import pytest
 
 from segment_async import Client, DeliveryError, Response, Status, messages
-from segment_async._pipeline.delivery import Fate
+from segment_async._outcome import BatchResult
 from segment_async._pipeline.reports import Reports, stack_of
 from tests.support.virtual_clock import run, running_clock
 
-REFUSED = Fate(Status.FAILED, "refused", 400, 2, possibly_delivered=True)
-FULL = Fate(Status.DROPPED, "queue_full")
+REFUSED = BatchResult(Status.FAILED, "refused", 400, 2, possibly_delivered=True)
+FULL = BatchResult(Status.DROPPED, "queue_full")
 SECRET = "THE-SECRET"
 Told = list[tuple[DeliveryError, list[dict[str, Any]]]]
 

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from segment_async.devserver import Endpoint
-from segment_async.devserver._faults import Chaos, Fate, Rate
+from segment_async.devserver._faults import BatchResult, Chaos, Rate
 from tests.devserver.exchange import KEY, body, get, send, track, with_endpoint
 
 
@@ -31,7 +31,7 @@ def test_each_fate_comes_as_often_as_was_asked_for() -> None:
 
 
 def test_slow_answers_are_slow_whatever_they_say() -> None:
-    assert Chaos.parse("slow:2s,500:100%").draw(random.Random(1)) == Fate(500, 2.0, "chaos, as asked for")
+    assert Chaos.parse("slow:2s,500:100%").draw(random.Random(1)) == BatchResult(500, 2.0, "chaos, as asked for")
 
 
 def test_the_rate_is_counted_in_seconds_that_begin_with_a_request() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from segment_async.spool import Appended, Fate, Spool, SpoolUnavailable, Status, Window
+from segment_async.spool import Appended, BatchResult, Spool, SpoolUnavailable, Status, Window
 
-DELIVERED = Fate(Status.DELIVERED)
-REFUSED = Fate(Status.FAILED, "refused", 400, attempts=2)
+DELIVERED = BatchResult(Status.DELIVERED)
+REFUSED = BatchResult(Status.FAILED, "refused", 400, attempts=2)
 SOON = 10.0
 
 
@@ -34,7 +34,7 @@ async def read_ids(spool: Spool, count: int = 1000, size: int = 1_000_000) -> li
     return [each.message_id for each in (await read(spool, count, size)).messages]
 
 
-async def settle_all(spool: Spool, count: int, fate: Fate = DELIVERED) -> None:
+async def settle_all(spool: Spool, count: int, fate: BatchResult = DELIVERED) -> None:
     while count:
         messages = (await read(spool)).messages
         await spool.settle([each.key for each in messages], fate)
@@ -197,7 +197,7 @@ class SpoolContract:
     def test_what_was_dropped_is_gone_and_counted_with_its_reason(self, tmp_path):
         async def part(spool):
             await append(spool, "a")
-            await settle_all(spool, 1, Fate(Status.DROPPED, "before_send"))
+            await settle_all(spool, 1, BatchResult(Status.DROPPED, "before_send"))
             counts = spool.statistics()
             assert (counts.dropped, counts.dead, counts.reasons) == (1, 0, {"before_send": 1})
 

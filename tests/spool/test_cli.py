@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from segment_async.cli._spool import spool
-from segment_async.spool import Fate, SQLiteSpool, Status
+from segment_async.spool import BatchResult, SQLiteSpool, Status
 
 from .contract import read
 
@@ -28,7 +28,7 @@ def fill(path, failed=(), pending=()):
             await one.append(orjson.loads(each)["messageId"], each)
         if failed:
             keys = [each.key for each in (await read(one)).messages]
-            await one.settle(keys, Fate(Status.FAILED, "refused", 400, 3, possibly_delivered=True))
+            await one.settle(keys, BatchResult(Status.FAILED, "refused", 400, 3, possibly_delivered=True))
         for each in pending:
             await one.append(orjson.loads(each)["messageId"], each)
         await one.aclose()

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from segment_async.spool import Fate, Status
+from segment_async.spool import BatchResult, Status
 from segment_async.spool._intake import NewMessage
 from segment_async.spool._ledger import by_slot
 from segment_async.spool._shard import Limits, Note
@@ -17,7 +17,12 @@ from segment_async.spool._shards import Shards
 ROOM = 60
 IDS = st.sampled_from("abcdefghij")
 FATES = st.sampled_from(
-    [Fate(Status.DELIVERED), Fate(Status.FAILED, "refused"), Fate(Status.FAILED, "gave_up"), Fate(Status.DROPPED, "x")]
+    [
+        BatchResult(Status.DELIVERED),
+        BatchResult(Status.FAILED, "refused"),
+        BatchResult(Status.FAILED, "gave_up"),
+        BatchResult(Status.DROPPED, "x"),
+    ]
 )
 
 
@@ -63,7 +68,7 @@ class SpoolMachine(RuleBasedStateMachine):
                 del self.dead[min(self.dead)]
             while self.used() + len(body) > ROOM and make_room and self.waiting and self.waiting[0][0] not in group:
                 dropped.append(self.waiting.pop(0))
-                self.end(Fate(Status.DROPPED, "queue_full"))
+                self.end(BatchResult(Status.DROPPED, "queue_full"))
         if self.used() + len(body) > ROOM:
             return "full", dropped
         group.add(message_id)

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from segment_async.spool import Fate, SpoolUnavailable, SQLiteSpool, Status
+from segment_async.spool import BatchResult, SpoolUnavailable, SQLiteSpool, Status
 
 from .contract import DELIVERED, append, body_of, check_law, read, read_ids
 
@@ -251,7 +251,7 @@ def test_what_is_in_memory_is_read_and_settled_like_anything_else(tmp_path):
         assert [each.message_id for each in messages] == ["a", "b", "c"]
         await spool.sending([each.key for each in messages], 1)
         await spool.settle([messages[0].key], DELIVERED)
-        await spool.settle([messages[1].key], Fate(Status.FAILED, "refused", 400))
+        await spool.settle([messages[1].key], BatchResult(Status.FAILED, "refused", 400))
         counts = spool.statistics()
         assert (counts.accepted, counts.delivered, counts.failed, counts.in_memory) == (3, 1, 1, 1)
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from segment_async.spool import DroppedMessage, Fate, SQLiteSpool, Status
+from segment_async.spool import BatchResult, DroppedMessage, SQLiteSpool, Status
 
 from .contract import DELIVERED, REFUSED, append, body_of, check_law, has_nothing_to_read, read, read_ids
 
@@ -162,7 +162,7 @@ def test_a_dead_letter_of_an_unknown_size_is_kept_whole(path):
     async def part(spool):
         await spool.append("a", body)
         [message] = (await read(spool)).messages
-        await spool.settle([message.key], Fate(Status.FAILED, "gave_up", None, 7, possibly_delivered=True))
+        await spool.settle([message.key], BatchResult(Status.FAILED, "gave_up", None, 7, possibly_delivered=True))
         assert spool.statistics().dead_bytes == len(body)
 
     run(path, part)

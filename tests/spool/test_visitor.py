@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from segment_async.spool import DroppedMessage, Fate, SpoolUnavailable, SpoolVisitor, SQLiteSpool, Status
+from segment_async.spool import BatchResult, DroppedMessage, SpoolUnavailable, SpoolVisitor, SQLiteSpool, Status
 
 from .contract import DELIVERED, REFUSED, append, body_of, check_law, read, read_ids
 
@@ -116,7 +116,7 @@ def test_dead_letters_are_put_back_in_line(path):
 def test_a_running_process_sends_what_is_put_back(path):
     async def part(spool):
         await append(spool, "x")
-        await spool.settle([(await read(spool)).messages[0].key], Fate(Status.FAILED, "gave_up", None, 5, True))
+        await spool.settle([(await read(spool)).messages[0].key], BatchResult(Status.FAILED, "gave_up", None, 5, True))
         reading = asyncio.ensure_future(read(spool))
         assert await asyncio.to_thread(visit, path, "print(visitor.retry(lambda _: True))") == ["1"]
         [back] = (await reading).messages

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from segment_async import Client, Response, RetryPolicy, SpoolUnavailable, Status, TransportError, messages
-from segment_async.spool import Fate, SpoolVisitor, SQLiteSpool
+from segment_async.spool import BatchResult, SpoolVisitor, SQLiteSpool
 from segment_async.testing import RecordingTransport
 
 CRASH = """
@@ -230,7 +230,7 @@ class Late(SQLiteSpool):
     def append_nowait(self, message_id: str, body: bytes, done: Any, *, make_room: bool = False) -> None:
         self._late.append((message_id, body, done))
 
-    async def settle(self, keys: Sequence[int], fate: Fate) -> None:
+    async def settle(self, keys: Sequence[int], fate: BatchResult) -> None:
         while self._late:
             super().append_nowait(*self._late.pop(0))
         await super().settle(keys, fate)

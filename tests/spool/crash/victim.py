@@ -10,13 +10,13 @@ import sys
 import zlib
 from pathlib import Path
 
-from segment_async.spool import Fate, Spool, SpoolUnavailable, SQLiteSpool, Status, StoredMessage
+from segment_async.spool import BatchResult, Spool, SpoolUnavailable, SQLiteSpool, Status, StoredMessage
 
 from .journal import ACCEPTED, DELIVERED, FAILED, OFFERED, REFUSED, SENT, Journal
 
 _PATIENCE = 0.5
-_DELIVERED = Fate(Status.DELIVERED)
-_FAILED = Fate(Status.FAILED, "refused", 400, 1)
+_DELIVERED = BatchResult(Status.DELIVERED)
+_FAILED = BatchResult(Status.FAILED, "refused", 400, 1)
 
 
 def body_of(message_id: str) -> bytes:
@@ -102,7 +102,7 @@ class Victim:
             await self._settle(messages[::every], _FAILED, FAILED)
             await self._settle([each for index, each in enumerate(messages) if index % every], _DELIVERED, DELIVERED)
 
-    async def _settle(self, messages: list[StoredMessage], fate: Fate, sign: str) -> None:
+    async def _settle(self, messages: list[StoredMessage], fate: BatchResult, sign: str) -> None:
         await self._spool.settle([each.key for each in messages], fate)
         self._journal.write(sign, [each.message_id for each in messages])
         self._held -= len(messages)

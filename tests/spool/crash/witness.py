@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from segment_async.spool import Fate, Status
+from segment_async.spool import BatchResult, Status
 from segment_async.spool._ledger import by_slot
 from segment_async.spool._protocol import SpoolStatistics, StoredMessage
 from segment_async.spool._shard import Limits, Note
@@ -73,7 +73,7 @@ def drain(path: Path, story: Story) -> SpoolStatistics:
         # To remove messages may bring damage to light, and its mending some more messages.
         while messages := read_all(shards):
             for slot, where in by_slot(each.key for each in messages).items():
-                shards.note(slot, Note(where, Fate(Status.DELIVERED)))
+                shards.note(slot, Note(where, BatchResult(Status.DELIVERED)))
             shards.commit()
             _no("changed", (each.message_id for each in messages if each.body != body_of(each.message_id)))
             story.sent.update(each.message_id for each in messages)
