@@ -22,11 +22,16 @@ class Host(Protocol):
 
 
 class Signal:
-    """Wakes what waits on it."""
+    """Wakes what waits on it.
 
-    __slots__ = ("_waiters",)
+    Attributes:
+        count: of notifications: a look that begins with one count and ends with another may have missed something.
+    """
+
+    __slots__ = ("_waiters", "count")
 
     def __init__(self) -> None:
+        self.count = 0
         # A dict, as thousands may wait and each may leave from anywhere.
         self._waiters: dict[asyncio.Future[None], Callable[[], bool] | None] = {}
 
@@ -43,6 +48,7 @@ class Signal:
         self._waiters.pop(waiter, None)
 
     def notify(self) -> None:
+        self.count += 1
         if self._waiters:
             woken = [waiter for waiter, done in list(self._waiters.items()) if done is None or done()]
             for waiter in woken:

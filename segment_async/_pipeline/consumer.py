@@ -93,7 +93,7 @@ class Consumer:
                     self._take_answers()
                     self._start_requests()
             self._take_answers()
-            seen = self._queue.changes
+            seen = self._queue.changed.count
             self._start_requests()
             await self._sleep(seen)
 
@@ -143,7 +143,7 @@ class Consumer:
             now = self._clock.now()
             with queue.changing():
                 overdue = backlog.overdue(now)
-                batch = backlog.next(now, queue.is_full) if not overdue else None
+                batch = backlog.next(now, queue.room.is_full) if not overdue else None
             for late in overdue:
                 self._settlement.give_up(late)
             if isinstance(batch, OpenBatch):
@@ -180,9 +180,9 @@ class Consumer:
     # -- sleep
 
     async def _sleep(self, seen: int) -> None:
-        """Until something has changed since `changes` was `seen`, or the moment has come that the backlog names."""
+        """Until something has changed since `changed` had this count, or the moment has come that the backlog names."""
         loop = asyncio.get_running_loop()
-        when = self._backlog.next_look(self._clock.now(), self._queue.is_full)
+        when = self._backlog.next_look(self._clock.now(), self._queue.room.is_full)
         sleeper = self._queue.sleep_until_unread(seen)
         if sleeper is None:
             # What changed may be of our own making; others get their turn in any case.

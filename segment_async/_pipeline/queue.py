@@ -20,14 +20,14 @@ import asyncio
 import sys
 import threading
 from bisect import bisect_right
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import accumulate, islice, repeat
 from operator import add
 from typing import Final, Literal
 
 from segment_async._exceptions import ClientClosed, QueueFull
-from segment_async._lifecycle.waiting import MOMENT, Host, Signal, shorter, wake
+from segment_async._lifecycle.waiting import Host, Signal, shorter, wake
 from segment_async._outcome import BatchResult, Statistics, Status
 
 from .accounts import Accounts
@@ -35,6 +35,7 @@ from .backlog import Backlog
 from .batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, OpenBatch
 from .clock import LoopClock
 from .delivery import Delivery, QueuedRecord, Record, bodies_of, keys_of
+from .room import Room, Waiter
 
 Overflow = Literal["wait", "drop_newest", "drop_oldest", "raise"]
 
@@ -57,45 +58,32 @@ class _Messages(asyncio.Queue[Delivery]):
         self._queue = self.deque = deque[Delivery]()
 
 
-class _Waiter:
-    """A caller that waits for room."""
-
-    __slots__ = ("future", "has_limit", "paced", "size", "woken")
-
-    def __init__(self, size: int, paced: bool) -> None:
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.size = size
-        self.paced = paced
-        self.woken = False
-        # Whether its wait has a time limit: one that found room and only waits for messages to be read has none.
-        self.has_limit = False
-
-
 class _Change:
-    """A context manager, as one of `contextlib`'s costs a batch five times as much."""
+    """Holds the lock for a change of batches. A class, as a generator of `contextlib`'s costs a batch five times as much."""
 
-    __slots__ = ("_queue",)
+    __slots__ = ("_backlog", "_lock", "is_going_on")
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
+    def __init__(self, lock: threading.RLock, backlog: Backlog) -> None:
+        self._lock = lock
+        self._backlog = backlog
+        self.is_going_on = False
 
     def __enter__(self) -> Backlog:
-        queue = self._queue
-        queue.lock.acquire()
-        queue.is_amid_change = True
-        return queue.backlog
+        self._lock.acquire()
+        self.is_going_on = True
+        return self._backlog
 
     def __exit__(self, *exc_info: object) -> None:
-        queue = self._queue
-        queue.is_amid_change = False
-        queue.lock.release()
+        self.is_going_on = False
+        self._lock.release()
 
 
 class Queue:
     """Attributes:
-    lock: see the rule above; `is_amid_change`: this thread is amid a change of batches.
+    lock: see the rule above; `changing()` holds it for a change of batches.
     accounts, backlog: change under the lock only.
-    changed: notified with every change that may let something go on; `changes` counts them.
+    changed: notified with every change that may let something go on.
+    room: callers that wait for room.
     queued: the record of messages that are in no batch yet.
     ready: messages that may be sent, the oldest first; without a spool the queue itself.
     appending: with a spool: messages that it is storing.
@@ -104,31 +92,12 @@ class Queue:
     evicted: results, bodies and bytes of messages that made room for newer ones, to be reported without the lock.
     """
 
+    # fmt: off
     __slots__ = (
-        "_change",
-        "_full_since",
-        "_messages",
-        "_overflow_timeout",
-        "_waiters",
-        "_wake_at",
-        "accounts",
-        "appending",
-        "asyncio_queue",
-        "attempts",
-        "backlog",
-        "changed",
-        "changes",
-        "clock",
-        "closed",
-        "evicted",
-        "has_spool",
-        "is_amid_change",
-        "lock",
-        "overflow",
-        "queued",
-        "read_count",
-        "ready",
-    )  # fmt: skip
+        "_change", "_messages", "_wake_at", "accounts", "appending", "attempts", "backlog", "changed", "clock",
+        "closed", "evicted", "has_spool", "lock", "overflow", "queued", "read_count", "ready", "room",
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -146,35 +115,27 @@ class Queue:
         self.backlog = backlog
         self.clock = clock
         self.changed = Signal()
-        self.changes = 0
+        self.room = Room(accounts, clock, overflow_timeout)
         self.queued = QueuedRecord(host)
+        self.overflow: Overflow = overflow
+        self.has_spool = has_spool
         self.closed = False
         self.read_count = 0
         self.evicted: deque[tuple[BatchResult, Callable[[], Iterable[bytes]], int]] = deque()
-        self.asyncio_queue = _Messages()
-        self._messages = self.asyncio_queue.deque
+        self._messages = _Messages().deque
         # With a spool, messages are stored before they are ready to be sent.
         self.ready: deque[Delivery] = deque() if has_spool else self._messages
         self.appending: list[Delivery] = []
-        self.has_spool = has_spool
         self.attempts: dict[int, int] = {}
-        self.overflow: Overflow = overflow
-        self._overflow_timeout = overflow_timeout
-        # The clock's reading when the queue became full; `None` once there was room again.
-        self._full_since: float | None = None
-        # Thousands may wait, and each may leave from anywhere.
-        self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
         # Unread messages at which a put notifies: the consumer says so when it goes to sleep.
         self._wake_at = sys.maxsize
-        self.is_amid_change = False
-        self._change = _Change(self)
+        self._change = _Change(self.lock, backlog)
 
     # -- the one place that wakes
 
     def notify(self) -> None:
         """Something changed: whatever waits looks at its condition again. From any thread, without the lock."""
-        self.changes += 1
-        if self._waiters:
+        if self.room.waiters:
             self._wake_waiters()
         self.changed.notify()
 
@@ -192,7 +153,7 @@ class Queue:
             pending = accounts.pending + 1
             pending_bytes = accounts.pending_bytes + size
             if (
-                self._waiters
+                self.room.waiters
                 or pending > accounts.max_messages
                 or pending_bytes > accounts.max_bytes
                 or (paced and unread > _UNREAD_BEFORE_A_TURN)
@@ -215,21 +176,21 @@ class Queue:
             QueueFull: under ``overflow="raise"``.
             ClientClosed: before there was room.
         """
-        waiter: _Waiter | None = None
+        waiter: Waiter | None = None
         try:
             while True:
                 taken = self._try(delivery, size, paced, arriving, waiter)
                 if taken is not None:
                     return taken
                 if waiter is None:
-                    waiter = _Waiter(size, paced)
-                    self._waiters[waiter] = None
+                    waiter = Waiter(size, paced)
+                    self.room.waiters[waiter] = None
                     continue
                 await self._sleep(waiter)
         finally:
             if waiter is not None:
                 with self.lock:
-                    self._waiters.pop(waiter, None)
+                    self.room.waiters.pop(waiter, None)
                 self._wake_waiters()
 
     def put_nowait(self, delivery: Delivery, size: int) -> bool:
@@ -241,10 +202,7 @@ class Queue:
         """
         with self.lock:
             self.check_open()
-            # If the first waiter finds room, all of them only wait for messages to be read: the queue is not full.
-            first = next(iter(self._waiters), None)
-            has_room = self.accounts.has_room(size) and (first is None or self.accounts.has_room(first.size))
-            taken = has_room or self._made_room(size)
+            taken = (self.accounts.has_room(size) and self.room.is_for_all()) or self._made_room(size)
             if taken:
                 self._take(delivery, size)
         self._announce()
@@ -259,7 +217,7 @@ class Queue:
         """Take nothing more; callers that wait for room get `ClientClosed`."""
         with self.lock:
             self.closed = True
-            waiters = [waiter.future for waiter in self._waiters]
+            waiters = [waiter.future for waiter in self.room.waiters]
         wake(waiters)
         self.notify()
 
@@ -279,21 +237,17 @@ class Queue:
     def _announce(self) -> None:
         """Wake the consumer for unread messages, once: it says anew when it is to be woken again."""
         if self.accounts.pending >= self.accounts.max_messages:
-            self._note_full()
+            self.room.note_full()
         self.notify()
         self._wake_at = sys.maxsize
 
-    def _note_full(self) -> None:
-        if self._full_since is None:
-            self._full_since = self.clock.now()
-
     # -- callers that wait for room
 
-    def _try(self, delivery: Delivery, size: int, paced: bool, arriving: bool, waiter: _Waiter | None) -> bool | None:
+    def _try(self, delivery: Delivery, size: int, paced: bool, arriving: bool, waiter: Waiter | None) -> bool | None:
         """Whether the message is taken or given up; `None`: the caller is to wait."""
         with self.lock:
             self.check_open()
-            may_take = waiter.woken if waiter is not None else not self._waiters
+            may_take = waiter.woken if waiter is not None else not self.room.waiters
             has_room = self.accounts.has_room(size)
             if may_take and has_room and not (paced and len(self._messages) >= _UNREAD_BEFORE_A_TURN):
                 self._take(delivery, size, arriving)
@@ -305,58 +259,29 @@ class Queue:
                 if taken:
                     self._take(delivery, size, arriving)
             else:
-                self._note_full()
-                taken = False if waiter is not None and self._time_left() == 0 else None
+                self.room.note_full()
+                taken = False if waiter is not None and self.room.time_left() == 0 else None
             if waiter is not None and taken is None:
-                waiter.woken = False
-                waiter.has_limit = not has_room
-                if waiter.future.done():
-                    waiter.future = asyncio.get_running_loop().create_future()
+                waiter.wait_again(has_limit=not has_room)
         if taken:
             self._announce()
         return taken
 
-    async def _sleep(self, waiter: _Waiter) -> None:
+    async def _sleep(self, waiter: Waiter) -> None:
         watch = self.queued.host.ensure_running()
         # The queue may be full of messages that are due because of that.
         self.notify()
-        limit = self._time_left() if waiter.has_limit else None
+        limit = self.room.time_left() if waiter.has_limit else None
         await asyncio.wait((waiter.future,), timeout=shorter(limit, watch))
-
-    def _time_left(self) -> float | None:
-        """Seconds that a full queue may still hold callers up; `None`: as long as it takes."""
-        since = self._full_since
-        if self._overflow_timeout is None or since is None:
-            return None
-        left = since + self._overflow_timeout - self.clock.now()
-        return left if left > MOMENT else 0.0
 
     def patience_is_over(self) -> bool:
         """Whether the queue, or the spool behind it, has been full for longer than callers are to be held up."""
-        self._note_full()
-        return self._time_left() == 0
+        self.room.note_full()
+        return self.room.time_left() == 0
 
     def _wake_waiters(self) -> None:
-        """Wake the callers that there is room for, the first come first."""
-        woken: list[asyncio.Future[None]] = []
         with self.lock:
-            accounts = self.accounts
-            places = accounts.max_messages - accounts.pending
-            room = accounts.max_bytes - accounts.pending_bytes
-            is_piled_up = len(self._messages) > _UNREAD_AFTER_A_TURN
-            for waiter in list(islice(self._waiters, max(places, 0) + 1)):
-                places -= 1
-                room -= waiter.size
-                if places < 0 or room < 0:
-                    if not waiter.has_limit:
-                        # It found room before; now its time counts.
-                        woken.append(waiter.future)
-                    break
-                if waiter.paced and is_piled_up:
-                    break
-                if not waiter.woken:
-                    waiter.woken = True
-                    woken.append(waiter.future)
+            woken = self.room.to_wake(is_piled_up=len(self._messages) > _UNREAD_AFTER_A_TURN)
         wake(woken)
 
     # -- making room
@@ -367,10 +292,10 @@ class Queue:
         Raises:
             QueueFull: under ``overflow="raise"``.
         """
-        self._note_full()
+        self.room.note_full()
         if self.overflow == "raise":
             raise QueueFull("the queue is full: messages come faster than they can be sent")
-        if self.overflow == "drop_oldest" and not self.is_amid_change:
+        if self.overflow == "drop_oldest" and not self._change.is_going_on:
             while not self.accounts.has_room(size) and self._drop_oldest():
                 pass
             return self.accounts.has_room(size)
@@ -411,11 +336,6 @@ class Queue:
     def unread(self) -> int:
         return len(self.ready)
 
-    @property
-    def is_full(self) -> bool:
-        """No room for the next message: what waits should leave now."""
-        return self._full_since is not None or self.accounts.pending >= self.accounts.max_messages
-
     def changing(self) -> _Change:
         """Hold the lock for a change of batches, which a put of this thread must not meet half done."""
         return self._change
@@ -428,7 +348,7 @@ class Queue:
         """
         with self.changing():
             size, to_seal = self._read(MAX_BATCH_MESSAGES if all_of_it else self._most(), room)
-        if size and self._waiters:
+        if size and self.room.waiters:
             self._wake_waiters()
         return size, to_seal
 
@@ -474,7 +394,7 @@ class Queue:
         batch.record.settle(first, first + batch.count, result)
         self.accounts.settle(batch.count, batch.size, result)
         self.backlog.remove(batch)
-        self._full_since = None
+        self.room.note_room()
 
     def keep(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         """At the close of a client with a spool: the messages are in the spool, and pending. The lock is held."""
@@ -500,11 +420,11 @@ class Queue:
     # -- the consumer goes to sleep
 
     def sleep_until_unread(self, seen: int) -> asyncio.Future[None] | None:
-        """What the consumer awaits; `None`: something has changed since `changes` was `seen`, or there is much to read."""
+        """What the consumer awaits; `None`: something has changed since `changed` had this `count`, or there is much to read."""
         with self.lock:
             waiter = self.changed.register()
             wake_at = self.backlog.wake_at(self.clock.now())
-            if self.changes == seen and len(self.ready) < wake_at:
+            if self.changed.count == seen and len(self.ready) < wake_at:
                 self._wake_at = sys.maxsize if self.has_spool else wake_at
                 return waiter
             self._wake_at = sys.maxsize
