@@ -43,17 +43,18 @@ class Waiter:
 
 class Room:
     """Attributes:
+    timeout: seconds that a full queue may hold callers up; `None`: as long as it takes.
     waiters: in the order in which they came.
     """
 
-    __slots__ = ("_accounts", "_clock", "_full_since", "_timeout", "waiters")
+    __slots__ = ("_accounts", "_clock", "_full_since", "timeout", "waiters")
 
     def __init__(self, accounts: Accounts, clock: LoopClock, timeout: float | None) -> None:
         # Thousands may wait, and each may leave from anywhere.
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._accounts = accounts
         self._clock = clock
-        self._timeout = timeout
+        self.timeout = timeout
         # The clock's reading when the queue became full; `None` once there was room again.
         self._full_since: float | None = None
 
@@ -71,9 +72,9 @@ class Room:
 
     def time_left(self) -> float | None:
         """Seconds that a full queue may still hold callers up; `None`: as long as it takes."""
-        if self._timeout is None or self._full_since is None:
+        if self.timeout is None or self._full_since is None:
             return None
-        left = self._full_since + self._timeout - self._clock.now()
+        left = self._full_since + self.timeout - self._clock.now()
         return left if left > MOMENT else 0.0
 
     def is_for_all(self) -> bool:

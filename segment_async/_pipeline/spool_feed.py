@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
@@ -25,7 +26,7 @@ from weakref import WeakSet, WeakValueDictionary
 from segment_async._exceptions import QueueFull, SpoolUnavailable, stack_of
 from segment_async._lifecycle.loop_end import abandon_after_fork
 from segment_async._lifecycle.tasks import SupervisedTask
-from segment_async._lifecycle.waiting import Host, Signal, call_in, wait_until
+from segment_async._lifecycle.waiting import MOMENT, Host, Signal, call_in, wait_until
 from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import Appended, AppendResult, NewMessage, Spool, StoredMessage, Window
 
@@ -68,8 +69,9 @@ class SpoolFeed:
         self._clock = clock
         self._reports = reports
         self._deliver = deliver
-        # Calls that wait until their message is stored.
-        self._awaited: dict[Delivery, asyncio.Future[_Answer]] = {}
+        # Calls that wait until their message is stored; `None`: one that has waited for too long.
+        self._awaited: dict[Delivery, asyncio.Future[_Answer] | None] = {}
+        self._appending_since: float | None = None
         # Messages that are only on disk, as far as the application keeps their deliveries.
         self._on_disk: WeakValueDictionary[str, Delivery] = WeakValueDictionary()
         # Outcomes that the spool has not taken yet, the first of them while it takes it.
@@ -89,15 +91,16 @@ class SpoolFeed:
     async def append(self, delivery: Delivery, size: int) -> Delivery | None:
         """Wait until the message is stored; `None`: it is to be dropped as the queue or the spool is full.
 
-        Returns the delivery, or that of a message with the same id. Cancelled after it was queued, it stays accepted.
+        Cancelled after it was queued, it stays accepted.
 
         Raises:
-            SpoolUnavailable: it could not be stored; not accepted.
+            SpoolUnavailable: it could not be stored and is not accepted; or the spool does not answer for longer than
+                callers are to be held up (`maybe_stored`: it counts as accepted if the spool stores it after all).
             QueueFull, ClientClosed: as for a queue in memory.
         """
-        loop = asyncio.get_running_loop()
         while True:
-            self._awaited[delivery] = stored = loop.create_future()
+            self._check_answers()
+            self._awaited[delivery] = stored = asyncio.get_running_loop().create_future()
             try:
                 if not await self._queue.put(delivery, size, paced=False, arriving=True):
                     self._awaited.pop(delivery, None)
@@ -106,17 +109,43 @@ class SpoolFeed:
                 self._awaited.pop(delivery, None)
                 raise
             self.pump()
-            try:
-                answer = await stored
-            except asyncio.CancelledError:
-                self._accept_unanswered(delivery)
-                raise
+            answer = await self._answer_to(delivery, stored)
             if isinstance(answer, SpoolUnavailable):
                 raise answer
             if answer.status != "full":
                 return delivery
             if not await self._may_wait_for_room():
                 return None
+
+    async def _answer_to(self, delivery: Delivery, stored: asyncio.Future[_Answer]) -> _Answer:
+        while not stored.done():
+            left = self._time_to_answer()
+            if left is not None and left <= MOMENT:
+                with self._queue.lock:
+                    if delivery in self._awaited:
+                        # It is arriving still; the spool's answer will count it.
+                        self._awaited[delivery] = None
+                        raise _no_answer(maybe_stored=True)
+                break
+            try:
+                await asyncio.wait((stored,), timeout=left)
+            except asyncio.CancelledError:
+                self._accept_unanswered(delivery)
+                raise
+        return await stored
+
+    def _time_to_answer(self) -> float | None:
+        """Seconds that the append under way may still take without holding callers up for too long; `None`: any time."""
+        limit, since = self._queue.room.timeout, self._appending_since
+        return None if limit is None or since is None else since + limit - time.monotonic()
+
+    def _check_answers(self) -> None:
+        """Raises:
+        SpoolUnavailable: the spool has not answered for too long already: a disk that stands still costs one wait in all.
+        """
+        left = self._time_to_answer()
+        if left is not None and left <= 0:
+            raise _no_answer(maybe_stored=False)
 
     def _accept_unanswered(self, delivery: Delivery) -> None:
         """The call was cancelled: its message counts as accepted now, whatever the spool will say."""
@@ -151,6 +180,7 @@ class SpoolFeed:
             queue.appending.extend(starmap(queue.unstored.popleft, repeat((), min(_GROUP, len(queue.unstored)))))
             group = queue.appending
             hold = queue.window()[0] if self._deliver and not self._keeps else 0
+        self._appending_since = time.monotonic()
         messages = [NewMessage(one.message_id, body) for one, body in zip(group, bodies_of(group), strict=True)]
         done = partial(self._appended, group)
         try:
@@ -171,14 +201,16 @@ class SpoolFeed:
             if queue.appending is not group:
                 # The client was closed meanwhile, and has settled them.
                 return
+            self._appending_since = None
+            arriving = [delivery in self._awaited for delivery in group]
             awaited = [self._awaited.pop(delivery, None) for delivery in group]
             if all(isinstance(answer, Appended) and answer.held for answer in answers) and not self._keeps:
                 stored_as(group, [answer.key or 0 for answer in answers if isinstance(answer, Appended)])
-                queue.accounts.arriving -= sum(future is not None for future in awaited)
+                queue.accounts.arriving -= sum(arriving)
                 queue.ready.extend(group)
             else:
-                for delivery, answer, future in zip(group, answers, awaited, strict=True):
-                    reason = self._take_answer(delivery, answer, future is not None)
+                for delivery, answer, is_arriving in zip(group, answers, arriving, strict=True):
+                    reason = self._take_answer(delivery, answer, is_arriving)
                     if reason is not None:
                         refused.append((delivery, reason, bodies_of((delivery,))[0]))
             queue.appending = []
@@ -191,11 +223,11 @@ class SpoolFeed:
         queue.notify()
         self.pump()
 
-    def _take_answer(self, delivery: Delivery, answer: _Answer, is_awaited: bool) -> str | None:
+    def _take_answer(self, delivery: Delivery, answer: _Answer, is_arriving: bool) -> str | None:
         """Count one message of a group; the reason if it is to be dropped. The lock is held."""
         accounts, size = self._queue.accounts, len(bodies_of((delivery,))[0])
         if isinstance(answer, Appended) and answer.status in ("stored", "memory"):
-            accounts.arriving -= is_awaited
+            accounts.arriving -= is_arriving
             if not self._deliver:
                 accounts.settle(1, size, _HANDED_OVER)
                 settle_alone(delivery, self._queue.queued.host, _HANDED_OVER)
@@ -208,17 +240,17 @@ class SpoolFeed:
         if isinstance(answer, Appended) and answer.status == "known":
             if self._is_ending(answer.key or 0):
                 # The first one has ended: this is a new message, as soon as the spool knows that.
-                accounts.arriving -= is_awaited
+                accounts.arriving -= is_arriving
                 self._queue.unstored.appendleft(delivery)
                 self._waits_for_record = True
                 return None
             self._share(delivery, answer.key or 0)
-            if is_awaited:
+            if is_arriving:
                 accounts.take_back(size)
             else:
                 accounts.settle(1, size, _HANDED_OVER)
             return None
-        if is_awaited:
+        if is_arriving:
             accounts.take_back(size)
             return None
         reason = "queue_full" if isinstance(answer, Appended) else "spool_unavailable"
@@ -412,8 +444,8 @@ class SpoolFeed:
             bodies = bodies_of(unstored)
             queue.appending = []
             queue.unstored.clear()
+            queue.accounts.arriving -= sum(delivery in self._awaited for delivery in unstored)
             awaited = [self._awaited.pop(delivery, None) for delivery in unstored]
-            queue.accounts.arriving -= sum(future is not None for future in awaited)
             queue.accounts.settle(len(unstored), sum(map(len, bodies)), result)
             ready = bodies_of(queue.ready)
             queue.accounts.unload(len(ready), sum(map(len, ready)))
@@ -454,6 +486,10 @@ class SpoolFeed:
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._has_forked and self._clock.loop is loop:
             loop.call_later(_HEARTBEAT, self._beat, loop)
+
+
+def _no_answer(*, maybe_stored: bool) -> SpoolUnavailable:
+    return SpoolUnavailable("the spool does not answer: its disk is stalled or very slow", maybe_stored=maybe_stored)
 
 
 _HANDED_OVER: Final = BatchResult(Status.HANDED_OVER)
