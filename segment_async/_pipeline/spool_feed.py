@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
@@ -137,7 +136,7 @@ class SpoolFeed:
     def _time_to_answer(self) -> float | None:
         """Seconds that the append under way may still take without holding callers up for too long; `None`: any time."""
         limit, since = self._queue.room.timeout, self._appending_since
-        return None if limit is None or since is None else since + limit - time.monotonic()
+        return None if limit is None or since is None else since + limit - self._clock.now()
 
     def _check_answers(self) -> None:
         """Raises:
@@ -180,7 +179,7 @@ class SpoolFeed:
             queue.appending.extend(starmap(queue.unstored.popleft, repeat((), min(_GROUP, len(queue.unstored)))))
             group = queue.appending
             hold = queue.window()[0] if self._deliver and not self._keeps else 0
-        self._appending_since = time.monotonic()
+        self._appending_since = self._clock.now()
         messages = [NewMessage(one.message_id, body) for one, body in zip(group, bodies_of(group), strict=True)]
         done = partial(self._appended, group)
         try:
