@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environments, publish, report
+from benchmarks import environments
 from benchmarks.bench import Bench, Failed, cores, machine, place
 from benchmarks.contestants import BY_NAME, NOT_MEASURED
-from benchmarks.figures import median_of_rounds
 from benchmarks.parts import PARTS, QUICK, QUICK_FIELD, Case
-from benchmarks.sink import Sink, capacities, compiled
+from benchmarks.report import publish, tables
+from benchmarks.report.figures import median_of_rounds
+from benchmarks.server.sink import Sink, capacities, compiled
 
 RESULTS = Path(__file__).parent / "results.json"
 ATTEMPTS, DISTURBED = 2, 0.1
@@ -51,7 +52,7 @@ def main() -> int:
     for results in measured(options):
         if keeps:
             source.write_text(json.dumps(results, indent=1) + "\n")
-    print(report.terminal(results))
+    print(tables.terminal(results))
     return 0
 
 

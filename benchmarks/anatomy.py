@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI
 
-from benchmarks.report import table
+from benchmarks.report.tables import table
 from benchmarks.workload import medium, on_the_wire
 from segment_async import Client, Response
 from segment_async._message import build as _build

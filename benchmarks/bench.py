@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.contestants import Contestant
 from benchmarks.environments import ROOT, probe_command
-from benchmarks.sink import Sink
+from benchmarks.server.sink import Sink
 
 PRECEDENCE = -15
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

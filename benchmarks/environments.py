@@ -89,7 +89,7 @@ def draw(results: Path) -> int:
     if problem:
         print(f"no plots: {problem}", file=sys.stderr)
         return 1
-    script = str(Path(__file__).parent / "plots.py")
+    script = str(Path(__file__).parent / "report" / "plots.py")
     return subprocess.run(
         [str(python("plots")), script, str(results), str(ROOT / "docs" / "images")], check=False
     ).returncode

@@ -17,7 +17,7 @@ from benchmarks.contestants import BY_NAME, Contestant
 from benchmarks.environments import FOLDER, python
 
 Figures = dict[str, Any]
-LOADER = Path(__file__).parent / "loader.py"
+LOADER = Path(__file__).parent / "server" / "loader.py"
 
 MESSAGES = {"small": 100_000, "medium": 100_000, "large": 10_000}
 UNDER_LATENCY = {"50": 60_000, "200": 30_000}

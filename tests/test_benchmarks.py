@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import guard, publish, report, targets, workload
+from benchmarks import guard, workload
 from benchmarks.contestants import BY_NAME, REQUIREMENTS
-from benchmarks.figures import median_of_rounds, percentile, percentiles
 from benchmarks.parts import PARTS, QUICK
 from benchmarks.probes.steps import name_of
-from benchmarks.sink import Sink, compiled
+from benchmarks.report import publish, tables, targets
+from benchmarks.report.figures import median_of_rounds, percentile, percentiles
+from benchmarks.server.sink import Sink, compiled
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,7 +58,7 @@ def test_median_of_rounds_leaves_out_what_one_round_lacks():
 
 
 def test_table_is_aligned_markdown():
-    assert report.table(["", "µs"], [["ours", "1.5"], ["a longer one", "20"]]) == (
+    assert tables.table(["", "µs"], [["ours", "1.5"], ["a longer one", "20"]]) == (
         "|              |  µs |\n| ------------ | --: |\n| ours         | 1.5 |\n| a longer one |  20 |"
     )
 
@@ -84,7 +85,7 @@ def results_of(*labels: str) -> dict[str, object]:
 
 
 def test_markdown_keeps_every_row_and_says_what_is_missing():
-    text = report.markdown(results_of("segment_async (isal)", "somebody faster"))
+    text = tables.markdown(results_of("segment_async (isal)", "somebody faster"))
     assert "| segment_async (isal) |" in text
     assert "| somebody faster      |" in text
     assert "segment-analytics-python 2.4.0" in text
@@ -116,13 +117,13 @@ def test_targets_that_were_missed_are_named():
 
 
 def test_terminal_says_where_and_how():
-    assert "medians of 3 interleaved rounds" in report.terminal(results_of("one"))
+    assert "medians of 3 interleaved rounds" in tables.terminal(results_of("one"))
 
 
 def test_each_part_has_its_columns_title_and_known_contestants():
     for name, part in PARTS.items():
-        assert name in report.COLUMNS
-        assert report.title(name, part.variants[0])
+        assert name in tables.COLUMNS
+        assert tables.title(name, part.variants[0])
         assert {BY_NAME[each].environment for each in part.field} <= {*REQUIREMENTS, "node"}
     assert set(QUICK) <= set(PARTS)
 

@@ -16,7 +16,7 @@ from typing import Self
 
 from benchmarks.probes import Task
 
-PINGER = Path(__file__).parents[1] / "pinger.py"
+PINGER = Path(__file__).parents[1] / "server" / "pinger.py"
 
 
 class Arrivals:

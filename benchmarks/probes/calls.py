@@ -10,9 +10,9 @@ from array import array
 from typing import Any
 
 from benchmarks.adapters import Adapter
-from benchmarks.figures import percentiles
 from benchmarks.probes import Task, send, warm_up
 from benchmarks.probes.arrivals import Arrivals
+from benchmarks.report.figures import percentiles
 from benchmarks.workload import Call
 
 BURST, TURN = 5_000, 50

@@ -9,9 +9,9 @@ from array import array
 from typing import Any
 
 from benchmarks.adapters import Adapter
-from benchmarks.figures import percentiles
 from benchmarks.probes import Task, send, warm_up
 from benchmarks.probes.arrivals import Arrivals
+from benchmarks.report.figures import percentiles
 
 
 async def run(task: Task) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.adapters import Adapter
-from benchmarks.figures import percentile, percentiles
 from benchmarks.probes import Task, send
 from benchmarks.probes.arrivals import Arrivals
 from benchmarks.probes.calls import timed
+from benchmarks.report.figures import percentile, percentiles
 
-SLOW_SYNC = Path(__file__).parents[1] / "slow_sync.c"
+SLOW_SYNC = Path(__file__).with_name("slow_sync.c")
 
 
 async def run(task: Task) -> dict[str, Any]:

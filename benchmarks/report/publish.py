@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from benchmarks import report, targets
 from benchmarks.environments import ROOT
+from benchmarks.report import tables, targets
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
 BLOCK = re.compile(
@@ -27,13 +27,13 @@ def write(results: dict[str, Any]) -> None:
 
 def readme(text: str, results: dict[str, Any]) -> str:
     """The README's text, with these figures in it."""
-    return BLOCK.sub(lambda found: found[1] + report.readme(results) + found[2], text)
+    return BLOCK.sub(lambda found: found[1] + tables.readme(results) + found[2], text)
 
 
 def page(before: str, results: dict[str, Any]) -> str:
     """The page, with what was written by hand below its figures left as it was."""
     by_hand = before[before.index(NOTES) :] if NOTES in before else NOTES
-    return "\n".join([HEAD, targets.markdown(results), "\n## All of it\n", report.markdown(results), "", by_hand])
+    return "\n".join([HEAD, targets.markdown(results), "\n## All of it\n", tables.markdown(results), "", by_hand])
 
 
 NOTES = "## Notes\n"

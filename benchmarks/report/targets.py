@@ -6,7 +6,7 @@ A figure that was not measured is a dash, one that misses its target says so.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks.report import table
+from benchmarks.report.tables import table
 
 Results = dict[str, Any]
 

@@ -14,9 +14,9 @@ from array import array
 from collections import deque
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.figures import percentiles  # the path had to come first
+from benchmarks.report.figures import percentiles  # the path had to come first
 
 # What a browser sends along, of which an analytics client may read one thing or another.
 BROWSER = (
