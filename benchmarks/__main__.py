@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import environments
-from benchmarks.bench import Bench, Failed, cores, machine, place
+from benchmarks.bench import Bench, ProbeFailed, cores, machine, pin
 from benchmarks.contestants import BY_NAME, NOT_MEASURED
 from benchmarks.parts import PARTS, QUICK, QUICK_FIELD, Case
 from benchmarks.report import publish, tables
@@ -61,7 +61,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     cases, missing = possible(planned(options))
     rounds = options.rounds or (1 if options.quick else 3)
     with Sink(compiled(environments.FOLDER)) as sink:
-        place(sink.process_id, cores().far)
+        pin(sink.process_id, cores().other)
         results = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "machine": machine(),
@@ -99,7 +99,7 @@ def run_round(bench: Bench, cases: list[Case], chance: random.Random, found: dic
         say(f"[{done:3}/{len(cases)}] {case.part} {case.variant}, {case.contestant.label}")
         try:
             found[case].append(calmly(bench, case))
-        except Failed as failed:
+        except ProbeFailed as failed:
             say(f"      failed: {failed}")
 
 

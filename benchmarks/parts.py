@@ -78,9 +78,9 @@ def latency(bench: Bench, case: Case) -> Figures:
 
 def _delivered(bench: Bench, contestant: Contestant, size: str, messages: int) -> Figures:
     count = int(messages * contestant.share)
-    room = count + 1_000 if contestant.drops else None
+    queue_size = count + 1_000 if contestant.drops else None
     before = bench.sink.statistics().cpu_ns
-    said = bench.probe(contestant, part="delivery", size=size, count=count, room=room)
+    said = bench.probe(contestant, part="delivery", size=size, count=count, queue_size=queue_size)
     after, counted = bench.sink.statistics(), bench.sink.count()
     seconds = (after.last_ns - said["start_ns"]) / 1e9
     return {
@@ -105,14 +105,16 @@ def calls(bench: Bench, case: Case) -> Figures:
 
 def under_load(bench: Bench, case: Case) -> Figures:
     # Flat out fills any queue; what a full queue does is not what is asked here.
-    room = 1_000_000 if case.contestant.drops and not case.rate else None
-    return bench.probe(case.contestant, part=case.part, rate=case.rate, seconds=SECONDS_OF_ARRIVALS, room=room)
+    queue_size = 1_000_000 if case.contestant.drops and not case.rate else None
+    return bench.probe(
+        case.contestant, part=case.part, rate=case.rate, seconds=SECONDS_OF_ARRIVALS, queue_size=queue_size
+    )
 
 
 def memory(bench: Bench, case: Case) -> Figures:
     bench.sink.order("stall/1")
     try:
-        return bench.probe(case.contestant, part="memory", count=PENDING, room=PENDING * 2)
+        return bench.probe(case.contestant, part="memory", count=PENDING, queue_size=PENDING * 2)
     finally:
         bench.sink.order("stall/0")
 
@@ -120,7 +122,7 @@ def memory(bench: Bench, case: Case) -> Figures:
 def spool(bench: Bench, case: Case) -> Figures:
     """Nothing can be sent meanwhile: in memory there is room for all, and what a spool holds grows."""
     callers, rate, slow = SPOOLED[case.variant]
-    room = SPOOLED_MESSAGES * 2 if "spool" not in case.contestant.options else None
+    queue_size = SPOOLED_MESSAGES * 2 if "spool" not in case.contestant.options else None
     bench.sink.order("stall/1")
     try:
         return bench.probe(
@@ -131,7 +133,7 @@ def spool(bench: Bench, case: Case) -> Figures:
             rate=rate,
             seconds=SECONDS_OF_ARRIVALS,
             slow_disk=slow,
-            room=room,
+            queue_size=queue_size,
         )
     finally:
         bench.sink.order("stall/0")
@@ -148,7 +150,7 @@ def web(bench: Bench, case: Case) -> Figures:
 
 def _load(bench: Bench, port: str, seconds: int, rate: int) -> Figures:
     command = [sys.executable, str(LOADER), port, str(CONNECTIONS), str(seconds), str(rate)]
-    figures: Figures = json.loads(bench.said_by(command, bench.cores.far))
+    figures: Figures = json.loads(bench.output_of(command, bench.cores.other))
     return figures
 
 
@@ -175,7 +177,7 @@ def imports(bench: Bench, case: Case) -> Figures:
 def _import_times(bench: Bench, contestant: Contestant, before: str) -> tuple[float, float]:
     code = IMPORT.format(before=before, imports=contestant.imports, constructs=contestant.constructs)
     command = [str(python(contestant.environment)), "-c", code]
-    lines = [bench.said_by(command, bench.cores.near, cwd=FOLDER) for _ in range(IMPORTS)]
+    lines = [bench.output_of(command, bench.cores.client, cwd=FOLDER) for _ in range(IMPORTS)]
     imported, constructed = zip(*[map(float, line.split()) for line in lines], strict=True)
     return statistics.median(imported), statistics.median(constructed)
 

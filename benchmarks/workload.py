@@ -105,6 +105,19 @@ MAKERS: dict[str, Callable[[int], Call]] = {"small": small, "medium": medium, "l
 SIZES = {"small": 278, "medium": 756, "large": 8_100}
 """Bytes of one message's JSON as it travels, on average, rounded."""
 
+BROWSER_HEADERS = (
+    ("Host", "shop.example"),
+    ("sec-ch-ua", '"Chromium";v="142", "Not A;Brand";v="99"'),
+    ("sec-ch-ua-mobile", "?0"),
+    ("sec-ch-ua-platform", '"macOS"'),
+    ("User-Agent", f"{AGENTS[4].rpartition('Chrome')[0]}Chrome/142.0.0.0 Safari/537.36"),
+    ("Accept", "application/json"),
+    ("Accept-Language", "de-CH,de;q=0.9,en;q=0.8"),
+    ("Referer", "https://shop.example/shoes/42?utm_source=mail"),
+    ("Cookie", "theme=dark; ajs_anonymous_id=3b9ae1a7-2d3e-4a44-9d4c-0d1ab2a0a9d1; cart=17"),
+)
+"""What a browser sends with a request; web middleware reads several of these."""
+
 
 def on_the_wire(call: Call, i: int = 0) -> dict[str, Any]:
     """The message a call becomes, with an id and a timestamp of the usual length."""

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import guard, workload
+from benchmarks import compare, guard, workload
+from benchmarks.bench import Bench, Cores
 from benchmarks.contestants import BY_NAME, REQUIREMENTS
 from benchmarks.parts import PARTS, QUICK
+from benchmarks.probes.requests import request_scope
 from benchmarks.probes.steps import name_of
 from benchmarks.report import publish, tables, targets
 from benchmarks.report.figures import median_of_rounds, percentile, percentiles
@@ -271,21 +273,71 @@ def test_steps_are_named_without_looking_into_objects():
 # -- the guard
 
 
-def test_guard_speaks_up_beyond_its_tolerance():
-    kept = {"one call": {"bytecodes": 100}}
-    assert guard.grown(kept, {"one call": {"bytecodes": 103}}) == []
-    assert guard.grown(kept, {"one call": {"bytecodes": 104}}) == ["one call: bytecodes 100 -> 104 (+4.0%)"]
-    assert guard.grown({}, {"one call": {"bytecodes": 104}}) == []
+def test_guard_reports_counts_beyond_its_tolerance():
+    old = {"one call": {"bytecodes": 100}}
+    assert guard.grown(old, {"one call": {"bytecodes": 105}}) == []
+    assert guard.grown(old, {"one call": {"bytecodes": 106}}) == ["one call: bytecodes 100 -> 106 (+6.0%)"]
+    assert guard.grown({}, {"one call": {"bytecodes": 106}}) == []
+
+
+def test_guard_shows_old_and_new_counts():
+    shown = guard.compared({"one call": {"bytecodes": 1000}}, {"one call": {"bytecodes": 900, "c_calls": 3}})
+    assert "| one call: bytecodes | 1,000 | 900 | -10.0% |" in shown
+    assert "| one call: c_calls   |     – |   3 |      – |" in shown
 
 
 def test_guard_counts_the_same_twice():
     one, other = (
         json.loads(
             subprocess.run(
-                [sys.executable, "-m", "benchmarks.guard"], cwd=ROOT, capture_output=True, check=False
+                [sys.executable, "-m", "benchmarks.guard", "--json"], cwd=ROOT, capture_output=True, check=False
             ).stdout
         )
         for _ in range(2)
     )
     assert one["one call"]["bytecodes"] > 100
     assert guard.grown(one, other) == guard.grown(other, one) == []
+
+
+# -- the comparison
+
+
+def test_comparison_shows_medians_and_the_spread_of_paired_ratios():
+    pairs = [(100.0, 110.0), (200.0, 240.0), (50.0, 60.0)]
+    assert compare.row("CPU µs a message", pairs)[:-1] == ("CPU µs a message", "100.0", "110.0", "1.20", "1.10", "1.20")
+
+
+@pytest.mark.parametrize(
+    ("label", "ratios", "expected"),
+    [
+        ("CPU µs a message", [1.1, 1.2, 1.3], "worse"),
+        ("CPU µs a message", [0.8, 0.9, 0.7], "better"),
+        ("spool, 100 callers: accepted a second", [1.1, 1.2, 1.3], "better"),
+        ("messages a second, 50 ms to the server", [0.8, 0.9, 0.7], "worse"),
+        ("one call at 2,000 a second, p50, µs", [1.1, 1.2, 1.3], "worse"),
+        ("CPU µs a message", [0.9, 1.2, 1.3], "–"),
+        ("CPU µs a message", [1.01, 1.02, 1.03], "–"),
+        ("CPU µs a message", [1.4, 1.5], "–"),
+    ],
+    ids=str,
+)
+def test_comparison_judges_only_what_every_round_agrees_on(label: str, ratios: list[float], expected: str):
+    assert compare.row(label, [(1000.0, 1000 * ratio) for ratio in ratios])[-1] == expected
+
+
+def test_comparison_makes_sure_that_it_runs_the_other_package(tmp_path: Path):
+    other = tmp_path / "other"
+    (other / "segment_async" / "spool").mkdir(parents=True)
+    for name in ("__init__.py", "asgi.py", "spool/__init__.py"):
+        (other / "segment_async" / name).touch()
+    bench = Bench(Sink(None), Cores(None, None))
+    assert compare.tree(bench, other, tmp_path / "one").folder == tmp_path / "one"
+    (other / "segment_async" / "__init__.py").write_text("raise ImportError('half a package')")
+    with pytest.raises(SystemExit, match=r"(?s)cannot import segment_async .* half a package"):
+        compare.tree(bench, other, tmp_path / "two")
+
+
+def test_requests_carry_the_number_and_a_browsers_headers():
+    scope = request_scope(7)
+    assert (scope["path"], scope["number"]) == ("/orders/7", 7)
+    assert (b"host", b"shop.example") in scope["headers"]

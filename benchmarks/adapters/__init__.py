@@ -1,7 +1,7 @@
 """One small script a contestant: how it is started, called, settled. Nothing is measured here.
 
 A module here is imported in its contestant's own interpreter, never by the harness. It has one function,
-`start(url, room, **options)`, whose answer is an `Adapter`. Peers are brought in by name, for a type checker sees the
+`start(url, queue_size, **options)`, whose answer is an `Adapter`. Peers are brought in by name, for a type checker sees the
 harness's environment, not theirs.
 """
 

@@ -68,6 +68,6 @@ class Floor:
         self._socket.close()
 
 
-async def start(url: str, room: int | None) -> Floor:
+async def start(url: str, queue_size: int | None) -> Floor:
     where = urlsplit(url)
     return Floor((where.hostname or "", where.port or 80))

@@ -14,5 +14,5 @@ class Nothing:
     async def close(self) -> None: ...
 
 
-async def start(url: str, room: int | None) -> Nothing:
+async def start(url: str, queue_size: int | None) -> Nothing:
     return Nothing()

@@ -22,6 +22,6 @@ class PostHog:
         self._client.shutdown()
 
 
-async def start(url: str, room: int | None) -> PostHog:
+async def start(url: str, queue_size: int | None) -> PostHog:
     client = importlib.import_module("posthog").Posthog
-    return PostHog(client("benchmark", host=url, gzip=True, flush_interval=0.5, max_queue_size=room or 10_000))
+    return PostHog(client("benchmark", host=url, gzip=True, flush_interval=0.5, max_queue_size=queue_size or 10_000))

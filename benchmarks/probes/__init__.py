@@ -25,13 +25,13 @@ class Task:
     rate: int = 0
     """Messages a second; 0 is flat out."""
     seconds: float = 0
-    room: int | None = None
+    queue_size: int | None = None
     """What the queue must take without dropping; `None` is the client's default."""
     callers: int = 1
     """How many there are at once."""
     slow_disk: bool = False
     options: dict[str, Any] = field(default_factory=dict)
-    far_core: int | None = None
+    other_core: int | None = None
     """Where processes that belong to the measurement, not to the contestant, run."""
 
     @property
@@ -40,7 +40,7 @@ class Task:
 
     async def start(self) -> Adapter:
         module = importlib.import_module(f"benchmarks.adapters.{self.adapter}")
-        return cast("Adapter", await module.start(self.url, self.room, **self.options))
+        return cast("Adapter", await module.start(self.url, self.queue_size, **self.options))
 
 
 async def warm_up(adapter: Adapter, make: Callable[[int], Call], count: int = 500) -> None:

@@ -32,7 +32,7 @@ class Arrivals:
     def __enter__(self) -> Self:
         self._pings, self._pace = _receiver(), _receiver()
         ports = [str(each.getsockname()[1]) for each in (self._pings, self._pace)]
-        core = "-" if self._task.far_core is None else str(self._task.far_core)
+        core = "-" if self._task.other_core is None else str(self._task.other_core)
         command = [sys.executable, str(PINGER), *ports, str(self._task.rate), str(self._task.seconds), core]
         self._pinger = subprocess.Popen(command)
         asyncio.get_running_loop().add_reader(self._pings, self._on_ping)

@@ -16,18 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.report.figures import percentiles  # the path had to come first
+# The path had to come first.
+from benchmarks.report.figures import percentiles
+from benchmarks.workload import BROWSER_HEADERS
 
-# What a browser sends along, of which an analytics client may read one thing or another.
-BROWSER = (
-    b"Host: shop.example\r\n"
-    b'sec-ch-ua: "Chromium";v="142", "Not A;Brand";v="99"\r\nsec-ch-ua-mobile: ?0\r\nsec-ch-ua-platform: "macOS"\r\n'
-    b"User-Agent: Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) "
-    b"Chrome/142.0.0.0 Safari/537.36\r\n"
-    b"Accept: application/json\r\nAccept-Language: de-CH,de;q=0.9,en;q=0.8\r\n"
-    b"Referer: https://shop.example/shoes/42?utm_source=mail\r\n"
-    b"Cookie: theme=dark; ajs_anonymous_id=3b9ae1a7-2d3e-4a44-9d4c-0d1ab2a0a9d1; cart=17\r\n"
-)
+HEADERS = b"".join(f"{name}: {value}\r\n".encode() for name, value in BROWSER_HEADERS)
 
 
 class Load:
@@ -41,7 +34,7 @@ class Load:
 
     def request(self) -> bytes:
         self.number += 1
-        return b"GET /orders/%d HTTP/1.1\r\n%b\r\n" % (self.number, BROWSER)
+        return b"GET /orders/%d HTTP/1.1\r\n%b\r\n" % (self.number, HEADERS)
 
 
 class Connection(asyncio.Protocol):
