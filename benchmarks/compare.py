@@ -1,10 +1,12 @@
-"""`python -m benchmarks.compare BASELINE`: what a change costs, measured against another checkout of the package.
+"""`python -m benchmarks.compare BASELINE`: compares this checkout's package with the package of another checkout.
 
-The programs are this checkout's in both cases; only `segment_async` differs. Each round runs every measurement once
-with either package, in child processes, one right after the other, so that a slow minute of the machine slows both.
-The ratio is the median over the rounds of new divided by old. `lowest` and `highest` are the ratios of single rounds:
-where they lie on both sides of 1, the difference is noise. CPU times are the steadiest figures, 99th percentiles the
-least steady. Compare a checkout with itself to see the noise of a machine.
+Both run the same programs, those of this checkout; only `segment_async` differs. Each round runs every measurement once
+for either package, in child processes, one right after the other, so that a slow minute of the machine slows both. A pair
+that other processes disturbed is measured again.
+
+The ratio is new divided by old, the median over the rounds. `lowest` and `highest` are the ratios of single rounds: if one
+is below 1 and the other above, the difference may be noise. CPU times vary least, 99th percentiles most. Compare a checkout
+with itself to see how much a machine varies.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +31,27 @@ from benchmarks.report.tables import table
 from benchmarks.server.sink import Sink, compiled
 
 Figures = dict[str, float]
-ROUNDS, QUICK_ROUNDS = 7, 3
+ROUNDS, QUICK_ROUNDS = 6, 3
 NOISE = 0.03
-"""A smaller difference of the medians is not called better or worse, however well the rounds agree."""
-
-ENOUGH = 3
-"""Rounds; fewer say nothing about noise."""
+"""A smaller difference counts as none, even if every round shows it."""
+DISTURBED = 0.1
+"""A pair is measured again if other processes took more than this share of the core, for at most a fifth of the pairs."""
+ENOUGH = 5
+"""Rounds that must agree before a difference is called better or worse; a quick run has too few."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """One checkout, seen from a folder in which `benchmarks` is ours and `segment_async` is the checkout's."""
+    """One checkout, through a folder that links this checkout's `benchmarks` and the other's `segment_async`."""
 
     bench: Bench
     folder: Path
 
     def probe(self, part: str, *, order: str = "", **task: Any) -> dict[str, Any]:
-        """Run one of `probes` with the sink under this order; the sink is reset afterwards."""
+        """Run one of `probes`, with an order to the sink that holds meanwhile."""
         sink = self.bench.sink
         task |= {"part": part, "adapter": "ours", "url": sink.url, "other_core": self.bench.cores.other}
+        sink.reset()
         if order:
             sink.order(order)
         try:
@@ -65,7 +70,7 @@ class Tree:
 
 
 def tree(bench: Bench, checkout: Path, folder: Path) -> Tree:
-    """Link both packages into the folder, and make sure that a child process there imports the right one."""
+    """Link both packages into the folder, and check that a child process there imports the right one."""
     folder.mkdir()
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     (folder / "segment_async").symlink_to(checkout / "segment_async")
@@ -105,7 +110,9 @@ def with_latency(tree: Tree) -> Figures:
 def delivered(tree: Tree, count: int) -> None:
     counted = tree.bench.sink.count()
     if counted.messages - counted.repeats != count:
-        raise SystemExit(f"{counted.messages - counted.repeats:,} of {count:,} messages arrived: the comparison ends")
+        raise SystemExit(
+            f"{counted.messages - counted.repeats:,} of {count:,} messages arrived: one of the packages loses messages"
+        )
 
 
 def call_flat_out(tree: Tree) -> Figures:
@@ -119,8 +126,8 @@ def call_at_a_rate(tree: Tree) -> Figures:
 
 
 def pending(tree: Tree) -> Figures:
-    count = 20_000
-    output = tree.probe("memory", order="stall/1", count=count, queue_size=count * 2)
+    count = 50_000
+    output = tree.probe("memory", order="stall/1", count=count, seconds=0.5, queue_size=count * 2)
     return {"resident bytes a pending message": output["bytes_per_message"]}
 
 
@@ -143,7 +150,7 @@ def spool_at_a_rate(tree: Tree) -> Figures:
 
 
 def imports(tree: Tree) -> Figures:
-    outputs = [tree.program("imports.py") for _ in range(3)]
+    outputs = [tree.program("imports.py") for _ in range(5)]
     return {
         "import beside asyncio, CPU ms": min(output["import_ms"] for output in outputs),
         "import and a first client, CPU ms": min(output["client_ms"] for output in outputs),
@@ -162,7 +169,7 @@ def web_requests(tree: Tree) -> Figures:
 class Measurement:
     measure: Callable[[Tree], Figures]
     rounds: int = 100
-    """At most; memory hardly differs from round to round, and takes long to measure."""
+    """The most rounds that measure it: memory hardly differs between rounds, and takes long."""
     is_quick: bool = True
     """Whether `--quick` includes it."""
 
@@ -172,7 +179,7 @@ MEASUREMENTS = {
     "latency": Measurement(with_latency),
     "calls": Measurement(call_flat_out),
     "paced-calls": Measurement(call_at_a_rate),
-    "memory": Measurement(pending, rounds=3),
+    "memory": Measurement(pending, rounds=5),
     "spool": Measurement(spool_callers),
     "spool-delivering": Measurement(spool_delivering, is_quick=False),
     "paced-spool": Measurement(spool_at_a_rate),
@@ -187,6 +194,7 @@ MEASUREMENTS = {
 def measured(old: Tree, new: Tree, names: list[str], rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Each figure's pairs, old and new, one for each round."""
     pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    repeats = rounds * len(names) // 5
     for number in range(rounds):
         for name in names:
             measurement = MEASUREMENTS[name]
@@ -195,10 +203,21 @@ def measured(old: Tree, new: Tree, names: list[str], rounds: int) -> dict[str, l
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             # Take turns at being first: the second of two finds other caches and a fuller disk.
             order = (old, new) if number % 2 == 0 else (new, old)
-            figures = {tree: measurement.measure(tree) for tree in order}
+            figures, interference = one_pair(measurement, order)
+            if interference > DISTURBED and repeats:
+                repeats -= 1
+                figures, _ = min((figures, interference), one_pair(measurement, order), key=itemgetter(1))
             for label, value in figures[old].items():
                 pairs[label].append((value, figures[new][label]))
     return pairs
+
+
+def one_pair(measurement: Measurement, order: tuple[Tree, Tree]) -> tuple[dict[Tree, Figures], float]:
+    """The figures of both packages, and the largest share of the core that other processes took meanwhile."""
+    seen = order[0].bench.interference
+    before = len(seen)
+    figures = {tree: measurement.measure(tree) for tree in order}
+    return figures, max(seen[before:])
 
 
 def row(label: str, pairs: list[tuple[float, float]]) -> tuple[str, ...]:
@@ -211,7 +230,7 @@ def row(label: str, pairs: list[tuple[float, float]]) -> tuple[str, ...]:
 
 
 def verdict(label: str, ratio: float, ratios: list[float]) -> str:
-    """Better or worse only where at least three rounds all say the same; a dash otherwise."""
+    """Better or worse if there are enough rounds and all of them agree; otherwise a dash."""
     if len(ratios) < ENOUGH or abs(ratio - 1) <= NOISE or min(ratios) <= 1 <= max(ratios):
         return "–"
     return "better" if (ratio > 1) == more_is_better(label) else "worse"

@@ -1,4 +1,4 @@
-"""The benchmarks' own parts: numbers, tables, messages, the sink. Nothing is measured here."""
+"""The parts of the benchmarks: percentiles, tables, messages, the sink, the guard. Nothing is measured here."""
 
 import gzip
 import http.client
@@ -27,7 +27,7 @@ from benchmarks.server.sink import Sink, compiled
 ROOT = Path(__file__).parents[1]
 
 
-# -- numbers
+# -- percentiles and medians
 
 
 def test_percentile_is_a_sample_that_was_seen():
@@ -87,9 +87,9 @@ def results_of(*labels: str) -> dict[str, object]:
 
 
 def test_markdown_keeps_every_row_and_says_what_is_missing():
-    text = tables.markdown(results_of("segment_async (isal)", "somebody faster"))
+    text = tables.markdown(results_of("segment_async (isal)", "a faster one"))
     assert "| segment_async (isal) |" in text
-    assert "| somebody faster      |" in text
+    assert "| a faster one         |" in text
     assert "segment-analytics-python 2.4.0" in text
     assert "analytics-go: no Go" in text
 
@@ -310,14 +310,14 @@ def test_comparison_shows_medians_and_the_spread_of_paired_ratios():
 @pytest.mark.parametrize(
     ("label", "ratios", "expected"),
     [
-        ("CPU µs a message", [1.1, 1.2, 1.3], "worse"),
-        ("CPU µs a message", [0.8, 0.9, 0.7], "better"),
-        ("spool, 100 callers: accepted a second", [1.1, 1.2, 1.3], "better"),
-        ("messages a second, 50 ms to the server", [0.8, 0.9, 0.7], "worse"),
-        ("one call at 2,000 a second, p50, µs", [1.1, 1.2, 1.3], "worse"),
-        ("CPU µs a message", [0.9, 1.2, 1.3], "–"),
-        ("CPU µs a message", [1.01, 1.02, 1.03], "–"),
-        ("CPU µs a message", [1.4, 1.5], "–"),
+        ("CPU µs a message", [1.1, 1.2, 1.3, 1.2, 1.2], "worse"),
+        ("CPU µs a message", [0.8, 0.9, 0.7, 0.8, 0.8], "better"),
+        ("spool, 100 callers: accepted a second", [1.1, 1.2, 1.3, 1.2, 1.2], "better"),
+        ("messages a second, 50 ms to the server", [0.8, 0.9, 0.7, 0.8, 0.8], "worse"),
+        ("one call at 2,000 a second, p50, µs", [1.1, 1.2, 1.3, 1.2, 1.2], "worse"),
+        ("CPU µs a message", [0.9, 1.2, 1.3, 1.2, 1.2], "–"),
+        ("CPU µs a message", [1.01, 1.02, 1.03, 1.02, 1.02], "–"),
+        ("CPU µs a message", [1.4, 1.5, 1.4, 1.5], "–"),
     ],
     ids=str,
 )

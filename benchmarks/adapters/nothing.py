@@ -1,4 +1,4 @@
-"""No client: what the application itself costs, to be taken off the others."""
+"""No client: the cost of the application itself, which is subtracted from the others."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""segment-analytics-python: a thread that posts with requests. Refuses what its queue has no room for."""
+"""segment-analytics-python: a thread that posts with requests. It rejects messages when its queue is full."""
 
 import importlib
 from typing import Any

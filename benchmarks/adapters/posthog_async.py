@@ -1,4 +1,4 @@
-"""posthog's asyncio client: `capture` is a plain function, a task of its own posts with httpx."""
+"""posthog's asyncio client: `capture` is a plain function, and a task posts with httpx."""
 
 import importlib
 

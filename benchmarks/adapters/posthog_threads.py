@@ -1,4 +1,4 @@
-"""posthog: a thread that posts with requests. Its batches are made as prompt as the others' (its default is 5 s)."""
+"""posthog: a thread that posts with requests. `flush_interval` makes its batches as prompt as the others' (the default is 5 s)."""
 
 import importlib
 from typing import Any
@@ -11,7 +11,7 @@ class PostHog:
         self._client = client
 
     def track(self, user_id: str, event: str, properties: dict[str, Any], context: dict[str, Any]) -> None:
-        # PostHog has no context of its own: its integrations put it among the properties.
+        # PostHog has no separate context: its integrations put it into the properties.
         properties["context"] = context
         self._client.capture(event, distinct_id=user_id, properties=properties)
 

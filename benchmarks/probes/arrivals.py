@@ -1,6 +1,6 @@
-"""Work that arrives: datagrams of `pinger` on loopback, read in the loop as requests are.
+"""Arriving work: datagrams that `server/pinger.py` sends over loopback, read in the loop as requests are.
 
-A timer would not do: epoll rounds timers to a millisecond.
+A timer cannot replace them: epoll rounds timers to a millisecond.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ PINGER = Path(__file__).parents[1] / "server" / "pinger.py"
 
 
 class Arrivals:
-    """Iterating gives the arrivals' numbers until the pinger ends; `lags` fills with nanoseconds meanwhile.
+    """Iterate to get the numbers of the arrivals until the pinger ends; meanwhile `lags` fills with nanoseconds.
 
-    A lag is the age of a ping, sent each millisecond with its clock, when the loop reads it.
+    A ping carries the time it was sent. A lag is its age when the loop reads it.
     """
 
     def __init__(self, task: Task) -> None:

@@ -12,7 +12,7 @@ from benchmarks.probes import Task
 from benchmarks.workload import BROWSER_HEADERS
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
-REQUESTS, REPEATS = 200, 25
+REQUESTS, REPEATS = 200, 50
 
 
 async def run(task: Task) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The last whole run's figures, put where people read them: a block of the README, and a page of all of them."""
+"""Writes the last complete run's figures into the README's block and the page of all figures."""
 
 import re
 from typing import Any
@@ -13,10 +13,11 @@ BLOCK = re.compile(
 
 HEAD = """# Performance
 
-Every figure here is made by `make bench` and put here by `make bench ARGS=--publish`, out of `benchmarks/results.json`, \
-which has each round. The same messages, the same server and the same run for everybody; whoever is ahead, is ahead.
+`make bench` measures every figure on this page, and `make bench ARGS=--publish` writes the page from \
+`benchmarks/results.json`, which has each round. Every client sends the same messages to the same server in the same run, \
+and every client that was measured is listed.
 
-## What was to be reached, and what was
+## Targets and results
 """
 
 
@@ -26,14 +27,14 @@ def write(results: dict[str, Any]) -> None:
 
 
 def readme(text: str, results: dict[str, Any]) -> str:
-    """The README's text, with these figures in it."""
+    """The README's text with these figures."""
     return BLOCK.sub(lambda found: found[1] + tables.readme(results) + found[2], text)
 
 
 def page(before: str, results: dict[str, Any]) -> str:
-    """The page, with what was written by hand below its figures left as it was."""
+    """The page with these figures; the notes below them, written by hand, stay as they are."""
     by_hand = before[before.index(NOTES) :] if NOTES in before else NOTES
-    return "\n".join([HEAD, targets.markdown(results), "\n## All of it\n", tables.markdown(results), "", by_hand])
+    return "\n".join([HEAD, targets.markdown(results), "\n## All figures\n", tables.markdown(results), "", by_hand])
 
 
 NOTES = "## Notes\n"

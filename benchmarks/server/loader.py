@@ -1,8 +1,9 @@
-"""The load on the web application: bounded, from another process, over connections that stay open.
+"""Load on the web application, from another process, over a fixed number of keep-alive connections.
 
-A program of its own, of the standard library alone. Closed: each connection sends its next request when the answer is
-there. Open: requests go out at a fixed rate whatever the answers do, and a request's time counts from when it was due,
-so that a stall is seen in every request it delays. `loader.py PORT CONNECTIONS SECONDS RATE` (a rate of 0 is closed).
+`loader.py PORT CONNECTIONS SECONDS RATE`, a program of its own that uses only the standard library. A rate of 0 is a
+closed loop: each connection sends its next request when the response has arrived. Any other rate is an open loop: requests
+are sent at that rate whether or not responses arrive, and the time of a request counts from when it was due, so a stall
+shows in every request it delays.
 """
 
 import asyncio
@@ -26,9 +27,9 @@ HEADERS = b"".join(f"{name}: {value}\r\n".encode() for name, value in BROWSER_HE
 class Load:
     """The requests of all connections."""
 
-    def __init__(self, until: float) -> None:
-        self.until = until
-        self.spent = array("d")
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.durations = array("d")
         self.number = 0
         self.ended = 0.0
 
@@ -62,11 +63,11 @@ class Connection(asyncio.Protocol):
             return
         self._got = b""
         now = time.perf_counter()
-        self._load.spent.append(now - self._due)
+        self._load.durations.append(now - self._due)
         self._load.ended = now
         if self._idle is not None:
             self._idle.append(self)
-        elif now < self._load.until:
+        elif now < self._load.deadline:
             self.send(now)
 
 
@@ -97,11 +98,11 @@ async def main(port: int, connections: int, seconds: float, rate: int) -> None:
     start = time.perf_counter()
     load = await (open_loop(port, connections, seconds, rate) if rate else closed(port, connections, seconds))
     took = load.ended - start
-    times = {name: value * 1000 for name, value in percentiles(load.spent).items()}
-    print(json.dumps({"requests": len(load.spent), "per_second": len(load.spent) / took, **times}))
+    times = {name: value * 1000 for name, value in percentiles(load.durations).items()}
+    print(json.dumps({"requests": len(load.durations), "per_second": len(load.durations) / took, **times}))
 
 
 if __name__ == "__main__":
-    # select counts in microseconds, where epoll rounds a timer to a millisecond.
+    # select has microsecond timers; epoll rounds them to a millisecond.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
         runner.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
