@@ -1,12 +1,12 @@
 """`python -m benchmarks.compare BASELINE`: compares this checkout's package with the package of another checkout.
 
 Both run the same programs, those of this checkout; only `segment_async` differs. Each round runs every measurement once
-for either package, in child processes, one right after the other, so that a slow minute of the machine slows both. A pair
-that other processes disturbed is measured again.
+for either package, in child processes, one right after the other, so that a slow minute of the machine slows both. A
+pair that other processes disturbed is measured again.
 
-The ratio is new divided by old, the median over the rounds. `lowest` and `highest` are the ratios of single rounds: if one
-is below 1 and the other above, the difference may be noise. CPU times vary least, 99th percentiles most. Compare a checkout
-with itself to see how much a machine varies.
+The ratio is new divided by old, the median over the rounds. `lowest` and `highest` are the ratios of single rounds: if
+one is below 1 and the other above, the difference may be noise. CPU times vary least, 99th percentiles most. Compare a
+checkout with itself to see how much a machine varies.
 """
 
 import argparse
@@ -35,7 +35,7 @@ ROUNDS, QUICK_ROUNDS = 6, 3
 NOISE = 0.03
 """A smaller difference counts as none, even if every round shows it."""
 DISTURBED = 0.1
-"""A pair is measured again if other processes took more than this share of the core, for at most a fifth of the pairs."""
+"""A pair is measured again if others took more than this share of the core; at most a fifth of the pairs are."""
 ENOUGH = 5
 """Rounds that must agree before a difference is called better or worse; a quick run has too few."""
 
@@ -90,12 +90,12 @@ def tree(bench: Bench, checkout: Path, folder: Path) -> Tree:
 
 
 def end_to_end(tree: Tree) -> Figures:
-    count = 30_000
-    output = tree.probe("delivery", count=count)
-    delivered(tree, count)
+    count, warm_up = 50_000, 500
+    output = tree.probe("cpu", count=count)
+    delivered(tree, count + warm_up)
     return {
-        "CPU µs a message, end to end": (output["cpu_ns"] - output["application_cpu_ns"]) / count / 1e3,
-        "bytes on the wire a message": tree.bench.sink.statistics().bytes / count,
+        "CPU µs a message, end to end": output["cpu_per_message"],
+        "bytes on the wire a message": tree.bench.sink.statistics().bytes / (count + warm_up),
     }
 
 
@@ -241,7 +241,7 @@ def more_is_better(label: str) -> bool:
 
 
 def compared(pairs: dict[str, list[tuple[float, float]]]) -> str:
-    heads = ("", "old", "new", "new/old", "lowest", "highest", "")
+    heads = ("", "old", "new", "new/old", "lowest", "highest", "verdict")
     return table(heads, [row(label, values) for label, values in pairs.items()])
 
 

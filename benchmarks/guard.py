@@ -1,8 +1,8 @@
 """`python -m benchmarks.guard`: counts what one call and one batch execute, and fails if they execute more than before.
 
 Times differ from run to run and from machine to machine; counts do not. The guard counts the bytecodes that Python
-executes, the calls into C, and the most bytes that are allocated at once, with a transport that answers at once. It does
-not see what C code does within a call: the benchmarks measure that.
+executes, the calls into C, and the most bytes that are allocated at once, with a transport that answers at once. It
+does not see what C code does within a call: the benchmarks measure that.
 
 The baseline is `guard.json`, one set of counts for each minor version of Python, since compilers differ. `--update`
 replaces the running version's counts. On a busy machine a batch varies by 0.2 %; one call does not vary.

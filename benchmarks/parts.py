@@ -1,4 +1,4 @@
-"""The parts of a run: what is measured, for which contestants, and how the probes' and the sink's output become figures.
+"""The parts of a run: what is measured, for which contestants, and how the output becomes figures.
 
 Each part is one function from a case to its figures. Their units are in their names or in the columns of
 `report.tables`: CPU seconds a million messages, microseconds, milliseconds for the web.

@@ -1,8 +1,8 @@
 """One small module for each contestant: how to start it, call it and wait for its deliveries. Nothing is measured here.
 
 A module here is imported in its contestant's own interpreter, never by the harness. It has one function,
-`start(url, queue_size, **options)`, which returns an `Adapter`. Other SDKs are imported by name, since type checkers look at
-the harness's environment and not at theirs.
+`start(url, queue_size, **options)`, which returns an `Adapter`. Other SDKs are imported by name, since type checkers
+look at the harness's environment and not at theirs.
 """
 
 from collections.abc import Callable

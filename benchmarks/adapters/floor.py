@@ -1,7 +1,7 @@
 """The floor: the least that a Python program needs to build messages and send them.
 
-It encodes with orjson, appends, compresses with ISA-L, writes to a blocking socket, and reads each response before the next
-request. No queue, no checks, no retries, no event loop.
+It encodes with orjson, appends, compresses with ISA-L, writes to a blocking socket, and reads each response before the
+next request. No queue, no checks, no retries, no event loop.
 """
 
 import importlib
@@ -22,7 +22,7 @@ class Floor:
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._socket = socket.create_connection(address)
-        # Appended at once: the buffers that orjson returns are larger than their contents, and keeping many costs page faults.
+        # Appended at once: orjson's buffers are larger than their contents, and keeping many of them costs page faults.
         self._batch = bytearray()
         self._count = 0
         self._in_flight = False

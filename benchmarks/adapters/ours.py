@@ -1,4 +1,4 @@
-"""segment_async with its defaults, except for the host, and for the queue's size where a measurement needs a larger one.
+"""segment_async with its defaults, except for the host, and a larger queue where a measurement needs one.
 
 It uses only public names, so that it also runs with other versions of the package.
 """

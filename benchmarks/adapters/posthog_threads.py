@@ -1,4 +1,4 @@
-"""posthog: a thread that posts with requests. `flush_interval` makes its batches as prompt as the others' (the default is 5 s)."""
+"""posthog: a thread that posts with requests. It gets the others' `flush_interval`; its own default is 5 seconds."""
 
 import importlib
 from typing import Any

@@ -1,7 +1,7 @@
 """The measurements inside a contestant's process: one module for each, with one coroutine `run(task)`.
 
-`python -m benchmarks.probes TASK`, with the task as JSON, runs one in this interpreter and prints its figures as one line
-of JSON. The probes that run for every contestant use only the standard library, like `workload`.
+`python -m benchmarks.probes TASK`, with the task as JSON, runs one in this interpreter and prints its figures as one
+line of JSON. The probes that run for every contestant use only the standard library, like `workload`.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """What one call costs its caller: flat out in bursts, or paced by datagrams from another process.
 
 A burst is smaller than the default queue and is delivered before the next one starts, outside the measured time: with a
-full queue some clients wait and others drop, and neither is the cost of a call. The loop runs every fifty calls, as it does
-between requests.
+full queue some clients wait and others drop, and neither is the cost of a call. The loop runs every fifty calls, as it
+does between requests.
 """
 
 import asyncio

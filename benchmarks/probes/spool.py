@@ -1,6 +1,7 @@
 """What the spool costs: messages accepted a second, and the time of a call, with concurrent callers or at a fixed rate.
 
-It runs on all cores, since a spool has a thread of its own. `slow_sync.c` replaces the system's sync to simulate a slow disk.
+It runs on all cores, since a spool has a thread of its own. `slow_sync.c` replaces the system's sync to simulate a slow
+disk.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """How long single steps of the loop take: CPU time of each callback under the load of `lag`, longest first, by name.
 
-It is a measurement of its own, since reading the clock costs time. The harness's own steps are left out: they stand for the
-application.
+It is a measurement of its own, since reading the clock costs time. The harness's own steps are left out: they stand for
+the application.
 """
 
 import asyncio

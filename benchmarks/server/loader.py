@@ -1,9 +1,9 @@
 """Load on the web application, from another process, over a fixed number of keep-alive connections.
 
 `loader.py PORT CONNECTIONS SECONDS RATE`, a program of its own that uses only the standard library. A rate of 0 is a
-closed loop: each connection sends its next request when the response has arrived. Any other rate is an open loop: requests
-are sent at that rate whether or not responses arrive, and the time of a request counts from when it was due, so a stall
-shows in every request it delays.
+closed loop: each connection sends its next request when the response has arrived. Any other rate is an open loop:
+requests are sent at that rate whether or not responses arrive, and the time of a request counts from when it was due,
+so a stall shows in every request it delays.
 """
 
 import asyncio

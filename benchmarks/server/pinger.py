@@ -1,8 +1,8 @@
 """An external clock: sends its time over loopback every millisecond, and one datagram for each message that is due.
 
 `pinger.py PING_PORT PACE_PORT RATE SECONDS CORE`, a program of its own that uses only the standard library. A rate of 0
-sends no messages, a core of `-` does not pin the process. At the end it sends empty datagrams to the second port until that
-port is closed: a receiver that falls far behind loses datagrams.
+sends no messages, a core of `-` does not pin the process. At the end it sends empty datagrams to the second port until
+that port is closed: a receiver that falls far behind loses datagrams.
 """
 
 import contextlib

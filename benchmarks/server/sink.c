@@ -1,8 +1,8 @@
 /* The sink: the server that every contestant sends to.
  *
- * Rule: it must never be the bottleneck, so it does nothing but HTTP/1.1: it reads a request to its end, keeps the body,
- * and answers 200, at once or after a delay. sink.py counts the messages in the bodies afterwards. The sink knows nothing
- * of gzip or JSON. It listens on loopback, prints its port, and exits when its standard input closes.
+ * Rule: it must never be the bottleneck, so it does nothing but HTTP/1.1: it reads a request to its end, keeps the
+ * body, and answers 200, at once or after a delay. sink.py counts the messages in the bodies afterwards. The sink
+ * knows nothing of gzip or JSON. It listens on loopback, prints its port, and exits when its standard input closes.
  *
  * Its own addresses are GET /_sink/reset, statistics, bodies, latency/<ms>, stall/<0|1>.
  */

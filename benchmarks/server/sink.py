@@ -1,8 +1,8 @@
 """Controls the sink, the server that every contestant sends to: starts it, configures it, counts what it received.
 
 Runs the C program if there is a compiler, else `sink_asyncio`; both speak the same HTTP and take the same orders. This
-module decides what counts as delivered: after the measured time it decompresses and parses the bodies that the sink kept.
-It knows no contestant.
+module decides what counts as delivered: after the measured time it decompresses and parses the bodies that the sink
+kept. It knows no contestant.
 """
 
 import gzip

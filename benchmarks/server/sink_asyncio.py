@@ -1,7 +1,7 @@
 """The sink for machines without a C compiler: the same HTTP and orders as `sink.c`, on one raw asyncio protocol.
 
-A program of its own that uses only the standard library. It receives a few thousand requests a second, which the harness
-measures and reports.
+A program of its own that uses only the standard library. It receives a few thousand requests a second, which the
+harness measures and reports.
 """
 
 import asyncio
