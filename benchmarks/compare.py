@@ -2,7 +2,7 @@
 
 Both run the same programs, those of this checkout; only `segment_async` differs. Each round runs every measurement once
 for either package, in child processes, one right after the other, so that a slow minute of the machine slows both. A
-pair that other processes disturbed is measured again.
+pair that other processes disturbed is measured again, except in a quick run.
 
 The ratio is new divided by old, the median over the rounds. `lowest` and `highest` are the ratios of single rounds: if
 one is below 1 and the other above, the difference may be noise. CPU times vary least, 99th percentiles most. Compare a
@@ -35,7 +35,7 @@ ROUNDS, QUICK_ROUNDS = 6, 3
 NOISE = 0.03
 """A smaller difference counts as none, even if every round shows it."""
 DISTURBED = 0.1
-"""A pair is measured again if others took more than this share of the core; at most a fifth of the pairs are."""
+"""A pair is measured again if others took more than this share of the core; as many as in one round, at most."""
 ENOUGH = 5
 """Rounds that must agree before a difference is called better or worse; a quick run has too few."""
 
@@ -194,7 +194,7 @@ MEASUREMENTS = {
 def measured(old: Tree, new: Tree, names: list[str], rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Each figure's pairs, old and new, one for each round."""
     pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    repeats = rounds * len(names) // 5
+    repeats = len(names) if rounds >= ENOUGH else 0
     for number in range(rounds):
         for name in names:
             measurement = MEASUREMENTS[name]
