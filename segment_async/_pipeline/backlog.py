@@ -34,6 +34,8 @@ class Backlog:
     waiting: sealed batches that wait to be sent, in the order of acceptance.
     in_flight: sealed batches whose requests are under way.
     flush_before: messages before this place are sent without waiting for company.
+    unread_since: when the first unread message came, if the consumer was not woken for it.
+    looks_at: when the consumer will look by itself; `None`: it will not.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class Backlog:
         self.waiting: list[Batch] = []
         self.in_flight: dict[Batch, None] = {}
         self.flush_before = 0
+        self.unread_since: float | None = None
+        self.looks_at: float | None = None
         self._circuit = circuit
         self._flush_at = flush_at
         self._flush_interval = flush_interval
@@ -74,11 +78,13 @@ class Backlog:
 
     def begin(self, record: Record, start: int, now: float, sends: int) -> OpenBatch:
         """Open a batch; there must be none. `sends`: requests that earlier processes made with its messages."""
+        opened_at = now if self.unread_since is None else self.unread_since
+        self.unread_since = None
         self.open = OpenBatch(
             record,
             start,
             self.limit(now),
-            now,
+            opened_at,
             gzip=self._gzip,
             sends=sends,
             max_messages=self._max_messages,
@@ -170,9 +176,19 @@ class Backlog:
     def wake_at(self, now: float) -> int:
         """Unread messages that are worth a look before the next moment that `next_look` names."""
         if self.open is None:
-            return 1
+            return 1 if self.unread_since is None else min(self._flush_at, WAKE_EVERY)
         missing = self._flush_at - self.open.count
         return min(missing, WAKE_EVERY) if missing > 0 and self.may_send_open(now) else WAKE_EVERY
+
+    def waits_for_company(self, now: float) -> bool:
+        """Whether a first message that comes now is looked at before it has waited for long enough."""
+        looks_at = self.looks_at
+        return (
+            self.open is None
+            and self._flush_at > 1
+            and looks_at is not None
+            and now <= looks_at <= now + self._flush_interval
+        )
 
     def next_look(self, now: float, is_full: bool) -> float | None:
         """When something may have to be done that no other change announces; `None`: never."""
@@ -247,7 +263,8 @@ class Backlog:
 
     def opened_at(self) -> float | None:
         """When the oldest batch was opened."""
-        return min((batch.opened_at for batch in self.batches()), default=None)
+        moments = [batch.opened_at for batch in self.batches()]
+        return min(moments, default=None) if self.unread_since is None else min((*moments, self.unread_since))
 
     def in_flight_totals(self) -> tuple[int, int]:
         """Messages in flight, and bytes of their JSON."""

@@ -44,23 +44,21 @@ class Consumer:
         self._clock = clock
         self._supervised = SupervisedTask("consumer", self._run)
         self._requests: dict[Batch, _Request] = {}
-        # One timer; it is set anew only for an earlier moment. Its time is kept here: uvloop's handles may have none.
+        # One timer, set again only for an earlier moment. When it is due is in the backlog: uvloop's handles may not know.
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0
         self._sleeper: asyncio.Future[None] | None = None
 
     # -- which loop
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Work on this loop, which is the clock's and runs in this thread."""
-        self._timer = None
         self._supervised.start(loop)
 
     def stop(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
         """Stop working on this loop. Batches in flight wait again. Returns the tasks, which were told to end."""
         requests, self._requests = self._requests, {}
         task = self._supervised.stop()
-        self._timer = None
+        self._timer = self._backlog.looks_at = None
         with self._queue.changing() as backlog:
             for batch in list(backlog.in_flight):
                 batch.history = batch.history._replace(maybe_sent=batch.history.maybe_sent or batch.history.sends > 0)
@@ -181,8 +179,10 @@ class Consumer:
 
     async def _sleep(self, seen: int) -> None:
         """Until something has changed since `changed` had this count, or the moment has come that the backlog names."""
-        loop = asyncio.get_running_loop()
-        when = self._backlog.next_look(self._clock.now(), self._queue.room.is_full)
+        now = self._clock.now()
+        when = self._backlog.next_look(now, self._queue.room.is_full)
+        if when is not None:
+            self._set_timer(now, when)
         sleeper = self._queue.sleep_until_unread(seen)
         if sleeper is None:
             # What changed may be of our own making; others get their turn in any case.
@@ -190,22 +190,22 @@ class Consumer:
             return
         self._sleeper = sleeper
         try:
-            if when is not None:
-                self._set_timer(loop, self._clock.loop_time(when) + _SLACK)
             await sleeper
         finally:
             self._sleeper = None
             self._queue.changed.forget(sleeper)
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        if self._timer is not None:
-            if loop.time() < self._timer_due <= due:
+    def _set_timer(self, now: float, when: float) -> None:
+        looks_at = self._backlog.looks_at
+        if self._timer is not None and looks_at is not None:
+            if now < looks_at <= when:
                 return
             self._timer.cancel()
-        self._timer_due = due
-        self._timer = loop.call_at(due, self._wake_up, context=Context())
+        self._backlog.looks_at = when
+        due = self._clock.loop_time(when) + _SLACK
+        self._timer = asyncio.get_running_loop().call_at(due, self._wake_up, context=Context())
 
     def _wake_up(self) -> None:
-        self._timer = None
+        self._timer = self._backlog.looks_at = None
         if self._sleeper is not None:
             wake((self._sleeper,))

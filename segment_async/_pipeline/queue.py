@@ -235,9 +235,19 @@ class Queue:
         self._messages.append(delivery)
 
     def _announce(self) -> None:
-        """Wake the consumer for unread messages, once: it says anew when it is to be woken again."""
+        """Wake the consumer for unread messages, once: it says when it is to be woken again.
+
+        The first message of a batch only starts its clock if the consumer will look before the batch is due: waking it
+        would make that call cost three times as much, and it would find nothing to do.
+        """
+        backlog = self.backlog
         if self.accounts.pending >= self.accounts.max_messages:
             self.room.note_full()
+        elif len(self.ready) == 1 and backlog.waits_for_company(now := self.clock.now()):
+            with self.lock:
+                backlog.unread_since = now
+                self._wake_at = backlog.wake_at(now)
+            return
         self.notify()
         self._wake_at = sys.maxsize
 
