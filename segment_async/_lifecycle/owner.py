@@ -278,7 +278,7 @@ class LoopOwner(Host):
                 self._close_timeout,
             )
         if kept:
-            _log.warning("Closed with %s unsent; the spool keeps them for the next process.", _messages(kept))
+            _log.warning("Closed with %s unsent; kept in the spool for the next process.", _messages(kept))
 
     async def _drop_or_keep(self, reason: str, owner: asyncio.AbstractEventLoop | None) -> int:
         """Give up what is pending; with a spool, keep it. Returns how many were dropped."""
