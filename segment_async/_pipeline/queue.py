@@ -382,6 +382,11 @@ class Queue:
             self.attempts.pop(key, None)
         return ends[count - 1], None
 
+    def place(self, batch: Batch | OpenBatch) -> None:
+        """The messages of a batch have their outcomes in its record from now on: wake what waits for one of them."""
+        if batch.place():
+            self.queued.moved.notify()
+
     def settle(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         """The messages of a batch have their outcome."""
         with self.changing():
@@ -390,7 +395,7 @@ class Queue:
 
     def _settle(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         first = batch.offset
-        batch.place()
+        self.place(batch)
         batch.record.settle(first, first + batch.count, result)
         self.accounts.settle(batch.count, batch.size, result)
         self.backlog.remove(batch)
@@ -398,7 +403,7 @@ class Queue:
 
     def keep(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         """At the close of a client with a spool: the messages are in the spool, and pending. The lock is held."""
-        batch.place()
+        self.place(batch)
         batch.record.settle(batch.offset, batch.offset + batch.count, result)
         self.accounts.unload(batch.count, batch.size)
         self.backlog.remove(batch)
@@ -415,6 +420,7 @@ class Queue:
                 len(bodies) + sum(batch.count for batch in batches),
                 sum(map(len, bodies)) + sum(batch.size for batch in batches),
             )
+        self.queued.moved.notify()
         self.notify()
 
     # -- the consumer goes to sleep
