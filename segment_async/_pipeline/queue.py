@@ -235,11 +235,12 @@ class Queue:
         self._messages.append(delivery)
 
     def _announce(self) -> None:
-        """Wake the consumer for unread messages, once: it says anew when it is to be woken again."""
+        """Wake the consumer for unread messages, once: when it goes to sleep it says when to wake it next."""
         if self.accounts.pending >= self.accounts.max_messages:
             self.room.note_full()
-        self.notify()
+        # First, as a consumer in another thread may be awake, and asleep again, before `notify` returns.
         self._wake_at = sys.maxsize
+        self.notify()
 
     # -- callers that wait for room
 
