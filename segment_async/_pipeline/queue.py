@@ -202,7 +202,7 @@ class Queue:
         """
         with self.lock:
             self.check_open()
-            taken = (self.accounts.has_room(size) and self.room.is_for_all()) or self._made_room(size)
+            taken = self.room.is_for_all(size) or self._made_room(size)
             if taken:
                 self._take(delivery, size)
         self._announce()
