@@ -184,7 +184,8 @@ class Queue:
                     return taken
                 if waiter is None:
                     waiter = Waiter(size, paced)
-                    self.room.waiters[waiter] = None
+                    with self.lock:
+                        self.room.waiters[waiter] = None
                     continue
                 await self._sleep(waiter)
         finally:
