@@ -115,14 +115,22 @@ class Backlog:
         return index if index < len(self.waiting) and self.waiting[index] is batch else None
 
     def repair(self) -> None:
-        """Make the places consistent again after an exception interrupted a change."""
+        """Make the places consistent again after an exception interrupted a change.
+
+        Meanwhile a batch may be in two places, beside its own parts, sealed and still open, or settled and still here.
+        """
+        unique = {id(batch): batch for batch in (*self.waiting, *self.in_flight)}.values()
+        whole: list[Batch] = []
+        for batch in sorted(unique, key=_by_start_and_size):
+            if batch.record.result(batch.offset) is None and not (whole and batch.start < whole[-1].stop):
+                whole.append(batch)
+        waiting = set(self.waiting)
+        self.waiting = [batch for batch in whole if batch in waiting]
+        self.in_flight = {batch: None for batch in whole if batch not in waiting}
         if self.open is not None:
             self.open.repair()
-        unique = {id(batch): batch for batch in self.waiting if batch.record.result(batch.offset) is None}
-        self.waiting = sorted(unique.values(), key=_by_start)
-        for batch in list(self.in_flight):
-            if id(batch) in unique or batch.record.result(batch.offset) is not None:
-                del self.in_flight[batch]
+            if whole and self.open.start < whole[-1].stop:
+                self.open = None
 
     # -- limits
 
@@ -257,3 +265,7 @@ class Backlog:
 
 def _by_start(batch: Batch) -> int:
     return batch.start
+
+
+def _by_start_and_size(batch: Batch) -> tuple[int, int]:
+    return batch.start, -batch.count
