@@ -412,18 +412,28 @@ class Queue:
 
     def repair(self) -> None:
         """Make everything consistent again after an exception interrupted a change, wherever that was."""
+        accounts = self.accounts
         with self.changing() as backlog:
-            backlog.repair()
+            settled = backlog.repair()
             if backlog.open is not None:
                 self.read_count = max(self.read_count, backlog.open.stop)
-            batches = list(backlog.batches())
-            bodies = bodies_of(self.ready) + (bodies_of([*self._messages, *self.appending]) if self.has_spool else [])
-            self.accounts.recount(
-                len(bodies) + sum(batch.count for batch in batches),
-                sum(map(len, bodies)) + sum(batch.size for batch in batches),
-            )
+            for batch, result in settled:
+                if accounts.pending >= self._count_pending()[0] + batch.count:
+                    # It was interrupted before it was counted.
+                    accounts.settle(batch.count, batch.size, result)
+            while not accounts.recount(accounts.pending, *self._count_pending()):
+                pass
         self.queued.moved.notify()
         self.notify()
+
+    def _count_pending(self) -> tuple[int, int]:
+        """Messages in memory, and bytes of their JSON, counted one by one."""
+        batches = list(self.backlog.batches())
+        bodies = bodies_of(self.ready) + (bodies_of([*self._messages, *self.appending]) if self.has_spool else [])
+        return (
+            len(bodies) + sum(batch.count for batch in batches),
+            sum(map(len, bodies)) + sum(batch.size for batch in batches),
+        )
 
     # -- the consumer goes to sleep
 

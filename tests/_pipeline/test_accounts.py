@@ -1,6 +1,10 @@
 """The counters: the law holds at every look by construction, and counters never fall."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +16,7 @@ from segment_async._outcome import REASONS, BatchResult
 from segment_async._pipeline.accounts import Accounts
 
 DELIVERED = BatchResult(Status.DELIVERED)
+REFUSED = BatchResult(Status.FAILED, "refused")
 HANDED_OVER = BatchResult(Status.HANDED_OVER)
 ENDS = [DELIVERED, HANDED_OVER, *(BatchResult(reason.status, name) for name, reason in REASONS.items())]
 
@@ -118,6 +123,89 @@ class TestSpool:
         one.lose(10, BatchResult(Status.DROPPED, "too_old"))
         assert (look(one).accepted, look(one).dropped, look(one).pending) == (1, 1, 0)
         assert look(one).queued_bytes == 0
+
+
+class TestAnyInstant:
+    """A signal handler may look at the counters between any two calls."""
+
+    CHANGES: Sequence[Callable[[Accounts], object]] = [
+        *(lambda one, result=result: one.settle(2, 20, result) for result in (DELIVERED, HANDED_OVER, REFUSED)),
+        lambda one: one.refuse(BatchResult(Status.DROPPED, "disabled")),
+        lambda one: one.recover(3),
+        lambda one: one.load(10),
+        lambda one: one.unload(2, 20),
+        lambda one: one.lose(10, BatchResult(Status.DROPPED, "too_old")),
+        lambda one: one.take_back(10),
+    ]
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_the_law_holds_amid_a_change(self, change: Callable[[Accounts], object]) -> None:
+        one = accounts()
+        put(one, 5, 50)
+        one.recover(2)
+        one.arriving = 1
+        seen = [look(one)]
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if frame.f_code.co_filename.endswith("_pipeline/accounts.py") and frame.f_code.co_name != "statistics":
+                sys.settrace(None)
+                # Before the first line, and after the last: that is where calls are.
+                if event in ("call", "return"):
+                    seen.append(look(one))
+                sys.settrace(trace)
+                return trace
+            return None
+
+        traced(change, one, trace)
+        seen.append(look(one))
+        assert len(seen) > 3
+        for before, now in pairwise(seen):
+            assert now.accepted == now.delivered + now.failed + now.dropped + now.handed_over + now.pending
+            assert 0 <= before.accepted <= now.accepted
+            assert 0 <= before.delivered <= now.delivered
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_a_message_that_comes_amid_a_change_is_counted(self, change: Callable[[Accounts], object]) -> None:
+        quiet, one = accounts(), accounts()
+        came = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal came
+            if not frame.f_code.co_filename.endswith("_pipeline/accounts.py"):
+                return None
+            if event in ("call", "return"):
+                put(one, 1, 3)
+                came += 1
+            return trace
+
+        for each in (quiet, one):
+            put(each, 5, 50)
+            each.recover(2)
+            each.arriving = 1
+        change(quiet)
+        traced(change, one, trace)
+        assert came > 1
+        assert (one.pending, one.pending_bytes) == (quiet.pending + came, quiet.pending_bytes + 3 * came)
+        assert look(one).accepted == look(quiet).accepted + came
+
+    def test_a_recount_begins_again_if_messages_came_meanwhile(self) -> None:
+        one = accounts()
+        put(one, 5, 50)
+        seen = one.pending
+        put(one, 1, 10)
+        assert not one.recount(seen, 4, 40)
+        assert (one.pending, one.pending_bytes) == (6, 60)
+        assert one.recount(6, 4, 40)
+        assert (one.pending, one.pending_bytes) == (4, 40)
+
+
+def traced(change: Callable[[Accounts], object], one: Accounts, trace: Callable[..., Any]) -> None:
+    tracer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        change(one)
+    finally:
+        sys.settrace(tracer)
 
 
 class LawOfAccounts(RuleBasedStateMachine):
