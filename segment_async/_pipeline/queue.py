@@ -298,8 +298,9 @@ class Queue:
         if self.overflow == "raise":
             raise QueueFull("the queue is full: messages come faster than they can be sent")
         if self.overflow == "drop_oldest" and not self._change.is_going_on:
-            while not self.accounts.has_room(size) and self._drop_oldest():
-                pass
+            with self.changing():
+                while not self.accounts.has_room(size) and self._drop_oldest():
+                    pass
             return self.accounts.has_room(size)
         return False
 
