@@ -164,12 +164,13 @@ class LoopOwner(Host):
         if self._pid == os.getpid():
             return
         self.pipeline.abandon_after_fork()
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            release(guard)
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
+        guard, self._guard = self._guard, None
         self._begin()
+        if guard is not None:
+            # The client has left its loop by now, so that there is nothing to clean up.
+            release(guard)
 
     # -- flush
 
