@@ -138,7 +138,7 @@ def test_a_folder_that_is_removed_under_a_running_client(path: Path) -> None:
         async with Client("key", transport=transport, spool=path, flush_interval=60) as client:
             await client.track("user-1", "Taken", message_id="before")
             shutil.rmtree(path.parent)
-            with pytest.raises(SpoolUnavailable, match="was removed; its messages wait for it to be back"):
+            with pytest.raises(SpoolUnavailable, match="was removed; its messages wait until it is back"):
                 await client.track("user-1", "Refused")
             path.parent.mkdir(mode=0o700)
             await client.track("user-1", "Taken", message_id="after")

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from segment_async.spool import BatchResult, DroppedMessage, SpoolUnavailable, SpoolInspector, SQLiteSpool, Status
+from segment_async.spool import BatchResult, DroppedMessage, SpoolInspector, SpoolUnavailable, SQLiteSpool, Status
 
 from .contract import DELIVERED, REFUSED, append, body_of, check_law, read, read_ids
 

@@ -4,14 +4,14 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segment_async import Client, Response, RetryPolicy, SpoolUnavailable, Status, TransportError, messages
-from segment_async.spool import BatchResult, SpoolInspector, SQLiteSpool
+from segment_async.spool import SpoolInspector, SQLiteSpool
 from segment_async.testing import RecordingTransport
 
 CRASH = """
@@ -150,10 +150,10 @@ def test_a_refused_message_is_a_dead_letter(tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses_is_told_at_the_call(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
-    path.write_text("somebody's notes, and no spool")
 
     async def main() -> None:
         client = Client("key", transport=RecordingTransport(), spool=path, close_timeout=0)
+        path.write_text("somebody's notes, and no spool")
         with pytest.raises(SpoolUnavailable):
             await client.track("user-1", "Order Completed")
         assert client.statistics().accepted == 0
@@ -165,7 +165,9 @@ def test_a_disk_that_refuses_is_told_at_the_call(tmp_path: Path) -> None:
 
 def from_outside(path: Path, change: str) -> None:
     """As the command line does it: in a process of its own."""
-    program = f"import sys; from segment_async.spool import SpoolInspector; visitor = SpoolInspector(sys.argv[1]); {change}"
+    program = (
+        f"import sys; from segment_async.spool import SpoolInspector; visitor = SpoolInspector(sys.argv[1]); {change}"
+    )
     subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=60)
 
 
@@ -218,19 +220,11 @@ def test_what_is_erased_from_outside_is_dropped_once_wherever_it_waits(tmp_path:
 
 
 class Late(SQLiteSpool):
-    """Writes nothing until something is settled."""
+    """Writes what it is given a little later."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._late: list[tuple[Any, ...]] = []
-
-    def append_nowait(self, message_id: str, body: bytes, done: Any, *, make_room: bool = False) -> None:
-        self._late.append((message_id, body, done))
-
-    async def settle(self, keys: Sequence[int], fate: BatchResult) -> None:
-        while self._late:
-            super().append_nowait(*self._late.pop(0))
-        await super().settle(keys, fate)
+    def append_nowait(self, given: Any, done: Any, **options: Any) -> None:
+        write = partial(super().append_nowait, given, done, **options)
+        asyncio.get_running_loop().call_later(0.05, write)
 
 
 @pytest.mark.parametrize("disk_works", [True, False])
@@ -239,9 +233,9 @@ def test_what_was_just_handed_over_is_on_disk_before_it_is_called_kept(
 ) -> None:
     async def main() -> None:
         path = tmp_path / "analytics.db"
+        client = Client("key", transport=RecordingTransport(_down), spool=Late(path), close_timeout=0)
         if not disk_works:
             path.write_text("somebody's notes, and no spool")
-        client = Client("key", transport=RecordingTransport(_down), spool=Late(path), close_timeout=0)
         delivery = client.enqueue_nowait(messages.track("user-1", "Order Completed"))
         await client.aclose()
         outcome, counts = await delivery, client.statistics()
@@ -254,7 +248,7 @@ def test_what_was_just_handed_over_is_on_disk_before_it_is_called_kept(
             assert (counts.accepted, counts.dropped, counts.pending) == (1, 1, 0)
 
     asyncio.run(main())
-    assert ("Closed with 1 messages unsent; they are kept in the spool." in caplog.messages) is disk_works
+    assert ("Closed with 1 message unsent; kept in the spool for the next process." in caplog.messages) is disk_works
 
 
 def test_a_cancelled_call_leaves_its_message_accepted(tmp_path: Path) -> None:
