@@ -566,7 +566,7 @@ class TestClient:
 
         asyncio.run(main())
         (text,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
-        assert text.startswith("No token, so that messages fail as unauthorized: ")
+        assert text.startswith("No OAuth token; messages fail as unauthorized: ")
         assert "client_key" in text
         assert "SECRET" not in text
 

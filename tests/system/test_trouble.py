@@ -266,11 +266,39 @@ class TestRefusedMessages:
         assert sorted(transport.taken) == sorted(outcomes)
         assert len(transport.requests) <= 1 + 2 * math.ceil(math.log2(1_000))
 
-    @pytest.mark.parametrize("count", [1, 2, 7, 64])
-    def test_all_of_them_cost_2n_minus_1_requests(self, count: int) -> None:
+    @pytest.mark.parametrize("count", [1, 2, 7, 32])
+    def test_all_of_them_cost_2n_minus_1_requests(self, caplog: pytest.LogCaptureFixture, count: int) -> None:
         transport, outcomes = deliver(lambda _: Response(400), count)
         assert {(outcome.reason, outcome.status_code) for outcome in outcomes.values()} == {("refused", 400)}
         assert len(transport.requests) == 2 * count - 1
+        assert "refuses every message" not in caplog.text
+
+    @pytest.mark.parametrize("count", [64, 500, 2_500])
+    def test_after_fifty_refused_alone_the_rest_fails_whole(self, caplog: pytest.LogCaptureFixture, count: int) -> None:
+        transport, outcomes = deliver(lambda _: Response(400), count)
+        assert {(outcome.reason, outcome.status_code) for outcome in outcomes.values()} == {("refused", 400)}
+        assert len(outcomes) == count
+        # Fifty alone and what was in flight beside the last of them; the splits that led there, at two requests each.
+        alone = [request for request in transport.requests if len(request.ids) == 1]
+        assert 50 <= len(alone) < 60
+        assert len(transport.requests) <= 2 * (54 + 2 * math.ceil(math.log2(count)))
+        warnings = [record for record in caplog.records if record.getMessage().startswith("The server refuses every")]
+        assert len(warnings) == 1
+
+    def test_a_batch_of_which_none_was_refused_alone_is_taken_apart_all_the_same(self) -> None:
+        """The fifty may have been of one kind, which another batch need not have."""
+
+        async def main() -> tuple[ScriptedTransport, list[Outcome]]:
+            transport = ScriptedTransport(lambda _: Response(400))
+            async with Client("key", transport=transport, flush_at=100, max_in_flight=1) as client:
+                await give(client, 100)
+                await client.flush()
+                transport.script = refusing("m107")
+                return transport, [await delivery for delivery in await give(client, 100, first=100)]
+
+        transport, outcomes = run(main())
+        assert [outcome.message_id for outcome in outcomes if outcome.status is Status.FAILED] == ["m107"]
+        assert len(transport.taken) == 99
 
     def test_some_of_them(self) -> None:
         poison = {f"m{number}" for number in (3, 4, 50, 99)}
@@ -422,7 +450,7 @@ class TestWhatTheLogSays:
         self, caplog: pytest.LogCaptureFixture, url: str, other: str, status: int
     ) -> None:
         failed, hint = self.log_of(caplog, url, Response(status))
-        assert failed == f"Messages failed: unauthorized (last status: {status})."
+        assert failed == f"Messages failed: 1 message, unauthorized (last status: {status})."
         assert "write key" in hint
         assert "API Keys" in hint
         assert other in hint
@@ -434,7 +462,13 @@ class TestWhatTheLogSays:
 
     @pytest.mark.parametrize("status", [400, 402, 422, 501])
     def test_other_refusals_are_said_without_advice(self, caplog: pytest.LogCaptureFixture, status: int) -> None:
-        assert self.log_of(caplog, US, Response(status)) == [f"Messages failed: refused (last status: {status})."]
+        (text,) = self.log_of(caplog, US, Response(status))
+        assert text == f"Messages failed: 1 message, refused (last status: {status})."
+
+    def test_how_many_they_are(self, caplog: pytest.LogCaptureFixture) -> None:
+        deliver(lambda _: Response(404), 1_234)
+        (record,) = caplog.records
+        assert record.getMessage() == "Messages failed: 1,234 messages, refused (last status: 404)."
 
     def test_nobody_elses_host_is_taken_for_segments(self, caplog: pytest.LogCaptureFixture) -> None:
         assert len(self.log_of(caplog, "https://segment.io.example/v1/batch", Response(401))) == 1
@@ -454,7 +488,8 @@ class TestWhatTheLogSays:
 
     def test_given_up_without_an_answer(self, caplog: pytest.LogCaptureFixture) -> None:
         deliver(lambda _: refused(), 1, retry=RetryPolicy(give_up_after=100))
-        assert [record.getMessage() for record in caplog.records] == ["Messages failed: gave_up (last status: None)."]
+        (record,) = caplog.records
+        assert record.getMessage() == "Messages failed: 1 message, gave_up (last status: None)."
 
     def test_white_space_around_the_key_is_no_part_of_it(self) -> None:
         async def main() -> str:

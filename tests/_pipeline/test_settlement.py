@@ -1,0 +1,357 @@
+"""What an answer does to its batch: settled, retried, taken apart, handed over; without a loop and a request."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+from segment_async import HTTPTransport, Response, RetryPolicy, Status
+from segment_async._outcome import BatchResult
+from segment_async._pipeline.attempt import HoldsEnded
+from segment_async._pipeline.auth import Basic
+from segment_async._pipeline.batch import Batch
+from segment_async._pipeline.circuit import CircuitBreaker
+from segment_async._pipeline.clock import LoopClock
+from segment_async._pipeline.queue import Queue
+from segment_async._pipeline.reports import Reports
+from segment_async._pipeline.retry import NoCredentials, NoResponse
+from segment_async._pipeline.settlement import Settlement
+from tests.support.scripted_transport import ScriptedTransport
+from tests.support.stations import backlog_with, queue_with, sealed
+
+LOST = NoResponse(maybe_sent=True)
+
+
+class Feed:
+    """A spool's feed that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[list[int], BatchResult, str]] = []
+
+    def settle(self, keys: Iterable[int], result: BatchResult, answer: str) -> None:
+        self.outcomes.append((list(keys), result, answer))
+
+
+class Hand:
+    """A loop that nothing runs on; its time is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon_threadsafe(self, callback: object, *, context: object) -> None:
+        """Reports are made by hand."""
+
+
+class Bench:
+    """A settlement with real parts around it; batches begin in flight."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy | None = None,
+        *,
+        auth: Any = None,
+        transport: Any = None,
+        feed: Feed | None = None,
+        on_error: Any = None,
+    ) -> None:
+        self.loop = Hand()
+        self.clock = LoopClock()
+        self.clock.attach(self.loop)  # type: ignore[arg-type]
+        policy = policy or RetryPolicy()
+        self.circuit = CircuitBreaker(policy, lambda: 0.0)
+        self.backlog = backlog_with(self.circuit, has_keys=feed is not None)
+        self.queue: Queue = queue_with(10_000, backlog=self.backlog)
+        self.reports = Reports(on_error, lambda: 0.0, self.queue.notify)
+        self.settlement = Settlement(
+            self.queue,
+            self.circuit,
+            policy,
+            auth or Basic("key"),
+            transport or ScriptedTransport(),
+            self.reports,
+            feed,  # type: ignore[arg-type]
+            self.clock,
+            random=lambda: 0.0,
+            wall_clock=lambda: 1_763_000_000.0,
+        )
+        self.place = 0
+
+    def in_flight(self, count: int = 4, *, sends: int = 1, keys: Collection[int] | None = None) -> Batch:
+        """A batch whose request has just been made."""
+        batch = sealed(
+            [b'{"messageId":"m%d"}' % number for number in range(count)],
+            start=self.place,
+            keys=list(keys) if keys is not None else None,
+        )
+        self.place += count
+        batch.history = batch.history._replace(sends=sends)
+        batch.not_before = self.clock.now()
+        self.queue.accounts.pending += count
+        self.queue.accounts.pending_bytes += batch.size
+        self.backlog.wait(batch)
+        self.backlog.mark_in_flight(batch)
+        return batch
+
+    def results(self, batch: Batch, count: int = 4) -> list[str | None]:
+        results = [batch.record.result(index) for index in range(count)]
+        return [None if result is None else result.reason or result.status.value for result in results]
+
+    def wait_until(self, moment: float) -> None:
+        self.loop.now = moment
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+class TestFinish:
+    def test_a_batch_that_is_delivered_has_ended(self, bench: Bench) -> None:
+        batch = bench.in_flight()
+        seen = bench.queue.changed.count
+        bench.settlement.conclude(batch, Response(200))
+        assert bench.results(batch) == ["delivered"] * 4
+        assert not list(bench.backlog.batches())
+        assert bench.queue.statistics().delivered == 4
+        assert bench.queue.changed.count > seen
+
+    def test_one_that_is_refused_is_explained_and_reported(self, caplog: pytest.LogCaptureFixture) -> None:
+        reported: list[tuple[BatchResult, list[str]]] = []
+        bench = Bench(
+            on_error=lambda error, group: reported.append((error.outcome, [one["messageId"] for one in group]))
+        )
+        batch = bench.in_flight(2)
+        bench.settlement.conclude(batch, Response(404))
+        bench.reports.make()
+        ((outcome, ids),) = reported
+        assert (outcome.reason, outcome.status_code, outcome.attempts, ids) == ("refused", 404, 1, ["m0", "m1"])
+        assert [record.getMessage() for record in caplog.records] == [
+            "Messages failed: 2 messages, refused (last status: 404)."
+        ]
+
+    def test_missing_credentials_were_explained_already(self, caplog: pytest.LogCaptureFixture, bench: Bench) -> None:
+        batch = bench.in_flight()
+        bench.settlement.conclude(batch, NoCredentials())
+        assert bench.results(batch) == ["unauthorized"] * 4
+        assert not caplog.records
+
+    @pytest.mark.parametrize("status", [401, 404])
+    def test_advice_is_given_once_and_for_segment_s_own_hosts(
+        self, caplog: pytest.LogCaptureFixture, status: int
+    ) -> None:
+        bench = Bench(transport=HTTPTransport("https://api.segment.io/v1/batch"))
+        for _ in range(3):
+            bench.settlement.conclude(bench.in_flight(), Response(status))
+        advice = [record for record in caplog.records if "from Segment" in record.getMessage()]
+        assert len(advice) == 1
+
+    def test_the_spool_learns_of_it_with_the_beginning_of_the_answer(self) -> None:
+        feed = Feed()
+        bench = Bench(feed=feed)
+        bench.settlement.conclude(bench.in_flight(2, keys=[7, 8]), Response(404, {}, b"not here" + b"!" * 1_000))
+        bench.settlement.conclude(bench.in_flight(1, keys=[9]), NoCredentials())
+        (first, second) = feed.outcomes
+        assert first == ([7, 8], BatchResult(Status.FAILED, "refused", 404, 1), "not here" + "!" * 492)
+        assert (second[0], second[2]) == ([9], "")
+
+    def test_an_answer_that_is_none_is_taken_for_none(self, caplog: pytest.LogCaptureFixture, bench: Bench) -> None:
+        batch = bench.in_flight()
+        bench.settlement.conclude(batch, "200 OK")  # type: ignore[arg-type]
+        assert batch.history.maybe_sent
+        assert bench.backlog.waiting == [batch]
+        assert caplog.text.count("The transport returned an unreadable answer") == 1
+
+
+class TestRetry:
+    def test_the_batch_waits_for_its_back_off(self, bench: Bench) -> None:
+        batch = bench.in_flight()
+        bench.wait_until(10.0)
+        bench.settlement.conclude(batch, Response(503))
+        assert bench.backlog.waiting == [batch]
+        assert not bench.backlog.in_flight
+        assert batch.not_before == 10.5
+        assert batch.baseline == (0, 1)
+
+    def test_a_pause_is_for_all_of_them(self, bench: Bench) -> None:
+        other = bench.in_flight()
+        bench.backlog.wait(other)
+        bench.settlement.conclude(bench.in_flight(), Response(429, {"Retry-After": "30"}))
+        assert bench.circuit.not_before == 30.0
+        assert bench.backlog.next(29.0, is_full=False) is None
+
+    def test_once_the_server_is_back_no_other_waits_out_its_back_off(self, bench: Bench) -> None:
+        batches = [bench.in_flight() for _ in range(6)]
+        for batch in batches[:5]:
+            bench.settlement.conclude(batch, LOST)
+        assert bench.circuit.half_open
+        bench.settlement.conclude(batches[5], Response(200))
+        assert not bench.circuit.half_open
+        assert {batch.not_before for batch in batches[:5]} == {0.0}
+
+    def test_one_that_failed_for_too_long_is_given_up_with_its_history(
+        self, caplog: pytest.LogCaptureFixture, bench: Bench
+    ) -> None:
+        batch = bench.in_flight()
+        bench.settlement.conclude(batch, LOST)
+        bench.settlement.give_up(batch)
+        assert batch.record.result(0) == BatchResult(Status.FAILED, "gave_up", None, 1, possibly_delivered=True)
+        assert not list(bench.backlog.batches())
+        assert "gave_up" in caplog.text
+
+    def test_a_fresh_token_is_asked_for_and_the_batch_goes_again(self) -> None:
+        class Tokens:
+            has_tokens = True
+
+            def __init__(self) -> None:
+                self.renewed: list[float] = []
+
+            def renew(self, sent_at: float) -> None:
+                self.renewed.append(sent_at)
+
+        tokens = Tokens()
+        bench = Bench(auth=tokens)
+        batch = bench.in_flight()
+        batch.sent_at = 3.5
+        bench.settlement.conclude(batch, Response(401))
+        assert tokens.renewed == [3.5]
+        assert bench.backlog.next(bench.clock.now(), is_full=False) is batch
+        bench.backlog.mark_in_flight(batch)
+        bench.settlement.conclude(batch, Response(401))
+        assert bench.results(batch) == ["unauthorized"] * 4
+
+
+class TestInterrupted:
+    """The request's task was cut off although its loop goes on."""
+
+    def test_it_waits_for_a_back_off_that_grows(self, bench: Bench) -> None:
+        batch = bench.in_flight()
+        waits = []
+        for _ in range(4):
+            bench.settlement.interrupted(batch)
+            assert bench.backlog.waiting == [batch]
+            assert bench.backlog.next(bench.clock.now(), is_full=False) is None
+            waits.append(batch.not_before - bench.clock.now())
+            bench.wait_until(batch.not_before)
+            assert bench.backlog.next(bench.clock.now(), is_full=False) is batch
+            bench.backlog.mark_in_flight(batch)
+        assert waits == pytest.approx([0.5, 1, 2, 4])
+
+    @pytest.mark.parametrize(("sends", "maybe_sent"), [(0, False), (1, True)])
+    def test_it_may_have_been_delivered_if_it_was_sent(self, bench: Bench, sends: int, *, maybe_sent: bool) -> None:
+        batch = bench.in_flight(sends=sends)
+        bench.settlement.interrupted(batch)
+        assert batch.history.maybe_sent is maybe_sent
+
+
+class TestSplits:
+    def test_a_refused_batch_is_taken_apart_at_once(self, bench: Bench) -> None:
+        batch = bench.in_flight(5)
+        bench.wait_until(3.0)
+        bench.settlement.conclude(batch, Response(400))
+        assert [(part.start, part.count, part.not_before) for part in bench.backlog.waiting] == [
+            (0, 2, 3.0),
+            (2, 3, 3.0),
+        ]
+        assert not bench.backlog.in_flight
+        assert bench.queue.statistics().pending == 5
+
+    def test_after_a_413_later_batches_are_smaller(self, bench: Bench) -> None:
+        batch = bench.in_flight(4)
+        bench.settlement.conclude(batch, Response(413))
+        assert bench.backlog.limit(bench.clock.now()) == batch.size // 2
+        assert len(bench.backlog.waiting) == 2
+
+    def test_a_batch_that_is_over_the_limit_is_split_without_a_request(self, bench: Bench) -> None:
+        bench.settlement.conclude(bench.in_flight(4), Response(413))
+        waiting = bench.in_flight(8)
+        bench.backlog.wait(waiting)
+        assert bench.backlog.exceeds_limit(waiting, bench.clock.now())
+        bench.settlement.split_to_limit(waiting)
+        assert waiting not in bench.backlog.waiting
+        assert [part.count for part in bench.backlog.waiting] == [2, 2, 4, 4]
+        assert bench.queue.accounts.requests == 0
+
+
+class TestEverythingIsRefused:
+    """Fifty messages in a row were refused alone, and none was delivered in between."""
+
+    def refuse_alone(self, bench: Bench, count: int) -> None:
+        for _ in range(count):
+            bench.settlement.conclude(bench.in_flight(1), Response(400))
+
+    def test_what_is_left_of_a_batch_fails_whole_with_one_warning(
+        self, caplog: pytest.LogCaptureFixture, bench: Bench
+    ) -> None:
+        batch = bench.in_flight(4)
+        self.refuse_alone(bench, 49)
+        bench.settlement.conclude(batch, Response(400))
+        first, second = bench.backlog.waiting
+        single, other = first.split()
+        for part in (single, other):
+            bench.backlog.wait(part)
+        bench.backlog.remove(first)
+        for part in (single, second):
+            bench.backlog.mark_in_flight(part)
+            bench.settlement.conclude(part, Response(400))
+        assert bench.results(batch) == ["refused", None, "refused", "refused"]
+        assert caplog.text.count("The server refuses every message") == 1
+        self.refuse_alone(bench, 10)
+        assert caplog.text.count("The server refuses every message") == 1
+
+    def test_a_batch_of_which_none_was_refused_alone_is_still_taken_apart(self, bench: Bench) -> None:
+        self.refuse_alone(bench, 60)
+        bench.settlement.conclude(bench.in_flight(4), Response(400))
+        assert len(bench.backlog.waiting) == 2
+
+    def test_a_delivered_batch_ends_it(self, bench: Bench) -> None:
+        batch = bench.in_flight(4)
+        self.refuse_alone(bench, 60)
+        batch.lineage.has_refusal = True
+        bench.settlement.conclude(bench.in_flight(1), Response(200))
+        bench.settlement.conclude(batch, Response(400))
+        assert len(bench.backlog.waiting) == 2
+
+
+class TestHoldsEnded:
+    """The spool says that other processes may have some of the messages now."""
+
+    def test_those_are_handed_over_and_the_rest_is_sent(self) -> None:
+        feed = Feed()
+        bench = Bench(feed=feed)
+        batch = bench.in_flight(6, keys=[10, 11, 12, 13, 14, 15])
+        bench.settlement.conclude(batch, HoldsEnded([11, 14, 15]))
+        assert bench.results(batch, 6) == [None, "handed_over", None, None, "handed_over", "handed_over"]
+        assert [list(part.keys) for part in bench.backlog.waiting] == [[10], [12, 13]]
+        assert not bench.backlog.in_flight
+        # They are not this process's to settle.
+        assert not feed.outcomes
+        counters = bench.queue.statistics()
+        assert (counters.handed_over, counters.pending, counters.accepted) == (3, 3, 6)
+        assert counters.accepted == counters.delivered + counters.failed + counters.dropped + counters.handed_over + 3
+
+    def test_the_rest_goes_at_once_and_keeps_what_it_met(self) -> None:
+        bench = Bench(feed=Feed())
+        batch = bench.in_flight(2, keys=[10, 11], sends=3)
+        bench.settlement.conclude(batch, HoldsEnded([10]))
+        part = bench.backlog.next(bench.clock.now(), is_full=False)
+        assert isinstance(part, Batch)
+        assert (list(part.keys), part.history.sends) == ([11], 3)
+
+    def test_all_of_them(self) -> None:
+        bench = Bench(feed=Feed())
+        batch = bench.in_flight(3, keys=[1, 2, 3])
+        seen = bench.queue.changed.count
+        bench.settlement.conclude(batch, HoldsEnded({1, 2, 3}))
+        assert bench.results(batch, 3) == ["handed_over"] * 3
+        assert not list(bench.backlog.batches())
+        assert bench.queue.changed.count > seen
+
+    def test_it_says_nothing_about_the_server(self) -> None:
+        bench = Bench(feed=Feed())
+        for _ in range(20):
+            bench.settlement.conclude(bench.in_flight(1, keys=[1]), HoldsEnded([1]))
+        assert not bench.circuit.half_open
+        assert bench.circuit.delivered == 0
