@@ -28,9 +28,10 @@ from ._http.transport import HTTPTransport, Transport, batch_url, origin
 from ._lifecycle import process as _exit
 from ._lifecycle.owner import Life, Parts
 from ._message import build as _build
-from ._message.build import Fields, Timestamp, UserID, checked, new_message_id
+from ._message.build import Fields, Timestamp, UserID, checked
 from ._message.context import innermost
 from ._message.encode import encode, plain
+from ._message.ids import new_message_id
 from ._outcome import BatchResult, Statistics, Status
 from ._pipeline.auth import Auth, Basic, OAuth, Tokens
 from ._pipeline.batch import MAX_BATCH_MESSAGES

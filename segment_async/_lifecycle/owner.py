@@ -16,7 +16,7 @@ from threading import get_ident
 from typing import Any, Final
 
 from segment_async._http.transport import HTTPTransport, Transport
-from segment_async._message.build import renew_chance
+from segment_async._message.ids import reseed
 from segment_async._pipeline.auth import Auth
 from segment_async._pipeline.consumer import Sender
 from segment_async._pipeline.delivery import until
@@ -68,7 +68,7 @@ class Life:
     def _make_parts(self) -> None:
         self._pid = os.getpid()
         # It may have been forked since the package was imported.
-        renew_chance()
+        reseed()
         self._close_by: float | None = None
         self._hurried = False
         self._finishing = False

@@ -14,7 +14,7 @@ from typing import Final
 
 from segment_async._exceptions import TransportError
 from segment_async._http.transport import Deadline, Hidden, Response, Transport
-from segment_async._message.build import clock_text
+from segment_async._message.timestamps import clock_text
 from segment_async._version import __version__
 from segment_async.instrumentation import Request
 

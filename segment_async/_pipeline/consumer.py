@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from segment_async._http.transport import HTTPTransport, Response, Transport
 from segment_async._lifecycle.loop_end import Guard, at_loop_end, end, leave_to_parent, release, unwind
-from segment_async._message.build import draw_ahead
+from segment_async._message.ids import prefill_ids
 from segment_async._outcome import BatchResult, Status
 from segment_async.instrumentation import Request
 
@@ -319,7 +319,7 @@ class Sender:
             queue.was_read()
             more = queue.next() is not None
         queue.unread.signal.notify()
-        draw_ahead()
+        prefill_ids()
         return more or size >= _SLICE // 8
 
     def _until_large(self) -> int:
