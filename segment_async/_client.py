@@ -24,7 +24,8 @@ from typing import Any, Final, Literal, Self
 import orjson
 
 from ._exceptions import MessageError
-from ._http.transport import HTTPTransport, Transport, batch_url, origin
+from ._http.origin import batch_url, origin
+from ._http.transport import HTTPTransport, Transport
 from ._lifecycle import process as _exit
 from ._lifecycle.owner import Life, Parts
 from ._message import build as _build

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from segment_async._exceptions import TransportError
-from segment_async._http.transport import Deadline, Hidden, Response, Transport
+from segment_async._http.deadline import Deadline
+from segment_async._http.transport import Response, Secret, Transport
+from segment_async._http.user_agent import USER_AGENT
 from segment_async._message.timestamps import clock_text
-from segment_async._version import __version__
 from segment_async.instrumentation import Request
 
 from .auth import Auth, Refused
@@ -27,8 +26,6 @@ from .retry import NoAnswer, NoCredentials, Silence
 from .spool_feed import Spooling
 
 _log = logging.getLogger("segment_async")
-
-_AGENT: Final = f"segment-async/{__version__} Python/{'.'.join(map(str, sys.version_info[:3]))}"
 
 
 class Attempts:
@@ -88,17 +85,17 @@ class Attempts:
             self._reports.warn("transport", "The transport raised; the batch is sent again.\n%s", stack_of(error))
             return NoAnswer(maybe_sent=True)
 
-    async def _authorization(self, batch: Batch) -> Hidden:
+    async def _authorization(self, batch: Batch) -> Secret:
         """Waits for a token, if need be until the batch would be given up."""
         if not self._auth.has_tokens:
-            return Hidden(await self._auth.header())
+            return Secret(await self._auth.header())
         since = batch.history.first_failure
         since = self._now() if since is None else since
         # Under a name for the reason that `Deadline` gives.
         limit = asyncio.timeout(since + self._give_up_after - self._now())
         try:
             async with limit:
-                return Hidden(await self._auth.header())
+                return Secret(await self._auth.header())
         except TimeoutError:
             batch.history = batch.history._replace(first_failure=since)
         raise TransportError("no token came", maybe_sent=False)
@@ -110,7 +107,7 @@ class Attempts:
             self._queue.requests += 1
             self._queue.retries += batch.history.sends > 1
 
-    async def _send(self, batch: Batch, authorization: Hidden) -> Response:
+    async def _send(self, batch: Batch, authorization: Secret) -> Response:
         started_at, start, answer = self._wall(), self._now(), None
         try:
             answer = await self._transport.send(
@@ -136,10 +133,10 @@ class Attempts:
             # An answer that came is not to be lost to whoever only watches: the batch would be sent twice.
             self._reports.warn_once("observe", "An observer failed; it is asked on. Said once.\n%s", stack_of(fault))
 
-    def _headers(self, history: History, authorization: Hidden) -> dict[str, str]:
+    def _headers(self, history: History, authorization: Secret) -> dict[str, str]:
         headers = {
             "Content-Type": "application/json",
-            "User-Agent": _AGENT,
+            "User-Agent": USER_AGENT,
             "Authorization": authorization.value,
         }
         if self._gzip:
