@@ -248,7 +248,7 @@ REQUEST = {
 
 @pytest.mark.parametrize("seconds", [0.0, 0.6])
 def test_under_mangum(seconds: float, thread: Callable[..., Any]) -> None:
-    """The first invocation reaches its time limit; with the other, the interval passes within an invocation."""
+    """Once, the first invocation reaches its time limit; once, the flush interval passes within an invocation."""
     mangum = pytest.importorskip("mangum", reason="Mangum is not installed")
     from segment_async.asgi import SegmentMiddleware
     from tests.support.asgi import answering

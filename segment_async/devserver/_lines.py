@@ -9,7 +9,7 @@ from segment_async.verdicts import SEVERITIES
 from ._tracking import Answered
 
 _RULES: Final = 3
-_WORDS: Final = {"dropped": "would be dropped", "spec": "against the spec", "style": "worth a thought"}
+_WORDS: Final = {"dropped": "would be dropped", "spec": "against the spec", "style": "not recommended"}
 
 
 def line(answered: Answered) -> str:

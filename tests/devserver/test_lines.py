@@ -30,12 +30,12 @@ def test_verdicts_are_counted_by_message_and_named_by_rule_the_gravest_and_the_m
         event(),
         event(("style", "key-secret"), ("style", "key-secret")),
         event(("dropped", "id-missing"), ("style", "event-name"), ("style", "key-secret")),
-        event(("style", "id-email"), ("style", "id-nobody"), ("style", "key-secret"), ("style", "event-name")),
+        event(("style", "id-email"), ("style", "id-placeholder"), ("style", "key-secret"), ("style", "event-name")),
     ]
     told = after_the_time(Answered(batch(), 200, events, "")).partition("bytes")[2]
     dropped, style = told.strip().split("  ")
     assert dropped == "1 would be dropped: id-missing"
-    assert style.startswith("3 worth a thought: key-secret, event-name, id-")
+    assert style.startswith("3 not recommended: key-secret, event-name, id-")
     assert style.endswith(", …")
 
 
