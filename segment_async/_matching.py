@@ -49,7 +49,7 @@ def matching(expected: MessageDict, events: Iterable[MessageDict]) -> list[Messa
 def differences(expected: Any, actual: Any, path: str = "") -> list[Difference]:
     """Where `actual` differs from `expected`. Keys that are not expected do not count as differences."""
     if isinstance(expected, Mapping) and isinstance(actual, dict):
-        wanted: Mapping[Any, Any] = expected
+        wanted = cast("Mapping[object, Any]", expected)
         return [found for key in wanted for found in _at_key(str(key), wanted[key], cast("MessageDict", actual), path)]
     if isinstance(expected, (list, tuple)) and isinstance(actual, list):
         items, others = cast("Sequence[Any]", expected), cast("Sequence[Any]", actual)

@@ -217,7 +217,8 @@ class _PageViews:
             self.hooks.log_once("flush_on_response", error)
 
     def _client_of(self, scope: Scope) -> Client:
-        client: Client | None = self._client or (scope.get("state") or {}).get("segment")
+        state: dict[str, Any] = scope.get("state") or {}
+        client: Client | None = self._client or state.get("segment")
         if client is None:
             raise LookupError("no client: pass one to SegmentMiddleware, or open one with lifespan")
         return client

@@ -18,8 +18,8 @@ from .asgi import lifespan
 try:
     from fastapi import Depends
     from fastapi.requests import HTTPConnection
-except ImportError as error:
-    raise ImportError("segment_async.fastapi needs FastAPI: pip install fastapi") from error
+except ImportError as _error:
+    raise ImportError("segment_async.fastapi needs FastAPI: pip install fastapi") from _error
 
 __all__ = ["Segment", "lifespan"]
 
@@ -30,9 +30,9 @@ async def _client_of(connection: HTTPConnection) -> Client:
     if client is None:
         raise RuntimeError(
             "No client in state['segment']. Open one with FastAPI(lifespan=lifespan('WRITE_KEY')) of "
-            "segment_async.fastapi. If the application has it, its lifespan did not run: start the server with lifespan "
-            "events (uvicorn --lifespan on, `with TestClient(app)` in tests), and set it on the outermost application, "
-            "because a mounted one gets no lifespan events."
+            "segment_async.fastapi. If you do, the lifespan did not run: start the server with lifespan events "
+            "(uvicorn --lifespan on; in tests `with TestClient(app)`), and pass the lifespan to the outermost "
+            "application, because mounted ones get no lifespan events."
         )
     return client
 

@@ -23,8 +23,8 @@ try:
     from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
     from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TracerProvider
-except ImportError as error:
-    raise ImportError("segment_async.otel needs OpenTelemetry: pip install opentelemetry-api") from error
+except ImportError as _error:
+    raise ImportError("segment_async.otel needs OpenTelemetry: pip install opentelemetry-api") from _error
 
 __all__ = ["remember", "watch"]
 

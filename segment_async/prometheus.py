@@ -17,8 +17,8 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Histogram
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
-except ImportError as error:
-    raise ImportError("segment_async.prometheus needs prometheus_client: pip install prometheus-client") from error
+except ImportError as _error:
+    raise ImportError("segment_async.prometheus needs prometheus_client: pip install prometheus-client") from _error
 
 __all__ = ["watch"]
 

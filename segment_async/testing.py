@@ -72,13 +72,13 @@ class Recording:
 
     Attributes:
         client: a real client, for the code under test. Its `before_send` is in use: it does the recording.
-        transport: the batches that the client sent. A message is here later than in `events`: after a flush or the close.
+        transport: the batches that the client sent. Messages get here after a flush or the close.
     """
 
     def __init__(self) -> None:
-        self.transport = RecordingTransport()
+        self.transport: RecordingTransport = RecordingTransport()
         # With no interval, a test that awaits a delivery does not have to wait.
-        self.client = Client("test", transport=self.transport, before_send=self._record, flush_interval=0)
+        self.client: Client = Client("test", transport=self.transport, before_send=self._record, flush_interval=0)
         self._bodies: list[bytes] = []
         self._waiting: set[Callable[[], None]] = set()
 

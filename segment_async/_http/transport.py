@@ -194,8 +194,8 @@ class HTTPTransport:
         try:
             content = await _read(response)
         finally:
-            # If the response was read to its end, its connection is in the pool already. Otherwise close the connection:
-            # the next response would be preceded by the rest of this one; after a 101 it does not speak HTTP any more.
+            # If the response was read to its end, its connection is in the pool already. Otherwise close it: the next
+            # response would be preceded by the rest of this one; after a 101 it does not speak HTTP any more.
             response.close()
         return Response(response.status, response.headers, content)
 
@@ -235,7 +235,7 @@ class HTTPTransport:
     def _detach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Drop the session of a loop that is not used any more; the loop closes its connections if it runs again.
 
-        Schedules a plain callback: a task would log an error if the loop does not run again, or only until it is closed.
+        Schedules a plain callback, because a task logs an error if the loop does not run again or not for long enough.
         """
         session = self._sessions.pop(loop)
         session.http.detach()

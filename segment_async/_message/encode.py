@@ -63,13 +63,14 @@ def plain(message: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         MessageError: as `encode`.
     """
-    problem = None
+    walked = None
     try:
         walked = _walk(message, "", ())
     except RecursionError:
-        problem = "is nested too deeply"
-    if problem:
-        raise MessageError("message", problem)
+        # Raise the error outside of this handler, where the stack is short again.
+        pass
+    if walked is None:
+        raise MessageError("message", "is nested too deeply")
     return cast("dict[str, Any]", walked)
 
 
@@ -103,7 +104,7 @@ class _Unsupported(Exception):
     """There is no conversion for the value's type, or the conversion failed."""
 
 
-def _convert(value: Any) -> Any:
+def _convert(value: object) -> Any:
     """Convert a value one step towards JSON; the result may need further steps."""
     conversion = _CONVERSIONS.get(type(value))
     if conversion is None:
@@ -113,12 +114,12 @@ def _convert(value: Any) -> Any:
     return conversion(value)
 
 
-def _inherited_conversion(value: Any) -> Callable[[Any], Any] | None:
+def _inherited_conversion(value: object) -> Callable[[Any], Any] | None:
     return next((conversion for base, conversion in _BASE_TYPES if isinstance(value, base)), None)
 
 
-def _duck_typed_conversion(value: Any) -> Callable[[Any], Any] | None:
-    kind: type = type(value)
+def _duck_typed_conversion(value: object) -> Callable[[Any], Any] | None:
+    kind = type(value)
     if isinstance(value, type):
         return None
     if hasattr(kind, "get_secret_value") or kind.__name__ == "Secret":
@@ -166,13 +167,13 @@ def _dataclass(value: Any) -> dict[str, Any]:
 
 
 def _attrs(value: Any) -> dict[str, Any]:
-    kind: Any = type(value)
+    kind = cast("Any", type(value))
     names: list[str] = [field.name for field in kind.__attrs_attrs__]
     return {name: getattr(value, name) for name in names}
 
 
 def _struct(value: Any) -> dict[str, Any]:
-    kind: Any = type(value)
+    kind = cast("Any", type(value))
     attributes: tuple[str, ...] = kind.__struct_fields__
     names: tuple[str, ...] = kind.__struct_encode_fields__
     items = zip(names, [getattr(value, attribute) for attribute in attributes], strict=True)
@@ -242,7 +243,7 @@ def _walk(value: Any, path: str, parents: tuple[int, ...]) -> Any:
 
     Looks at `type(value)` and not at `__class__`: a proxy's `__class__` runs the application's code.
     """
-    kind: type = type(value)
+    kind = cast("type[object]", type(value))  # as pyright knows no type of an Any
     if value is None or kind in _NATIVE or (kind is Decimal and value.is_finite()):
         return value
     if issubclass(kind, Enum):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 Preferences = Mapping[str, bool]
 GPC = Literal["ignore", "drop"] | Preferences
@@ -43,7 +43,7 @@ def parse_preferences(value: Any) -> dict[str, bool] | None:
         return None
     if not isinstance(value, Mapping):
         raise TypeError
-    given: Mapping[Any, Any] = value
+    given = cast("Mapping[object, object]", value)
     preferences = {str(category): granted is True for category, granted in given.items()}
     if len(preferences) > _MAX_CATEGORIES or sum(map(len, preferences)) > _MAX_CHARACTERS:
         raise ValueError

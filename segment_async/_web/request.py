@@ -1,7 +1,7 @@
 """Reads Segment's `context` from the ASGI scope of a request: address, browser, language, page.
 
-Pure: a scope in, plain fields out. For any request, each field is either correct or absent, and nothing raises. The size
-of each field is limited, so that no forged header can make a message too large. This file knows neither clients nor
+Pure: a scope in, plain fields out. For any request, each field is either correct or absent, and nothing raises. Each
+field has a maximum size, so that no forged header can make a message too large. This file knows neither clients nor
 messages.
 """
 

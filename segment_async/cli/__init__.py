@@ -1,7 +1,7 @@
 """The command `segment-async`: the entry point, which names the extra to install if it is missing.
 
-Each sub-command is a module, listed in `_commands`. This folder contains texts, options and colours; what a command does
-is implemented in the rest of the package.
+Each sub-command is a module, listed in `_commands`. This folder contains texts, options and colours; the work is done
+by the rest of the package.
 """
 
 import sys

@@ -23,8 +23,8 @@ _PREFLIGHT: Final = {
 class AccessControl:
     """Middleware that refuses requests of other sites.
 
-    Pages on this machine and those of `allowed_origins` may post events. With a `token`, any `Host` is accepted, and all
-    paths except the tracking ones require the token. SDKs send it as their write key, which `_tracking` checks.
+    Pages on this machine and those of `allowed_origins` may post events. With a `token`, any `Host` is accepted, and
+    all paths except the tracking ones require the token. SDKs send it as their write key, which `_tracking` checks.
     """
 
     def __init__(self, allowed_origins: tuple[str, ...] = (), token: str | None = None) -> None:

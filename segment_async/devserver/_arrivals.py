@@ -87,10 +87,10 @@ class Arrivals:
     def __init__(self, keep: int) -> None:
         self.held: deque[Event] = deque(maxlen=keep)
         self.refusals: deque[Refusal] = deque(maxlen=_REFUSALS)
-        self.total = 0
-        self.clearings = 0
-        self.last_cleared = 0
-        self.changes = 0
+        self.total: int = 0
+        self.clearings: int = 0
+        self.last_cleared: int = 0
+        self.changes: int = 0
         self._numbers = 0
         self._batches = 0
         self._ids = RecentIds(_IDS_REMEMBERED)
@@ -100,7 +100,7 @@ class Arrivals:
         self.clear()
 
     def clear(self) -> None:
-        """Delete events, counts and ids. The event numbers continue, so that a new event never has the number of an old one."""
+        """Delete events, counts and ids. Event numbers continue, so that no new event has the number of an old one."""
         self.held.clear()
         self.refusals.clear()
         self.total = 0
@@ -184,7 +184,7 @@ class Arrivals:
     def select(
         self, *, call: str | None = None, event: str | None = None, user: str | None = None, verdict: str | None = None
     ) -> Iterator[Event]:
-        """The events that match, oldest first. `verdict` is a severity, a rule, or "none" for events without verdicts."""
+        """The events that match, oldest first. `verdict` is a severity, a rule, or "none" for those without verdicts."""
         for candidate in tuple(self.held):
             if call is not None and candidate.type != call:
                 continue

@@ -4,8 +4,8 @@
 class RecentIds:
     """Remembers at least the last `count` ids, and never more than twice as many.
 
-    It has two generations and drops the older one as a whole. Deleting single ids from the front of a dict means walking
-    over all entries deleted before, which takes most of the time at some thousand events per second.
+    It has two generations and drops the older one as a whole. Deleting single ids from the front of a dict means
+    walking over all entries deleted before, which takes most of the time at some thousand events per second.
     """
 
     def __init__(self, count: int) -> None:

@@ -29,9 +29,7 @@ def judge_in_slices(request: ParsedRequest) -> Iterator[list[Judged]]:
 
 
 def _judge_one(message: object, index: int, request: ParsedRequest) -> Judged:
-    if isinstance(message, dict):
-        # Some libraries repeat the write key in each message; it must not be shown.
-        cast("dict[str, object]", message).pop("writeKey", None)
+    _fields_of(message).pop("writeKey", None)  # some libraries repeat it in each message; it must not be shown
     json = _json(message, index, len(request.messages))
     verdicts = judge(message, size=len(json))
     if not request.write_key:
@@ -39,6 +37,10 @@ def _judge_one(message: object, index: int, request: ParsedRequest) -> Judged:
     if index >= BATCH_MESSAGES:
         verdicts.insert(0, BATCH_TOO_LONG)
     return message, json, verdicts[:_VERDICTS]
+
+
+def _fields_of(message: object) -> dict[str, object]:
+    return cast("dict[str, object]", message) if isinstance(message, dict) else {}
 
 
 def _json(message: object, index: int, count: int) -> bytes:

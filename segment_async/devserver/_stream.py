@@ -1,7 +1,8 @@
 """`/_dev/stream`: sends arriving events to open pages, as server-sent events.
 
-Each page has a cursor into the stored events and receives updates as fast as it reads them. A slow page takes no memory:
-it misses the events that the ring has dropped in the meantime, and is told how many. The counts include all events.
+Each page has a cursor into the stored events and receives updates as fast as it reads them. A slow page takes no
+memory: it misses the events that the ring has dropped in the meantime, and each update has their number. The counts
+include all events.
 """
 
 import asyncio
