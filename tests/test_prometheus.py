@@ -32,7 +32,7 @@ def test_counts_by_outcome_and_reason() -> None:
                 await (await client.track("user-1", "Refused"))
                 await (await client.track("user-1", "Delivered"))
                 with bound(without_identity="drop"):
-                    await client.track(event="Nobody's")
+                    await client.track(event="Without Identity")
                 await client.track("user-1", "Waiting")
                 assert registry.get_sample_value("segment_pending") == 1
                 assert registry.get_sample_value("segment_queued") == 1

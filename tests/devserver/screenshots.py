@@ -2,7 +2,7 @@
 
     python -m tests.devserver.screenshots docs/images
 
-Needs what the tests of the page need. Not a test: somebody has to look at the pictures.
+Needs the same programs as the tests of the page. This is not a test: look at the pictures yourself.
 """
 
 import asyncio
