@@ -22,7 +22,7 @@ _TIMEOUT: Final = 1.0
 
 
 class HookRunner:
-    """Calls the functions of one part of the application, and remembers which errors it has logged."""
+    """Calls the application's functions, and remembers which errors it has logged."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()

@@ -77,7 +77,7 @@ class SegmentMiddleware:
     """Binds the visitor and the context of each request, and sends page views if `page_views` is set.
 
     If it is installed twice, the inner one does nothing. An exception in it, or in a function that was passed to it, is
-    logged once and never reaches the application; an asynchronous function has one second.
+    logged once and never reaches the application; an asynchronous function has one second to finish.
 
     Args:
         client: sends the page views; `None`: the one that `lifespan` put in ``state["segment"]``.
@@ -90,7 +90,7 @@ class SegmentMiddleware:
         page_views: send a `page` call for each GET that was answered with HTML.
         page_name: takes the scope, sync or async; `None`: use the route's template, if the framework provides it.
         exclude: paths that are not pages, with all paths below them; replaces `EXCLUDED`. `*` matches any characters.
-        bots: whether requests of programs count as page views.
+        bots: whether requests of programs count as page views. ``"skip"``: no; ``"include"``: yes.
         query: which query parameters are sent. ``"scrub"``: those that do not look like a secret; ``"utm"``: those of
             the campaign; ``"none"``; ``"all"``.
         consent: takes the scope, sync or async; returns the preferences by category, or `None` if they are not known.

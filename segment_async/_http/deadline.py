@@ -11,8 +11,8 @@ class Deadline:
     """A time limit that does not count the time in which the event loop was blocked.
 
     Raises `TimeoutError` from its block. When the limit is found to be overdue because the loop stood still (a blocking
-    call, a suspended machine), the block gets that time again, so that data which arrived meanwhile is read before the
-    block is cancelled.
+    call, a suspended machine), the block gets up to as much time again, so that data which arrived meanwhile is read
+    before the block is cancelled.
 
     Assign it to a name unless its block is in the task's own first frame, because it holds a reference to the task:
     Python 3.11 crashes if both are garbage and the task is collected while one of its inner frames is being closed.

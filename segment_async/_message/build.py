@@ -39,9 +39,10 @@ def _common(
     timestamp: Timestamp | None,
     message_id: UserID | None,
 ) -> Fields:
-    # The clock is read even where the timestamp is given: the message id begins with the time of the call.
-    now = clock_text(time.time())
-    message: Fields = {"type": kind, "timestamp": now if timestamp is None else _timestamp(timestamp)}
+    message: Fields = {
+        "type": kind,
+        "timestamp": clock_text(time.time()) if timestamp is None else _given_timestamp(timestamp),
+    }
     if message_id is not None:
         message["messageId"] = _message_id(message_id)
     if user_id is not None:
@@ -253,6 +254,12 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise MessageError(name, f"must be a str, not {_type_name(value)}")
     return value
+
+
+def _given_timestamp(value: Any) -> str:
+    """The given timestamp. Reads the clock all the same, because the message id begins with the time of the call."""
+    clock_text(time.time())
+    return _timestamp(value)
 
 
 def _timestamp(value: Any) -> str:

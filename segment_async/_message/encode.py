@@ -243,7 +243,7 @@ def _walk(value: Any, path: str, parents: tuple[int, ...]) -> Any:
 
     Looks at `type(value)` and not at `__class__`: a proxy's `__class__` runs the application's code.
     """
-    kind = cast("type[object]", type(value))  # as pyright knows no type of an Any
+    kind = cast("type[object]", type(value))  # for pyright: the type of an Any is unknown to it
     if value is None or kind in _NATIVE or (kind is Decimal and value.is_finite()):
         return value
     if issubclass(kind, Enum):

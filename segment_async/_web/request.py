@@ -96,7 +96,7 @@ def context_of(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Net
 
 
 def client_ip(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Network]) -> str | None:
-    """The address of the connection's peer or, behind trusted proxies, of the first untrusted one.
+    """The address of the connection's peer or, behind trusted proxies, the one that the outermost proxy saw.
 
     `X-Forwarded-For` is read from the right, because each proxy appends the address of its peer. Entries to the left of
     the first untrusted address may be forged.

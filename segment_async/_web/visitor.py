@@ -33,7 +33,7 @@ class Visitor:
     """The visitor of one request.
 
     Attributes:
-        may_be_counted: a page in response to this request counts as a page view: a person asked for it, and consents.
+        may_be_counted: a page in response to this request counts as a page view: a person asked for it, and does not object.
         may_get_cookie: the visitor has no cookie yet, and does not refuse one.
     """
 

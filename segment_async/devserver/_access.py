@@ -91,7 +91,7 @@ def _comes_from_another_site(request: web.Request) -> bool:
 
 
 async def harden(request: web.Request, response: web.StreamResponse) -> None:
-    """For `on_response_prepare`: apart from the tracking paths, only pages of this endpoint may use a response."""
+    """For `on_response_prepare`: outside of the tracking paths, only pages of this endpoint may load a response."""
     if not request.path.startswith("/v1/"):
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         response.headers["X-Content-Type-Options"] = "nosniff"
