@@ -1,7 +1,7 @@
 """`python -m benchmarks`: measures everything, in rounds that go through all contestants, and reports.
 
-A whole run writes `results.json`; a part of one, or a quick one, only says what it saw, unless it is told where to
-write. `--publish` makes the README's block, `docs/performance.md` and the pictures of what the last whole run wrote.
+A complete run writes `results.json`. A partial or quick run only prints its figures, unless `--json` names a file.
+`--publish` makes the README's block, `docs/performance.md` and the plots from the last complete run.
 """
 
 import argparse
@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environments, publish, report
-from benchmarks.bench import Bench, Failed, cores, machine, place
+from benchmarks import environments
+from benchmarks.bench import Bench, ProbeFailed, cores, machine, pin
 from benchmarks.contestants import BY_NAME, NOT_MEASURED
-from benchmarks.figures import median_of_rounds
 from benchmarks.parts import PARTS, QUICK, QUICK_FIELD, Case
-from benchmarks.sink import Sink, capacities, compiled
+from benchmarks.report import publish, tables
+from benchmarks.report.figures import median_of_rounds
+from benchmarks.server.sink import Sink, capacities, compiled
 
 RESULTS = Path(__file__).parent / "results.json"
 ATTEMPTS, DISTURBED = 2, 0.1
@@ -28,13 +29,13 @@ ATTEMPTS, DISTURBED = 2, 0.1
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure segment_async beside its peers.")
-    parser.add_argument("--only", action="append", choices=list(PARTS), help="measure this part; may be repeated")
+    parser.add_argument("--only", action="append", choices=list(PARTS), help="measure only this part; may be repeated")
     parser.add_argument("--quick", action="store_true", help="one round of calls and delivery against the official SDK")
-    parser.add_argument("--rounds", type=int, default=None, help="rounds to take medians over (3)")
+    parser.add_argument("--rounds", type=int, default=None, help="number of rounds to take medians over (default 3)")
     parser.add_argument("--peers", nargs="+", choices=list(BY_NAME), help="measure only these contestants")
     parser.add_argument("--json", type=Path, default=None, help="where to write the results")
     parser.add_argument(
-        "--publish", action="store_true", help="write the README's block, docs/performance.md, pictures"
+        "--publish", action="store_true", help="write the README's block, docs/performance.md and the plots"
     )
     return parser.parse_args()
 
@@ -45,22 +46,22 @@ def main() -> int:
     if options.publish:
         publish.write(json.loads(source.read_text()))
         return environments.draw(source)
-    keeps = options.json or not (options.only or options.quick or options.peers)
+    writes_results = options.json or not (options.only or options.quick or options.peers)
     results: dict[str, Any] = {}
-    # After each round, so that a run that is broken off leaves what it had.
+    # After each round, so that an interrupted run keeps the rounds it finished.
     for results in measured(options):
-        if keeps:
+        if writes_results:
             source.write_text(json.dumps(results, indent=1) + "\n")
-    print(report.terminal(results))
+    print(tables.terminal(results))
     return 0
 
 
 def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The results so far, after each round."""
-    cases, missing = possible(planned(options))
+    cases, missing = runnable(planned(options))
     rounds = options.rounds or (1 if options.quick else 3)
     with Sink(compiled(environments.FOLDER)) as sink:
-        place(sink.process_id, cores().far)
+        pin(sink.process_id, cores().other)
         results = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "machine": machine(),
@@ -68,11 +69,12 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "versions": {name: environments.versions(name) for name in {case.contestant.environment for case in cases}},
             "missing": NOT_MEASURED | missing,
         }
-        found: dict[Case, list[dict[str, Any]]] = defaultdict(list)
+        figures: dict[Case, list[dict[str, Any]]] = defaultdict(list)
         for number in range(1, rounds + 1):
-            say(f"round {number} of {rounds}")
-            run_round(Bench(sink, cores()), cases, random.Random(number), found)
-            yield results | {"rounds": number, "figures": [entry(case, found[case]) for case in cases if found[case]]}
+            log(f"round {number} of {rounds}")
+            run_round(Bench(sink, cores()), cases, random.Random(number), figures)
+            entries = [entry(case, figures[case]) for case in cases if figures[case]]
+            yield results | {"rounds": number, "figures": entries}
 
 
 def planned(options: argparse.Namespace) -> list[Case]:
@@ -82,34 +84,34 @@ def planned(options: argparse.Namespace) -> list[Case]:
     return [case for case in cases if not options.quick or case.variant in QUICK.get(case.part, (case.variant,))]
 
 
-def possible(cases: list[Case]) -> tuple[list[Case], dict[str, str]]:
-    """The cases whose environments could be made, and why the others could not."""
+def runnable(cases: list[Case]) -> tuple[list[Case], dict[str, str]]:
+    """The cases whose environments could be created, and for the others, why not."""
     problems = {}
     for name in dict.fromkeys(case.contestant.environment for case in cases):
-        say(f"environment {name}")
+        log(f"environment {name}")
         if problem := environments.prepare(name):
             problems[name] = problem
     return [case for case in cases if case.contestant.environment not in problems], problems
 
 
-def run_round(bench: Bench, cases: list[Case], chance: random.Random, found: dict[Case, list[dict[str, Any]]]) -> None:
-    """Every case once; in another order each time, so that no one always follows the same other."""
-    for done, case in enumerate(chance.sample(cases, len(cases)), start=1):
-        say(f"[{done:3}/{len(cases)}] {case.part} {case.variant}, {case.contestant.label}")
+def run_round(bench: Bench, cases: list[Case], rng: random.Random, figures: dict[Case, list[dict[str, Any]]]) -> None:
+    """Every case once, in a different order each round, so that none always follows the same other."""
+    for done, case in enumerate(rng.sample(cases, len(cases)), start=1):
+        log(f"[{done:3}/{len(cases)}] {case.part} {case.variant}, {case.contestant.label}")
         try:
-            found[case].append(calmly(bench, case))
-        except Failed as failed:
-            say(f"      failed: {failed}")
+            figures[case].append(least_disturbed(bench, case))
+        except ProbeFailed as failed:
+            log(f"      failed: {failed}")
 
 
-def calmly(bench: Bench, case: Case) -> dict[str, Any]:
-    """Measure again while others had more than a tenth of the core, and keep the least disturbed."""
+def least_disturbed(bench: Bench, case: Case) -> dict[str, Any]:
+    """Measure again if other processes took more than a tenth of the core, and keep the least disturbed figures."""
     attempts: list[dict[str, Any]] = []
     for _ in range(ATTEMPTS):
         attempts.append(PARTS[case.part].measure(bench, case))
         if attempts[-1].get("disturbed", 0) <= DISTURBED:
             break
-        say(f"      disturbed: others had {attempts[-1]['disturbed']:.0%} of the core")
+        log(f"      disturbed: other processes took {attempts[-1]['disturbed']:.0%} of the core")
         time.sleep(1)
     return min(attempts, key=lambda figures: figures.get("disturbed", 0))
 
@@ -125,7 +127,7 @@ def entry(case: Case, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

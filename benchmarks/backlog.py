@@ -1,7 +1,7 @@
-"""`python -m benchmarks.backlog`: a million messages wait on disk; how soon, how and in what memory does a client go on?
+"""`python -m benchmarks.backlog`: a client starts with a million messages on disk; how fast, and with how much memory?
 
-One process leaves them there, as an outage would. The next one opens the spool, sends to a transport that takes
-everything, and tells when its first request began, what memory it had along the way, and whether the order was kept.
+One process leaves them there, as an outage would. The next one opens the spool, sends to a transport that accepts
+everything, and prints when its first request began, how much memory it used, and whether the order was kept.
 """
 
 import argparse
@@ -27,31 +27,31 @@ ROOT = Path(__file__).parents[1]
 GROUP = 1_000
 
 
-class Taking:
-    """Takes everything, and looks whether the messages come in the order of their numbers."""
+class CheckingTransport:
+    """Accepts everything, and checks whether the messages come in the order of their numbers."""
 
     def __init__(self) -> None:
         self.first_request: float | None = None
-        self.taken = 0
+        self.received = 0
         self.is_ordered = True
-        self.most_bytes = 0
+        self.peak_bytes = 0
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
         self.first_request = self.first_request or time.perf_counter()
         content = zlib.decompress(body, 31) if headers.get("Content-Encoding") == "gzip" else body
         for message in orjson.loads(content)["batch"]:
-            self.is_ordered &= message["properties"]["n"] == self.taken
-            self.taken += 1
-        self.most_bytes = max(self.most_bytes, resident_bytes())
+            self.is_ordered &= message["properties"]["n"] == self.received
+            self.received += 1
+        self.peak_bytes = max(self.peak_bytes, resident_bytes())
         return Response(200, {"Content-Type": "application/json"}, b'{"success":true}')
 
     async def aclose(self) -> None: ...
 
 
 async def leave(path: str, count: int) -> None:
-    """Accept that many, by a client whose server never answers."""
+    """Accept that many messages with a client whose server never responds."""
 
-    class Silent(Taking):
+    class Silent(CheckingTransport):
         async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
             await asyncio.Event().wait()
             raise AssertionError
@@ -70,20 +70,20 @@ async def leave(path: str, count: int) -> None:
 
 async def drain(path: str) -> None:
     before, start = resident_bytes(), time.perf_counter()
-    transport = Taking()
+    transport = CheckingTransport()
     async with Client("benchmark", transport=transport, spool=path, max_in_flight=1) as client:
         left = await client.flush()
         counts = client.statistics()
     seconds = time.perf_counter() - start
     assert transport.first_request is not None
     figures = {
-        "messages": transport.taken,
+        "messages": transport.received,
         "left": left,
         "in order": transport.is_ordered,
         "first request after ms": round((transport.first_request - start) * 1e3),
-        "drained a second": round(transport.taken / seconds),
+        "drained a second": round(transport.received / seconds),
         "resident MiB before": round(before / 2**20),
-        "resident MiB at most": round(transport.most_bytes / 2**20),
+        "resident MiB at most": round(transport.peak_bytes / 2**20),
         "counts": f"accepted {counts.accepted:,}, delivered {counts.delivered:,}, recovered {counts.recovered:,}",
     }
     print(json.dumps(figures, indent=1))
@@ -92,7 +92,7 @@ async def drain(path: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.backlog", description=__doc__)
     parser.add_argument("--messages", type=int, default=1_000_000)
-    parser.add_argument("--folder", help="of the spool; a temporary one otherwise")
+    parser.add_argument("--folder", help="the folder for the spool (default: a temporary one)")
     parser.add_argument("--step", choices=("leave", "drain"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step == "leave":

@@ -1,13 +1,13 @@
-"""Who competes, and what each needs: an environment, an adapter, its options. A table, and nothing else.
+"""The SDKs that are measured, and what each needs: an environment, an adapter, options. A table and nothing else.
 
-analytics-go is missing: it needs a Go toolchain and the Go module proxy at the time of the run.
+analytics-go is missing: it needs a Go toolchain and access to the Go module proxy.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 WEB = ("fastapi", "uvicorn", "httptools")
-NOT_MEASURED = {"analytics-go": "needs a Go toolchain and the Go module proxy; neither was there"}
+NOT_MEASURED = {"analytics-go": "needs a Go toolchain and the Go module proxy, which were not available"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,12 +18,12 @@ class Contestant:
     adapter: str
     options: dict[str, Any] = field(default_factory=dict)
     share: float = 1.0
-    """Part of a measurement's messages that it gets: the slow ones would take minutes."""
+    """The fraction of a measurement's messages it sends; slow SDKs would take minutes for all of them."""
     drops: bool = True
-    """Whether its queue drops what it has no room for, so that a measurement of throughput must make it larger."""
+    """Whether it drops messages when its queue is full; measurements of throughput then need a larger queue."""
     imports: str = ""
     constructs: str = ""
-    """Statements: to import it, and then to make a first client."""
+    """The statements that import it and that create a first client."""
 
 
 OURS = Contestant(
@@ -49,7 +49,9 @@ NODE_LABEL = "@segment/analytics-node"
 
 CONTESTANTS = [
     Contestant("nothing", "the application alone", "ours-isal", "nothing"),
-    Contestant("making", "the application, its message made for nobody", "ours-isal", "nothing", {"makes": True}),
+    Contestant(
+        "making", "the application, building a message it does not send", "ours-isal", "nothing", {"makes": True}
+    ),
     OURS,
     Contestant(
         "ours-middleware",

@@ -1,6 +1,6 @@
-"""An environment of its own for each contestant, under `benchmarks/.envs/`: made once, kept until its needs change.
+"""A virtual environment for each contestant, in `benchmarks/.envs/`: created once, kept until its requirements change.
 
-Where an environment cannot be made (no registry, no Node), its contestants are left out and the results say so.
+If an environment cannot be created (no registry, no Node), its contestants are left out and the results say so.
 """
 
 import json
@@ -22,29 +22,29 @@ LIST_INSTALLED = (
 
 
 def prepare(name: str) -> str | None:
-    """Make the environment if it is not there; `None`, or why it cannot be."""
+    """Create the environment if it does not exist. Returns `None`, or why that failed."""
     FOLDER.mkdir(exist_ok=True)
-    stamp, wanted = FOLDER / name / "made-for.txt", f"{sys.version}\n{_needs(name)}"
+    stamp, wanted = FOLDER / name / "made-for.txt", f"{sys.version}\n{_requirements(name)}"
     if stamp.exists() and stamp.read_text() == wanted:
         return None
     shutil.rmtree(FOLDER / name, ignore_errors=True)
-    problem = _make_node() if name == "node" else _make_python(name)
+    problem = _create_node() if name == "node" else _create_python(name)
     if problem is None:
         stamp.write_text(wanted)
     return problem
 
 
-def _needs(name: str) -> str:
+def _requirements(name: str) -> str:
     return "\n".join(NODE_PACKAGES if name == "node" else REQUIREMENTS[name])
 
 
-def _make_python(name: str) -> str | None:
+def _create_python(name: str) -> str | None:
     venv.create(FOLDER / name, with_pip=True)
     words = [word for requirement in REQUIREMENTS[name] for word in requirement.split()]
     return _run([str(python(name)), "-m", "pip", "install", "--quiet", *words])
 
 
-def _make_node() -> str | None:
+def _create_node() -> str | None:
     if shutil.which("node") is None or shutil.which("npm") is None:
         return "Node and npm are not installed"
     (FOLDER / "node").mkdir()
@@ -63,7 +63,7 @@ def python(name: str) -> Path:
 
 
 def probe_command(contestant: Contestant, task: dict[str, object]) -> list[str]:
-    """How one measurement of this contestant is started, from the repository's root."""
+    """The command that runs one measurement of this contestant, from the repository's root."""
     if contestant.environment == "node":
         task |= {"modules": str(FOLDER / "node"), "tables": str(TABLES)}
         script = str(Path(__file__).parent / "adapters" / "node.mjs")
@@ -72,7 +72,7 @@ def probe_command(contestant: Contestant, task: dict[str, object]) -> list[str]:
 
 
 def versions(name: str) -> dict[str, str]:
-    """What is installed there: package to version."""
+    """The installed packages and their versions."""
     if name == "node":
         listed = json.loads(_output(["npm", "ls", "--json", "--prefix", str(FOLDER / "node")]))
         return {package: found["version"] for package, found in listed["dependencies"].items()}
@@ -84,12 +84,12 @@ def _output(command: list[str]) -> str:
 
 
 def draw(results: Path) -> int:
-    """Have matplotlib, in its own environment, draw the README's pictures."""
+    """Draw the README's plots with matplotlib, in an environment of its own."""
     problem = prepare("plots")
     if problem:
         print(f"no plots: {problem}", file=sys.stderr)
         return 1
-    script = str(Path(__file__).parent / "plots.py")
+    script = str(Path(__file__).parent / "report" / "plots.py")
     return subprocess.run(
         [str(python("plots")), script, str(results), str(ROOT / "docs" / "images")], check=False
     ).returncode

@@ -1,7 +1,7 @@
-"""The parts of a run: what is measured, of whom, and how figures are made of what the probes and the sink say.
+"""The parts of a run: what is measured, for which contestants, and how the output becomes figures.
 
-Each part is one function from a case to its figures. Units are in the figures' names or are those of the table in
-`report`: seconds of CPU a million messages, microseconds, milliseconds for the web.
+Each part is one function from a case to its figures. Their units are in their names or in the columns of
+`report.tables`: CPU seconds a million messages, microseconds, milliseconds for the web.
 """
 
 import json
@@ -17,7 +17,7 @@ from benchmarks.contestants import BY_NAME, Contestant
 from benchmarks.environments import FOLDER, python
 
 Figures = dict[str, Any]
-LOADER = Path(__file__).parent / "loader.py"
+LOADER = Path(__file__).parent / "server" / "loader.py"
 
 MESSAGES = {"small": 100_000, "medium": 100_000, "large": 10_000}
 UNDER_LATENCY = {"50": 60_000, "200": 30_000}
@@ -47,7 +47,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Part:
-    """`variants` of the measurement; `field` names who takes part."""
+    """`variants` of the measurement; `field` names the contestants that take part."""
 
     measure: Callable[[Bench, Case], Figures]
     variants: tuple[str, ...]
@@ -67,7 +67,7 @@ def delivery(bench: Bench, case: Case) -> Figures:
 
 
 def latency(bench: Bench, case: Case) -> Figures:
-    # A client that waits for each answer sends a hundred messages a round trip: it gets fewer, for the same time.
+    # A client that waits for each response sends a hundred messages a round trip; with fewer messages it takes as long.
     share = 1 if case.contestant.adapter == "ours" else 0.2
     bench.sink.order(f"latency/{case.variant}")
     try:
@@ -78,21 +78,21 @@ def latency(bench: Bench, case: Case) -> Figures:
 
 def _delivered(bench: Bench, contestant: Contestant, size: str, messages: int) -> Figures:
     count = int(messages * contestant.share)
-    room = count + 1_000 if contestant.drops else None
+    queue_size = count + 1_000 if contestant.drops else None
     before = bench.sink.statistics().cpu_ns
-    said = bench.probe(contestant, part="delivery", size=size, count=count, room=room)
+    output = bench.probe(contestant, part="delivery", size=size, count=count, queue_size=queue_size)
     after, counted = bench.sink.statistics(), bench.sink.count()
-    seconds = (after.last_ns - said["start_ns"]) / 1e9
+    seconds = (after.last_ns - output["start_ns"]) / 1e9
     return {
         "messages": count,
         "delivered_per_second": counted.messages / seconds,
-        "cpu_per_million": (said["cpu_ns"] - said["application_cpu_ns"]) / count / 1e3,
-        "application_cpu_per_million": said["application_cpu_ns"] / count / 1e3,
+        "cpu_per_million": (output["cpu_ns"] - output["application_cpu_ns"]) / count / 1e3,
+        "application_cpu_per_million": output["application_cpu_ns"] / count / 1e3,
         "wire_bytes": after.bytes / counted.messages,
         "messages_a_request": counted.messages / after.requests,
         "lost": count - counted.messages + counted.repeats,
         "sink_busy": (after.cpu_ns - before) / 1e9 / seconds,
-        "disturbed": said["disturbed"],
+        "disturbed": output["disturbed"],
     }
 
 
@@ -104,23 +104,25 @@ def calls(bench: Bench, case: Case) -> Figures:
 
 
 def under_load(bench: Bench, case: Case) -> Figures:
-    # Flat out fills any queue; what a full queue does is not what is asked here.
-    room = 1_000_000 if case.contestant.drops and not case.rate else None
-    return bench.probe(case.contestant, part=case.part, rate=case.rate, seconds=SECONDS_OF_ARRIVALS, room=room)
+    # Flat out fills any queue, and this does not measure what a full queue does.
+    queue_size = 1_000_000 if case.contestant.drops and not case.rate else None
+    return bench.probe(
+        case.contestant, part=case.part, rate=case.rate, seconds=SECONDS_OF_ARRIVALS, queue_size=queue_size
+    )
 
 
 def memory(bench: Bench, case: Case) -> Figures:
     bench.sink.order("stall/1")
     try:
-        return bench.probe(case.contestant, part="memory", count=PENDING, room=PENDING * 2)
+        return bench.probe(case.contestant, part="memory", count=PENDING, seconds=1, queue_size=PENDING * 2)
     finally:
         bench.sink.order("stall/0")
 
 
 def spool(bench: Bench, case: Case) -> Figures:
-    """Nothing can be sent meanwhile: in memory there is room for all, and what a spool holds grows."""
+    """The server does not respond meanwhile: a queue in memory has room for all messages, and a spool grows."""
     callers, rate, slow = SPOOLED[case.variant]
-    room = SPOOLED_MESSAGES * 2 if "spool" not in case.contestant.options else None
+    queue_size = SPOOLED_MESSAGES * 2 if "spool" not in case.contestant.options else None
     bench.sink.order("stall/1")
     try:
         return bench.probe(
@@ -131,7 +133,7 @@ def spool(bench: Bench, case: Case) -> Figures:
             rate=rate,
             seconds=SECONDS_OF_ARRIVALS,
             slow_disk=slow,
-            room=room,
+            queue_size=queue_size,
         )
     finally:
         bench.sink.order("stall/0")
@@ -148,7 +150,7 @@ def web(bench: Bench, case: Case) -> Figures:
 
 def _load(bench: Bench, port: str, seconds: int, rate: int) -> Figures:
     command = [sys.executable, str(LOADER), port, str(CONNECTIONS), str(seconds), str(rate)]
-    figures: Figures = json.loads(bench.said_by(command, bench.cores.far))
+    figures: Figures = json.loads(bench.output_of(command, bench.cores.other))
     return figures
 
 
@@ -166,7 +168,7 @@ IMPORTS = 7
 
 
 def imports(bench: Bench, case: Case) -> Figures:
-    """In a fresh interpreter, and in one that has asyncio already, as every program has that this is for."""
+    """In a fresh interpreter, and in one that has already loaded asyncio, as an asyncio program has."""
     imported, constructed = _import_times(bench, case.contestant, "")
     beside_asyncio, _ = _import_times(bench, case.contestant, "import asyncio")
     return {"import_ms": imported, "beside_asyncio_ms": beside_asyncio, "first_client_ms": constructed}
@@ -175,7 +177,7 @@ def imports(bench: Bench, case: Case) -> Figures:
 def _import_times(bench: Bench, contestant: Contestant, before: str) -> tuple[float, float]:
     code = IMPORT.format(before=before, imports=contestant.imports, constructs=contestant.constructs)
     command = [str(python(contestant.environment)), "-c", code]
-    lines = [bench.said_by(command, bench.cores.near, cwd=FOLDER) for _ in range(IMPORTS)]
+    lines = [bench.output_of(command, bench.cores.client, cwd=FOLDER) for _ in range(IMPORTS)]
     imported, constructed = zip(*[map(float, line.split()) for line in lines], strict=True)
     return statistics.median(imported), statistics.median(constructed)
 

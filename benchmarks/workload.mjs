@@ -1,4 +1,4 @@
-// The same messages as workload.py, for Node: fed with its tables, compared with it by a test.
+// The same messages as workload.py, for Node, from the same tables; a test compares the two.
 
 const EVENTS = ['Product Viewed', 'Product Added', 'Cart Viewed', 'Checkout Started', 'Order Completed', 'Coupon Applied']
 const CATEGORIES = ['shoes', 'jackets', 'trousers', 'bags', 'watches', 'outdoor', 'home', 'sale']

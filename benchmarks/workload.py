@@ -1,8 +1,8 @@
-"""The messages that every contestant sends: the same ones, from a number, without chance at the time of the call.
+"""The messages that every contestant sends: the same ones, each computed from its number without randomness.
 
-Pure and of the standard library alone, for it runs in each contestant's own interpreter. `workload.mjs` is its twin for
-Node, fed with the same tables; a test compares the two. Every message is built afresh, strings included, as an
-application builds them: a client that keeps what it is given keeps all of it.
+Pure, and it uses only the standard library, since it runs in each contestant's interpreter. `workload.mjs` builds the
+same messages in Node from the same tables; a test compares the two. Every message is a new object, strings included, as
+in an application: a client that keeps what it is given keeps all of it.
 
 `python -m benchmarks.workload` prints the tables as JSON.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 Call = tuple[str, str, dict[str, Any], dict[str, Any]]
-"""What a call gets: user id, event, properties, context."""
+"""The arguments of a call: user id, event, properties, context."""
 
 EVENTS = ["Product Viewed", "Product Added", "Cart Viewed", "Checkout Started", "Order Completed", "Coupon Applied"]
 CATEGORIES = ["shoes", "jackets", "trousers", "bags", "watches", "outdoor", "home", "sale"]
@@ -31,14 +31,14 @@ AGENTS = [
 
 
 def tables(seed: int = 2026) -> dict[str, list[Any]]:
-    """Random values to draw from by index; the lengths are primes, so that no two of them repeat together."""
-    chance = random.Random(seed)
+    """Random values, drawn by index. The lengths are primes, so that no two tables repeat together."""
+    rng = random.Random(seed)
     return {
-        "numbers": [chance.getrandbits(40) for _ in range(8191)],
-        "users": [chance.randrange(10_000, 99_999) for _ in range(4999)],
+        "numbers": [rng.getrandbits(40) for _ in range(8191)],
+        "users": [rng.randrange(10_000, 99_999) for _ in range(4999)],
         # Never whole: Python writes 12.0 where JavaScript writes 12.
-        "prices": [chance.randrange(5, 400) + chance.choice((0.25, 0.49, 0.75, 0.99)) for _ in range(499)],
-        "addresses": [[chance.randrange(1, 255) for _ in range(4)] for _ in range(2999)],
+        "prices": [rng.randrange(5, 400) + rng.choice((0.25, 0.49, 0.75, 0.99)) for _ in range(499)],
+        "addresses": [[rng.randrange(1, 255) for _ in range(4)] for _ in range(2999)],
     }
 
 
@@ -103,7 +103,20 @@ def _product(i: int) -> dict[str, Any]:
 
 MAKERS: dict[str, Callable[[int], Call]] = {"small": small, "medium": medium, "large": large}
 SIZES = {"small": 278, "medium": 756, "large": 8_100}
-"""Bytes of one message's JSON as it travels, on average, rounded."""
+"""Average bytes of one message's JSON on the wire, rounded."""
+
+BROWSER_HEADERS = (
+    ("Host", "shop.example"),
+    ("sec-ch-ua", '"Chromium";v="142", "Not A;Brand";v="99"'),
+    ("sec-ch-ua-mobile", "?0"),
+    ("sec-ch-ua-platform", '"macOS"'),
+    ("User-Agent", f"{AGENTS[4].rpartition('Chrome')[0]}Chrome/142.0.0.0 Safari/537.36"),
+    ("Accept", "application/json"),
+    ("Accept-Language", "de-CH,de;q=0.9,en;q=0.8"),
+    ("Referer", "https://shop.example/shoes/42?utm_source=mail"),
+    ("Cookie", "theme=dark; ajs_anonymous_id=3b9ae1a7-2d3e-4a44-9d4c-0d1ab2a0a9d1; cart=17"),
+)
+"""What a browser sends with a request; web middleware reads several of these."""
 
 
 def on_the_wire(call: Call, i: int = 0) -> dict[str, Any]:

@@ -7,14 +7,8 @@ and queues it (`_queue`). Which loop sends it, flush, close and the rest of its 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
-import os
-import random
 import ssl as ssl_module
-import time
 from collections.abc import Callable, Mapping
-from inspect import iscoroutinefunction
 from os import PathLike
 from signal import SIGTERM, Signals
 from threading import get_ident
@@ -23,34 +17,30 @@ from typing import Any, Final, Literal, Self
 
 import orjson
 
-from ._exceptions import MessageError
-from ._http.origin import batch_url, origin
-from ._http.transport import HTTPTransport, Transport
-from ._lifecycle import process as _exit
-from ._lifecycle.owner import Life, Parts
+from . import _options
+from ._exceptions import MessageError, stack_of
+from ._http.transport import Transport
+from ._lifecycle import process
+from ._lifecycle.owner import LoopOwner
+from ._lifecycle.waiting import Host
 from ._message import build as _build
 from ._message.build import Fields, Timestamp, UserID, checked
 from ._message.context import innermost
 from ._message.encode import encode, plain
 from ._message.ids import new_message_id
-from ._outcome import BatchResult, Statistics, Status
-from ._pipeline.auth import Auth, Basic, OAuth, Tokens
-from ._pipeline.batch import MAX_BATCH_MESSAGES
-from ._pipeline.consumer import Sender
-from ._pipeline.delivery import Delivery, Record
-from ._pipeline.queue import Overflow, Queue
-from ._pipeline.reports import OnError, Reports, stack_of
+from ._outcome import Statistics
+from ._pipeline.auth import OAuth
+from ._pipeline.clock import LoopClock
+from ._pipeline.delivery import Delivery
+from ._pipeline.pipeline import Pipeline, PipelineOptions
+from ._pipeline.queue import Overflow
+from ._pipeline.reports import OnError
 from ._pipeline.retry import RetryPolicy
-from ._pipeline.spool_feed import Spooling
 from ._version import __version__
 from .instrumentation import Request
 from .messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
 from .spool._protocol import Spool
 
-_log = logging.getLogger("segment_async")
-
-_AUTH_SERVERS: Final = {"us": "https://oauth2.segment.io", "eu": "https://oauth2.eu1.segmentapis.com"}
-_HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 # Encoded once: 0.1 µs of each call.
 _LIBRARY_FIELDS: Final = {"name": "segment-async", "version": __version__}
 _LIBRARY: Final = orjson.Fragment(orjson.dumps(_LIBRARY_FIELDS))
@@ -132,74 +122,52 @@ class Client:
         allow_http: bool = False,
         send: bool = True,
     ) -> None:
-        write_key = _checked_key(write_key)
-        _check_words(region=(region, _HOSTS), overflow=(overflow, Overflow.__args__))  # type: ignore[attr-defined]  # of a Literal
-        _check_whole(flush_at=flush_at, max_queue_size=max_queue_size, max_queue_bytes=max_queue_bytes)
-        _check_whole(max_in_flight=max_in_flight)
-        _check_seconds(flush_interval=flush_interval, overflow_timeout=overflow_timeout, close_timeout=close_timeout)
-        _check_seconds(timeout=timeout)
-        _check_together(flush_at, timeout, transport, host)
-        _check_hooks(before_send, on_error)
-        if transport is not None and oauth is None and (proxy is not None or ssl_context is not None):
-            raise ValueError("proxy and ssl_context are aiohttp's: a transport of your own sees to its own")
-        own_timeout = timeout if transport is not None else None
-        if transport is None:
-            transport = _http_transport(host, region, timeout, proxy, ssl_context, allow_http)
-        policy = retry if retry is not None else RetryPolicy()
-        auth: Auth = Basic(write_key)
-        if oauth is not None:
-            server = origin(oauth.auth_server or _AUTH_SERVERS[region], allow_http=allow_http)
-            tokens = HTTPTransport(f"{server}/token", timeout=timeout, proxy=proxy, ssl_context=ssl_context)
-            auth = Tokens(
-                oauth,
-                server,
-                tokens,
-                policy,
-                now=self._now,
-                wall=time.time,
-                chance=random.random,
-            )
+        write_key = _options.checked_key(write_key)
+        _options.check_region(region)
+        _options.check_times(timeout, close_timeout)
+        _options.check_before_send(before_send)
+        self._observers: list[Callable[[Request], object]] = []
+        options = PipelineOptions(
+            write_key=write_key,
+            flush_at=flush_at,
+            flush_interval=flush_interval,
+            max_queue_size=max_queue_size,
+            max_queue_bytes=max_queue_bytes,
+            overflow=overflow,
+            overflow_timeout=overflow_timeout,
+            max_in_flight=max_in_flight,
+            gzip=gzip,
+            timeout=timeout if transport is not None else None,
+            retry=retry if retry is not None else RetryPolicy(),
+            on_error=on_error,
+            deliver=True,
+            observers=self._observers,
+        )
+        _options.check_pipeline(options)
+        transport = _options.transport_for(
+            transport, host, region, timeout, proxy, ssl_context, allow_http=allow_http, has_oauth=oauth is not None
+        )
+        auth = _options.auth_for(
+            write_key, oauth, region, timeout, proxy, ssl_context, options.retry, self._now, allow_http=allow_http
+        )
+        # With send=False nothing is sent, not even what an earlier process left on disk.
+        keeper = _options.spool_for(spool) if send else None
 
-        # Nothing is to be sent, not even what an earlier process left on disk.
-        keeper = _spool(spool) if send else None
-        listeners: list[Callable[[Request], object]] = []
+        def make(clock: LoopClock, host: Host) -> Pipeline:
+            return Pipeline(options, transport, auth, keeper, clock, host)
 
-        def wire(life: Life) -> Parts:
-            queue = Queue(max_queue_size, max_queue_bytes, overflow, overflow_timeout, life)
-            reports = Reports(on_error, time.monotonic)
-            spooling = None if keeper is None else Spooling(keeper, queue)
-            sender = Sender(
-                queue,
-                transport,
-                auth,
-                policy,
-                reports,
-                spooling,
-                write_key=write_key,
-                flush_at=flush_at,
-                flush_interval=flush_interval,
-                max_in_flight=max_in_flight,
-                gzip=gzip,
-                timeout=own_timeout,
-                chance=random.random,
-                wall=time.time,
-                listeners=listeners,
-            )
-            return queue, reports, sender, spooling
-
-        self._life = Life(wire, transport, auth, close_timeout)
-        self._most_bytes = min(MAX_MESSAGE_BYTES, max_queue_bytes)
-        self._listeners = listeners
+        self._owner = LoopOwner(make, transport, auth, close_timeout)
+        self._max_bytes = min(MAX_MESSAGE_BYTES, max_queue_bytes)
         self._before_send = before_send
         self._send = send
 
     def _now(self) -> float:
-        return self._life.sender.now()
+        return self._owner.clock.now()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_life"):
+        if not hasattr(self, "_owner"):
             # A traceback of the constructor's own may show it.
-            return "<Client that was not made>"
+            return "<Client (constructor failed)>"
         now = self.statistics()
         return f"<Client {now.accepted} accepted, {now.pending} pending>"
 
@@ -230,19 +198,18 @@ class Client:
             SpoolUnavailable: the disk refused; the message was not accepted.
             ClientClosed: `aclose` was called.
         """
-        delivery, is_accepted = self._take(
-            _build.track(
-                user_id,
-                event,
-                properties,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        message = _build.track(
+            user_id,
+            event,
+            properties,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
-        return delivery if is_accepted else await self._wait(delivery)
+        delivery, body = self._take(message)
+        return await self._put(delivery, body) if body else delivery
 
     async def identify(
         self,
@@ -256,18 +223,17 @@ class Client:
         message_id: UserID | None = None,
     ) -> Delivery:
         """Say who somebody is (https://segment.com/docs/connections/spec/identify/). As `track` otherwise."""
-        delivery, is_accepted = self._take(
-            _build.identify(
-                user_id,
-                traits,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        message = _build.identify(
+            user_id,
+            traits,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
-        return delivery if is_accepted else await self._wait(delivery)
+        delivery, body = self._take(message)
+        return await self._put(delivery, body) if body else delivery
 
     async def page(
         self,
@@ -283,20 +249,19 @@ class Client:
         message_id: UserID | None = None,
     ) -> Delivery:
         """Say that somebody saw a page (https://segment.com/docs/connections/spec/page/). As `track` otherwise."""
-        delivery, is_accepted = self._take(
-            _build.page(
-                user_id,
-                category,
-                name,
-                properties,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        message = _build.page(
+            user_id,
+            category,
+            name,
+            properties,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
-        return delivery if is_accepted else await self._wait(delivery)
+        delivery, body = self._take(message)
+        return await self._put(delivery, body) if body else delivery
 
     async def screen(
         self,
@@ -315,20 +280,19 @@ class Client:
 
         As `track` otherwise.
         """
-        delivery, is_accepted = self._take(
-            _build.screen(
-                user_id,
-                category,
-                name,
-                properties,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        message = _build.screen(
+            user_id,
+            category,
+            name,
+            properties,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
-        return delivery if is_accepted else await self._wait(delivery)
+        delivery, body = self._take(message)
+        return await self._put(delivery, body) if body else delivery
 
     async def group(
         self,
@@ -346,19 +310,18 @@ class Client:
 
         `group_id` is required. As `track` otherwise.
         """
-        delivery, is_accepted = self._take(
-            _build.group(
-                user_id,
-                group_id,
-                traits,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        message = _build.group(
+            user_id,
+            group_id,
+            traits,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
-        return delivery if is_accepted else await self._wait(delivery)
+        delivery, body = self._take(message)
+        return await self._put(delivery, body) if body else delivery
 
     async def alias(
         self,
@@ -375,18 +338,17 @@ class Client:
 
         `previous_id` and `user_id` are both required. As `track` otherwise.
         """
-        delivery, is_accepted = self._take(
-            _build.alias(
-                previous_id,
-                user_id,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        message = _build.alias(
+            previous_id,
+            user_id,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
-        return delivery if is_accepted else await self._wait(delivery)
+        delivery, body = self._take(message)
+        return await self._put(delivery, body) if body else delivery
 
     # -- messages in general
 
@@ -396,8 +358,8 @@ class Client:
         Returns once the message is accepted, not once it is delivered. Cancelled while it waits for room in the
         queue, the message is not accepted. Waits for a spool's disk, and raises, as `track` does.
         """
-        delivery, is_accepted = self._take(checked(message))
-        return delivery if is_accepted else await self._wait(delivery)
+        delivery, body = self._take(checked(message))
+        return await self._put(delivery, body) if body else delivery
 
     def enqueue_nowait(self, message: Message | Mapping[str, Any]) -> Delivery:
         """Queue a message at once, from any thread, with or without a running loop.
@@ -412,30 +374,25 @@ class Client:
             QueueFull: only under ``overflow="raise"``.
             ClientClosed: `aclose` was called.
         """
-        life = self._life
-        life.check_process()
-        life.queue.check_open()
+        owner = self._owner
+        owner.check_process()
+        owner.pipeline.queue.check_open()
         if asyncio._get_running_loop() is not None:
-            life.serve_here()
-        delivery = self._delivery(checked(message))
-        if delivery.body and life.spooling is not None:
-            life.hold()
-            return life.spooling.append_nowait(delivery)
-        if delivery.body and not life.queue.put_nowait(delivery, len(delivery.body)):
-            return self._dropped(delivery.message_id, "queue_full", delivery.body)
-        life.hold()
-        return delivery
+            owner.run_here()
+        delivery, body = self._encoded(checked(message))
+        owner.hold()
+        return owner.pipeline.put_nowait(delivery, body) if body else delivery
 
     def statistics(self) -> Statistics:
         """One consistent look at the counters, from any thread."""
-        return self._life.queue.statistics()
+        return self._owner.pipeline.statistics()
 
     def observe(self, listener: Callable[[Request], object]) -> None:
         """Call this with each request once it is over, on the client's loop; for metrics and traces.
 
         It must not block. An exception in it is logged once, never more.
         """
-        self._listeners.append(listener)
+        self._observers.append(listener)
 
     # -- flush and close
 
@@ -445,7 +402,7 @@ class Client:
         Returns how many are left after `timeout` seconds (`None`: no limit); 0: all are settled. Cancelling it
         leaves the messages alone. A back-off is not cut short for it, nor is a pause that Segment asked for.
         """
-        return await self._life.flush(timeout)
+        return await self._owner.flush(timeout)
 
     async def aclose(self) -> None:
         """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.
@@ -453,17 +410,17 @@ class Client:
         Safe to call twice, also at once. A cancellation that meets it lets it run within its limit and is raised
         then; a second one shortens the limit to nothing. The client is closed in any case.
         """
-        await self._life.aclose()
+        await self._owner.aclose()
 
     async def __aenter__(self) -> Self:
-        self._life.queue.check_open()
-        self._life.serve_here()
+        self._owner.pipeline.queue.check_open()
+        self._owner.run_here()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        await self._life.aclose(cancels=isinstance(error, asyncio.CancelledError))
+        await self._owner.aclose(cancels=isinstance(error, asyncio.CancelledError))
 
     def drain_on_signals(self, *signals: Signals) -> None:
         """Let these signals (SIGTERM, if none is given) end the program as `sys.exit` would.
@@ -474,37 +431,33 @@ class Client:
         Raises:
             ValueError: not called from the main thread.
         """
-        _exit.exit_on(*(signals or (SIGTERM,)))
+        process.exit_on(*(signals or (SIGTERM,)))
 
     # -- the way of a message to the queue
 
-    def _take(self, message: Fields) -> tuple[Delivery, bool]:
-        """The message's delivery, and whether it is accepted; if not, it has to wait for room."""
-        life = self._life
-        # As `serve_here` looks at first: to ask for the running loop costs Python 3.11 a system call.
-        sender = life.sender
-        loop = sender.loop
-        shares_loop = (loop is not None and sender.thread == get_ident() and loop.is_running()) or life.serve_here()
-        delivery = self._delivery(message)
-        body = delivery.body
-        if body and (life.spooling is not None or not life.queue.offer(delivery, len(body), paced=shares_loop)):
-            return delivery, False
-        if not life.is_held:
-            life.hold()
-        return delivery, True
+    def _take(self, message: Fields) -> tuple[Delivery, bytes]:
+        """The message's delivery; and its body, if it is not accepted yet and has to wait, for `_put`."""
+        owner = self._owner
+        clock = owner.clock
+        # As `run_here` looks first: asking for the running loop costs Python 3.11 a system call.
+        loop = clock.loop
+        shares_loop = (loop is not None and clock.thread == get_ident() and loop.is_running()) or owner.run_here()
+        delivery, body = self._encoded(message)
+        if body:
+            queue = owner.pipeline.queue
+            if queue.has_spool or not queue.offer(delivery, len(body), paced=shares_loop):
+                return delivery, body
+        if not owner.is_held:
+            owner.hold()
+        return delivery, b""
 
-    async def _wait(self, delivery: Delivery) -> Delivery:
-        life = self._life
-        if life.spooling is not None:
-            life.hold()
-            return await life.spooling.append(delivery)
-        if not await life.queue.put(delivery, len(delivery.body), paced=life.serve_here()):
-            return self._dropped(delivery.message_id, "queue_full", delivery.body)
-        life.hold()
-        return delivery
+    async def _put(self, delivery: Delivery, body: bytes) -> Delivery:
+        owner = self._owner
+        owner.hold()
+        return await owner.pipeline.put(delivery, body, shares_loop=owner.run_here())
 
-    def _delivery(self, message: Fields) -> Delivery:
-        """The message encoded, ready for the queue; without a body where it is dropped at once."""
+    def _encoded(self, message: Fields) -> tuple[Delivery, bytes]:
+        """The message's delivery, and its JSON; no JSON if it was dropped at once."""
         block = innermost.get()
         if block is not None:
             message = block.filled(message)
@@ -518,23 +471,24 @@ class Client:
         if self._before_send is None:
             body = encode(message)
         else:
-            # In JSON's own types: nothing of the caller's is in the hook's hands, and nothing that comes only once.
+            # In JSON's own types: the hook gets nothing of the caller's, and nothing that can be read only once.
             given = plain(message)
             given["context"]["library"] = _LIBRARY_FIELDS.copy()
             # The call is judged before the hook: a wrong one is the caller's to mend.
             body = body_of(given)
-            asked = self._ask(self._before_send, given)
-            if asked is None:
+            changed = self._changed(self._before_send, given)
+            if changed is None:
                 return self._dropped(given["messageId"], "before_send", body)
-            message, body = asked
-        if len(body) > self._most_bytes:
-            raise too_large(body, self._most_bytes)
+            message, body = changed
+        if len(body) > self._max_bytes:
+            raise too_large(body, self._max_bytes)
         if not self._send:
             return self._dropped(message["messageId"], "disabled", body)
         # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
-        return Delivery(message["messageId"], b"%b" % body, self._life.queue.unread)
+        body = b"%b" % body
+        return Delivery(message["messageId"], body, self._owner.pipeline.queue.queued), body
 
-    def _ask(self, before_send: BeforeSend, message: Fields) -> tuple[Fields, bytes] | None:
+    def _changed(self, before_send: BeforeSend, message: Fields) -> tuple[Fields, bytes] | None:
         """What the application's hook makes of the message, and its JSON; `None`: drop it."""
         try:
             changed = before_send(message)
@@ -545,23 +499,21 @@ class Client:
             if _lacks_identity(message):
                 raise MessageError("userId", _NO_IDENTITY[message["type"] == "alias"])
             return message, body_of(message)
-        except Exception as fault:
-            self._life.reports.warn_once(
-                "before_send", "before_send failed; messages are dropped for it. Said once.\n%s", stack_of(fault)
+        except Exception as error:
+            self._owner.pipeline.reports.warn_once(
+                "before_send", "before_send failed; its messages are dropped. This is logged once.\n%s", stack_of(error)
             )
             return None
 
-    def _dropped(self, message_id: str, reason: str, body: bytes) -> Delivery:
-        """Accepted, counted, and settled at once."""
-        life = self._life
-        fate = BatchResult(Status.DROPPED, reason)
-        life.queue.refuse(fate)
-        record = Record(life)
-        record.settle(0, 1, fate)
-        life.reports.add(fate, lambda: (body,), life.sender.loop)
-        if reason == "queue_full":
-            life.reports.warn(reason, "The queue is full: messages are dropped until there is room again.")
-        return Delivery(message_id, b"", record)
+    def _dropped(self, message_id: str, reason: str, body: bytes) -> tuple[Delivery, bytes]:
+        """Accepted, counted, and settled at once.
+
+        Raises:
+            ClientClosed: once closed.
+        """
+        pipeline = self._owner.pipeline
+        pipeline.queue.check_open()
+        return pipeline.dropped(message_id, reason, body), b""
 
 
 _NO_IDENTITY: Final = (
@@ -572,71 +524,3 @@ _NO_IDENTITY: Final = (
 
 def _lacks_identity(message: Fields) -> bool:
     return "userId" not in message and ("anonymousId" not in message or message["type"] == "alias")
-
-
-def _checked_key(write_key: str) -> str:
-    if not isinstance(write_key, str) or not write_key.strip():
-        raise ValueError("write_key must be the key of a Segment source; it stands in its settings, under API Keys")
-    stripped = write_key.strip()
-    if not stripped.isprintable() or not stripped.isascii() or ":" in stripped or " " in stripped:
-        raise ValueError("write_key holds characters that no key of Segment's has")
-    return stripped
-
-
-def _check_words(**options: tuple[str, Any]) -> None:
-    for name, (word, words) in options.items():
-        if word not in tuple(words):
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}")
-
-
-def _check_whole(**options: int) -> None:
-    for name, number in options.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be a whole number from 1")
-
-
-def _check_seconds(**options: float | None) -> None:
-    for name, seconds in options.items():
-        if seconds is None and name == "overflow_timeout":
-            continue
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
-            raise ValueError(f"{name} must be a number of seconds from 0")
-
-
-def _check_together(flush_at: int, timeout: float, transport: object, host: object) -> None:
-    if flush_at > MAX_BATCH_MESSAGES:
-        raise ValueError(f"flush_at must be {MAX_BATCH_MESSAGES:,} or less: Segment drops what a batch has beyond that")
-    if timeout == 0:
-        raise ValueError("timeout must be more than 0 seconds")
-    if transport is not None and host is not None:
-        raise ValueError("a transport knows its own address: give either it or a host")
-
-
-def _check_hooks(before_send: object, on_error: object) -> None:
-    for name, hook in (("before_send", before_send), ("on_error", on_error)):
-        if hook is not None and not callable(hook):
-            raise ValueError(f"{name} must be a function")
-    if iscoroutinefunction(before_send) or iscoroutinefunction(type(before_send).__call__):
-        raise ValueError("before_send must be a plain function, not a coroutine function: it runs within the call")
-
-
-def _spool(spool: str | PathLike[str] | Spool | None) -> Spool | None:
-    if spool is None or not isinstance(spool, (str, PathLike)):
-        return spool
-    from .spool._sqlite import SQLiteSpool
-
-    return SQLiteSpool(spool)
-
-
-def _http_transport(
-    host: str | None,
-    region: str,
-    timeout: float,
-    proxy: str | None,
-    ssl_context: ssl_module.SSLContext | None,
-    allow_http: bool,
-) -> HTTPTransport:
-    if host is None:
-        host = os.environ.get("SEGMENT_HOST") or _HOSTS[region]
-    url = batch_url(host, allow_http=allow_http)
-    return HTTPTransport(url, timeout=timeout, proxy=proxy, ssl_context=ssl_context)

@@ -14,6 +14,7 @@ No error here ever holds a message's values, the write key or a token: they end 
 
 from __future__ import annotations
 
+import traceback
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -117,3 +118,10 @@ class TransportError(Exception):
 
     def __reduce__(self) -> tuple[partial[TransportError], tuple[object, ...]]:
         return partial(type(self), maybe_sent=self.maybe_sent, stale_connection=self.stale_connection), self.args
+
+
+def stack_of(error: BaseException) -> str:
+    """Where an error was raised, for a log: no text, source line or local variable, which may hold a message's values."""
+    places = traceback.extract_tb(error.__traceback__)
+    lines = (f'  File "{place.filename}", line {place.lineno}, in {place.name}\n' for place in places)
+    return "".join((*lines, type(error).__qualname__))

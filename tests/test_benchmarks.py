@@ -1,4 +1,4 @@
-"""The benchmarks' own parts: numbers, tables, messages, the sink. Nothing is measured here."""
+"""The parts of the benchmarks: percentiles, tables, messages, the sink, the guard. Nothing is measured here."""
 
 import gzip
 import http.client
@@ -14,17 +14,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks import guard, publish, report, targets, workload
+from benchmarks import compare, guard, workload
+from benchmarks.bench import Bench, Cores
 from benchmarks.contestants import BY_NAME, REQUIREMENTS
-from benchmarks.figures import median_of_rounds, percentile, percentiles
 from benchmarks.parts import PARTS, QUICK
+from benchmarks.probes.requests import request_scope
 from benchmarks.probes.steps import name_of
-from benchmarks.sink import Sink, compiled
+from benchmarks.report import publish, tables, targets
+from benchmarks.report.figures import median_of_rounds, percentile, percentiles
+from benchmarks.server.sink import Sink, compiled
 
 ROOT = Path(__file__).parents[1]
 
 
-# -- numbers
+# -- percentiles and medians
 
 
 def test_percentile_is_a_sample_that_was_seen():
@@ -57,7 +60,7 @@ def test_median_of_rounds_leaves_out_what_one_round_lacks():
 
 
 def test_table_is_aligned_markdown():
-    assert report.table(["", "µs"], [["ours", "1.5"], ["a longer one", "20"]]) == (
+    assert tables.table(["", "µs"], [["ours", "1.5"], ["a longer one", "20"]]) == (
         "|              |  µs |\n| ------------ | --: |\n| ours         | 1.5 |\n| a longer one |  20 |"
     )
 
@@ -84,9 +87,9 @@ def results_of(*labels: str) -> dict[str, object]:
 
 
 def test_markdown_keeps_every_row_and_says_what_is_missing():
-    text = report.markdown(results_of("segment_async (isal)", "somebody faster"))
+    text = tables.markdown(results_of("segment_async (isal)", "a faster one"))
     assert "| segment_async (isal) |" in text
-    assert "| somebody faster      |" in text
+    assert "| a faster one         |" in text
     assert "segment-analytics-python 2.4.0" in text
     assert "analytics-go: no Go" in text
 
@@ -116,13 +119,13 @@ def test_targets_that_were_missed_are_named():
 
 
 def test_terminal_says_where_and_how():
-    assert "medians of 3 interleaved rounds" in report.terminal(results_of("one"))
+    assert "medians of 3 interleaved rounds" in tables.terminal(results_of("one"))
 
 
 def test_each_part_has_its_columns_title_and_known_contestants():
     for name, part in PARTS.items():
-        assert name in report.COLUMNS
-        assert report.title(name, part.variants[0])
+        assert name in tables.COLUMNS
+        assert tables.title(name, part.variants[0])
         assert {BY_NAME[each].environment for each in part.field} <= {*REQUIREMENTS, "node"}
     assert set(QUICK) <= set(PARTS)
 
@@ -270,21 +273,71 @@ def test_steps_are_named_without_looking_into_objects():
 # -- the guard
 
 
-def test_guard_speaks_up_beyond_its_tolerance():
-    kept = {"one call": {"bytecodes": 100}}
-    assert guard.grown(kept, {"one call": {"bytecodes": 103}}) == []
-    assert guard.grown(kept, {"one call": {"bytecodes": 104}}) == ["one call: bytecodes 100 -> 104 (+4.0%)"]
-    assert guard.grown({}, {"one call": {"bytecodes": 104}}) == []
+def test_guard_reports_counts_beyond_its_tolerance():
+    old = {"one call": {"bytecodes": 100}}
+    assert guard.grown(old, {"one call": {"bytecodes": 105}}) == []
+    assert guard.grown(old, {"one call": {"bytecodes": 106}}) == ["one call: bytecodes 100 -> 106 (+6.0%)"]
+    assert guard.grown({}, {"one call": {"bytecodes": 106}}) == []
+
+
+def test_guard_shows_old_and_new_counts():
+    shown = guard.compared({"one call": {"bytecodes": 1000}}, {"one call": {"bytecodes": 900, "c_calls": 3}})
+    assert "| one call: bytecodes | 1,000 | 900 | -10.0% |" in shown
+    assert "| one call: c_calls   |     – |   3 |      – |" in shown
 
 
 def test_guard_counts_the_same_twice():
     one, other = (
         json.loads(
             subprocess.run(
-                [sys.executable, "-m", "benchmarks.guard"], cwd=ROOT, capture_output=True, check=False
+                [sys.executable, "-m", "benchmarks.guard", "--json"], cwd=ROOT, capture_output=True, check=False
             ).stdout
         )
         for _ in range(2)
     )
     assert one["one call"]["bytecodes"] > 100
     assert guard.grown(one, other) == guard.grown(other, one) == []
+
+
+# -- the comparison
+
+
+def test_comparison_shows_medians_and_the_spread_of_paired_ratios():
+    pairs = [(100.0, 110.0), (200.0, 240.0), (50.0, 60.0)]
+    assert compare.row("CPU µs a message", pairs)[:-1] == ("CPU µs a message", "100.0", "110.0", "1.20", "1.10", "1.20")
+
+
+@pytest.mark.parametrize(
+    ("label", "ratios", "expected"),
+    [
+        ("CPU µs a message", [1.1, 1.2, 1.3, 1.2, 1.2], "worse"),
+        ("CPU µs a message", [0.8, 0.9, 0.7, 0.8, 0.8], "better"),
+        ("spool, 100 callers: accepted a second", [1.1, 1.2, 1.3, 1.2, 1.2], "better"),
+        ("messages a second, 50 ms to the server", [0.8, 0.9, 0.7, 0.8, 0.8], "worse"),
+        ("one call at 2,000 a second, p50, µs", [1.1, 1.2, 1.3, 1.2, 1.2], "worse"),
+        ("CPU µs a message", [0.9, 1.2, 1.3, 1.2, 1.2], "–"),
+        ("CPU µs a message", [1.01, 1.02, 1.03, 1.02, 1.02], "–"),
+        ("CPU µs a message", [1.4, 1.5, 1.4, 1.5], "–"),
+    ],
+    ids=str,
+)
+def test_comparison_judges_only_what_every_round_agrees_on(label: str, ratios: list[float], expected: str):
+    assert compare.row(label, [(1000.0, 1000 * ratio) for ratio in ratios])[-1] == expected
+
+
+def test_comparison_makes_sure_that_it_runs_the_other_package(tmp_path: Path):
+    other = tmp_path / "other"
+    (other / "segment_async" / "spool").mkdir(parents=True)
+    for name in ("__init__.py", "asgi.py", "spool/__init__.py"):
+        (other / "segment_async" / name).touch()
+    bench = Bench(Sink(None), Cores(None, None))
+    assert compare.tree(bench, other, tmp_path / "one").folder == tmp_path / "one"
+    (other / "segment_async" / "__init__.py").write_text("raise ImportError('half a package')")
+    with pytest.raises(SystemExit, match=r"(?s)cannot import segment_async .* half a package"):
+        compare.tree(bench, other, tmp_path / "two")
+
+
+def test_requests_carry_the_number_and_a_browsers_headers():
+    scope = request_scope(7)
+    assert (scope["path"], scope["number"]) == ("/orders/7", 7)
+    assert (b"host", b"shop.example") in scope["headers"]

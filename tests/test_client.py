@@ -231,7 +231,7 @@ class TestOptions:
 
     def test_repr_shows_counts_and_no_secret(self) -> None:
         assert repr(Client("SECRET")) == "<Client 0 accepted, 0 pending>"
-        assert repr(object.__new__(Client)) == "<Client that was not made>"
+        assert repr(object.__new__(Client)) == "<Client (constructor failed)>"
 
     def test_send_false_does_not_touch_the_spool(self, tmp_path: Path) -> None:
         async def main() -> None:

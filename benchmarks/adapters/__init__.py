@@ -1,8 +1,8 @@
-"""One small script a contestant: how it is started, called, settled. Nothing is measured here.
+"""One small module for each contestant: how to start it, call it and wait for its deliveries. Nothing is measured here.
 
 A module here is imported in its contestant's own interpreter, never by the harness. It has one function,
-`start(url, room, **options)`, whose answer is an `Adapter`. Peers are brought in by name, for a type checker sees the
-harness's environment, not theirs.
+`start(url, queue_size, **options)`, which returns an `Adapter`. Other SDKs are imported by name, since type checkers
+look at the harness's environment and not at theirs.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 
 class Adapter(Protocol):
-    """A client, ready to be called.
+    """A client that is ready for calls.
 
-    `track(user_id, event, properties, context=...)` is the client's own method wherever its signature allows, so that
-    no wrapper is measured; `awaits` says whether its answer is to be awaited.
+    `track(user_id, event, properties, context=...)` is the client's own method if its signature allows that, so that no
+    wrapper is measured. `awaits` says whether the call must be awaited.
     """
 
     awaits: bool
@@ -22,6 +22,6 @@ class Adapter(Protocol):
     def track(self) -> Callable[..., Any]: ...
 
     async def settle(self) -> None:
-        """Return when all that was accepted has been sent, as far as the client knows."""
+        """Return when everything that was accepted has been sent, as far as the client knows."""
 
     async def close(self) -> None: ...

@@ -1,7 +1,7 @@
-"""The floor: what the machine lets a Python program do, with everything left out that makes a client.
+"""The floor: the least that a Python program needs to build messages and send them.
 
-Encode with orjson, append, gzip with ISA-L, write to a blocking socket, read the answer before the next one. No queue, no
-check, no retry, no event loop.
+It encodes with orjson, appends, compresses with ISA-L, writes to a blocking socket, and reads each response before the
+next request. No queue, no checks, no retries, no event loop.
 """
 
 import importlib
@@ -22,7 +22,7 @@ class Floor:
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._socket = socket.create_connection(address)
-        # Appended at once: what orjson returns is larger than its contents, and keeping many costs page faults.
+        # Appended at once: orjson's buffers are larger than their contents, and keeping many of them costs page faults.
         self._batch = bytearray()
         self._count = 0
         self._in_flight = False
@@ -68,6 +68,6 @@ class Floor:
         self._socket.close()
 
 
-async def start(url: str, room: int | None) -> Floor:
+async def start(url: str, queue_size: int | None) -> Floor:
     where = urlsplit(url)
     return Floor((where.hostname or "", where.port or 80))

@@ -1,5 +1,5 @@
-// @segment/analytics-node: its adapter and its probes in one, since Node runs none of ours.
-// `node node.mjs TASK` with the task as JSON; figures go out as one line of JSON, in the names of the Python probes.
+// @segment/analytics-node: its adapter and its probes in one file, since Node cannot run the Python ones.
+// `node node.mjs TASK`, with the task as JSON, prints its figures as one line of JSON, named as in the Python probes.
 
 import { createRequire } from 'node:module'
 import { readFileSync } from 'node:fs'

@@ -1,4 +1,4 @@
-"""No client: what the application itself costs, to be taken off the others."""
+"""No client: the cost of the application itself, which is subtracted from the others."""
 
 from typing import Any
 
@@ -14,5 +14,5 @@ class Nothing:
     async def close(self) -> None: ...
 
 
-async def start(url: str, room: int | None) -> Nothing:
+async def start(url: str, queue_size: int | None) -> Nothing:
     return Nothing()

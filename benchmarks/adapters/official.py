@@ -1,4 +1,4 @@
-"""segment-analytics-python: a thread that posts with requests. Refuses what its queue has no room for."""
+"""segment-analytics-python: a thread that posts with requests. It rejects messages when its queue is full."""
 
 import importlib
 from typing import Any
@@ -18,6 +18,6 @@ class Official:
         self._client.join()
 
 
-async def start(url: str, room: int | None, gzip: bool = True) -> Official:
+async def start(url: str, queue_size: int | None, gzip: bool = True) -> Official:
     client = importlib.import_module("segment.analytics.client").Client
-    return Official(client("benchmark", host=url, gzip=gzip, max_queue_size=room or 10_000))
+    return Official(client("benchmark", host=url, gzip=gzip, max_queue_size=queue_size or 10_000))

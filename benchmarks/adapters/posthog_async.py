@@ -1,4 +1,4 @@
-"""posthog's asyncio client: `capture` is a plain function, a task of its own posts with httpx."""
+"""posthog's asyncio client: `capture` is a plain function, and a task posts with httpx."""
 
 import importlib
 
@@ -13,6 +13,8 @@ class AsyncPostHog(PostHog):
         await self._client.shutdown()
 
 
-async def start(url: str, room: int | None) -> AsyncPostHog:
+async def start(url: str, queue_size: int | None) -> AsyncPostHog:
     client = importlib.import_module("posthog").AsyncPosthog
-    return AsyncPostHog(client("benchmark", host=url, gzip=True, flush_interval=0.5, max_queue_size=room or 10_000))
+    return AsyncPostHog(
+        client("benchmark", host=url, gzip=True, flush_interval=0.5, max_queue_size=queue_size or 10_000)
+    )

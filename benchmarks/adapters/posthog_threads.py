@@ -1,4 +1,4 @@
-"""posthog: a thread that posts with requests. Its batches are made as prompt as the others' (its default is 5 s)."""
+"""posthog: a thread that posts with requests. It gets the others' `flush_interval`; its own default is 5 seconds."""
 
 import importlib
 from typing import Any
@@ -11,7 +11,7 @@ class PostHog:
         self._client = client
 
     def track(self, user_id: str, event: str, properties: dict[str, Any], context: dict[str, Any]) -> None:
-        # PostHog has no context of its own: its integrations put it among the properties.
+        # PostHog has no separate context: its integrations put it into the properties.
         properties["context"] = context
         self._client.capture(event, distinct_id=user_id, properties=properties)
 
@@ -22,6 +22,6 @@ class PostHog:
         self._client.shutdown()
 
 
-async def start(url: str, room: int | None) -> PostHog:
+async def start(url: str, queue_size: int | None) -> PostHog:
     client = importlib.import_module("posthog").Posthog
-    return PostHog(client("benchmark", host=url, gzip=True, flush_interval=0.5, max_queue_size=room or 10_000))
+    return PostHog(client("benchmark", host=url, gzip=True, flush_interval=0.5, max_queue_size=queue_size or 10_000))

@@ -1,7 +1,7 @@
-"""What is measured inside a contestant's process: one module a measurement, each with one coroutine `run(task)`.
+"""The measurements inside a contestant's process: one module for each, with one coroutine `run(task)`.
 
-`python -m benchmarks.probes PART ADAPTER URL …` runs one in this interpreter, pinned to its core, and prints its figures
-as one line of JSON. Of the standard library alone, like `workload`.
+`python -m benchmarks.probes TASK`, with the task as JSON, runs one in this interpreter and prints its figures as one
+line of JSON. The probes that run for every contestant use only the standard library, like `workload`.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from benchmarks.workload import MAKERS, Call
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement of one contestant. What a part does not need is left alone."""
+    """One measurement of one contestant. A part ignores the fields it does not need."""
 
     part: str
     adapter: str
@@ -25,14 +25,14 @@ class Task:
     rate: int = 0
     """Messages a second; 0 is flat out."""
     seconds: float = 0
-    room: int | None = None
-    """What the queue must take without dropping; `None` is the client's default."""
+    queue_size: int | None = None
+    """Messages that the queue must hold without dropping any; `None` is the client's default."""
     callers: int = 1
-    """How many there are at once."""
+    """Concurrent callers."""
     slow_disk: bool = False
     options: dict[str, Any] = field(default_factory=dict)
-    far_core: int | None = None
-    """Where processes that belong to the measurement, not to the contestant, run."""
+    other_core: int | None = None
+    """The core for processes that belong to the measurement and not to the contestant."""
 
     @property
     def make(self) -> Callable[[int], Call]:
@@ -40,17 +40,17 @@ class Task:
 
     async def start(self) -> Adapter:
         module = importlib.import_module(f"benchmarks.adapters.{self.adapter}")
-        return cast("Adapter", await module.start(self.url, self.room, **self.options))
+        return cast("Adapter", await module.start(self.url, self.queue_size, **self.options))
 
 
 async def warm_up(adapter: Adapter, make: Callable[[int], Call], count: int = 500) -> None:
-    """Open the connections, fill the caches."""
+    """Open the connections and fill the caches."""
     await send(adapter, make, 0, count)
     await adapter.settle()
 
 
 async def send(adapter: Adapter, make: Callable[[int], Call], first: int, count: int) -> None:
-    """Make calls one after the other, as one caller does."""
+    """Make the calls one after another, as a single caller does."""
     track = adapter.track
     if adapter.awaits:
         for i in range(first, first + count):

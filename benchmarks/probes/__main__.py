@@ -1,4 +1,4 @@
-"""The entry of a contestant's process: one task in as JSON, its figures out as JSON."""
+"""The entry point of a contestant's process: reads one task as JSON, prints its figures as JSON."""
 
 import asyncio
 import importlib
@@ -17,5 +17,5 @@ async def main(task: Task) -> dict[str, Any]:
 
 if __name__ == "__main__":
     print(json.dumps(asyncio.run(main(Task(**json.loads(sys.argv[1]))))), flush=True)
-    # What a client still holds, and how it ends, is no part of a measurement.
+    # Closing the client and draining what it holds is not part of a measurement.
     os._exit(0)

@@ -1,6 +1,6 @@
-"""Work that arrives: datagrams of `pinger` on loopback, read in the loop as requests are.
+"""Arriving work: datagrams that `server/pinger.py` sends over loopback, read in the loop as requests are.
 
-A timer would not do: epoll rounds timers to a millisecond.
+A timer cannot replace them: epoll rounds timers to a millisecond.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from typing import Self
 
 from benchmarks.probes import Task
 
-PINGER = Path(__file__).parents[1] / "pinger.py"
+PINGER = Path(__file__).parents[1] / "server" / "pinger.py"
 
 
 class Arrivals:
-    """Iterating gives the arrivals' numbers until the pinger ends; `lags` fills with nanoseconds meanwhile.
+    """Iterate to get the numbers of the arrivals until the pinger ends; meanwhile `lags` fills with nanoseconds.
 
-    A lag is the age of a ping, sent each millisecond with its clock, when the loop reads it.
+    A ping carries the time it was sent. A lag is its age when the loop reads it.
     """
 
     def __init__(self, task: Task) -> None:
@@ -32,7 +32,7 @@ class Arrivals:
     def __enter__(self) -> Self:
         self._pings, self._pace = _receiver(), _receiver()
         ports = [str(each.getsockname()[1]) for each in (self._pings, self._pace)]
-        core = "-" if self._task.far_core is None else str(self._task.far_core)
+        core = "-" if self._task.other_core is None else str(self._task.other_core)
         command = [sys.executable, str(PINGER), *ports, str(self._task.rate), str(self._task.seconds), core]
         self._pinger = subprocess.Popen(command)
         asyncio.get_running_loop().add_reader(self._pings, self._on_ping)

@@ -1,6 +1,6 @@
-"""Throughput: from the first call until all is sent, and the CPU time of this process meanwhile.
+"""Throughput: from the first call until everything is sent, and the CPU time of this process meanwhile.
 
-When the last message arrived is the sink's to say. The clock is the one all processes share.
+The sink reports when the last message arrived, on the clock that all processes share.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from benchmarks.adapters.nothing import Nothing
 from benchmarks.probes import Task, send, warm_up
 
 TURN = 100
-"""Calls between two turns of the loop, for clients whose calls never wait."""
+"""Calls between two iterations of the loop, for clients whose calls are not awaited."""
 
 
 async def run(task: Task) -> dict[str, Any]:
@@ -29,7 +29,7 @@ async def run(task: Task) -> dict[str, Any]:
 
 
 async def application_cpu(task: Task) -> int:
-    """What it takes to make the same messages for a client that does nothing."""
+    """CPU time for building the same messages, with a client that does nothing."""
     cpu = time.process_time_ns()
     await send(Nothing(), task.make, 0, task.count)
     return time.process_time_ns() - cpu

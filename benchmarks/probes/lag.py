@@ -1,6 +1,6 @@
-"""What the client does to the application's loop: how late the loop reads, seen from outside (`arrivals`).
+"""The lag that the client adds to the application's loop: how late the loop reads what `arrivals` sends.
 
-Flat out means one call a turn of the loop, again and again.
+Flat out is one call in every iteration of the loop.
 """
 
 import asyncio
@@ -9,9 +9,9 @@ from array import array
 from typing import Any
 
 from benchmarks.adapters import Adapter
-from benchmarks.figures import percentiles
 from benchmarks.probes import Task, send, warm_up
 from benchmarks.probes.arrivals import Arrivals
+from benchmarks.report.figures import percentiles
 
 
 async def run(task: Task) -> dict[str, Any]:
@@ -22,7 +22,7 @@ async def run(task: Task) -> dict[str, Any]:
 
 
 async def under_load(adapter: Adapter, task: Task) -> tuple[float, "array[int]"]:
-    """Send at the task's rate; how many calls a second there were, and the lags in nanoseconds."""
+    """Send at the task's rate; returns the calls a second and the lags in nanoseconds."""
     start = time.monotonic()
     with Arrivals(task) as arrivals:
         calls = await (follow if task.rate else flat_out)(adapter, task, arrivals)

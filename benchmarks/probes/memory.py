@@ -1,6 +1,6 @@
-"""Resident memory of a pending message: the sink answers nothing, and the queue has room for all.
+"""Resident memory of a pending message: the sink does not respond, and the queue has room for every message.
 
-The difference between two fillings, so that pools, connections and the first batches in flight count for neither.
+It is the growth between two fill levels, so that pools, connections and the first batches in flight do not count.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ async def run(task: Task) -> dict[str, Any]:
 
 
 async def fill(adapter: Any, task: Task, first: int, count: int) -> None:
-    """Enqueue, and let the client sort itself out for a second."""
+    """Enqueue messages, and give the client some time to process them."""
     for start in range(first, first + count, TURN):
         await send(adapter, task.make, start, TURN)
         await asyncio.sleep(0)
-    await asyncio.sleep(1)
+    await asyncio.sleep(task.seconds)
     gc.collect()
 
 

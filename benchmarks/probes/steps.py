@@ -1,6 +1,7 @@
 """How long single steps of the loop take: CPU time of each callback under the load of `lag`, longest first, by name.
 
-A run of its own, since taking the time costs a little. The steps of this harness are left out: they are the application.
+It is a measurement of its own, since reading the clock costs time. The harness's own steps are left out: they stand for
+the application.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ async def run(task: Task) -> dict[str, Any]:
 def measured_steps() -> Iterator[dict[str, int]]:
     """Fills with the longest CPU time of each kind of callback, in nanoseconds, while the block runs."""
     longest: dict[str, int] = {}
-    original = asyncio.events.Handle._run  # the only place where every callback passes
+    original = asyncio.events.Handle._run  # every callback runs through this method
 
     def measured(handle: Any) -> None:
         start = time.thread_time_ns()
@@ -50,12 +51,12 @@ def measured_steps() -> Iterator[dict[str, int]]:
 
 
 def name_of(callback: Any) -> str:
-    """A callback's module and name; of a task's step, its coroutine's; one name for all of the harness's own."""
+    """The callback's module and name; for a task's step, its coroutine's; one name for all of the harness's own."""
     while isinstance(callback, partial):
         callback = callback.func
     owner = getattr(callback, "__self__", None)
     if not isinstance(owner, asyncio.Task):
-        # No `repr`: it may look into an object, and aiohttp's keep what was seen at the first look.
+        # Not `repr`: it may run an object's own code, and aiohttp's objects cache what it returns.
         named = callback if hasattr(callback, "__qualname__") else type(callback)
         name = f"{getattr(named, '__module__', '')}.{named.__qualname__}"
         return HARNESS if name.startswith("benchmarks.") else name

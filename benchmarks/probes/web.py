@@ -1,8 +1,7 @@
-"""A FastAPI application with one endpoint that sends one event a request, served by uvicorn
-on asyncio's own loop until told to end.
+"""A FastAPI application with one endpoint that sends one event a request, served by uvicorn on asyncio's own loop.
 
-With `middleware` among the options it is the client's own, as its documentation has it.
-Prints the port as soon as it serves; ends when its standard input closes.
+With `middleware` among the options it uses the package's middleware and dependency, as its documentation shows.
+It prints its port when it is ready, and exits when its standard input closes.
 """
 
 import asyncio
@@ -25,10 +24,10 @@ async def run(task: Task) -> dict[str, Any]:
     config = uvicorn.Config(app, log_level="warning", access_log=False)
 
     asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 0)
-    # Without the protocol's number asyncio leaves Nagle's algorithm on, which delays every answer by 40 ms.
+    # Without the protocol number asyncio does not turn off Nagle's algorithm, which delays every response by 40 ms.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        # Who comes while the application still starts waits in line.
+        # Connections made before the application has started wait in the backlog.
         listener.listen()
         print(listener.getsockname()[1], flush=True)
         await uvicorn.Server(config).serve(sockets=[listener])
@@ -36,7 +35,7 @@ async def run(task: Task) -> dict[str, Any]:
 
 
 def with_middleware(task: Task) -> FastAPI:
-    """Who and where come from the request, the client from FastAPI."""
+    """The middleware reads identity and context from the request; FastAPI injects the client."""
     from segment_async.asgi import SegmentMiddleware
     from segment_async.fastapi import Segment, lifespan
 
@@ -59,7 +58,7 @@ async def with_endpoint(task: Task) -> FastAPI:
 
 
 async def endpoint(task: Task) -> Callable[..., Awaitable[Answer]]:
-    """The endpoint as an application would write it for this client."""
+    """The endpoint as an application would write it with this client."""
     in_background, makes = task.options.pop("background", False), task.options.pop("makes", False)
     if task.adapter == "nothing" and not makes:
         return plain

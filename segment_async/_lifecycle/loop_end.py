@@ -1,4 +1,4 @@
-"""Ends of loops: how one is noticed, and what becomes of the tasks and the generator that are left on it.
+"""How the end of a loop is noticed, and what happens to the tasks and the generator that are left on it.
 
 This file knows neither messages nor clients.
 """
@@ -13,14 +13,14 @@ from typing import Any
 
 Guard = AsyncGenerator[None, None]
 
-# In a forked child: what is left to the parent.
-_parents: list[asyncio.Task[Any]] = []
+# In a forked child: tasks that belong to the parent.
+_of_parent: list[asyncio.Task[Any]] = []
 
 
 def at_loop_end(clean_up: Callable[[], Awaitable[None]]) -> Guard:
-    """Have something awaited when the running loop shuts down.
+    """Await something when the running loop shuts down.
 
-    Loops offer no hook for their end, but they close the asynchronous generators that were started on them.
+    Loops have no hook for their end, but they close the asynchronous generators that were started on them.
     """
     guard = _guard(clean_up)
     # Up to its `yield`, without a task: the loop knows it from now on.
@@ -37,9 +37,7 @@ async def _guard(clean_up: Callable[[], Awaitable[None]]) -> Guard:
 
 
 def release(guard: Guard) -> None:
-    """To its end, where nothing is left to clean up: it must not come to its loop's attention again, which may never run
-    any more.
-    """
+    """Close a guard that has nothing to clean up, without its loop, which may never run again."""
     with suppress(StopIteration):
         guard.aclose().send(None)
 
@@ -53,38 +51,35 @@ def end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[Any]]) -> 
                 task.cancel()
         return
     for task in tasks:
-        # Where the loop is gone nothing can end them, and Python need not complain of it.
+        # If the loop is gone nothing can end them, and Python should not complain.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         if loop.is_closed():
             _unwind(task, CORO_CREATED, CORO_SUSPENDED)
         elif not loop.is_running():
-            # It stopped before the task's first step, of which there will be none.
+            # The loop stopped before the task's first step, which will not come.
             _unwind(task, CORO_CREATED)
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(task.cancel)
 
 
 def unwind(task: asyncio.Task[Any]) -> None:
-    """End a task where it stands, whose loop nobody runs again."""
+    """End a suspended task whose loop does not run again."""
     _unwind(task, CORO_SUSPENDED)
 
 
-def leave_to_parent(tasks: Iterable[asyncio.Future[Any] | None]) -> None:
-    """In a forked child: tasks of the parent's end with its loop, should that be run to its end here, or never.
-
-    Kept, or the garbage collector would take them apart, and complain that they are pending.
-    """
+def abandon_after_fork(tasks: Iterable[asyncio.Future[Any] | None]) -> None:
+    """In a forked child: keep the parent's tasks, which the garbage collector would report as pending."""
     for task in tasks:
         if isinstance(task, asyncio.Task):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
-            _parents.append(task)
+            _of_parent.append(task)
 
 
 def _unwind(task: asyncio.Task[Any], *states: str) -> None:
     """Close a task's coroutine, from the outside in.
 
-    Left to the garbage collector, its frames may go from the inside out, and take the task along while one of them is
-    being closed: an error in the middle of nowhere, and in Python 3.11 the end of the interpreter.
+    The garbage collector may do it from the inside out, and free the task while one of its frames is being closed: an
+    error without a place, and in Python 3.11 a crash of the interpreter.
     """
     coroutine: object = task.get_coro()
     if iscoroutine(coroutine) and getcoroutinestate(coroutine) in states:

@@ -1,8 +1,8 @@
-"""The life of a client: which loop works for it, flush, close, fork, exit.
+"""Which loop works for a client; flush, close, fork, exit.
 
-A client belongs to no loop by birth. The first loop that needs it becomes its owner; when the owner is closed, or
-stands still while another loop runs, that one takes over, with every message that was left. Nothing here blocks, and
-nothing here looks at messages.
+A client belongs to no loop by birth. The first loop that needs it becomes its owner. If the owner is closed, or stands
+still while another loop runs, that one takes over, with every message that was left. Nothing here blocks, and nothing
+here looks at messages.
 """
 
 from __future__ import annotations
@@ -12,92 +12,98 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from threading import get_ident
 from typing import Any, Final
 
+from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Transport
 from segment_async._message.ids import reseed
 from segment_async._pipeline.auth import Auth
-from segment_async._pipeline.consumer import Sender
-from segment_async._pipeline.delivery import until
-from segment_async._pipeline.queue import Queue
-from segment_async._pipeline.reports import Reports, stack_of
-from segment_async._pipeline.spool_feed import Spooling
+from segment_async._pipeline.clock import LoopClock
+from segment_async._pipeline.pipeline import Pipeline
 
-from . import process as _exit
+from . import process
+from .loop_end import Guard, at_loop_end, release
+from .waiting import Host, Signal, wait_until
 
 _log = logging.getLogger("segment_async")
 
-# Seconds between two looks of a foreign loop at whether the owner still runs; of thousands that wait there, each looks
-# less often, so that all together look no more than so often.
+# Seconds between two looks of a foreign loop at whether the owner still runs. Thousands that wait there look less often
+# each, so that all together look no more often than the second number says.
 _WATCH_SECONDS: Final = 0.05
 _BETWEEN_LOOKS: Final = 0.002
 _LONGEST_WATCH: Final = 5.0
 # Seconds that hooks and the transport get after everything is settled.
 _GRACE_SECONDS: Final = 0.25
-# What a spool's disk gets to write down how messages ended, and those that were handed over just now.
+# Seconds that a spool gets to store what it was given, and to record how messages ended.
 _DISK_SECONDS: Final = 2.0
 
-Parts = tuple[Queue, Reports, Sender, Spooling | None]
 
-
-class Life:
-    """Owner, flush and close of one client.
+class LoopOwner(Host):
+    """Finds the loop that works for one client, and ends it.
 
     Attributes:
-        queue, reports, sender: the parts that hold messages; made anew in a forked child.
+        clock: `clock.loop` is the owner; `None` before the first and between two.
+        pipeline: made anew in a forked child.
+        is_held: messages were given, so that the client lives until it is closed.
     """
 
-    queue: Queue
-    reports: Reports
-    sender: Sender
-    spooling: Spooling | None
+    pipeline: Pipeline
+    clock: LoopClock
 
-    def __init__(self, wire: Callable[[Life], Parts], transport: Transport, auth: Auth, close_timeout: float) -> None:
-        # Loaded here and not at the close, for which the loop would stand still; and where the interpreter ends already,
-        # not all of it can be loaded any more.
+    def __init__(
+        self,
+        make: Callable[[LoopClock, Host], Pipeline],
+        transport: Transport,
+        auth: Auth,
+        close_timeout: float,
+    ) -> None:
+        # Loaded here and not at the close, for which the loop would stand still; and at the interpreter's exit not all
+        # of it can be loaded any more.
         import anyio.lowlevel  # noqa: F401
 
-        self._wire = wire
+        self._make = make
         self._transport = transport
         self._auth = auth
         self._close_timeout = close_timeout
-        self._make_parts()
-        _exit.remember(self)
+        self._guard: Guard | None = None
+        self._begin()
+        process.remember(self)
 
-    def _make_parts(self) -> None:
+    def _begin(self) -> None:
         self._pid = os.getpid()
-        # It may have been forked since the package was imported.
+        # The process may have been forked since the package was imported.
         reseed()
-        self._close_by: float | None = None
-        self._hurried = False
-        self._finishing = False
-        self._closed = False
+        self._close_began: float | None = None
+        self._is_hurried = False
+        self._is_finishing = False
+        self._is_closed = False
         self.is_held = False
         self._last_look = 0.0
-        self.queue, self.reports, self.sender, self.spooling = self._wire(self)
-        self.reports.after = self.sender.settled.notify
+        self.clock = LoopClock()
+        self.pipeline = self._make(self.clock, self)
 
     # -- the owner
 
-    def serve_here(self) -> bool:
-        """See to it that some running loop works for the client; `True` if it is this one."""
+    def run_here(self) -> bool:
+        """Make sure that a running loop works for the client; `True` if it is this one."""
         loop = asyncio.get_running_loop()
-        if self.sender.loop is loop:
+        if self.clock.loop is loop:
             # A forked child never runs its parent's loop, so that this needs no look at the process.
-            self.sender.thread = get_ident()
+            self.clock.thread = get_ident()
             return True
-        self.ensure_served()
-        return self.sender.loop is loop
+        self.ensure_running()
+        return self.clock.loop is loop
 
-    def ensure_served(self) -> float | None:
-        """As `serve_here`; where another loop does the work, seconds until that is to be looked at again."""
+    def ensure_running(self) -> float | None:
+        """As `run_here`; if another loop does the work, seconds until the next check."""
         self.check_process()
         loop = asyncio.get_running_loop()
-        with self.queue.lock:
-            owner = self.sender.loop
-            # Once it is finishing, there is nothing to work for: whoever waits for the close would start all anew.
-            if owner is loop or self._finishing or self._closed:
+        with self.pipeline.queue.lock:
+            owner = self.clock.loop
+            # A client that is finishing needs no loop: the waits for its close would start everything again.
+            if owner is loop or self._is_finishing or self._is_closed:
                 return None
             if owner is not None and owner.is_running():
                 return self._next_look()
@@ -112,9 +118,41 @@ class Life:
     def take_over(self) -> None:
         """The running loop is the owner from now on."""
         loop = asyncio.get_running_loop()
-        with self.queue.lock:
-            self.sender.attach(loop)
-        self.reports.resume(loop)
+        with self.pipeline.queue.lock:
+            self.leave()
+            self._guard = at_loop_end(partial(self._loop_ends, loop))
+            self.pipeline.attach(loop)
+
+    def leave(self) -> list[asyncio.Task[Any]]:
+        """No loop works for the client any more. Returns the tasks, which were told to end."""
+        with self.pipeline.queue.lock:
+            guard, self._guard = self._guard, None
+            tasks = self.pipeline.detach()
+        if guard is not None:
+            release(guard)
+        return tasks
+
+    async def _loop_ends(self, loop: asyncio.AbstractEventLoop) -> None:
+        """`asyncio.run` is about to return: leave nothing on its loop, and all messages to the next one."""
+        if self.clock.loop is not loop:
+            return
+        # It is being closed already.
+        self._guard = None
+        tasks = self.leave()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.pipeline.reports.finish(0.0)
+        if isinstance(self._transport, HTTPTransport):
+            await self._transport.aclose()
+        await self._auth.aclose()
+
+    def hold(self) -> None:
+        """Messages were given: the client lives until it is closed, and is drained at exit."""
+        if not self.is_held:
+            self.is_held = True
+            process.hold(self)
+
+    # -- fork
 
     def check_process(self) -> None:
         """After a fork without hooks (uWSGI's), the first call in the child notices."""
@@ -125,43 +163,44 @@ class Life:
         """In a forked child: what is pending belongs to the parent, and so do its connections."""
         if self._pid == os.getpid():
             return
-        self.sender.disown()
-        self.reports.disown()
-        if self.spooling is not None:
-            self.spooling.disown()
+        self.pipeline.abandon_after_fork()
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            release(guard)
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
-        self._make_parts()
-
-    def hold(self) -> None:
-        """Messages were given: the client lives until it is closed, and is drained at exit."""
-        if not self.is_held:
-            self.is_held = True
-            _exit.hold(self)
+        self._begin()
 
     # -- flush
 
     async def flush(self, timeout: float | None) -> int:
-        self.serve_here()
-        sender = self.sender
+        """Send what is there, and wait until it is settled or the time is over. Returns how many are left."""
+        self.run_here()
+        pipeline = self.pipeline
+        feed = pipeline.feed
         clock = asyncio.get_running_loop().time
         end = None if timeout is None else clock() + timeout
 
         def time_left() -> float | None:
             return None if end is None else end - clock()
 
-        if self.spooling is not None:
-            await self.spooling.until_open(self, time_left)
-        place = sender.flush_now()
-        await until(lambda: sender.left(place) == 0 and self.reports.are_made, lambda: sender.settled, self, time_left)
-        if self.spooling is not None:
-            await self.spooling.until_recorded(self, time_left)
-        return sender.left(place)
+        if feed is not None:
+            await feed.until_open(self, time_left)
+        place = pipeline.flush_now()
+        await wait_until(
+            lambda: pipeline.left(place) == 0 and pipeline.reports.are_made,
+            lambda: pipeline.queue.changed,
+            self,
+            time_left,
+        )
+        if feed is not None:
+            await feed.until_recorded(self, time_left)
+        return pipeline.left(place)
 
     # -- close
 
     async def aclose(self, cancels: int = 0) -> None:
-        """`cancels`: how often whoever closes was cancelled already."""
+        """`cancels`: how often the caller was cancelled already."""
         import anyio
         import anyio.lowlevel
 
@@ -177,79 +216,86 @@ class Life:
         self.check_process()
         cancellation = None
         self._begin_close()
-        while not self._closed:
+        while not self._is_closed:
             try:
-                await until(self._is_emptied, lambda: self.sender.settled, self, self._time_to_close)
+                await wait_until(self._is_emptied, self._changed, self, self._time_to_close)
                 await self._finish()
             except asyncio.CancelledError as error:
                 # The first one lets the close run within its limit, a further one ends it.
                 cancellation = error
                 cancels += 1
                 if cancels > 1:
-                    self._hurried = True
-                    self.sender.settled.notify()
+                    self._is_hurried = True
+                    self.pipeline.queue.notify()
         return cancellation
 
-    def _begin_close(self) -> None:
-        with self.queue.lock:
-            self.queue.close()
-            if self._close_by is None and not self._closed:
-                if self.has_pending():
-                    self.ensure_served()
-                self._close_by = self.sender.now() + self._close_timeout
-                self.sender.flush_now()
-                self.sender.hurry()
+    def _changed(self) -> Signal:
+        return self.pipeline.queue.changed
 
-    def has_pending(self) -> bool:
-        """Something to send, or to write down."""
-        return self.queue.statistics().pending > 0 or not (self.spooling is None or self.spooling.is_recorded)
+    def _begin_close(self) -> None:
+        pipeline = self.pipeline
+        pipeline.queue.close()
+        if self._close_began is None and not self._is_closed:
+            if pipeline.has_pending():
+                self.ensure_running()
+            self._close_began = self.clock.now()
+            pipeline.flush_now()
+            pipeline.retry_now()
 
     def _is_emptied(self) -> bool:
-        return self._closed or (self.queue.statistics().pending == 0 and self.reports.are_made)
+        pipeline = self.pipeline
+        return self._is_closed or self._is_hurried or (pipeline.statistics().pending == 0 and pipeline.reports.are_made)
 
     def _time_to_close(self) -> float | None:
-        if self._hurried or self._close_by is None:
+        if self._is_hurried or self._close_began is None:
             return 0.0
-        return self._close_by - self.sender.now()
+        return self._close_began + self._close_timeout - self.clock.now()
 
     async def _finish(self) -> None:
-        if self._finishing:
-            await until(lambda: self._closed, lambda: self.sender.settled, self)
+        if self._is_finishing:
+            await wait_until(lambda: self._is_closed, self._changed, self)
             return
-        self._finishing = True
-        owner = self.sender.loop
+        self._is_finishing = True
+        owner = self.clock.loop
         try:
             await self._leave_rest(owner)
-            await self.reports.finish(_GRACE_SECONDS)
+            await self.pipeline.reports.finish(_GRACE_SECONDS)
             await self._close_parts(owner)
         finally:
-            self._closed = True
-            _exit.forget(self)
-            self.sender.settled.notify()
+            self._is_closed = True
+            process.forget(self)
+            self.pipeline.queue.notify()
 
     async def _leave_rest(self, owner: asyncio.AbstractEventLoop | None) -> None:
+        seconds = self.clock.now() - (self._close_began or 0.0)
         dropped = await self._drop_or_keep("close_timeout", owner)
+        kept = self.pipeline.statistics().pending
         if dropped:
             _log.warning(
-                "Closed with %d messages unsent after %g s (close_timeout); they are dropped.",
-                dropped,
+                "Closed with %s unsent after %.1f s (close_timeout=%g); dropped.",
+                _messages(dropped),
+                seconds,
                 self._close_timeout,
             )
-        elif kept := self.queue.statistics().pending:
-            _log.warning("Closed with %d messages unsent; they are kept in the spool.", kept)
+        if kept:
+            _log.warning("Closed with %s unsent; the spool keeps them for the next process.", _messages(kept))
 
     async def _drop_or_keep(self, reason: str, owner: asyncio.AbstractEventLoop | None) -> int:
-        """Give what is pending up; with a spool, keep it. Gives how many are dropped."""
-        if self.spooling is not None and self.has_pending():
-            # Nobody is told that a message is kept before the disk has taken it.
-            await _ended(self.spooling.until_written(), owner, _DISK_SECONDS, "spool")
-        dropped = self.sender.drop_all(reason)
-        self.reports.make()
+        """Give up what is pending; with a spool, keep it. Returns how many were dropped."""
+        feed = self.pipeline.feed
+        if feed is not None and self.pipeline.has_pending():
+            # A message is called kept only once the disk has it.
+            await _ended(feed.until_stored(self, lambda: _DISK_SECONDS), owner, _DISK_SECONDS, "spool")
+        with self.pipeline.queue.lock:
+            self.leave()
+        dropped = self.pipeline.drop_all(reason)
+        self.pipeline.reports.make()
         return dropped
 
     async def _close_parts(self, owner: asyncio.AbstractEventLoop | None) -> None:
         await _ended(self._close_connections(), owner, _GRACE_SECONDS, "transport")
-        if self.spooling is not None and not await _ended(self.spooling.aclose(), owner, _DISK_SECONDS, "spool"):
+        feed = self.pipeline.feed
+        if feed is not None and not await _ended(feed.aclose(), owner, _DISK_SECONDS, "spool"):
             _log.warning("The spool's disk is slow: what it has not taken yet may be sent again, or be lost.")
 
     async def _close_connections(self) -> None:
@@ -258,29 +304,36 @@ class Life:
 
     # -- exit
 
-    def let_go(self) -> None:
-        """At the interpreter's end, with nothing to send: what is left on a loop that is over is nobody's fault."""
-        loop = self.sender.loop
+    def has_pending(self) -> bool:
+        return self.pipeline.has_pending()
+
+    def release(self) -> None:
+        """At the interpreter's exit, with nothing to send: let go of what is left on a loop that has ended."""
+        loop = self.clock.loop
         if loop is None or loop.is_running():
             return
-        self.sender.detach()
+        self.leave()
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
 
     async def drain_at_exit(self, seconds: float) -> tuple[int, int]:
-        """The last chance: send what is left on the running loop, whoever owned the client before.
+        """The last chance: send what is left on the running loop, whichever owned the client before.
 
-        Gives how many remained and are dropped, and how many remain in a spool.
+        Returns how many remained and are dropped, and how many remain in a spool.
         """
-        self.sender.unwind()
+        self.pipeline.unwind()
         self.take_over()
         dropped = 0
         if await self.flush(seconds):
             dropped = await self._drop_or_keep("exit", None)
-        await self.reports.finish(_GRACE_SECONDS)
-        self.sender.detach()
+        await self.pipeline.reports.finish(_GRACE_SECONDS)
+        self.leave()
         await self._close_parts(None)
-        return dropped, self.queue.statistics().pending
+        return dropped, self.pipeline.statistics().pending
+
+
+def _messages(count: int) -> str:
+    return "1 message" if count == 1 else f"{count:,} messages"
 
 
 async def _ended(

@@ -1,6 +1,6 @@
-"""The ends that nobody announced: the interpreter's exit, a fork, a signal.
+"""Ends that come unannounced: the interpreter's exit, a fork, a signal.
 
-This file keeps the list of clients that live, and drains them once, all together, within two seconds.
+This file keeps the list of open clients, and drains them once, all together, within two seconds.
 """
 
 from __future__ import annotations
@@ -18,56 +18,56 @@ from typing import Any, Final, Protocol
 _DRAIN_SECONDS: Final = 2.0
 
 
-class Living(Protocol):
+class OpenClient(Protocol):
     def start_afresh(self) -> None: ...
     def has_pending(self) -> bool: ...
-    def let_go(self) -> None: ...
+    def release(self) -> None: ...
     async def drain_at_exit(self, seconds: float) -> tuple[int, int]: ...
 
 
-# Every client not closed yet, for the fork; and those that were given messages, which must not be collected unsent.
-_all: weakref.WeakSet[Living] = weakref.WeakSet()
-_unsent: set[Living] = set()
+# Every client that is not closed, for the fork; and those that were given messages, which must not be collected unsent.
+_all: weakref.WeakSet[OpenClient] = weakref.WeakSet()
+_unsent: set[OpenClient] = set()
 # Of this process, where it is a child of `multiprocessing`.
 _finalizer: Any = None
 # The loop that was last asked to end by a signal.
 _asked: asyncio.AbstractEventLoop | None = None
 
 
-def remember(life: Living) -> None:
-    _all.add(life)
+def remember(owner: OpenClient) -> None:
+    _all.add(owner)
 
 
-def hold(life: Living) -> None:
-    """Messages were given to it: it lives until it is closed, whether the application keeps it or not."""
-    _unsent.add(life)
+def hold(owner: OpenClient) -> None:
+    """Messages were given to it: it owners until it is closed, whether the application keeps it or not."""
+    _unsent.add(owner)
     _drain_when_multiprocessing_ends()
 
 
-def forget(life: Living) -> None:
-    _all.discard(life)
-    _unsent.discard(life)
+def forget(owner: OpenClient) -> None:
+    _all.discard(owner)
+    _unsent.discard(owner)
 
 
 def _drain() -> None:
-    lives: list[Living] = []
+    owners: list[OpenClient] = []
     unclosed = len(_unsent)
-    for life in list(_unsent):
-        if life.has_pending():
-            lives.append(life)
+    for owner in list(_unsent):
+        if owner.has_pending():
+            owners.append(owner)
         else:
-            life.let_go()
+            owner.release()
     _unsent.clear()
-    if lives:
+    if owners:
         try:
-            lost, kept = asyncio.run(_drain_all(lives))
+            lost, kept = asyncio.run(_drain_all(owners))
         except (KeyboardInterrupt, SystemExit):
             _say("some messages were not sent before the program ended")
         else:
             if lost:
-                _say(f"{lost:,} messages were not sent before the program ended")
+                _say(f"{_messages(lost)} not sent before the program ended")
             if kept:
-                _say(f"{kept:,} messages are kept in a spool for the next process to send")
+                _say(f"{_messages(kept)} kept in a spool for the next process to send")
     if unclosed:
         warnings.warn(
             f"{unclosed} segment_async client(s) were never closed; use 'async with', or await aclose()",
@@ -76,10 +76,14 @@ def _drain() -> None:
         )
 
 
-async def _drain_all(lives: list[Living]) -> tuple[int, int]:
-    """How many were lost, and how many are kept."""
-    left = await asyncio.gather(*(life.drain_at_exit(_DRAIN_SECONDS) for life in lives))
+async def _drain_all(owners: list[OpenClient]) -> tuple[int, int]:
+    """How many messages were lost, and how many are kept."""
+    left = await asyncio.gather(*(owner.drain_at_exit(_DRAIN_SECONDS) for owner in owners))
     return sum(lost for lost, _ in left), sum(kept for _, kept in left)
+
+
+def _messages(count: int) -> str:
+    return "1 message was" if count == 1 else f"{count:,} messages were"
 
 
 def _say(what: str) -> None:
@@ -91,14 +95,14 @@ def _start_afresh() -> None:
     global _finalizer
     _finalizer = None
     _unsent.clear()
-    for life in list(_all):
-        life.start_afresh()
+    for owner in list(_all):
+        owner.start_afresh()
 
 
 def _drain_when_multiprocessing_ends() -> None:
-    """A child of `multiprocessing` may end by `os._exit`, past `atexit`, but runs its own finalizers.
+    """A child of `multiprocessing` may end by `os._exit`, without `atexit`, but it runs its own finalizers.
 
-    Not to be done any earlier than here: when it begins, such a child forgets all finalizers that it finds.
+    Not earlier than here: when it begins, such a child forgets all finalizers that it finds.
     """
     global _finalizer
     process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
@@ -114,7 +118,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def exit_on(*signals: signal.Signals) -> None:
-    """Turn signals that would end the program on the spot into an ordinary exit; what handlers there are, stay.
+    """Turn signals that would end the program on the spot into an ordinary exit; existing handlers stay.
 
     Raises:
         ValueError: not called from the main thread.
@@ -125,10 +129,7 @@ def exit_on(*signals: signal.Signals) -> None:
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
-    """An exit amid any line could tear one of the client's own: a loop is asked to make room for it.
-
-    A second signal ends even a loop that stands still.
-    """
+    """A running loop is asked to exit between two of its callbacks; a second signal ends even a loop that is blocked."""
     global _asked
     loop = asyncio._get_running_loop()
     if loop is None or loop is _asked:

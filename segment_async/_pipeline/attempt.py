@@ -1,6 +1,6 @@
-"""One request with one batch: credentials, headers, the time limit, who is told; and why there is no answer, if so.
+"""One request with one batch: credentials, headers, the time limit, the observers; or why there is no answer.
 
-A task of the sender's runs it and may be cancelled anywhere. This file knows neither which batch is next nor what an
+A task of the consumer's runs it and may be cancelled anywhere. This file knows neither which batch is next nor what an
 answer means.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
-from segment_async._exceptions import TransportError
+from segment_async._exceptions import TransportError, stack_of
 from segment_async._http.deadline import Deadline
 from segment_async._http.transport import Response, Secret, Transport
 from segment_async._http.user_agent import USER_AGENT
@@ -19,20 +20,25 @@ from segment_async.instrumentation import Request
 
 from .auth import Auth, Refused
 from .batch import Batch, Envelope
-from .delivery import History
+from .clock import LoopClock
 from .queue import Queue
-from .reports import Reports, stack_of
-from .retry import NoAnswer, NoCredentials, Silence
-from .spool_feed import Spooling
+from .reports import Reports
+from .retry import Failure, History, NoCredentials, NoResponse
+from .spool_feed import SpoolFeed
 
 _log = logging.getLogger("segment_async")
 
 
-class Attempts:
+class HoldsEnded(NamedTuple):
+    """Nothing was sent: the spool says that other processes may have these messages now."""
+
+    keys: Collection[int]
+
+
+class RequestSender:
     """Makes the requests of one client.
 
-    `timeout` (`None`: no limit of ours) and `give_up_after` in seconds; `now` on the sender's clock, `wall` since the
-    epoch.
+    `timeout` (`None`: no limit of ours) and `give_up_after` in seconds; `wall_clock` since the epoch.
     """
 
     def __init__(
@@ -41,58 +47,60 @@ class Attempts:
         transport: Transport,
         auth: Auth,
         reports: Reports,
-        spooling: Spooling | None,
+        feed: SpoolFeed | None,
         *,
         envelope: Envelope,
         gzip: bool,
         timeout: float | None,
         give_up_after: float,
-        now: Callable[[], float],
-        wall: Callable[[], float],
-        listeners: Sequence[Callable[[Request], object]],
+        clock: LoopClock,
+        wall_clock: Callable[[], float],
+        observers: Sequence[Callable[[Request], object]],
     ) -> None:
         self._queue = queue
         self._transport = transport
         self._auth = auth
         self._reports = reports
-        self._spooling = spooling
+        self._feed = feed
         self._envelope = envelope
         self._gzip = gzip
         self._timeout = timeout
         self._give_up_after = give_up_after
-        self._now = now
-        self._wall = wall
-        self._listeners = listeners
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._observers = observers
 
-    async def make(self, batch: Batch) -> Response | Silence:
-        """No credentials among the locals here: a traceback may be shown with them."""
+    async def send(self, batch: Batch) -> Response | Failure | HoldsEnded:
+        """The answer, or why there is none. No credentials among the locals: a traceback may be shown with them."""
         try:
             authorization = await self._authorization(batch)
             self._note_send(batch)
-            if self._spooling is not None:
-                await self._spooling.sending(batch.keys, batch.history.sends)
+            if self._feed is not None and (ended := await self._feed.sending(batch.keys, batch.history.sends)):
+                return HoldsEnded(ended)
             if self._timeout is None:
-                return await self._send(batch, authorization)
+                return await self._post(batch, authorization)
             async with Deadline(self._timeout):
-                return await self._send(batch, authorization)
+                return await self._post(batch, authorization)
         except TransportError as error:
             _log.debug("No usable answer: %s", error)
-            return NoAnswer(error.maybe_sent, error.stale_connection)
+            return NoResponse(error.maybe_sent, error.stale_connection, str(error))
         except Refused as refusal:
-            self._reports.warn("oauth", "No token, so that messages fail as unauthorized: %s", refusal)
+            self._reports.warn("oauth", "No OAuth token; messages fail as unauthorized: %s", refusal)
             return NoCredentials()
-        except Exception as error:
-            self._reports.warn("transport", "The transport raised; the batch is sent again.\n%s", stack_of(error))
-            return NoAnswer(maybe_sent=True)
+        except BaseException as error:
+            if _ends_the_task(error):
+                raise
+            self._reports.warn("transport", "The transport raised; the batch is retried.\n%s", stack_of(error))
+            return NoResponse(maybe_sent=True, error=f"the transport raised {type(error).__qualname__}")
 
     async def _authorization(self, batch: Batch) -> Secret:
         """Waits for a token, if need be until the batch would be given up."""
         if not self._auth.has_tokens:
             return Secret(await self._auth.header())
         since = batch.history.first_failure
-        since = self._now() if since is None else since
+        since = self._clock.now() if since is None else since
         # Under a name for the reason that `Deadline` gives.
-        limit = asyncio.timeout(since + self._give_up_after - self._now())
+        limit = asyncio.timeout(since + self._give_up_after - self._clock.now())
         try:
             async with limit:
                 return Secret(await self._auth.header())
@@ -101,26 +109,28 @@ class Attempts:
         raise TransportError("no token came", maybe_sent=False)
 
     def _note_send(self, batch: Batch) -> None:
+        history = batch.history._replace(sends=batch.history.sends + 1)
+        accounts = self._queue.accounts
         with self._queue.lock:
-            batch.history = batch.history._replace(sends=batch.history.sends + 1)
-            batch.sent_at = self._now()
-            self._queue.requests += 1
-            self._queue.retries += batch.history.sends > 1
+            batch.history = history
+            accounts.requests += 1
+            accounts.retries += history.sends > 1
+        batch.sent_at = self._clock.now()
 
-    async def _send(self, batch: Batch, authorization: Secret) -> Response:
-        started_at, start, answer = self._wall(), self._now(), None
+    async def _post(self, batch: Batch, authorization: Secret) -> Response:
+        started_at, start, answer = self._wall_clock(), self._clock.now(), None
         try:
             answer = await self._transport.send(
                 batch.body(self._envelope.tail(clock_text(started_at))), self._headers(batch.history, authorization)
             )
             return answer
         finally:
-            for listener in self._listeners:
-                self._tell(listener, batch, started_at, self._now() - start, answer)
+            for observer in self._observers:
+                self._tell(observer, batch, started_at, self._clock.now() - start, answer)
 
     def _tell(
         self,
-        listener: Callable[[Request], object],
+        observer: Callable[[Request], object],
         batch: Batch,
         started_at: float,
         seconds: float,
@@ -128,10 +138,12 @@ class Attempts:
     ) -> None:
         status = getattr(answer, "status", None)
         try:
-            listener(Request(started_at, seconds, status, batch.history.sends, batch.count, batch.messages))
-        except Exception as fault:
-            # An answer that came is not to be lost to whoever only watches: the batch would be sent twice.
-            self._reports.warn_once("observe", "An observer failed; it is asked on. Said once.\n%s", stack_of(fault))
+            observer(Request(started_at, seconds, status, batch.history.sends, batch.count, batch.bodies))
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            # An answer that came must not be lost for it: the batch would be sent twice.
+            self._reports.warn_once("observe", "An observer failed. This is logged once.\n%s", stack_of(error))
 
     def _headers(self, history: History, authorization: Secret) -> dict[str, str]:
         headers = {
@@ -144,3 +156,11 @@ class Attempts:
         if history.sends > 1:
             headers["X-Retry-Count"] = str(history.sends - 1)
         return headers
+
+
+def _ends_the_task(error: BaseException) -> bool:
+    """Whether an exception is meant for the task and not the transport's own: one that it raises is only a failure."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))

@@ -1,12 +1,15 @@
 """Batches: open, sealed, split; the bytes that travel.
 
 A body is one JSON object: `{"batch":[`, the messages, `],"sentAt":"…","writeKey":"…"}`. The first two parts are
-compressed slice by slice as messages come, and end, once sealed, in a sync flush: a raw deflate stream on a byte
+compressed piece by piece as messages come, and end, once sealed, in a sync flush: a raw deflate stream on a byte
 boundary. At each attempt the last part follows as one stored block, so that every attempt is an ordinary gzip
 member with a fresh `sentAt`, made without compressing anything again, and the key is never kept in compressed data.
 
     gzip header │ deflate stream, sync-flushed │ stored block, final │ CRC-32 │ length
                   └ made once ────────────────   └ made at each attempt ──────────────
+
+An open batch keeps its messages until it is sealed, and what is compressed so far is only a cache: if an exception
+interrupts the compression (a `MemoryError`, a signal handler that raises), it is started over and nothing is lost.
 
 This file is pure: no clock, no loop, no network.
 """
@@ -15,22 +18,24 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import accumulate, pairwise
-from typing import Any, Final, Protocol
+from itertools import accumulate, pairwise, repeat, starmap
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
-from .delivery import History, Record
+from .delivery import Delivery, Record, bodies_of, keys_of, place_all
+from .retry import History
 
 MAX_BODY_BYTES: Final = 500_000
 """Bytes of a request's JSON, envelope included, before compression."""
 MAX_BATCH_MESSAGES: Final = 2_500
 
 _HEAD: Final = b'{"batch":['
-# Bytes that wait uncompressed: small enough that pressing them is no step to notice, large enough to be worth a call.
-_SLICE: Final = 16_384
+# Bytes that are compressed at once: short enough not to be noticed on the loop, long enough to be worth the call.
+_PIECE: Final = 16_384
 # No name, no time, deflate, an unknown system: the shortest header there is.
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _RAW_DEFLATE: Final = -15
@@ -54,9 +59,9 @@ def _isal_deflater() -> _Deflater:
 
 @cache
 def fastest() -> tuple[Any, Any]:
-    """How to deflate and how to check: `isal` where the extra `speedups` brought it, else the standard library.
+    """How to deflate and how to check: `isal` if the extra `speedups` is installed, else the standard library.
 
-    Asked once: to look for what is not installed costs 60 µs, a batch's own share of the work.
+    Cached: looking for a module that is not installed costs 60 µs, as much as a batch's own work.
     """
     try:
         from isal import isal_zlib
@@ -66,7 +71,7 @@ def fastest() -> tuple[Any, Any]:
 
 
 class Envelope:
-    """What stands around the messages of every body: the key, the time of the attempt."""
+    """What stands around the messages of every body: the key, and the time of the attempt."""
 
     def __init__(self, write_key: str) -> None:
         self._key = orjson.dumps(write_key)
@@ -79,47 +84,259 @@ class Envelope:
         return "<Envelope>"
 
 
-class Batch:
-    """Messages that travel together, from the first one added until each has its outcome.
+class Payload(NamedTuple):
+    """The messages of a sealed batch, compressed or not, with what the end of a gzip member needs."""
+
+    content: bytes
+    is_compressed: bool
+    crc: int
+    size: int
+
+    def body(self, tail: bytes) -> bytes:
+        """The bytes of one attempt; compressed if the payload is."""
+        if not self.is_compressed:
+            return self.content + tail
+        _, check = fastest()
+        length = len(tail)
+        return b"".join(
+            (
+                _GZIP_HEADER,
+                self.content,
+                b"\x01",
+                length.to_bytes(2, "little"),
+                (length ^ 0xFFFF).to_bytes(2, "little"),
+                tail,
+                check(tail, self.crc).to_bytes(4, "little"),
+                (self.size + length).to_bytes(4, "little"),
+            )
+        )
+
+    def messages(self, lengths: array[int]) -> Iterator[bytes]:
+        """Each message's JSON, in order."""
+        raw = zlib.decompressobj(_RAW_DEFLATE).decompress(self.content) if self.is_compressed else self.content
+        # Each message is followed by one comma, or by the end.
+        starts = accumulate((length + 1 for length in lengths), initial=len(_HEAD))
+        return (raw[start : after - 1] for start, after in pairwise(starts))
+
+    def __repr__(self) -> str:
+        return f"<Payload of {self.size} bytes>"
+
+
+def _no_deflater() -> None:
+    """Bodies travel as they are."""
+
+
+class _Press:
+    """Makes a payload out of pieces."""
+
+    __slots__ = ("_check", "_crc", "_deflater", "_pieces", "_size")
+
+    def __init__(self, gzip: bool) -> None:
+        make, check = fastest() if gzip else (_no_deflater, zlib.crc32)
+        self._check: Callable[..., int] = check
+        self._deflater: _Deflater | None = make()
+        self._pieces: list[bytes] = []
+        self._crc = self._size = 0
+
+    def add(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._deflater is None:
+            self._pieces.append(piece)
+        else:
+            self._crc = self._check(piece, self._crc)
+            self._pieces.append(self._deflater.compress(piece))
+
+    def payload(self) -> Payload:
+        if self._deflater is None:
+            return Payload(b"".join(self._pieces), False, 0, self._size)
+        self._pieces.append(self._deflater.flush(zlib.Z_SYNC_FLUSH))
+        return Payload(b"".join(self._pieces), True, self._crc, self._size)
+
+
+class OpenBatch:
+    """Messages that will travel together; more may join until it is sealed.
 
     Attributes:
-        record: where the outcomes are written; the halves of a split batch share one.
+        record: where the outcomes will be written.
         start: place of the first message in the order of acceptance; `offset` is its index in the record.
+        deliveries: the messages themselves, with their bodies.
+        size: bytes of the messages' own JSON.
+        opened_at: the clock when the first message came.
+        sends: requests that earlier processes made with these messages.
+    """
+
+    __slots__ = (
+        "_bodies", "_gzip", "_has_keys", "_lengths", "_max_bytes", "_max_messages", "_press", "_pressed_bytes",
+        "deliveries", "offset", "opened_at", "record", "sends", "size", "start",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        record: Record,
+        start: int,
+        max_bytes: int,
+        opened_at: float,
+        *,
+        gzip: bool,
+        sends: int = 0,
+        max_messages: int = MAX_BATCH_MESSAGES,
+        has_keys: bool = False,
+    ) -> None:
+        self.record = record
+        self.start = start
+        self.opened_at = opened_at
+        self.sends = sends
+        self.deliveries: list[Delivery] = []
+        self.size = 0
+        self.offset = 0
+        self._max_bytes = max_bytes
+        self._max_messages = max_messages
+        self._gzip = gzip
+        self._has_keys = has_keys
+        # In the press: the lengths, and bytes, of messages; the bodies of the others.
+        self._press = _Press(gzip)
+        self._pressed_bytes = 0
+        self._lengths = array("H")
+        self._bodies: list[bytes] = []
+
+    @property
+    def count(self) -> int:
+        return len(self.deliveries)
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.deliveries)
+
+    @property
+    def places(self) -> int:
+        """Messages that may still join."""
+        return self._max_messages - len(self.deliveries)
+
+    @property
+    def room(self) -> int:
+        """Bytes of messages that may still join, with a comma each."""
+        return self._max_bytes + 1 - self.size - len(self.deliveries)
+
+    def fits(self, size: int) -> bool:
+        """Whether a message of so many bytes may join; an empty batch takes any."""
+        return not self.deliveries or (self.places > 0 and size < self.room)
+
+    def take(self, messages: deque[Delivery], bodies: list[bytes], size: int) -> None:
+        """Move messages that fit, with these bodies, of so many bytes together, from the left of a queue into the batch."""
+        self.size += size
+        self._bodies += bodies
+        # One call, which a signal handler cannot interrupt: a message is always in the one place or in the other.
+        self.deliveries.extend(starmap(messages.popleft, repeat((), len(bodies))))
+
+    def press(self, least: int = _PIECE) -> None:
+        """Compress what waits for it, if it is at least so many bytes."""
+        if self.size - self._pressed_bytes < least or not self._bodies:
+            return
+        try:
+            self._press.add((b"," if self._pressed_bytes else _HEAD) + b",".join(self._bodies))
+            self._lengths.extend(map(len, self._bodies))
+            self._bodies = []
+            self._pressed_bytes = self.size
+        except BaseException:
+            # The stream may be torn in the middle of a piece.
+            self.repair()
+            raise
+
+    def seal(self) -> Batch:
+        """The batch as it travels, which holds the deliveries until it has placed them."""
+        if len(self._lengths) + len(self._bodies) != len(self.deliveries):
+            self.repair()
+        self.press(0)
+        try:
+            payload = self._press.payload()
+        except BaseException:
+            self.repair()
+            raise
+        keys = array("q", keys_of(self.deliveries) if self._has_keys else ())
+        history = History(sends=self.sends, maybe_sent=self.sends > 0)
+        batch = Batch(self.record, self.start, 0, self._lengths, keys, payload, self.opened_at, history)
+        batch.unplaced = self.deliveries
+        return batch
+
+    def place(self) -> None:
+        """The messages have their outcomes in the record from now on."""
+        place_all(self.deliveries, self.record)
+
+    def repair(self) -> None:
+        """Make the batch whole again after an exception interrupted one of its methods; compression starts over."""
+        self._press = _Press(self._gzip)
+        self._pressed_bytes = 0
+        self._lengths = array("H")
+        self._bodies = bodies_of(self.deliveries)
+        self.size = sum(map(len, self._bodies))
+
+    def bodies(self) -> list[bytes]:
+        """Each message's JSON, in order."""
+        return bodies_of(self.deliveries)
+
+
+class Lineage:
+    """What the parts of one split batch have in common: whether one of their messages was refused alone."""
+
+    __slots__ = ("has_refusal",)
+
+    def __init__(self) -> None:
+        self.has_refusal = False
+
+
+class Batch:
+    """Messages that travel together, from when they were sealed until each has its outcome.
+
+    Attributes:
+        record: where the outcomes are written; the parts of a split batch share one.
+        start: place of the first message in the order of acceptance; `offset` is its index in the record.
+        lengths, keys: of each message: bytes of its JSON; with a spool, what the spool calls it.
         size: bytes of the messages' own JSON.
         opened_at: the clock when the first message came.
         not_before: the clock's reading before which the batch is not to be sent.
         sent_at: the clock at the latest attempt.
-        history: what earlier attempts met; the halves of a split batch go on with it.
+        history: what earlier attempts met; the parts of a split batch go on with it.
         baseline: attempts of all batches, delivered and failed, when this one failed last; `None`: it never did.
-        is_odd_one: it fails while others are delivered.
+        is_poison_suspect: it fails while others are delivered.
+        unplaced: messages that do not know the record yet; `None`: all do.
     """
 
+    __slots__ = (
+        "baseline", "history", "is_poison_suspect", "keys", "lengths", "lineage", "not_before", "offset", "opened_at",
+        "payload", "record", "sent_at", "size", "start", "unplaced",
+    )  # fmt: skip
+
     def __init__(
-        self, record: Record, start: int, limit: int, opened_at: float, history: History, *, gzip: bool
+        self,
+        record: Record,
+        start: int,
+        offset: int,
+        lengths: array[int],
+        keys: array[int],
+        payload: Payload,
+        opened_at: float,
+        history: History,
+        lineage: Lineage | None = None,
     ) -> None:
         self.record = record
         self.start = start
-        self.offset = 0
-        self.size = 0
-        self.opened_at = opened_at
-        self.not_before = self.sent_at = opened_at
+        self.offset = offset
+        self.lengths = lengths
+        self.keys = keys
+        self.size = sum(lengths)
+        self.payload = payload
+        self.opened_at = self.not_before = self.sent_at = opened_at
         self.history = history
         self.baseline: tuple[int, int] | None = None
-        self.is_odd_one = False
-        self.lengths = array("H")
-        # With a spool: what the messages are called there.
-        self.keys = array("q")
-        self._limit = limit
-        self._gzip = gzip
-        self._slice = bytearray(_HEAD)
-        self._pressed: list[bytes] = []
-        self._pressed_size = 0
-        self._payload = b""
-        self._crc = 0
-        self._deflater: _Deflater | None = None
-        if gzip:
-            make, self._check = fastest()
-            self._deflater = make()
+        self.is_poison_suspect = False
+        self.lineage = lineage if lineage is not None else Lineage()
+        self.unplaced: list[Delivery] | None = None
+
+    def place(self) -> None:
+        """The messages have their outcomes in the record from now on, and their bytes here."""
+        if self.unplaced is not None:
+            place_all(self.unplaced, self.record)
+            self.unplaced = None
 
     @property
     def count(self) -> int:
@@ -129,91 +346,47 @@ class Batch:
     def stop(self) -> int:
         return self.start + len(self.lengths)
 
-    @property
-    def places(self) -> int:
-        """Messages that may still join."""
-        return MAX_BATCH_MESSAGES - len(self.lengths)
-
-    @property
-    def room(self) -> int:
-        """Bytes of messages that may still join, with a comma each."""
-        return self._limit + 1 - self.size - len(self.lengths)
-
-    def fits(self, size: int) -> bool:
-        """Whether a message of so many bytes may join; an empty batch takes any."""
-        return not self.lengths or (self.places > 0 and size < self.room)
-
-    def extend(self, bodies: list[bytes]) -> int:
-        """Messages that fit join the batch; gives the index of the first of them in the record."""
-        index = len(self.lengths)
-        joined = b",".join(bodies)
-        # Its own name: an attribute twice in one line is looked up and set twice.
-        text = self._slice
-        if index:
-            text += b","
-        text += joined
-        self.lengths.extend(map(len, bodies))
-        self.size += len(joined) - len(bodies) + 1
-        if len(text) >= _SLICE:
-            self._press()
-        return index
-
-    def _press(self) -> None:
-        self._pressed_size += len(self._slice)
-        if self._deflater is None:
-            self._pressed.append(bytes(self._slice))
-        else:
-            self._crc = self._check(self._slice, self._crc)
-            self._pressed.append(self._deflater.compress(self._slice))
-        self._slice = bytearray()
-
-    def seal(self) -> None:
-        """Nothing joins any more."""
-        self._press()
-        if self._deflater is not None:
-            self._pressed.append(self._deflater.flush(zlib.Z_SYNC_FLUSH))
-            self._deflater = None
-        self._payload = b"".join(self._pressed)
-        self._pressed.clear()
-
     def body(self, tail: bytes) -> bytes:
-        """The bytes of one attempt; compressed if the batch is."""
-        if not self._gzip:
-            return self._payload + tail
-        length = len(tail)
-        return b"".join(
-            (
-                _GZIP_HEADER,
-                self._payload,
-                b"\x01",
-                length.to_bytes(2, "little"),
-                (length ^ 0xFFFF).to_bytes(2, "little"),
-                tail,
-                self._check(tail, self._crc).to_bytes(4, "little"),
-                (self._pressed_size + length).to_bytes(4, "little"),
-            )
+        """The bytes of one attempt."""
+        return self.payload.body(tail)
+
+    def bodies(self) -> Iterator[bytes]:
+        """Each message's JSON, in order."""
+        return self.payload.messages(self.lengths)
+
+    def split(self) -> list[Batch]:
+        """Two halves of a batch of two messages or more, with its record and its times."""
+        middle = self.count // 2
+        bodies = list(self.bodies())
+        return [self._part(bodies, 0, middle), self._part(bodies, middle, self.count)]
+
+    def parts(self, out: set[int]) -> tuple[list[Batch], list[Batch]]:
+        """The runs of messages that are not among these indices, and the runs that are."""
+        bodies = list(self.bodies())
+        kept: list[Batch] = []
+        taken: list[Batch] = []
+        first = 0
+        for index in range(1, self.count + 1):
+            if index == self.count or (index in out) != (first in out):
+                (taken if first in out else kept).append(self._part(bodies, first, index))
+                first = index
+        return kept, taken
+
+    def _part(self, bodies: list[bytes], first: int, stop: int) -> Batch:
+        press = _Press(self.payload.is_compressed)
+        press.add(_HEAD + b",".join(bodies[first:stop]))
+        part = Batch(
+            self.record,
+            self.start + first,
+            self.offset + first,
+            self.lengths[first:stop],
+            self.keys[first:stop],
+            press.payload(),
+            self.opened_at,
+            self.history,
+            self.lineage,
         )
-
-    def messages(self) -> Iterator[bytes]:
-        """Each message's JSON, in order, of a sealed batch."""
-        raw = zlib.decompressobj(_RAW_DEFLATE).decompress(self._payload) if self._gzip else self._payload
-        # Each message is followed by one comma, or by the end.
-        starts = accumulate((length + 1 for length in self.lengths), initial=len(_HEAD))
-        return (raw[start : after - 1] for start, after in pairwise(starts))
-
-    def split(self) -> tuple[Batch, Batch]:
-        """Two sealed halves of a sealed batch of two messages or more, with its record and its times."""
-        bodies = list(self.messages())
-        middle = len(bodies) // 2
-        return self._part(bodies[:middle], 0), self._part(bodies[middle:], middle)
-
-    def _part(self, bodies: list[bytes], first: int) -> Batch:
-        part = Batch(self.record, self.start + first, self._limit, self.opened_at, self.history, gzip=self._gzip)
-        part.offset = self.offset + first
         part.baseline = self.baseline
-        part.keys = self.keys[first : first + len(bodies)]
-        part.is_odd_one = self.is_odd_one
+        part.is_poison_suspect = self.is_poison_suspect
         part.not_before = self.not_before
-        part.extend(bodies)
-        part.seal()
         return part

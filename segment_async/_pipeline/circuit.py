@@ -1,10 +1,11 @@
-"""What the answers so far say of the server: whether it lives, wants a pause, or is tried with one request at a time.
+"""The circuit breaker: what the answers so far say of the server.
 
-    lives ── five attempts in a row without a usable answer ──► probed: one request, then a back-off, and again
-      ▲  └── told to wait ──► paused: no request until then ─────────┘
-      └──────────────── a usable answer ───────────────────────────┘
+    closed ── five attempts in a row without a usable answer ──► half-open: one request, then a back-off, and again
+      ▲   └── told to wait ──► paused: no request until then ──────────┘
+      └──────────────── a usable answer ───────────────────────────────┘
 
-This file is pure: no clock, no queue, no network.
+It also tells a server that fails from a message that makes it fail, by what happened to other batches in between.
+This file is pure: numbers go in, numbers come out; it keeps counters and changes no batch.
 """
 
 from __future__ import annotations
@@ -12,99 +13,119 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from segment_async._http.transport import Response
 from segment_async._outcome import Status
 
-from .batch import Batch
-from .retry import SUSPICIOUS, Again, NoCredentials, RetryPolicy, Settle, Silence, Split
+from .retry import SUSPECT_AFTER, Answer, Failure, Finish, History, NoCredentials, NoResponse, Retry, RetryPolicy, Split
 
-# Attempts in a row without a usable answer after which the server is taken for dead.
-_HANDFUL: Final = 5
+# Attempts in a row without a usable answer that open the circuit.
+FAILURE_THRESHOLD: Final = 5
+# Single messages refused in a row after which it is not the messages that the server objects to.
+_REFUSED_THRESHOLD: Final = 50
+
+Baseline = tuple[int, int]
+"""Attempts of all batches, delivered and failed, when a batch failed last."""
 
 
-class Server:
+class CircuitBreaker:
     """Attributes:
-    is_probed: one request at a time, until one is answered.
+    half_open: one request at a time, until one is answered.
+    delivered: batches that were delivered.
     """
 
-    def __init__(self, policy: RetryPolicy, chance: Callable[[], float]) -> None:
-        self.is_probed = False
+    def __init__(self, policy: RetryPolicy, random: Callable[[], float]) -> None:
+        self.half_open = False
+        self.delivered = 0
         self._policy = policy
-        self._chance = chance
+        self._random = random
         self._pause_until = 0.0
         self._probe_not_before = 0.0
         self._probe_failures = 0
         self._failures_in_a_row = 0
-        # Attempts of all batches.
-        self._delivered = 0
         self._failed = 0
+        self._refused_in_a_row = 0
 
     @property
     def not_before(self) -> float:
         """When the next request may begin."""
-        return max(self._pause_until, self._probe_not_before) if self.is_probed else self._pause_until
+        return max(self._pause_until, self._probe_not_before) if self.half_open else self._pause_until
 
     def places(self, most: int) -> int:
-        """Requests that may be under way at once, of those that the client allows."""
-        return 1 if self.is_probed else most
+        """Requests that may be in flight at once, of those that the client allows."""
+        return 1 if self.half_open else most
 
-    def hurry(self) -> None:
-        """The next probe goes at once."""
+    def probe_now(self) -> None:
+        """Do not wait out the back-off of the next probe."""
         self._probe_not_before = 0.0
 
-    # -- what became of an attempt
+    # -- what an attempt ended with
 
-    def note_again(self, batch: Batch, action: Again, now: float) -> None:
+    def note_retry(self, action: Retry, history: History, now: float) -> Baseline | None:
+        """The attempt is to be repeated. Returns the batch's new baseline; `None`: it keeps the one it has."""
         if action.pause:
             self._pause_until = max(self._pause_until, now + action.delay)
             # After the pause one request goes first; the others follow when it succeeds.
-            self.is_probed = True
+            self.half_open = True
             self._probe_not_before = 0.0
-        elif action.counted:
-            # A batch that fails again and again says nothing of the server any more.
-            self._failed += batch.history.server_faults < SUSPICIOUS
-            batch.baseline = (self._delivered, self._failed)
-            self._fails(batch, now)
+            return None
+        if not action.counted:
+            return None
+        # A batch that fails again and again says nothing about the server any more.
+        self._failed += history.server_faults < SUSPECT_AFTER
+        self._note_failure(history, now)
+        return self.delivered, self._failed
 
-    def note_end(self, batch: Batch, action: Settle | Split, answer: Response | Silence, now: float) -> bool:
-        """To have lost patience with a batch, or to suspect it of a 5xx, is no sign that the server lives.
-
-        `True`: it was the server's fault that batches failed, and that is over.
-        """
+    def note_end(
+        self, action: Finish | Split, answer: Answer | Failure, history: History, messages: int, now: float
+    ) -> bool:
+        """The batch is finished or split. `True`: failures so far were the server's fault, and that is over now."""
         if isinstance(answer, NoCredentials):
             return False
-        if isinstance(action, Settle):
-            has_failed = action.reason in ("gave_up", "unexpected_answer")
-            self._delivered += action.status is Status.DELIVERED
+        if isinstance(action, Finish):
+            self._note_refusals(action, messages)
+            is_failure = action.reason in ("gave_up", "unexpected_answer")
         else:
-            has_failed = isinstance(answer, Response) and answer.status >= 500
-        if has_failed:
-            self._fails(batch, now)
+            # Splitting a batch that is suspected of causing a 5xx is no sign that the server is well.
+            is_failure = not isinstance(answer, NoResponse) and answer.status >= 500
+        if is_failure:
+            self._note_failure(history, now)
             return False
-        return self._answers(now)
+        return self._note_answer(now)
 
-    def _fails(self, batch: Batch, now: float) -> None:
+    def _note_refusals(self, action: Finish, messages: int) -> None:
+        if action.status is Status.DELIVERED:
+            self.delivered += 1
+            self._refused_in_a_row = 0
+        elif action.reason == "refused" and messages == 1:
+            self._refused_in_a_row += 1
+
+    def _note_failure(self, history: History, now: float) -> None:
         self._failures_in_a_row += 1
-        if self._failures_in_a_row < _HANDFUL:
+        if self._failures_in_a_row < FAILURE_THRESHOLD:
             return
-        self._probe_failures = self._probe_failures + 1 if self.is_probed else batch.history.failures
-        self.is_probed = True
-        self._probe_not_before = now + self._policy.delay(self._probe_failures, self._chance())
+        self._probe_failures = self._probe_failures + 1 if self.half_open else history.failures
+        self.half_open = True
+        self._probe_not_before = now + self._policy.delay(self._probe_failures, self._random())
 
-    def _answers(self, now: float) -> bool:
+    def _note_answer(self, now: float) -> bool:
         self._failures_in_a_row = 0
-        # An answer within a pause is to a request from before it: one still goes first when it is over.
-        is_over = self.is_probed and now >= self._pause_until
+        # An answer within a pause belongs to a request from before it: one request still goes first afterwards.
+        is_over = self.half_open and now >= self._pause_until
         if is_over:
-            self.is_probed = False
+            self.half_open = False
         return is_over
 
-    def delivers_others(self, batch: Batch) -> bool:
-        """Others were delivered between two failures of this batch, and none has begun to fail since."""
-        if batch.baseline is not None:
-            delivered, failed = batch.baseline
-            if self._failed != failed:
-                batch.is_odd_one = False
-            elif self._delivered > delivered:
-                batch.is_odd_one = True
-        return batch.is_odd_one
+    # -- what may be the cause
+
+    @property
+    def refuses_everything(self) -> bool:
+        """Single messages were refused one after the other, and none was delivered in between."""
+        return self._refused_in_a_row >= _REFUSED_THRESHOLD
+
+    def is_poison_suspect(self, baseline: Baseline | None, was_suspect: bool) -> bool:
+        """Whether others were delivered between two failures of this batch, and none has begun to fail since."""
+        if baseline is None:
+            return was_suspect
+        delivered, failed = baseline
+        if self._failed != failed:
+            return False
+        return was_suspect or self.delivered > delivered

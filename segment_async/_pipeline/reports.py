@@ -1,7 +1,7 @@
-"""What the application and its log are told of failures.
+"""What the application and its log learn of failures.
 
-Hooks run on the owning loop, from a callback of their own, never under a lock and never in a caller's path; whatever
-they do, the pipeline goes on. Log records are rate-limited by their kind, and hold neither values nor secrets.
+Hooks run on the client's loop, from a callback of their own, never with a lock held and never in a caller's path;
+whatever they do, the pipeline goes on. Log records are rate-limited by kind and contain neither values nor secrets.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from segment_async._exceptions import DeliveryError
-from segment_async._lifecycle.loop_end import leave_to_parent
+from segment_async._exceptions import DeliveryError, stack_of
+from segment_async._lifecycle.loop_end import abandon_after_fork
 from segment_async._outcome import BatchResult, Outcome
 
 OnError = Callable[[DeliveryError, list[dict[str, Any]]], Awaitable[None] | None]
@@ -28,39 +27,62 @@ _log = logging.getLogger("segment_async")
 
 # Seconds between two log records of one kind.
 _QUIET_SECONDS: Final = 60.0
-# Seconds for a hook that was cancelled to take note of it.
+# Seconds that a cancelled hook gets to end.
 _LAST_SECONDS: Final = 0.1
-# Reports that wait while no loop runs; older ones are forgotten, the counters know them all.
-_MOST_WAITING: Final = 10_000
+# What may wait for `on_error` to be called, and asynchronous calls of it that may run at once. Beyond that the oldest
+# reports are skipped; the counters include them.
+_MAX_WAITING: Final = 10_000
+_MAX_WAITING_BYTES: Final = 16 * 2**20
+_MAX_RUNNING: Final = 100
+
+
+class _Report(NamedTuple):
+    result: BatchResult
+    bodies: Callable[[], Iterable[bytes]]
+    size: int
 
 
 class Reports:
-    def __init__(self, on_error: OnError | None, clock: Callable[[], float]) -> None:
+    """Calls `on_error`, and logs.
+
+    `now` is a monotonic clock; `notify` is called after reports were made, for what waits for them.
+    """
+
+    def __init__(self, on_error: OnError | None, now: Callable[[], float], notify: Callable[[], None]) -> None:
         self._on_error = on_error
-        self._clock = clock
-        self._waiting: deque[tuple[BatchResult, Callable[[], Iterable[bytes]]]] = deque(maxlen=_MOST_WAITING)
+        self._now = now
+        self._notify = notify
+        self._waiting: deque[_Report] = deque()
+        self._waiting_bytes = 0
         self._hooks: set[asyncio.Future[None]] = set()
         self._scheduled = False
-        self._said: dict[str, float] = {}
-        # Called when reports were made; whoever waits for them looks again.
-        self.after: Callable[[], None] = lambda: None
-
-    @property
-    def are_wanted(self) -> bool:
-        return self._on_error is not None
+        self._logged: dict[str, float] = {}
 
     @property
     def are_made(self) -> bool:
-        """Whether `on_error` was called for all that was to be reported."""
-        return not self._waiting
+        """Whether `on_error` was called for everything, or cannot be called as its calls do not end."""
+        return not self._waiting or len(self._hooks) >= _MAX_RUNNING
 
     def add(
-        self, fate: BatchResult, messages: Callable[[], Iterable[bytes]], loop: asyncio.AbstractEventLoop | None
+        self,
+        result: BatchResult,
+        bodies: Callable[[], Iterable[bytes]],
+        size: int,
+        loop: asyncio.AbstractEventLoop | None,
     ) -> None:
-        """Call `on_error` soon, on this loop; from any thread. Without a loop the report waits for the next one."""
+        """Call `on_error` soon, on this loop; from any thread. `None`: the report waits for the next loop."""
         if self._on_error is None:
             return
-        self._waiting.append((fate, messages))
+        self._waiting.append(_Report(result, bodies, size))
+        self._waiting_bytes += size
+        skipped = 0
+        while len(self._waiting) > _MAX_WAITING or (
+            self._waiting_bytes > _MAX_WAITING_BYTES and len(self._waiting) > 1
+        ):
+            skipped += 1
+            self._waiting_bytes -= self._waiting.popleft().size
+        if skipped:
+            self.warn("on_error skipped", "on_error is too slow, or no loop runs: reports are skipped.")
         if not self._scheduled and loop is not None:
             self.resume(loop)
 
@@ -68,7 +90,7 @@ class Reports:
         """Make the waiting reports on this loop."""
         if not self._waiting:
             return
-        # First, as the loop of another thread may be through with it before the call returns.
+        # First, as the loop of another thread may have made them before the call returns.
         self._scheduled = True
         try:
             loop.call_soon_threadsafe(self.make, context=Context())
@@ -76,24 +98,28 @@ class Reports:
             self._scheduled = False
 
     def make(self) -> None:
+        """Call `on_error` for what waits now, but not for what its calls add: that would hold the loop for ever."""
         self._scheduled = False
-        # Not what joins meanwhile: a hook whose own messages are dropped at once would hold the loop for ever.
         for _ in range(len(self._waiting)):
-            self._call(*self._waiting.popleft())
-        self.after()
+            if len(self._hooks) >= _MAX_RUNNING:
+                break
+            report = self._waiting.popleft()
+            self._waiting_bytes -= report.size
+            self._call(report.result, report.bodies)
+        self._notify()
 
-    def _call(self, fate: BatchResult, bodies: Callable[[], Iterable[bytes]]) -> None:
+    def _call(self, result: BatchResult, bodies: Callable[[], Iterable[bytes]]) -> None:
         assert self._on_error is not None
         try:
             messages = [_parsed(body) for body in bodies()]
-            error = DeliveryError(Outcome(fate.status, messages[0]["messageId"], *fate[1:]))
-            result = self._on_error(error, messages)
+            error = DeliveryError(Outcome(result.status, messages[0]["messageId"], *result[1:]))
+            returned = self._on_error(error, messages)
         except (Exception, asyncio.CancelledError) as fault:
-            # Nobody cancels a hook that is a plain function: it met a cancelled future of its own.
+            # A plain function cannot be cancelled: it met a cancelled future of its own.
             self._contain(fault)
             return
-        if isinstance(result, Awaitable):
-            hook = asyncio.ensure_future(result)
+        if isinstance(returned, Awaitable):
+            hook = asyncio.ensure_future(returned)
             self._hooks.add(hook)
             hook.add_done_callback(self._hook_ended)
 
@@ -102,13 +128,15 @@ class Reports:
         fault = None if hook.cancelled() else hook.exception()
         if isinstance(fault, Exception):
             self._contain(fault)
+        if self._waiting and not self._scheduled:
+            self.resume(hook.get_loop())
 
     def _contain(self, fault: BaseException) -> None:
-        self.warn("on_error", "on_error raised; the pipeline goes on.\n%s", stack_of(fault))
+        self.warn("on_error", "on_error raised; the client goes on.\n%s", stack_of(fault))
 
-    def disown(self) -> None:
+    def abandon_after_fork(self) -> None:
         """In a forked child."""
-        leave_to_parent(self._hooks)
+        abandon_after_fork(self._hooks)
 
     async def finish(self, seconds: float) -> None:
         """Give hooks that still run on this loop so many seconds, then cancel them."""
@@ -124,15 +152,15 @@ class Reports:
 
     def warn(self, kind: str, text: str, *args: object) -> None:
         """Log a warning, unless one of its kind was logged within the last minute."""
-        now = self._clock()
-        last = self._said.get(kind)
+        now = self._now()
+        last = self._logged.get(kind)
         if last is None or now - last >= _QUIET_SECONDS:
-            self._said[kind] = now
+            self._logged[kind] = now
             _log.warning(text, *args)
 
     def warn_once(self, kind: str, text: str, *args: object) -> None:
-        if kind not in self._said:
-            self._said[kind] = self._clock()
+        if kind not in self._logged:
+            self._logged[kind] = self._now()
             _log.warning(text, *args)
 
 
@@ -142,10 +170,3 @@ def _parsed(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         # A Decimal travels as it is, also where no float is as large.
         return json.loads(body, parse_float=Decimal)  # type: ignore[no-any-return]
-
-
-def stack_of(error: BaseException) -> str:
-    """Where an error came from: neither its text nor source lines nor locals, which may hold what no log should."""
-    places = traceback.extract_tb(error.__traceback__)
-    lines = (f'  File "{place.filename}", line {place.lineno}, in {place.name}\n' for place in places)
-    return "".join((*lines, type(error).__qualname__))

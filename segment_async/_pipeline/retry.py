@@ -1,7 +1,7 @@
-"""What an answer means: settle, again and when, split, or a fresh token.
+"""What an answer means: finish, retry and when, split, or fetch a fresh token.
 
-The rules that Segment's own SDKs converged on in 2026, one place each. This file is pure: an answer, the history of
-the batch, a clock's reading and a random number come in, an action comes out.
+Each of the rules that Segment's own SDKs converged on in 2026 is in one place here. This file is pure: an answer, the
+history of the batch, a clock's reading and a random number go in, an action comes out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from segment_async._outcome import Status
-
-from .delivery import History
+from segment_async._outcome import BatchResult, Status
 
 # Beyond the 5xx: a request timeout, gone for now, too many requests, a proxy's closed client connection.
 _TRANSIENT: Final = frozenset({408, 410, 429, 460})
@@ -30,29 +28,29 @@ _BEFORE_THE_TEXT: Final = b" \t\r\n\xef\xbb\xbf"
 # A page may begin with a comment, or as XML.
 _HTML: Final = re.compile(rb"<(!doctype|html)\b", re.IGNORECASE)
 _WITHIN: Final = 1_024
-# A 2xx that is not Segment's: so many more times it is tried.
-_ODD_ANSWERS: Final = 3
+# Retries after a 2xx that is not Segment's.
+_UNEXPECTED_ANSWERS: Final = 3
 # Failures in a row after which one batch is suspected of being the cause.
-SUSPICIOUS: Final = 5
-# What a single message that fails while others are delivered gets, where `max_retries` is unset.
-_ALONE: Final = 10
+SUSPECT_AFTER: Final = 5
+# Retries of a single message that fails while others are delivered, if `max_retries` is unset.
+_RETRIES_ALONE: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How long to try, and how often.
+    """How often and for how long a batch is retried.
 
     Attributes:
-        max_retries: re-sends before a batch is given up; `None`: only time decides, but for a single message that is
-            answered with 5xx while others are delivered: that gets ten. What a `Retry-After` asks for, the halves of
-            a split batch and the one re-send on a stale connection are not counted.
+        max_retries: retries before a batch is given up. `None`: only `give_up_after` decides, except for a single
+            message that is answered with 5xx while others are delivered, which gets ten retries. Retries that a
+            `Retry-After` asked for, the halves of a split batch, and the one retry on a stale connection don't count.
         give_up_after: seconds from a batch's first failure until it is given up.
-        backoff: seconds before the first re-send; doubles with each.
-        max_backoff: seconds that the doubling ends at.
-        max_retry_after: seconds of a server's `Retry-After` that are obeyed; 0: none is, the back-off decides.
+        backoff: seconds before the first retry; doubled for each further one.
+        max_backoff: the longest back-off, in seconds.
+        max_retry_after: the longest `Retry-After` that is obeyed, in seconds. 0: it is ignored and the back-off applies.
 
     Raises:
-        ValueError: a number is negative or not finite, or `max_retries` not whole.
+        ValueError: a number is negative or not finite, or `max_retries` is not an integer.
     """
 
     max_retries: int | None = None
@@ -64,16 +62,49 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         retries = self.max_retries
         if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
-            raise ValueError("max_retries must be None, or a whole number from 0")
+            raise ValueError("max_retries must be None or an integer from 0")
         for name in ("give_up_after", "backoff", "max_backoff", "max_retry_after"):
             seconds = getattr(self, name)
             if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
                 raise ValueError(f"{name} must be a finite number of seconds from 0")
 
-    def delay(self, failures: int, chance: float) -> float:
-        """Seconds to wait after so many failures in a row; `chance` (0 to 1) takes off up to a half."""
+    def delay(self, failures: int, random: float) -> float:
+        """Seconds to wait after so many failures in a row; `random` (0 to 1) takes off up to a half."""
         doublings = min(failures - 1, 60)
-        return min(self.max_backoff, self.backoff * 2.0**doublings) * (1 - chance / 2)
+        return min(self.max_backoff, self.backoff * 2.0**doublings) * (1 - random / 2)
+
+
+class History(NamedTuple):
+    """What happened to a batch so far.
+
+    Attributes:
+        sends: requests that carried it, `X-Retry-Count` plus one.
+        counted: re-sends that count against `max_retries`.
+        failures: failures in a row that called for a back-off.
+        server_faults: how many of the last failures in a row were a 5xx.
+        first_failure: the clock's reading at the first one.
+        maybe_sent: an attempt may have arrived without a usable answer.
+        unexpected_answers: 2xx answers that were not Segment's.
+        stale: the last attempt met a stale connection, so that the free re-send is used up.
+        refreshed: the last attempt went out with a token fetched for it.
+        status_code: of the last answer.
+        location: the host that the last answer pointed to, if it was a redirect.
+    """
+
+    sends: int = 0
+    counted: int = 0
+    failures: int = 0
+    server_faults: int = 0
+    first_failure: float | None = None
+    maybe_sent: bool = False
+    unexpected_answers: int = 0
+    stale: bool = False
+    refreshed: bool = False
+    status_code: int | None = None
+    location: str | None = None
+
+    def result(self, status: Status, reason: str | None = None) -> BatchResult:
+        return BatchResult(status, reason, self.status_code, self.sends, self.maybe_sent, self.location)
 
 
 class Answer(Protocol):
@@ -85,28 +116,31 @@ class Answer(Protocol):
     def body(self) -> bytes: ...
 
 
-class NoAnswer(NamedTuple):
-    """Refused, reset, timed out, garbage."""
+class NoResponse(NamedTuple):
+    """No usable answer: refused, reset, timed out, garbage. `error` is the transport's own text, for people."""
 
     maybe_sent: bool
     stale_connection: bool = False
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NoCredentials:
-    """There was nothing to send the batch with, and there will not be."""
+    """The token server refused for good: the batch cannot be sent."""
 
 
-Silence = NoAnswer | NoCredentials
+Failure = NoResponse | NoCredentials
 
 
-class Settle(NamedTuple):
+class Finish(NamedTuple):
+    """The batch ends like this."""
+
     status: Status
     reason: str | None = None
 
 
-class Again(NamedTuple):
-    """Send the batch once more, `delay` seconds from now; `pause`: the whole pipeline waits for as long."""
+class Retry(NamedTuple):
+    """Send the batch again, `delay` seconds from now; `pause`: the whole pipeline waits for that time."""
 
     delay: float
     pause: bool = False
@@ -114,100 +148,105 @@ class Again(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Send each half for itself; `too_large`: and smaller batches from now on."""
+    """Send each half by itself; `too_large`: and send smaller batches for a while."""
 
     too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Send the batch once more, with a token that is fetched for it."""
+    """Send the batch again with a fresh token."""
 
 
-Action = Settle | Again | Split | Refresh
+Action = Finish | Retry | Split | Refresh
 
 
-class Situation(NamedTuple):
-    """What a decision rests on besides the answer.
+class AttemptContext(NamedTuple):
+    """What a decision depends on besides the answer.
 
     Attributes:
         now: the monotonic clock.
-        wall: seconds since the epoch, for dates in `Retry-After`.
-        chance: a random number from 0 to 1.
+        wall_clock: seconds since the epoch, for dates in `Retry-After`.
+        random: a random number from 0 to 1.
         messages: in the batch.
-        with_token: the client has OAuth, so that fresh credentials can be had.
+        with_token: the client uses OAuth, so that fresh credentials can be fetched.
         others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
+        all_refused: the server refuses one message after the other, and delivered none in between.
     """
 
     now: float
-    wall: float
-    chance: float
+    wall_clock: float
+    random: float
     messages: int
     with_token: bool = False
     others_delivered: bool = False
+    all_refused: bool = False
 
 
 def decide(
-    answer: Answer | Silence, history: History, situation: Situation, policy: RetryPolicy
+    answer: Answer | Failure, history: History, context: AttemptContext, policy: RetryPolicy
 ) -> tuple[Action, History]:
     """What to do, and the batch's history with this answer in it; `history.sends` counts the attempt already."""
     if isinstance(answer, NoCredentials):
-        return Settle(Status.FAILED, "unauthorized"), history
-    if isinstance(answer, NoAnswer):
-        return _after_silence(answer, history, situation, policy)
+        return Finish(Status.FAILED, "unauthorized"), history
+    if isinstance(answer, NoResponse):
+        return _after_failure(answer, history, context, policy)
     location = redirect_host(answer) if 300 <= answer.status < 400 else None
     history = history._replace(status_code=answer.status, location=location, stale=False)
-    meaning = _meaning(answer, history, situation)
+    meaning = _meaning(answer, history, context)
     if meaning is None:
         faults = history.server_faults + 1 if answer.status >= 500 else 0
-        return _again(answer, history._replace(server_faults=faults), situation, policy)
+        return _retry(answer, history._replace(server_faults=faults), context, policy)
     if isinstance(meaning, Refresh):
         return meaning, history._replace(refreshed=True)
     return meaning, history
 
 
-def _after_silence(
-    answer: NoAnswer, history: History, situation: Situation, policy: RetryPolicy
+def _after_failure(
+    answer: NoResponse, history: History, context: AttemptContext, policy: RetryPolicy
 ) -> tuple[Action, History]:
     stale_before = history.stale
     history = history._replace(
         maybe_sent=history.maybe_sent or answer.maybe_sent, stale=answer.stale_connection, server_faults=0
     )
     if answer.stale_connection and not stale_before:
-        return Again(0.0, counted=False), history
-    return _again(None, history, situation, policy)
+        return Retry(0.0, counted=False), history
+    return _retry(None, history, context, policy)
 
 
-def _meaning(answer: Answer, history: History, situation: Situation) -> Settle | Split | Refresh | None:
-    """`None`: transient, so that it is worth another try."""
+def _meaning(answer: Answer, history: History, context: AttemptContext) -> Finish | Split | Refresh | None:
+    """`None`: transient, worth a retry."""
     status = answer.status
     if 200 <= status < 300:
         if is_segments(answer):
-            return Settle(Status.DELIVERED)
-        return None if history.odd_answers < _ODD_ANSWERS else Settle(Status.FAILED, "unexpected_answer")
+            return Finish(Status.DELIVERED)
+        return None if history.unexpected_answers < _UNEXPECTED_ANSWERS else Finish(Status.FAILED, "unexpected_answer")
     if 300 <= status < 400:
-        return Settle(Status.FAILED, "redirected")
+        return Finish(Status.FAILED, "redirected")
     if status in (400, 413):
-        return _refused_for_its_content(status, situation)
-    if status in _CREDENTIALS or (status == 511 and situation.with_token):
-        if situation.with_token and not history.refreshed:
+        return _refused_for_its_content(status, context)
+    if status in _CREDENTIALS or (status == 511 and context.with_token):
+        if context.with_token and not history.refreshed:
             return Refresh()
-        return Settle(Status.FAILED, "unauthorized")
+        return Finish(Status.FAILED, "unauthorized")
     if status in _TRANSIENT:
         return None
     if 400 <= status < 500 or status in _FINAL_5XX:
-        return Settle(Status.FAILED, "refused")
+        return Finish(Status.FAILED, "refused")
     return None
 
 
-def _refused_for_its_content(status: int, situation: Situation) -> Settle | Split:
-    if situation.messages > 1:
+def _refused_for_its_content(status: int, context: AttemptContext) -> Finish | Split:
+    if status == 400 and context.all_refused:
+        # It is not the messages: taking every batch apart would cost two requests a message.
+        return Finish(Status.FAILED, "refused")
+    if context.messages > 1:
         return Split(too_large=status == 413)
-    return Settle(Status.FAILED, "too_large" if status == 413 else "refused")
+    return Finish(Status.FAILED, "too_large" if status == 413 else "refused")
 
 
 def is_segments(answer: Answer) -> bool:
-    """Whether a 2xx is a yes: a captive portal's HTML and `"success": false` are not."""
+    """Whether a 2xx comes from Segment: a captive portal's HTML and `"success": false` do not."""
     text = answer.body.lstrip(_BEFORE_THE_TEXT)
     if text.startswith(b"<") and _HTML.search(text, 0, _WITHIN):
         return False
@@ -222,40 +261,42 @@ def is_segments(answer: Answer) -> bool:
     return said.get("success") is not False
 
 
-def _again(
-    answer: Answer | None, history: History, situation: Situation, policy: RetryPolicy
+def _retry(
+    answer: Answer | None, history: History, context: AttemptContext, policy: RetryPolicy
 ) -> tuple[Action, History]:
-    first_failure = situation.now if history.first_failure is None else history.first_failure
-    odd = answer is not None and 200 <= answer.status < 300
-    history = history._replace(first_failure=first_failure, odd_answers=history.odd_answers + odd, refreshed=False)
-    if situation.now >= first_failure + policy.give_up_after:
-        return Settle(Status.FAILED, "gave_up"), history
-    asked = retry_after(answer, situation.wall) if answer is not None else None
+    first_failure = context.now if history.first_failure is None else history.first_failure
+    is_unexpected = answer is not None and 200 <= answer.status < 300
+    history = history._replace(
+        first_failure=first_failure, unexpected_answers=history.unexpected_answers + is_unexpected, refreshed=False
+    )
+    if context.now >= first_failure + policy.give_up_after:
+        return Finish(Status.FAILED, "gave_up"), history
+    asked = retry_after(answer, context.wall_clock) if answer is not None else None
     if asked is not None and policy.max_retry_after > 0:
-        return Again(min(asked, policy.max_retry_after), pause=True, counted=False), history
+        return Retry(min(asked, policy.max_retry_after), pause=True, counted=False), history
     if policy.max_retries is not None and history.counted >= policy.max_retries:
-        return Settle(Status.FAILED, "gave_up"), history
+        return Finish(Status.FAILED, "gave_up"), history
     history = history._replace(failures=history.failures + 1)
-    if history.server_faults >= SUSPICIOUS:
-        # Perhaps one message is the cause. Where others are delivered that is likely, and the halves are split as
-        # soon as they fail; where nothing is, the halves get as many tries as the whole had.
-        if situation.messages > 1:
-            return Split(), history if situation.others_delivered else history._replace(server_faults=0)
-        if situation.others_delivered and policy.max_retries is None and history.counted >= _ALONE:
-            return Settle(Status.FAILED, "gave_up"), history
+    if history.server_faults >= SUSPECT_AFTER:
+        # One message may be the cause. If others are delivered that is likely, and the halves are split as soon as
+        # they fail; if nothing is delivered, the halves get as many tries as the whole batch had.
+        if context.messages > 1:
+            return Split(), history if context.others_delivered else history._replace(server_faults=0)
+        if context.others_delivered and policy.max_retries is None and history.counted >= _RETRIES_ALONE:
+            return Finish(Status.FAILED, "gave_up"), history
     history = history._replace(counted=history.counted + 1)
-    return Again(policy.delay(history.failures, situation.chance)), history
+    return Retry(policy.delay(history.failures, context.random)), history
 
 
-def retry_after(answer: Answer, wall: float) -> float | None:
-    """Seconds that the server asks to wait; `None` where it says nothing usable."""
-    asked = _seconds(header(answer, "retry-after"), wall)
+def retry_after(answer: Answer, wall_clock: float) -> float | None:
+    """Seconds that the server asks to wait; `None`: it says nothing usable."""
+    asked = _seconds(header(answer, "retry-after"), wall_clock)
     if asked is None and answer.status == 429:
-        asked = _reset(header(answer, "x-ratelimit-reset"), wall)
+        asked = _reset(header(answer, "x-ratelimit-reset"), wall_clock)
     return asked
 
 
-def _seconds(text: str | None, wall: float) -> float | None:
+def _seconds(text: str | None, wall_clock: float) -> float | None:
     # Underscores and the digits of other scripts are numbers to Python alone.
     if text is None or "_" in text or not text.isascii():
         return None
@@ -263,7 +304,7 @@ def _seconds(text: str | None, wall: float) -> float | None:
         seconds = float(text)
     except ValueError:
         try:
-            seconds = http_date(text) - wall
+            seconds = http_date(text) - wall_clock
         except (ValueError, OverflowError):
             return None
     return seconds if math.isfinite(seconds) and seconds > 0 else None
@@ -282,11 +323,11 @@ def http_date(text: str) -> float:
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _reset(text: str | None, wall: float) -> float | None:
+def _reset(text: str | None, wall_clock: float) -> float | None:
     """Seconds from now; numbers as large as the epoch's are a moment."""
-    seconds = _seconds(text, wall)
+    seconds = _seconds(text, wall_clock)
     if seconds is not None and seconds > 1e9:
-        seconds -= wall
+        seconds -= wall_clock
     return seconds if seconds is not None and seconds > 0 else None
 
 
@@ -296,23 +337,23 @@ def header(answer: Answer, name: str) -> str | None:
 
 
 def advice(status: int, host: str, *, with_token: bool) -> str:
-    """What is likely wrong where one of Segment's own hosts answers 401, 403 or 404, and where to look; else nothing."""
+    """What is likely wrong if one of Segment's own hosts answers 401, 403 or 404, and what to check; else nothing."""
     if not host.endswith((".segment.io", ".segmentapis.com")):
         return ""
     here, other = ("EU", "US") if ".eu1." in host else ("US", "EU")
-    region = f'{host} serves workspaces of the {here}; a workspace of the {other} needs region="{other.lower()}".'
+    region = f'{host} serves {here} workspaces; a workspace in the {other} needs region="{other.lower()}".'
     if status == 404:
-        return f"Is the address right? Look at host= and at SEGMENT_HOST in the environment. {region}"
+        return f"Check host= and SEGMENT_HOST in the environment. {region}"
     if status not in _CREDENTIALS:
         return ""
     if with_token:
         return (
-            "Segment takes no token of this OAuth application. Look into the source's settings, under OAuth, whether "
-            f"the application is connected, and at its scope. {region}"
+            "Segment rejects this OAuth application's token. In the source's settings, under OAuth, check that the "
+            f"application is connected, and check its scope. {region}"
         )
     return (
-        "Is the write key right? It stands in the source's settings, under API Keys; there, under OAuth, is also "
-        f"whether the source takes tokens alone, which need oauth=. {region}"
+        "Check the write key: it is under API Keys in the source's settings. If OAuth is required there, set oauth=. "
+        f"{region}"
     )
 
 

@@ -1,58 +1,65 @@
-"""The small protocol of a spool: what keeps accepted messages safe while they wait.
+"""The protocol of a spool: what keeps accepted messages safe while they wait, in two roles.
 
-The client is its only user. A message is *appended*; once that call has returned it is safe. It is *read* when there
-is room in memory for it, in order of acceptance, and from then on held by this process: no other one gets it, and no
-later `read` returns it. Before each request its attempt is noted (`sending`), afterwards it is *settled* by its key.
-Whatever was neither settled nor given up is there again when the next process opens the spool.
+The **intake** takes messages. The **outlet** gives them out again and learns how they ended. An engine may be both, as
+SQLite is; a host of a fleet may have the intake alone, while another process works the outlet.
 
     append ─► safe, pending ─► read ─► held ─► sending ─► settle ─► delivered: gone
-                  ▲                                │            └─► failed: kept as a dead letter
-                  └── next process, marked ◄─ crash┘            └─► dropped: gone, with a reason
+                  ▲                      │         │            └─► failed: kept as a dead letter
+                  │                      │         │            └─► dropped: gone, with a reason
+                  └── the hold ended ◄───┴─────────┘  (process died, lease expired)
 
     accepted == delivered + failed + dropped + pending        at every instant, and across restarts
 
-Every call may come from any thread and any event loop, several loops in turn included: nothing is bound to the loop
-that made it. Calls are looked at in their order: when one is answered, a `read` that was called before it either has
-messages or there are none. Opening happens at the first call, not at construction. After a fork the child begins with nothing held
-and nothing handed over; what the parent has stays the parent's.
+Rules for an engine:
 
-This file knows no disk. Engines live in files of their own.
+- Every call may come from any thread and any event loop. Nothing is bound to the loop that made it.
+- Calls take effect in the order in which they are made.
+- The files are opened at the first call, not at construction.
+- After a fork the child starts with nothing held and nothing appended; what the parent has stays the parent's.
+
+The only user of the protocol is the client's spool feed. This file knows no disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._outcome import BatchResult
+from segment_async._outcome import BatchResult, Counts
 
 AppendStatus = Literal["stored", "known", "memory", "full"]
 
 
-class StoredMessage(NamedTuple):
-    """A message that was read and is held by this process until it is settled.
+class NewMessage(NamedTuple):
+    """A message to append; `body` is its JSON."""
 
-    Attributes:
-        key: names the message to `sending` and `settle`, and means nothing else.
-        attempts: requests noted by processes that are gone. Above zero the message is possibly delivered, because
-            nobody knows how the last of them ended.
-        first_attempt: wall-clock seconds of the first of these; `None` without any.
-    """
-
-    key: int
     message_id: str
     body: bytes
-    attempts: int = 0
-    first_attempt: float | None = None
+
+
+class Appended(NamedTuple):
+    """What became of one appended message.
+
+    Attributes:
+        status: ``stored``: safe. ``known``: a message with this id is pending already; the new one is not stored and
+            not counted. ``memory``: the disk refused, the message waits in memory (only if the spool was configured
+            for that). ``full``: no room; the message was not taken.
+        key: names the message to `sending` and `settle`. `None` with ``full``.
+        held: this process holds the message as if `read` had returned it; no `read` will return it.
+    """
+
+    status: AppendStatus
+    key: int | None = None
+    held: bool = False
 
 
 class DroppedMessage(NamedTuple):
-    """A message that the spool itself gave up, while nobody held it; it is counted as dropped already.
+    """A message that the spool itself gave up while no process held it; the spool has counted it as dropped.
 
-    `reason` is ``queue_full`` (made room for a newer one), ``too_old``, ``purged`` or ``damaged``: lost on disk. `body` is
-    empty for the last two, and so is `message_id` for the last: nobody knows any more.
+    `reason` is ``queue_full`` (made room for a newer one), ``too_old``, ``purged`` or ``damaged`` (lost on disk).
+    `body` is empty for the last two, and so is `message_id` for the last: they are not known any more.
     """
 
     message_id: str
@@ -60,41 +67,51 @@ class DroppedMessage(NamedTuple):
     reason: str
 
 
-class Appended(NamedTuple):
-    """What became of an append.
+class AppendResult(NamedTuple):
+    """Answers to one `append_nowait`, in the order of its messages, and what was dropped to make room for them."""
+
+    answers: Sequence[Appended]
+    dropped: Sequence[DroppedMessage] = ()
+
+
+class StoredMessage(NamedTuple):
+    """A message that `read` returned: this process holds it until it is settled, or the hold ends.
 
     Attributes:
-        status: ``stored``: safe. ``known``: a message with this id is pending already; this one is the same and is
-            not counted again. ``memory``: the disk refuses, the message waits in memory (only where the spool was
-            told so). ``full``: no room; the message was not taken.
-        dropped: what made room for it.
+        key: names the message to `sending` and `settle`, and means nothing else.
+        attempts: requests noted by earlier holders. Above zero the message is possibly delivered.
     """
 
-    status: AppendStatus
-    dropped: tuple[DroppedMessage, ...] = ()
+    key: int
+    message_id: str
+    body: bytes
+    attempts: int = 0
 
 
 class Window(NamedTuple):
-    """What `read` returns: messages to send, and those that the spool gave up since the last one."""
+    """What `read` returns: messages to send, and those that the spool gave up since the last `read`."""
 
-    messages: list[StoredMessage]
-    dropped: list[DroppedMessage]
+    messages: Sequence[StoredMessage]
+    dropped: Sequence[DroppedMessage] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolStatistics:
     """One consistent look at what this process holds of a spool; the counters go on across restarts.
 
+    `accepted == delivered + failed + dropped + pending`, always.
+
     Attributes:
-        accepted: messages ever taken; always `delivered + failed + dropped + pending`.
+        accepted: messages ever taken.
         pending_bytes: bytes of JSON of the pending messages.
-        recovered: messages that other processes had left behind when this one opened or took over their part.
-        dead: dead letters kept, `dead_bytes` of JSON.
-        in_memory: pending messages that no disk has: lost if the process ends now.
-        unrecorded: attempts and outcomes that the disk has not taken yet. They are kept and tried again; were the
-            process to end now, their messages would be sent once more.
+        recovered: messages that other processes had left behind when this one opened or adopted their part.
+        dead: dead letters kept; `dead_bytes`: their bytes of JSON.
+        disk_bytes: size of the files.
+        in_memory: pending messages that are on no disk; lost if the process ends now.
+        unrecorded: attempts and outcomes that the disk has not taken yet. They are kept and tried again; if the
+            process ended now, their messages would be sent once more.
         damages: times that damage was found since this process opened the spool.
-        reasons: how many messages failed or were dropped, by reason. ``damaged``: lost on disk.
+        reasons: how many messages failed or were dropped, by reason.
     """
 
     accepted: int = 0
@@ -106,74 +123,91 @@ class SpoolStatistics:
     recovered: int = 0
     dead: int = 0
     dead_bytes: int = 0
+    disk_bytes: int = 0
     in_memory: int = 0
     unrecorded: int = 0
     damages: int = 0
-    reasons: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=Counts)
 
 
-class Spool(Protocol):
-    """Keeps messages safe until they have an outcome. See the top of this file for their way through it."""
+class Intake(Protocol):
+    """Takes messages and keeps them safe."""
 
-    async def append(self, message_id: str, body: bytes, *, make_room: bool = False) -> Appended:
-        """Take one message; returns when it is safe.
+    def claim(self, fingerprint: str) -> None:
+        """Called once, when a client is constructed: the spool belongs to this write key and host from now on.
 
-        `make_room`: where the spool is full, the oldest messages that nobody holds are dropped for it.
-        Cancelled: the message stays accepted, and the cancellation goes through at once.
+        `fingerprint` is a hash of both. Nothing may be written yet; an engine that finds other owners' messages refuses.
 
         Raises:
-            SpoolUnavailable: it is not safe and was not accepted.
+            ValueError: the spool holds messages of another key or host, or the path cannot be a spool.
         """
-        ...
 
     def append_nowait(
         self,
-        message_id: str,
-        body: bytes,
-        done: Callable[[Appended | SpoolUnavailable], None],
+        messages: Sequence[NewMessage],
+        done: Callable[[AppendResult | SpoolUnavailable], None],
         *,
+        hold: int = 0,
         make_room: bool = False,
     ) -> None:
-        """Hand one message over without waiting; it is safe once `done` was called with a status that says so.
+        """Take a group of messages without waiting; they are safe once `done` was called with an `AppendResult`.
 
-        `done` is called once, on a thread of the spool's, in the order of the calls. It must return at once and not
-        raise. How much may be handed over and not be done is for the caller to bound.
+        `done` is called exactly once, on any thread; it returns at once and does not raise. With `SpoolUnavailable`
+        none of the messages was taken; its `maybe_stored` says that a reply was lost and they may be there anyway.
+
+        `hold`: up to so many of the messages, from the first on, may be held by this process right away, but only if
+        no older message waits to be read; an engine may always hold none. `make_room`: if the spool is full, drop the
+        oldest messages that are not held.
 
         Raises:
             SpoolUnavailable: the spool was closed; `done` is not called.
         """
 
-    async def read(self, max_count: int, max_bytes: int) -> Window:
-        """Wait for messages that nobody holds, and hold them: the oldest first, at least one whatever its size.
-
-        Returns as soon as there is anything, without waiting for the window to fill. While the disk cannot be read it
-        goes on waiting. One read at a time keeps the order. Cancelled: nothing is held by it.
-
-        Raises:
-            SpoolUnavailable: the spool was closed.
-        """
-        ...
-
-    async def sending(self, keys: Sequence[int], attempt: int) -> None:
-        """Note that a request with these messages is about to go out: their `attempt`-th. Returns when that is safe.
-
-        A disk that refuses does not stand in the way of sending: the call returns and the note is kept in memory,
-        counted as `unrecorded`, until the disk takes it. Cancelled: it may have been noted, which does no harm.
-        """
-
-    async def settle(self, keys: Sequence[int], fate: BatchResult) -> None:
-        """Record how these messages ended; returns when that is safe. A key that is gone already is passed over.
-
-        A disk that refuses is treated as in `sending`.
-        Cancelled: they are settled all the same.
-        """
-
     def statistics(self) -> SpoolStatistics:
-        """What is there, without waiting, from any thread; all that has returned is counted."""
+        """What is there now, without waiting, from any thread; everything that was answered is counted."""
         ...
 
     async def aclose(self) -> None:
-        """Write what was handed over, record what was settled, and let go of everything held. Twice is fine.
+        """Write what was appended, record what was settled, and release every hold. Calling it twice is fine.
 
-        Cancelled: closing goes on, without anybody waiting for it.
+        Cancelled: closing goes on in the background.
         """
+
+
+class Outlet(Protocol):
+    """Gives stored messages out and learns how they ended."""
+
+    async def read(self, max_count: int, max_bytes: int) -> Window:
+        """Wait for messages that no process holds, and hold them: the oldest first, at least one whatever its size.
+
+        Returns as soon as there is anything, without waiting for the window to fill. The first call of a process
+        returns at once, with an empty window if need be: `statistics().recovered` is known from then on. One `read`
+        at a time. Cancelled: nothing is held by it.
+
+        Raises:
+            SpoolUnavailable: the disk cannot be read for now, or the spool was closed.
+        """
+        ...
+
+    async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
+        """Note that a request with these messages is about to go out, their `attempt`-th. Returns when that is safe.
+
+        Returns the keys whose hold has ended: another process may have them, and the caller does not send them.
+        SQLite never returns any. A disk that refuses does not stop the sending: the note is kept in memory, counted
+        as `unrecorded`, and written later. Cancelled: the attempt may have been noted, which does no harm.
+        """
+        ...
+
+    async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None:
+        """Record how these messages ended; returns when that is safe. Keys that are gone already are passed over.
+
+        Failed messages are kept as dead letters with the reason, the status code and `answer`, the beginning of the
+        server's answer text. A disk that refuses is treated as in `sending`. Cancelled: they are settled all the same.
+        """
+
+    async def aclose(self) -> None:
+        """As `Intake.aclose`; an engine that is both closes once."""
+
+
+class Spool(Intake, Outlet, Protocol):
+    """Both roles: what `Client(spool=...)` takes to deliver by itself."""

@@ -1,4 +1,4 @@
-"""Numbers out of numbers: percentiles of samples, medians of rounds. Pure, and of the standard library alone."""
+"""Percentiles of samples and medians of rounds. Pure, and it uses only the standard library."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
 def percentile(ordered: Sequence[float], quantile: float) -> float:
-    """The smallest sample that at least this part of all samples does not exceed; no interpolation."""
+    """The smallest sample that is at least as large as this fraction of all samples; no interpolation."""
     if not ordered:
         raise ValueError("no samples")
     return ordered[max(0, -int(-quantile * len(ordered) // 1) - 1)]
@@ -21,7 +21,7 @@ def percentiles(samples: Iterable[float]) -> dict[str, float]:
 
 
 def median_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Figure by figure, the median over the rounds; what is not a number in all of them is left out."""
+    """The median of each figure over the rounds, without what is not a number in all of them."""
     shared = set.intersection(*(set(each) for each in rounds))
     return {name: statistics.median(each[name] for each in rounds) for name in sorted(shared) if _number(rounds, name)}
 

@@ -1,7 +1,7 @@
-"""Pictures out of results, for the README: horizontal bars, ours in colour, everybody else in grey.
+"""Plots of the results for the README: horizontal bars, this package's in colour, the other SDKs' in grey.
 
-A program of its own, run in matplotlib's environment: `plots.py RESULTS FOLDER`. The pictures bring their own light
-ground, so that they read the same in a light and a dark README.
+`plots.py RESULTS FOLDER`, a program of its own that runs in matplotlib's environment. The plots have a light background
+of their own, so that they look the same in a light and a dark README.
 """
 
 import importlib
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# By name, for a type checker sees the harness's environment, which has no matplotlib.
+# By name: type checkers look at the harness's environment, which has no matplotlib.
 importlib.import_module("matplotlib").use("agg")
 plt: Any = importlib.import_module("matplotlib.pyplot")
 
-GROUND, INK, FAINT, OURS, PEERS = "#fafbfc", "#24292f", "#6e7781", "#2da44e", "#b6bdc6"
+BACKGROUND, INK, FAINT, OURS, PEERS = "#fafbfc", "#24292f", "#6e7781", "#2da44e", "#b6bdc6"
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One picture: a figure of a part's variant, for each contestant that has it."""
+    """One plot: one figure of a part's variant, for each contestant that has it."""
 
     name: str
     title: str
@@ -57,7 +57,7 @@ def main(results: dict[str, Any], folder: Path) -> None:
 
 
 def draw(plot: Plot, bars: list[tuple[str, float]], footnote: str, folder: Path) -> None:
-    figure, axes = plt.subplots(figsize=(8, 0.36 * len(bars) + 1.1), dpi=160, facecolor=GROUND)
+    figure, axes = plt.subplots(figsize=(8, 0.36 * len(bars) + 1.1), dpi=160, facecolor=BACKGROUND)
     labels, values = [label for label, _ in bars], [value for _, value in bars]
     drawn = axes.barh(labels, values, color=[colour(label) for label in labels], height=0.66)
     axes.bar_label(
@@ -67,14 +67,14 @@ def draw(plot: Plot, bars: list[tuple[str, float]], footnote: str, folder: Path)
     figure.suptitle(plot.title, x=0.015, ha="left", fontsize=12, fontweight="bold", color=INK)
     figure.text(0.985, 0.015, footnote, ha="right", fontsize=7, color=FAINT)
     figure.tight_layout(rect=(0, 0.02, 1, 1))
-    figure.savefig(folder / f"bench-{plot.name}.png", facecolor=GROUND, metadata={"Software": None})
+    figure.savefig(folder / f"bench-{plot.name}.png", facecolor=BACKGROUND, metadata={"Software": None})
     plt.close(figure)
 
 
 def plain(axes: Any, plot: Plot) -> None:
-    """Bars and their figures, and nothing around them."""
+    """Show bars and their figures, and remove everything else."""
     axes.invert_yaxis()
-    axes.set_facecolor(GROUND)
+    axes.set_facecolor(BACKGROUND)
     axes.xaxis.set_visible(False)
     axes.tick_params(axis="y", length=0, labelsize=9, colors=INK)
     for label in axes.get_yticklabels():

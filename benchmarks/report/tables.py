@@ -1,6 +1,6 @@
-"""Tables out of results: for the terminal, and the Markdown block of the README. Pure: text from what was measured.
+"""Tables of results: for the terminal, and as Markdown for the README and the page of figures. Pure.
 
-Every contestant that was measured has its row, whoever is ahead.
+Every contestant that was measured has a row, also those that are faster.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ class Column(NamedTuple):
 
 
 def number(name: str, digits: int = 0) -> Callable[[dict[str, float]], str]:
-    """A cell's writer: the figure of that name, or a dash where there is none."""
+    """Formats the figure of that name, or a dash if there is none."""
     return lambda figures: f"{figures[name]:,.{digits}f}" if name in figures else "–"
 
 
@@ -73,7 +73,7 @@ def title(part: str, variant: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An aligned Markdown table: the first column to the left, the others to the right."""
+    """A Markdown table: the first column is aligned to the left, the others to the right."""
     lines = [list(heads), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -103,13 +103,13 @@ def terminal(results: dict[str, Any]) -> str:
 
 
 def conditions(results: dict[str, Any]) -> str:
-    """Where, when and how it was measured."""
+    """Where, when and how the figures were measured."""
     machine, sink = results["machine"], results["sink"]
     capacity = sink["messages_per_second"]
     return (
         f"{results['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['python']}, {machine['system']}; "
-        f"load {machine['load']} before it began; medians of {results['rounds']} interleaved rounds, the client on one core and the server ({sink['kind']}, good "
-        f"for {capacity['gzip']:,.0f} compressed and {capacity['plain']:,.0f} plain messages a second) on another."
+        f"load {machine['load']} before it began; medians of {results['rounds']} interleaved rounds, the client on one core and the server ({sink['kind']}, able to "
+        f"receive {capacity['gzip']:,.0f} compressed and {capacity['plain']:,.0f} plain messages a second) on another."
     )
 
 
@@ -133,7 +133,7 @@ MARKDOWN_PARTS = [
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The page of all figures: who competes, the method, what was not measured."""
+    """The page of all figures, with the conditions, the versions, and what was not measured."""
     missing = "; ".join(f"{name}: {why}" for name, why in results["missing"].items())
     return "\n\n".join(
         [
@@ -148,7 +148,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def readme(results: dict[str, Any]) -> str:
-    """The README's block: the figures that decide, and where and how they were taken."""
+    """The README's block: the most important figures, and where and how they were measured."""
     return "\n\n".join([*_tables(results, README_PARTS), conditions(results)])
 
 

@@ -1,8 +1,8 @@
-"""The clock from outside: sends its time over loopback each millisecond, and a datagram for each message that is due.
+"""An external clock: sends its time over loopback every millisecond, and one datagram for each message that is due.
 
-A program of its own, of the standard library alone. Its end is an empty datagram on the second port, sent until that
-is closed: a program that falls far behind loses datagrams.
-`pinger.py PING_PORT PACE_PORT RATE SECONDS CORE` (a rate of 0 paces nothing, a core of `-` pins nothing).
+`pinger.py PING_PORT PACE_PORT RATE SECONDS CORE`, a program of its own that uses only the standard library. A rate of 0
+sends no messages, a core of `-` does not pin the process. At the end it sends empty datagrams to the second port until
+that port is closed: a receiver that falls far behind loses datagrams.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ def main(ping_port: int, pace_port: int, rate: int, seconds: float) -> None:
     tick = min(1_000_000, 1_000_000_000 // rate) if rate else 1_000_000
     for step in range(1, int(seconds * 1e9) // tick + 1):
         sleep_until(start + step * tick)
-        gone = time.monotonic_ns() - start
-        if pings * 1_000_000 <= gone:
+        elapsed = time.monotonic_ns() - start
+        if pings * 1_000_000 <= elapsed:
             sender.sendto(time.monotonic_ns().to_bytes(8), ping)
-            pings = gone // 1_000_000 + 1
-        while paced * 1_000_000_000 < gone * rate:
+            pings = elapsed // 1_000_000 + 1
+        while paced * 1_000_000_000 < elapsed * rate:
             sender.sendto(b"+", pace)
             paced += 1
     send_end(pace)

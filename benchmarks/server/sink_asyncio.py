@@ -1,7 +1,7 @@
-"""The sink where there is no C compiler: the same HTTP, the same orders, one raw protocol of asyncio.
+"""The sink for machines without a C compiler: the same HTTP and orders as `sink.c`, on one raw asyncio protocol.
 
-A program of its own, of the standard library alone; `sink.c` says the rules. It takes a few thousand requests a second,
-which the harness measures and says.
+A program of its own that uses only the standard library. It receives a few thousand requests a second, which the
+harness measures and reports.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ KEPT_LIMIT = 1 << 30
 
 
 class Book:
-    """What came, and how to answer it."""
+    """What arrived, and how to respond."""
 
     def __init__(self) -> None:
         self.latency = 0.0
@@ -47,7 +47,7 @@ class Book:
             self._write(transport)
 
     def answer_due(self) -> None:
-        # The loop's timers may fire a clock tick early.
+        # A loop's timer may fire one clock tick early.
         while self.waiting and not self.stalled and self.waiting[0][0] <= time.monotonic() + 0.001:
             self._write(self.waiting.popleft()[1])
 
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
     def _take(self, head: bytes, body: bytes, compressed: bool) -> None:
         path = head.split(b" ", 2)[1].decode()
         if path.startswith("/_sink/"):
-            self._obey(path.removeprefix("/_sink/"))
+            self._execute(path.removeprefix("/_sink/"))
             return
         book = self._book
         book.first_ns = book.first_ns or time.monotonic_ns()
@@ -89,8 +89,8 @@ class Connection(asyncio.Protocol):
         book.keep(body, compressed)
         book.answer(self._transport)
 
-    def _obey(self, order: str) -> None:
-        book, said = self._book, b"{}"
+    def _execute(self, order: str) -> None:
+        book, response = self._book, b"{}"
         match order.split("/"):
             case ["reset"]:
                 book.reset()
@@ -100,14 +100,14 @@ class Connection(asyncio.Protocol):
                 book.stalled = value == "1"
                 book.answer_due()
             case ["bodies"]:
-                said = bytes(book.kept)
+                response = bytes(book.kept)
             case _:
-                said = book.statistics()
-        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(said) + said)
+                response = book.statistics()
+        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(response) + response)
 
 
 def framing(head: bytes) -> tuple[int, bool]:
-    """A request's body: how long, and whether compressed."""
+    """The length of a request's body, and whether it is compressed."""
     length, compressed = 0, False
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")

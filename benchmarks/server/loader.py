@@ -1,8 +1,9 @@
-"""The load on the web application: bounded, from another process, over connections that stay open.
+"""Load on the web application, from another process, over a fixed number of keep-alive connections.
 
-A program of its own, of the standard library alone. Closed: each connection sends its next request when the answer is
-there. Open: requests go out at a fixed rate whatever the answers do, and a request's time counts from when it was due,
-so that a stall is seen in every request it delays. `loader.py PORT CONNECTIONS SECONDS RATE` (a rate of 0 is closed).
+`loader.py PORT CONNECTIONS SECONDS RATE`, a program of its own that uses only the standard library. A rate of 0 is a
+closed loop: each connection sends its next request when the response has arrived. Any other rate is an open loop:
+requests are sent at that rate whether or not responses arrive, and the time of a request counts from when it was due,
+so a stall shows in every request it delays.
 """
 
 import asyncio
@@ -14,34 +15,27 @@ from array import array
 from collections import deque
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.figures import percentiles  # the path had to come first
+# The path had to come first.
+from benchmarks.report.figures import percentiles
+from benchmarks.workload import BROWSER_HEADERS
 
-# What a browser sends along, of which an analytics client may read one thing or another.
-BROWSER = (
-    b"Host: shop.example\r\n"
-    b'sec-ch-ua: "Chromium";v="142", "Not A;Brand";v="99"\r\nsec-ch-ua-mobile: ?0\r\nsec-ch-ua-platform: "macOS"\r\n'
-    b"User-Agent: Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) "
-    b"Chrome/142.0.0.0 Safari/537.36\r\n"
-    b"Accept: application/json\r\nAccept-Language: de-CH,de;q=0.9,en;q=0.8\r\n"
-    b"Referer: https://shop.example/shoes/42?utm_source=mail\r\n"
-    b"Cookie: theme=dark; ajs_anonymous_id=3b9ae1a7-2d3e-4a44-9d4c-0d1ab2a0a9d1; cart=17\r\n"
-)
+HEADERS = b"".join(f"{name}: {value}\r\n".encode() for name, value in BROWSER_HEADERS)
 
 
 class Load:
     """The requests of all connections."""
 
-    def __init__(self, until: float) -> None:
-        self.until = until
-        self.spent = array("d")
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.durations = array("d")
         self.number = 0
         self.ended = 0.0
 
     def request(self) -> bytes:
         self.number += 1
-        return b"GET /orders/%d HTTP/1.1\r\n%b\r\n" % (self.number, BROWSER)
+        return b"GET /orders/%d HTTP/1.1\r\n%b\r\n" % (self.number, HEADERS)
 
 
 class Connection(asyncio.Protocol):
@@ -69,11 +63,11 @@ class Connection(asyncio.Protocol):
             return
         self._got = b""
         now = time.perf_counter()
-        self._load.spent.append(now - self._due)
+        self._load.durations.append(now - self._due)
         self._load.ended = now
         if self._idle is not None:
             self._idle.append(self)
-        elif now < self._load.until:
+        elif now < self._load.deadline:
             self.send(now)
 
 
@@ -104,11 +98,11 @@ async def main(port: int, connections: int, seconds: float, rate: int) -> None:
     start = time.perf_counter()
     load = await (open_loop(port, connections, seconds, rate) if rate else closed(port, connections, seconds))
     took = load.ended - start
-    times = {name: value * 1000 for name, value in percentiles(load.spent).items()}
-    print(json.dumps({"requests": len(load.spent), "per_second": len(load.spent) / took, **times}))
+    times = {name: value * 1000 for name, value in percentiles(load.durations).items()}
+    print(json.dumps({"requests": len(load.durations), "per_second": len(load.durations) / took, **times}))
 
 
 if __name__ == "__main__":
-    # select counts in microseconds, where epoll rounds a timer to a millisecond.
+    # select has microsecond timers; epoll rounds them to a millisecond.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
         runner.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))

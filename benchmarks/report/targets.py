@@ -1,18 +1,18 @@
-"""What was to be reached, and what was: one table out of results. Pure: text from what was measured.
+"""The targets and the results, as one table. Pure.
 
-A figure that was not measured is a dash, one that misses its target says so.
+A figure that was not measured is a dash; a figure that misses its target is marked.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks.report import table
+from benchmarks.report.tables import table
 
 Results = dict[str, Any]
 
 
 class Figures:
-    """Looks up medians; `None` where there is none."""
+    """Looks up medians; `None` if there is none."""
 
     def __init__(self, results: Results) -> None:
         self._medians = {
@@ -33,7 +33,7 @@ class Figures:
 
 
 class Target(NamedTuple):
-    """`seen` gives the figures that are compared with `bounds`, one each; a negative bound is one to stay above."""
+    """`seen` returns one figure for each of `bounds`. A negative bound is a minimum, a positive one a maximum."""
 
     what: str
     bounds: tuple[float, ...]
@@ -91,16 +91,20 @@ TARGETS = (
         lambda f: tuple(f("latency", each, ISAL, "delivered_per_second") for each in ("50", "200")),
     ),
     Target(
-        "FastAPI's requests a second with one event each, of those without one / of those that make it for nobody",
+        "FastAPI's requests a second with one event each, as a share of those without / of those that build it and do not send it",
         (-0.87, -0.87),
         "",
         lambda f: tuple(f.ratio("web", "flat out", ISAL, each, "per_second") for each in (NOTHING, "making")),
         2,
     ),
-    Target("its p99 at 3,000 a second", (0.7,), "ms", lambda f: (f("web", "3000", ISAL, "p99"),), 2),
+    Target("its p99 at 3,000 requests a second", (0.7,), "ms", lambda f: (f("web", "3000", ISAL, "p99"),), 2),
     # The machine of the targets took 0.4 ms without tracking.
     Target(
-        "the same, beside that without one", (1.75,), "×", lambda f: (f.ratio("web", "3000", ISAL, NOTHING, "p99"),), 2
+        "the same, relative to the p99 without an event",
+        (1.75,),
+        "×",
+        lambda f: (f.ratio("web", "3000", ISAL, NOTHING, "p99"),),
+        2,
     ),
     Target("bytes on the wire a message", (115,), "bytes", lambda f: (f("delivery", "medium", ISAL, "wire_bytes"),)),
     Target(
@@ -126,7 +130,7 @@ TARGETS = (
 
 def markdown(results: Results) -> str:
     figures = Figures(results)
-    return table(("", "target", "seen"), [_row(target, target.seen(figures)) for target in TARGETS])
+    return table(("", "target", "result"), [_row(target, target.seen(figures)) for target in TARGETS])
 
 
 def _row(target: Target, seen: tuple[float | None, ...]) -> tuple[str, str, str]:

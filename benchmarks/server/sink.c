@@ -1,8 +1,8 @@
 /* The sink: the server that every contestant sends to.
  *
- * Rule: it must never be the bottleneck, so that it does nothing but HTTP/1.1: it reads a request to its end, keeps the
- * body, answers 200, at once or when its delay is over. What the bodies hold is counted afterwards, by somebody else.
- * It knows nothing of gzip or JSON. It listens on loopback, prints its port, and ends when its standard input closes.
+ * Rule: it must never be the bottleneck, so it does nothing but HTTP/1.1: it reads a request to its end, keeps the
+ * body, and answers 200, at once or after a delay. sink.py counts the messages in the bodies afterwards. The sink
+ * knows nothing of gzip or JSON. It listens on loopback, prints its port, and exits when its standard input closes.
  *
  * Its own addresses are GET /_sink/reset, statistics, bodies, latency/<ms>, stall/<0|1>.
  */
@@ -131,7 +131,7 @@ static void reset(void) {
   first_ns = last_ns = 0;
 }
 
-static void obey(int fd, const char *order) {
+static void execute(int fd, const char *order) {
   char text[512] = "{}";
   size_t length = 2;
   if (!strncmp(order, "reset", 5)) reset();
@@ -150,7 +150,7 @@ static void obey(int fd, const char *order) {
 static void take(int fd, const char *head, size_t size, const char *body, size_t length, int compressed) {
   static const char own[] = " /_sink/";
   const char *path = memchr(head, ' ', size);
-  if (path && !strncmp(path, own, sizeof own - 1)) return obey(fd, path + sizeof own - 1);
+  if (path && !strncmp(path, own, sizeof own - 1)) return execute(fd, path + sizeof own - 1);
   if (!requests++) first_ns = now();
   received_bytes += size + length;
   keep_body(body, length, compressed);

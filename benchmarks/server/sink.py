@@ -1,8 +1,8 @@
-"""The sink as the harness holds it: started, ordered about, asked what it got.
+"""Controls the sink, the server that every contestant sends to: starts it, configures it, counts what it received.
 
-Starts the C program where there is a compiler, else `sink_asyncio`; both speak the same HTTP and obey the same orders.
-What counts as delivered is decided here: the bodies that the sink kept are inflated and read after the measured time.
-It knows no contestant.
+Runs the C program if there is a compiler, else `sink_asyncio`; both speak the same HTTP and take the same orders. This
+module decides what counts as delivered: after the measured time it decompresses and parses the bodies that the sink
+kept. It knows no contestant.
 """
 
 import gzip
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Statistics:
-    """Since the last reset; clocks are `time.monotonic_ns`, which all processes of one machine share."""
+    """Since the last reset. Times are `time.monotonic_ns`, which all processes of a machine share."""
 
     requests: int
     answered: int
@@ -39,7 +39,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Counted:
-    """What the bodies held. `repeats` are messages whose id had been seen before."""
+    """The contents of the bodies. `repeats` are messages whose id had arrived before."""
 
     messages: int
     repeats: int
@@ -47,7 +47,7 @@ class Counted:
 
 
 def compiled(folder: Path) -> Path | None:
-    """The sink as a program, compiled when it is older than its source; `None` without a working compiler."""
+    """The sink's executable, compiled if it is older than its source; `None` without a working compiler."""
     compiler, program, source = shutil.which("cc"), folder / "sink", HERE / "sink.c"
     if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
         return program
@@ -59,7 +59,7 @@ def compiled(folder: Path) -> Path | None:
 
 
 class Sink:
-    """A running sink, as a context manager; it ends with it, and with this process in any case."""
+    """A running sink, as a context manager. It ends with the block, and in any case with this process."""
 
     def __init__(self, program: Path | None) -> None:
         self.kind = "C" if program else "asyncio"
@@ -99,12 +99,12 @@ class Sink:
         return Statistics(**json.loads(self.order("statistics")))
 
     def count(self) -> Counted:
-        """Read everything the sink kept since its reset."""
+        """Count everything the sink kept since its last reset."""
         return count_messages(bodies(self.order("bodies")))
 
 
 def bodies(kept: bytes) -> Iterator[bytes]:
-    """What the sink kept, body by body, inflated."""
+    """The bodies that the sink kept, decompressed."""
     at = 0
     while at < len(kept):
         length, compressed = (int.from_bytes(kept[at + shift : at + shift + 4]) for shift in (0, 4))
@@ -136,16 +136,16 @@ def _batch(body: bytes) -> list[dict[str, Any]] | None:
 
 
 def capacities(sink: Sink) -> dict[str, float]:
-    """Messages a second that the sink takes in batches of a hundred, plain and compressed."""
+    """Messages a second that the sink can receive in batches of a hundred, plain and compressed."""
     batch = json.dumps({"batch": [on_the_wire(medium(i), i) for i in range(100)]}).encode()
     plain, compressed = capacity(sink, batch), capacity(sink, gzip.compress(batch))
     return {"plain": 100 * plain, "gzip": 100 * compressed}
 
 
 def capacity(sink: Sink, body: bytes, *, seconds: float = 0.2) -> float:
-    """Requests a second of its own CPU time that the sink takes of one body.
+    """Requests that the sink can receive in a second of its own CPU time.
 
-    Sent ahead of the answers; a sender in Python is still slower than what it measures, hence the CPU time.
+    Requests are pipelined; a sender in Python is still slower than the sink, which is why this counts CPU time.
     """
     request = b"POST /v1/batch HTTP/1.1\r\nHost: sink\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     ahead = max(2, (256 << 10) // len(request))

@@ -1,4 +1,4 @@
-/* A disk that takes long to sync, played: each sync of the process that this is loaded into takes 50 ms. */
+/* Simulates a slow disk: every sync takes 50 ms in a process that preloads this library. */
 #include <time.h>
 
 static int slow(void) {

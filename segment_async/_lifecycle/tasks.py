@@ -1,0 +1,75 @@
+"""Long-lived tasks: started on a loop, kept alive there, and stopped when the loop changes.
+
+A task that is cancelled from outside or crashes comes back after a pause. A crash is logged once, until the task has
+run without one for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, Final
+
+from segment_async._exceptions import stack_of
+
+_log = logging.getLogger("segment_async")
+
+# Seconds until a cancelled task is back: a loop that cancels all its tasks in order to end has ended by then.
+RESTART_DELAY: Final = 0.01
+# Seconds until a crashed one is: as many times the first as it crashed in a row.
+_CRASH_DELAY: Final = 0.1
+_LONGEST_DELAY: Final = 5.0
+# Seconds without a crash after which the next one counts as the first.
+_HEALTHY_AFTER: Final = 60.0
+
+
+class SupervisedTask:
+    """Runs `main()` on the loop that it was started on, again and again until it is stopped or `main` returns."""
+
+    def __init__(self, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._name = name
+        self._main = main
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Changes with each start, so that callbacks of an earlier one do nothing.
+        self._run: object | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._crashes = 0
+        self._last_crash = 0.0
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start on this loop, from the loop's own thread; whatever ran before on another one must have been stopped."""
+        self._loop, self._run = loop, object()
+        # An empty context: what is bound around the caller is not for our own logging and hooks.
+        loop.call_soon(self._begin, self._run, context=Context())
+
+    def stop(self) -> asyncio.Task[None] | None:
+        """Do not come back. Returns the task, which the caller cancels and waits for; `None`: there is none."""
+        task, self._task, self._run, self._loop = self._task, None, None, None
+        return task
+
+    def _begin(self, run: object) -> None:
+        if run is self._run and self._loop is not None:
+            self._task = self._loop.create_task(self._main(), name=f"segment_async {self._name}")
+            self._task.add_done_callback(lambda task: self._ended(task, run))
+
+    def _ended(self, task: asyncio.Task[None], run: object) -> None:
+        crash = None if task.cancelled() else task.exception()
+        if run is not self._run or self._loop is None or self._loop.is_closed():
+            return
+        if crash is None and not task.cancelled():
+            self._task = None
+            return
+        # KeyboardInterrupt and SystemExit are no crash: if the loop goes on at all, it is only to end.
+        delay = self._crashed(crash, self._loop.time()) if isinstance(crash, Exception) else RESTART_DELAY
+        self._loop.call_later(delay, self._begin, run, context=Context())
+
+    def _crashed(self, crash: Exception, now: float) -> float:
+        if now - self._last_crash > _HEALTHY_AFTER:
+            self._crashes = 0
+        self._crashes += 1
+        self._last_crash = now
+        if self._crashes == 1:
+            _log.error("The %s task crashed and is restarted; no message is lost.\n%s", self._name, stack_of(crash))
+        return min(_LONGEST_DELAY, _CRASH_DELAY * self._crashes)

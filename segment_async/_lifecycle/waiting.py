@@ -1,0 +1,112 @@
+"""The one way to wait in this package: a condition, and a `Signal` that says when to look at it again.
+
+`notify` remembers nothing and may come from any thread; waiters may be on any event loop. So every wait looks at its
+condition, registers, looks once more, and only then sleeps. This file knows neither messages nor clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+# Seconds that count as over: a timer for less could fire before the clock has moved, again and again.
+MOMENT: Final = 1e-5
+
+
+class Host(Protocol):
+    """What a wait needs of its client."""
+
+    def ensure_running(self) -> float | None:
+        """Make sure that a running loop works for the client; if that is another loop, seconds until the next check."""
+
+
+class Signal:
+    """Wakes what waits on it.
+
+    Attributes:
+        count: of notifications: a look that begins with one count and ends with another may have missed something.
+    """
+
+    __slots__ = ("_waiters", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        # A dict, as thousands may wait and each may leave from anywhere.
+        self._waiters: dict[asyncio.Future[None], Callable[[], bool] | None] = {}
+
+    def register(self, done: Callable[[], bool] | None = None) -> asyncio.Future[None]:
+        """A future of the running loop, which a `notify` resolves; check the condition again before awaiting it.
+
+        `done`: only a `notify` at which it is true resolves the future. It runs on the notifying thread.
+        """
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = done
+        return waiter
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        self._waiters.pop(waiter, None)
+
+    def notify(self) -> None:
+        self.count += 1
+        if self._waiters:
+            woken = [waiter for waiter, done in list(self._waiters.items()) if done is None or done()]
+            for waiter in woken:
+                self._waiters.pop(waiter, None)
+            wake(woken)
+
+
+async def wait_until(
+    done: Callable[[], bool],
+    signal: Callable[[], Signal],
+    host: Host,
+    time_left: Callable[[], float | None] = lambda: None,
+) -> bool:
+    """Wait until `done()` is true, which `signal()` announces; `False`: the time was over first.
+
+    If the client's loop goes away meanwhile, this loop takes the client over.
+    """
+    while not done():
+        seconds = time_left()
+        if seconds is not None and seconds <= MOMENT:
+            return False
+        current = signal()
+        waiter = current.register(done)
+        try:
+            if done() or signal() is not current:
+                continue
+            await asyncio.wait((waiter,), timeout=shorter(seconds, host.ensure_running()))
+        finally:
+            current.forget(waiter)
+    return True
+
+
+def shorter(one: float | None, other: float | None) -> float | None:
+    """The shorter of two time limits; `None`: no limit."""
+    return min((seconds for seconds in (one, other) if seconds is not None), default=None)
+
+
+def wake(waiters: Iterable[asyncio.Future[None]]) -> None:
+    """Resolve futures of any loops, from any thread: one call a loop, as waking another thread's costs a system call."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for waiter in waiters:
+        by_loop.setdefault(waiter.get_loop(), []).append(waiter)
+    for loop, of_loop in by_loop.items():
+        call_in(loop, _resolve, of_loop)
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[Any], None], argument: Any) -> None:
+    """Call a function on a loop: at once on its own thread, else soon. On a closed loop nothing waits any more."""
+    if asyncio._get_running_loop() is loop:
+        function(argument)
+        return
+    try:
+        loop.call_soon_threadsafe(function, argument)
+    except RuntimeError:
+        pass
+
+
+def _resolve(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

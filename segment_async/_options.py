@@ -1,0 +1,172 @@
+"""The options of a client: checked once, and turned into what its parts are made of.
+
+Each option is checked here and nowhere else; a part gets values that are known to be right.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import ssl as ssl_module
+import time
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from os import PathLike
+from typing import Any, Final
+
+from ._http.origin import batch_url, origin
+from ._http.transport import HTTPTransport, Transport
+from ._pipeline.auth import Auth, Basic, OAuth, Tokens
+from ._pipeline.batch import MAX_BATCH_MESSAGES
+from ._pipeline.pipeline import PipelineOptions
+from ._pipeline.queue import Overflow
+from ._pipeline.retry import RetryPolicy
+from .spool._protocol import Spool
+
+HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
+_AUTH_SERVERS: Final = {"us": "https://oauth2.segment.io", "eu": "https://oauth2.eu1.segmentapis.com"}
+
+
+def checked_key(write_key: str) -> str:
+    """The write key without the white space around it.
+
+    Raises:
+        ValueError: it is empty, or cannot be a key.
+    """
+    if not isinstance(write_key, str) or not write_key.strip():
+        raise ValueError(
+            "write_key must be the key of a Segment source; find it under API Keys in the source's settings"
+        )
+    stripped = write_key.strip()
+    if not stripped.isprintable() or not stripped.isascii() or ":" in stripped or " " in stripped:
+        raise ValueError("write_key contains characters that no Segment key has")
+    return stripped
+
+
+def check_pipeline(options: PipelineOptions) -> None:
+    """Raises:
+    ValueError: an option of the pipeline's is out of range, or contradicts another.
+    """
+    _check_words(overflow=(options.overflow, Overflow.__args__))  # type: ignore[attr-defined]  # of a Literal
+    _check_positive(
+        flush_at=options.flush_at, max_queue_size=options.max_queue_size, max_queue_bytes=options.max_queue_bytes
+    )
+    _check_positive(max_in_flight=options.max_in_flight)
+    _check_seconds(flush_interval=options.flush_interval)
+    if options.overflow_timeout is not None:
+        _check_seconds(overflow_timeout=options.overflow_timeout)
+    if options.flush_at > MAX_BATCH_MESSAGES:
+        raise ValueError(f"flush_at must be {MAX_BATCH_MESSAGES:,} or less: Segment drops what a batch has beyond that")
+    if options.on_error is not None and not callable(options.on_error):
+        raise ValueError("on_error must be a function")
+
+
+def check_region(region: str) -> None:
+    """Raises:
+    ValueError: there is no such region.
+    """
+    _check_words(region=(region, HOSTS))
+
+
+def check_times(timeout: float, close_timeout: float) -> None:
+    """Raises:
+    ValueError: one of them is no time limit.
+    """
+    _check_seconds(timeout=timeout, close_timeout=close_timeout)
+    if timeout == 0:
+        raise ValueError("timeout must be more than 0 seconds")
+
+
+def check_before_send(hook: object) -> None:
+    """Raises:
+    ValueError: it is no plain function.
+    """
+    if hook is not None and not callable(hook):
+        raise ValueError("before_send must be a function")
+    if iscoroutinefunction(hook) or iscoroutinefunction(type(hook).__call__):
+        raise ValueError("before_send must be a plain function, not a coroutine function: it runs within the call")
+
+
+def transport_for(
+    transport: Transport | None,
+    host: str | None,
+    region: str,
+    timeout: float,
+    proxy: str | None,
+    ssl_context: ssl_module.SSLContext | None,
+    *,
+    allow_http: bool,
+    has_oauth: bool,
+) -> Transport:
+    """The transport that was given, or aiohttp's to the host.
+
+    Raises:
+        ValueError: the host is no safe address, or options contradict each other.
+    """
+    if transport is not None:
+        if host is not None:
+            raise ValueError("transport and host contradict each other: a transport knows its own address")
+        if not has_oauth and (proxy is not None or ssl_context is not None):
+            raise ValueError("proxy and ssl_context are for aiohttp: a custom transport has its own")
+        return transport
+    if host is None:
+        host = os.environ.get("SEGMENT_HOST") or HOSTS[region]
+    url = batch_url(host, allow_http=allow_http)
+    return HTTPTransport(url, timeout=timeout, proxy=proxy, ssl_context=ssl_context)
+
+
+def auth_for(
+    write_key: str,
+    oauth: OAuth | None,
+    region: str,
+    timeout: float,
+    proxy: str | None,
+    ssl_context: ssl_module.SSLContext | None,
+    policy: RetryPolicy,
+    now: Callable[[], float],
+    *,
+    allow_http: bool,
+) -> Auth:
+    """What makes the Authorization header.
+
+    Raises:
+        ValueError: the token server is no safe address.
+        ImportError: OAuth needs an extra that is not installed.
+    """
+    if oauth is None:
+        return Basic(write_key)
+    server = origin(oauth.auth_server or _AUTH_SERVERS[region], allow_http=allow_http)
+    tokens = HTTPTransport(f"{server}/token", timeout=timeout, proxy=proxy, ssl_context=ssl_context)
+    return Tokens(oauth, server, tokens, policy, now=now, wall=time.time, chance=random.random)
+
+
+def spool_for(spool: str | PathLike[str] | Spool | None) -> Spool | None:
+    """The spool that was given, or SQLite's at the path.
+
+    Raises:
+        ValueError: there can be no spool at the path.
+    """
+    if spool is None or not isinstance(spool, (str, PathLike)):
+        return spool
+    from .spool._sqlite import SQLiteSpool
+
+    return SQLiteSpool(spool)
+
+
+def _check_words(**options: tuple[str, Any]) -> None:
+    for name, (word, words) in options.items():
+        if word not in tuple(words):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}")
+
+
+def _check_positive(**options: int) -> None:
+    for name, number in options.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be a positive integer")
+
+
+def _check_seconds(**options: float) -> None:
+    for name, seconds in options.items():
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+            raise ValueError(f"{name} must be a number of seconds, 0 or more")

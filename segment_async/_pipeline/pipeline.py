@@ -1,0 +1,285 @@
+"""The way of a message from the call to its outcome, wired together.
+
+    put ─► queue ─► open batch ─► sealed batch ─► request ─► what the answer means ─► outcome
+            └ (with a spool: stored first) ┘
+
+A client has one; a forked child makes a new one. Which loop works for it is `_lifecycle.owner`'s to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from segment_async._http.transport import Transport
+from segment_async._lifecycle.loop_end import end
+from segment_async._lifecycle.waiting import Host
+from segment_async._outcome import BatchResult, Statistics, Status
+from segment_async.instrumentation import Request
+from segment_async.spool._protocol import Spool
+
+from .accounts import Accounts
+from .attempt import RequestSender
+from .auth import Auth
+from .backlog import Backlog
+from .batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Envelope, fastest
+from .circuit import CircuitBreaker
+from .clock import LoopClock
+from .consumer import Consumer
+from .delivery import Delivery, Record
+from .queue import Overflow, Queue
+from .reports import OnError, Reports
+from .retry import RetryPolicy
+from .settlement import Settlement
+from .spool_feed import SpoolFeed
+
+# Under "drop_oldest" what is in flight, and what goes at once to make room, are a tenth of the bound together: batches
+# are so small that the newest nine tenths always stay.
+_EVICTED_SHARE: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineOptions:
+    """What of a client's options the pipeline needs, checked; `timeout`: of a custom transport, whose own is not ours."""
+
+    write_key: str = field(repr=False)
+    flush_at: int
+    flush_interval: float
+    max_queue_size: int
+    max_queue_bytes: int
+    overflow: Overflow
+    overflow_timeout: float | None
+    max_in_flight: int
+    gzip: bool
+    timeout: float | None
+    retry: RetryPolicy
+    on_error: OnError | None
+    deliver: bool
+    observers: Sequence[Callable[[Request], object]]
+
+
+class Pipeline:
+    """Attributes:
+    clock: the client's; its `loop` is the one that works for the client.
+    queue: what is pending, and the counters.
+    reports: what the application and its log learn.
+    feed: between the queue and a spool; `None`: there is none.
+    """
+
+    def __init__(
+        self,
+        options: PipelineOptions,
+        transport: Transport,
+        auth: Auth,
+        spool: Spool | None,
+        clock: LoopClock,
+        host: Host,
+    ) -> None:
+        policy = options.retry
+        envelope = Envelope(options.write_key)
+        evictable = _EVICTED_SHARE * (options.max_in_flight + 1)
+        drops_oldest = options.overflow == "drop_oldest"
+        if options.gzip:
+            # Imported now: a process that forks amid an import leaves its lock taken in the child.
+            fastest()
+        circuit = CircuitBreaker(policy, random.random)
+        backlog = Backlog(
+            circuit,
+            flush_at=options.flush_at,
+            flush_interval=options.flush_interval,
+            max_in_flight=options.max_in_flight,
+            give_up_after=policy.give_up_after,
+            max_bytes=MAX_BODY_BYTES - envelope.size,
+            max_messages=max(1, options.max_queue_size // evictable) if drops_oldest else MAX_BATCH_MESSAGES,
+            gzip=options.gzip,
+            has_keys=spool is not None,
+        )
+        accounts = Accounts(options.max_queue_size, options.max_queue_bytes)
+        self.clock = clock
+        self.queue = Queue(
+            accounts,
+            backlog,
+            clock,
+            options.overflow,
+            options.overflow_timeout,
+            host,
+            has_spool=spool is not None,
+        )
+        self.reports = Reports(options.on_error, time.monotonic, self.queue.notify)
+        self.feed = (
+            SpoolFeed(spool, self.queue, clock, self.reports, deliver=options.deliver) if spool is not None else None
+        )
+        self._backlog = backlog
+        self._circuit = circuit
+        self._settlement = Settlement(
+            self.queue,
+            circuit,
+            policy,
+            auth,
+            transport,
+            self.reports,
+            self.feed,
+            clock,
+            random=random.random,
+            wall_clock=time.time,
+        )
+        sender = RequestSender(
+            self.queue,
+            transport,
+            auth,
+            self.reports,
+            self.feed,
+            envelope=envelope,
+            gzip=options.gzip,
+            timeout=options.timeout,
+            give_up_after=policy.give_up_after,
+            clock=clock,
+            wall_clock=time.time,
+            observers=options.observers,
+        )
+        self._consumer = Consumer(self.queue, sender, self._settlement, clock)
+
+    # -- messages come in
+
+    def offer(self, delivery: Delivery, size: int, *, shares_loop: bool) -> bool:
+        """Take a message if that takes no waiting at all."""
+        return self.feed is None and self.queue.offer(delivery, size, paced=shares_loop)
+
+    async def put(self, delivery: Delivery, body: bytes, *, shares_loop: bool) -> Delivery:
+        """Take a message, waiting for room, or with a spool until it is stored; the policy may drop it.
+
+        Raises:
+            QueueFull, ClientClosed, SpoolUnavailable: not accepted.
+        """
+        if self.feed is not None:
+            stored = await self.feed.append(delivery, len(body))
+        else:
+            taken = await self.queue.put(delivery, len(body), paced=shares_loop)
+            stored = delivery if taken else None
+        self._report_evicted()
+        return stored if stored is not None else self.dropped(delivery.message_id, "queue_full", body)
+
+    def put_nowait(self, delivery: Delivery, body: bytes) -> Delivery:
+        """Take a message at once; where `put` would wait, it is dropped.
+
+        Raises:
+            QueueFull, ClientClosed: not accepted.
+        """
+        taken = self.queue.put_nowait(delivery, len(body))
+        self._report_evicted()
+        if not taken:
+            return self.dropped(delivery.message_id, "queue_full", body)
+        if self.feed is not None:
+            self.feed.pump()
+        return delivery
+
+    def dropped(self, message_id: str, reason: str, body: bytes) -> Delivery:
+        """The delivery of a message that is accepted, counted, and dropped at once."""
+        result = BatchResult(Status.DROPPED, reason)
+        self.queue.refuse(result)
+        record = Record(self.queue.queued.host)
+        record.settle(0, 1, result)
+        self.reports.add(result, lambda: (body,), len(body), self.clock.loop)
+        if reason == "queue_full":
+            self.reports.warn(reason, "The queue is full: messages are dropped until there is room.")
+        return Delivery(message_id, b"", record)
+
+    def _report_evicted(self) -> None:
+        evicted = self.queue.evicted
+        while evicted:
+            try:
+                result, bodies, size = evicted.popleft()
+            except IndexError:
+                break
+            self.reports.add(result, bodies, size, self.clock.loop)
+            self.reports.warn("queue_full", "The queue is full: the oldest messages are dropped.")
+
+    # -- which loop
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Work on this loop, which runs in this thread, with all that an earlier one left."""
+        self.clock.attach(loop)
+        self._consumer.start(loop)
+        if self.feed is not None:
+            self.feed.start(loop)
+        self.reports.resume(loop)
+
+    def detach(self) -> list[asyncio.Task[Any]]:
+        """Stop working; batches in flight wait again. Returns the tasks, which were told to end."""
+        loop = self.clock.loop
+        if loop is None:
+            return []
+        fed = self.feed.stop() if self.feed is not None else []
+        tasks = [*self._consumer.stop(loop), *fed]
+        end(loop, fed)
+        self.clock.detach()
+        return tasks
+
+    def unwind(self) -> None:
+        """At the interpreter's exit: end requests where they are, if their loop does not run."""
+        loop = self.clock.loop
+        if loop is not None and not loop.is_running():
+            self._consumer.unwind()
+
+    def abandon_after_fork(self) -> None:
+        """In a forked child, where the lock may be held for ever: everything here is the parent's."""
+        self._consumer.abandon_after_fork()
+        self.reports.abandon_after_fork()
+        if self.feed is not None:
+            self.feed.abandon_after_fork()
+
+    # -- flush and close
+
+    def flush_now(self) -> int:
+        """Send what is there without waiting for company. Returns the place that is to be reached."""
+        place = self.queue.place_to_reach()
+        self._backlog.flush_before = max(self._backlog.flush_before, place)
+        self.queue.notify()
+        return place
+
+    def left(self, place: int) -> int:
+        """Messages before this place in the order of acceptance that have no outcome yet."""
+        return self.queue.left(place)
+
+    def retry_now(self) -> None:
+        """The client is closing: what waits for a back-off gets one more try now."""
+        with self.queue.changing() as backlog:
+            backlog.retry_now()
+            self._circuit.probe_now()
+        self.queue.notify()
+
+    def statistics(self) -> Statistics:
+        return self.queue.statistics()
+
+    def has_pending(self) -> bool:
+        """Whether there is something to send, or to record."""
+        return self.statistics().pending > 0 or not (self.feed is None or self.feed.is_recorded)
+
+    def drop_all(self, reason: str) -> int:
+        """Settle everything that is pending as dropped; with a spool keep it. Returns how many were dropped."""
+        self.detach()
+        if self.feed is not None:
+            return self.feed.keep_all()
+        batches = self._everything()
+        for batch in batches:
+            history = getattr(batch, "history", None)
+            result = BatchResult(Status.DROPPED, reason)
+            self._settlement.settle(batch, history.result(*result[:2]) if history is not None else result)
+        return sum(batch.count for batch in batches)
+
+    def _everything(self) -> Sequence[Any]:
+        """All that is pending, in batches; nothing is in flight."""
+        queue = self.queue
+        queue.repair()
+        while queue.unread:
+            _, to_seal = queue.read(MAX_BODY_BYTES, all_of_it=True)
+            if to_seal is not None:
+                sealed = to_seal.seal()
+                with queue.changing() as backlog:
+                    backlog.wait(sealed)
+                    backlog.open = None
+        return list(self._backlog.batches())

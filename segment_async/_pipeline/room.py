@@ -1,0 +1,102 @@
+"""Callers that wait for room in the queue: first come, first served, and no longer than the policy allows.
+
+They are woken when there is room for them and take it themselves once they run; meanwhile no other call overtakes them.
+The queue owns this and calls it with its lock held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from itertools import islice
+
+from segment_async._lifecycle.waiting import MOMENT
+
+from .accounts import Accounts
+from .clock import LoopClock
+
+
+class Waiter:
+    """A caller that waits.
+
+    Attributes:
+        paced: it shares its loop with the consumer, and waits also while too many messages are unread.
+        woken: there was room for it when it was last woken.
+        has_limit: its time is limited; one that found room and only waits for messages to be read has no limit.
+    """
+
+    __slots__ = ("future", "has_limit", "paced", "size", "woken")
+
+    def __init__(self, size: int, paced: bool) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.size = size
+        self.paced = paced
+        self.woken = False
+        self.has_limit = False
+
+    def wait_again(self, has_limit: bool) -> None:
+        self.woken = False
+        self.has_limit = has_limit
+        if self.future.done():
+            self.future = asyncio.get_running_loop().create_future()
+
+
+class Room:
+    """Attributes:
+    timeout: seconds that a full queue may hold callers up; `None`: as long as it takes.
+    waiters: in the order in which they came.
+    """
+
+    __slots__ = ("_accounts", "_clock", "_full_since", "timeout", "waiters")
+
+    def __init__(self, accounts: Accounts, clock: LoopClock, timeout: float | None) -> None:
+        # Thousands may wait, and each may leave from anywhere.
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._accounts = accounts
+        self._clock = clock
+        self.timeout = timeout
+        # The clock's reading when the queue became full; `None` once there was room again.
+        self._full_since: float | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """No room for the next message: what waits in batches should leave now."""
+        return self._full_since is not None or self._accounts.pending >= self._accounts.max_messages
+
+    def note_full(self) -> None:
+        if self._full_since is None:
+            self._full_since = self._clock.now()
+
+    def note_room(self) -> None:
+        self._full_since = None
+
+    def time_left(self) -> float | None:
+        """Seconds that a full queue may still hold callers up; `None`: as long as it takes."""
+        if self.timeout is None or self._full_since is None:
+            return None
+        left = self._full_since + self.timeout - self._clock.now()
+        return left if left > MOMENT else 0.0
+
+    def is_for_all(self) -> bool:
+        """Nothing waits for room; what waits only waits for messages to be read."""
+        return not self.waiters or self._accounts.has_room(next(iter(self.waiters)).size)
+
+    def to_wake(self, is_piled_up: bool) -> list[asyncio.Future[None]]:
+        """The waiters that there is room for; paced ones only if unread messages are not piled up."""
+        woken: list[asyncio.Future[None]] = []
+        places = self._accounts.max_messages - self._accounts.pending
+        room = self._accounts.max_bytes - self._accounts.pending_bytes
+        for waiter in list(islice(self.waiters, max(places, 0) + 1)):
+            places -= 1
+            room -= waiter.size
+            if places < 0 or room < 0:
+                if not waiter.has_limit:
+                    # It found room before; its time counts from now on.
+                    woken.append(waiter.future)
+                break
+            if waiter.paced and is_piled_up:
+                break
+            if not waiter.woken:
+                waiter.woken = True
+                woken.append(waiter.future)
+        return woken

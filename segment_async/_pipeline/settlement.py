@@ -1,0 +1,210 @@
+"""What an answer does to its batch: settled, retried, split, or sent again with a fresh token.
+
+`retry.decide` says which; here it is carried out. This file starts no request and waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from segment_async._exceptions import stack_of
+from segment_async._http.transport import HTTPTransport, Response, Transport
+from segment_async._outcome import BatchResult, Status
+
+from .attempt import HoldsEnded
+from .auth import Auth
+from .backlog import Backlog
+from .batch import Batch, OpenBatch
+from .circuit import CircuitBreaker
+from .clock import LoopClock
+from .queue import Queue
+from .reports import Reports
+from .retry import (
+    Action,
+    AttemptContext,
+    Failure,
+    Finish,
+    History,
+    NoCredentials,
+    NoResponse,
+    Refresh,
+    Retry,
+    RetryPolicy,
+    Split,
+    advice,
+    decide,
+)
+from .spool_feed import SpoolFeed
+
+# Characters of an answer's text that are kept with a message that failed.
+_ANSWER_CHARACTERS = 500
+
+
+class Settlement:
+    """Carries out what an answer means."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        circuit: CircuitBreaker,
+        policy: RetryPolicy,
+        auth: Auth,
+        transport: Transport,
+        reports: Reports,
+        feed: SpoolFeed | None,
+        clock: LoopClock,
+        *,
+        random: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._queue = queue
+        self._circuit = circuit
+        self._policy = policy
+        self._auth = auth
+        self._transport = transport
+        self._reports = reports
+        self._feed = feed
+        self._clock = clock
+        self._random = random
+        self._wall_clock = wall_clock
+
+    def conclude(self, batch: Batch, answer: Response | Failure | HoldsEnded) -> None:
+        """A request is over."""
+        if isinstance(answer, HoldsEnded):
+            self._give_up_holds(batch, answer.keys)
+            return
+        now = self._clock.now()
+        action, batch.history = self._decide(batch, answer, now)
+        if isinstance(action, (Finish, Split)) and self._circuit.note_end(
+            action, answer, batch.history, batch.count, now
+        ):
+            # The others need not wait out their own back-off.
+            with self._queue.changing() as backlog:
+                backlog.retry_now()
+        match action:
+            case Finish():
+                if action.reason == "refused":
+                    batch.lineage.has_refusal = True
+                result = batch.history.result(action.status, action.reason)
+                self.settle(batch, result, _text_of(answer))
+                if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
+                    self._explain(result, batch.count)
+            case Retry():
+                self._retry(batch, action, now)
+            case Split():
+                self._split(batch, action, now)
+            case Refresh():
+                self._auth.renew(batch.sent_at)
+                self._wait(batch)
+
+    def interrupted(self, batch: Batch) -> None:
+        """A request was cut off although its loop goes on: the batch may have arrived, and waits for a back-off.
+
+        Without that, a transport that cancels its own task would be tried again at once, for ever.
+        """
+        history = batch.history
+        batch.history = history._replace(maybe_sent=history.sends > 0, failures=history.failures + 1)
+        batch.not_before = self._clock.now() + self._policy.delay(batch.history.failures, self._random())
+        self._wait(batch)
+
+    def give_up(self, batch: Batch) -> None:
+        """The retry policy has run out for a batch that waits."""
+        result = batch.history.result(Status.FAILED, "gave_up")
+        self.settle(batch, result, "")
+        self._explain(result, batch.count)
+
+    def settle(self, batch: Batch | OpenBatch, result: BatchResult, answer: str = "") -> None:
+        """The messages of a batch have their outcome: count it, record it, report it."""
+        self._queue.settle(batch, result)
+        if self._feed is not None and isinstance(batch, Batch):
+            self._feed.settle(batch.keys, result, answer)
+        if result.status in (Status.FAILED, Status.DROPPED):
+            self._reports.add(result, batch.bodies, batch.size, self._clock.loop)
+
+    # -- what decides
+
+    def _decide(self, batch: Batch, answer: Response | Failure, now: float) -> tuple[Action, History]:
+        circuit = self._circuit
+        batch.is_poison_suspect = circuit.is_poison_suspect(batch.baseline, batch.is_poison_suspect)
+        context = AttemptContext(
+            now=now,
+            wall_clock=self._wall_clock(),
+            random=self._random(),
+            messages=batch.count,
+            with_token=self._auth.has_tokens,
+            others_delivered=batch.is_poison_suspect,
+            all_refused=circuit.refuses_everything and batch.lineage.has_refusal,
+        )
+        try:
+            return decide(answer, batch.history, context, self._policy)
+        except Exception as error:
+            # A custom transport whose answer has not the shape of one.
+            self._reports.warn("answer", "The transport returned an unreadable answer.\n%s", stack_of(error))
+            return decide(NoResponse(maybe_sent=True), batch.history, context, self._policy)
+
+    # -- what is done
+
+    def _retry(self, batch: Batch, action: Retry, now: float) -> None:
+        baseline = self._circuit.note_retry(action, batch.history, now)
+        if baseline is not None:
+            batch.baseline = baseline
+        batch.not_before = now + action.delay
+        self._wait(batch)
+
+    def _wait(self, batch: Batch) -> None:
+        with self._queue.changing() as backlog:
+            backlog.wait(batch)
+        self._queue.notify()
+
+    def _split(self, batch: Batch, action: Split, now: float) -> None:
+        parts = batch.split()
+        for part in parts:
+            part.not_before = now
+        with self._queue.changing() as backlog:
+            if action.too_large:
+                backlog.learn_limit(batch, now)
+            self._replace(backlog, batch, parts)
+        self._queue.notify()
+
+    def split_to_limit(self, batch: Batch) -> None:
+        """A batch is larger than the server has turned out to take."""
+        parts = batch.split()
+        with self._queue.changing() as backlog:
+            self._replace(backlog, batch, parts)
+
+    def _replace(self, backlog: Backlog, batch: Batch, parts: list[Batch]) -> None:
+        backlog.remove(batch)
+        for part in parts:
+            backlog.wait(part)
+
+    def _give_up_holds(self, batch: Batch, keys: Collection[int]) -> None:
+        """Messages that other processes deliver now: this one neither sends nor settles them any more."""
+        lost = set(keys)
+        ours, theirs = batch.parts({index for index, key in enumerate(batch.keys) if key in lost})
+        with self._queue.changing() as backlog:
+            self._replace(backlog, batch, [*ours, *theirs])
+        for part in theirs:
+            self._queue.settle(part, part.history.result(Status.HANDED_OVER))
+        self._queue.notify()
+
+    # -- what the log learns
+
+    def _explain(self, result: BatchResult, count: int) -> None:
+        reason, status = result.reason or "", result.status_code
+        messages = "1 message" if count == 1 else f"{count:,} messages"
+        hint = f" to {result.location}; set host= to Segment's own address" if result.location is not None else ""
+        self._reports.warn(reason, "Messages failed: %s, %s%s (last status: %s).", messages, reason, hint, status)
+        if reason == "refused" and self._circuit.refuses_everything:
+            self._reports.warn("refuses", "The server refuses every message; batches fail whole until it takes one.")
+        if status is not None and isinstance(self._transport, HTTPTransport):
+            text = advice(status, self._transport.hostname, with_token=self._auth.has_tokens)
+            if text:
+                self._reports.warn_once("advice", "Status %d from Segment. %s", status, text)
+
+
+def _text_of(answer: Response | Failure) -> str:
+    """The beginning of an answer's text, for people; no text for what is none."""
+    if isinstance(answer, (NoResponse, NoCredentials)):
+        return ""
+    body = answer.body[:_ANSWER_CHARACTERS]
+    return bytes(body).decode("utf-8", "replace") if isinstance(body, (bytes, bytearray, memoryview)) else ""
