@@ -150,8 +150,7 @@ class Client:
         auth = _options.auth_for(
             write_key, oauth, region, timeout, proxy, ssl_context, options.retry, self._now, allow_http=allow_http
         )
-        # With send=False nothing is sent, not even what an earlier process left on disk.
-        keeper = _options.spool_for(spool) if send else None
+        keeper = _options.spool_for(spool, write_key, transport, send=send)
 
         def make(clock: LoopClock, host: Host) -> Pipeline:
             return Pipeline(options, transport, auth, keeper, clock, host)

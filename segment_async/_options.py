@@ -5,6 +5,7 @@ Each option is checked here and nowhere else; a part gets values that are known 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import random
@@ -141,17 +142,25 @@ def auth_for(
     return Tokens(oauth, server, tokens, policy, now=now, wall=time.time, chance=random.random)
 
 
-def spool_for(spool: str | PathLike[str] | Spool | None) -> Spool | None:
-    """The spool that was given, or SQLite's at the path.
+def spool_for(
+    spool: str | PathLike[str] | Spool | None, write_key: str, transport: Transport, *, send: bool
+) -> Spool | None:
+    """The spool that was given, or SQLite's at the path; it belongs to this key and address from now on.
+
+    With ``send=False`` there is none: nothing is sent, not even what an earlier process left on disk.
 
     Raises:
-        ValueError: there can be no spool at the path.
+        ValueError: there can be no spool at the path, or it holds messages of another key or host.
     """
-    if spool is None or not isinstance(spool, (str, PathLike)):
-        return spool
-    from .spool._sqlite import SQLiteSpool
+    if spool is None or not send:
+        return None
+    if isinstance(spool, (str, PathLike)):
+        from .spool._sqlite import SQLiteSpool
 
-    return SQLiteSpool(spool)
+        spool = SQLiteSpool(spool)
+    address = transport.address if isinstance(transport, HTTPTransport) else ""
+    spool.claim(hashlib.sha256(f"{write_key}\n{address}".encode()).hexdigest()[:16])
+    return spool
 
 
 def _check_words(**options: tuple[str, Any]) -> None:

@@ -144,6 +144,11 @@ class HTTPTransport:
         """The host name, without the rest of the URL."""
         return self._hostname
 
+    @property
+    def address(self) -> str:
+        """Where batches are posted to; it holds no credentials."""
+        return self._url
+
     def __repr__(self) -> str:
         return f"<HTTPTransport to {self._hostname}>"
 

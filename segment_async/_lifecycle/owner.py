@@ -164,12 +164,13 @@ class LoopOwner(Host):
         if self._pid == os.getpid():
             return
         self.pipeline.abandon_after_fork()
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            release(guard)
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
+        guard, self._guard = self._guard, None
         self._begin()
+        if guard is not None:
+            # The client has left its loop by now, so that there is nothing to clean up.
+            release(guard)
 
     # -- flush
 
@@ -278,7 +279,7 @@ class LoopOwner(Host):
                 self._close_timeout,
             )
         if kept:
-            _log.warning("Closed with %s unsent; the spool keeps them for the next process.", _messages(kept))
+            _log.warning("Closed with %s unsent; kept in the spool for the next process.", _messages(kept))
 
     async def _drop_or_keep(self, reason: str, owner: asyncio.AbstractEventLoop | None) -> int:
         """Give up what is pending; with a spool, keep it. Returns how many were dropped."""

@@ -50,9 +50,18 @@ class SupervisedTask:
         return task
 
     def _begin(self, run: object) -> None:
-        if run is self._run and self._loop is not None:
-            self._task = self._loop.create_task(self._main(), name=f"segment_async {self._name}")
-            self._task.add_done_callback(lambda task: self._ended(task, run))
+        if run is not self._run or self._loop is None:
+            return
+        main = self._main()
+        try:
+            task = self._loop.create_task(main, name=f"segment_async {self._name}")
+        except Exception as error:
+            # A task factory of the application's may raise.
+            main.close()
+            self._loop.call_later(self._crashed(error, self._loop.time()), self._begin, run, context=Context())
+            return
+        self._task = task
+        task.add_done_callback(lambda task: self._ended(task, run))
 
     def _ended(self, task: asyncio.Task[None], run: object) -> None:
         crash = None if task.cancelled() else task.exception()

@@ -47,19 +47,34 @@ class Accounts:
 
     def settle(self, count: int, size: int, result: BatchResult) -> None:
         """Messages in memory have their outcome."""
-        self._note(count, result)
-        self.gone, self.pending, self.pending_bytes = self.gone + count, self.pending - count, self.pending_bytes - size
+        self._end(result, count, count, size)
 
     def refuse(self, result: BatchResult) -> None:
         """A message has its outcome as soon as it is accepted."""
-        self._note(1, result)
-        self.gone += 1
+        self._end(result, 1)
 
-    def _note(self, count: int, result: BatchResult) -> None:
-        if result.status is Status.HANDED_OVER:
+    def _end(
+        self,
+        result: BatchResult,
+        count: int,
+        in_memory: int = 0,
+        size: int = 0,
+        *,
+        spooled: tuple[int, int] | None = None,
+    ) -> None:
+        """So many messages end, so many of them in memory. `spooled`: what the spool holds from then on, and bytes."""
+        reason = result.reason
+        is_handed_over = result.status is Status.HANDED_OVER
+        of_reason = 0 if reason is None else self.reasons.get(reason, 0) + count
+        # No call from here on.
+        if reason is not None:
+            self.reasons[reason] = of_reason
+        elif is_handed_over:
             self.handed_over += count
-        elif result.reason is not None:
-            self.reasons[result.reason] = self.reasons.get(result.reason, 0) + count
+        self.gone += count
+        self.pending, self.pending_bytes = self.pending - in_memory, self.pending_bytes - size
+        if spooled is not None:
+            self.spooled, self.spooled_bytes = spooled
 
     # -- between memory and spool
 
@@ -84,9 +99,8 @@ class Accounts:
 
     def lose(self, size: int, result: BatchResult) -> None:
         """The spool itself gave a message up."""
-        self._note(1, result)
-        self.gone, self.spooled = self.gone + 1, max(0, self.spooled - 1)
-        self.spooled_bytes = max(0, self.spooled_bytes - size) if self.spooled else 0
+        left = max(0, self.spooled - 1)
+        self._end(result, 1, spooled=(left, max(0, self.spooled_bytes - size) if left else 0))
 
     def take_back(self, size: int) -> None:
         """A message that was arriving is not accepted after all."""
@@ -94,9 +108,15 @@ class Accounts:
 
     # -- looks
 
-    def recount(self, pending: int, pending_bytes: int) -> None:
-        """Correct the bounds after an exception interrupted a change; messages without an outcome stay accepted."""
+    def recount(self, seen: int, pending: int, pending_bytes: int) -> bool:
+        """Correct the bounds after an exception interrupted a change; messages without an outcome stay accepted.
+
+        `False`: messages came while they were counted, as `pending` is not what was `seen` before.
+        """
+        if self.pending != seen:
+            return False
         self.pending, self.pending_bytes = pending, pending_bytes
+        return True
 
     def statistics(self, in_flight: int, in_flight_bytes: int, oldest_age: float) -> Statistics:
         reasons = Counts(self.reasons)

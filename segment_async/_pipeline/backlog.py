@@ -14,6 +14,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Final
 
+from segment_async._outcome import BatchResult
+
 from .batch import MAX_BATCH_MESSAGES, Batch, OpenBatch
 from .circuit import CircuitBreaker
 from .delivery import Record
@@ -120,15 +122,32 @@ class Backlog:
         index = bisect_left(self.waiting, batch.start, key=_by_start)
         return index if index < len(self.waiting) and self.waiting[index] is batch else None
 
-    def repair(self) -> None:
-        """Make the places consistent again after an exception interrupted a change."""
-        if self.open is not None:
-            self.open.repair()
-        unique = {id(batch): batch for batch in self.waiting if batch.record.result(batch.offset) is None}
-        self.waiting = sorted(unique.values(), key=_by_start)
-        for batch in list(self.in_flight):
-            if id(batch) in unique or batch.record.result(batch.offset) is not None:
-                del self.in_flight[batch]
+    def repair(self) -> list[tuple[Batch | OpenBatch, BatchResult]]:
+        """Make the places consistent again after an exception interrupted a change.
+
+        Meanwhile a batch may be in two places, beside its own parts, sealed and still open, or settled and still here.
+        Returns those that were settled.
+        """
+        settled: list[tuple[Batch | OpenBatch, BatchResult]] = []
+        whole: list[Batch] = []
+        for batch in sorted({*self.waiting, *self.in_flight}, key=_by_start_and_size):
+            result = batch.record.result(batch.offset)
+            if result is not None:
+                settled.append((batch, result))
+            elif not whole or batch.start >= whole[-1].stop:
+                whole.append(batch)
+        waiting = set(self.waiting)
+        self.waiting = [batch for batch in whole if batch in waiting]
+        self.in_flight = {batch: None for batch in whole if batch not in waiting}
+        opened = self.open
+        if opened is not None:
+            opened.repair()
+            result = opened.record.result(opened.offset)
+            if result is not None:
+                settled.append((opened, result))
+            if result is not None or (whole and opened.start < whole[-1].stop):
+                self.open = None
+        return settled
 
     # -- limits
 
@@ -274,3 +293,7 @@ class Backlog:
 
 def _by_start(batch: Batch) -> int:
     return batch.start
+
+
+def _by_start_and_size(batch: Batch) -> tuple[int, int]:
+    return batch.start, -batch.count

@@ -166,8 +166,8 @@ class OpenBatch:
     """
 
     __slots__ = (
-        "_bodies", "_gzip", "_has_keys", "_lengths", "_max_bytes", "_max_messages", "_press", "_pressed_bytes",
-        "deliveries", "offset", "opened_at", "record", "sends", "size", "start",
+        "_bodies", "_gzip", "_has_keys", "_lengths", "_max_bytes", "_max_messages", "_placed", "_press",
+        "_pressed_bytes", "deliveries", "offset", "opened_at", "record", "sends", "size", "start",
     )  # fmt: skip
 
     def __init__(
@@ -198,6 +198,8 @@ class OpenBatch:
         self._pressed_bytes = 0
         self._lengths = array("H")
         self._bodies: list[bytes] = []
+        # The messages' bodies, once the messages themselves have given them up.
+        self._placed: list[bytes] | None = None
 
     @property
     def count(self) -> int:
@@ -258,21 +260,24 @@ class OpenBatch:
         batch.unplaced = self.deliveries
         return batch
 
-    def place(self) -> None:
-        """The messages have their outcomes in the record from now on."""
+    def place(self) -> bool:
+        """The messages have their outcomes in the record from now on. Returns whether they had not before."""
+        if self._placed is None:
+            self._placed = bodies_of(self.deliveries)
         place_all(self.deliveries, self.record)
+        return True
 
     def repair(self) -> None:
         """Make the batch whole again after an exception interrupted one of its methods; compression starts over."""
         self._press = _Press(self._gzip)
         self._pressed_bytes = 0
         self._lengths = array("H")
-        self._bodies = bodies_of(self.deliveries)
+        self._bodies = self.bodies()
         self.size = sum(map(len, self._bodies))
 
     def bodies(self) -> list[bytes]:
         """Each message's JSON, in order."""
-        return bodies_of(self.deliveries)
+        return bodies_of(self.deliveries) if self._placed is None else self._placed.copy()
 
 
 class Lineage:
@@ -332,11 +337,15 @@ class Batch:
         self.lineage = lineage if lineage is not None else Lineage()
         self.unplaced: list[Delivery] | None = None
 
-    def place(self) -> None:
-        """The messages have their outcomes in the record from now on, and their bytes here."""
-        if self.unplaced is not None:
-            place_all(self.unplaced, self.record)
-            self.unplaced = None
+    def place(self) -> bool:
+        """The messages have their outcomes in the record from now on, and their bytes here. Returns whether they had
+        not before.
+        """
+        if self.unplaced is None:
+            return False
+        place_all(self.unplaced, self.record)
+        self.unplaced = None
+        return True
 
     @property
     def count(self) -> int:

@@ -120,8 +120,7 @@ class Consumer:
                 return None
             backlog.wait(batch)
             backlog.open = None
-        batch.place()
-        self._queue.queued.moved.notify()
+        self._queue.place(batch)
         return batch
 
     def _take_answers(self) -> None:
@@ -155,7 +154,7 @@ class Consumer:
 
     def _start_request(self, batch: Batch) -> None:
         loop = asyncio.get_running_loop()
-        batch.place()
+        self._queue.place(batch)
         with self._queue.changing() as backlog:
             if not backlog.mark_in_flight(batch):
                 # Another thread has dropped it to make room.

@@ -37,8 +37,8 @@ from .retry import RetryPolicy
 from .settlement import Settlement
 from .spool_feed import SpoolFeed
 
-# Under "drop_oldest" what is in flight, and what goes at once to make room, are a tenth of the bound together: batches
-# are so small that the newest nine tenths always stay.
+# Under "drop_oldest" what is in flight, and what goes at once to make room, are a tenth of the bounds together: batches
+# are so small, in messages and in bytes, that the newest nine tenths always stay.
 _EVICTED_SHARE: Final = 10
 
 
@@ -81,8 +81,11 @@ class Pipeline:
     ) -> None:
         policy = options.retry
         envelope = Envelope(options.write_key)
-        evictable = _EVICTED_SHARE * (options.max_in_flight + 1)
-        drops_oldest = options.overflow == "drop_oldest"
+        max_bytes, max_messages = MAX_BODY_BYTES - envelope.size, MAX_BATCH_MESSAGES
+        if options.overflow == "drop_oldest":
+            evictable = _EVICTED_SHARE * (options.max_in_flight + 1)
+            max_bytes = min(max_bytes, options.max_queue_bytes // evictable)
+            max_messages = max(1, options.max_queue_size // evictable)
         if options.gzip:
             # Imported now: a process that forks amid an import leaves its lock taken in the child.
             fastest()
@@ -93,8 +96,8 @@ class Pipeline:
             flush_interval=options.flush_interval,
             max_in_flight=options.max_in_flight,
             give_up_after=policy.give_up_after,
-            max_bytes=MAX_BODY_BYTES - envelope.size,
-            max_messages=max(1, options.max_queue_size // evictable) if drops_oldest else MAX_BATCH_MESSAGES,
+            max_bytes=max_bytes,
+            max_messages=max_messages,
             gzip=options.gzip,
             has_keys=spool is not None,
         )

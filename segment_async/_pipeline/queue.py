@@ -184,7 +184,8 @@ class Queue:
                     return taken
                 if waiter is None:
                     waiter = Waiter(size, paced)
-                    self.room.waiters[waiter] = None
+                    with self.lock:
+                        self.room.waiters[waiter] = None
                     continue
                 await self._sleep(waiter)
         finally:
@@ -202,7 +203,7 @@ class Queue:
         """
         with self.lock:
             self.check_open()
-            taken = (self.accounts.has_room(size) and self.room.is_for_all()) or self._made_room(size)
+            taken = self.room.is_for_all(size) or self._made_room(size)
             if taken:
                 self._take(delivery, size)
         self._announce()
@@ -235,21 +236,23 @@ class Queue:
         self._messages.append(delivery)
 
     def _announce(self) -> None:
-        """Wake the consumer for unread messages, once: it says when it is to be woken again.
+        """Wake the consumer for unread messages, once: when it goes to sleep it says when to wake it next.
 
         The first message of a batch only starts its clock if the consumer will look before the batch is due: waking it
         would make that call cost three times as much, and it would find nothing to do.
         """
-        backlog = self.backlog
         if self.accounts.pending >= self.accounts.max_messages:
             self.room.note_full()
-        elif len(self.ready) == 1 and backlog.waits_for_company(now := self.clock.now()):
+        else:
+            now = self.clock.now()
             with self.lock:
-                backlog.unread_since = now
-                self._wake_at = backlog.wake_at(now)
-            return
-        self.notify()
+                if len(self.ready) == 1 and self.backlog.waits_for_company(now):
+                    self.backlog.unread_since = now
+                    self._wake_at = self.backlog.wake_at(now)
+                    return
+        # First, as a consumer in another thread may be awake, and asleep again, before `notify` returns.
         self._wake_at = sys.maxsize
+        self.notify()
 
     # -- callers that wait for room
 
@@ -306,8 +309,9 @@ class Queue:
         if self.overflow == "raise":
             raise QueueFull("the queue is full: messages come faster than they can be sent")
         if self.overflow == "drop_oldest" and not self._change.is_going_on:
-            while not self.accounts.has_room(size) and self._drop_oldest():
-                pass
+            with self.changing():
+                while not self.accounts.has_room(size) and self._drop_oldest():
+                    pass
             return self.accounts.has_room(size)
         return False
 
@@ -392,6 +396,11 @@ class Queue:
             self.attempts.pop(key, None)
         return ends[count - 1], None
 
+    def place(self, batch: Batch | OpenBatch) -> None:
+        """The messages of a batch have their outcomes in its record from now on: wake what waits for one of them."""
+        if batch.place():
+            self.queued.moved.notify()
+
     def settle(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         """The messages of a batch have their outcome."""
         with self.changing():
@@ -400,7 +409,7 @@ class Queue:
 
     def _settle(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         first = batch.offset
-        batch.place()
+        self.place(batch)
         batch.record.settle(first, first + batch.count, result)
         self.accounts.settle(batch.count, batch.size, result)
         self.backlog.remove(batch)
@@ -408,24 +417,35 @@ class Queue:
 
     def keep(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         """At the close of a client with a spool: the messages are in the spool, and pending. The lock is held."""
-        batch.place()
+        self.place(batch)
         batch.record.settle(batch.offset, batch.offset + batch.count, result)
         self.accounts.unload(batch.count, batch.size)
         self.backlog.remove(batch)
 
     def repair(self) -> None:
         """Make everything consistent again after an exception interrupted a change, wherever that was."""
+        accounts = self.accounts
         with self.changing() as backlog:
-            backlog.repair()
+            settled = backlog.repair()
             if backlog.open is not None:
                 self.read_count = max(self.read_count, backlog.open.stop)
-            batches = list(backlog.batches())
-            bodies = bodies_of(self.ready) + (bodies_of([*self._messages, *self.appending]) if self.has_spool else [])
-            self.accounts.recount(
-                len(bodies) + sum(batch.count for batch in batches),
-                sum(map(len, bodies)) + sum(batch.size for batch in batches),
-            )
+            for batch, result in settled:
+                if accounts.pending >= self._count_pending()[0] + batch.count:
+                    # It was interrupted before it was counted.
+                    accounts.settle(batch.count, batch.size, result)
+            while not accounts.recount(accounts.pending, *self._count_pending()):
+                pass
+        self.queued.moved.notify()
         self.notify()
+
+    def _count_pending(self) -> tuple[int, int]:
+        """Messages in memory, and bytes of their JSON, counted one by one."""
+        batches = list(self.backlog.batches())
+        bodies = bodies_of(self.ready) + (bodies_of([*self._messages, *self.appending]) if self.has_spool else [])
+        return (
+            len(bodies) + sum(batch.count for batch in batches),
+            sum(map(len, bodies)) + sum(batch.size for batch in batches),
+        )
 
     # -- the consumer goes to sleep
 

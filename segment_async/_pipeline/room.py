@@ -63,6 +63,14 @@ class Room:
         """No room for the next message: what waits in batches should leave now."""
         return self._full_since is not None or self._accounts.pending >= self._accounts.max_messages
 
+    @property
+    def _places(self) -> int:
+        return self._accounts.max_messages - self._accounts.pending
+
+    @property
+    def _bytes(self) -> int:
+        return self._accounts.max_bytes - self._accounts.pending_bytes
+
     def note_full(self) -> None:
         if self._full_since is None:
             self._full_since = self._clock.now()
@@ -77,15 +85,24 @@ class Room:
         left = self._full_since + self.timeout - self._clock.now()
         return left if left > MOMENT else 0.0
 
-    def is_for_all(self) -> bool:
-        """Nothing waits for room; what waits only waits for messages to be read."""
-        return not self.waiters or self._accounts.has_room(next(iter(self.waiters)).size)
+    def is_for_all(self, size: int) -> bool:
+        """Whether a message of so many bytes takes no waiter's room: not that of one that was woken and is about to
+        take it, nor that of the first that was not, unless it only waits for messages to be read.
+        """
+        places, room = self._places, self._bytes
+        for waiter in self.waiters:
+            if places <= 0 or room < waiter.size:
+                return False
+            if not waiter.woken:
+                break
+            places -= 1
+            room -= waiter.size
+        return places > 0 and room >= size
 
     def to_wake(self, is_piled_up: bool) -> list[asyncio.Future[None]]:
         """The waiters that there is room for; paced ones only if unread messages are not piled up."""
         woken: list[asyncio.Future[None]] = []
-        places = self._accounts.max_messages - self._accounts.pending
-        room = self._accounts.max_bytes - self._accounts.pending_bytes
+        places, room = self._places, self._bytes
         for waiter in list(islice(self.waiters, max(places, 0) + 1)):
             places -= 1
             room -= waiter.size

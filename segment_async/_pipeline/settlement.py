@@ -173,9 +173,10 @@ class Settlement:
             self._replace(backlog, batch, parts)
 
     def _replace(self, backlog: Backlog, batch: Batch, parts: list[Batch]) -> None:
-        backlog.remove(batch)
+        # In this order: `repair` can remove parts beside the whole, but messages that are nowhere are lost.
         for part in parts:
             backlog.wait(part)
+        backlog.remove(batch)
 
     def _give_up_holds(self, batch: Batch, keys: Collection[int]) -> None:
         """Messages that other processes deliver now: this one neither sends nor settles them any more."""

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segment_async import SpoolUnavailable
-from segment_async.spool import DeadLetter, PendingMessage, ShardStatus, SpoolVisitor
+from segment_async.spool import DeadLetter, PendingMessage, ShardStatus, SpoolInspector
 
 _PATH = click.argument("path", type=click.Path(path_type=Path))
 _LIMIT = click.option("--limit", default=20, show_default=True, metavar="N", help="Show so many, the oldest first.")
@@ -124,9 +124,9 @@ def export(path: Path, of_dead_letters: bool, output: Any) -> None:
 
 
 @contextmanager
-def _visit(path: Path) -> Iterator[SpoolVisitor]:
+def _visit(path: Path) -> Iterator[SpoolInspector]:
     try:
-        yield SpoolVisitor(path)
+        yield SpoolInspector(path)
     except (SpoolUnavailable, OSError) as fault:
         raise click.ClickException(str(fault)) from fault
 

@@ -1,12 +1,11 @@
-"""The spool's door: where accepted messages wait on disk, and what it takes to put something else there.
+"""Where accepted messages wait on disk, and what it takes to keep them somewhere else.
 
-    Client(key, spool="analytics.db")                                   # SQLite, as it comes
+    Client(key, spool="analytics.db")                                   # SQLite with its defaults
     Client(key, spool=SQLiteSpool("analytics.db", max_bytes=2**32))     # with options
-    Client(key, spool=MySpool())                                        # anything that keeps the protocol `Spool`
+    Client(key, spool=MySpool())                                        # any implementation of the protocol `Spool`
 
-`SpoolVisitor` looks at what is on disk from outside, and changes it, beside running processes.
-
-The protocol is described, call by call, at `Spool` and at the top of the file that it lives in.
+`SpoolInspector` shows and changes what is on disk, with or without processes that use it. `Spool` describes the
+protocol call by call.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,33 +13,48 @@ from typing import TYPE_CHECKING, Any
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Status
 
-from ._protocol import Appended, DroppedMessage, Spool, SpoolStatistics, StoredMessage, Window
+from ._protocol import (
+    Appended,
+    AppendResult,
+    DroppedMessage,
+    Intake,
+    NewMessage,
+    Outlet,
+    Spool,
+    SpoolStatistics,
+    StoredMessage,
+    Window,
+)
 
 if TYPE_CHECKING:
+    from ._inspect import DeadLetter, PendingMessage, ShardStatus, SpoolInspector
     from ._sqlite import SQLiteSpool
-    from ._visit import DeadLetter, PendingMessage, ShardStatus, SpoolVisitor
 
-# The engine brings sqlite3 along, which a client without a spool does not need.
+# The engine imports sqlite3, which a client without a spool does not need.
 _ENGINE = {
-    "DeadLetter": "_visit",
-    "PendingMessage": "_visit",
+    "DeadLetter": "_inspect",
+    "PendingMessage": "_inspect",
     "SQLiteSpool": "_sqlite",
-    "ShardStatus": "_visit",
-    "SpoolVisitor": "_visit",
+    "ShardStatus": "_inspect",
+    "SpoolInspector": "_inspect",
 }
 
 __all__ = [
+    "AppendResult",
     "Appended",
     "BatchResult",
     "DeadLetter",
     "DroppedMessage",
+    "Intake",
+    "NewMessage",
+    "Outlet",
     "PendingMessage",
     "SQLiteSpool",
     "ShardStatus",
     "Spool",
+    "SpoolInspector",
     "SpoolStatistics",
     "SpoolUnavailable",
-    "SpoolVisitor",
     "Status",
     "StoredMessage",
     "Window",

@@ -1,13 +1,17 @@
-"""The files of a spool: their names, whose they are, what is set aside.
+"""The files of a spool: their names, who may write beside them, whose they are, and who has them open.
 
-    analytics.db                  the first process's shard; analytics.db.1, analytics.db.2 … those of further ones
-    analytics.db-wal, -shm        SQLite's own
-    analytics.db.lock             the lock, the watermark, and the reserve for a full disk
-    analytics.db.new, .mended     a file being made; one that is whole and only has to take its place
-    analytics.db.log              a mended log that only has to take its place
-    analytics.db.corrupt-…        what was damaged, kept for a look
+    analytics.db                  the shard of the first process; analytics.db.1, analytics.db.2 … those of further ones
+    analytics.db-wal, -shm        SQLite's log and its index
+    analytics.db.lock             the lock of the process that uses the shard, and the watermark
+    analytics.db.new              a file being made
+    analytics.db.salvaged         a file that is complete and only has to take the place of the damaged one
+    analytics.db.corrupt-…        a damaged file that was set aside
 
-This file knows no tables, and not who holds what.
+POSIX drops all of a process's locks on a file when the process closes *any* descriptor of it, and SQLite's locks are of
+that kind. So a process opens a database and a lock file once, and `open_files` knows which it has open. A forked child
+never opens what its parent had open: SQLite in the child would believe that it holds the parent's locks.
+
+This file knows no tables and no messages.
 """
 
 from __future__ import annotations
@@ -18,49 +22,70 @@ import glob
 import os
 import re
 import stat
+import threading
 import time
 from pathlib import Path
 from typing import Final
 
 from segment_async._exceptions import SpoolUnavailable
 
+from ._tables import Counters, Damaged
+
 _SQLITE_MARK: Final = b"SQLite format 3\0"
 APPLICATION_ID: Final = 0x73A9C55B
-"""Four bytes of our own in SQLite's header, none of them zero, so that a scratched mark can be told from none."""
-FORMAT: Final = 1
-"""Of the tables. A file with a higher one was written by a newer version."""
+"""Marks our files in SQLite's header. No byte is zero, so that a damaged mark differs from a missing one."""
+FORMAT: Final = 2
+"""Of the tables. A file with a higher number was written by a newer version."""
 
 
 def user_version(number: int) -> int:
-    """The format and its complement: a flipped bit must not make a file look as if it were newer."""
+    """The format and its complement, so that a flipped bit cannot make a file look newer."""
     return number << 16 | ~number & 0xFFFF
+
+
+# -- names
 
 
 class Place:
     """The paths around one shard's database."""
 
-    def __init__(self, database: Path) -> None:
-        self.database = database
-        self.log = database.with_name(database.name + "-wal")
-        self.shared_memory = database.with_name(database.name + "-shm")
-        self.lock = database.with_name(database.name + ".lock")
-        self.new = database.with_name(database.name + ".new")
-        self.mended = database.with_name(database.name + ".mended")
-        self.kept_log = database.with_name(database.name + ".log")
+    def __init__(self, base: Path, slot: int = 0) -> None:
+        self.slot = slot
+        self.database = base.with_name(f"{base.name}.{slot}") if slot else base
+        self.log = self._beside("-wal")
+        self.shared_memory = self._beside("-shm")
+        self.lock = self._beside(".lock")
+        self.new = self._beside(".new")
+        self.salvaged = self._beside(".salvaged")
 
-    def looks(self) -> object:
-        """Something that changes when somebody writes to the shard."""
+    def _beside(self, suffix: str) -> Path:
+        return self.database.with_name(self.database.name + suffix)
+
+    def log_size(self) -> int:
+        return _size(self.log)
+
+    def disk_size(self) -> int:
+        return _size(self.database) + _size(self.log)
+
+    def stamp(self) -> object:
+        """Something that changes when the shard is written to."""
         return [(path.stat().st_mtime_ns, path.stat().st_size) for path in (self.database, self.log) if path.exists()]
 
     def corrupt_files(self) -> list[Path]:
         return sorted(self.database.parent.glob(glob.escape(self.database.name) + ".corrupt-*"))
 
-    def set_aside(self) -> None:
-        """Move the database and its log out of the way, under names that fit each other, and let nothing take over
-        the old log.
-        """
+    def finish_salvage(self) -> None:
+        """Set the damaged file aside and put the salvaged one in its place, if one is waiting."""
+        self.new.unlink(missing_ok=True)
+        if self.salvaged.exists():
+            self._set_aside()
+            self.salvaged.rename(self.database)
+            sync_folder(self.database.parent)
+
+    def _set_aside(self) -> None:
+        """Move the database and its log out of the way, under names that fit each other."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.urandom(3).hex()}"
-        corrupt = self.database.with_name(f"{self.database.name}.corrupt-{stamp}")
+        corrupt = self._beside(f".corrupt-{stamp}")
         for path, target in ((self.log, corrupt.with_name(corrupt.name + "-wal")), (self.database, corrupt)):
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_size:
@@ -70,41 +95,15 @@ class Place:
         self.shared_memory.unlink(missing_ok=True)
         sync_folder(self.database.parent)
 
-    def keep_log(self, content: bytes) -> None:
-        """Put a log away that is to be used when the one that is there has been closed, and removed with it."""
-        descriptor = os.open(self.kept_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-
-    def use_kept_log(self) -> None:
-        if self.kept_log.exists():
-            self.kept_log.replace(self.log)
-            self.shared_memory.unlink(missing_ok=True)
-            sync_folder(self.database.parent)
-
-    def finish_mending(self) -> None:
-        """Put a mended database in the place of the damaged one; does nothing where none is waiting."""
-        self.new.unlink(missing_ok=True)
-        if self.mended.exists():
-            self.set_aside()
-            self.mended.rename(self.database)
-            sync_folder(self.database.parent)
-
 
 def base_path(path: str | os.PathLike[str]) -> Path:
-    """The same file under the same name for everybody, wherever they stand; the file itself may not be a link."""
-    folder, name = os.path.split(os.path.abspath(path))
+    """One name for one file, with `~` expanded and links in the folder's path resolved."""
+    folder, name = os.path.split(os.path.abspath(os.path.expanduser(path)))
     return Path(os.path.realpath(folder), name)
 
 
-def shard_path(base: Path, slot: int) -> Path:
-    return base if slot == 0 else base.with_name(f"{base.name}.{slot}")
-
-
 def slots_on_disk(base: Path) -> list[int]:
-    """The numbers of all shards that exist beside the path."""
+    """The numbers of all shards beside the path."""
     pattern = re.compile(re.escape(base.name) + r"(?:\.([1-9]\d{0,5}))?")
     try:
         names = os.listdir(base.parent)
@@ -113,68 +112,15 @@ def slots_on_disk(base: Path) -> list[int]:
     return sorted(int(match[1] or 0) for name in names if (match := pattern.fullmatch(name)))
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make the folder, for its owner alone, or check the one that is there.
-
-    Raises:
-        SpoolUnavailable: everybody may write to it.
-    """
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            each.mkdir(mode=0o700)
-            sync_folder(each.parent)
-    if folder.stat().st_mode & stat.S_IWOTH:
-        raise SpoolUnavailable(f"{folder} may be written to by everybody; choose another folder for the spool")
-
-
-def inspect(place: Place) -> bool:
-    """Whether there is a database of ours; damaged ones are, with a mark that is still recognisable.
-
-    Raises:
-        SpoolUnavailable: what is there is not ours, is newer, or is no regular file. It was not touched.
-    """
-    path = place.database
-    for each in (path, place.log, place.shared_memory, place.lock):
-        if each.is_symlink():
-            raise SpoolUnavailable(f"{each} is a symbolic link; the spool follows none")
+def _size(path: Path) -> int:
     try:
-        status = path.stat()
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(status.st_mode):
-        raise SpoolUnavailable(f"{path} is not a regular file")
-    if status.st_size == 0:
-        return False
-    with path.open("rb") as file:
-        _check_header(path, file.read(100))
-    return True
-
-
-def _check_header(path: Path, header: bytes) -> None:
-    mark = header[:16] + header[68:72]
-    ours = _SQLITE_MARK + APPLICATION_ID.to_bytes(4, "big")
-    scratches = sum(one != other for one, other in zip(mark, ours, strict=False)) + len(ours) - len(mark)
-    # A file cut off within its header has lost the second mark; the lock beside it tells that it was ours.
-    cut_off = len(header) < 100 and ours.startswith(header[:16]) and path.with_name(path.name + ".lock").exists()
-    if scratches > 3 and not cut_off:
-        raise SpoolUnavailable(f"{path} is not a spool; it was left as it is")
-    version = int.from_bytes(header[60:64], "big")
-    number = version >> 16
-    if len(header) == 100 and version == user_version(number) and number > FORMAT:
-        raise SpoolUnavailable(f"{path} was written by a newer version of segment_async (format {number})")
-
-
-def is_scratched(database: Path) -> bool:
-    """Whether SQLite would take the file for one of another version, or for one that may not be written."""
-    with database.open("rb") as file:
-        header = file.read(100)
-    versions, schema_format = header[18:20], int.from_bytes(header[44:48], "big")
-    return len(header) == 100 and (versions not in (b"\1\1", b"\2\2") or not 1 <= schema_format <= 4)
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names in it survive a power loss, where the file system knows of such a thing."""
+    """Make the names in it survive a power loss, on file systems that support it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -193,6 +139,246 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_private(path: Path) -> None:
-    if path.exists() and path.stat().st_mode & 0o077:
-        path.chmod(0o600)
+# -- what may be used
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Find out at construction whether a spool can be at this path; returns its one name.
+
+    Raises:
+        ValueError: it cannot; says why, and what to do.
+    """
+    base = base_path(path)
+    folder = base.parent
+    try:
+        if base.is_dir():
+            raise ValueError(
+                f"the spool's path {base} is a folder: give the path of a file, such as {base}/analytics.db"
+            )
+        if not folder.exists() and not folder.parent.is_dir():
+            raise ValueError(f"the spool's folder {folder} does not exist, and neither does {folder.parent}")
+        if folder.exists():
+            check_folder(folder, base.name)
+            with open_files.guard:
+                check_files(Place(base))
+    except SpoolUnavailable as refusal:
+        raise ValueError(str(refusal)) from None
+    except Damaged:
+        # It is ours, and is salvaged when it is opened.
+        pass
+    except OSError as fault:
+        raise ValueError(f"the spool's path {base} cannot be used: {fault.strerror}") from None
+    return base
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Raise `SpoolUnavailable` if other users may write to the folder.
+
+    They could exchange the spool's files. The group may write if it is the process's own primary group, as on systems
+    where each user has a group.
+    """
+    status = folder.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise SpoolUnavailable(f"the spool's folder {folder} is not a folder")
+    group_may_write = status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid()
+    if status.st_mode & stat.S_IWOTH or group_may_write:
+        mode = stat.S_IMODE(status.st_mode)
+        raise SpoolUnavailable(
+            f"other users may write to the spool's folder {folder} (mode {mode:04o}): give a path in a sub-folder, such "
+            f"as {folder / 'spool' / name}, which is created for its owner alone, or take their permission away "
+            f"(chmod go-w {folder})"
+        )
+
+
+def prepare_folder(base: Path) -> None:
+    """Make the folder, for its owner alone, or check the one that is there."""
+    folder = base.parent
+    if not folder.exists():
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            sync_folder(folder.parent)
+    check_folder(folder, base.name)
+
+
+def check_files(place: Place) -> bool:
+    """Whether there is a database of ours. Call it with the guard of `open_files` held.
+
+    Raises:
+        SpoolUnavailable: what is there is not ours, is of another version, or is no regular file. It was not touched.
+        Damaged: it is ours, but SQLite would misread its header.
+    """
+    path = place.database
+    for each in (path, place.log, place.shared_memory, place.lock):
+        if each.is_symlink():
+            raise SpoolUnavailable(f"{each} is a symbolic link, and the spool follows none: give the path of the file")
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        raise SpoolUnavailable(f"{path} is not a regular file")
+    if status.st_size == 0:
+        return False
+    if not open_files.is_open(path):
+        with path.open("rb") as file:
+            _check_header(path, file.read(100))
+    return True
+
+
+def _check_header(path: Path, header: bytes) -> None:
+    mark = header[:16] + header[68:72]
+    ours = _SQLITE_MARK + APPLICATION_ID.to_bytes(4, "big")
+    wrong = sum(one != other for one, other in zip(mark, ours, strict=False)) + len(ours) - len(mark)
+    # A file cut off within its header has lost the second mark; the lock file beside it shows that it was ours.
+    is_cut_off = len(header) < 100 and ours.startswith(header[:16]) and path.with_name(path.name + ".lock").exists()
+    if wrong > 3 and not is_cut_off:
+        raise SpoolUnavailable(f"{path} is not a spool; it was left as it is: give another path")
+    version = int.from_bytes(header[60:64], "big")
+    number = version >> 16
+    if len(header) == 100 and version == user_version(number) and number != FORMAT:
+        age = "a newer" if number > FORMAT else "an older, unreleased"
+        raise SpoolUnavailable(f"{path} was written by {age} version of segment_async (format {number})")
+    # With other bytes here SQLite would call the file read-only, or of another version.
+    is_known = header[18:20] in (b"\1\1", b"\2\2") and 1 <= int.from_bytes(header[44:48], "big") <= 4
+    if len(header) == 100 and not is_known:
+        raise Damaged("its header is damaged")
+
+
+# -- what this process has open
+
+FileId = tuple[int, int]
+
+
+class _OpenFiles:
+    """The databases and lock files that this process has open, by device and inode.
+
+    Attributes:
+        guard: held while a file is looked for, opened and registered, so that no two threads open the same one.
+        databases: each with the `Database` that opened it.
+    """
+
+    def __init__(self) -> None:
+        self.guard = threading.RLock()
+        self.databases: dict[FileId, object] = {}
+        self.locks: set[FileId] = set()
+        self._inherited: set[FileId] = set()
+        self._pid = os.getpid()
+
+    def is_open(self, path: Path) -> bool:
+        return file_id(path) in self.databases
+
+    def is_inherited(self, path: Path) -> bool:
+        """Whether a parent of this process had the database open when it forked."""
+        return file_id(path) in self._inherited
+
+    def forget(self) -> None:
+        """In a forked child, which has none of its parent's locks; does nothing the second time."""
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        self.guard = threading.RLock()
+        self._inherited.update(self.databases)
+        self.databases.clear()
+        self.locks.clear()
+
+
+open_files: Final = _OpenFiles()
+
+
+def file_id(path: Path) -> FileId:
+    """Device and inode; zeros if there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino
+
+
+class Lock:
+    """The lock of one shard, held by this process until it ends or calls `close`.
+
+    The system releases it however the process dies, and a forked child does not have it.
+
+    Its file also has the watermark: the counters as of the last transaction that was acknowledged, written after that
+    and never synced. After a power loss it may be behind, never ahead. So a database that knows less than its
+    watermark has lost something, which SQLite does not notice when the end of its log is damaged.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        self._path = path
+        self._descriptor = descriptor
+        self._id = status.st_dev, status.st_ino
+
+    @classmethod
+    def acquire(cls, path: Path) -> Lock | None:
+        """Take the lock; `None` if another process, or another spool of this one, has it."""
+        with open_files.guard:
+            # Opening and closing the file once more would release the lock.
+            if file_id(path) in open_files.locks:
+                return None
+            descriptor = _lock(path)
+            if descriptor is None:
+                return None
+            lock = cls(path, descriptor)
+            open_files.locks.add(lock._id)
+            return lock
+
+    def is_in_place(self) -> bool:
+        return file_id(self._path) == self._id
+
+    def set_watermark(self, counters: Counters) -> None:
+        content = counters.pack()
+        os.pwrite(self._descriptor, _LOCK_MARK + bytes([len(content)]) + content, 0)
+
+    def watermark(self) -> Counters | None:
+        return _parse_watermark(os.pread(self._descriptor, 512, 0))
+
+    def close(self) -> None:
+        with open_files.guard:
+            if self._descriptor >= 0:
+                open_files.locks.discard(self._id)
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+
+_LOCK_MARK: Final = b"segment-async spool\n"
+
+
+def peek_watermark(place: Place) -> Counters | None:
+    """The watermark of a shard that this process does not use."""
+    with open_files.guard, contextlib.suppress(OSError):
+        if file_id(place.lock) not in open_files.locks and not place.lock.is_symlink():
+            with place.lock.open("rb") as file:
+                return _parse_watermark(file.read(512))
+    return None
+
+
+def _parse_watermark(content: bytes) -> Counters | None:
+    start = len(_LOCK_MARK) + 1
+    if len(content) < start or not content.startswith(_LOCK_MARK):
+        return None
+    return Counters.unpack(content[start : start + content[start - 1]])
+
+
+def _lock(path: Path) -> int | None:
+    try:
+        import fcntl
+    except ImportError:
+        raise SpoolUnavailable("this system has no record locks: the spool needs a POSIX system") from None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except (BlockingIOError, PermissionError):
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # The file was removed between opening and locking: others would not find what is locked.
+        os.close(descriptor)

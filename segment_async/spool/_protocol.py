@@ -38,6 +38,9 @@ class NewMessage(NamedTuple):
     message_id: str
     body: bytes
 
+    def __repr__(self) -> str:
+        return f"NewMessage(message_id={self.message_id!r}, body=<{len(self.body)} bytes>)"
+
 
 class Appended(NamedTuple):
     """What became of one appended message.
@@ -66,6 +69,10 @@ class DroppedMessage(NamedTuple):
     body: bytes
     reason: str
 
+    def __repr__(self) -> str:
+        body = f"<{len(self.body)} bytes>"
+        return f"DroppedMessage(message_id={self.message_id!r}, body={body}, reason={self.reason!r})"
+
 
 class AppendResult(NamedTuple):
     """Answers to one `append_nowait`, in the order of its messages, and what was dropped to make room for them."""
@@ -86,6 +93,10 @@ class StoredMessage(NamedTuple):
     message_id: str
     body: bytes
     attempts: int = 0
+
+    def __repr__(self) -> str:
+        body = f"<{len(self.body)} bytes>"
+        return f"StoredMessage(key={self.key}, message_id={self.message_id!r}, body={body}, attempts={self.attempts})"
 
 
 class Window(NamedTuple):

@@ -1,21 +1,21 @@
-"""The embedded spool: SQLite in a file, one thread that writes, one commit for all who wait.
+"""The SQLite engine: both roles in one object that any thread and any loop may call, and one thread that writes.
 
-    append, sending, settle, read ─► requests ─► the writing thread, turn by turn:
-                                                   notes and new messages ─► one transaction a shard
-                                                   what nobody holds ─► the reader who waits
-                                     answers ◄──── one wake-up a loop and turn
+    append_nowait, read, sending, settle ─► requests ─► the writer's thread, turn by turn:
+                                                          everything that waits ─► one transaction a shard
+                                                          what no process holds ─► the waiting reader
+                                            answers ◄──── one wake-up a loop and turn
 
-While one turn waits for the disk the requests of the next one gather, so that a hundred callers share one sync.
-Where no thread can be started, at the end of the interpreter or after a fork that Python was not told of, whoever asks
-runs the turn.
+While one turn waits for the disk the requests of the next gather, so that all of them share one sync. If no thread can
+be started, at the end of the interpreter or after a fork that Python does not know of, the caller runs the turn.
 
-This file knows requests, threads and loops; it knows no shards and no tables.
+The way of one message: `append_nowait` here, `Writer.commit` and `_Turn` in `_writer`, `Database.transact` in
+`_database`, the statements in `_tables`; `_files` says which files may be used.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import concurrent.futures
 import logging
 import os
 import queue
@@ -23,45 +23,62 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Literal
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult
 
-from ._intake import NewMessage
-from ._ledger import by_slot
-from ._lock import forget_locks
-from ._protocol import Appended, SpoolStatistics, Window
-from ._requests import Answers, Append, Close, Done, Future, GiveBack, Read, Record, Request, give, refusals
-from ._shard import Limits, Note
-from ._shards import Shards
+from ._database import Options, foreign_shard, is_foreign, other_owner
+from ._files import check_path, open_files
+from ._protocol import AppendResult, NewMessage, SpoolStatistics, Window
+from ._writer import Append, Note, Step, Writer
 
 _logger = logging.getLogger("segment_async")
 
-# What one transaction takes at most. The reserve for a full disk is made for it.
-_GROUP: Final = 512
-_GROUP_BYTES: Final = 2**20
+# What one transaction takes at most, so that a turn stays short.
+_TURN_BYTES: Final = 4 * 2**20
+_TURN_REQUESTS: Final = 5_000
+# Seconds until work that is done when there is time goes on.
+_SOON: Final = 0.05
+_MAX_ANSWER: Final = 1_000
+_MAX_FINGERPRINT: Final = 128
+_CLOSED: Final = "the spool is closed"
+
+_Done = Callable[[AppendResult | SpoolUnavailable], None]
+_Future = asyncio.Future[Any]
 
 
 class SQLiteSpool:
-    """A spool in a file: SQLite's write-ahead log, synced before a call returns.
+    """A spool in a file: SQLite's write-ahead log, synced before an append is answered.
 
-    Nothing is opened before the first call. Processes on one path do not meet: each has a file of its own beside it,
-    and goes on with the files of processes that died.
+    The path is checked at construction, and opened at the first call. Processes on one path share nothing: each has a
+    file of its own beside it, and adopts the files of processes that died.
+
+    Refused, and left as they are: files that are no spool, or of another version; symbolic links; folders that other
+    users may write to. The group may write to the folder if it is the process's own primary group.
+
+    While another process reads the spool without end, the write-ahead log cannot be emptied: at 32 MiB messages are
+    refused until that process is gone.
 
     Args:
-        path: of the database; a missing folder is made, for its owner alone. Refused, and left as they are: files
-            that are no spool, or of a newer version; symbolic links; folders that everybody may write to.
+        path: of the file, with `~` expanded. A missing folder is made, for its owner alone, if its parent exists.
         max_bytes: of JSON that one process's file may keep, dead letters included; beyond it an append is ``full``.
-        max_age: seconds after which a message is given up instead of being read; `None`: never.
+        max_age: seconds after which a message is given up instead of being read; `None`: never. Messages age by the
+            monotonic clock while a process runs, and by the wall clock from one process to the next; a wall clock that
+            went back, or forward by more than a year, makes no message older.
         durability: ``"full"``: what was accepted survives a power loss. ``"process"``: it survives the process; the
             last moments before a power loss may be missing, which is noticed and counted.
         on_failure: when the disk refuses, ``"raise"`` `SpoolUnavailable`, or keep messages in ``"memory"``, 32 MiB at
             most, until it takes them.
-        check_interval: seconds between looks at what nobody asks for: files of processes that died, changes made
-            from outside, a disk that works again.
-        clock: seconds of the wall clock; what is kept across restarts cannot use another one.
+        check_interval: seconds between looks at what no call asks for: files of processes that died, changes made by
+            other processes, a disk that works again.
+        key_rotated: the spool's messages are to be sent with this client's write key, though another one stored them.
+            For one start after the key was rotated; without it another key is refused.
+        clock: seconds of the wall clock. `monotonic`: seconds of a clock that is never set.
+
+    Raises:
+        ValueError: an option is out of range, or no spool can be at the path.
     """
 
     def __init__(
@@ -73,72 +90,69 @@ class SQLiteSpool:
         durability: Literal["full", "process"] = "full",
         on_failure: Literal["raise", "memory"] = "raise",
         check_interval: float = 5.0,
+        key_rotated: bool = False,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if durability not in ("full", "process") or on_failure not in ("raise", "memory"):
-            raise ValueError('durability is "full" or "process", on_failure is "raise" or "memory"')
+            raise ValueError('durability must be "full" or "process", and on_failure "raise" or "memory"')
         if max_bytes <= 0 or (max_age is not None and max_age <= 0) or check_interval <= 0:
             raise ValueError("max_bytes, max_age and check_interval must be above zero")
-        limits = Limits(max_bytes, None if max_age is None else int(max_age * 1000), lambda: int(clock() * 1000))
-        # A module's spool stays where it was meant, wherever the program goes before its first call. Where a loop runs
-        # that call is near, and asking for the working folder counts as blocking.
-        path = os.fspath(path) if asyncio._get_running_loop() else os.path.abspath(path)
-        self._make_shards = functools.partial(
-            Shards, path, limits, power_safe=durability == "full", falls_back=on_failure == "memory"
+        self._base = check_path(path)
+        self._options = Options(
+            max_bytes=max_bytes,
+            max_age=max_age,
+            power_safe=durability == "full",
+            falls_back=on_failure == "memory",
+            check_interval=check_interval,
+            key_rotated=key_rotated,
+            wall=clock,
+            monotonic=monotonic,
         )
-        self._check_interval = check_interval
         self._is_closing = False
         self._begin()
         _spools.add(self)
 
+    def __repr__(self) -> str:
+        return f"SQLiteSpool({str(self._base)!r})"
+
     def _begin(self, *, has_threads: bool = True) -> None:
-        """The state of a process that has asked for nothing yet."""
+        """The state of a process that has not called yet."""
         self._pid = os.getpid()
         self._has_threads = has_threads
-        self._shards = self._make_shards()
-        self._snapshot = self._shards.snapshot()
-        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
-        self._readers: deque[Read] = deque()
+        self._writer = Writer(self._base, self._options, self)
+        self._snapshot = self._writer.snapshot()
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._readers: deque[_Read] = deque()
+        # Notes of a turn that failed at an unexpected place: noting them twice does no harm.
+        self._notes: list[Note] = []
+        self._was_read = False
         self._is_closed = False
-        self._next_check = time.monotonic() + self._check_interval
+        self._next_check = time.monotonic() + self._options.check_interval
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        # Held for a turn, so that no fork happens in the midst of one.
+        # Held for a turn, so that no fork happens in the middle of one.
         self.turn = threading.Lock()
 
-    # -- the protocol
+    # -- intake
 
-    async def append(self, message_id: str, body: bytes, *, make_room: bool = False) -> Appended:
-        done = self._new_future()
-        self._submit(Append(NewMessage(message_id.encode(), bytes(body), make_room), done))
-        result: Appended = _raised(await done)
-        return result
+    def claim(self, fingerprint: str) -> None:
+        if not 0 < len(fingerprint) <= _MAX_FINGERPRINT:
+            raise ValueError(f"a fingerprint has 1 to {_MAX_FINGERPRINT} characters")
+        if is_foreign(self._options, fingerprint):
+            raise ValueError(other_owner(self._base))
+        self._options.fingerprint = fingerprint
+        foreign = foreign_shard(self._base, self._options)
+        if foreign is not None:
+            self._options.fingerprint = ""
+            raise ValueError(other_owner(self._base))
 
-    def append_nowait(self, message_id: str, body: bytes, done: Done, *, make_room: bool = False) -> None:
+    def append_nowait(
+        self, messages: Sequence[NewMessage], done: _Done, *, hold: int = 0, make_room: bool = False
+    ) -> None:
         self._refuse_if_closing()
-        self._submit(Append(NewMessage(message_id.encode(), bytes(body), make_room), done))
-
-    async def read(self, max_count: int, max_bytes: int) -> Window:
-        read = Read(max_count, max_bytes, self._new_future())
-        self._submit(read)
-        try:
-            window: Window = _raised(await read.done)
-        except BaseException:
-            if (late := read.leave()) is not None:
-                self._submit(GiveBack(late))
-            raise
-        return window
-
-    async def sending(self, keys: Sequence[int], attempt: int) -> None:
-        await self._record(keys, attempt)
-
-    async def settle(self, keys: Sequence[int], fate: BatchResult) -> None:
-        await self._record(keys, fate)
-
-    async def _record(self, keys: Sequence[int], what: int | BatchResult) -> None:
-        done = self._new_future()
-        self._submit(Record(keys, what, done))
-        _raised(await done)
+        stored = [(message_id.encode(), bytes(body)) for message_id, body in messages]
+        self._submit(_Append(Append(stored, hold, make_room), done))
 
     def statistics(self) -> SpoolStatistics:
         return self._snapshot.statistics()
@@ -146,37 +160,68 @@ class SQLiteSpool:
     async def aclose(self) -> None:
         self._is_closing = True
         done = asyncio.get_running_loop().create_future()
-        self._submit(Close(done))
+        self._submit(_Close(done))
         await done
+
+    # -- outlet
+
+    async def read(self, max_count: int, max_bytes: int) -> Window:
+        read = _Read(max_count, max_bytes, self._new_future())
+        self._submit(read)
+        try:
+            window: Window = _raised(await read.future)
+        except BaseException:
+            if (late := read.withdraw()) is not None:
+                self._submit(_Release(late))
+            raise
+        return window
+
+    async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
+        await self._note(Note(tuple(keys), attempt))
+        return ()
+
+    async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None:
+        answer = answer[:_MAX_ANSWER].encode(errors="replace").decode()
+        await self._note(Note(tuple(keys), result, answer))
+
+    async def _note(self, note: Note) -> None:
+        future = self._new_future()
+        self._submit(_Note(note, future))
+        _raised(await future)
 
     def _refuse_if_closing(self) -> None:
         if self._is_closing:
-            raise SpoolUnavailable("the spool is closed")
+            raise SpoolUnavailable(_CLOSED)
 
-    def _new_future(self) -> Future:
+    def _new_future(self) -> _Future:
         self._refuse_if_closing()
         return asyncio.get_running_loop().create_future()
 
+    def visit(self, work: Callable[[Writer], Any]) -> Any:
+        """Run an inspector's work in the writer's thread, on files that this process must not open twice. Blocks."""
+        visit = _Visit(work, concurrent.futures.Future())
+        self._submit(visit)
+        return _raised(visit.future.result())
+
     # -- the thread
 
-    def _submit(self, request: Request) -> None:
+    def _submit(self, request: _Request) -> None:
         if self._pid != os.getpid():
-            # A fork that ran no hooks, as uWSGI's. Python itself was not told either: a thread might never begin to run.
-            forget_locks()
-            self.start_anew(has_threads=False)
+            # A fork without hooks, as uWSGI's: Python does not know of it, and a new thread might never run.
+            self.begin_after_fork(has_threads=False)
         self._requests.put(request)
-        if not self._has_thread():
+        if not self._ensure_thread():
             while not self._requests.empty():
-                self._take_turn(self._waiting_requests())
+                self._take_turn(self._waiting())
 
-    def _has_thread(self) -> bool:
+    def _ensure_thread(self) -> bool:
         if self._thread is not None and self._thread.is_alive():
             return True
         if not self._has_threads:
             return False
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
-                thread = threading.Thread(target=self._work, name="segment_async spool", daemon=True)
+                thread = threading.Thread(target=self._run, name="segment_async spool", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:
@@ -184,123 +229,272 @@ class SQLiteSpool:
                 self._thread = thread
         return True
 
-    def _work(self) -> None:
-        while not (self._is_closed and self._requests.empty()):
-            self._take_turn(self._await_requests())
+    def _run(self) -> None:
+        try:
+            while not (self._is_closed and self._requests.empty()):
+                self._take_turn(self._await_requests())
+        except BaseException:
+            _logger.exception("The spool's thread stopped, and is started again: %s", self._base)
+            with self._starting:
+                self._thread = None
+            self._ensure_thread()
 
-    def _await_requests(self) -> list[Request]:
+    def _await_requests(self) -> list[_Request]:
         try:
             first = self._requests.get(timeout=max(0.0, self._next_check - time.monotonic()))
         except queue.Empty:
             return []
-        return [first, *self._waiting_requests()]
+        return self._waiting(first)
 
-    def _waiting_requests(self) -> list[Request]:
-        """Those that are there already, as many as make one group."""
-        requests: list[Request] = []
-        size = 0
-        while len(requests) < _GROUP and size < _GROUP_BYTES:
+    def _waiting(self, *taken: _Request) -> list[_Request]:
+        """Everything that waits, as much as makes one turn."""
+        requests = [*taken]
+        size = sum(request.size for request in requests)
+        while len(requests) < _TURN_REQUESTS and size < _TURN_BYTES:
             try:
                 request = self._requests.get_nowait()
             except queue.Empty:
                 break
-            size += len(request.message.body) if isinstance(request, Append) else 0
             requests.append(request)
+            size += request.size
         return requests
 
     # -- one turn
 
-    def _take_turn(self, requests: list[Request]) -> None:
-        answers: Answers = []
-        with self.turn:
-            try:
-                if self._is_closed:
-                    answers += refusals(requests, "the spool is closed")
-                else:
+    def _take_turn(self, requests: list[_Request]) -> None:
+        answers: list[_Answer] = []
+        try:
+            with self.turn:
+                try:
                     self._serve(requests, answers)
-            except Exception as fault:
-                _logger.exception("the spool failed within")
-                answers += self._refuse_the_rest(requests, answers, fault)
-            self._snapshot = self._shards.snapshot()
-        give(answers)
+                finally:
+                    if not self._is_closed:
+                        self._snapshot = self._writer.snapshot()
+        except BaseException as fault:
+            _logger.exception("The spool failed, and refuses what it was asked for: %s", self._base)
+            self._refuse_the_rest(requests, answers, f"the spool failed: {type(fault).__name__}")
+            if not isinstance(fault, Exception):
+                raise
+        finally:
+            self._give(answers)
 
-    def _refuse_the_rest(self, requests: list[Request], answers: Answers, fault: Exception) -> Answers:
-        readers, self._readers = self._readers, deque()
-        answered = {id(asked) for asked, _ in answers}
-        rest = [each for each in (*readers, *requests) if id(each) not in answered]
-        return refusals({id(each): each for each in rest}.values(), f"the spool failed within: {fault!r}")
+    def _serve(self, requests: list[_Request], answers: list[_Answer]) -> None:
+        if self._is_closed:
+            self._refuse_the_rest(requests, answers, _CLOSED)
+            return
+        asked = [request for request in requests if isinstance(request, (_Append, _Note))]
+        results = iter(self._commit([request.step for request in asked]))
+        answers += ((each, next(results) if isinstance(each, _Append) else None) for each in asked)
+        is_closing = False
+        for request in requests:
+            if isinstance(request, _Read):
+                self._readers.append(request)
+            elif isinstance(request, _Release):
+                self._writer.release(request.window)
+            elif isinstance(request, _Visit):
+                answers.append((request, self._visited(request)))
+            elif isinstance(request, _Close):
+                is_closing = True
+        if is_closing:
+            self._close(requests, answers)
+            return
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + self._options.check_interval
+            if self._writer.look_after():
+                self._next_check = now + _SOON
+        self._serve_readers(answers)
 
-    def _serve(self, requests: list[Request], answers: Answers) -> None:
-        records = [each for each in requests if isinstance(each, Record)]
-        appends = [each for each in requests if isinstance(each, Append)]
-        for record in records:
-            for slot, where in by_slot(record.keys).items():
-                self._shards.note(slot, Note(where, record.what))
-        results = self._shards.commit([each.message for each in appends])
-        answers += [(each, None) for each in records]
-        answers += zip(appends, results, strict=True)
-        for each in requests:
-            if isinstance(each, GiveBack):
-                self._shards.give_back(each.window)
-            elif isinstance(each, Read):
-                self._readers.append(each)
-        if any(isinstance(each, Close) for each in requests):
-            answers += self._close(requests)
-        else:
-            self._check_if_due()
-            answers += self._serve_readers()
+    def _commit(self, steps: Sequence[Step]) -> list[AppendResult | SpoolUnavailable]:
+        if not steps and not self._notes:
+            return []
+        kept, self._notes = self._notes, [*self._notes, *(step for step in steps if isinstance(step, Note))]
+        results = self._writer.commit([*kept, *steps])
+        self._notes = []
+        return results
 
-    def _serve_readers(self) -> Iterator[tuple[Read, Window]]:
+    def _serve_readers(self, answers: list[_Answer]) -> None:
         while self._readers:
             reader = self._readers[0]
+            window: Window | SpoolUnavailable | None = None
             if not reader.is_gone:
-                window = self._shards.read(reader.max_count, reader.max_bytes)
+                try:
+                    window = self._writer.read(reader.max_count, reader.max_bytes)
+                except SpoolUnavailable as refusal:
+                    window = refusal
+                if window is None and not self._was_read:
+                    window = Window(())
                 if window is None:
                     break
-                if reader.fill(window):
-                    yield reader, window
-                else:
-                    self._shards.give_back(window)
             self._readers.popleft()
-        # What was too old to be read is settled by that.
-        self._shards.commit()
+            if isinstance(window, SpoolUnavailable):
+                answers.append((reader, window))
+            elif window is not None:
+                self._was_read = True
+                if reader.fill(window):
+                    answers.append((reader, window))
+                else:
+                    self._writer.release(window)
+        # Messages that were too old to be read are settled by that.
+        self._writer.record()
 
-    def _check_if_due(self) -> None:
-        if (now := time.monotonic()) >= self._next_check:
-            self._next_check = now + self._check_interval
-            self._shards.look_after()
+    def _visited(self, request: _Visit) -> Any:
+        try:
+            return request.work(self._writer)
+        except SpoolUnavailable as refusal:
+            return refusal
 
-    def _close(self, requests: list[Request]) -> Answers:
+    def _close(self, requests: list[_Request], answers: list[_Answer]) -> None:
         self._is_closed = True
-        self._shards.close()
-        readers, self._readers = self._readers, deque()
-        return refusals([*readers, *(each for each in requests if isinstance(each, Close))], "the spool is closed")
+        self._snapshot = self._writer.close()
+        self._refuse_the_rest([*self._readers, *requests], answers, _CLOSED)
+        self._readers.clear()
+
+    def _refuse_the_rest(self, requests: Iterable[_Request], answers: list[_Answer], reason: str) -> None:
+        """Answer what has no answer yet. To close is never refused."""
+        answered = {id(request) for request, _ in answers}
+        for request in {id(request): request for request in requests}.values():
+            if id(request) not in answered and not isinstance(request, _Release):
+                answers.append((request, None if isinstance(request, _Close) else SpoolUnavailable(reason)))
+                if isinstance(request, _Read) and request in self._readers:
+                    self._readers.remove(request)
+
+    def _give(self, answers: list[_Answer]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Future, Any]]] = {}
+        for request, result in answers:
+            if isinstance(request, _Append):
+                try:
+                    request.done(result)
+                except Exception:
+                    _logger.exception("A function that the spool called raised")
+            elif isinstance(request, _Visit):
+                request.future.set_result(result)
+            elif isinstance(request, (_Note, _Read, _Close)):
+                by_loop.setdefault(request.future.get_loop(), []).append((request.future, result))
+        for loop, resolved in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, resolved)
+            except RuntimeError:
+                # The loop is closed: nothing there waits any more.
+                for _, result in resolved:
+                    if isinstance(result, Window):
+                        self._requests.put(_Release(result))
 
     # -- fork
 
-    def start_anew(self, *, has_threads: bool = True) -> None:
+    def begin_after_fork(self, *, has_threads: bool = True) -> None:
         """In a forked child."""
-        self._shards.abandon()
+        open_files.forget()
+        self._writer.abandon()
         self._begin(has_threads=has_threads)
 
 
+# -- requests
+
+
+class _Append:
+    __slots__ = ("done", "size", "step")
+
+    def __init__(self, step: Append, done: _Done) -> None:
+        self.step = step
+        self.done = done
+        self.size = step.size
+
+
+class _Note:
+    __slots__ = ("future", "step")
+    size = 0
+
+    def __init__(self, step: Note, future: _Future) -> None:
+        self.step = step
+        self.future = future
+
+
+class _Read:
+    """A reader that waits. Either the writer fills it, or the reader withdraws: the first of the two has the token."""
+
+    __slots__ = ("_token", "_window", "future", "max_bytes", "max_count")
+    size = 0
+
+    def __init__(self, max_count: int, max_bytes: int, future: _Future) -> None:
+        self.max_count = max_count
+        self.max_bytes = max_bytes
+        self.future = future
+        self._window: Window | None = None
+        self._token = [True]
+
+    @property
+    def is_gone(self) -> bool:
+        return not self._token
+
+    def fill(self, window: Window) -> bool:
+        """Returns whether the reader is still there to take it."""
+        self._window = window
+        return self._take_token()
+
+    def withdraw(self) -> Window | None:
+        """Returns what the reader was given and did not take."""
+        return None if self._take_token() else self._window
+
+    def _take_token(self) -> bool:
+        try:
+            return self._token.pop()
+        except IndexError:
+            return False
+
+
+class _Release:
+    __slots__ = ("window",)
+    size = 0
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+
+
+class _Visit:
+    __slots__ = ("future", "work")
+    size = 0
+
+    def __init__(self, work: Callable[[Writer], Any], future: concurrent.futures.Future[Any]) -> None:
+        self.work = work
+        self.future = future
+
+
+class _Close:
+    __slots__ = ("future",)
+    size = 0
+
+    def __init__(self, future: _Future) -> None:
+        self.future = future
+
+
+_Request = _Append | _Note | _Read | _Release | _Visit | _Close
+_Answer = tuple[_Request, Any]
+
+
+def _resolve(resolved: list[tuple[_Future, Any]]) -> None:
+    for future, result in resolved:
+        if not future.done():
+            future.set_result(result)
+
+
 def _raised(result: Any) -> Any:
-    """An exception that several may get is raised to each of them anew."""
+    """Raise a copy of an exception, because several callers may get it."""
     if isinstance(result, SpoolUnavailable):
-        raise type(result)(*result.args) from result
+        raise SpoolUnavailable(*result.args, maybe_stored=result.maybe_stored) from result
     return result
 
 
-# -- fork: no turn is in progress meanwhile, so that the child inherits no lock that nobody gives back
+# -- fork: no turn is in progress meanwhile, so that the child inherits no lock that is never released
 
 _spools: weakref.WeakSet[SQLiteSpool] = weakref.WeakSet()
 _stopped: list[SQLiteSpool] = []
-# A disk may take long; better a child that has to be lucky than a parent that hangs.
-_PATIENCE: Final = 5.0
+# A disk may take long, and a parent must not hang in a fork.
+_FORK_WAIT: Final = 5.0
 
 
 def _before_fork() -> None:
-    _stopped.extend(spool for spool in _spools if spool.turn.acquire(timeout=_PATIENCE))
+    _stopped.extend(spool for spool in _spools if spool.turn.acquire(timeout=_FORK_WAIT))
 
 
 def _after_fork_in_parent() -> None:
@@ -311,9 +505,8 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _stopped.clear()
-    forget_locks()
     for spool in _spools:
-        spool.start_anew()
+        spool.begin_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,387 +1,459 @@
-"""The tables of one shard, and every statement that the pipeline runs on them.
+"""The tables of one shard: their schema, their statements, a checksum for each row, and the counters.
 
-The interpreter's lock is given up and won back at each *step* of a statement, and beside a busy event loop winning it
-back takes up to five milliseconds. So what is done per message is done in one step for many: rows are inserted by
-statements with many rows, and read as one value that holds a whole page of them.
+    counters    one row, replaced in the transaction that changes the rows it counts
+    messages    pending messages; `position` is their order of acceptance, and is never used twice
+    attempts    requests noted for pending messages
+    dead        messages that failed
+    purged      pending messages erased by another process, until the process that uses the file has noticed
 
-Nothing here begins or ends a transaction, decides, or repairs.
+Python's sqlite3 releases the interpreter's lock at each step of a statement, and beside a busy event loop it takes up
+to five milliseconds to get it back. So every statement here does in one step what it does for many messages.
+
+Nothing here begins or ends a transaction, opens a file, or decides anything.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Any, Final, NamedTuple
+from zlib import crc32
 
-from segment_async._exceptions import SpoolUnavailable
-from segment_async._outcome import BatchResult
-
-from ._files import APPLICATION_ID, FORMAT, user_version
-from ._ledger import Attempts, Ledger, Range, dead_checksum, message_checksum, ranges
-
-Row = tuple[int, bytes, int, bytes]
-"""A message as stored: position, id, milliseconds of its acceptance, body. Checked against its checksum when read."""
-
-DeadRow = tuple[int, str, int, bytes, str, int | None, int, int, int]
-"""Position, id, accepted at, body, reason, status code, attempts, possibly delivered, failed at."""
-
-# To the letter a part of the format: a file whose tables were made with other words counts as damaged.
-SCHEMA: Final = [
-    """CREATE TABLE ledger (
-        id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, position INTEGER NOT NULL, accepted INTEGER NOT NULL,
-        delivered INTEGER NOT NULL, failed INTEGER NOT NULL, dropped INTEGER NOT NULL, pending_bytes INTEGER NOT NULL,
-        dead INTEGER NOT NULL, dead_bytes INTEGER NOT NULL, reasons TEXT NOT NULL, checksum INTEGER NOT NULL)""",
-    """CREATE TABLE messages (
-        position INTEGER PRIMARY KEY, message_id TEXT NOT NULL UNIQUE, accepted_at INTEGER NOT NULL,
-        checksum INTEGER NOT NULL, body BLOB NOT NULL)""",
-    """CREATE TABLE attempts (
-        first INTEGER NOT NULL, last INTEGER NOT NULL, number INTEGER NOT NULL, since INTEGER NOT NULL,
-        checksum INTEGER NOT NULL, PRIMARY KEY (first, last)) WITHOUT ROWID""",
-    """CREATE TABLE dead (
-        position INTEGER PRIMARY KEY, message_id TEXT NOT NULL, accepted_at INTEGER NOT NULL, body BLOB NOT NULL,
-        reason TEXT NOT NULL, status_code INTEGER, attempts INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL,
-        failed_at INTEGER NOT NULL, checksum INTEGER NOT NULL)""",
-    # Ids of messages that somebody erased from outside, until the running process has heard of it.
-    "CREATE TABLE purged (message_id TEXT PRIMARY KEY) WITHOUT ROWID",
-]
+from segment_async._outcome import BatchResult, Status
 
 PAGE_SIZE: Final = 4096
-
-# Below the 999 parameters that old versions of SQLite take.
+PAGE: Final = 512
+"""Rows that one statement reads, and parameters that one takes; old versions of SQLite take 999."""
 _ROWS_A_STATEMENT: Final = 128
-# SQLite's own tables aside, which the analysis tools of a curious visitor may have added.
+
+# A file whose tables were made with other words, or other white space, counts as damaged: that takes another FORMAT.
+SCHEMA: Final = [
+    """CREATE TABLE counters (
+        id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, position INTEGER NOT NULL, accepted INTEGER NOT NULL,
+        delivered INTEGER NOT NULL, failed INTEGER NOT NULL, dropped INTEGER NOT NULL, pending_bytes INTEGER NOT NULL,
+        dead INTEGER NOT NULL, dead_bytes INTEGER NOT NULL, clock INTEGER NOT NULL, wall INTEGER NOT NULL,
+        reasons TEXT NOT NULL, fingerprint TEXT NOT NULL, checksum INTEGER NOT NULL)""",
+    """CREATE TABLE messages (
+        position INTEGER PRIMARY KEY, message_id BLOB NOT NULL UNIQUE, accepted_at INTEGER NOT NULL,
+        checksum INTEGER NOT NULL, body BLOB NOT NULL)""",
+    """CREATE TABLE attempts (
+        position INTEGER PRIMARY KEY, number INTEGER NOT NULL, checksum INTEGER NOT NULL)""",
+    """CREATE TABLE dead (
+        position INTEGER PRIMARY KEY, message_id BLOB NOT NULL, accepted_at INTEGER NOT NULL,
+        checksum INTEGER NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL, status_code INTEGER,
+        attempts INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL, failed_at INTEGER NOT NULL,
+        answer TEXT NOT NULL, result_checksum INTEGER NOT NULL)""",
+    "CREATE TABLE purged (position INTEGER PRIMARY KEY, message_id BLOB NOT NULL)",
+]
+# Without SQLite's own tables, which analysis tools may have added.
 _SCHEMA_QUERY: Final = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
-_BURIED_AT_ONCE: Final = 256
 
-
-class Damaged(Exception):
-    """What the file says cannot be."""
-
-
-# SQLite quotes a damaged file in its errors, and Python fails where that is no text.
+# SQLite quotes a damaged file in its errors, and Python fails if the quote is not UTF-8.
 ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 
-def connect(database: Path | None, *, power_safe: bool, read_only: bool = False) -> sqlite3.Connection:
-    """Open a database that exists; `None`: one in memory.
-
-    Raises:
-        SpoolUnavailable: it cannot be written as safely as it has to be.
-    """
-    if sqlite3.sqlite_version_info < (3, 24):
-        raise SpoolUnavailable(f"the spool needs SQLite 3.24 or later; this is {sqlite3.sqlite_version}")
-    mode = "ro" if read_only else "rw"
-    uri = ":memory:" if database is None else f"file:{quote(str(database))}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    try:
-        _configure(connection, power_safe, read_only)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+class Damaged(Exception):
+    """The file says something that cannot be true."""
 
 
-def _configure(connection: sqlite3.Connection, power_safe: bool, read_only: bool) -> None:
-    # What is no text any more becomes another text, which fits no checksum; by itself Python would raise.
-    connection.text_factory = _text
-    connection.execute("PRAGMA busy_timeout = 5000")
-    connection.execute("PRAGMA cache_size = -4000")
-    if read_only:
-        return
-    # As by default almost everywhere; the layout of the first page depends on it, and it can only be said first.
-    connection.execute("PRAGMA auto_vacuum = 0")
-    connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode not in ("wal", "memory"):
-        raise SpoolUnavailable("this file system does not let SQLite write ahead; a network's often do not")
-    connection.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
-    # Systems where a plain sync stops at the disk's own cache; elsewhere without effect.
-    connection.execute(f"PRAGMA fullfsync = {power_safe:d}")
-    connection.execute("PRAGMA wal_autocheckpoint = 500")
-    # On in some builds of SQLite; whoever erases messages for good rewrites the file instead.
-    connection.execute("PRAGMA secure_delete = 0")
-
-
-def _text(content: bytes) -> str:
-    return content.decode(errors="replace")
-
-
-def create(database: Path | None) -> sqlite3.Connection:
-    """Make the tables in an empty file, or in memory. Nothing is synced."""
-    connection = connect(database, power_safe=False)
-    try:
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {user_version(FORMAT)}")
-        connection.execute("BEGIN")
-        for statement in SCHEMA:
-            connection.execute(statement)
-        store_ledger(connection, Ledger())
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def create(connection: sqlite3.Connection) -> None:
+    for statement in SCHEMA:
+        connection.execute(statement)
+    store_counters(connection, Counters())
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
-    """Checked: raises `Damaged` where the tables are not as this version makes them."""
-    if [sql for (sql,) in connection.execute(_SCHEMA_QUERY)] != SCHEMA:
-        raise Damaged("the tables are not as they were made")
+    """Raise `Damaged` unless the tables are as this version creates them."""
+    if [sql for (sql,) in connection.execute(_SCHEMA_QUERY).fetchall()] != SCHEMA:
+        raise Damaged("the tables are not as they were created")
 
 
-def check_pages(connection: sqlite3.Connection) -> None:
-    """Read the file from end to end.
+# -- the counters
 
-    Raises:
-        Damaged: its pages do not fit together.
+
+class Counters(NamedTuple):
+    """The counters of a shard: `accepted == delivered + failed + dropped + pending`.
+
+    Attributes:
+        revision: number of transactions.
+        position: the last one given out.
+        clock, wall: the clock that messages age by and the wall clock at the last transaction, in milliseconds.
+        reasons: JSON of how many messages failed or were dropped, by reason.
+        fingerprint: of the write key and host that the spool belongs to; empty until a client has written.
     """
-    if [row[0] for row in connection.execute("PRAGMA quick_check(1)")] != ["ok"]:
-        raise Damaged("its pages do not fit together")
+
+    revision: int = 0
+    position: int = 0
+    accepted: int = 0
+    delivered: int = 0
+    failed: int = 0
+    dropped: int = 0
+    pending_bytes: int = 0
+    dead: int = 0
+    dead_bytes: int = 0
+    clock: int = 0
+    wall: int = 0
+    reasons: str = "{}"
+    fingerprint: str = ""
+
+    @property
+    def pending(self) -> int:
+        return self.accepted - self.delivered - self.failed - self.dropped
+
+    @property
+    def damaged(self) -> int:
+        count: int = json.loads(self.reasons).get("damaged", 0)
+        return count
+
+    @property
+    def checksum(self) -> int:
+        text = f"{self.reasons}\n{self.fingerprint}".encode(errors="replace")
+        return crc32(text, crc32(_NUMBERS.pack(*self[:_NUMBER_COUNT])))
+
+    def plus(self, **changes: int) -> Counters:
+        return self._replace(**{name: getattr(self, name) + change for name, change in changes.items()})
+
+    def settled(self, count: int, size: int, result: BatchResult) -> Counters:
+        """The counters after this many pending messages, of this many bytes together, ended like this."""
+        counters = self.plus(**{result.status.value: count}, pending_bytes=-size)
+        return counters if result.reason is None else counters._with_reason(result.reason, count)
+
+    def revived(self, count: int, size: int, reason: str) -> Counters:
+        """The counters after this many messages that had failed with this reason became pending again."""
+        return self.plus(failed=-count, pending_bytes=size)._with_reason(reason, -count)
+
+    def _with_reason(self, reason: str, change: int) -> Counters:
+        reasons = json.loads(self.reasons)
+        reasons[reason] = reasons.get(reason, 0) + change
+        return self._replace(reasons=json.dumps({word: count for word, count in reasons.items() if count}))
+
+    def caught_up(self, watermark: Counters | None) -> Counters:
+        """The counters with what the file has lost since its watermark was set counted as damaged.
+
+        Which of the lost transactions were appends and which were outcomes is not known: what was appended is lost,
+        what was settled is pending again.
+        """
+        if watermark is None or watermark.revision <= self.revision:
+            return self
+        lost = max(0, watermark.accepted - self.accepted)
+        later = self.plus(accepted=lost).settled(lost, 0, _DAMAGED) if lost else self
+        return later._replace(revision=watermark.revision, position=max(self.position, watermark.position))
+
+    def salvaged(self, found: int) -> Counters:
+        """The counters after so many pending messages were found in a damaged file."""
+        lost = self.pending - found
+        if lost > 0:
+            return self.settled(lost, 0, _DAMAGED)
+        return self.plus(accepted=-lost)
+
+    def pack(self) -> bytes:
+        """What is kept beside the file as its watermark: everything but the reasons."""
+        content = _NUMBERS.pack(*self[:_NUMBER_COUNT]) + self.fingerprint.encode()
+        return content + crc32(content).to_bytes(4, "big")
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Counters | None:
+        content = packed[:-4]
+        if len(content) < _NUMBERS.size or crc32(content) != int.from_bytes(packed[-4:], "big"):
+            return None
+        numbers = _NUMBERS.unpack(content[: _NUMBERS.size])
+        return cls(*numbers, fingerprint=content[_NUMBERS.size :].decode(errors="replace"))
 
 
-# -- the ledger
+_NUMBER_COUNT: Final = 11
+_NUMBERS: Final = struct.Struct(f">{_NUMBER_COUNT}q")
+_DAMAGED: Final = BatchResult(Status.DROPPED, "damaged")
 
 
-def load_ledger(connection: sqlite3.Connection) -> Ledger:
-    """Checked: raises `Damaged` where its checksum does not match."""
-    return _ledger_of(connection.execute("SELECT * FROM ledger WHERE id = 1").fetchone())
-
-
-def load_ledger_and_counts(connection: sqlite3.Connection, position: int) -> tuple[Ledger, int, int]:
-    """The ledger, how many messages there are, and how many of them after a position, all at the same moment."""
-    query = """
-        SELECT *, (SELECT count(*) FROM messages), (SELECT count(*) FROM messages WHERE position > ?)
-        FROM ledger WHERE id = 1
-    """
-    row = connection.execute(query, (position,)).fetchone()
-    return _ledger_of(row and row[:-2]), row[-2], row[-1]
-
-
-def _ledger_of(row: tuple[Any, ...] | None) -> Ledger:
+def load_counters(connection: sqlite3.Connection) -> Counters:
+    """Raises `Damaged` if the row does not match its checksum."""
+    row = connection.execute("SELECT * FROM counters WHERE id = 1").fetchone()
     if row is None:
-        raise Damaged("the ledger is missing")
-    ledger, checksum = Ledger(*row[1:-1]), row[-1]
-    if not _are_integers(ledger[:9]) or not isinstance(ledger.reasons, str) or ledger.checksum != checksum:
-        raise Damaged("the ledger does not match its checksum")
-    return ledger
+        raise Damaged("the counters are missing")
+    counters = Counters(*row[1:-1])
+    texts = (counters.reasons, counters.fingerprint)
+    if not _are_integers(row[1 : 1 + _NUMBER_COUNT]) or not all(isinstance(text, str) for text in texts):
+        raise Damaged("the counters are not numbers")
+    if counters.checksum != row[-1]:
+        raise Damaged("the counters do not match their checksum")
+    return counters
 
 
-def store_ledger(connection: sqlite3.Connection, ledger: Ledger) -> None:
-    row = (1, *ledger, ledger.checksum)
-    connection.execute("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-
-
-_REPLACE_LEDGER: Final = """
-    UPDATE ledger SET revision = ?, position = ?, accepted = ?, delivered = ?, failed = ?, dropped = ?,
-        pending_bytes = ?, dead = ?, dead_bytes = ?, reasons = ?, checksum = ?
-    WHERE id = 1 AND revision = ? AND checksum = ?
-"""
-
-
-def replace_ledger(connection: sqlite3.Connection, known: Ledger, ledger: Ledger) -> bool:
-    """Whether the known one was there, and the other one is now."""
-    row = (*ledger, ledger.checksum, known.revision, known.checksum)
-    return connection.execute(_REPLACE_LEDGER, row).rowcount == 1
+def store_counters(connection: sqlite3.Connection, counters: Counters) -> None:
+    values = ", ".join("?" * (len(counters) + 2))
+    connection.execute(f"INSERT OR REPLACE INTO counters VALUES ({values})", (1, *counters, counters.checksum))  # noqa: S608 -- question marks only
 
 
 # -- messages
 
 
-def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-    """Add those whose id is not there yet; returns how many."""
-    inserted = start = 0
-    while start < len(rows):
-        # Powers of two, so that few statements serve any number of rows.
-        size = min(_ROWS_A_STATEMENT, 1 << (len(rows) - start).bit_length() - 1)
-        values = ", ".join(["(?, CAST(? AS TEXT), ?, ?, ?)"] * size)
-        statement = f"INSERT INTO messages VALUES {values} ON CONFLICT (message_id) DO NOTHING"  # noqa: S608 -- question marks only
-        part = rows[start : start + size]
-        fields = chain.from_iterable((p, i, at, message_checksum(p, i, at, body), body) for p, i, at, body in part)
-        inserted += connection.execute(statement, tuple(fields)).rowcount
-        start += size
-    return inserted
+class Row(NamedTuple):
+    """A message as stored."""
+
+    position: int
+    message_id: bytes
+    accepted_at: int
+    body: bytes
 
 
-def count_messages(connection: sqlite3.Connection, where: Range) -> int:
-    count: int = connection.execute("SELECT count(*) FROM messages WHERE position BETWEEN ? AND ?", where).fetchone()[0]
-    return count
+class Head(NamedTuple):
+    """What is known of a message without reading its body."""
+
+    position: int
+    accepted_at: int
+    checksum: int
+    id_size: int
+    size: int
 
 
-def positions_after(connection: sqlite3.Connection, position: int) -> set[int]:
-    return {row[0] for row in connection.execute("SELECT position FROM messages WHERE position > ?", (position,))}
+_POSITION_AND_TIME: Final = struct.Struct(">qq")
 
 
-_PAGE: Final = """
-    SELECT group_concat(position || ' ' || accepted_at || ' ' || checksum || ' ' || id_size || ' ' || body_size),
-           CAST(group_concat(message_id, '') AS BLOB),
-           CAST(group_concat(body, '') AS BLOB)
-    FROM (SELECT position, accepted_at, checksum, message_id, body,
-                 length(CAST(message_id AS BLOB)) AS id_size, length(body) AS body_size
-          FROM messages WHERE position > ? ORDER BY position LIMIT ?)
+def checksum_of(position: int, message_id: bytes, accepted_at: int, body: bytes) -> int:
+    return crc32(body, crc32(message_id, crc32(_POSITION_AND_TIME.pack(position, accepted_at))))
+
+
+def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    fields = [(position, mid, at, checksum_of(position, mid, at, body), body) for position, mid, at, body in rows]
+    _insert(connection, "INSERT INTO messages", fields)
+
+
+def find_positions(connection: sqlite3.Connection, positions: Sequence[int]) -> set[int]:
+    """Those of the positions where a message is pending."""
+    found: set[int] = set()
+    for statement, values in _chunks("SELECT group_concat(position) FROM messages WHERE position IN ({})", positions):
+        [text] = connection.execute(statement, values).fetchone()
+        found.update(map(int, str(text).split(",")) if text is not None else ())
+    return found
+
+
+def salvage_message(connection: sqlite3.Connection, row: Row) -> bool:
+    """Insert a message unless there is one with its id; returns whether it was."""
+    statement = "INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?)"
+    position, message_id, accepted_at, body = row
+    return connection.execute(statement, (position, message_id, accepted_at, checksum_of(*row), body)).rowcount == 1
+
+
+def is_sound_message(row: tuple[Any, ...]) -> bool:
+    """Whether position, id, time and body match the checksum after them."""
+    try:
+        return bool(checksum_of(*row[:4]) == row[4])
+    except (struct.error, TypeError):
+        return False
+
+
+def find_ids(connection: sqlite3.Connection, message_ids: Sequence[bytes]) -> dict[bytes, int]:
+    """The positions of those of the ids that are pending."""
+    query = "SELECT message_id, position FROM messages WHERE message_id IN ({})"
+    found: dict[bytes, int] = {}
+    for statement, values in _chunks(query, message_ids):
+        found.update(connection.execute(statement, values).fetchall())
+    return found
+
+
+_HEADS: Final = """
+    SELECT group_concat(position || ' ' || accepted_at || ' ' || checksum || ' ' || id_size || ' ' || body_size)
+    FROM (SELECT position, accepted_at, checksum, length(message_id) AS id_size, length(body) AS body_size
+          FROM {} WHERE position > ? ORDER BY position LIMIT ?)
 """
 
 
-def read_messages(connection: sqlite3.Connection, after: int, count: int) -> list[Row]:
-    """The next messages after a position, each checked.
-
-    Raises:
-        Damaged: one of them is not what was written.
-    """
-    heads, ids, bodies = connection.execute(_PAGE, (after, count)).fetchone()
-    if heads is None:
+def read_heads(connection: sqlite3.Connection, after: int, count: int = PAGE, table: str = "messages") -> list[Head]:
+    """The next messages after a position, without their bodies. Raises `Damaged` if they are not in order."""
+    [text] = connection.execute(_HEADS.format(table), (after, count)).fetchone()
+    if text is None:
         return []
+    try:
+        heads = [Head(*map(int, head.split())) for head in text.split(",")]
+    except (ValueError, TypeError):
+        raise Damaged("the numbers of a message are not numbers") from None
+    for head in heads:
+        if head.position <= after:
+            raise Damaged(f"the message at {head.position} is out of order")
+        after = head.position
+    return heads
+
+
+_BODIES: Final = """
+    SELECT CAST(group_concat(message_id, '') AS BLOB), CAST(group_concat(body, '') AS BLOB)
+    FROM (SELECT message_id, body FROM messages WHERE position IN ({}) ORDER BY position)
+"""
+
+
+def read_rows(connection: sqlite3.Connection, heads: Sequence[Head]) -> list[Row]:
+    """These messages with their bodies. Raises `Damaged` if one is not what was written."""
     rows: list[Row] = []
-    id_start = body_start = 0
-    for head in heads.split(","):
-        position, accepted_at, checksum, id_size, body_size = _numbers(head)
-        id_end, body_end = id_start + id_size, body_start + body_size
-        row = (position, ids[id_start:id_end], accepted_at, bodies[body_start:body_end])
-        if position <= after or message_checksum(*row) != checksum:
-            raise Damaged(f"the message at {position} does not match its checksum")
-        rows.append(row)
-        after, id_start, body_start = position, id_end, body_end
+    for start in range(0, len(heads), PAGE):
+        part = heads[start : start + PAGE]
+        [(statement, values)] = _chunks(_BODIES, [head.position for head in part])
+        ids, bodies = (content or b"" for content in connection.execute(statement, values).fetchone())
+        id_start = body_start = 0
+        for position, accepted_at, checksum, id_size, body_size in part:
+            id_end, body_end = id_start + id_size, body_start + body_size
+            row = Row(position, ids[id_start:id_end], accepted_at, bodies[body_start:body_end])
+            if checksum_of(*row) != checksum:
+                raise Damaged(f"the message at {position} does not match its checksum")
+            rows.append(row)
+            id_start, body_start = id_end, body_end
     return rows
 
 
-def _numbers(head: str) -> tuple[int, int, int, int, int]:
-    try:
-        position, accepted_at, checksum, id_size, body_size = map(int, head.split())
-    except ValueError:
-        raise Damaged("a message's numbers are no numbers") from None
-    return position, accepted_at, checksum, id_size, body_size
-
-
-def remove_messages(connection: sqlite3.Connection, where: Range) -> tuple[int, int]:
-    """Returns how many there were, and their bytes."""
-    sums = "SELECT count(*), coalesce(sum(length(body)), 0) FROM messages WHERE position BETWEEN ? AND ?"
-    count, size = connection.execute(sums, where).fetchone()
-    connection.execute("DELETE FROM messages WHERE position BETWEEN ? AND ?", where)
-    connection.execute(
-        "DELETE FROM attempts WHERE last >= ? AND first <= ? "
-        "AND NOT EXISTS (SELECT 1 FROM messages WHERE position BETWEEN first AND last)",
-        where,
-    )
+def remove_messages(connection: sqlite3.Connection, positions: Sequence[int]) -> tuple[int, int]:
+    """Remove those of the messages that are there; returns how many there were, and their bytes."""
+    count = size = 0
+    query = "SELECT count(*), coalesce(sum(length(body)), 0) FROM messages WHERE position IN ({})"
+    for statement, values in _chunks(query, positions):
+        some, some_bytes = connection.execute(statement, values).fetchone()
+        count += some
+        size += some_bytes
+    for table in ("messages", "attempts"):
+        for statement, values in _chunks(f"DELETE FROM {table} WHERE position IN ({{}})", positions):  # noqa: S608 -- two constants
+            connection.execute(statement, values)
     return count, size
-
-
-def remove_by_id(connection: sqlite3.Connection, where: Range, message_ids: Iterable[bytes]) -> tuple[int, int]:
-    """Remove what has one of these ids within the range; returns how many there were, and their bytes."""
-    found = [
-        position
-        for message_id in message_ids
-        for (position,) in connection.execute(
-            "SELECT position FROM messages WHERE position BETWEEN ? AND ? AND message_id = CAST(? AS TEXT)",
-            (*where, message_id),
-        )
-    ]
-    removed = [remove_messages(connection, each) for each in ranges(found)]
-    return sum(count for count, _ in removed), sum(size for _, size in removed)
 
 
 # -- attempts
 
 
-def store_attempts(connection: sqlite3.Connection, where: Range, number: int, now: int) -> None:
-    """Note the `number`-th request with these messages; the time of the first one stays."""
-    overlapping = "SELECT min(since) FROM attempts WHERE last >= ? AND first <= ?"
-    since = connection.execute(overlapping, where).fetchone()[0]
-    noted = Attempts(*where, number, now if since is None else min(since, now))
-    connection.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?)", (*noted, noted.checksum))
+def store_attempts(connection: sqlite3.Connection, positions: Sequence[int], number: int) -> None:
+    """Note the `number`-th request with these messages."""
+    rows = [(position, number, _attempt_checksum(position, number)) for position in positions]
+    _insert(connection, "INSERT OR REPLACE INTO attempts", rows)
 
 
-def load_attempts(connection: sqlite3.Connection) -> list[Attempts]:
-    """Checked: raises `Damaged` where a row does not match its checksum."""
-    found = []
-    for row in connection.execute("SELECT first, last, number, since, checksum FROM attempts"):
-        if not _are_integers(row) or Attempts(*row[:4]).checksum != row[4]:
-            raise Damaged("an attempt does not match its checksum")
-        found.append(Attempts(*row[:4]))
+def load_attempts(connection: sqlite3.Connection, positions: Sequence[int]) -> dict[int, int]:
+    """Requests noted for these messages. Raises `Damaged` if a row does not match its checksum."""
+    found: dict[int, int] = {}
+    for statement, values in _chunks("SELECT * FROM attempts WHERE position IN ({})", positions):
+        found.update(_checked_attempts(connection.execute(statement, values).fetchall()))
     return found
+
+
+def load_all_attempts(connection: sqlite3.Connection) -> dict[int, int]:
+    """Raises `Damaged` if a row does not match its checksum."""
+    return _checked_attempts(connection.execute("SELECT * FROM attempts").fetchall())
+
+
+def _checked_attempts(rows: Sequence[tuple[Any, ...]]) -> dict[int, int]:
+    if not all(_are_integers(row) and _attempt_checksum(*row[:2]) == row[2] for row in rows):
+        raise Damaged("an attempt does not match its checksum")
+    return {row[0]: row[1] for row in rows}
+
+
+def _attempt_checksum(position: int, number: int) -> int:
+    return crc32(b"%d %d" % (position, number))
 
 
 # -- dead letters
 
 
-def bury(connection: sqlite3.Connection, where: Range, fate: BatchResult, now: int) -> tuple[int, int]:
-    """Copy messages to the dead letters; returns how many, and their bytes."""
-    first, last = where
-    count = size = 0
-    more = (fate.reason or "", fate.status_code, fate.attempts, int(fate.possibly_delivered), now)
-    while rows := [row for row in read_messages(connection, first - 1, _BURIED_AT_ONCE) if row[0] <= last]:
-        insert_dead(connection, [(position, mid.decode(), at, body, *more) for position, mid, at, body in rows])
-        first = rows[-1][0] + 1
-        count += len(rows)
-        size += sum(len(row[3]) for row in rows)
-    return count, size
+class DeadRow(NamedTuple):
+    """A dead letter as stored; its outcome has a checksum of its own, the same for all of a batch."""
+
+    position: int
+    message_id: bytes
+    accepted_at: int
+    checksum: int
+    body: bytes
+    reason: str
+    status_code: int | None
+    attempts: int
+    possibly_delivered: int
+    failed_at: int
+    answer: str
+    result_checksum: int
+
+    @property
+    def is_sound(self) -> bool:
+        try:
+            is_sound = checksum_of(self.position, self.message_id, self.accepted_at, self.body) == self.checksum
+        except (struct.error, TypeError):
+            return False
+        return is_sound and _result_checksum(self[5:11]) == self.result_checksum
 
 
-def insert_dead(connection: sqlite3.Connection, rows: Iterable[DeadRow]) -> None:
-    connection.executemany(
-        "INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [(*row, dead_checksum(row)) for row in rows],
-    )
+_MOVE: Final = """
+    INSERT OR REPLACE INTO dead
+    SELECT position, message_id, accepted_at, checksum, body, ?, ?, ?, ?, ?, ?, ?
+    FROM messages WHERE position IN ({})
+"""
+
+
+def move_to_dead_letters(
+    connection: sqlite3.Connection, positions: Sequence[int], result: BatchResult, answer: str, now: int
+) -> None:
+    """Copy these messages to the dead letters; the caller removes them."""
+    outcome = (result.reason or "", result.status_code, result.attempts, int(result.possibly_delivered), now, answer)
+    outcome += (_result_checksum(outcome),)
+    for statement, values in _chunks(_MOVE, positions):
+        connection.execute(statement, (*outcome, *values))
+
+
+def _result_checksum(outcome: Sequence[object]) -> int:
+    return crc32(repr(tuple(outcome)).encode(errors="replace"))
 
 
 def read_dead(connection: sqlite3.Connection, after: int, count: int) -> list[DeadRow]:
-    """Checked: raises `Damaged` where one of them is not what was written."""
-    rows: list[DeadRow] = []
-    for row in connection.execute("SELECT * FROM dead WHERE position > ? ORDER BY position LIMIT ?", (after, count)):
-        if dead_checksum(row[:-1]) != row[-1]:
-            raise Damaged("a dead letter does not match its checksum")
-        rows.append(row[:-1])
+    """Raises `Damaged` if one of them is not what was written."""
+    query = "SELECT * FROM dead WHERE position > ? ORDER BY position LIMIT ?"
+    rows = [DeadRow(*row) for row in connection.execute(query, (after, count)).fetchall()]
+    if not all(row.is_sound for row in rows):
+        raise Damaged("a dead letter does not match its checksum")
     return rows
 
 
-def oldest_dead(connection: sqlite3.Connection) -> int | None:
-    """The position of the oldest dead letter."""
-    position: int | None = connection.execute("SELECT min(position) FROM dead").fetchone()[0]
-    return position
+def insert_dead(connection: sqlite3.Connection, rows: Sequence[DeadRow]) -> None:
+    _insert(connection, "INSERT OR REPLACE INTO dead", rows)
 
 
-def remove_dead(connection: sqlite3.Connection, position: int) -> tuple[int, int]:
-    """Returns how many there were, and their bytes."""
-    found = connection.execute("SELECT length(body) FROM dead WHERE position = ?", (position,)).fetchone()
-    connection.execute("DELETE FROM dead WHERE position = ?", (position,))
-    return (0, 0) if found is None else (1, found[0])
+def is_dead(connection: sqlite3.Connection, position: int) -> bool:
+    return connection.execute("SELECT 1 FROM dead WHERE position = ?", (position,)).fetchone() is not None
 
 
-# -- the file
+def remove_dead(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
+    for statement, values in _chunks("DELETE FROM dead WHERE position IN ({})", positions):
+        connection.execute(statement, values)
 
 
-def free_bytes(connection: sqlite3.Connection) -> int:
-    """Room in the file that nothing is in."""
-    pages: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
-    return pages * PAGE_SIZE
+# -- messages erased by another process
 
 
-def shrink(connection: sqlite3.Connection) -> None:
-    """Write the file anew with nothing but what is in the tables, and empty the log."""
-    connection.execute("VACUUM")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+def add_purged(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    _insert(connection, "INSERT OR REPLACE INTO purged", [row[:2] for row in rows])
 
 
-# -- what happens from outside
+def read_purged(connection: sqlite3.Connection) -> dict[int, bytes]:
+    return dict(connection.execute("SELECT position, message_id FROM purged").fetchall())
 
 
-def outside_version(connection: sqlite3.Connection) -> int:
-    """Changes when another connection has changed the file."""
-    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
-    return version
+def remove_purged(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
+    for statement, values in _chunks("DELETE FROM purged WHERE position IN ({})", positions):
+        connection.execute(statement, values)
 
 
-def add_purged(connection: sqlite3.Connection, message_id: bytes) -> None:
-    connection.execute("INSERT OR IGNORE INTO purged VALUES (CAST(? AS TEXT))", (message_id,))
+# -- statements for many rows
 
 
-def take_purged(connection: sqlite3.Connection) -> list[str]:
-    found = [row[0] for row in connection.execute("SELECT message_id FROM purged")]
-    if found:
-        connection.execute("DELETE FROM purged")
-    return found
+def _insert(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    start = 0
+    while start < len(rows):
+        # Powers of two, so that few statements serve any number of rows.
+        size = min(_ROWS_A_STATEMENT if len(rows[0]) <= 7 else 64, 1 << (len(rows) - start).bit_length() - 1)
+        row = f"({', '.join('?' * len(rows[0]))})"
+        values = tuple(chain.from_iterable(rows[start : start + size]))
+        connection.execute(f"{insert} VALUES {', '.join([row] * size)}", values)
+        start += size
+
+
+def _chunks(query: str, values: Sequence[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The query for some of the values at a time, each filled up to a power of two by repeating its last value."""
+    for start in range(0, len(values), PAGE):
+        part = tuple(values[start : start + PAGE])
+        size = 1 << (len(part) - 1).bit_length()
+        yield query.format(", ".join("?" * size)), part + part[-1:] * (size - len(part))
 
 
 def _are_integers(values: Sequence[Any]) -> bool:

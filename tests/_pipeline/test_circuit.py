@@ -1,136 +1,212 @@
-"""What the server is taken for, by the answers so far; without a clock and without a network."""
+"""The circuit breaker: what the answers so far say of the server; without a clock and without a network."""
 
 from __future__ import annotations
 
 from segment_async import RetryPolicy, Status
 from segment_async._http.transport import Response
-from segment_async._pipeline.batch import Batch
-from segment_async._pipeline.circuit import Server
-from segment_async._pipeline.delivery import History, Record
-from segment_async._pipeline.retry import Again, NoCredentials, Settle, Split
+from segment_async._pipeline.circuit import CircuitBreaker
+from segment_async._pipeline.retry import Failure, Finish, History, NoCredentials, NoResponse, Retry, Split
 
 MOST = 4
-FAILS = Again(1.0)
-DELIVERED = Settle(Status.DELIVERED)
+FAILS = Retry(1.0)
+DELIVERED = Finish(Status.DELIVERED)
+REFUSED = Finish(Status.FAILED, "refused")
 
 
-class Host:
-    def ensure_served(self) -> None:
-        return None
+def closed() -> CircuitBreaker:
+    return CircuitBreaker(RetryPolicy(), lambda: 0.5)
 
 
-def batch(**history: int) -> Batch:
-    return Batch(Record(Host()), 0, 500_000, 0.0, History(**history), gzip=False)  # type: ignore[arg-type]
+def fail(circuit: CircuitBreaker, times: int = 1, now: float = 0.0, action: Retry = FAILS, **history: int) -> None:
+    for _ in range(times):
+        circuit.note_retry(action, History(**history), now)  # type: ignore[arg-type]
 
 
-def server() -> Server:
-    return Server(RetryPolicy(), lambda: 0.5)
+def half_open() -> CircuitBreaker:
+    circuit = closed()
+    fail(circuit, 5)
+    return circuit
 
 
-def dead(now: float = 0.0) -> Server:
-    """That failed as often as it takes."""
-    one = server()
-    for _ in range(5):
-        one.note_again(batch(), FAILS, now)
-    return one
+def end(
+    circuit: CircuitBreaker,
+    action: Finish | Split = DELIVERED,
+    answer: Response | Failure | None = None,
+    *,
+    messages: int = 10,
+    now: float = 1000.0,
+) -> bool:
+    return circuit.note_end(action, answer or Response(200, {}), History(), messages, now)
 
 
-def end(one: Server, action: Settle | Split = DELIVERED, status: int = 200, now: float = 1000.0) -> bool:
-    return one.note_end(batch(), action, Response(status, {}), now)
+class TestOpening:
+    def test_four_failures_change_nothing_and_the_fifth_leaves_one_place(self) -> None:
+        circuit = closed()
+        fail(circuit, 4)
+        assert (circuit.places(MOST), circuit.not_before) == (MOST, 0.0)
+        fail(circuit, now=7.0)
+        assert circuit.half_open
+        assert circuit.places(MOST) == 1
+        assert circuit.not_before > 7.0
 
+    def test_failures_count_in_a_row_only(self) -> None:
+        circuit = closed()
+        for _ in range(20):
+            fail(circuit, 4)
+            end(circuit)
+        assert circuit.places(MOST) == MOST
 
-def test_four_failures_change_nothing_and_the_fifth_leaves_one_place() -> None:
-    one = server()
-    for _ in range(4):
-        one.note_again(batch(), FAILS, 0.0)
-    assert (one.places(MOST), one.not_before) == (MOST, 0.0)
-    one.note_again(batch(), FAILS, 7.0)
-    assert one.places(MOST) == 1
-    assert one.not_before > 7.0
-
-
-def test_failures_count_in_a_row_only() -> None:
-    one = server()
-    for _ in range(20):
+    def test_probes_come_further_and_further_apart(self) -> None:
+        circuit = half_open()
+        waits = []
         for _ in range(4):
-            one.note_again(batch(), FAILS, 0.0)
-        end(one)
-    assert one.places(MOST) == MOST
+            now = circuit.not_before
+            fail(circuit, now=now)
+            waits.append(circuit.not_before - now)
+        assert waits == sorted(waits)
+        assert waits[-1] > waits[0]
+
+    def test_a_retry_that_does_not_count_says_nothing(self) -> None:
+        circuit = closed()
+        fail(circuit, 50, action=Retry(0.0, counted=False))
+        assert circuit.places(MOST) == MOST
+
+    def test_batches_that_are_given_up_count_as_failures(self) -> None:
+        for reason in ("gave_up", "unexpected_answer"):
+            circuit = closed()
+            for _ in range(5):
+                assert not end(circuit, Finish(Status.FAILED, reason), Response(503))
+            assert circuit.half_open
 
 
-def test_probes_come_further_and_further_apart() -> None:
-    one = dead()
-    waits = []
-    for _ in range(4):
-        now = one.not_before
-        one.note_again(batch(), FAILS, now)
-        waits.append(one.not_before - now)
-    assert waits == sorted(waits)
-    assert waits[-1] > waits[0]
+class TestClosing:
+    def test_an_answer_closes_it_and_says_so_once(self) -> None:
+        circuit = half_open()
+        assert end(circuit)
+        assert (circuit.places(MOST), end(circuit)) == (MOST, False)
+
+    def test_a_refusal_is_an_answer(self) -> None:
+        for action, status in (
+            (REFUSED, 400),
+            (Split(too_large=True), 413),
+            (Finish(Status.FAILED, "redirected"), 301),
+        ):
+            assert end(half_open(), action, Response(status))
+
+    def test_giving_up_a_suspected_batch_and_missing_credentials_are_none(self) -> None:
+        gave_up = Finish(Status.FAILED, "gave_up")
+        for action, answer in ((gave_up, Response(503)), (gave_up, NoResponse(True)), (Split(), Response(500))):
+            circuit = half_open()
+            assert not end(circuit, action, answer)
+            assert circuit.half_open
+        circuit = half_open()
+        assert not end(circuit, Finish(Status.FAILED, "unauthorized"), NoCredentials())
+        assert circuit.half_open
+
+    def test_probing_now_takes_the_back_off_and_leaves_the_pause(self) -> None:
+        circuit = half_open()
+        circuit.probe_now()
+        assert circuit.not_before == 0.0
+        circuit.note_retry(Retry(30.0, pause=True), History(), 0.0)
+        circuit.probe_now()
+        assert circuit.not_before == 30.0
 
 
-def test_an_answer_brings_it_back_and_says_so_once() -> None:
-    one = dead()
-    assert end(one)
-    assert (one.places(MOST), end(one)) == (MOST, False)
+class TestPauses:
+    def test_one_ends_with_one_request_and_not_before_its_time(self) -> None:
+        circuit = closed()
+        assert circuit.note_retry(Retry(30.0, pause=True, counted=False), History(), 10.0) is None
+        assert (circuit.not_before, circuit.places(MOST)) == (40.0, 1)
+        # To a request from before the pause.
+        assert not end(circuit, now=20.0)
+        assert (circuit.not_before, circuit.places(MOST)) == (40.0, 1)
+        assert end(circuit, now=41.0)
+        assert circuit.places(MOST) == MOST
+
+    def test_a_shorter_one_does_not_end_a_longer_one(self) -> None:
+        circuit = closed()
+        circuit.note_retry(Retry(30.0, pause=True), History(), 0.0)
+        circuit.note_retry(Retry(1.0, pause=True), History(), 0.0)
+        assert circuit.not_before == 30.0
+
+    def test_the_probe_after_it_does_not_wait_for_an_earlier_back_off(self) -> None:
+        circuit = half_open()
+        for _ in range(20):
+            fail(circuit, now=circuit.not_before)
+        now = circuit.not_before
+        fail(circuit, now=now)
+        circuit.note_retry(Retry(1.0, pause=True), History(), now)
+        assert circuit.not_before == now + 1.0
 
 
-def test_losing_patience_a_suspected_batch_and_missing_credentials_are_no_answer() -> None:
-    for action, status in ((Settle(Status.FAILED, "gave_up"), 503), (Split(), 500)):
-        one = dead()
-        assert not end(one, action, status)
-        assert one.is_probed
-    one = dead()
-    assert not one.note_end(batch(), Settle(Status.FAILED, "unauthorized"), NoCredentials(), 1000.0)
-    assert one.is_probed
+class TestSuspects:
+    """A batch fails again and again: is it the batch, or the server?"""
+
+    def test_a_batch_that_never_failed_keeps_what_it_was(self) -> None:
+        assert not closed().is_poison_suspect(None, False)
+        assert closed().is_poison_suspect(None, True)
+
+    def test_it_is_suspected_once_others_were_delivered_between_its_failures(self) -> None:
+        circuit = closed()
+        baseline = circuit.note_retry(FAILS, History(), 0.0)
+        assert baseline is not None
+        assert not circuit.is_poison_suspect(baseline, False)
+        end(circuit)
+        assert circuit.is_poison_suspect(baseline, False)
+
+    def test_and_no_more_once_another_begins_to_fail(self) -> None:
+        circuit = closed()
+        baseline = circuit.note_retry(FAILS, History(), 0.0)
+        end(circuit)
+        fail(circuit)
+        assert not circuit.is_poison_suspect(baseline, False)
+        assert not circuit.is_poison_suspect(baseline, True)
+
+    def test_it_stays_one_while_nothing_else_fails(self) -> None:
+        circuit = closed()
+        baseline = circuit.note_retry(FAILS, History(), 0.0)
+        assert circuit.is_poison_suspect(baseline, True)
+
+    def test_a_batch_that_failed_often_says_nothing_about_the_server(self) -> None:
+        circuit = closed()
+        baseline = circuit.note_retry(FAILS, History(), 0.0)
+        end(circuit)
+        fail(circuit, server_faults=5)
+        assert circuit.is_poison_suspect(baseline, False)
+
+    def test_a_failed_batch_is_no_delivered_one(self) -> None:
+        circuit = closed()
+        baseline = circuit.note_retry(FAILS, History(), 0.0)
+        end(circuit, REFUSED, Response(404))
+        assert not circuit.is_poison_suspect(baseline, False)
+        assert circuit.delivered == 0
 
 
-def test_a_refusal_is_an_answer() -> None:
-    for action, status in ((Settle(Status.FAILED, "refused"), 400), (Split(too_large=True), 413)):
-        assert end(dead(), action, status)
+class TestRefusals:
+    """Single messages that are refused one after the other are not to blame."""
 
+    def test_fifty_in_a_row(self) -> None:
+        circuit = closed()
+        for _ in range(49):
+            end(circuit, REFUSED, Response(400), messages=1)
+        assert not circuit.refuses_everything
+        end(circuit, REFUSED, Response(400), messages=1)
+        assert circuit.refuses_everything
 
-def test_a_pause_ends_with_one_request_and_not_before_its_time() -> None:
-    one = server()
-    one.note_again(batch(), Again(30.0, pause=True), 10.0)
-    assert (one.not_before, one.places(MOST)) == (40.0, 1)
-    # To a request from before the pause.
-    assert not end(one, now=20.0)
-    assert (one.not_before, one.places(MOST)) == (40.0, 1)
-    assert end(one, now=41.0)
-    assert one.places(MOST) == MOST
+    def test_one_that_is_delivered_ends_it(self) -> None:
+        circuit = closed()
+        for _ in range(60):
+            end(circuit, REFUSED, Response(400), messages=1)
+        end(circuit)
+        assert not circuit.refuses_everything
+        for _ in range(49):
+            end(circuit, REFUSED, Response(400), messages=1)
+        assert not circuit.refuses_everything
 
-
-def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
-    one = server()
-    one.note_again(batch(), Again(30.0, pause=True), 0.0)
-    one.note_again(batch(), Again(1.0, pause=True), 0.0)
-    assert one.not_before == 30.0
-
-
-def test_hurrying_takes_the_back_off_and_leaves_the_pause() -> None:
-    one = dead()
-    one.hurry()
-    assert one.not_before == 0.0
-    one.note_again(batch(), Again(30.0, pause=True), 0.0)
-    one.hurry()
-    assert one.not_before == 30.0
-
-
-def test_the_odd_one_fails_while_others_are_delivered() -> None:
-    one, odd = server(), batch()
-    assert not one.delivers_others(odd)
-    one.note_again(odd, FAILS, 0.0)
-    assert not one.delivers_others(odd)
-    end(one)
-    assert one.delivers_others(odd)
-    # Another begins to fail: the fault may be the server's again.
-    one.note_again(batch(), FAILS, 0.0)
-    assert not one.delivers_others(odd)
-
-
-def test_a_failure_that_does_not_count_says_nothing() -> None:
-    one = server()
-    for _ in range(50):
-        one.note_again(batch(), Again(0.0, counted=False), 0.0)
-    assert one.places(MOST) == MOST
+    def test_refused_batches_and_other_reasons_do_not_count(self) -> None:
+        circuit = closed()
+        for _ in range(60):
+            end(circuit, REFUSED, Response(404), messages=2)
+            end(circuit, Split(), Response(400), messages=2)
+            end(circuit, Finish(Status.FAILED, "too_large"), Response(413), messages=1)
+        assert not circuit.refuses_everything

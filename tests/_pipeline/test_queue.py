@@ -1,82 +1,104 @@
-"""The queue: its bounds, its policies, the line of those who wait, and the law of accounts at every step.
+"""The queue: its bounds, its policies, the callers that wait for room, and the law of accounts at every step.
 
-The sender is played by a few functions here; what goes through the whole client stands at the end.
+The consumer is played by a few functions here; what goes through the whole client is at the end.
 """
 
 import asyncio
+import sys
 import threading
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from segment_async import Client, ClientClosed, QueueFull, Response, Statistics, Status, TransportError, messages
+from segment_async import (
+    Client,
+    ClientClosed,
+    Delivery,
+    DeliveryError,
+    QueueFull,
+    Response,
+    Statistics,
+    Status,
+    TransportError,
+    messages,
+)
 from segment_async._outcome import BatchResult
-from segment_async._pipeline.delivery import Delivery
-from segment_async._pipeline.queue import Overflow, Queue, _Waiter
+from segment_async._pipeline.batch import MAX_BODY_BYTES, Batch, OpenBatch
+from segment_async._pipeline.delivery import bodies_of, bring_back, stored_as
+from segment_async._pipeline.queue import Overflow, Queue
+from segment_async._pipeline.room import Waiter
 from tests.support.law import check_counters
+from tests.support.stations import MANY, queue_with
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
 POLICIES: tuple[Overflow, ...] = ("wait", "drop_newest", "drop_oldest", "raise")
 DELIVERED = BatchResult(Status.DELIVERED)
+REFUSED = BatchResult(Status.FAILED, "refused")
 QUEUE_FULL = BatchResult(Status.DROPPED, "queue_full")
-MANY = 1_000_000
 
 
-class Office:
-    """The host of a queue whose owner always runs."""
-
-    def ensure_served(self) -> None:
-        return None
+def make(*arguments: Any, **options: Any) -> Queue:
+    """A queue whose batches are of one message each."""
+    return queue_with(*arguments, **{"batch_of": 1, **options})
 
 
-def make(
-    max_messages: int = 3, max_bytes: int = MANY, overflow: Overflow = "wait", timeout: float | None = None
-) -> Queue:
-    queue = Queue(max_messages, max_bytes, overflow, timeout, Office())
-    queue.drop_oldest = lambda: drop_oldest(queue)
-    return queue
-
-
-def message(queue: Queue, name: str = "") -> Delivery:
-    return Delivery(name, b"", queue.unread)
+def message(queue: Queue, size: int = 1, name: str = "") -> Delivery:
+    return Delivery(name, b"x" * size, queue.queued)
 
 
 def offer(queue: Queue, size: int = 1, name: str = "") -> bool:
-    return queue.put_nowait(message(queue, name), size)
+    return queue.put_nowait(message(queue, size, name), size)
 
 
 async def put(queue: Queue, size: int = 1, name: str = "", *, paced: bool = True) -> bool:
-    return await queue.put(message(queue, name), size, paced=paced)
+    return await queue.put(message(queue, size, name), size, paced=paced)
 
 
-def read(queue: Queue) -> list[str]:
-    names = []
-    with queue.lock:
-        while deliveries := queue.read():
-            names += [delivery.message_id for delivery in deliveries]
-        queue.was_read()
+def seal(queue: Queue, opened: OpenBatch) -> Batch:
+    """As the consumer does it."""
+    batch = opened.seal()
+    with queue.changing() as backlog:
+        backlog.wait(batch)
+        backlog.open = None
+    queue.place(batch)
+    return batch
+
+
+def read(queue: Queue, most: int = MANY) -> list[str]:
+    """Read so many messages, one by one; their names."""
+    names: list[str] = []
+    while len(names) < most and queue.unread:
+        name = queue.ready[0].message_id
+        size, to_seal = queue.read(1, all_of_it=True)
+        if to_seal is not None:
+            seal(queue, to_seal)
+        else:
+            assert size > 1
+            names.append(name)
     return names
 
 
-def read_one(queue: Queue) -> Delivery | None:
-    return next(iter(queue.read()), None)
+def settle(queue: Queue, count: int = 1, result: BatchResult = DELIVERED) -> None:
+    """The oldest batches that wait end; they are read first if there are none."""
+    for _ in range(count):
+        if not queue.backlog.waiting:
+            if queue.backlog.open is None:
+                read(queue, 1)
+            assert queue.backlog.open is not None
+            seal(queue, queue.backlog.open)
+        queue.settle(queue.backlog.waiting[0], result)
 
 
-def settle(queue: Queue, count: int, size: int, fate: BatchResult = DELIVERED) -> None:
-    with queue.lock:
-        queue.settle(count, size, fate)
-
-
-def drop_oldest(queue: Queue) -> bool:
-    """As the sender does it, for messages of one byte."""
-    if not queue.read():
-        return False
-    queue.settle(1, 1, QUEUE_FULL)
-    return True
+def settle_all(queue: Queue) -> None:
+    read(queue)
+    while queue.accounts.pending:
+        settle(queue)
 
 
 async def turns(count: int = 5) -> None:
@@ -86,7 +108,7 @@ async def turns(count: int = 5) -> None:
 
 async def filled(overflow: Overflow = "wait", timeout: float | None = None) -> Queue:
     queue = make(3, overflow=overflow, timeout=timeout)
-    queue.clock = running_clock().time
+    queue.clock.attach(running_clock())
     for number in range(3):
         assert await put(queue, name=f"old-{number}")
     return queue
@@ -103,35 +125,37 @@ class TestBounds:
         queue = make(3, overflow="drop_newest")
         assert [offer(queue) for _ in range(4)] == [True, True, True, False]
 
-    def test_what_is_read_and_what_flies_counts_until_it_is_settled(self) -> None:
+    def test_what_is_read_and_what_is_in_flight_counts_until_it_is_settled(self) -> None:
         queue = make(3, max_bytes=30, overflow="drop_newest")
         for _ in range(3):
             offer(queue, 10)
         read(queue)
         assert not offer(queue, 1)
-        queue.lift_off(3, 30)
+        first = queue.backlog.waiting[0]
+        with queue.changing() as backlog:
+            backlog.mark_in_flight(first)
         assert not offer(queue, 1)
-        queue.land(3, 30)
-        settle(queue, 1, 10)
+        assert queue.statistics().in_flight == 1
+        queue.settle(first, DELIVERED)
         assert not offer(queue, 11)
         assert offer(queue, 10)
 
-    def test_room_held_for_one_who_was_called_is_not_given_to_another(self) -> None:
+    def test_the_room_of_a_caller_that_was_woken_is_not_given_to_another(self) -> None:
         async def main() -> None:
             queue = await filled()
             waiting = asyncio.create_task(put(queue))
             await turns()
-            settle(queue, 1, 1)
+            settle(queue)
             assert not offer(queue)
             assert await waiting
             assert queue.statistics().pending == 3
 
         run(main())
 
-    def test_the_fast_way_in_refuses_whatever_needs_a_look(self) -> None:
+    def test_the_fast_way_in_refuses_what_needs_a_look(self) -> None:
         queue = make(2)
         assert [queue.offer(message(queue), 1, paced=True) for _ in range(3)] == [True, True, False]
-        settle(queue, 2, 2)
+        settle(queue, 2)
         queue.close()
         assert not queue.offer(message(queue), 1, paced=True)
 
@@ -167,12 +191,18 @@ class TestPolicies:
 
         run(main())
 
-    def test_drop_oldest_drops_the_new_one_where_nothing_old_can_be_dropped(self) -> None:
+    def test_drop_oldest_drops_the_new_one_where_all_the_old_ones_are_in_flight(self) -> None:
         async def main() -> None:
             queue = await filled("drop_oldest")
             read(queue)
+            assert queue.backlog.open is not None
+            seal(queue, queue.backlog.open)
+            with queue.changing() as backlog:
+                for batch in list(backlog.waiting):
+                    backlog.mark_in_flight(batch)
             assert not await put(queue)
             assert not offer(queue)
+            assert not queue.evicted
 
         run(main())
 
@@ -183,7 +213,7 @@ class TestPolicies:
             await turns()
             assert not waiting.done()
             assert not offer(queue)
-            settle(queue, 1, 1)
+            settle(queue)
             assert await waiting
 
         run(main())
@@ -236,7 +266,7 @@ class TestOverflowTimeout:
         async def main() -> None:
             queue = await filled(timeout=1.0)
             await asyncio.sleep(10)
-            settle(queue, 1, 1)
+            settle(queue)
             assert await put(queue)
             began = running_clock().time()
             assert not await put(queue)
@@ -247,7 +277,7 @@ class TestOverflowTimeout:
     def test_a_queue_full_by_bytes_is_full_too(self) -> None:
         async def main() -> None:
             queue = make(MANY, max_bytes=10, timeout=1.0)
-            queue.clock = running_clock().time
+            queue.clock.attach(running_clock())
             assert await put(queue, 8)
             began = running_clock().time()
             assert not await put(queue, 3)
@@ -261,7 +291,7 @@ class TestOverflowTimeout:
             waiting = asyncio.create_task(put(queue))
             await asyncio.sleep(100_000)
             assert not waiting.done()
-            settle(queue, 1, 1)
+            settle(queue)
             assert await waiting
 
         run(main())
@@ -269,7 +299,7 @@ class TestOverflowTimeout:
     def test_zero_does_not_wait_for_room_but_for_the_reader(self) -> None:
         async def main() -> None:
             queue = make(2_000, timeout=0.0)
-            queue.clock = running_clock().time
+            queue.clock.attach(running_clock())
             for _ in range(500):
                 assert await put(queue)
             waiting = asyncio.create_task(put(queue))
@@ -282,12 +312,14 @@ class TestOverflowTimeout:
 
 
 class TestPiledUp:
-    """Callers on the sender's own loop pause while it has five hundred messages to read."""
+    """Callers on the consumer's own loop pause while it has five hundred messages to read."""
 
-    async def stand_in_line(self, overflow: Overflow, timeout: float | None = 1.0) -> tuple[Queue, list[asyncio.Task]]:
-        """A queue with room for 500 more, and 800 who stand in line only because the reader is behind."""
+    async def waiting_callers(
+        self, overflow: Overflow, timeout: float | None = 1.0
+    ) -> tuple[Queue, list[asyncio.Task]]:
+        """A queue with room for 500 more, and 800 callers that wait only because the consumer is behind."""
         queue = make(1_000, overflow=overflow, timeout=timeout)
-        queue.clock = running_clock().time
+        queue.clock.attach(running_clock())
         for _ in range(500):
             await put(queue)
         tasks = [asyncio.create_task(put(queue, name="late")) for _ in range(800)]
@@ -299,7 +331,7 @@ class TestPiledUp:
     def results(tasks: list[asyncio.Task]) -> Mapping[object, int]:
         return Counter(task.result() if task.exception() is None else type(task.exception()) for task in tasks)
 
-    def test_whoever_shares_the_loop_pauses_and_whoever_does_not_goes_on(self) -> None:
+    def test_who_shares_the_loop_pauses_and_others_go_on(self) -> None:
         async def main() -> None:
             queue = make(5_000)
             for _ in range(500):
@@ -308,16 +340,11 @@ class TestPiledUp:
             waiting = asyncio.create_task(put(queue))
             await turns()
             assert not waiting.done()
-            with queue.lock:
-                # One more than those at which it goes on.
-                for _ in range(400):
-                    queue.read()
-                queue.was_read()
+            # One more than those at which it goes on.
+            assert len(read(queue, 400)) == 400
             await turns()
             assert not waiting.done()
-            with queue.lock:
-                queue.read()
-                queue.was_read()
+            read(queue, 1)
             assert await waiting
 
         run(main())
@@ -332,7 +359,7 @@ class TestPiledUp:
     )
     def test_the_queue_fills_up_meanwhile(self, overflow: Overflow, expected: Mapping[object, int]) -> None:
         async def main() -> None:
-            queue, tasks = await self.stand_in_line(overflow)
+            queue, tasks = await self.waiting_callers(overflow)
             read(queue)
             await asyncio.wait(tasks)
             assert self.results(tasks) == expected
@@ -342,36 +369,32 @@ class TestPiledUp:
 
     def test_the_queue_fills_up_meanwhile_and_the_oldest_go(self) -> None:
         async def main() -> None:
-            queue, tasks = await self.stand_in_line("drop_oldest")
-            # One is left unread: it goes for the first of the late ones, and they for each other.
-            with queue.lock:
-                for _ in range(499):
-                    queue.read()
-                queue.was_read()
+            queue, tasks = await self.waiting_callers("drop_oldest")
+            read(queue)
             await asyncio.wait(tasks)
             assert self.results(tasks) == {True: 800}
-            # The last to make room finds it offered to the line in which it still stands itself.
-            assert 999 <= queue.statistics().pending <= 1_000
+            assert queue.statistics().pending == 1_000
+            assert queue.statistics().reasons == {"queue_full": 300}
 
         run(main())
 
     def test_without_a_limit_they_wait_for_room(self) -> None:
         async def main() -> None:
-            queue, tasks = await self.stand_in_line("wait", timeout=None)
+            queue, tasks = await self.waiting_callers("wait", timeout=None)
             read(queue)
             await asyncio.sleep(1_000)
             assert sum(task.done() for task in tasks) == 500
             read(queue)
-            settle(queue, 300, 300)
+            settle(queue, 300)
             await asyncio.wait(tasks)
             assert self.results(tasks) == {True: 800}
 
         run(main())
 
     @pytest.mark.parametrize("overflow", POLICIES)
-    def test_a_line_that_waits_for_the_reader_alone_fills_no_queue(self, overflow: Overflow) -> None:
+    def test_callers_that_wait_for_the_reader_alone_fill_no_queue(self, overflow: Overflow) -> None:
         async def main() -> None:
-            queue, tasks = await self.stand_in_line(overflow)
+            queue, tasks = await self.waiting_callers(overflow)
             assert offer(queue)
             for task in tasks:
                 task.cancel()
@@ -380,7 +403,7 @@ class TestPiledUp:
         run(main())
 
 
-class TestTheLine:
+class TestWaiters:
     def test_first_come_first_served(self) -> None:
         async def main() -> None:
             queue = await filled()
@@ -388,13 +411,15 @@ class TestTheLine:
             for number in range(10):
                 tasks.append(asyncio.create_task(put(queue, name=f"new-{number}")))
                 await turns(1)
-            settle(queue, 2, 2)
+            settle(queue, 2)
             late = asyncio.create_task(put(queue, name="late"))
-            for _ in range(12):
-                settle(queue, 1, 1) if queue.statistics().pending else None
+            order: list[str] = []
+            while len(order) < 12:
                 await turns()
+                order += read(queue)
+                settle(queue)
             await asyncio.gather(*tasks, late)
-            assert read(queue) == [*(f"old-{n}" for n in range(3)), *(f"new-{n}" for n in range(10)), "late"]
+            assert order == ["old-2", *(f"new-{number}" for number in range(10)), "late"]
 
         run(main())
 
@@ -407,9 +432,10 @@ class TestTheLine:
             small = asyncio.create_task(put(queue, 1, "small"))
             await turns()
             assert not small.done()
-            settle(queue, 1, 50)
+            assert read(queue) == ["first"]
+            settle(queue)
             await asyncio.gather(large, small)
-            assert read(queue) == ["first", "large", "small"]
+            assert read(queue) == ["large", "small"]
 
         run(main())
 
@@ -421,7 +447,7 @@ class TestTheLine:
             waiting = asyncio.create_task(put(queue, name="waiting"))
             for turn in range(8):
                 if turn == room_after:
-                    settle(queue, 1, 1)
+                    settle(queue)
                 if turn == cancelled_after:
                     waiting.cancel()
                 await asyncio.sleep(0)
@@ -438,28 +464,29 @@ class TestTheLine:
             queue = await filled()
             first, second = (asyncio.create_task(put(queue)) for _ in range(2))
             await turns()
-            settle(queue, 1, 1)
+            settle(queue)
             first.cancel()
             assert await second
             assert first.cancelled()
 
         run(main())
 
-    def test_close_sends_everybody_home(self) -> None:
+    def test_close_ends_every_wait(self) -> None:
         async def main() -> None:
             queue = await filled()
             granted, waiting = (asyncio.create_task(put(queue)) for _ in range(2))
             await turns()
-            settle(queue, 1, 1)
+            settle(queue)
             queue.close()
             for task in (granted, waiting):
                 with pytest.raises(ClientClosed):
                     await task
             with pytest.raises(ClientClosed):
                 offer(queue)
-            with pytest.raises(ClientClosed):
-                queue.refuse(QUEUE_FULL)
             assert queue.statistics().accepted == 3
+            # A message that was given up before is still counted.
+            queue.refuse(QUEUE_FULL)
+            assert queue.statistics().accepted == 4
 
         run(main())
 
@@ -471,28 +498,72 @@ class TestTheLine:
             compared += 1
             return waiter is other
 
-        # A line that is searched for each who leaves compares millions of times: it holds up the loop.
-        monkeypatch.setattr(_Waiter, "__eq__", count)
+        # A search for each that leaves would compare millions of times: it would hold up the loop.
+        monkeypatch.setattr(Waiter, "__eq__", count)
 
         async def main() -> None:
-            queue = await filled()
+            queue = queue_with(3)
+            queue.clock.attach(running_clock())
+            for _ in range(3):
+                await put(queue)
             tasks = [asyncio.create_task(put(queue, paced=False)) for _ in range(10_000)]
             await turns()
             for task in tasks[5_000:]:
                 task.cancel()
             await turns()
-            while pending := queue.statistics().pending:
-                settle(queue, pending, pending)
+            while queue.statistics().pending:
+                settle_all(queue)
                 await turns()
             assert queue.statistics().delivered == 5_003
 
         run(main())
         assert compared < 10_000
 
+    def test_waiters_change_under_the_lock_alone(self) -> None:
+        """Other threads go through them with the lock held."""
+
+        class Checked(OrderedDict[Waiter, None]):
+            def __setitem__(self, waiter: Waiter, value: None) -> None:
+                assert is_held()
+                super().__setitem__(waiter, value)
+
+            def pop(self, *arguments: Any) -> Any:
+                assert is_held()
+                return super().pop(*arguments)
+
+        def is_held() -> bool:
+            """Whether another thread cannot have the lock."""
+            results: list[bool] = []
+
+            def try_it() -> None:
+                results.append(queue.lock.acquire(blocking=False))
+                if results[0]:
+                    queue.lock.release()
+
+            thread = threading.Thread(target=try_it)
+            thread.start()
+            thread.join()
+            return not results[0]
+
+        queue = make(1)
+
+        async def main() -> None:
+            queue.clock.attach(running_clock())
+            queue.room.waiters = Checked()
+            await put(queue)
+            waiting = asyncio.create_task(put(queue))
+            await turns()
+            assert len(queue.room.waiters) == 1
+            settle(queue)
+            assert await waiting
+            assert not queue.room.waiters
+
+        run(main())
+
 
 class TestThreads:
     def test_callers_on_four_loops_and_a_reader_on_a_fifth(self) -> None:
-        queue = make(50, max_bytes=500, overflow="wait", timeout=None)
+        queue = queue_with(50, 500, timeout=None)
         checks: list[Statistics] = []
 
         def call() -> None:
@@ -504,12 +575,11 @@ class TestThreads:
         callers = [threading.Thread(target=call) for _ in range(4)]
         for caller in callers:
             caller.start()
-        left = 2_000
-        while left:
-            count = len(read(queue))
+        while queue.statistics().delivered < 2_000:
+            queue.read(MAX_BODY_BYTES, all_of_it=True)
             checks.append(queue.statistics())
-            settle(queue, count, 10 * count)
-            left -= count
+            if queue.backlog.open is not None:
+                queue.settle(seal(queue, queue.backlog.open), DELIVERED)
         for caller in callers:
             caller.join()
         for counters in checks:
@@ -523,12 +593,14 @@ class TestThreads:
         over = threading.Event()
 
         def work() -> None:
-            for _ in range(3_000):
+            for _ in range(2_000):
                 offer(queue)
                 read(queue)
-                queue.lift_off(1, 1)
-                queue.land(1, 1)
-                settle(queue, 1, 1)
+                assert queue.backlog.open is not None
+                batch = seal(queue, queue.backlog.open)
+                with queue.changing() as backlog:
+                    backlog.mark_in_flight(batch)
+                queue.settle(batch, DELIVERED)
             over.set()
 
         worker = threading.Thread(target=work)
@@ -541,84 +613,435 @@ class TestThreads:
 
 
 class TestReading:
+    def filled(self, *sizes: int, batch_of: int = 2_500) -> Queue:
+        queue = queue_with(1_000, batch_of=batch_of)
+        for number, size in enumerate(sizes):
+            assert offer(queue, size, str(number))
+        return queue
+
     def test_order_and_places(self) -> None:
-        queue = make(5)
-        for name in "abc":
-            offer(queue, name=name)
-        assert queue.put_count == 3
-        first = queue.read()
-        assert [delivery.message_id for delivery in first] == ["a"]
-        assert queue.read_count == 1
-        queue.put_back(first)
-        assert queue.read_count == 0
-        assert read(queue) == ["a", "b", "c"]
-        assert queue.read() == []
+        queue = self.filled(1, 1, 1)
+        assert (queue.read_count, queue.place_to_reach()) == (0, 3)
+        assert read(queue, 1) == ["0"]
+        assert (queue.read_count, queue.unread, queue.place_to_reach()) == (1, 2, 3)
+        assert read(queue) == ["1", "2"]
+        assert queue.read(1_000) == (0, None)
+        opened = queue.backlog.open
+        assert opened is not None
+        assert (opened.start, opened.stop) == (0, 3)
+        assert [one.message_id for one in opened.deliveries] == ["0", "1", "2"]
+        seal(queue, opened)
+        offer(queue)
+        read(queue)
+        assert queue.backlog.open is not None
+        assert queue.backlog.open.start == 3
 
     @pytest.mark.parametrize(
-        ("most", "room", "expected"),
+        ("room", "expected"),
         [
-            (10, 1_000, "abcd"),
-            (10, 104, "abcd"),  # each with its comma: as many bytes as there is room for
-            (10, 103, "abc"),
-            (3, 1_000, "abc"),
-            (10, 22, "ab"),
-            (10, 21, "a"),
-            (10, 0, "a"),  # the first one in any case
+            (1_000, 4),
+            (104, 4),  # each with its comma: as many bytes as there is room for
+            (103, 3),
+            (22, 2),
+            (21, 1),
+            (0, 1),  # the first one in any case
         ],
     )
-    def test_as_many_as_fit(self, most: int, room: int, expected: str) -> None:
-        queue = make(10)
-        for name, size in zip("abcd", (10, 10, 10, 70), strict=True):
-            assert queue.put_nowait(Delivery(name, b"x" * size, queue.unread), size)
-        taken = queue.read(most, room)
-        assert [delivery.message_id for delivery in taken] == list(expected)
-        queue.put_back(taken)
-        assert queue.read(most, room) == taken
-        assert read(queue) == list("abcd"[len(expected) :])
+    def test_as_many_as_fit(self, room: int, expected: int) -> None:
+        queue = self.filled(10, 10, 10, 70)
+        sizes = (10, 10, 10, 70)[:expected]
+        assert queue.read(room, all_of_it=True) == (sum(sizes) + expected, None)
+        assert queue.unread == 4 - expected
+        assert queue.backlog.open is not None
+        assert (queue.backlog.open.count, queue.backlog.open.size) == (expected, sum(sizes))
 
-    def test_of_many_that_fit_the_oldest(self) -> None:
-        queue = make(1_000)
-        for number in range(200):
-            queue.put_nowait(Delivery(str(number), b"x", queue.unread), 1)
-        taken = [delivery.message_id for delivery in queue.read(150, 10_000)]
-        assert taken == [str(number) for number in range(len(taken))]
-        assert 0 < len(taken) <= 150
-        assert taken + read(queue) == [str(number) for number in range(200)]
+    def test_at_most_sixty_four_in_one_step_of_the_lock(self) -> None:
+        queue = self.filled(*[1] * 200)
+        assert queue.read(10_000, all_of_it=True) == (128, None)
+
+    def test_an_open_batch_that_takes_no_more_is_to_be_sealed_first(self) -> None:
+        queue = self.filled(1, 1, 1, batch_of=2)
+        assert queue.read(1_000, all_of_it=True) == (4, None)
+        opened = queue.backlog.open
+        assert opened is not None
+        assert queue.read(1_000, all_of_it=True) == (0, opened)
+        assert queue.unread == 1
+        seal(queue, opened)
+        assert queue.read(1_000, all_of_it=True) == (2, None)
+
+    def test_a_batch_that_is_large_enough_to_be_sent_is_not_made_larger(self) -> None:
+        queue = self.filled(*[1] * 450)
+        while queue.read(1_000)[0]:
+            pass
+        assert queue.backlog.open is not None
+        # It would be, up to four times, if more than another batch were unread.
+        assert 100 <= queue.backlog.open.count < 400
+        assert 0 < queue.unread <= 100
+
+    def test_messages_that_earlier_processes_tried_go_by_themselves(self) -> None:
+        queue = queue_with(10, has_spool=True)
+        made = [message(queue, 5, name) for name in "abcd"]
+        stored_as(made, [7, 8, 9, 10])
+        queue.ready.extend(made)
+        queue.attempts[8] = 3
+        assert queue.read(1_000, all_of_it=True) == (6, None)
+        opened = queue.backlog.open
+        assert opened is not None
+        assert queue.read(1_000, all_of_it=True) == (0, opened)
+        seal(queue, opened)
+        assert queue.read(1_000, all_of_it=True) == (6, None)
+        opened = queue.backlog.open
+        assert opened is not None
+        assert opened.sends == 3
+        assert queue.read(1_000, all_of_it=True) == (0, opened)
+        batch = seal(queue, opened)
+        assert (batch.history.sends, batch.history.maybe_sent, list(batch.keys)) == (3, True, [8])
+        assert queue.read(1_000, all_of_it=True) == (12, None)
+        assert not queue.attempts
 
     def test_it_says_when_it_is_full(self) -> None:
         queue = make(2)
         offer(queue)
-        assert not queue.is_full
+        assert not queue.room.is_full
         offer(queue)
-        assert queue.is_full
-        settle(queue, 1, 1)
-        assert not queue.is_full
+        assert queue.room.is_full
+        settle(queue)
+        assert not queue.room.is_full
 
-    def test_it_announces_messages_from_the_one_on_that_it_was_told(self) -> None:
-        queue = make(5)
-        rings = []
-        queue.announce = lambda: rings.append(queue.put_count)
-        offer(queue)
-        queue.announce_at = 3
-        for _ in range(3):
+    def test_left_before_a_place(self) -> None:
+        queue = make(10)
+        for _ in range(5):
             offer(queue)
-        assert rings == [1, 3, 4]
+        place = queue.place_to_reach()
+        assert (place, queue.left(place)) == (5, 5)
+        offer(queue)
+        assert queue.left(place) == 5
+        read(queue, 3)
+        assert (queue.left(place), queue.left(2)) == (5, 2)
+        settle(queue, 2)
+        assert (queue.left(place), queue.left(2)) == (3, 0)
+        settle_all(queue)
+        assert queue.left(place) == 0
 
-    def test_it_rings_when_it_is_full(self) -> None:
-        queue = make(2)
-        rings = []
-        queue.ring = lambda: rings.append(queue.put_count)
-        queue.announce_at = 100
+
+class TestWaking:
+    """The consumer sleeps until there is enough to read, or anything else has changed."""
+
+    def test_from_as_many_unread_messages_as_are_worth_a_look(self) -> None:
+        async def main() -> None:
+            queue = queue_with(1_000)
+            offer(queue)
+            read(queue)
+            sleeper = queue.sleep_until_unread(queue.changed.count)
+            assert sleeper is not None
+            for _ in range(98):
+                assert queue.offer(message(queue), 1, paced=True)
+            assert not sleeper.done()
+            queue.offer(message(queue), 1, paced=True)
+            assert sleeper.done()
+
+        run(main())
+
+    def test_from_the_first_one_where_no_batch_is_open(self) -> None:
+        async def main() -> None:
+            queue = make(5)
+            sleeper = queue.sleep_until_unread(queue.changed.count)
+            assert sleeper is not None
+            assert queue.offer(message(queue), 1, paced=True)
+            assert sleeper.done()
+
+        run(main())
+
+    def test_when_the_queue_is_full(self) -> None:
+        async def main() -> None:
+            queue = queue_with(3)
+            offer(queue)
+            read(queue)
+            sleeper = queue.sleep_until_unread(queue.changed.count)
+            assert sleeper is not None
+            queue.offer(message(queue), 1, paced=True)
+            assert not sleeper.done()
+            queue.offer(message(queue), 1, paced=True)
+            assert sleeper.done()
+            assert queue.room.is_full
+
+        run(main())
+
+    def test_not_at_all_if_something_has_changed_before(self) -> None:
+        async def main() -> None:
+            queue = make(5)
+            seen = queue.changed.count
+            queue.notify()
+            assert queue.sleep_until_unread(seen) is None
+            seen = queue.changed.count
+            offer(queue)
+            assert queue.sleep_until_unread(queue.changed.count) is None
+
+        run(main())
+
+    def test_a_consumer_that_slept_again_before_the_waking_thread_came_back_is_woken_again(self) -> None:
+        async def main() -> None:
+            queue = make(5)
+            sleepers: list[asyncio.Future[None] | None] = []
+            is_awake = False
+
+            def as_a_consumer_in_another_thread() -> bool:
+                nonlocal is_awake
+                if not is_awake:
+                    is_awake = True
+                    settle_all(queue)
+                    sleepers.append(queue.sleep_until_unread(queue.changed.count))
+                return True
+
+            assert queue.sleep_until_unread(queue.changed.count) is not None
+            queue.changed.register(as_a_consumer_in_another_thread)
+            assert queue.offer(message(queue), 1, paced=True)
+            (sleeper,) = sleepers
+            assert sleeper is not None
+            assert not sleeper.done()
+            assert queue.offer(message(queue), 1, paced=True)
+            assert sleeper.done()
+
+        run(main())
+
+    def test_with_a_spool_messages_are_unread_once_they_are_stored(self) -> None:
+        async def main() -> None:
+            queue = queue_with(50, has_spool=True)
+            sleeper = queue.sleep_until_unread(queue.changed.count)
+            assert sleeper is not None
+            assert queue.offer(message(queue), 1, paced=False)
+            assert not sleeper.done()
+            assert queue.unread == 0
+
+        run(main())
+
+
+class TestDropOldest:
+    def test_a_whole_batch_goes_the_oldest_that_is_not_in_flight(self) -> None:
+        queue = queue_with(6, overflow="drop_oldest", batch_of=2)
+        for number in range(6):
+            offer(queue, name=str(number))
+        read(queue)
+        first = queue.backlog.waiting[0]
+        with queue.changing() as backlog:
+            backlog.mark_in_flight(first)
+        assert offer(queue)
+        assert queue.statistics().reasons == {"queue_full": 2}
+        assert [batch.start for batch in queue.backlog.batches()] == [4, 0]
+        assert queue.statistics().pending == 5
+
+    def test_it_is_reported_with_its_history_and_its_bytes(self) -> None:
+        queue = queue_with(2, overflow="drop_oldest", batch_of=1)
+        made = [message(queue, 10, name) for name in "ab"]
+        for one in made:
+            queue.put_nowait(one, 10)
+        read(queue)
+        first = queue.backlog.waiting[0]
+        first.history = first.history._replace(sends=3, maybe_sent=True, status_code=503)
+        assert offer(queue, 10)
+        # The second is in the open batch.
+        assert offer(queue, 10)
+        expected = [BatchResult(Status.DROPPED, "queue_full", 503, 3, True), QUEUE_FULL]
+        assert [(result, list(bodies()), size) for result, bodies, size in queue.evicted] == [
+            (result, [b"x" * 10], 10) for result in expected
+        ]
+        assert [one.outcome and one.outcome.attempts for one in made] == [3, 0]
+
+    def test_what_waits_for_a_message_of_the_open_batch_is_woken(self) -> None:
+        async def main() -> None:
+            queue = make(1, overflow="drop_oldest")
+            queue.clock.attach(running_clock())
+            old = message(queue)
+            queue.put_nowait(old, 1)
+            read(queue)
+            waiting = asyncio.ensure_future(old)
+            await turns()
+            assert offer(queue)
+            outcome = await waiting
+            assert (outcome.status, outcome.reason) == (Status.DROPPED, "queue_full")
+
+        run(main())
+
+    def test_for_a_message_that_is_larger_than_the_oldest_several_go(self) -> None:
+        queue = make(100, max_bytes=100, overflow="drop_oldest")
+        for _ in range(10):
+            offer(queue, 10)
+        assert offer(queue, 25)
+        assert queue.statistics().reasons == {"queue_full": 3}
+        assert queue.statistics().pending == 8
+
+
+class TestReentry:
+    """A signal handler or a finalizer may put a message at any call, in the middle of anything."""
+
+    def test_amid_a_change_of_batches_nothing_is_dropped_to_make_room(self) -> None:
+        queue = make(2, overflow="drop_oldest")
         offer(queue)
         offer(queue)
-        assert rings == [2]
+        with queue.changing():
+            assert not offer(queue)
+        assert not queue.evicted
+        assert offer(queue)
+        assert len(queue.evicted) == 1
 
-    def test_statistics_are_frozen(self) -> None:
-        counters = make().statistics()
-        with pytest.raises(AttributeError):
-            counters.accepted = 1  # type: ignore[misc]
-        with pytest.raises(TypeError):
-            counters.reasons["x"] = 1  # type: ignore[index]
+    def test_amid_a_change_a_message_that_finds_room_is_taken(self) -> None:
+        queue = make(3)
+        with queue.changing():
+            assert offer(queue)
+            assert queue.offer(message(queue), 1, paced=True)
+        assert queue.unread == 2
+
+    @pytest.mark.parametrize("overflow", ["wait", "drop_oldest"])
+    @pytest.mark.parametrize("name", ["offer", "put_nowait", "read", "settle", "drop", "repair", "sleep"])
+    def test_a_put_at_any_call_finds_whole_state(self, name: str, overflow: Overflow) -> None:
+        """And whatever was going on ends as it would have."""
+        moment, is_over = 0, False
+        while not is_over:
+            is_over = run(self.once(name, overflow, moment))
+            moment += 1
+        assert moment > 5
+
+    async def once(self, name: str, overflow: Overflow, moment: int) -> bool:
+        queue = made_ready(overflow)
+        came: list[bool] = []
+
+        def handler() -> None:
+            came.append(offer(queue, 10, "handler's"))
+
+        is_over = traced(lambda: CHANGES[name](queue), moment, handler)
+        assert is_over == (not came)
+        hold_to_the_law(queue, expected=6 + (name in PUTS) + sum(came))
+        return is_over
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt, which may come at any call."""
+
+
+class TestInterrupted:
+    @pytest.mark.parametrize("overflow", ["wait", "drop_oldest"])
+    @pytest.mark.parametrize("name", ["read", "settle", "seal", "split", "drop", "repair", "sleep"])
+    def test_an_exception_at_any_call_costs_no_message(self, name: str, overflow: Overflow) -> None:
+        """Once everything was repaired, as the consumer does when it comes back."""
+        moment, is_over = 0, False
+        while not is_over:
+            is_over = run(self.once(name, overflow, moment))
+            moment += 1
+        assert moment > 5
+
+    async def once(self, name: str, overflow: Overflow, moment: int) -> bool:
+        queue = made_ready(overflow)
+        before = queue.statistics()
+
+        def handler() -> None:
+            raise Interrupted
+
+        try:
+            is_over = traced(lambda: CHANGES[name](queue), moment, handler)
+        except Interrupted:
+            is_over = False
+        queue.repair()
+        now = queue.statistics()
+        taken = now.accepted - before.accepted
+        assert taken in ((0, 1) if name in PUTS else (0,))
+        hold_to_the_law(queue, expected=6 + taken)
+        return is_over
+
+
+def made_ready(overflow: Overflow) -> Queue:
+    """Six messages, which are all there is room for: a batch of two that waits, one in flight, one open, one unread."""
+    queue = queue_with(6, overflow=overflow, batch_of=2)
+    queue.clock.attach(asyncio.get_running_loop())
+    for number in range(6):
+        assert offer(queue, 10, str(number))
+    read(queue, 5)
+    second = queue.backlog.waiting[1]
+    with queue.changing() as backlog:
+        backlog.mark_in_flight(second)
+    return queue
+
+
+def _split(queue: Queue) -> None:
+    batch = next(iter(queue.backlog.in_flight))
+    with queue.changing() as backlog:
+        # As the settlement does it.
+        for part in batch.split():
+            backlog.wait(part)
+        backlog.remove(batch)
+
+
+def _seal(queue: Queue) -> None:
+    assert queue.backlog.open is not None
+    seal(queue, queue.backlog.open)
+
+
+CHANGES: Mapping[str, Callable[[Queue], object]] = {
+    "offer": lambda queue: queue.offer(message(queue, 10), 10, paced=True) or offer(queue, 10) or taken_over(queue),
+    "put_nowait": lambda queue: offer(queue, 10) or taken_over(queue),
+    "drop": lambda queue: offer(queue, 10) or taken_over(queue),
+    "read": lambda queue: queue.read(1_000, all_of_it=True),
+    "settle": lambda queue: queue.settle(next(iter(queue.backlog.in_flight)), REFUSED),
+    "seal": _seal,
+    "split": _split,
+    "repair": lambda queue: queue.repair(),
+    "sleep": lambda queue: queue.sleep_until_unread(queue.changed.count),
+}
+# Changes that bring a message, which is counted in any case.
+PUTS = ("offer", "put_nowait", "drop")
+
+
+def taken_over(queue: Queue) -> None:
+    """As the client does with a message that finds no room."""
+    queue.refuse(QUEUE_FULL)
+
+
+def traced(work: Callable[[], object], moment: int, handler: Callable[[], None]) -> bool:
+    """Do it, and call the handler at that call, or return, in the queue's files; `True`: there are not so many.
+
+    Python itself looks for signals there and nowhere else.
+    """
+    left = moment
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal left
+        if frame.f_code.co_filename.endswith(FILES):
+            left -= 1
+            if left == -1:
+                sys.setprofile(None)
+                handler()
+
+    profiler = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(profiler)
+    return left >= 0
+
+
+FILES = ("_pipeline/queue.py", "_pipeline/backlog.py", "_pipeline/accounts.py", "_pipeline/room.py")
+
+
+def hold_to_the_law(queue: Queue, expected: int) -> None:
+    """All that was accepted is there or has ended, in one place, and can all be settled."""
+    counters = queue.statistics()
+    check_counters(counters)
+    assert counters.accepted == expected
+    batches = list(queue.backlog.batches())
+    places = [place for batch in batches for place in range(batch.start, batch.stop)]
+    assert len(places) == len(set(places))
+    assert counters.pending == len(places) + queue.unread
+    assert queue.accounts.pending_bytes == 10 * counters.pending
+    assert all(body == b"x" * 10 for batch in batches for body in batch.bodies())
+    assert set(bodies_of(queue.ready)) <= {b"x" * 10}
+    with queue.changing() as backlog:
+        for batch in list(backlog.in_flight):
+            backlog.wait(batch)
+    settle_all(queue)
+    counters = queue.statistics()
+    check_counters(counters)
+    assert (counters.pending, queue.accounts.pending_bytes, counters.accepted) == (0, 0, expected)
+    assert queue.left(queue.place_to_reach()) == 0
 
 
 class TestSpooled:
@@ -629,58 +1052,69 @@ class TestSpooled:
         check_counters(counters)
         return counters.accepted, counters.pending, counters.recovered, counters.queued_bytes
 
+    def load(self, queue: Queue, name: str, key: int) -> None:
+        """As the feed does it."""
+        delivery = message(queue, 10, name)
+        bring_back(delivery, b"x" * 10, key, queue.queued)
+        queue.accounts.load(10)
+        queue.ready.append(delivery)
+
+    def test_put_stored_sent(self) -> None:
+        queue = make(4, has_spool=True)
+        assert offer(queue, 10, "a")
+        assert (queue.unread, len(queue.unstored)) == (0, 1)
+        assert self.counts(queue) == (1, 1, 0, 10)
+        assert queue.place_to_reach() == 1
+        assert queue.left(1) == 1
+        queue.ready.append(queue.unstored.popleft())
+        assert read(queue) == ["a"]
+        settle_all(queue)
+        assert self.counts(queue) == (1, 0, 0, 0)
+        assert queue.left(1) == 0
+
+    def test_a_call_that_waits_for_the_disk_has_not_accepted_its_message(self) -> None:
+        async def main() -> None:
+            queue = make(4, has_spool=True)
+            queue.clock.attach(running_clock())
+            assert await queue.put(message(queue, 10), 10, paced=False, arriving=True)
+            assert self.counts(queue) == (0, 0, 0, 10)
+            # But it takes room, and a flush waits for it.
+            assert queue.accounts.pending == 1
+            assert queue.place_to_reach() == 1
+            queue.accounts.arriving -= 1
+            assert self.counts(queue) == (1, 1, 0, 10)
+
+        run(main())
+
     def test_on_disk_into_memory_and_back(self) -> None:
-        queue = make(2)
-        for _ in range(3):
-            queue.accept_spooled(10)
-        assert self.counts(queue) == (3, 3, 0, 30)
-        assert queue.window() == (2, MANY)
-        with queue.lock:
-            queue.load(message(queue, "a"), 10)
-            queue.load(message(queue, "b"), 10)
-        assert queue.window() is None
-        assert self.counts(queue) == (3, 3, 0, 30)
+        queue = make(4, has_spool=True)
+        queue.accounts.recover(3)
+        assert self.counts(queue) == (3, 3, 3, 0)
+        # Half of the bounds is for messages from the disk.
+        assert queue.window() == (2, MANY // 2)
+        self.load(queue, "a", 7)
+        self.load(queue, "b", 8)
+        assert queue.window() == (0, 0)
+        assert self.counts(queue) == (3, 3, 3, 20)
+        assert queue.place_to_reach() == 3
         assert read(queue) == ["a", "b"]
-        with queue.lock:
-            queue.keep(1, 10)
-            assert queue.place_to_reach() == 4
-        settle(queue, 1, 10)
-        assert self.counts(queue) == (3, 2, 0, 20)
-        assert queue.window() == (2, MANY)
+        settle(queue)
+        assert queue.window()[0] == 1
+        assert queue.backlog.open is not None
+        queue.keep(queue.backlog.open, BatchResult(Status.KEPT))
+        assert self.counts(queue) == (3, 2, 3, 10)
+        assert queue.accounts.pending == 0
 
-    def test_the_disk_refused(self) -> None:
-        queue = make()
-        queue.accept_spooled(10)
-        queue.take_back_spooled(10)
-        assert self.counts(queue) == (0, 0, 0, 0)
-
-    def test_found_on_disk(self) -> None:
-        queue = make()
-        queue.recover(5)
-        assert self.counts(queue) == (5, 5, 5, 0)
-        with queue.lock:
-            queue.load(message(queue), 10)
-        assert self.counts(queue) == (5, 5, 5, 10)
-
-    def test_given_up_by_the_spool_itself(self) -> None:
-        queue = make()
-        queue.accept_spooled(10)
-        queue.lose_spooled(10, BatchResult(Status.FAILED, "lost"))
-        assert self.counts(queue) == (1, 0, 0, 0)
-        assert queue.statistics().reasons == {"lost": 1}
-
-    def test_nothing_is_accepted_once_closed(self) -> None:
-        queue = make()
-        queue.close()
-        with pytest.raises(ClientClosed):
-            queue.accept_spooled(10)
-        queue.refuse(QUEUE_FULL, even_closed=True)
-        assert self.counts(queue) == (1, 0, 0, 0)
+    def test_new_messages_leave_the_window_alone(self) -> None:
+        queue = make(4, has_spool=True)
+        for _ in range(3):
+            offer(queue, 10)
+        assert queue.window()[0] == 2
 
     def test_callers_are_held_up_once_in_all(self) -> None:
         async def main() -> None:
             queue = make(timeout=1.0)
-            queue.clock = running_clock().time
+            queue.clock.attach(running_clock())
             assert not queue.patience_is_over()
             await asyncio.sleep(0.9)
             assert not queue.patience_is_over()
@@ -690,25 +1124,33 @@ class TestSpooled:
 
         run(main())
 
+    def test_a_repair_counts_what_is_being_stored(self) -> None:
+        queue = make(5, has_spool=True)
+        for _ in range(3):
+            offer(queue, 10)
+        queue.appending = [queue.unstored.popleft()]
+        self.load(queue, "d", 9)
+        read(queue)
+        queue.accounts.pending, queue.accounts.pending_bytes = 77, 1
+        queue.repair()
+        assert (queue.accounts.pending, queue.accounts.pending_bytes) == (4, 40)
+
 
 class LawOfTheQueue(RuleBasedStateMachine):
-    """Anything in any order: the law holds, the bounds hold, and nobody waits who need not."""
+    """Anything in any order: the law holds, the bounds hold, and no caller waits that need not."""
 
     @initialize(
         most=st.integers(1, 5),
         most_bytes=st.integers(10, 40),
         overflow=st.sampled_from(POLICIES),
         timeout=st.sampled_from([None, 0.0, 1.0]),
+        batch_of=st.integers(1, 3),
     )
-    def open(self, most: int, most_bytes: int, overflow: Overflow, timeout: float | None) -> None:
+    def open(self, most: int, most_bytes: int, overflow: Overflow, timeout: float | None, batch_of: int) -> None:
         self.loop = VirtualClockLoop()
         self.most, self.most_bytes, self.overflow, self.timeout = most, most_bytes, overflow, timeout
-        self.queue = Queue(most, most_bytes, overflow, timeout, Office())
-        self.queue.clock = self.loop.time
-        self.queue.drop_oldest = self.drop_oldest
-        self.sizes: dict[str, int] = {}
-        self.read: list[str] = []
-        self.flying: list[str] = []
+        self.queue = queue_with(most, most_bytes, overflow, timeout, batch_of=batch_of)
+        self.queue.clock.attach(self.loop)
         self.waiting: list[tuple[asyncio.Task[None], int]] = []
         self.taken = self.refused = self.ended = 0
         self.closed = False
@@ -717,22 +1159,14 @@ class LawOfTheQueue(RuleBasedStateMachine):
         self.loop.run_until_complete(turns())
         self.waiting = [(task, size) for task, size in self.waiting if not task.done()]
 
-    def drop_oldest(self) -> bool:
-        delivery = read_one(self.queue)
-        name = delivery.message_id if delivery is not None else self.read.pop(0) if self.read else None
-        if name is None:
-            return False
-        self.queue.settle(1, self.sizes[name], QUEUE_FULL)
-        self.ended += 1
-        return True
-
-    def make(self, size: int) -> Delivery:
-        name = str(len(self.sizes))
-        self.sizes[name] = size
-        return Delivery(name, b"", self.queue.unread)
-
     def book(self, took: bool) -> None:
         """As the client does it."""
+        while self.queue.evicted:
+            result, bodies, size = self.queue.evicted.popleft()
+            assert result == QUEUE_FULL
+            evicted = list(bodies())
+            assert sum(map(len, evicted)) == size
+            self.ended += len(evicted)
         if took:
             self.taken += 1
         else:
@@ -741,7 +1175,7 @@ class LawOfTheQueue(RuleBasedStateMachine):
 
     async def call(self, size: int) -> None:
         try:
-            self.book(await self.queue.put(self.make(size), size, paced=True))
+            self.book(await put(self.queue, size))
         except QueueFull:
             assert self.overflow == "raise"
         except ClientClosed:
@@ -755,7 +1189,7 @@ class LawOfTheQueue(RuleBasedStateMachine):
     @rule(size=st.integers(1, 10))
     def put_nowait(self, size: int) -> None:
         try:
-            self.book(self.queue.put_nowait(self.make(size), size))
+            self.book(offer(self.queue, size))
         except QueueFull:
             assert self.overflow == "raise"
         except ClientClosed:
@@ -764,31 +1198,33 @@ class LawOfTheQueue(RuleBasedStateMachine):
 
     @rule()
     def read_one(self) -> None:
-        if (delivery := read_one(self.queue)) is not None:
-            self.read.append(delivery.message_id)
-            with self.queue.lock:
-                self.queue.was_read()
+        read(self.queue, 1)
         self.turn()
 
     @rule()
-    def read_and_put_back(self) -> None:
-        if deliveries := self.queue.read():
-            self.queue.put_back(deliveries)
+    def seal(self) -> None:
+        if self.queue.backlog.open is not None:
+            seal(self.queue, self.queue.backlog.open)
 
-    @precondition(lambda self: self.read)
+    @precondition(lambda self: self.queue.backlog.waiting)
     @rule()
     def launch(self) -> None:
-        self.flying.append(self.read.pop(0))
-        self.queue.lift_off(1, self.sizes[self.flying[-1]])
+        with self.queue.changing() as backlog:
+            backlog.mark_in_flight(backlog.waiting[0])
 
-    @precondition(lambda self: self.flying)
-    @rule(fate=st.sampled_from([DELIVERED, BatchResult(Status.FAILED, "refused")]))
-    def conclude(self, fate: BatchResult) -> None:
-        name = self.flying.pop(0)
-        with self.queue.lock:
-            self.queue.land(1, self.sizes[name])
-            self.queue.settle(1, self.sizes[name], fate)
-        self.ended += 1
+    @precondition(lambda self: self.queue.backlog.in_flight)
+    @rule()
+    def retry(self) -> None:
+        with self.queue.changing() as backlog:
+            backlog.wait(next(iter(backlog.in_flight)))
+        self.queue.notify()
+
+    @precondition(lambda self: self.queue.backlog.in_flight)
+    @rule(result=st.sampled_from([DELIVERED, REFUSED]))
+    def conclude(self, result: BatchResult) -> None:
+        batch = next(iter(self.queue.backlog.in_flight))
+        self.queue.settle(batch, result)
+        self.ended += batch.count
         self.turn()
 
     @precondition(lambda self: self.waiting)
@@ -802,7 +1238,11 @@ class LawOfTheQueue(RuleBasedStateMachine):
         self.loop.advance(seconds)
         self.turn()
 
-    @precondition(lambda self: len(self.sizes) > 8)
+    @rule()
+    def repair(self) -> None:
+        self.queue.repair()
+
+    @precondition(lambda self: self.taken > 8)
     @rule()
     def close(self) -> None:
         self.closed = True
@@ -815,20 +1255,17 @@ class LawOfTheQueue(RuleBasedStateMachine):
         check_counters(counters)
         assert counters.accepted == self.taken + self.refused
         assert counters.pending == self.taken - self.ended
-        assert counters.in_flight == len(self.flying)
-        assert counters.queued_bytes <= self.most_bytes
+        assert counters.in_flight == sum(batch.count for batch in self.queue.backlog.in_flight)
+        assert self.queue.accounts.pending_bytes <= self.most_bytes
         assert counters.pending <= self.most
 
     @invariant()
-    def nobody_waits_who_need_not(self) -> None:
+    def no_caller_waits_that_need_not(self) -> None:
         if self.waiting:
             assert self.overflow == "wait"
             assert self.timeout != 0
             assert not self.closed
-            counters = self.queue.statistics()
-            in_flight_bytes = sum(self.sizes[name] for name in self.flying)
-            pending_bytes = counters.queued_bytes + in_flight_bytes
-            assert counters.pending == self.most or pending_bytes + self.waiting[0][1] > self.most_bytes
+            assert not self.queue.accounts.has_room(self.waiting[0][1])
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
@@ -850,6 +1287,14 @@ class Dead:
 
     async def aclose(self) -> None:
         """Nothing is held."""
+
+
+class Silent(Dead):
+    """One that never answers."""
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError
 
 
 class TestThroughTheClient:
@@ -894,7 +1339,63 @@ class TestThroughTheClient:
         assert 0 < counters.pending <= 1_500
         assert counters.reasons == {"queue_full": 3_000 - counters.pending}
 
-    def test_a_twin_that_cannot_wait_is_not_dropped_for_a_line_at_the_reader(self) -> None:
+    @pytest.mark.parametrize(
+        ("size", "options"),
+        [
+            (0, {"max_queue_size": 200}),
+            (0, {"max_queue_size": 1_500}),
+            (0, {"max_queue_size": 1_500, "max_in_flight": 1}),
+            (20_000, {"max_queue_bytes": 2_000_000}),
+            (20_000, {"max_queue_bytes": 2_000_000, "max_in_flight": 1}),
+        ],
+    )
+    def test_drop_oldest_keeps_the_newest_nine_tenths(self, size: int, options: Mapping[str, int]) -> None:
+        async def main() -> None:
+            client = Client("key", transport=Silent(), overflow="drop_oldest", close_timeout=0, **options)
+            deliveries: list[Delivery] = []
+            most = 0
+            for number in range(2_000):
+                deliveries.append(await client.track("user", "Event", {"fill": "x" * size}))
+                if number % 10 == 0:
+                    await asyncio.sleep(0)
+                pending = sum(delivery.outcome is None for delivery in deliveries)
+                if pending > most:
+                    most = pending
+                kept = deliveries[-(most * 9 // 10) :]
+                assert all(delivery.outcome is None for delivery in kept), number
+            assert client.statistics().dropped > 400
+            await client.aclose()
+
+        run(main())
+
+    def test_what_was_dropped_from_the_open_batch_is_reported(self) -> None:
+        reported: list[str] = []
+
+        def on_error(error: DeliveryError, dropped: list[dict[str, Any]]) -> None:
+            assert error.outcome.reason == "queue_full"
+            reported.extend(message["messageId"] for message in dropped)
+
+        async def main() -> None:
+            client = Client(
+                "key",
+                transport=Silent(),
+                overflow="drop_oldest",
+                max_queue_size=5,
+                max_in_flight=1,
+                close_timeout=0,
+                on_error=on_error,
+            )
+            for number in range(20):
+                await client.track("user", "Event", message_id=str(number))
+                await turns(2)
+            dropped = client.statistics().dropped
+            assert dropped >= 10
+            assert len(reported) == len(set(reported)) == dropped
+            await client.aclose()
+
+        run(main())
+
+    def test_enqueue_nowait_is_not_dropped_for_callers_that_wait_for_the_reader(self) -> None:
         async def main() -> None:
             client = Client("key", transport=Dead(), max_queue_size=5_000, close_timeout=0)
             callers = [asyncio.create_task(client.track("user", "Event")) for _ in range(1_200)]

@@ -1,4 +1,4 @@
-"""Reports: the hook is told of each end once, on the client's loop, and nothing it does reaches the pipeline."""
+"""Reports: on_error is called once for each failure, on the client's loop, and nothing it does reaches the pipeline."""
 
 import asyncio
 import logging
@@ -11,8 +11,9 @@ import orjson
 import pytest
 
 from segment_async import Client, DeliveryError, Response, Status, messages
+from segment_async._exceptions import stack_of
 from segment_async._outcome import BatchResult
-from segment_async._pipeline.reports import Reports, stack_of
+from segment_async._pipeline.reports import OnError, Reports
 from tests.support.virtual_clock import run, running_clock
 
 REFUSED = BatchResult(Status.FAILED, "refused", 400, 2, possibly_delivered=True)
@@ -29,8 +30,18 @@ def ids(told: Told) -> list[list[str]]:
     return [[message["messageId"] for message in group] for _, group in told]
 
 
+def nothing() -> None:
+    """There is nothing to notify."""
+
+
+def reports_to(
+    on_error: OnError | None, now: Callable[[], float] = lambda: 0.0, notify: Callable[[], None] = nothing
+) -> Reports:
+    return Reports(on_error, now, notify)
+
+
 def telling(told: Told) -> Reports:
-    return Reports(lambda error, group: told.append((error, group)), lambda: 0.0)
+    return reports_to(lambda error, group: told.append((error, group)))
 
 
 async def turns(count: int = 3) -> None:
@@ -43,7 +54,7 @@ class TestTelling:
         async def main() -> None:
             told: Told = []
             reports = telling(told)
-            reports.add(REFUSED, bodies("a", "b"), asyncio.get_running_loop())
+            reports.add(REFUSED, bodies("a", "b"), 10, asyncio.get_running_loop())
             assert not reports.are_made
             assert not told
             await turns()
@@ -61,25 +72,23 @@ class TestTelling:
             told: Told = []
             reports = telling(told)
             for name in "abc":
-                reports.add(REFUSED, bodies(name), asyncio.get_running_loop())
+                reports.add(REFUSED, bodies(name), 10, asyncio.get_running_loop())
             await turns()
-            reports.add(FULL, bodies("d"), asyncio.get_running_loop())
+            reports.add(FULL, bodies("d"), 10, asyncio.get_running_loop())
             await turns()
             assert ids(told) == [["a"], ["b"], ["c"], ["d"]]
 
         run(main())
 
-    def test_nobody_asked_for_it(self) -> None:
-        reports = Reports(None, lambda: 0.0)
-        reports.add(REFUSED, lambda: pytest.fail("were read"), None)
+    def test_without_a_hook_nothing_is_read(self) -> None:
+        reports = reports_to(None)
+        reports.add(REFUSED, lambda: pytest.fail("were read"), 10, None)
         assert reports.are_made
-        assert not reports.are_wanted
-        assert telling([]).are_wanted
 
     def test_without_a_loop_they_wait_for_the_next(self) -> None:
         told: Told = []
         reports = telling(told)
-        reports.add(REFUSED, bodies("a"), None)
+        reports.add(REFUSED, bodies("a"), 10, None)
 
         async def main() -> None:
             reports.resume(asyncio.get_running_loop())
@@ -93,10 +102,10 @@ class TestTelling:
         reports = telling(told)
         gone = asyncio.new_event_loop()
         gone.close()
-        reports.add(REFUSED, bodies("a"), gone)
+        reports.add(REFUSED, bodies("a"), 10, gone)
 
         async def main() -> None:
-            reports.add(FULL, bodies("b"), asyncio.get_running_loop())
+            reports.add(FULL, bodies("b"), 10, asyncio.get_running_loop())
             await turns()
 
         run(main())
@@ -112,14 +121,14 @@ class TestTelling:
         told: Told = []
         reports = telling(told)
         for name in "ab":
-            reports.add(REFUSED, bodies(name), Quick())  # type: ignore[arg-type]
+            reports.add(REFUSED, bodies(name), 10, Quick())  # type: ignore[arg-type]
         assert ids(told) == [["a"], ["b"]]
 
-    def test_whoever_waits_for_them_is_told(self) -> None:
+    def test_waits_for_them_are_notified(self) -> None:
         async def main() -> None:
-            reports, after = telling([]), []
-            reports.after = lambda: after.append(reports.are_made)
-            reports.add(REFUSED, bodies("a"), asyncio.get_running_loop())
+            after: list[bool] = []
+            reports = reports_to(lambda *_: None, notify=lambda: after.append(reports.are_made))
+            reports.add(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
             await turns()
             assert after == [True]
 
@@ -130,7 +139,7 @@ class TestTelling:
             told: Told = []
             reports = telling(told)
             body = b'{"messageId":"a","properties":{"n":1E+400}}'
-            reports.add(REFUSED, lambda: [body], asyncio.get_running_loop())
+            reports.add(REFUSED, lambda: [body], 10, asyncio.get_running_loop())
             await turns()
             assert told[0][1][0]["properties"]["n"] == Decimal("1E+400")
 
@@ -141,9 +150,9 @@ class TestTelling:
 
         async def main() -> list[str]:
             seen: list[str] = []
-            reports = Reports(lambda *_: seen.append(variable.get()), lambda: 0.0)
+            reports = reports_to(lambda *_: seen.append(variable.get()))
             variable.set("something")
-            reports.add(REFUSED, bodies("a"), asyncio.get_running_loop())
+            reports.add(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
             await turns()
             return seen
 
@@ -166,15 +175,15 @@ class TestHooksGoneWrong:
             hook(error, group)
 
         async def main() -> None:
-            reports = Reports(async_hook if is_async else hook, lambda: 0.0)
+            reports = reports_to(async_hook if is_async else hook)
             for name in "ab":
-                reports.add(REFUSED, bodies(name), asyncio.get_running_loop())
+                reports.add(REFUSED, bodies(name), 10, asyncio.get_running_loop())
             await turns()
             assert reports.are_made
 
         run(main())
         assert ids(told) == [["a"], ["b"]]
-        # An async hook that was cancelled is nobody's fault. Two of a kind within a minute are one record.
+        # An async hook that was cancelled is no fault. Two of a kind within a minute are one record.
         logged = not (is_async and isinstance(fault, asyncio.CancelledError))
         assert caplog.text.count("on_error raised") == logged
         assert SECRET not in caplog.text
@@ -183,8 +192,8 @@ class TestHooksGoneWrong:
         async def main() -> None:
             told: Told = []
             reports = telling(told)
-            reports.add(REFUSED, lambda: [b'{"a":garbage}'], asyncio.get_running_loop())
-            reports.add(REFUSED, bodies("b"), asyncio.get_running_loop())
+            reports.add(REFUSED, lambda: [b'{"a":garbage}'], 10, asyncio.get_running_loop())
+            reports.add(REFUSED, bodies("b"), 10, asyncio.get_running_loop())
             await turns()
             assert reports.are_made
             assert ids(told) == [["b"]]
@@ -198,10 +207,10 @@ class TestHooksGoneWrong:
             def hook(*_: object) -> None:
                 nonlocal count
                 count += 1
-                reports.add(FULL, bodies("again"), loop)
+                reports.add(FULL, bodies("again"), 10, loop)
 
-            reports = Reports(hook, lambda: 0.0)
-            reports.add(FULL, bodies("first"), loop)
+            reports = reports_to(hook)
+            reports.add(FULL, bodies("first"), 10, loop)
             await turns(10)
             assert 5 <= count <= 10
 
@@ -225,9 +234,9 @@ class TestHooksGoneWrong:
                 raise
 
         async def main() -> float:
-            reports = Reports(hook, lambda: 0.0)
+            reports = reports_to(hook)
             for seconds in hooks:
-                reports.add(REFUSED, bodies(seconds), asyncio.get_running_loop())
+                reports.add(REFUSED, bodies(seconds), 10, asyncio.get_running_loop())
             await turns()
             await reports.finish(0.25)
             return running_clock().time()
@@ -243,10 +252,82 @@ class TestHooksGoneWrong:
         assert run(main()) == 0
 
 
+class TestBounds:
+    """What waits for a hook that is slow, or for a loop, is bounded; beyond that the oldest are skipped."""
+
+    @staticmethod
+    def waiting(count: int, size: int) -> tuple[list[str], list[str]]:
+        """The ids of reports that were added without a loop, and of those that were made later."""
+        told: Told = []
+        reports = telling(told)
+        names = [str(number) for number in range(count)]
+        for name in names:
+            reports.add(REFUSED, bodies(name), size, None)
+
+        async def main() -> None:
+            reports.resume(asyncio.get_running_loop())
+            await turns()
+
+        run(main())
+        return names, [group[0] for group in ids(told)]
+
+    def test_in_count(self, caplog: pytest.LogCaptureFixture) -> None:
+        names, made = self.waiting(10_007, 1)
+        assert made == names[7:]
+        assert caplog.text.count("reports are skipped") == 1
+
+    def test_in_bytes(self, caplog: pytest.LogCaptureFixture) -> None:
+        names, made = self.waiting(20, 2**20)
+        assert made == names[4:]
+        assert caplog.text.count("reports are skipped") == 1
+
+    def test_one_that_is_larger_than_all_of_it_is_made(self) -> None:
+        _, made = self.waiting(1, 17 * 2**20)
+        assert made == ["0"]
+
+    def test_what_was_made_takes_no_room(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def main() -> None:
+            told: Told = []
+            reports = telling(told)
+            for _ in range(10):
+                for name in "abc":
+                    reports.add(REFUSED, bodies(name), 4 * 2**20, asyncio.get_running_loop())
+                await turns()
+            assert len(told) == 30
+
+        run(main())
+        assert not caplog.records
+
+    def test_a_hundred_hooks_run_at_once_and_the_rest_follow(self) -> None:
+        async def main() -> None:
+            running, most, ended = 0, 0, 0
+
+            async def hook(*_: object) -> None:
+                nonlocal running, most, ended
+                running += 1
+                most = max(most, running)
+                await asyncio.sleep(1)
+                running -= 1
+                ended += 1
+
+            reports = reports_to(hook)
+            for number in range(250):
+                reports.add(REFUSED, bodies(str(number)), 10, asyncio.get_running_loop())
+            await turns()
+            # A flush does not wait for hooks that do not end.
+            assert reports.are_made
+            assert running == 100
+            await asyncio.sleep(10)
+            assert (most, ended) == (100, 250)
+            assert running_clock().time() == 10
+
+        run(main())
+
+
 class TestLog:
     def test_one_record_of_a_kind_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
         now = 0.0
-        reports = Reports(None, lambda: now)
+        reports = reports_to(None, lambda: now)
         for now in (0.0, 1.0, 59.9, 60.0, 61.0, 120.0):
             reports.warn("kind", "at %g", now)
             reports.warn("other kind", "another")
@@ -258,7 +339,7 @@ class TestLog:
 
     def test_once_and_for_all(self, caplog: pytest.LogCaptureFixture) -> None:
         moments = iter(range(0, 10_000, 1_000))
-        reports = Reports(None, lambda: next(moments))
+        reports = reports_to(None, lambda: next(moments))
         for _ in range(3):
             reports.warn_once("kind", "said %s", "once")
         assert [record.getMessage() for record in caplog.records] == ["said once"]

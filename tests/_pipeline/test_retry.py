@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from segment_async import Client, Response, RetryPolicy, Status, TransportError
-from segment_async._pipeline.delivery import History
 from segment_async._pipeline.retry import (
     Action,
-    Again,
-    NoAnswer,
+    AttemptContext,
+    Finish,
+    History,
     NoCredentials,
+    NoResponse,
     Refresh,
-    Settle,
-    Situation,
+    Retry,
     Split,
     advice,
     decide,
@@ -35,28 +35,28 @@ from tests.support.virtual_clock import run, running_clock
 
 NOW, WALL = 1_000.0, 1_763_000_000.0
 DEFAULT = RetryPolicy()
-LOST = NoAnswer(maybe_sent=True)
+LOST = NoResponse(maybe_sent=True)
 
-DELIVERED = Settle(Status.DELIVERED)
-RETRY = Again(0.5)
-PAUSE = Again(7.0, pause=True, counted=False)
-
-
-def failed(reason: str) -> Settle:
-    return Settle(Status.FAILED, reason)
+DELIVERED = Finish(Status.DELIVERED)
+RETRY = Retry(0.5)
+PAUSE = Retry(7.0, pause=True, counted=False)
 
 
-def situation(now: float = NOW, *, chance: float = 0.0, count: int = 100, **more: bool) -> Situation:
-    return Situation(now=now, wall=WALL, chance=chance, messages=count, **more)
+def failed(reason: str) -> Finish:
+    return Finish(Status.FAILED, reason)
+
+
+def context(now: float = NOW, *, random: float = 0.0, count: int = 100, **more: bool) -> AttemptContext:
+    return AttemptContext(now=now, wall_clock=WALL, random=random, messages=count, **more)
 
 
 def meet(
-    answer: Response | NoAnswer | NoCredentials,
+    answer: Response | NoResponse | NoCredentials,
     history: History | None = None,
-    where: Situation | None = None,
+    where: AttemptContext | None = None,
     policy: RetryPolicy = DEFAULT,
 ) -> tuple[Action, History]:
-    return decide(answer, history or History(sends=1), where or situation(), policy)
+    return decide(answer, history or History(sends=1), where or context(), policy)
 
 
 class Row:
@@ -104,7 +104,7 @@ class TestTable:
     def test_line(self, status: int) -> None:
         for oauth, alone, asked in product((False, True), repeat=3):
             answer = Response(status, {"Retry-After": "7"} if asked else {})
-            where = situation(count=1 if alone else 100, with_token=oauth)
+            where = context(count=1 if alone else 100, with_token=oauth)
             action, history = meet(answer, where=where)
             assert action == TABLE[status].expected(oauth=oauth, alone=alone, asked=asked)
             assert history.counted == (action == RETRY)
@@ -113,13 +113,13 @@ class TestTable:
 
     @pytest.mark.parametrize("status", [401, 403, 511])
     def test_a_token_is_fetched_once_and_then_no_more(self, status: int) -> None:
-        where = situation(with_token=True)
+        where = context(with_token=True)
         action, history = meet(Response(status), where=where)
         assert action == Refresh()
         assert meet(Response(status), history, where)[0] == failed("unauthorized")
 
     def test_a_token_is_fetched_anew_after_something_else_went_wrong(self) -> None:
-        where = situation(with_token=True)
+        where = context(with_token=True)
         _, history = meet(Response(401), where=where)
         _, history = meet(Response(503), history, where)
         assert meet(Response(401), history, where)[0] == Refresh()
@@ -128,34 +128,34 @@ class TestTable:
         assert meet(NoCredentials()) == (failed("unauthorized"), History(sends=1))
 
 
-class TestNoAnswer:
+class TestNoResponse:
     @pytest.mark.parametrize("maybe_sent", [False, True])
     def test_it_is_retried_and_counted(self, *, maybe_sent: bool) -> None:
-        action, history = meet(NoAnswer(maybe_sent))
+        action, history = meet(NoResponse(maybe_sent))
         assert action == RETRY
         assert history.counted == 1
         assert history.maybe_sent is maybe_sent
 
     def test_what_may_have_been_sent_once_stays_so(self) -> None:
         _, history = meet(LOST)
-        for answer in (NoAnswer(maybe_sent=False), Response(503), Response(200)):
+        for answer in (NoResponse(maybe_sent=False), Response(503), Response(200)):
             _, history = meet(answer, history)
             assert history.maybe_sent
 
     def test_a_stale_connection_gets_one_re_send_free_of_all(self) -> None:
-        stale = NoAnswer(maybe_sent=True, stale_connection=True)
+        stale = NoResponse(maybe_sent=True, stale_connection=True)
         action, history = meet(stale)
-        assert action == Again(0.0, counted=False)
+        assert action == Retry(0.0, counted=False)
         assert (history.counted, history.failures) == (0, 0)
         action, history = meet(stale, history)
         assert action == RETRY
         assert history.counted == 1
 
     def test_and_another_one_once_something_else_came(self) -> None:
-        stale = NoAnswer(maybe_sent=True, stale_connection=True)
+        stale = NoResponse(maybe_sent=True, stale_connection=True)
         _, history = meet(stale)
         _, history = meet(Response(503), history)
-        assert meet(stale, history)[0] == Again(0.0, counted=False)
+        assert meet(stale, history)[0] == Retry(0.0, counted=False)
 
 
 class TestRetryAfter:
@@ -181,7 +181,7 @@ class TestRetryAfter:
     @pytest.mark.parametrize("status", [429, 503, 408, 100, 600])
     def test_it_holds_the_whole_pipeline_and_is_not_counted(self, status: int, text: str, seconds: float) -> None:
         action, history = meet(Response(status, {"Retry-After": text}))
-        assert action == Again(seconds, pause=True, counted=False)
+        assert action == Retry(seconds, pause=True, counted=False)
         assert (history.counted, history.failures) == (0, 0)
 
     @pytest.mark.parametrize(
@@ -213,10 +213,10 @@ class TestRetryAfter:
 
     def test_of_doubled_headers_the_first_counts(self) -> None:
         doubled = CIMultiDict([("Retry-After", "3"), ("retry-after", "5")])
-        assert meet(Response(503, doubled))[0] == Again(3.0, pause=True, counted=False)
+        assert meet(Response(503, doubled))[0] == Retry(3.0, pause=True, counted=False)
 
     def test_any_case_of_the_name(self) -> None:
-        assert meet(Response(503, {"rEtRy-AfTeR": "3"}))[0] == Again(3.0, pause=True, counted=False)
+        assert meet(Response(503, {"rEtRy-AfTeR": "3"}))[0] == Retry(3.0, pause=True, counted=False)
 
     @pytest.mark.parametrize(
         ("headers", "seconds"),
@@ -246,7 +246,7 @@ class TestRetryAfter:
     @given(st.text(), st.sampled_from(["Retry-After", "X-RateLimit-Reset"]))
     def test_any_text_at_all(self, text: str, name: str) -> None:
         action, _ = meet(Response(429, {name: text}))
-        assert isinstance(action, Again)
+        assert isinstance(action, Retry)
         assert 0 < action.delay <= 300
 
 
@@ -256,15 +256,15 @@ class TestBackOff:
         assert delays == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
 
     @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
-    def test_chance_takes_off_up_to_a_half(self, failures: int, chance: float) -> None:
+    def test_random_takes_off_up_to_a_half(self, failures: int, random: float) -> None:
         whole = min(60, 0.5 * 2.0 ** min(failures - 1, 60))
-        assert whole / 2 < DEFAULT.delay(failures, chance) <= whole
+        assert whole / 2 <= DEFAULT.delay(failures, random) <= whole
 
     def test_a_batch_backs_off_by_its_failures_in_a_row(self) -> None:
         history, delays = History(sends=1), []
         for _ in range(4):
             action, history = meet(LOST, history)
-            assert isinstance(action, Again)
+            assert isinstance(action, Retry)
             delays.append(action.delay)
         assert delays == [0.5, 1, 2, 4]
 
@@ -292,18 +292,18 @@ class TestGivingUp:
     @pytest.mark.parametrize(("seconds", "gave_up"), [(43_199.999, False), (43_200.0, True), (43_201.0, True)])
     @pytest.mark.parametrize("answer", [LOST, Response(503), Response(429, {"Retry-After": "5"})])
     def test_after_twelve_hours_since_the_first_failure(
-        self, answer: Response | NoAnswer, seconds: float, *, gave_up: bool
+        self, answer: Response | NoResponse, seconds: float, *, gave_up: bool
     ) -> None:
         _, history = meet(answer)
-        action, _ = meet(answer, history, situation(NOW + seconds))
+        action, _ = meet(answer, history, context(NOW + seconds))
         assert (action == failed("gave_up")) is gave_up
 
     def test_thirteen_hours_of_429(self) -> None:
         now, history, sends = NOW, History(sends=1), 0
         while now < NOW + 13 * 3_600:
-            action, history = meet(Response(429, {"Retry-After": "300"}), history, situation(now))
+            action, history = meet(Response(429, {"Retry-After": "300"}), history, context(now))
             sends += 1
-            if not isinstance(action, Again):
+            if not isinstance(action, Retry):
                 break
             now += action.delay
         assert action == failed("gave_up")
@@ -321,11 +321,11 @@ class TestGivingUp:
     def test_uncounted_ones_do_not_bring_it_nearer(self) -> None:
         policy = RetryPolicy(max_retries=1)
         history = History(sends=1)
-        free = (Response(429, {"Retry-After": "1"}), NoAnswer(maybe_sent=True, stale_connection=True), Response(400))
+        free = (Response(429, {"Retry-After": "1"}), NoResponse(maybe_sent=True, stale_connection=True), Response(400))
         for answer in free * 2:
             _, history = meet(answer, history, policy=policy)
         assert history.counted == 0
-        assert isinstance(meet(LOST, history, policy=policy)[0], Again)
+        assert isinstance(meet(LOST, history, policy=policy)[0], Retry)
 
 
 class TestOddAnswers:
@@ -350,7 +350,7 @@ class TestOddAnswers:
         history = History(sends=1)
         for _ in range(3):
             action, history = meet(answer, history)
-            assert isinstance(action, Again)
+            assert isinstance(action, Retry)
         assert meet(answer, history)[0] == failed("unexpected_answer")
 
     @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ class TestOddAnswers:
 class TestSuspicion:
     """A batch that keeps failing with 5xx: perhaps one of its messages is the cause."""
 
-    def faults(self, count: int, where: Situation, policy: RetryPolicy = DEFAULT) -> list[Action]:
+    def faults(self, count: int, where: AttemptContext, policy: RetryPolicy = DEFAULT) -> list[Action]:
         history, actions = History(sends=1), []
         for _ in range(count):
             action, history = meet(Response(500), history, where, policy)
@@ -394,34 +394,46 @@ class TestSuspicion:
         return actions
 
     def test_while_others_are_delivered_it_is_split_and_its_halves_at_once(self) -> None:
-        where = situation(others_delivered=True)
+        where = context(others_delivered=True)
         kinds = [type(action) for action in self.faults(6, where)]
-        assert kinds == [Again, Again, Again, Again, Split, Split]
+        assert kinds == [Retry, Retry, Retry, Retry, Split, Split]
 
     def test_while_nothing_is_its_halves_get_as_many_tries(self) -> None:
-        kinds = [type(action) for action in self.faults(10, situation())]
-        assert kinds == [Again, Again, Again, Again, Split] * 2
+        kinds = [type(action) for action in self.faults(10, context())]
+        assert kinds == [Retry, Retry, Retry, Retry, Split] * 2
 
     def test_alone_it_fails_after_ten_retries_while_others_are_delivered(self) -> None:
-        actions = self.faults(11, situation(count=1, others_delivered=True))
-        assert all(isinstance(action, Again) for action in actions[:-1])
+        actions = self.faults(11, context(count=1, others_delivered=True))
+        assert all(isinstance(action, Retry) for action in actions[:-1])
         assert actions[-1] == failed("gave_up")
 
     def test_alone_it_goes_on_while_nothing_is_delivered(self) -> None:
-        assert all(isinstance(action, Again) for action in self.faults(50, situation(count=1)))
+        assert all(isinstance(action, Retry) for action in self.faults(50, context(count=1)))
 
     def test_or_as_often_as_max_retries_says(self) -> None:
-        where = situation(count=1, others_delivered=True)
+        where = context(count=1, others_delivered=True)
         actions = self.faults(21, where, RetryPolicy(max_retries=20))
-        assert [isinstance(action, Again) for action in actions] == [True] * 20 + [False]
+        assert [isinstance(action, Retry) for action in actions] == [True] * 20 + [False]
 
     @pytest.mark.parametrize("between", [LOST, Response(429), Response(408)])
-    def test_it_takes_five_in_a_row(self, between: Response | NoAnswer) -> None:
+    def test_it_takes_five_in_a_row(self, between: Response | NoResponse) -> None:
         history = History(sends=1)
         for answer in [Response(500)] * 4 + [between] + [Response(500)] * 4:
             action, history = meet(answer, history)
-            assert isinstance(action, Again)
+            assert isinstance(action, Retry)
         assert isinstance(meet(Response(500), history)[0], Split)
+
+
+class TestEverythingIsRefused:
+    """The server refuses one message after the other: taking batches apart would cost two requests a message."""
+
+    @pytest.mark.parametrize("count", [1, 2, 2_500])
+    def test_what_is_left_of_a_batch_fails_whole(self, count: int) -> None:
+        assert meet(Response(400), where=context(count=count, all_refused=True))[0] == failed("refused")
+
+    @pytest.mark.parametrize("status", [status for status in TABLE if status != 400])
+    def test_no_other_answer_means_anything_else_for_it(self, status: int) -> None:
+        assert meet(Response(status), where=context(all_refused=True)) == meet(Response(status))
 
 
 class TestAdvice:
@@ -474,7 +486,7 @@ ANSWERS = st.one_of(
         ),
         st.sampled_from([b"", b"<html>", b'{"success":false}']),
     ),
-    st.builds(NoAnswer, st.booleans(), st.booleans()),
+    st.builds(NoResponse, st.booleans(), st.booleans()),
     st.just(NoCredentials()),
 )
 
@@ -484,41 +496,44 @@ ANSWERS = st.one_of(
     st.integers(1, 3),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
     st.one_of(st.none(), st.integers(0, 5)),
     st.floats(0, 1, exclude_max=True),
 )
 def test_whatever_comes_the_rules_hold(
-    answers: list[Response | NoAnswer | NoCredentials],
+    answers: list[Response | NoResponse | NoCredentials],
     count: int,
     with_token: bool,
     others_delivered: bool,
+    all_refused: bool,
     max_retries: int | None,
-    chance: float,
+    random: float,
 ) -> None:
     policy = RetryPolicy(max_retries=max_retries)
     history, now = History(), NOW
     for answer in answers:
         before = replace_sends(history)
-        where = situation(now, chance=chance, count=count, with_token=with_token, others_delivered=others_delivered)
+        flags = {"with_token": with_token, "others_delivered": others_delivered, "all_refused": all_refused}
+        where = context(now, random=random, count=count, **flags)
         action, history = decide(answer, before, where, policy)
         assert history.sends == before.sends
         assert history.maybe_sent >= before.maybe_sent
-        assert history.counted - before.counted == (isinstance(action, Again) and action.counted)
+        assert history.counted - before.counted == (isinstance(action, Retry) and action.counted)
         if max_retries is not None:
             assert history.counted <= max_retries
         if isinstance(action, Split):
             assert count > 1
-        if isinstance(action, Settle):
+        if isinstance(action, Finish):
             assert (action.status is Status.DELIVERED) == (action.reason is None)
             return
-        if isinstance(action, Again):
+        if isinstance(action, Retry):
             assert 0 <= action.delay <= 300
             assert action.delay > 0 or not action.counted
             now += action.delay
 
 
 def replace_sends(history: History) -> History:
-    """One more attempt, as the sender counts it."""
+    """One more attempt, as the request sender counts it."""
     return history._replace(sends=history.sends + 1)
 
 

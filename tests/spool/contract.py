@@ -1,17 +1,32 @@
 """What every spool must keep, whatever it is made of: the promises of `segment_async.spool.Spool`, call by call.
 
-To try an engine, derive a class named `Test…` from `SpoolContract` and say in `open` how one is made. `open` is called
-several times with the same path within a test: the later ones are restarts.
+To try an engine, derive a class named `Test…` from `SpoolContract` and set `open`, a factory: it is given a folder, and
+called several times with the same folder within a test. The later calls are restarts: what an earlier spool kept must
+be there again.
+
+    class TestMine(SpoolContract):
+        open = staticmethod(lambda folder: MySpool(folder / "mine"))
 """
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from segment_async.spool import Appended, BatchResult, Spool, SpoolUnavailable, Status, Window
+from segment_async.spool import (
+    Appended,
+    AppendResult,
+    BatchResult,
+    NewMessage,
+    Spool,
+    SpoolUnavailable,
+    Status,
+    StoredMessage,
+    Window,
+)
 
 DELIVERED = BatchResult(Status.DELIVERED)
 REFUSED = BatchResult(Status.FAILED, "refused", 400, attempts=2)
@@ -22,12 +37,43 @@ def body_of(message_id: str) -> bytes:
     return b'{"messageId":"%s"}' % message_id.encode()
 
 
-async def append(spool: Spool, *message_ids: str) -> list[Appended]:
-    return [await spool.append(each, body_of(each)) for each in message_ids]
+def call_append(spool: Spool, messages: Iterable[tuple[str, bytes]], **options: Any) -> "asyncio.Future[AppendResult]":
+    """Append as one group; the future has the result, or raises."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[AppendResult] = loop.create_future()
+
+    def resolve(result: AppendResult | SpoolUnavailable) -> None:
+        if isinstance(result, SpoolUnavailable):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    spool.append_nowait(
+        [NewMessage(*each) for each in messages], lambda result: loop.call_soon_threadsafe(resolve, result), **options
+    )
+    return future
+
+
+async def append(spool: Spool, *message_ids: str, **options: Any) -> list[Appended]:
+    result = await asyncio.wait_for(call_append(spool, [(each, body_of(each)) for each in message_ids], **options), SOON)
+    return list(result.answers)
+
+
+async def append_one(spool: Spool, message_id: str, body: bytes, **options: Any) -> Appended:
+    [answer] = (await call_append(spool, [(message_id, body)], **options)).answers
+    return answer
+
+
+def statuses(answers: Iterable[Appended]) -> list[str]:
+    return [each.status for each in answers]
 
 
 async def read(spool: Spool, count: int = 1000, size: int = 1_000_000) -> Window:
-    return await asyncio.wait_for(spool.read(count, size), SOON)
+    """The next window with something in it; the first one of a process may be empty."""
+    while True:
+        window = await asyncio.wait_for(spool.read(count, size), SOON)
+        if window.messages or window.dropped:
+            return window
 
 
 async def read_ids(spool: Spool, count: int = 1000, size: int = 1_000_000) -> list[str]:
@@ -41,12 +87,19 @@ async def settle_all(spool: Spool, count: int, fate: BatchResult = DELIVERED) ->
         count -= len(messages)
 
 
+async def first_read(spool: Spool) -> list[StoredMessage]:
+    """What a process finds; returns at once."""
+    return list((await asyncio.wait_for(spool.read(1000, 1_000_000), SOON)).messages)
+
+
 async def has_nothing_to_read(spool: Spool) -> bool:
     """A call that comes after a read, and is answered, shows that the read was looked at."""
     waiting = asyncio.ensure_future(spool.read(1, 1))
     await asyncio.sleep(0)
     await spool.settle([], DELIVERED)
     await asyncio.sleep(0)
+    if waiting.done() and not waiting.result().messages:
+        return await has_nothing_to_read(spool)
     found = waiting.done()
     waiting.cancel()
     return not found
@@ -58,11 +111,10 @@ def check_law(spool: Spool) -> None:
 
 
 class SpoolContract:
-    def open(self, folder: Path) -> Spool:
-        raise NotImplementedError
+    open: Callable[[Path], Spool]
 
     def run(self, folder: Path, *parts: Callable[[Spool], Awaitable[None]]) -> None:
-        """Each part with a spool of its own and a loop of its own: a process after the other."""
+        """Each part with a spool of its own and a loop of its own: one process after the other."""
         for part in parts:
 
             async def life(part: Callable[[Spool], Awaitable[None]] = part) -> None:
@@ -79,11 +131,15 @@ class SpoolContract:
 
     def test_what_is_appended_is_read_in_order_and_settled(self, tmp_path):
         async def part(spool):
-            assert await append(spool, "a", "b", "c") == [Appended("stored")] * 3
+            answers = await append(spool, "a", "b", "c")
+            assert statuses(answers) == ["stored"] * 3
+            assert not any(each.held for each in answers)
             window = await read(spool)
             assert [(each.message_id, each.body) for each in window.messages] == [(i, body_of(i)) for i in "abc"]
-            assert all(each.attempts == 0 and each.first_attempt is None for each in window.messages)
-            assert window.dropped == []
+            assert [each.key for each in window.messages] == [each.key for each in answers]
+            assert all(each.attempts == 0 for each in window.messages)
+            assert not window.dropped
+            assert not await spool.sending([each.key for each in window.messages], 1)
             await spool.settle([each.key for each in window.messages], DELIVERED)
             counts = spool.statistics()
             assert (counts.accepted, counts.delivered, counts.pending, counts.pending_bytes) == (3, 3, 0, 0)
@@ -101,8 +157,22 @@ class SpoolContract:
 
         self.run(tmp_path, part)
 
+    def test_the_first_read_returns_at_once_and_then_what_was_left_is_known(self, tmp_path):
+        async def first(spool):
+            assert await first_read(spool) == []
+            assert spool.statistics().recovered == 0
+            await append(spool, "a", "b")
+
+        async def second(spool):
+            found = await first_read(spool)
+            assert spool.statistics().recovered == 2
+            assert [each.message_id for each in found] in ([], ["a", "b"])
+
+        self.run(tmp_path, first, second)
+
     def test_a_reader_waits_for_the_next_message(self, tmp_path):
         async def part(spool):
+            await first_read(spool)
             waiting = asyncio.ensure_future(read_ids(spool))
             await append(spool, "a")
             assert await waiting == ["a"]
@@ -125,8 +195,7 @@ class SpoolContract:
         message_ids = ["", "\0", "\x1e,'\"%", "ü€😀", "x" * 99, "a b"]
 
         async def first(spool):
-            for message_id, body in zip(message_ids, bodies, strict=True):
-                await spool.append(message_id, body)
+            await call_append(spool, zip(message_ids, bodies, strict=True))
 
         async def second(spool):
             messages = (await read(spool)).messages
@@ -138,10 +207,10 @@ class SpoolContract:
         names = [f"{number:05}" for number in range(3_000)]
 
         async def first(spool):
-            await asyncio.gather(*(spool.append(each, body_of(each) * 20) for each in names))
+            await asyncio.gather(*(append_one(spool, each, body_of(each) * 20) for each in names[:1_000]))
+            await call_append(spool, [(each, body_of(each) * 20) for each in names[1_000:]])
 
         async def second(spool):
-            assert spool.statistics().pending == 0 or spool.statistics().pending == 3_000
             found = []
             while len(found) < len(names):
                 found += await read_ids(spool, count=700)
@@ -150,27 +219,111 @@ class SpoolContract:
 
         self.run(tmp_path, first, second)
 
+    # -- groups, and what is held at once
+
+    def test_groups_are_answered_in_the_order_of_their_messages(self, tmp_path):
+        async def part(spool):
+            results = await asyncio.gather(*(append(spool, f"{n}a", f"{n}b") for n in range(20)))
+            assert all(statuses(answers) == ["stored", "stored"] for answers in results)
+            assert await read_ids(spool) == [f"{n}{letter}" for n in range(20) for letter in "ab"]
+
+        self.run(tmp_path, part)
+
+    def test_an_empty_group_is_answered(self, tmp_path):
+        async def part(spool):
+            assert await append(spool) == []
+
+        self.run(tmp_path, part)
+
+    def test_what_is_held_at_once_is_not_read_and_is_settled_like_anything_else(self, tmp_path):
+        async def part(spool):
+            await first_read(spool)
+            answers = await append(spool, "a", "b", "c", hold=2)
+            held = [each for each in answers if each.held]
+            # An engine may hold none; those that it holds are the first ones.
+            assert [each.held for each in answers] == [True] * len(held) + [False] * (3 - len(held))
+            assert len(held) <= 2
+            rest = [*"abc"][len(held) :]
+            assert await read_ids(spool) == rest
+            await spool.sending([each.key for each in answers], 1)
+            await spool.settle([each.key for each in answers], DELIVERED)
+            assert spool.statistics().pending == 0
+
+        self.run(tmp_path, part)
+
+    def test_nothing_is_held_while_an_older_message_waits(self, tmp_path):
+        async def part(spool):
+            await append(spool, "a", "b")
+            assert not any(each.held for each in await append(spool, "c", hold=5))
+            assert await read_ids(spool, count=2) == ["a", "b"]
+            assert not any(each.held for each in await append(spool, "d", hold=5))
+            assert await read_ids(spool) == ["c", "d"]
+
+        self.run(tmp_path, part)
+
+    def test_what_was_held_at_once_is_there_after_a_restart(self, tmp_path):
+        async def first(spool):
+            await first_read(spool)
+            await append(spool, *"abc", hold=2)
+
+        async def second(spool):
+            assert await read_ids(spool) == [*"abc"]
+
+        self.run(tmp_path, first, second)
+
     # -- the same message, the same id
 
-    def test_a_pending_id_is_known_and_not_counted_again(self, tmp_path):
+    def test_a_pending_id_is_known_with_its_key_and_not_counted_again(self, tmp_path):
         async def part(spool):
-            both = await asyncio.gather(spool.append("a", b"1"), spool.append("a", b"2"))
-            assert [each.status for each in both] == ["stored", "known"]
-            assert (await spool.append("a", b"3")).status == "known"
+            both = (await call_append(spool, [("a", b"1"), ("a", b"2")])).answers
+            assert statuses(both) == ["stored", "known"]
+            assert both[0].key == both[1].key
+            assert await append_one(spool, "a", b"3") == both[1]
             messages = (await read(spool)).messages
-            assert [each.body for each in messages] == [b"1"]
-            assert (await spool.append("a", b"4")).status == "known"
-            await spool.settle([messages[0].key], DELIVERED)
+            assert [(each.key, each.body) for each in messages] == [(both[0].key, b"1")]
+            assert await append_one(spool, "a", b"4") == both[1]
             assert spool.statistics().accepted == 1
-            assert (await spool.append("a", b"5")).status == "stored"
+
+        self.run(tmp_path, part)
+
+    @pytest.mark.parametrize("result", [DELIVERED, REFUSED, BatchResult(Status.DROPPED, "before_send")])
+    def test_an_id_that_was_settled_is_stored_as_a_new_message(self, tmp_path, result):
+        """Even if it was settled right before, and though a dead letter has the id."""
+
+        async def part(spool):
+            await append(spool, "a")
+            [first] = (await read(spool)).messages
+            settling = asyncio.ensure_future(spool.settle([first.key], result))
+            await asyncio.sleep(0)
+            again = await append_one(spool, "a", b"again")
+            await settling
+            assert again.status == "stored"
+            assert again.key != first.key
+            [second] = (await read(spool)).messages
+            assert (second.key, second.body) == (again.key, b"again")
+            counts = spool.statistics()
+            assert (counts.accepted, counts.pending) == (2, 1)
+
+        self.run(tmp_path, part)
+
+    def test_calls_take_effect_in_their_order(self, tmp_path):
+        async def part(spool):
+            await append(spool, "a")
+            [message] = (await read(spool)).messages
+            known = call_append(spool, [("a", b"2")])
+            settling = asyncio.ensure_future(spool.settle([message.key], DELIVERED))
+            await asyncio.sleep(0)
+            new = call_append(spool, [("a", b"3")])
+            assert statuses((await known).answers) == ["known"]
+            assert statuses((await new).answers) == ["stored"]
+            await settling
 
         self.run(tmp_path, part)
 
     def test_a_known_id_among_new_ones_takes_nothing_from_them(self, tmp_path):
         async def part(spool):
             await append(spool, "a", "b")
-            results = await asyncio.gather(*(spool.append(each, body_of(each)) for each in "xaybz"))
-            assert [each.status for each in results] == ["stored", "known", "stored", "known", "stored"]
+            assert statuses(await append(spool, *"xaybz")) == ["stored", "known", "stored", "known", "stored"]
             assert await read_ids(spool) == ["a", "b", "x", "y", "z"]
             assert spool.statistics().accepted == 5
 
@@ -181,7 +334,7 @@ class SpoolContract:
     def test_what_failed_is_kept_as_a_dead_letter(self, tmp_path):
         async def part(spool):
             await append(spool, "a", "b")
-            await spool.settle([(await read(spool)).messages[0].key], REFUSED)
+            await spool.settle([(await read(spool)).messages[0].key], REFUSED, "invalid payload")
             counts = spool.statistics()
             assert (counts.failed, counts.dead, counts.dead_bytes) == (1, 1, len(body_of("a")))
             assert counts.reasons == {"refused": 1}
@@ -243,7 +396,7 @@ class SpoolContract:
 
         self.run(tmp_path, first, second)
 
-    def test_attempts_are_remembered_with_the_time_of_the_first(self, tmp_path):
+    def test_attempts_are_remembered(self, tmp_path):
         async def first(spool):
             await append(spool, *"abcd")
             keys = [each.key for each in (await read(spool, count=3)).messages]
@@ -254,44 +407,30 @@ class SpoolContract:
         async def second(spool):
             messages = (await read(spool)).messages
             assert [each.attempts for each in messages] == [2, 2, 1, 0]
-            assert [each.first_attempt is None for each in messages] == [False, False, False, True]
             # In other batches than before.
             await spool.sending([messages[0].key], 3)
             await spool.sending([each.key for each in messages[1:]], 3)
-            self.first_attempt = messages[0].first_attempt
 
         async def third(spool):
-            messages = (await read(spool)).messages
-            assert [each.attempts for each in messages] == [3, 3, 3, 3]
-            assert messages[0].first_attempt == self.first_attempt
+            assert [each.attempts for each in (await read(spool)).messages] == [3, 3, 3, 3]
 
         self.run(tmp_path, first, second, third)
 
     # -- waiting and not waiting
-
-    def test_a_cancelled_append_is_accepted_all_the_same(self, tmp_path):
-        async def part(spool):
-            call = asyncio.ensure_future(spool.append("a", body_of("a")))
-            await asyncio.sleep(0)
-            call.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await call
-            assert (await spool.append("a", b"")).status == "known"
-
-        self.run(tmp_path, part)
 
     def test_a_cancelled_read_holds_nothing(self, tmp_path):
         async def part(spool):
             for number in range(50):
                 waiting = asyncio.ensure_future(spool.read(10, 1000))
                 await asyncio.sleep(0)
-                spool.append_nowait(f"{number:02}", b"{}", lambda _: None)
+                spool.append_nowait([NewMessage(f"{number:02}", b"{}")], lambda _: None)
                 for _ in range(number % 5):
                     await spool.settle([], DELIVERED)
                 waiting.cancel()
                 await asyncio.wait([waiting])
                 if not waiting.cancelled():
                     await spool.settle([each.key for each in waiting.result().messages], DELIVERED)
+            await spool.settle([], DELIVERED)
             left = spool.statistics().pending
             found = []
             while len(found) < left:
@@ -312,15 +451,16 @@ class SpoolContract:
 
         self.run(tmp_path, part)
 
-    def test_append_nowait_tells_when_it_is_safe(self, tmp_path):
+    def test_done_is_called_once_for_each_group_when_it_is_safe(self, tmp_path):
         async def part(spool):
             results = []
             told = threading.Event()
-            spool.append_nowait("a", body_of("a"), results.append)
-            spool.append_nowait("a", body_of("a"), results.append)
-            spool.append_nowait("b", body_of("b"), lambda result: (results.append(result), told.set()))
+            spool.append_nowait([NewMessage("a", b"1"), NewMessage("c", b"3")], results.append)
+            spool.append_nowait([NewMessage("a", b"1")], results.append)
+            spool.append_nowait([NewMessage("b", b"2")], lambda result: (results.append(result), told.set()))
             assert told.wait(SOON)
-            assert [each.status for each in results] == ["stored", "known", "stored"]
+            assert [statuses(each.answers) for each in results] == [["stored", "stored"], ["known"], ["stored"]]
+            assert spool.statistics().accepted == 3
 
         self.run(tmp_path, part)
 
@@ -340,33 +480,53 @@ class SpoolContract:
         assert spool.statistics().accepted == 85
         asyncio.run(spool.aclose())
 
+    # -- whose it is
+
+    def test_messages_of_another_key_are_refused_and_those_of_the_same_are_not(self, tmp_path):
+        def claimed_by(fingerprint):
+            async def part(spool):
+                spool.claim(fingerprint)
+                await append(spool, fingerprint)
+
+            return part
+
+        self.run(tmp_path, claimed_by("1111"), claimed_by("1111"))
+        with pytest.raises(ValueError, match="another"):
+            self.run(tmp_path, claimed_by("2222"))
+
     # -- the end
 
     def test_after_aclose_all_is_refused_and_closing_again_is_fine(self, tmp_path):
         async def part(spool):
+            await first_read(spool)
             waiting = asyncio.ensure_future(spool.read(1, 1))
             await asyncio.sleep(0)
             await asyncio.gather(spool.aclose(), spool.aclose())
             with pytest.raises(SpoolUnavailable):
                 await waiting
             with pytest.raises(SpoolUnavailable):
-                await spool.append("a", b"")
-            with pytest.raises(SpoolUnavailable):
-                spool.append_nowait("a", b"", lambda _: None)
+                spool.append_nowait([NewMessage("a", b"")], lambda _: None)
             with pytest.raises(SpoolUnavailable):
                 await spool.read(1, 1)
+            with pytest.raises(SpoolUnavailable):
+                await spool.settle([1], DELIVERED)
 
         self.run(tmp_path, part)
 
-    def test_aclose_writes_what_was_handed_over(self, tmp_path):
+    def test_aclose_writes_what_was_appended_and_records_what_was_settled(self, tmp_path):
         async def first(spool):
             for number in range(1_000):
-                spool.append_nowait(f"{number:04}", b"{}", lambda _: None)
+                spool.append_nowait([NewMessage(f"{number:04}", b"{}")], lambda _: None)
+            [message] = (await read(spool, count=1)).messages
+            settling = asyncio.ensure_future(spool.settle([message.key], DELIVERED))
+            await asyncio.sleep(0)
+            await spool.aclose()
+            await settling
 
         async def second(spool):
             found = []
-            while len(found) < 1_000:
+            while len(found) < 999:
                 found += await read_ids(spool)
-            assert found == [f"{number:04}" for number in range(1_000)]
+            assert found == [f"{number:04}" for number in range(1, 1_000)]
 
         self.run(tmp_path, first, second)

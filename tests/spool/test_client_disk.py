@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import shutil
 import sqlite3
 import stat
@@ -37,11 +38,11 @@ async def leave(path: Path, *message_ids: str) -> None:
 
 
 async def refused_until(path: Path, spoil: Change, mend: Change, why: str, *left: str) -> None:
-    """`left`: what an earlier process left there."""
+    """The file is spoilt between the client's construction and its first call. `left`: by an earlier process."""
     await leave(path, *left)
-    spoil(path)
     transport = RecordingTransport()
     async with Client("key", transport=transport, spool=SQLiteSpool(path, check_interval=0.01)) as client:
+        spoil(path)
         for _ in range(2):
             with pytest.raises(SpoolUnavailable, match=why):
                 await client.track("user-1", "Refused")
@@ -95,11 +96,19 @@ def by_a_link(path: Path) -> None:
         (by_a_foreign_file, "is not a spool; it was left as it is"),
         (by_a_foreign_database, "is not a spool; it was left as it is"),
         (by_a_newer_version, "was written by a newer version of segment_async"),
-        (by_a_link, "is a symbolic link; the spool follows none"),
+        (by_a_link, "is a symbolic link, and the spool follows none"),
     ],
 )
 def test_what_is_in_its_place_is_left_alone(path: Path, spoil: Change, why: str) -> None:
     asyncio.run(refused_until(path, spoil, bring_back, why, "left-1", "left-2"))
+
+
+@pytest.mark.parametrize("spoil", [by_a_foreign_file, by_a_foreign_database, by_a_newer_version, by_a_link])
+def test_what_is_in_its_place_is_refused_at_construction(path: Path, spoil: Change) -> None:
+    asyncio.run(leave(path, "left"))
+    spoil(path)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        Client("key", transport=RecordingTransport(), spool=path)
 
 
 def test_a_folder_that_everybody_may_write_to(path: Path) -> None:
@@ -108,24 +117,18 @@ def test_a_folder_that_everybody_may_write_to(path: Path) -> None:
             path,
             lambda path: path.parent.chmod(0o777),
             lambda path: path.parent.chmod(0o700),
-            "may be written to by everybody; choose another folder for the spool",
+            "other users may write to the spool's folder",
             "left-1",
         )
     )
 
 
 def test_a_folder_that_is_no_folder(path: Path) -> None:
-    async def main() -> None:
-        path.parent.write_bytes(b"a file")
-        transport = RecordingTransport()
-        async with Client("key", transport=transport, spool=path) as client:
-            with pytest.raises(SpoolUnavailable, match=r"Not a directory|File exists"):
-                await client.track("user-1", "Refused")
-            path.parent.unlink()
-            await client.track("user-1", "Taken")
-        assert [message["event"] for message in transport.messages] == ["Taken"]
-
-    asyncio.run(main())
+    path.parent.write_bytes(b"a file")
+    with pytest.raises(ValueError, match=re.escape(str(path.parent))):
+        Client("key", transport=RecordingTransport(), spool=path)
+    path.parent.unlink()
+    Client("key", transport=RecordingTransport(), spool=path)
 
 
 def test_a_folder_that_is_removed_under_a_running_client(path: Path) -> None:

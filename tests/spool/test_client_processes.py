@@ -11,14 +11,12 @@ import aiohttp
 import pytest
 
 from segment_async import Client
-from segment_async.spool import SpoolVisitor
+from segment_async.spool import SpoolInspector
 from tests.support.fault_server import FaultServer
 from tests.support.programs import PROGRAMS, Ended, Program, finished, running
 
 ENDS, FORKS, SHOP, SPOOLED = (PROGRAMS / f"{name}.py" for name in ("ends", "forks", "shop", "spooled"))
 APPLICATION = "tests.programs.shop:app"
-# Nobody listens there.
-NOWHERE = "http://127.0.0.1:1"
 
 
 @pytest.fixture
@@ -26,12 +24,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "spool" / "analytics.db"
 
 
-async def send_the_rest(path: Path) -> FaultServer:
-    """The next process, which is this one."""
-    async with FaultServer() as server:
-        async with Client("KEY", host=server.url, spool=path) as client:
-            assert await client.flush(timeout=30) == 0
-        return server
+async def send_the_rest(path: Path, server: FaultServer) -> set[str]:
+    """The next process, which is this one; gives what it sent."""
+    before = {*server.taken}
+    server.come_up()
+    async with Client("KEY", host=server.url, spool=path) as client:
+        assert await client.flush(timeout=30) == 0
+    return {*server.taken} - before
 
 
 def check_once(server: FaultServer) -> None:
@@ -39,7 +38,7 @@ def check_once(server: FaultServer) -> None:
 
 
 def pending(path: Path) -> int:
-    return sum(each.statistics.pending for each in SpoolVisitor(path).status())
+    return sum(each.statistics.pending for each in SpoolInspector(path).status())
 
 
 def numbers(server: FaultServer) -> list[int]:
@@ -50,34 +49,44 @@ def numbers(server: FaultServer) -> list[int]:
 class TestExit:
     @pytest.mark.parametrize("how", ["after_run", "without_a_loop", "from_a_thread"])
     def test_without_a_close_while_the_server_is_down(self, path: Path, how: str) -> None:
-        said = asyncio.run(finished(ENDS, how, host=NOWHERE, SPOOL=str(path)))
+        async def main() -> tuple[Ended, FaultServer]:
+            async with FaultServer(up=False) as server:
+                said = await finished(ENDS, how, host=server.url, SPOOL=str(path))
+                await send_the_rest(path, server)
+                return said, server
+
+        said, server = asyncio.run(main())
         assert said.code == 0
-        assert said.err == "segment_async: 1,000 messages are kept in a spool for the next process to send\n"
-        assert numbers(asyncio.run(send_the_rest(path))) == list(range(1_000))
+        assert said.err == "segment_async: 1,000 messages were kept in a spool for the next process to send\n"
+        assert numbers(server) == list(range(1_000))
 
     def test_without_a_close_while_the_server_is_up(self, path: Path) -> None:
         async def main() -> tuple[Ended, FaultServer]:
             async with FaultServer() as server:
-                return await finished(ENDS, "after_run", host=server.url, SPOOL=str(path)), server
+                said = await finished(ENDS, "after_run", host=server.url, SPOOL=str(path))
+                assert not await send_the_rest(path, server)
+                return said, server
 
         said, server = asyncio.run(main())
         assert (said.code, said.err) == (0, "")
         # What was on its way when the loop ended may be there twice, as without a spool.
         assert {messages[0]["properties"]["n"] for messages in server.taken.values()} == set(range(1_000))
-        assert not asyncio.run(send_the_rest(path)).taken
 
     def test_by_sigterm_through_a_lifespan(self, path: Path) -> None:
         async def main() -> Ended:
-            async with running(SHOP, host=NOWHERE, SPOOL=str(path), CLOSE_TIMEOUT="0.1") as program:
+            async with (
+                FaultServer(up=False) as server,
+                running(SHOP, host=server.url, SPOOL=str(path), CLOSE_TIMEOUT="0.1") as program,
+            ):
                 tracked = await visit(program)
                 program.signal(signal.SIGTERM)
                 said = await program.end()
-                assert {*(await send_the_rest(path)).taken} == {tracked}
+                assert await send_the_rest(path, server) == {tracked}
                 return said
 
         said = asyncio.run(main())
         assert "closed accepted=1 delivered=0 dropped=0 pending=1" in said.out
-        assert "Closed with 1 messages unsent; they are kept in the spool." in said.out
+        assert "Closed with 1 message unsent; kept in the spool for the next process." in said.out
 
 
 async def visit(program: Program) -> str:
@@ -110,13 +119,13 @@ class TestForks:
             async with FaultServer() as server:
                 said = await finished(FORKS, how, host=server.url, SPOOL=str(path))
                 assert (said.code, said.err) == (0, "")
+                assert not await send_the_rest(path, server)
                 return server
 
         server = asyncio.run(main())
         check_once(server)
         whose = Counter(message["userId"] for (message,) in server.taken.values())
         assert whose == {"parent": parents, "child": 1}
-        assert not asyncio.run(send_the_rest(path)).taken
 
     def test_of_a_preloading_server(self, path: Path) -> None:
         command = ("-m", "gunicorn", "--preload", "-w", "2", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:0")
@@ -143,18 +152,19 @@ class TestForks:
 
 @pytest.mark.parametrize(("living", "doomed"), [(2, 1), (20, 5)])
 def test_of_many_processes_each_message_is_received_once(path: Path, living: int, doomed: int) -> None:
-    """Some cannot send, and are killed; those that live send what is left of them."""
+    """Some are killed before they send; those that live send what is left of them."""
 
     async def main() -> tuple[FaultServer, list[Ended]]:
         async with FaultServer() as server, AsyncExitStack() as stack:
 
-            async def start(name: str, host: str) -> Program:
+            async def start(name: str, interval: str) -> Program:
+                environment = {"SPOOL": str(path), "INTERVAL": interval}
                 return await stack.enter_async_context(
-                    running(SPOOLED, name, "20", host=host, together=True, SPOOL=str(path))
+                    running(SPOOLED, name, "20", host=server.url, together=True, **environment)
                 )
 
-            living_ones = [await start(f"living-{number}", server.url) for number in range(living)]
-            doomed_ones = [await start(f"doomed-{number}", NOWHERE) for number in range(doomed)]
+            living_ones = [await start(f"living-{number}", "0.01") for number in range(living)]
+            doomed_ones = [await start(f"doomed-{number}", "3600") for number in range(doomed)]
             for program in (*living_ones, *doomed_ones):
                 await program.says("accepted")
             for program in doomed_ones:
@@ -167,7 +177,9 @@ def test_of_many_processes_each_message_is_received_once(path: Path, living: int
                     pass
             for program in living_ones:
                 program.signal(signal.SIGTERM)
-            return server, [await program.end() for program in living_ones]
+            ended = [await program.end() for program in living_ones]
+            assert not await send_the_rest(path, server)
+            return server, ended
 
     server, ended = asyncio.run(main())
     check_once(server)
@@ -175,4 +187,3 @@ def test_of_many_processes_each_message_is_received_once(path: Path, living: int
     assert server.taken.keys() == {f"{name}-{number}" for name in names for number in range(20)}
     assert {program.code for program in ended} == {128 + signal.SIGTERM}
     assert not any("segment_async:" in program.out for program in ended)
-    assert not asyncio.run(send_the_rest(path)).taken

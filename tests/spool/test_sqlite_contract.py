@@ -1,20 +1,23 @@
 """SQLite's engine, in each of its ways, keeps what every spool must keep."""
 
+from functools import partial
+
 from segment_async.spool import SQLiteSpool
 
 from .contract import SpoolContract
 
 
+def open_sqlite(folder, **options):
+    return SQLiteSpool(folder / "spool" / "analytics.db", **options)
+
+
 class TestSurvivingPowerLoss(SpoolContract):
-    def open(self, folder):
-        return SQLiteSpool(folder / "spool" / "analytics.db")
+    open = staticmethod(open_sqlite)
 
 
 class TestSurvivingTheProcess(SpoolContract):
-    def open(self, folder):
-        return SQLiteSpool(folder / "spool" / "analytics.db", durability="process")
+    open = partial(open_sqlite, durability="process")
 
 
 class TestWithAFallBack(SpoolContract):
-    def open(self, folder):
-        return SQLiteSpool(folder / "spool" / "analytics.db", on_failure="memory")
+    open = partial(open_sqlite, on_failure="memory")

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from segment_async.spool import BatchResult, DroppedMessage, SpoolUnavailable, SpoolVisitor, SQLiteSpool, Status
+from segment_async.spool import BatchResult, DroppedMessage, SpoolUnavailable, SpoolInspector, SQLiteSpool, Status
 
 from .contract import DELIVERED, REFUSED, append, body_of, check_law, read, read_ids
 
@@ -35,7 +35,7 @@ def run(path, part, **options):
 
 def visit(path, program):
     """From another process, as a visitor comes; within one process locks would not tell the two apart."""
-    head = f"from segment_async.spool import *\nvisitor = SpoolVisitor({str(path)!r})\n"
+    head = f"from segment_async.spool import *\nvisitor = SpoolInspector({str(path)!r})\n"
     done = subprocess.run([sys.executable, "-c", head + program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -58,7 +58,7 @@ def leave(path, *message_ids, failed=()):
 
 def test_where_there_is_no_spool_the_visitor_makes_none(path):
     with pytest.raises(SpoolUnavailable, match="there is no spool at"):
-        SpoolVisitor(path)
+        SpoolInspector(path)
     assert not path.parent.exists()
 
 
@@ -66,12 +66,12 @@ def test_what_is_no_spool_is_no_place_to_visit(path):
     path.parent.mkdir()
     path.write_bytes(b"something else" * 100)
     with pytest.raises(SpoolUnavailable, match="not a spool"):
-        SpoolVisitor(path).status()
+        SpoolInspector(path).status()
 
 
 def test_status_tells_what_is_there(path):
     leave(path, "a", "b", failed="x")
-    [shard] = SpoolVisitor(path).status()
+    [shard] = SpoolInspector(path).status()
     assert (shard.path, shard.in_use) == (path, False)
     counts = shard.statistics
     assert (counts.accepted, counts.pending, counts.failed, counts.dead) == (3, 2, 1, 1)
@@ -91,7 +91,7 @@ def test_a_shard_in_use_is_said_to_be(path):
 def test_looking_changes_nothing(path):
     leave(path, "a", failed="x")
     before = path.read_bytes()
-    visitor = SpoolVisitor(path)
+    visitor = SpoolInspector(path)
     assert [(each.message_id, each.body, each.attempts) for each in visitor.pending()] == [("a", body_of("a"), 0)]
     [dead] = visitor.dead()
     assert (dead.message_id, dead.body, dead.reason, dead.status_code) == ("x", body_of("x"), "refused", 400)
@@ -102,7 +102,7 @@ def test_looking_changes_nothing(path):
 
 def test_dead_letters_are_put_back_in_line(path):
     leave(path, "a", failed="xyz")
-    assert SpoolVisitor(path).retry(lambda letter: letter.message_id != "y") == 2
+    assert SpoolInspector(path).retry(lambda letter: letter.message_id != "y") == 2
 
     async def part(spool):
         assert await read_ids(spool) == ["a", "x", "z"]
@@ -130,8 +130,8 @@ def test_a_running_process_sends_what_is_put_back(path):
 def test_what_is_pending_again_already_stays_a_dead_letter(path):
     leave(path, failed="x")
     leave(path, "x")
-    assert SpoolVisitor(path).retry(lambda _: True) == 0
-    counts = SpoolVisitor(path).status()[0].statistics
+    assert SpoolInspector(path).retry(lambda _: True) == 0
+    counts = SpoolInspector(path).status()[0].statistics
     assert (counts.accepted, counts.pending, counts.dead) == (2, 1, 1)
 
 
@@ -153,7 +153,7 @@ def test_all_of_a_user_is_erased(path):
         await spool.settle([first.key], REFUSED)
 
     run(path, part)
-    assert SpoolVisitor(path).purge("u1") == 3
+    assert SpoolInspector(path).purge("u1") == 3
     assert b"gone-" not in path.read_bytes()
 
     async def later(spool):
@@ -202,7 +202,7 @@ def test_a_visitor_mends_what_nobody_uses(path):
     content = path.read_bytes()
     path.write_bytes(content.replace(body_of("0050"), body_of("9999")))
     with pytest.raises(SpoolUnavailable, match="checksum"):
-        list(SpoolVisitor(path).pending())
-    assert SpoolVisitor(path).purge("nobody") == 0
-    assert len(list(SpoolVisitor(path).pending())) == 199
-    assert len(SpoolVisitor(path).set_aside()) == 1
+        list(SpoolInspector(path).pending())
+    assert SpoolInspector(path).purge("nobody") == 0
+    assert len(list(SpoolInspector(path).pending())) == 199
+    assert len(SpoolInspector(path).set_aside()) == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from segment_async import Client, Response, RetryPolicy, SpoolUnavailable, Status, TransportError, messages
-from segment_async.spool import BatchResult, SpoolVisitor, SQLiteSpool
+from segment_async.spool import BatchResult, SpoolInspector, SQLiteSpool
 from segment_async.testing import RecordingTransport
 
 CRASH = """
@@ -83,10 +83,7 @@ def test_a_backlog_larger_than_memory_passes_in_order(tmp_path: Path) -> None:
         transport = RecordingTransport()
         options = {"max_queue_size": 20, "max_in_flight": 1, "flush_at": 10}
         async with Client("key", transport=transport, spool=tmp_path / "analytics.db", **options) as client:
-            deliveries = [
-                client.enqueue_nowait(messages.track("user-1", "Order Completed", {"n": number}))
-                for number in range(500)
-            ]
+            deliveries = [await client.track("user-1", "Order Completed", {"n": number}) for number in range(500)]
             assert await client.flush(timeout=60) == 0
             outcomes = [await delivery for delivery in deliveries]
         assert {outcome.status for outcome in outcomes} == {Status.DELIVERED}
@@ -147,7 +144,7 @@ def test_a_refused_message_is_a_dead_letter(tmp_path: Path) -> None:
             assert (outcome.status, outcome.reason) == (Status.FAILED, "unauthorized")
 
     asyncio.run(main())
-    [dead] = SpoolVisitor(tmp_path / "analytics.db").dead()
+    [dead] = SpoolInspector(tmp_path / "analytics.db").dead()
     assert (dead.reason, dead.status_code, dead.attempts) == ("unauthorized", 403, 1)
 
 
@@ -168,7 +165,7 @@ def test_a_disk_that_refuses_is_told_at_the_call(tmp_path: Path) -> None:
 
 def from_outside(path: Path, change: str) -> None:
     """As the command line does it: in a process of its own."""
-    program = f"import sys; from segment_async.spool import SpoolVisitor; visitor = SpoolVisitor(sys.argv[1]); {change}"
+    program = f"import sys; from segment_async.spool import SpoolInspector; visitor = SpoolInspector(sys.argv[1]); {change}"
     subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=60)
 
 
@@ -251,7 +248,7 @@ def test_what_was_just_handed_over_is_on_disk_before_it_is_called_kept(
         if disk_works:
             assert (outcome.status, outcome.reason) == (Status.KEPT, None)
             assert (counts.accepted, counts.dropped, counts.pending) == (1, 0, 1)
-            assert SpoolVisitor(path).status()[0].statistics.pending == 1
+            assert SpoolInspector(path).status()[0].statistics.pending == 1
         else:
             assert (outcome.status, outcome.reason) == (Status.DROPPED, "spool_unavailable")
             assert (counts.accepted, counts.dropped, counts.pending) == (1, 1, 0)

@@ -1,0 +1,437 @@
+"""What is on disk at a spool's path, shown and changed with or without processes that use it.
+
+A shard that no process uses is locked and opened as a process would. One that another process uses is opened beside it,
+which SQLite allows. One that this process uses is never opened again (see `_files`): its own writer does the work.
+
+Rows are read page by page, so that memory stays flat and transactions short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import orjson
+
+from segment_async._exceptions import SpoolUnavailable
+from segment_async._outcome import BatchResult, Status
+
+from . import _tables as tables
+from ._database import Database, Options, Write, connect, shrink
+from ._files import Lock, Place, base_path, check_files, file_id, open_files, slots_on_disk
+from ._protocol import SpoolStatistics
+from ._sqlite import SQLiteSpool
+from ._tables import Counters, Damaged, DeadRow, Row
+from ._writer import Snapshot
+
+_T = TypeVar("_T")
+_PURGED: Final = BatchResult(Status.DROPPED, "purged")
+_ROWS: Final = 256
+_IDENTITIES: Final = ("userId", "anonymousId", "previousId")
+# Between two changes, so that a process beside gets its turn.
+_PAUSE_SECONDS: Final = 0.002
+_SHRINK_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """One file of a spool.
+
+    Attributes:
+        in_use: a process holds it.
+        oldest: wall-clock seconds of the acceptance of the oldest pending message; `None` without any.
+    """
+
+    path: Path
+    in_use: bool
+    statistics: SpoolStatistics
+    oldest: float | None
+
+
+class PendingMessage(NamedTuple):
+    """`attempts`: requests noted so far."""
+
+    message_id: str
+    body: bytes
+    accepted_at: float
+    attempts: int
+
+    def __repr__(self) -> str:
+        return (
+            f"PendingMessage(message_id={self.message_id!r}, body=<{len(self.body)} bytes>, attempts={self.attempts})"
+        )
+
+
+class DeadLetter(NamedTuple):
+    """A message that failed; `answer` is the beginning of the server's answer text."""
+
+    message_id: str
+    body: bytes
+    accepted_at: float
+    failed_at: float
+    reason: str
+    status_code: int | None
+    attempts: int
+    possibly_delivered: bool
+    answer: str = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"DeadLetter(message_id={self.message_id!r}, body=<{len(self.body)} bytes>, reason={self.reason!r}, "
+            f"status_code={self.status_code}, attempts={self.attempts}, possibly_delivered={self.possibly_delivered})"
+        )
+
+
+class SpoolInspector:
+    """What is on disk at a spool's path, of all processes together.
+
+    Every call raises `SpoolUnavailable` if there is no spool, or it cannot be read. Calls block; in a coroutine run
+    them with `asyncio.to_thread`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._base = base_path(path)
+        if not slots_on_disk(self._base):
+            raise SpoolUnavailable(f"there is no spool at {self._base}")
+
+    def status(self) -> list[ShardStatus]:
+        return [self._status(place) for place in self._places()]
+
+    def set_aside(self) -> list[Path]:
+        """Damaged files that were kept; they may hold messages."""
+        return [path for place in self._places() for path in place.corrupt_files()]
+
+    def pending(self) -> Iterator[PendingMessage]:
+        for place in self._places():
+            with _opened(place, writes=False) as shard:
+                for rows in _pages(shard, _read_messages):
+                    attempts = shard.read(functools.partial(_load_attempts, rows))
+                    for row in rows:
+                        at = _wall_seconds(shard.counters, row.accepted_at)
+                        yield PendingMessage(_text(row.message_id), row.body, at, attempts.get(row.position, 0))
+
+    def dead(self) -> Iterator[DeadLetter]:
+        for place in self._places():
+            with _opened(place, writes=False) as shard:
+                for rows in _pages(shard, _read_dead):
+                    yield from (_dead_letter(shard.counters, row) for row in rows)
+
+    def retry(self, is_wanted: Callable[[DeadLetter], bool]) -> int:
+        """Put dead letters back behind what is pending; returns how many.
+
+        One whose id is pending again already stays where it is.
+        """
+        count = 0
+        for place in self._places():
+            with _opened(place, writes=True) as shard:
+                for rows in _pages(shard, _read_dead):
+                    wanted = [row for row in rows if is_wanted(_dead_letter(shard.counters, row))]
+                    count += _changed(shard, _revive, wanted)
+        return count
+
+    def count_of_user(self, identity: str) -> int:
+        """How many messages `purge` would erase."""
+        return sum(_is_of(each.body, identity) for messages in (self.pending(), self.dead()) for each in messages)
+
+    def purge(self, identity: str) -> int:
+        """Erase all messages of a user, pending ones and dead letters; returns how many.
+
+        Those whose `userId`, `anonymousId` or `previousId` it is. They are overwritten in the file, and its log is
+        emptied; so are free pages, which may have what was delivered earlier. What a running process holds already, up
+        to 10,000 messages, may still be sent. Files that were set aside as damaged are not looked into.
+        """
+        count = 0
+        for place in self._places():
+            with _opened(place, writes=True) as shard:
+                before = count
+                for rows in _pages(shard, _read_messages):
+                    count += _changed(shard, _erase, [row for row in rows if _is_of(row.body, identity)])
+                for dead_rows in _pages(shard, _read_dead):
+                    count += _changed(shard, _erase_dead, [row for row in dead_rows if _is_of(row.body, identity)])
+                if count > before:
+                    _scrub(shard)
+        return count
+
+    def rotate_key(self) -> None:
+        """Forget which write key and host the spool belongs to; the next client on the path claims it.
+
+        Raises:
+            SpoolUnavailable: a process uses the spool; stop it first.
+        """
+        for place in self._places():
+            lock = Lock.acquire(place.lock)
+            if lock is None:
+                raise SpoolUnavailable(f"a process uses {place.database}: stop it before the key is rotated")
+            lock.close()
+        for place in self._places():
+            with _opened(place, writes=True) as shard:
+                shard.write(lambda _, counters: (counters._replace(fingerprint=""), None))
+
+    def _places(self) -> list[Place]:
+        places = [Place(self._base, slot) for slot in slots_on_disk(self._base)]
+        return [place for place in places if _is_spool(place)]
+
+    def _status(self, place: Place) -> ShardStatus:
+        with _opened(place, writes=False) as shard:
+            oldest = shard.read(lambda connection, _: tables.read_heads(connection, 0, 1))
+            snapshot = Snapshot((shard.counters,), disk_bytes=place.disk_size())
+            at = _wall_seconds(shard.counters, oldest[0].accepted_at) if oldest else None
+            return ShardStatus(place.database, shard.in_use, snapshot.statistics(), at)
+
+
+# -- three ways to a shard
+
+
+class _Shard(Protocol):
+    """One shard, opened for an inspector; `counters` are as of the last work."""
+
+    counters: Counters
+    in_use: bool
+
+    def read(self, work: Callable[[sqlite3.Connection, Counters], _T]) -> _T: ...
+
+    def write(self, work: Write[_T]) -> _T: ...
+
+
+class _Unused:
+    """No process uses it: this one does, for a moment."""
+
+    in_use = False
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def counters(self) -> Counters:
+        return self._database.counters
+
+    def read(self, work: Callable[[sqlite3.Connection, Counters], _T]) -> _T:
+        return self._database.read(work)
+
+    def write(self, work: Write[_T]) -> _T:
+        return self._database.transact(work)
+
+
+class _Shared:
+    """Opened beside the process that uses it, or only to be read."""
+
+    def __init__(self, connection: sqlite3.Connection, *, in_use: bool) -> None:
+        self.in_use = in_use
+        self.counters = Counters()
+        self._connection = connection
+
+    def read(self, work: Callable[[sqlite3.Connection, Counters], _T]) -> _T:
+        with self._transaction("BEGIN"):
+            return work(self._connection, self.counters)
+
+    def write(self, work: Write[_T]) -> _T:
+        with self._transaction("BEGIN IMMEDIATE"):
+            after, result = work(self._connection, self.counters)
+            after = after._replace(revision=self.counters.revision + 1)
+            tables.store_counters(self._connection, after)
+            self._connection.execute("COMMIT")
+            self.counters = after
+        time.sleep(_PAUSE_SECONDS)
+        return result
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        try:
+            self._connection.execute(begin)
+            try:
+                self.counters = tables.load_counters(self._connection)
+                yield
+            finally:
+                self._connection.rollback()
+        except (*tables.ERRORS, Damaged) as fault:
+            raise SpoolUnavailable(f"the spool cannot be read or changed: {fault}") from fault
+
+
+class _Own:
+    """In use by this process: its writer does the work."""
+
+    in_use = True
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def counters(self) -> Counters:
+        return self._database.counters
+
+    def read(self, work: Callable[[sqlite3.Connection, Counters], _T]) -> _T:
+        return self._visit(work, writes=False)
+
+    def write(self, work: Write[_T]) -> _T:
+        return self._visit(work, writes=True)
+
+    def _visit(self, work: Any, *, writes: bool) -> Any:
+        spool = self._database.opener
+        if not isinstance(spool, SQLiteSpool):
+            raise SpoolUnavailable(f"{self._database.place.database} is in use by another inspector of this process")
+        return spool.visit(lambda writer: writer.visit(self._database.place.database, work, writes=writes))
+
+
+@contextlib.contextmanager
+def _opened(place: Place, *, writes: bool) -> Iterator[_Shard]:
+    with contextlib.ExitStack() as stack:
+        with open_files.guard:
+            own = open_files.databases.get(file_id(place.database))
+            lock = None if own is not None else Lock.acquire(place.lock)
+        if isinstance(own, Database):
+            yield _Own(own)
+        elif lock is not None and writes:
+            database = Database(place, lock, Options(), None)
+            stack.callback(database.close)
+            yield _Unused(database)
+        else:
+            # While it is only read, the lock keeps this process from opening the file once more.
+            if lock is not None:
+                stack.callback(lock.close)
+            yield _Shared(stack.enter_context(_connected(place, writes=writes)), in_use=lock is None)
+
+
+@contextlib.contextmanager
+def _connected(place: Place, *, writes: bool) -> Iterator[sqlite3.Connection]:
+    if open_files.is_inherited(place.database):
+        raise SpoolUnavailable(f"{place.database} was open in the process that this one was forked from")
+    try:
+        connection = connect(place.database, read_only=not writes)
+    except tables.ERRORS as fault:
+        raise SpoolUnavailable(f"{place.database}: {fault}") from fault
+    with contextlib.closing(connection):
+        yield connection
+
+
+def _is_spool(place: Place) -> bool:
+    with open_files.guard, contextlib.suppress(Damaged):
+        return check_files(place)
+    return True
+
+
+# -- rows, page by page
+
+_Page = Callable[[sqlite3.Connection, int], list[_T]]
+
+
+def _pages(shard: _Shard, read: Callable[[int, sqlite3.Connection, Counters], list[Any]]) -> Iterator[list[Any]]:
+    last = 0
+    while rows := shard.read(functools.partial(read, last)):
+        last = rows[-1].position
+        yield rows
+
+
+def _read_messages(after: int, connection: sqlite3.Connection, _: Counters) -> list[Row]:
+    return tables.read_rows(connection, tables.read_heads(connection, after, _ROWS))
+
+
+def _read_dead(after: int, connection: sqlite3.Connection, _: Counters) -> list[DeadRow]:
+    return tables.read_dead(connection, after, _ROWS)
+
+
+def _load_attempts(rows: list[Row], connection: sqlite3.Connection, _: Counters) -> dict[int, int]:
+    return tables.load_attempts(connection, [row.position for row in rows])
+
+
+def _dead_letter(counters: Counters, row: DeadRow) -> DeadLetter:
+    return DeadLetter(
+        _text(row.message_id),
+        row.body,
+        _wall_seconds(counters, row.accepted_at),
+        _wall_seconds(counters, row.failed_at),
+        row.reason,
+        row.status_code,
+        row.attempts,
+        bool(row.possibly_delivered),
+        row.answer,
+    )
+
+
+def _wall_seconds(counters: Counters, at: int) -> float:
+    """The clock that messages age by runs beside the wall clock, unless that was set."""
+    return (at + counters.wall - counters.clock) / 1000
+
+
+def _text(message_id: bytes) -> str:
+    return message_id.decode(errors="replace")
+
+
+def _is_of(body: bytes, identity: str) -> bool:
+    try:
+        message = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(message, dict) and any(message.get(name) == identity for name in _IDENTITIES)
+
+
+# -- changes
+
+
+def _changed(shard: _Shard, change: Callable[..., tuple[Counters, int]], rows: list[Any]) -> int:
+    return shard.write(functools.partial(change, rows)) if rows else 0
+
+
+def _revive(rows: list[DeadRow], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
+    pending = tables.find_ids(connection, [row.message_id for row in rows])
+    revived: dict[bytes, DeadRow] = {}
+    for row in rows:
+        if row.message_id not in pending:
+            revived.setdefault(row.message_id, row)
+    new = [
+        Row(counters.position + number, row.message_id, counters.clock, row.body)
+        for number, row in enumerate(revived.values(), 1)
+    ]
+    tables.insert_messages(connection, new)
+    for message, row in zip(new, revived.values(), strict=True):
+        if row.possibly_delivered:
+            tables.store_attempts(connection, [message.position], row.attempts)
+        counters = counters.revived(1, len(row.body), row.reason)
+    tables.remove_dead(connection, [row.position for row in revived.values()])
+    size = sum(len(row.body) for row in new)
+    return counters.plus(position=len(new), dead=-len(new), dead_bytes=-size), len(new)
+
+
+def _erase(rows: list[Row], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
+    with _overwriting(connection):
+        there = tables.find_positions(connection, [row.position for row in rows])
+        tables.add_purged(connection, [row for row in rows if row.position in there])
+        count, size = tables.remove_messages(connection, [row.position for row in rows])
+    return counters.settled(count, size, _PURGED), count
+
+
+def _erase_dead(rows: list[DeadRow], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
+    with _overwriting(connection):
+        there = [row for row in rows if tables.is_dead(connection, row.position)]
+        tables.remove_dead(connection, [row.position for row in there])
+    return counters.plus(dead=-len(there), dead_bytes=-sum(len(row.body) for row in there)), len(there)
+
+
+@contextlib.contextmanager
+def _overwriting(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is removed is overwritten with zeros."""
+    connection.execute("PRAGMA secure_delete = 1")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA secure_delete = 0")
+
+
+def _scrub(shard: _Shard) -> None:
+    """Take free pages off the file, step by step, and empty the log."""
+    while shard.read(lambda connection, _: _shrunk(connection)):
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _shrunk(connection: sqlite3.Connection) -> bool:
+    connection.rollback()
+    has_more = shrink(connection, _SHRINK_SECONDS)
+    if not has_more:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return has_more

@@ -1,0 +1,220 @@
+"""Supervised tasks: cancelled, crashed or ended, and what their loop and the log see of it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from segment_async._lifecycle.tasks import RESTART_DELAY, SupervisedTask
+from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
+
+SECRET = "THE-SECRET"
+PRECISION = 1e-6
+
+
+class Runs:
+    """Notes when each run began, and does the next of these things in it; then it waits for ever."""
+
+    def __init__(self, *steps: Callable[[], Awaitable[None]]) -> None:
+        self.steps = list(steps)
+        self.began: list[float] = []
+        self.supervised = SupervisedTask("test", self.main)
+
+    async def main(self) -> None:
+        self.began.append(running_clock().time())
+        if self.steps:
+            await self.steps.pop(0)()
+            return
+        await asyncio.Event().wait()
+
+    @property
+    def gaps(self) -> list[float]:
+        return [after - before for before, after in zip(self.began, self.began[1:], strict=False)]
+
+
+async def crash() -> None:
+    raise RuntimeError(SECRET)
+
+
+async def cancel() -> None:
+    raise asyncio.CancelledError
+
+
+async def end() -> None:
+    """Return."""
+
+
+def after(seconds: float, step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def later() -> None:
+        await asyncio.sleep(seconds)
+        await step()
+
+    return later
+
+
+def watched(runs: Runs, seconds: float) -> Runs:
+    async def main() -> None:
+        runs.supervised.start(running_clock())
+        await asyncio.sleep(seconds)
+        task = runs.supervised.stop()
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    run(main())
+    return runs
+
+
+class TestRestarts:
+    def test_one_that_runs_is_left_alone(self) -> None:
+        assert watched(Runs(), 1_000).began == [0]
+
+    def test_one_that_returns_has_ended(self) -> None:
+        assert watched(Runs(end), 1_000).began == [0]
+
+    def test_one_that_is_cancelled_comes_back(self, caplog: pytest.LogCaptureFixture) -> None:
+        runs = watched(Runs(*[cancel] * 5), 1_000)
+        assert runs.gaps == [pytest.approx(RESTART_DELAY, abs=PRECISION)] * 5
+        assert not caplog.records
+
+    def test_one_that_is_cancelled_from_outside_comes_back(self) -> None:
+        async def main() -> None:
+            runs = Runs()
+            runs.supervised.start(running_clock())
+            for count in range(1, 6):
+                await asyncio.sleep(1)
+                assert len(runs.began) == count
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+            stopped = runs.supervised.stop()
+            assert stopped is not None
+            stopped.cancel()
+
+        run(main())
+
+    def test_one_that_crashes_waits_longer_each_time(self) -> None:
+        runs = watched(Runs(*[crash] * 70), 1_000)
+        assert runs.gaps[:3] == [pytest.approx(seconds, abs=PRECISION) for seconds in (0.1, 0.2, 0.3)]
+        assert runs.gaps == sorted(runs.gaps)
+        assert runs.gaps[-1] == pytest.approx(5.0, abs=PRECISION)
+        assert len(runs.began) == 71
+
+    def test_and_no_longer_once_it_was_well_for_a_while(self) -> None:
+        runs = watched(Runs(crash, crash, after(59, crash), after(61, crash), crash), 1_000)
+        assert runs.gaps == [pytest.approx(seconds, abs=PRECISION) for seconds in (0.1, 0.2, 59 + 0.3, 61 + 0.1, 0.2)]
+
+    def test_a_task_factory_that_raises_costs_one_start(self, caplog: pytest.LogCaptureFixture) -> None:
+        failures = 3
+
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+            nonlocal failures
+            if "Runs.main" in work.__qualname__ and failures:
+                failures -= 1
+                raise ZeroDivisionError
+            return asyncio.Task(work, loop=loop, **options)
+
+        async def main() -> None:
+            running_clock().set_task_factory(factory)
+            runs = Runs()
+            runs.supervised.start(running_clock())
+            await asyncio.sleep(10)
+            assert runs.began == [pytest.approx(0.6, abs=PRECISION)]
+            stopped = runs.supervised.stop()
+            assert stopped is not None
+            stopped.cancel()
+
+        run(main())
+        assert caplog.text.count("The test task crashed") == 1
+
+
+class TestLog:
+    def test_a_crash_is_logged_once_and_without_its_text(self, caplog: pytest.LogCaptureFixture) -> None:
+        watched(Runs(*[crash] * 10), 100)
+        (record,) = caplog.records
+        assert (record.name, record.levelno) == ("segment_async", logging.ERROR)
+        assert record.getMessage().startswith("The test task crashed and is restarted")
+        assert "in crash" in record.getMessage()
+        assert SECRET not in caplog.text
+
+    def test_and_again_after_it_was_well_for_a_while(self, caplog: pytest.LogCaptureFixture) -> None:
+        watched(Runs(crash, crash, after(61, crash), crash), 100)
+        assert len(caplog.records) == 2
+
+
+class TestStopping:
+    def test_a_task_that_was_stopped_does_not_come_back(self) -> None:
+        async def main() -> None:
+            runs = Runs()
+            runs.supervised.start(running_clock())
+            await asyncio.sleep(1)
+            task = runs.supervised.stop()
+            assert task is not None
+            assert runs.supervised.stop() is None
+            task.cancel()
+            await asyncio.sleep(100)
+            assert len(runs.began) == 1
+
+        run(main())
+
+    @pytest.mark.parametrize("step", [crash, cancel])
+    def test_nor_does_one_that_waits_to_come_back(self, step: Callable[[], Awaitable[None]]) -> None:
+        async def main() -> None:
+            runs = Runs(step)
+            runs.supervised.start(running_clock())
+            await asyncio.sleep(0.001)
+            runs.supervised.stop()
+            await asyncio.sleep(100)
+            assert len(runs.began) == 1
+
+        run(main())
+
+    def test_nor_does_one_that_was_never_begun(self) -> None:
+        async def main() -> None:
+            runs = Runs()
+            runs.supervised.start(running_clock())
+            assert runs.supervised.stop() is None
+            await asyncio.sleep(1)
+            assert not runs.began
+
+        run(main())
+
+    def test_it_may_be_started_on_another_loop(self) -> None:
+        runs, first, second = Runs(crash), VirtualClockLoop(), VirtualClockLoop(1_000.0)
+        runs.supervised.start(first)
+        first.run_until_complete(asyncio.sleep(0.05))
+        runs.supervised.stop()
+        runs.supervised.start(second)
+        second.run_until_complete(asyncio.sleep(1))
+        # The restart that the first loop still has does nothing.
+        first.run_until_complete(asyncio.sleep(1))
+        assert runs.began == [0, 1_000.0]
+        task = runs.supervised.stop()
+        assert task is not None
+        assert task.get_loop() is second
+        task.cancel()
+        second.run_until_complete(asyncio.sleep(0))
+        first.close()
+        second.close()
+
+    def test_what_is_bound_around_the_start_is_not_bound_in_it(self) -> None:
+        variable: ContextVar[str] = ContextVar("variable", default="nothing")
+        seen: list[str] = []
+
+        async def note() -> None:
+            seen.append(variable.get())
+            await cancel()
+
+        async def main() -> None:
+            variable.set("something")
+            runs = Runs(note, note)
+            runs.supervised.start(running_clock())
+            await asyncio.sleep(1)
+            stopped = runs.supervised.stop()
+            assert stopped is not None
+            stopped.cancel()
+
+        run(main())
+        assert seen == ["nothing", "nothing"]

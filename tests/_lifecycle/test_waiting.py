@@ -1,0 +1,310 @@
+"""Waiting: signals across threads and loops, predicates, time limits, and the owner's going away."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from segment_async._lifecycle.waiting import MOMENT, Signal, call_in, shorter, wait_until, wake
+from tests.support.stations import AlwaysRunning
+from tests.support.virtual_clock import Deadlock, run, running_clock
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class TestSignal:
+    def test_it_wakes_all_and_remembers_nothing(self) -> None:
+        async def main() -> None:
+            signal = Signal()
+            waiters = [signal.register() for _ in range(3)]
+            signal.notify()
+            assert all(waiter.done() for waiter in waiters)
+            late = signal.register()
+            await turns()
+            assert not late.done()
+
+        run(main())
+
+    def test_it_counts_also_what_wakes_nothing(self) -> None:
+        signal = Signal()
+        signal.notify()
+        signal.notify()
+        assert signal.count == 2
+
+    def test_a_waiter_with_a_condition_is_woken_once_it_is_true(self) -> None:
+        async def main() -> None:
+            signal, state = Signal(), {"done": False}
+            picky, other = signal.register(lambda: state["done"]), signal.register()
+            signal.notify()
+            assert (picky.done(), other.done()) == (False, True)
+            state["done"] = True
+            await turns()
+            assert not picky.done()
+            signal.notify()
+            assert picky.done()
+
+        run(main())
+
+    def test_a_condition_is_not_asked_again_after_it_was_true(self) -> None:
+        async def main() -> None:
+            signal, asked = Signal(), []
+            signal.register(lambda: bool(asked.append(1)) or True)
+            signal.notify()
+            signal.notify()
+            assert asked == [1]
+
+        run(main())
+
+    def test_a_condition_may_register_and_forget_others(self) -> None:
+        async def main() -> None:
+            signal = Signal()
+            later: list[asyncio.Future[None]] = []
+
+            def done() -> bool:
+                later.append(signal.register())
+                signal.forget(second)
+                return True
+
+            first = signal.register(done)
+            second = signal.register()
+            signal.notify()
+            assert first.done()
+            assert not later[0].done()
+            signal.notify()
+            assert later[0].done()
+
+        run(main())
+
+    def test_what_was_forgotten_is_not_woken(self) -> None:
+        async def main() -> None:
+            signal = Signal()
+            waiter = signal.register()
+            signal.forget(waiter)
+            signal.forget(waiter)
+            signal.notify()
+            await turns()
+            assert not waiter.done()
+
+        run(main())
+
+    def test_a_waiter_that_was_cancelled_is_no_harm(self) -> None:
+        async def main() -> None:
+            signal = Signal()
+            signal.register().cancel()
+            signal.notify()
+
+        run(main())
+
+    def test_from_another_thread_the_loop_is_woken(self) -> None:
+        async def main() -> None:
+            signal = Signal()
+            waiter = signal.register()
+            thread = threading.Thread(target=signal.notify)
+            thread.start()
+            async with asyncio.timeout(10):
+                await waiter
+            thread.join()
+
+        asyncio.run(main())
+
+    def test_two_threads_may_notify_at_once(self) -> None:
+        async def main() -> None:
+            signal = Signal()
+            waiters = [signal.register() for _ in range(2_000)]
+            threads = [threading.Thread(target=signal.notify) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            await asyncio.wait(waiters, timeout=10)
+            for thread in threads:
+                thread.join()
+            assert all(waiter.done() for waiter in waiters)
+
+        asyncio.run(main())
+
+    def test_it_wakes_waiters_of_several_loops(self) -> None:
+        signal, ready, woken = Signal(), threading.Barrier(4), []
+
+        def wait() -> None:
+            async def main() -> None:
+                waiter = signal.register()
+                await asyncio.to_thread(ready.wait, 10)
+                async with asyncio.timeout(10):
+                    await waiter
+                woken.append(1)
+
+            asyncio.run(main())
+
+        threads = [threading.Thread(target=wait) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        ready.wait(10)
+        signal.notify()
+        for thread in threads:
+            thread.join(10)
+        assert len(woken) == 3
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    calls = 0
+
+    def call_soon_threadsafe(self, *arguments: object, **options: object) -> asyncio.Handle:
+        self.calls += 1
+        return super().call_soon_threadsafe(*arguments, **options)  # type: ignore[arg-type]
+
+
+class TestWake:
+    def test_one_call_a_loop_however_many_wait_there(self) -> None:
+        loops = [CountingLoop() for _ in range(2)]
+        futures = [loop.create_future() for loop in loops for _ in range(100)]
+        wake(futures)
+        for loop in loops:
+            assert loop.calls == 1
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+        assert all(future.done() for future in futures)
+
+    def test_of_a_loop_that_is_closed(self) -> None:
+        async def leave() -> asyncio.Future[None]:
+            return asyncio.get_running_loop().create_future()
+
+        async def main() -> None:
+            here = asyncio.get_running_loop().create_future()
+            wake([gone, here])
+            assert here.done()
+
+        gone = asyncio.run(leave())
+        run(main())
+        assert not gone.done()
+
+    def test_a_call_on_the_running_loop_is_made_at_once(self) -> None:
+        async def main() -> None:
+            seen: list[str] = []
+            call_in(asyncio.get_running_loop(), seen.append, "now")
+            assert seen == ["now"]
+
+        run(main())
+
+
+class TestWaitUntil:
+    def wait(self, *, seconds: float | None = None, notify_at: float | None = None, done_at: float = 1e9) -> bool:
+        async def main() -> bool:
+            clock, signal = running_clock().time, Signal()
+            if notify_at is not None:
+                running_clock().call_later(notify_at, signal.notify)
+            return await wait_until(
+                lambda: clock() >= done_at,
+                lambda: signal,
+                AlwaysRunning(),
+                lambda: None if seconds is None else seconds - clock(),
+            )
+
+        return run(main())
+
+    def test_done_at_once(self) -> None:
+        assert self.wait(done_at=0)
+
+    def test_done_in_time(self) -> None:
+        assert self.wait(notify_at=5, done_at=5, seconds=6)
+
+    def test_out_of_time(self) -> None:
+        assert not self.wait(seconds=6)
+
+    @pytest.mark.parametrize("seconds", [0, -1, MOMENT])
+    def test_no_time_at_all(self, seconds: float) -> None:
+        assert not self.wait(seconds=seconds)
+
+    def test_notified_and_not_done(self) -> None:
+        assert not self.wait(notify_at=5, seconds=6)
+
+    def test_done_without_a_notification_is_seen_when_the_time_is_over(self) -> None:
+        assert self.wait(done_at=5, seconds=6)
+
+    def test_without_a_limit_and_a_notification_it_waits_for_ever(self) -> None:
+        with pytest.raises(Deadlock):
+            self.wait()
+
+    def test_it_looks_again_when_its_signal_is_replaced(self) -> None:
+        async def main() -> None:
+            signals = [Signal(), Signal()]
+            state = {"signal": 0, "done": 0}
+            waiting = asyncio.create_task(
+                wait_until(lambda: bool(state["done"]), lambda: signals[state["signal"]], AlwaysRunning(watch=0.05))
+            )
+            await turns()
+            state["signal"] = 1
+            await asyncio.sleep(0.06)
+            state["done"] = 1
+            signals[1].notify()
+            assert await waiting
+            assert running_clock().time() < 0.1
+
+        run(main())
+
+    def test_done_between_the_look_and_the_registration(self) -> None:
+        async def main() -> None:
+            looks = iter([False, True, True])
+            signal = Signal()
+            assert await wait_until(lambda: next(looks), lambda: signal, AlwaysRunning())
+
+        run(main())
+
+    def test_where_another_loop_is_the_owner_it_asks_the_host_again_and_again(self) -> None:
+        async def main() -> int:
+            host, signal = AlwaysRunning(watch=0.05), Signal()
+            clock = running_clock().time
+            waiting = asyncio.create_task(wait_until(lambda: clock() >= 0.99, lambda: signal, host))
+            await asyncio.sleep(0.99)
+            signal.notify()
+            assert await waiting
+            return host.looks
+
+        assert run(main()) == 20
+
+    def test_a_wait_that_is_cancelled_leaves_nothing_behind(self) -> None:
+        async def main() -> None:
+            signal = Signal()
+            waiting = asyncio.create_task(wait_until(lambda: False, lambda: signal, AlwaysRunning()))
+            await turns()
+            assert len(signal._waiters) == 1
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+            assert not signal._waiters
+
+        run(main())
+
+    def test_a_condition_that_another_thread_makes_true(self) -> None:
+        async def main() -> None:
+            signal, state = Signal(), {"done": 0}
+
+            def work() -> None:
+                for _ in range(2_000):
+                    state["done"] += 1
+                    signal.notify()
+
+            threads = [threading.Thread(target=work)]
+            waits = [
+                asyncio.create_task(wait_until(reaches(state, number), lambda: signal, AlwaysRunning()))
+                for number in range(1, 2_001, 50)
+            ]
+            await turns()
+            threads[0].start()
+            async with asyncio.timeout(20):
+                assert await asyncio.gather(*waits) == [True] * 40
+            threads[0].join()
+
+        asyncio.run(main())
+
+
+def reaches(state: dict[str, int], number: int) -> Callable[[], bool]:
+    return lambda: state["done"] >= number
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"), [(None, None, None), (1, None, 1), (None, 2, 2), (1, 2, 1), (0, 2, 0)]
+)
+def test_the_shorter_limit(one: float | None, other: float | None, expected: float | None) -> None:
+    assert shorter(one, other) == expected

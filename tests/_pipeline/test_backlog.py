@@ -1,0 +1,547 @@
+"""The backlog: where each batch is, which goes next, when to look again; `now` is an argument.
+
+`AnyOrder` does anything that the consumer and the settlement do, in any order, and holds the backlog against a plain
+model. What single rules mean is in the classes before it.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from segment_async import Response, RetryPolicy, Status
+from segment_async._outcome import BatchResult
+from segment_async._pipeline.backlog import WAKE_EVERY, Backlog
+from segment_async._pipeline.batch import Batch, OpenBatch
+from segment_async._pipeline.circuit import CircuitBreaker
+from segment_async._pipeline.delivery import Record
+from segment_async._pipeline.retry import Finish, History, Retry
+from tests.support.stations import AlwaysRunning, backlog_with, deliveries, sealed
+
+DELIVERED = BatchResult(Status.DELIVERED)
+GIVE_UP_AFTER = 100.0
+INTERVAL = 0.5
+
+
+def closed() -> CircuitBreaker:
+    return CircuitBreaker(RetryPolicy(backoff=2.0, max_backoff=8.0), lambda: 0.0)
+
+
+def half_open(until: float = 0.0) -> CircuitBreaker:
+    circuit = closed()
+    circuit.note_retry(Retry(until, pause=True), History(), 0.0)
+    return circuit
+
+
+def put(backlog: Backlog, count: int, *, start: int = 0, now: float = 0.0, size: int = 10) -> OpenBatch:
+    """Messages join the open batch, which is begun if there is none."""
+    batch = backlog.open or backlog.begin(Record(AlwaysRunning()), start, now, 0)
+    bodies = [b"x" * size] * count
+    batch.take(deque(deliveries(bodies)), bodies, size * count)
+    return batch
+
+
+def seal(backlog: Backlog) -> Batch:
+    """As the consumer does it."""
+    assert backlog.open is not None
+    batch = backlog.open.seal()
+    backlog.wait(batch)
+    backlog.open = None
+    batch.place()
+    return batch
+
+
+def waiting(backlog: Backlog, start: int, count: int = 1, *, not_before: float = 0.0, **history: float) -> Batch:
+    batch = sealed([b"{}"] * count, start=start)
+    batch.not_before = not_before
+    batch.history = History(**history)  # type: ignore[arg-type]
+    backlog.wait(batch)
+    return batch
+
+
+class TestDue:
+    """When the open batch goes."""
+
+    def test_when_it_is_large_enough(self) -> None:
+        backlog = backlog_with(flush_at=10)
+        put(backlog, 9)
+        assert backlog.next(0.0, is_full=False) is None
+        put(backlog, 1)
+        assert backlog.next(0.0, is_full=False) is backlog.open
+
+    def test_when_its_first_message_has_waited_for_the_interval(self) -> None:
+        backlog = backlog_with(flush_interval=INTERVAL)
+        put(backlog, 1, now=7.0)
+        assert backlog.next(7.0 + INTERVAL - 0.001, is_full=False) is None
+        assert backlog.next_look(7.0, is_full=False) == 7.0 + INTERVAL
+        assert backlog.next(7.0 + INTERVAL, is_full=False) is backlog.open
+
+    def test_when_the_queue_is_full(self) -> None:
+        backlog = backlog_with()
+        put(backlog, 1)
+        assert backlog.next(0.0, is_full=True) is backlog.open
+        assert backlog.next_look(0.0, is_full=True) == 0.0
+
+    def test_when_no_more_may_join(self) -> None:
+        backlog = backlog_with(max_messages=5)
+        put(backlog, 5)
+        assert backlog.next(0.0, is_full=False) is backlog.open
+
+    def test_when_a_flush_wants_it(self) -> None:
+        backlog = backlog_with()
+        put(backlog, 2, start=10)
+        backlog.flush_before = 10
+        assert backlog.next(0.0, is_full=False) is None
+        backlog.flush_before = 11
+        assert backlog.next(0.0, is_full=False) is backlog.open
+
+    def test_only_where_a_request_may_begin(self) -> None:
+        backlog = backlog_with(flush_at=1, max_in_flight=1)
+        backlog.mark_in_flight(waiting(backlog, 0))
+        put(backlog, 5, start=1)
+        assert backlog.next(99.0, is_full=True) is None
+        assert backlog.next_look(99.0, is_full=True) is None
+
+
+class TestTurns:
+    def test_the_oldest_that_is_ready_goes_before_the_open_one(self) -> None:
+        backlog = backlog_with(flush_at=1)
+        put(backlog, 1, start=30)
+        second, first = waiting(backlog, 20), waiting(backlog, 10)
+        assert backlog.next(0.0, is_full=False) is first
+        first.not_before = 5.0
+        assert backlog.next(0.0, is_full=False) is second
+        second.not_before = 5.0
+        assert backlog.next(0.0, is_full=False) is backlog.open
+
+    def test_nothing_goes_before_the_circuit_lets_it(self) -> None:
+        backlog = backlog_with(half_open(until=40.0), flush_at=1)
+        waiting(backlog, 0)
+        put(backlog, 1, start=1)
+        assert backlog.next(39.9, is_full=False) is None
+        assert backlog.next_look(0.0, is_full=False) == 40.0
+        assert backlog.next(40.0, is_full=False) is not None
+
+    def test_while_the_circuit_is_half_open_one_goes_at_a_time(self) -> None:
+        backlog = backlog_with(half_open())
+        first, second = waiting(backlog, 0), waiting(backlog, 1)
+        assert backlog.next(0.0, is_full=False) is first
+        backlog.mark_in_flight(first)
+        assert backlog.next(0.0, is_full=False) is None
+        backlog.remove(first)
+        assert backlog.next(0.0, is_full=False) is second
+
+    def test_and_what_was_tried_least_goes_first(self) -> None:
+        backlog = backlog_with(half_open(), flush_at=1)
+        waiting(backlog, 0, sends=3)
+        tried_once = waiting(backlog, 1, sends=1)
+        assert backlog.next(0.0, is_full=False) is tried_once
+        put(backlog, 1, start=2)
+        assert backlog.next(0.0, is_full=False) is backlog.open
+        untried = waiting(backlog, 3)
+        assert backlog.next(0.0, is_full=False) is untried
+
+    def test_retrying_now_takes_all_back_offs(self) -> None:
+        backlog = backlog_with()
+        batch = waiting(backlog, 0, not_before=50.0)
+        assert backlog.next(0.0, is_full=False) is None
+        backlog.retry_now()
+        assert backlog.next(0.0, is_full=False) is batch
+
+    def test_what_has_failed_for_too_long_is_overdue(self) -> None:
+        backlog = backlog_with(give_up_after=GIVE_UP_AFTER)
+        batch = waiting(backlog, 0, not_before=1_000.0, first_failure=3.0)
+        waiting(backlog, 1)
+        assert backlog.overdue(3.0 + GIVE_UP_AFTER - 0.001) == []
+        assert backlog.overdue(3.0 + GIVE_UP_AFTER) == [batch]
+
+
+class TestOrder:
+    """With one request at a time."""
+
+    def test_nothing_overtakes_what_waits_for_a_back_off(self) -> None:
+        backlog = backlog_with(flush_at=1, max_in_flight=1)
+        first = waiting(backlog, 0, not_before=9.0)
+        waiting(backlog, 1)
+        put(backlog, 1, start=2)
+        assert backlog.next(8.9, is_full=True) is None
+        assert backlog.next_look(0.0, is_full=True) == 9.0
+        assert backlog.next(9.0, is_full=True) is first
+
+    def test_but_a_single_message_that_fails_again_and_again_holds_up_nothing(self) -> None:
+        backlog = backlog_with(flush_at=1, max_in_flight=1)
+        stuck = waiting(backlog, 0, not_before=9.0, server_faults=10)
+        put(backlog, 1, start=1)
+        assert backlog.next(0.0, is_full=False) is backlog.open
+        second = seal(backlog)
+        assert backlog.next(0.0, is_full=False) is second
+        # One other, and not all of them.
+        second.not_before = 9.0
+        waiting(backlog, 2)
+        assert backlog.next(0.0, is_full=False) is None
+        assert backlog.next(9.0, is_full=False) is stuck
+
+    @pytest.mark.parametrize(("count", "faults"), [(1, 9), (2, 10)])
+    def test_neither_one_that_failed_less_nor_one_of_several(self, count: int, faults: int) -> None:
+        backlog = backlog_with(flush_at=1, max_in_flight=1)
+        waiting(backlog, 0, count, not_before=9.0, server_faults=faults)
+        put(backlog, 1, start=count)
+        assert backlog.next(0.0, is_full=False) is None
+
+
+class TestSizes:
+    def test_a_batch_may_be_larger_the_more_is_in_flight_or_unread(self) -> None:
+        backlog = backlog_with(flush_at=10)
+        assert backlog.room_for_more(unread=10) == 10
+        assert backlog.room_for_more(unread=11) == 40
+        backlog.mark_in_flight(waiting(backlog, 0))
+        assert backlog.room_for_more(unread=10) == 20
+        put(backlog, 15, start=1)
+        assert backlog.room_for_more(unread=10) == 5
+        assert backlog.room_for_more(unread=11) == 65
+
+    def test_how_many_unread_messages_are_worth_a_look(self) -> None:
+        backlog = backlog_with(flush_at=10, max_in_flight=1)
+        assert backlog.wake_at(0.0) == 1
+        put(backlog, 4)
+        assert backlog.wake_at(0.0) == 6
+        backlog.mark_in_flight(waiting(backlog, 20))
+        # No request may begin: a look would be for compressing alone.
+        assert backlog.wake_at(0.0) == WAKE_EVERY
+
+    def test_never_so_many_that_there_is_much_to_compress(self) -> None:
+        backlog = backlog_with(flush_at=5_000)
+        put(backlog, 1)
+        assert backlog.wake_at(0.0) == WAKE_EVERY
+
+    def test_after_a_413_batches_are_smaller_for_five_minutes(self) -> None:
+        backlog = backlog_with(max_bytes=1_000)
+        large = sealed([b"x" * 100] * 8)
+        assert not backlog.exceeds_limit(large, 0.0)
+        backlog.learn_limit(large, now=0.0)
+        assert backlog.limit(0.0) == 400
+        assert backlog.exceeds_limit(large, 0.0)
+        put(backlog, 4, size=90, now=1.0)
+        assert backlog.open is not None
+        assert not backlog.open.fits(90)
+        assert backlog.limit(299.9) == 400
+        assert backlog.limit(300.0) == 1_000
+        assert not backlog.exceeds_limit(large, 300.0)
+
+    def test_limits_only_become_smaller_meanwhile(self) -> None:
+        backlog = backlog_with(max_bytes=1_000)
+        backlog.learn_limit(sealed([b"x" * 100] * 4), now=0.0)
+        backlog.learn_limit(sealed([b"x" * 100] * 8), now=10.0)
+        assert backlog.limit(10.0) == 200
+        assert backlog.limit(309.9) == 200
+
+    def test_a_single_message_is_never_too_large_to_try(self) -> None:
+        backlog = backlog_with(max_bytes=1_000)
+        one = sealed([b"x" * 1_000])
+        backlog.learn_limit(one, now=0.0)
+        assert backlog.limit(0.0) == 500
+        assert not backlog.exceeds_limit(one, 0.0)
+
+
+class TestRepair:
+    """An exception may come at any call amid a change."""
+
+    def test_a_batch_in_two_places(self) -> None:
+        backlog = backlog_with()
+        batch = waiting(backlog, 0, 3)
+        backlog.in_flight[batch] = None
+        backlog.waiting.append(batch)
+        backlog.repair()
+        assert list(backlog.batches()) == [batch]
+        assert backlog.waiting == [batch]
+
+    def test_one_that_was_settled(self) -> None:
+        backlog = backlog_with()
+        first, second, third = (waiting(backlog, start) for start in range(3))
+        backlog.mark_in_flight(second)
+        for batch in (first, second):
+            batch.record.settle(0, 1, DELIVERED)
+        backlog.repair()
+        assert list(backlog.batches()) == [third]
+
+    @pytest.mark.parametrize("in_flight", [False, True])
+    @pytest.mark.parametrize("made", [0, 1, 2])
+    def test_some_of_its_parts_beside_a_batch(self, made: int, *, in_flight: bool) -> None:
+        backlog = backlog_with()
+        before, batch, behind = waiting(backlog, 0), waiting(backlog, 1, 6), waiting(backlog, 7)
+        if in_flight:
+            backlog.mark_in_flight(batch)
+        for part in batch.split()[:made]:
+            backlog.wait(part)
+        backlog.repair()
+        assert sorted(backlog.batches(), key=lambda one: one.start) == [before, batch, behind]
+        assert (batch in backlog.in_flight) is in_flight
+
+    def test_parts_without_the_whole_stay(self) -> None:
+        backlog = backlog_with()
+        batch = waiting(backlog, 0, 6)
+        parts = batch.split()
+        for part in parts:
+            backlog.wait(part)
+        backlog.remove(batch)
+        backlog.repair()
+        assert backlog.waiting == parts
+
+    def test_sealed_and_still_open(self) -> None:
+        backlog = backlog_with()
+        opened = put(backlog, 3)
+        batch = opened.seal()
+        backlog.wait(batch)
+        backlog.repair()
+        assert list(backlog.batches()) == [batch]
+
+    def test_an_open_batch_stays(self) -> None:
+        backlog = backlog_with()
+        waiting(backlog, 0)
+        opened = put(backlog, 3, start=1)
+        backlog.repair()
+        assert backlog.open is opened
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Any sequence of what the consumer and the settlement do."""
+
+    @initialize(
+        max_in_flight=st.integers(1, 3),
+        flush_at=st.integers(1, 6),
+        max_messages=st.sampled_from([3, 8, 2_500]),
+        max_bytes=st.sampled_from([60, 400]),
+    )
+    def begin(self, max_in_flight: int, flush_at: int, max_messages: int, max_bytes: int) -> None:
+        self.now = 0.0
+        self.circuit = closed()
+        self.max_in_flight = max_in_flight
+        self.max_bytes = max_bytes
+        self.is_full = False
+        self.backlog = backlog_with(
+            self.circuit,
+            flush_at=flush_at,
+            flush_interval=INTERVAL,
+            max_in_flight=max_in_flight,
+            give_up_after=GIVE_UP_AFTER,
+            max_bytes=max_bytes,
+            max_messages=max_messages,
+        )
+        self.put_count = 0
+        self.unsettled: set[int] = set()
+        self.requests = 0
+
+    # -- what happens
+
+    @rule(count=st.integers(1, 4), size=st.integers(2, 40))
+    def read(self, count: int, size: int) -> None:
+        """Messages come; the open batch is sealed where one does not fit."""
+        for _ in range(count):
+            opened = self.backlog.open
+            if opened is not None and not opened.fits(size):
+                seal(self.backlog)
+            limit = self.backlog.limit(self.now)
+            opened = put(self.backlog, 1, start=self.put_count, now=self.now, size=size)
+            assert opened.count == 1 or opened.size + opened.count - 1 <= max(limit, self.max_bytes)
+            self.unsettled.add(self.put_count)
+            self.put_count += 1
+
+    @rule()
+    def start_requests(self) -> None:
+        """All that may go now goes."""
+        while True:
+            for batch in self.backlog.overdue(self.now):
+                assert batch in self.backlog.waiting
+                self.settle(batch)
+            batch = self.backlog.next(self.now, self.is_full)
+            if batch is None:
+                break
+            self.check_turn(batch)
+            if isinstance(batch, OpenBatch):
+                batch = seal(self.backlog)
+            if self.backlog.exceeds_limit(batch, self.now):
+                self.replace(batch)
+                continue
+            assert self.backlog.mark_in_flight(batch)
+            batch.history = batch.history._replace(sends=batch.history.sends + 1)
+            self.requests += 1
+            assert len(self.backlog.in_flight) <= self.circuit.places(self.max_in_flight)
+
+    def check_turn(self, batch: Batch | OpenBatch) -> None:
+        assert self.now >= self.circuit.not_before
+        assert len(self.backlog.in_flight) < self.max_in_flight
+        assert isinstance(batch, OpenBatch) or batch.not_before <= self.now
+        if self.max_in_flight == 1:
+            first = self.backlog.waiting[0] if self.backlog.waiting else None
+            is_stuck = first is not None and first.count == 1 and first.history.server_faults >= 10
+            overtaken = [place for place in self.unsettled if place < batch.start]
+            assert not overtaken or (is_stuck and first is not None and len(overtaken) == 1)
+
+    @precondition(lambda self: self.backlog.in_flight)
+    @rule(which=st.integers(0, 5))
+    def deliver(self, which: int) -> None:
+        batch = self.in_flight(which)
+        if self.circuit.note_end(Finish(Status.DELIVERED), Response(200), batch.history, batch.count, self.now):
+            self.backlog.retry_now()
+        self.settle(batch)
+
+    @precondition(lambda self: self.backlog.in_flight)
+    @rule(which=st.integers(0, 5), delay=st.sampled_from([0.0, 1.0, 30.0]), pause=st.booleans(), fault=st.booleans())
+    def fail(self, which: int, delay: float, *, pause: bool, fault: bool) -> None:
+        batch = self.in_flight(which)
+        history = batch.history
+        batch.history = history._replace(
+            failures=history.failures + 1,
+            server_faults=history.server_faults + 1 if fault else 0,
+            first_failure=self.now if history.first_failure is None else history.first_failure,
+        )
+        self.circuit.note_retry(Retry(delay, pause=pause), batch.history, self.now)
+        batch.not_before = self.now + delay
+        self.backlog.wait(batch)
+
+    @precondition(lambda self: any(batch.count > 1 for batch in self.backlog.in_flight))
+    @rule(which=st.integers(0, 5), too_large=st.booleans())
+    def split(self, which: int, *, too_large: bool) -> None:
+        candidates = [batch for batch in self.backlog.in_flight if batch.count > 1]
+        batch = candidates[which % len(candidates)]
+        if too_large:
+            self.backlog.learn_limit(batch, self.now)
+        self.replace(batch)
+
+    @rule(seconds=st.sampled_from([0.1, INTERVAL, 5.0, 40.0, 400.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def pass_time_until_the_next_look(self) -> None:
+        moment = self.backlog.next_look(self.now, self.is_full)
+        if moment is not None:
+            self.now = max(self.now, moment)
+
+    @rule(is_full=st.booleans())
+    def fill(self, *, is_full: bool) -> None:
+        self.is_full = is_full
+
+    @rule()
+    def flush(self) -> None:
+        self.backlog.flush_before = self.put_count
+
+    @rule()
+    def retry_now(self) -> None:
+        self.backlog.retry_now()
+        self.circuit.probe_now()
+
+    @rule(which=st.integers(0, 4), index=st.integers(0, 9))
+    def interrupt_and_repair(self, which: int, index: int) -> None:
+        """A change is torn by an exception, and repaired."""
+        backlog = self.backlog
+        batches = [*backlog.waiting, *backlog.in_flight]
+        if which == 0 and backlog.open is not None:
+            backlog.wait(backlog.open.seal())
+        elif batches:
+            batch = batches[index % len(batches)]
+            if which == 1:
+                backlog.in_flight[batch] = None
+            elif which == 2 and batch.count > 1:
+                backlog.wait(batch.split()[index % 2])
+            elif which == 3:
+                batch.record.settle(batch.offset, batch.offset + batch.count, DELIVERED)
+                self.unsettled -= set(range(batch.start, batch.stop))
+            elif which == 4 and batch in backlog.in_flight:
+                backlog.waiting.append(batch)
+        backlog.repair()
+
+    # -- helpers
+
+    def in_flight(self, which: int) -> Batch:
+        batches = list(self.backlog.in_flight)
+        return batches[which % len(batches)]
+
+    def settle(self, batch: Batch) -> None:
+        batch.record.settle(batch.offset, batch.offset + batch.count, DELIVERED)
+        self.backlog.remove(batch)
+        self.unsettled -= set(range(batch.start, batch.stop))
+
+    def replace(self, batch: Batch) -> None:
+        for part in batch.split():
+            self.backlog.wait(part)
+        self.backlog.remove(batch)
+
+    def moments(self) -> Iterator[float]:
+        """Every moment at which something could become possible."""
+        yield self.circuit.not_before
+        yield self.now + 1_000_000
+        if self.backlog.open is not None:
+            yield self.backlog.open.opened_at + INTERVAL
+        for batch in (*self.backlog.waiting, *self.backlog.in_flight):
+            yield batch.not_before
+            if batch.history.first_failure is not None:
+                yield batch.history.first_failure + GIVE_UP_AFTER
+
+    # -- what always holds
+
+    @invariant()
+    def every_message_is_in_exactly_one_place(self) -> None:
+        places = [place for batch in self.backlog.batches() for place in range(batch.start, batch.stop)]
+        assert sorted(places) == sorted(self.unsettled)
+        starts = [batch.start for batch in self.backlog.waiting]
+        assert starts == sorted(starts)
+
+    @invariant()
+    def never_more_in_flight_than_allowed(self) -> None:
+        assert len(self.backlog.in_flight) <= self.max_in_flight
+
+    @invariant()
+    def no_moment_is_missed(self) -> None:
+        """Nothing becomes possible before the moment that `next_look` names; and it names none where nothing is to do."""
+        backlog, now = self.backlog, self.now
+        if backlog.overdue(now) or backlog.next(now, self.is_full) is not None:
+            return
+        look = backlog.next_look(now, self.is_full)
+        assert look is None or look > now
+        for moment in self.moments():
+            if moment > now and (look is None or moment < look):
+                assert not backlog.overdue(moment)
+                assert backlog.next(moment, self.is_full) is None
+
+    @invariant()
+    def few_enough_unread_messages_make_nothing_due(self) -> None:
+        backlog = self.backlog
+        wake_at = backlog.wake_at(self.now)
+        assert 1 <= wake_at <= WAKE_EVERY
+        if backlog.open is not None and wake_at > 1 and backlog.may_send_open(self.now):
+            assert backlog.open.count + wake_at - 1 < backlog._flush_at or backlog.open.count >= backlog._flush_at
+
+    @invariant()
+    def looks_agree(self) -> None:
+        backlog = self.backlog
+        for place in (0, self.put_count // 2, self.put_count):
+            assert backlog.left(place) == sum(number < place for number in self.unsettled)
+        assert backlog.in_flight_totals() == (
+            sum(batch.count for batch in backlog.in_flight),
+            sum(batch.size for batch in backlog.in_flight),
+        )
+        ages = [batch.opened_at for batch in backlog.batches()]
+        assert backlog.opened_at() == min(ages, default=None)
+
+    def teardown(self) -> None:
+        """Whatever happened, the time comes at which everything is sent or given up."""
+        if not hasattr(self, "backlog"):
+            return
+        for _ in range(1_000):
+            self.start_requests()
+            for batch in list(self.backlog.in_flight):
+                self.circuit.note_end(Finish(Status.DELIVERED), Response(200), batch.history, batch.count, self.now)
+                self.settle(batch)
+            moment = self.backlog.next_look(self.now, self.is_full)
+            if moment is None:
+                break
+            self.now = max(self.now, moment)
+        assert not self.unsettled
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=250, stateful_step_count=40)
