@@ -36,7 +36,7 @@ format: $(VENV)/.dev ## put the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-types: $(VENV)/.dev ## mypy and pyright
+types: $(VENV)/.dev ## mypy and pyright, over the package and tests/typing
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 

@@ -1,4 +1,4 @@
-"""aiohttp.web speaks no ASGI; its middleware hands each request on in ASGI's words, so that one set of rules is kept.
+"""aiohttp.web does not support ASGI: this middleware passes requests on as ASGI scopes, so that the same rules apply.
 
 To run it:
 

@@ -1,9 +1,9 @@
-"""`make demo`: a day of a shop goes through `Client` to an endpoint on this machine, and is compared there, id for id.
+"""`make demo`: sends a shop's day through `Client` to an endpoint on this machine, and compares both sides, id for id.
 
     python examples/demo.py [--messages N] [--outage SECONDS] [--keep]
 
-The demo uses what any program can: the client's public calls on one side, what the endpoint saves on the other.
-On a terminal the day passes within seconds, for the eye; elsewhere it goes as fast as it can.
+It uses only public interfaces: the client's calls on one side, the file that the endpoint saves on the other. On a
+terminal the day takes some seconds, so that you can watch it; elsewhere it runs as fast as it can.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SECONDS_A_STEP = 8 / 144
 
 
 def main(arguments: Sequence[str] | None = None, *, endpoint: Sequence[str] = COMMAND) -> int:
-    """The exit code: 0 when all that was accepted was received, 1 when not, 130 when it was stopped.
+    """The exit code: 0 if everything accepted was received, 1 if not, 130 if the demo was stopped.
 
     `endpoint` is the command that starts it.
     """
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, endpoint: Sequence[str] = CO
     options = parser.parse_args(arguments)
     with SHOP_DAY.open(encoding="utf-8") as lines:
         messages = [json.loads(line) for line in lines][: options.messages]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that the endpoint does not stay behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that the endpoint is stopped as well
     try:
         return asyncio.run(demo(messages, endpoint, outage=options.outage, keep=options.keep))
     except KeyboardInterrupt:
@@ -71,7 +71,7 @@ async def demo(messages: list[JSON], command: Sequence[str], *, outage: float, k
 
 async def deliver(messages: list[JSON], endpoint: EndpointProcess, *, outage: float, keep: bool) -> int:
     transport = Counting(HTTPTransport(f"{endpoint.url}/v1/batch"))
-    # Seconds between attempts may grow to a minute by default, which is long when somebody is watching.
+    # The default back-off grows to a minute, which is too long to watch.
     client = Client("demo", transport=transport, retry=RetryPolicy(max_backoff=2), close_timeout=2)
     show = Show(client, endpoint, [message["timestamp"] for message in messages])
     async with client:
@@ -85,13 +85,13 @@ async def deliver(messages: list[JSON], endpoint: EndpointProcess, *, outage: fl
     status = report(show, difference(calls, received), len(calls))
     if keep:
         show.say(f"The endpoint stays up at {endpoint.url} until you press Ctrl-C.")
-        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is how this ends, not a fault
+        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C ends this, and is not an error
             await asyncio.Event().wait()
     return status
 
 
 class Call(NamedTuple):
-    """One call that returned: of which type, what it gave, and the seconds it took."""
+    """One finished call: its type, its delivery, and its duration in seconds."""
 
     type: str
     delivery: Delivery
@@ -101,7 +101,7 @@ class Call(NamedTuple):
 async def send(
     client: Client, messages: list[JSON], show: Show, endpoint: EndpointProcess, *, outage: float
 ) -> list[Call]:
-    """Make the call for each message; with an outage, the second half while the endpoint is down and after."""
+    """Make the call for each message; with an outage, the second half during the outage and after it."""
     if not outage:
         return await replay(client, messages, show)
     half = len(messages) // 2
@@ -134,7 +134,7 @@ async def replay(client: Client, messages: list[JSON], show: Show) -> list[Call]
 
 
 async def call(client: Client, message: JSON) -> Delivery:
-    """The public call that this line of the file stands for."""
+    """Make the call for this line of the file."""
     user_id, properties, traits = (message.get(name) for name in ("userId", "properties", "traits"))
     common: JSON = {
         "anonymous_id": message.get("anonymousId"),
@@ -159,7 +159,7 @@ async def call(client: Client, message: JSON) -> Delivery:
 
 
 class Counting:
-    """A transport around the real one, which counts the batches that were accepted and their bytes."""
+    """Wraps the real transport, and counts the accepted batches and their bytes."""
 
     def __init__(self, inner: Transport) -> None:
         self._inner = inner
@@ -170,7 +170,7 @@ class Counting:
         if response.status == 200:
             self.batches += 1
             self.wire_bytes += len(body)
-            # A gzip body ends with the length of what is in it (RFC 1952).
+            # A gzip body ends with the length of its content (RFC 1952).
             self.json_bytes += int.from_bytes(body[-4:], "little")
         return response
 
@@ -195,9 +195,9 @@ def summary(
 
 
 def difference(calls: list[Call], received: list[str]) -> list[str]:
-    """What keeps the two sides from being the same, one line an id.
+    """The differences between the two sides, one line per id.
 
-    A message may arrive twice with the same id, for Segment to deduplicate, only when its outcome says so.
+    A message may arrive twice, for Segment to deduplicate, only if its outcome says so.
     """
     times = Counter(received)
     sent = {call.delivery.message_id: call.delivery.outcome for call in calls}
@@ -210,7 +210,7 @@ def difference(calls: list[Call], received: list[str]) -> list[str]:
 
 
 def report(show: Show, lines: list[str], count: int) -> int:
-    """Say how it went; the exit code."""
+    """Print the result, and return the exit code."""
     if not lines:
         show.say(f"All {count:,} messages that were accepted were received, id for id.", "bold green")
         return 0

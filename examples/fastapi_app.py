@@ -1,9 +1,9 @@
-"""FastAPI: a shop whose pages are counted, and whose orders are events.
+"""FastAPI: a shop with page views and order events.
 
     pip install "segment-async" fastapi "uvicorn[standard]"
     SEGMENT_WRITE_KEY=... uvicorn fastapi_app:app
 
-`SEGMENT_HOST` may name another host than Segment's, such as the local endpoint's.
+Set `SEGMENT_HOST` to send to another host, such as the local endpoint.
 """
 
 import os
@@ -27,23 +27,23 @@ async def shoes(number: int) -> str:
 
 @app.post("/orders")
 async def order(segment: Segment, background: BackgroundTasks) -> dict[str, str]:
-    # Who and where stand around the request: the event's name is all that is missing.
+    # The middleware binds the visitor and the context; the call needs only the event.
     await segment.track(event="Order Completed", properties={"total": 30.5})
-    # A background task is of the same request; the call itself is one.
+    # A background task belongs to the same request. The call itself can be the task.
     background.add_task(segment.track, event="Receipt Sent")
     return {"status": "paid"}
 
 
 @app.post("/login/{user_id}")
 async def log_in(user_id: str, segment: Segment) -> dict[str, str]:
-    bind(user_id=user_id)  # for all that follows in this request
+    bind(user_id=user_id)  # for all later calls in this request
     await segment.identify(traits={"plan": "pro"})
     return {"hello": user_id}
 
 
 @app.get("/prices")
 def prices(segment: Segment) -> dict[str, Any]:
-    # A `def` endpoint runs in a thread, where nothing can be awaited.
+    # A `def` endpoint runs in a thread and cannot await.
     segment.enqueue_nowait(messages.track(event="Prices Seen"))
     return {"shoes": 30.5}
 

@@ -1,7 +1,6 @@
-"""AWS Lambda: one client over all invocations of the process, flushed within the time that each has left.
+"""AWS Lambda: one client for all invocations of a process, flushed after each of them within its remaining time.
 
-Two ways: a plain handler, and an ASGI application behind Mangum (`pip install "segment-async" fastapi mangum`). Lambda
-calls `handler` or `web`.
+`handler` is a plain handler; `web` is an ASGI application behind Mangum (`pip install "segment-async" fastapi mangum`).
 """
 
 import os
@@ -33,5 +32,5 @@ async def order() -> dict[str, str]:
     return {"status": "paid"}
 
 
-# No lifespan: Mangum would run it around each invocation, and close the client after the first.
+# No lifespan: Mangum would run it for each invocation, and close the client after the first one.
 web = flush_after(client)(Mangum(app, lifespan="off"))

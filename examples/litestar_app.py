@@ -1,4 +1,4 @@
-"""Litestar: its lifespans hand no state to requests, so the client is the module's, and given to both.
+"""Litestar: its lifespans pass no state to requests, so the client is created at module level and given to both.
 
 To run it:
 

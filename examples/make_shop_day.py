@@ -1,8 +1,8 @@
-"""Writes `data/shop-day.jsonl`: an invented day of an outdoor shop, one message a line, as Segment takes them.
+"""Writes `data/shop-day.jsonl`: a fictional day of an outdoor shop, one message per line, as Segment accepts them.
 
     python examples/make_shop_day.py [FILE]
 
-The same seed gives the same bytes. It knows nothing of the client: the file is what `demo.py` puts into it.
+The same seed gives the same bytes. It does not use the client: `demo.py` sends the file.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from shop.visits import JSON, MIDNIGHT, Shop, iso
 
 FILE = Path(__file__).parent / "data" / "shop-day.jsonl"
 VISITS = 440
-# How many visits begin in each hour, relatively: a quiet night, a peak at lunch and a higher one in the evening.
+# The relative number of visits in each hour: a quiet night, a peak at lunch and a higher one in the evening.
 RHYTHM = (4, 2, 1, 1, 1, 3, 9, 17, 22, 24, 27, 30, 74, 46, 30, 29, 35, 45, 58, 80, 96, 84, 50, 20)
 
 
 def shop_day(seed: int = 20261120) -> list[JSON]:
-    """The messages in the order of their time.
+    """The messages in chronological order.
 
-    Their ids bear the shop's name and the day, because Segment deduplicates across all its customers.
+    Their ids contain the shop's name and the day, because Segment deduplicates across all its customers.
     """
     rng = Random(seed)
     shop = Shop(rng)

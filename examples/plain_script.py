@@ -1,4 +1,4 @@
-"""A script without asyncio: messages are queued as they come, and sent before it ends."""
+"""A script without asyncio: it queues messages, and sends them before it ends."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ with bound(user_id="user-1"):
     for number in range(3):
         client.enqueue_nowait(messages.track(event="Row Imported", properties={"row": number}))
 
-# In a script that runs for long, `asyncio.run(client.flush())` now and then sends what has come together.
+# In a long-running script, call `asyncio.run(client.flush())` from time to time to send what is queued.
 asyncio.run(client.aclose())
 counts = client.statistics()
 print(f"{counts.delivered} delivered, {counts.failed + counts.dropped} not")

@@ -1,4 +1,4 @@
-"""Quart: the client is the module's, open while the application serves.
+"""Quart: the client is created at module level, and open while the application serves.
 
 To run it:
 
@@ -30,7 +30,7 @@ app.asgi_app = SegmentMiddleware(  # type: ignore[method-assign]
 
 @app.before_request
 async def note_route() -> None:
-    """Quart keeps its routes to itself; the page's name is to be one of them, not a path."""
+    """Quart does not put the route in the scope; this looks it up, so that the page is named by its route."""
     if request.url_rule is not None:
         request.scope["shop.route"] = request.url_rule.rule
 
@@ -54,6 +54,6 @@ async def order() -> dict[str, str]:
 
 @app.get("/prices")
 def prices() -> dict[str, float]:
-    # A `def` view runs in a thread, where nothing can be awaited.
+    # A `def` view runs in a thread and cannot await.
     client.enqueue_nowait(messages.track(event="Prices Seen"))
     return {"shoes": 30.5}

@@ -1,4 +1,4 @@
-"""Starlette: pages and events, with a lifespan of the application's own inside of Segment's.
+"""Starlette: pages and events, with the application's own lifespan inside Segment's.
 
 To run it:
 

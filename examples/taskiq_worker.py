@@ -1,10 +1,10 @@
-"""taskiq: who it was is carried to the task in its labels, and the worker sends all it has before it ends.
+"""taskiq: the task's labels carry the user's id, and the worker sends everything before it ends.
 
     pip install "segment-async" taskiq
     SEGMENT_WRITE_KEY=... python taskiq_worker.py
 
-The broker here lives within one process, so that this shows it all. Yours comes from a package of its own, such as
-taskiq-redis, and its workers are processes: `taskiq worker taskiq_worker:broker`.
+The broker here works within one process, so that the example is complete. Yours comes from a package such as
+taskiq-redis, and its workers are separate processes: `taskiq worker taskiq_worker:broker`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ async def stop(state: TaskiqState) -> None:
 
 
 async def segment_of(context: Annotated[Context, TaskiqDepends()]) -> AsyncIterator[Client]:
-    """The worker's client; its calls are for whom the task was started for."""
+    """The worker's client; its calls have the identity from the task's labels."""
     with bound(user_id=context.message.labels.get("user_id"), without_identity="drop"):
         yield context.state.segment
 
@@ -44,7 +44,7 @@ async def send_receipt(order_id: str, segment: Segment) -> None:
 
 
 async def pay(order_id: str, user_id: str) -> None:
-    """In the web application."""
+    """Called in the web application."""
     await send_receipt.kicker().with_labels(user_id=user_id).kiq(order_id)  # type: ignore[call-overload]
 
 

@@ -1,4 +1,4 @@
-"""FastAPI under test: the shop gets the recording client, and its events are asserted on.
+"""Testing a FastAPI application: the shop gets the recording client, and the test checks its events.
 
 pip install segment-async pytest fastapi httpx2
 pytest test_orders.py

@@ -24,9 +24,10 @@ from ._lifecycle import process
 from ._lifecycle.owner import LoopOwner
 from ._lifecycle.waiting import Host
 from ._message import build as _build
-from ._message.build import Fields, Timestamp, UserID, checked, new_message_id
+from ._message.build import Fields, Timestamp, UserID, checked
 from ._message.context import innermost
 from ._message.encode import encode, plain
+from ._message.ids import new_message_id
 from ._outcome import Statistics
 from ._pipeline.auth import OAuth
 from ._pipeline.clock import LoopClock

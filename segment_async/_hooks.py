@@ -1,6 +1,7 @@
-"""Where faults end that must not reach the application: ours, and those of callables it gave us.
+"""Calls functions that the application passed in, and logs their exceptions and ours without raising them.
 
-A record names what failed and where, once; never a value. This file knows nothing of what it contains.
+A log record names the part that failed and the traceback, once per part, and never a value. This file does not know
+what the functions are for.
 """
 
 from __future__ import annotations
@@ -14,50 +15,45 @@ from typing import Any, Final, TypeVar
 
 _log = logging.getLogger("segment_async")
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
-# Seconds that an asynchronous callable may take: a request waits for it, as it does for a full queue.
-_PATIENCE: Final = 1.0
+# Seconds that an asynchronous function may take. A web request waits for it, as it does for a full queue.
+_TIMEOUT: Final = 1.0
 
 
-class Contained:
+class HookRunner:
+    """Calls the application's functions, and remembers which errors it has logged."""
+
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
-    def say(self, what: str, fault: BaseException) -> None:
-        """Log the fault, unless one of the same part was logged before."""
-        if what in self._said:
+    def log_once(self, what: str, error: BaseException) -> None:
+        """Log the exception, unless one with the same `what` was logged before."""
+        if what in self._logged:
             return
-        self._said.add(what)
-        stack = "".join(traceback.format_tb(fault.__traceback__))
-        _log.warning(
-            "%s failed: %s; the rest goes on without it. Said once.\n%s", what, type(fault).__qualname__, stack
-        )
+        self._logged.add(what)
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        _log.warning("Error in %s: %s; continuing without it (logged once).\n%s", what, type(error).__qualname__, stack)
 
-    async def ask(
-        self,
-        what: str,
-        question: Callable[[Any], Any],
-        about: Any,
-        understood: Callable[[Any], Answer],
-        otherwise: Answer,
-    ) -> Answer:
-        """What the application's own callable answers, sync or async, as `understood` reads it.
+    async def call(
+        self, what: str, function: Callable[[Any], Any], argument: Any, parse: Callable[[Any], T], default: T
+    ) -> T:
+        """Call a function of the application, sync or async, and return its parsed result.
 
-        `otherwise` where it fails, takes more than a second, or gives an answer that `understood` raises at.
+        Returns `default` if the function raises or takes more than a second, or if `parse` raises.
         """
         try:
-            answer = question(about)
-            if isawaitable(answer):
-                async with asyncio.timeout(_PATIENCE):
-                    answer = await answer
-            return understood(answer)
-        except asyncio.CancelledError as fault:
+            result = function(argument)
+            if isawaitable(result):
+                async with asyncio.timeout(_TIMEOUT):
+                    result = await result
+            return parse(result)
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Nobody cancelled the request: the callable met something of its own that is cancelled.
-            self.say(what, fault)
-        except Exception as fault:
-            self.say(what, fault)
-        return otherwise
+            # The request was not cancelled: the function awaited something that was.
+            self.log_once(what, error)
+        except Exception as error:
+            self.log_once(what, error)
+        return default

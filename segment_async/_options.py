@@ -16,7 +16,8 @@ from inspect import iscoroutinefunction
 from os import PathLike
 from typing import Any, Final
 
-from ._http.transport import HTTPTransport, Transport, batch_url, origin
+from ._http.origin import batch_url, origin
+from ._http.transport import HTTPTransport, Transport
 from ._pipeline.auth import Auth, Basic, OAuth, Tokens
 from ._pipeline.batch import MAX_BATCH_MESSAGES
 from ._pipeline.pipeline import PipelineOptions

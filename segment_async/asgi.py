@@ -1,16 +1,15 @@
-"""The door for ASGI applications of any framework, or none.
+"""Middleware and lifespan for ASGI applications of any framework, or of none.
 
     app = SegmentMiddleware(app, client)
 
-binds, for the length of a request, who sent it and from where, so that a bare `await client.track(event="…")` in a
-handler carries it all. `lifespan` opens and closes the client with the application. Who the visitor is, `_visitor`
-reads; what becomes of a page, `_page_views` knows; here both are put around the application, and nothing that goes
-wrong in them reaches it.
+binds the visitor and the context of each request, so that `await client.track(event="…")` in a handler sends them.
+`lifespan` opens and closes the client with the application. `_web.visitor` reads the visitor and `_web.page_views` the
+response; this file wraps both around the application and keeps their exceptions away from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -18,29 +17,28 @@ from ipaddress import ip_network
 from typing import Any, Final, Literal
 
 from . import Client, bind, bound
-from ._hooks import Contained
-from ._web.consent import GPC, preferences_of
+from ._hooks import HookRunner
+from ._web.consent import GPC, parse_preferences
+from ._web.cookies import new_anonymous_id, set_anonymous_id
 from ._web.page_views import (
     EXCLUDED,
-    TitleReader,
+    TitleParser,
+    allows_cookie,
     exclusion,
-    id_cookie,
     is_html,
-    may_carry_an_id,
-    name_of,
+    parse_name,
     properties_of,
     route_name,
 )
 from ._web.query import Mode
-from ._web.request import asks_for_html
-from ._web.visitor import NoIdentity, Reader, Visitor, new_id
+from ._web.request import Scope, asks_for_html
+from ._web.visitor import NoIdentity, RequestReader, Visitor
 
 __all__ = ["EXCLUDED", "SegmentMiddleware", "lifespan"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+ASGIMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[ASGIMessage]]
+Send = Callable[[ASGIMessage], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
@@ -51,21 +49,21 @@ _BODIES: Final = ("http.response.body", "http.response.pathsend", "http.response
 def lifespan(
     write_key_or_client: str | Client, *, wrap: Lifespan | None = None, **options: Any
 ) -> Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]:
-    """A lifespan for Starlette, FastAPI and their kin: opens the client, closes it, is ``state["segment"]`` between.
+    """A lifespan for Starlette, FastAPI and similar frameworks: opens the client, puts it in the state, closes it.
 
-    With a write key and the client's `options`, each start of the application makes a client of its own. `wrap` is
-    the application's own lifespan; the client is open for all of it.
+    The client is ``state["segment"]``. With a write key and the client's `options`, each start of the application makes
+    a new client. `wrap` is the application's own lifespan; the client is open before it starts and until it has ended.
 
     Raises:
-        ValueError: options were given for a client that exists already.
+        ValueError: options were passed together with a client.
     """
     if isinstance(write_key_or_client, Client) and options:
-        raise ValueError(f"give {', '.join(options)} to the client itself: it exists already")
+        raise ValueError(f"pass {', '.join(options)} to the Client itself, not to lifespan")
 
     @asynccontextmanager
-    async def opened(app: Any) -> AsyncIterator[dict[str, Any]]:
-        ours = write_key_or_client
-        async with ours if isinstance(ours, Client) else Client(ours, **options) as client:
+    async def opened(app: Any) -> AsyncGenerator[dict[str, Any], None]:
+        given = write_key_or_client
+        async with given if isinstance(given, Client) else Client(given, **options) as client:
             if wrap is None:
                 yield {"segment": client}
                 return
@@ -76,33 +74,33 @@ def lifespan(
 
 
 class SegmentMiddleware:
-    """Binds who and where for the length of each request, and counts page views if asked to.
+    """Binds the visitor and the context of each request, and sends page views if `page_views` is set.
 
-    Installed twice, the inner one steps aside. A fault in it, or in what was given to it, is logged once and never
-    reaches the application; what is asynchronous of that is waited for a second at most.
+    If it is installed twice, the inner one does nothing. An exception in it, or in a function that was passed to it, is
+    logged once and never reaches the application; an asynchronous function has one second to finish.
 
     Args:
-        client: sends the page views; `None`: the one that `lifespan` put under ``state["segment"]``.
-        user_id: of the scope, sync or async; `None` where nobody is known.
-        trust_user_cookie: take the user's id from the cookie ``ajs_user_id``, which any visitor can write.
-        trusted_proxies: networks whose `X-Forwarded-For` is believed.
-        no_identity: what becomes of a call without any id: ``"skip"``: dropped and counted (``no_identity``);
-            ``"mint"``: the request gets an anonymous id of its own, which Segment bills; ``"raise"``: `MessageError`.
-        set_cookie: give a visitor of HTML pages who has none the browser library's cookie.
-        page_views: after a GET that was answered with HTML, a `page` call.
-        page_name: of the scope, sync or async; `None`: the route's template, where the framework tells it.
-        exclude: paths that are no pages, with all below them, in place of `EXCLUDED`; `*` stands for any characters.
-        bots: ``"skip"``: programs see no pages; ``"include"``: they do.
-        query: what of a query string leaves: ``"scrub"``: all but what looks like a secret; ``"utm"``: the
-            campaign's fields; ``"none"``; ``"all"``.
-        consent: of the scope, sync or async: preferences by category; `None` where nothing is known.
-        gpc: what Global Privacy Control does: ``"ignore"``; ``"drop"``: no page views and no cookie; or preferences
-            that go over those of `consent`.
-        flush_on_response: seconds that a response may be held back until all is sent, for places where the processor
-            stops with it (Cloud Run).
+        client: sends the page views; `None`: the one that `lifespan` put in ``state["segment"]``.
+        user_id: takes the scope, sync or async; returns `None` for an unknown user.
+        trust_user_cookie: take the user id from the cookie ``ajs_user_id``, which any visitor can forge.
+        trusted_proxies: networks whose `X-Forwarded-For` is trusted.
+        no_identity: what happens to a call without any id. ``"skip"``: it is dropped and counted (``no_identity``).
+            ``"mint"``: the request gets a new anonymous id, which Segment bills. ``"raise"``: it raises `MessageError`.
+        set_cookie: give visitors of HTML pages the cookie of Segment's browser library if they have none.
+        page_views: send a `page` call for each GET that was answered with HTML.
+        page_name: takes the scope, sync or async; `None`: use the route's template, if the framework provides it.
+        exclude: paths that are not pages, with all paths below them; replaces `EXCLUDED`. `*` matches any characters.
+        bots: whether requests of programs count as page views. ``"skip"``: no; ``"include"``: yes.
+        query: which query parameters are sent. ``"scrub"``: those that do not look like a secret; ``"utm"``: those of
+            the campaign; ``"none"``; ``"all"``.
+        consent: takes the scope, sync or async; returns the preferences by category, or `None` if they are not known.
+        gpc: what Global Privacy Control does. ``"ignore"``: nothing; ``"drop"``: no page views and no cookie; a
+            mapping: preferences that override those of `consent`.
+        flush_on_response: most seconds that a response is delayed until everything is sent, for platforms that stop the
+            processor after the response (Cloud Run).
 
     Raises:
-        ValueError: an option is none of these, or a network cannot be read.
+        ValueError: an option has none of these values, or a network is malformed.
     """
 
     def __init__(
@@ -130,13 +128,11 @@ class SegmentMiddleware:
             _check_words(gpc=(gpc, ("ignore", "drop")))
         _check_lists(trusted_proxies=trusted_proxies, exclude=exclude)
         self.app = app
-        self._client = client
         self._without_identity: Literal["raise", "drop"] = "raise" if no_identity == "raise" else "drop"
-        self._page_name = page_name
-        self._flush_seconds = flush_on_response
-        self._contained = Contained()
-        self._reader = Reader(
-            self._contained,
+        hooks = HookRunner()
+        self._page_views = _PageViews(hooks, client, page_name, no_identity, flush_on_response)
+        self._reader = RequestReader(
+            hooks,
             user_id=user_id,
             trust_user_cookie=trust_user_cookie,
             proxies=tuple(ip_network(network, strict=False) for network in trusted_proxies),
@@ -147,7 +143,7 @@ class SegmentMiddleware:
             skip_bots=bots == "skip",
             query=query,
             consent=consent,
-            gpc=gpc if isinstance(gpc, str) else preferences_of(gpc) or {},
+            gpc=gpc if isinstance(gpc, str) else parse_preferences(gpc) or {},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,108 +158,131 @@ class SegmentMiddleware:
             context=visitor.context,
             without_identity=self._without_identity,
         ):
-            if visitor.may_be_counted or visitor.may_get_cookie or self._flush_seconds is not None:
-                await self._watched(scope, receive, send, visitor)
+            if visitor.may_be_counted or visitor.may_get_cookie or self._page_views.flushes:
+                await self._observed(scope, receive, send, visitor)
             else:
                 await self.app(scope, receive, send)
 
-    async def _watched(self, scope: Scope, receive: Receive, send: Send, visitor: Visitor) -> None:
-        response = _Response(self, scope, send, visitor)
+    async def _observed(self, scope: Scope, receive: Receive, send: Send, visitor: Visitor) -> None:
+        observer = _ResponseObserver(self._page_views, scope, send, visitor)
         try:
-            await self.app(scope, receive, response.send)
+            await self.app(scope, receive, observer.send)
         except Exception:
-            # Whoever answers for the fault stands around this middleware: that answer is still to come.
-            await self._flush(scope)
+            # The middleware that answers with an error page is further out: the response is still to come.
+            await self._page_views.flush(scope)
             raise
-        # Background tasks had their say after the response.
-        await self._flush(scope)
+        # Background tasks run after the response, and their calls are flushed as well.
+        await self._page_views.flush(scope)
 
-    async def _flush(self, scope: Scope) -> None:
-        if self._flush_seconds is None:
+
+class _PageViews:
+    """What happens after a page was served: the page call and, if the application wants it, a flush."""
+
+    def __init__(
+        self,
+        hooks: HookRunner,
+        client: Client | None,
+        page_name: Callable[[Scope], Any] | None,
+        no_identity: NoIdentity,
+        flush_seconds: float | None,
+    ) -> None:
+        self.hooks = hooks
+        self.flushes = flush_seconds is not None
+        self._client = client
+        self._page_name = page_name
+        self._raises = no_identity == "raise"
+        self._flush_seconds = flush_seconds
+
+    async def name(self, scope: Scope, root_path: str) -> str | None:
+        name = None
+        if self._page_name is not None:
+            name = await self.hooks.call("page_name", self._page_name, scope, parse_name, None)
+        return name or route_name(scope, root_path)
+
+    def enqueue(self, scope: Scope, page: dict[str, Any]) -> None:
+        client = self._client_of(scope)
+        if not self._raises:
+            client.enqueue_nowait(page)
+            return
+        # A missing id raises from the application's own calls, but not from this one.
+        with bound(without_identity="drop"):
+            client.enqueue_nowait(page)
+
+    async def flush(self, scope: Scope) -> None:
+        if not self.flushes:
             return
         try:
             await self._client_of(scope).flush(timeout=self._flush_seconds)
-        except Exception as fault:
-            self._contained.say("flush_on_response", fault)
+        except Exception as error:
+            self.hooks.log_once("flush_on_response", error)
 
     def _client_of(self, scope: Scope) -> Client:
-        client: Client | None = self._client or (scope.get("state") or {}).get("segment")
+        state: dict[str, Any] = scope.get("state") or {}
+        client: Client | None = self._client or state.get("segment")
         if client is None:
-            raise LookupError("no client: give one to SegmentMiddleware, or open one with lifespan")
+            raise LookupError("no client: pass one to SegmentMiddleware, or open one with lifespan")
         return client
 
 
-class _Response:
-    """One response as it goes by: gets its cookie, and is counted once it is complete."""
+class _ResponseObserver:
+    """Passes on the messages of one response, adds the cookie, and counts the page once it is complete."""
 
-    def __init__(self, middleware: SegmentMiddleware, scope: Scope, send: Send, visitor: Visitor) -> None:
-        self._middleware = middleware
+    def __init__(self, page_views: _PageViews, scope: Scope, send: Send, visitor: Visitor) -> None:
+        self._page_views = page_views
         self._scope = scope
         self._root_path = scope.get("root_path", "")
         self._send = send
         self._visitor = visitor
-        # Wherever the application sends from, what is said here is said within the request's own block.
+        # The application may send from any task. Calls made here belong to the block of this request.
         self._context = copy_context()
-        self._page: TitleReader | None = None
+        self._title: TitleParser | None = None
         self._seen_at = datetime.now(UTC)
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: ASGIMessage) -> None:
         try:
-            message = self._noted(message)
-        except Exception as fault:
-            self._middleware._contained.say("Reading a response", fault)
+            message = self._observe(message)
+        except Exception as error:
+            self._page_views.hooks.log_once("reading a response", error)
         is_last = message["type"] in _BODIES and not message.get("more_body", False)
-        if is_last and self._middleware._flush_seconds is not None:
+        if is_last and self._page_views.flushes:
             await self._count()
-            await self._middleware._flush(self._scope)
+            await self._page_views.flush(self._scope)
         await self._send(message)
         if is_last:
             await self._count()
 
-    def _noted(self, message: Message) -> Message:
+    def _observe(self, message: ASGIMessage) -> ASGIMessage:
         if message["type"] == "http.response.start":
             headers = [*message.get("headers", ())]
-            return self._begun({**message, "headers": headers}, headers)
-        if self._page is not None and message["type"] == "http.response.body":
-            self._page.feed(message.get("body", b""))
+            return self._start({**message, "headers": headers}, headers)
+        if self._title is not None and message["type"] == "http.response.body":
+            self._title.feed(message.get("body", b""))
         return message
 
-    def _begun(self, message: Message, headers: list[Any]) -> Message:
+    def _start(self, message: ASGIMessage, headers: list[Any]) -> ASGIMessage:
         html, status, visitor = is_html(headers), message["status"], self._visitor
         if visitor.may_be_counted and html and 200 <= status < 300:
-            self._page, self._seen_at = TitleReader(headers), datetime.now(UTC)
-        # A redirect leads whoever asked for a page to the next one: the id that was used so far goes along.
-        leads_on = 300 <= status < 400 and asks_for_html(visitor.headers)
-        if visitor.may_get_cookie and (html or leads_on) and may_carry_an_id(headers):
+            self._title, self._seen_at = TitleParser(headers), datetime.now(UTC)
+        # After a redirect the browser asks for another page, which should see the id that was used so far.
+        is_redirect = 300 <= status < 400 and asks_for_html(visitor.headers)
+        if visitor.may_get_cookie and (html or is_redirect) and allows_cookie(headers):
             if visitor.anonymous_id is None:
-                visitor.anonymous_id = new_id()
+                visitor.anonymous_id = new_anonymous_id()
                 self._context.run(bind, anonymous_id=visitor.anonymous_id)
-            headers.append(id_cookie(visitor.anonymous_id))
+            headers.append(set_anonymous_id(visitor.anonymous_id))
         return message
 
     async def _count(self) -> None:
-        page, self._page = self._page, None
-        if page is None:
+        title, self._title = self._title, None
+        if title is None:
             return
-        middleware = self._middleware
-        name = None
-        if middleware._page_name is not None:
-            name = await middleware._contained.ask("page_name", middleware._page_name, self._scope, name_of, None)
+        name = await self._page_views.name(self._scope, self._root_path)
         try:
-            self._context.run(self._enqueue, name or route_name(self._scope, self._root_path), page.title())
-        except Exception as fault:
-            middleware._contained.say("The page view", fault)
-
-    def _enqueue(self, name: str | None, title: str | None) -> None:
-        properties = properties_of(self._visitor.page, self._visitor.headers, title)
-        page = {"type": "page", "name": name, "properties": properties, "timestamp": self._seen_at}
-        client = self._middleware._client_of(self._scope)
-        if self._middleware._without_identity == "drop":
-            client.enqueue_nowait(page)
-            return
-        # A call without any id may fail in the application's hands, not in ours.
-        with bound(without_identity="drop"):
-            client.enqueue_nowait(page)
+            properties = properties_of(self._visitor.page, self._visitor.headers, title.title())
+            page = {"type": "page", "name": name, "properties": properties, "timestamp": self._seen_at}
+            self._context.run(self._page_views.enqueue, self._scope, page)
+        except Exception as error:
+            self._page_views.hooks.log_once("sending a page view", error)
 
 
 def _check_words(**options: tuple[object, tuple[str, ...]]) -> None:
@@ -274,6 +293,6 @@ def _check_words(**options: tuple[object, tuple[str, ...]]) -> None:
 
 def _check_lists(**options: Iterable[str]) -> None:
     for name, texts in options.items():
-        # One text is a list of its letters to Python, each of which would be taken at its word.
+        # A single string would be taken as a list of its characters.
         if isinstance(texts, str):
-            raise ValueError(f"{name} must be a list of texts, such as [{texts!r}]")  # noqa: TRY004  # as all options
+            raise ValueError(f"{name} must be a list of strings, such as [{texts!r}]")  # noqa: TRY004  # as other options

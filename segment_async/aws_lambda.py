@@ -1,12 +1,12 @@
-"""The door for AWS Lambda: send what an invocation collected before the process is frozen.
+"""For AWS Lambda: sends the messages of an invocation before the process is frozen.
 
-    client = Client("WRITE_KEY")  # of the module: it lives as long as the process, over all its invocations
+    client = Client("WRITE_KEY")  # at module level: one client for all invocations of a process
 
     @flush_after(client)
     async def handler(event, context):
         await client.track("user-1", "Order Completed")
 
-Knows the time that Lambda leaves and whose event loop is whose; sending is the client's business.
+This file knows how much time Lambda leaves and which event loop to use. The client does the sending.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from inspect import isawaitable
 from typing import Any, Final
 
 from . import Client
-from ._hooks import Contained
+from ._hooks import HookRunner
 
 __all__ = ["flush_after"]
 
 _log = logging.getLogger("segment_async")
 
-# Seconds that Lambda gives a function whose owner says nothing of it; for calls that come without Lambda's context.
-_UNTOLD_SECONDS: Final = 3.0
+# Lambda's default timeout in seconds, for invocations without Lambda's context object.
+_DEFAULT_SECONDS: Final = 3.0
 
 Handler = Callable[[Any, Any], Any]
-Runs = Callable[[Coroutine[Any, Any, Any]], Any]
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def flush_after(client: Client, margin: float = 0.3) -> Callable[[Handler], Handler]:
-    """Flush the client after each invocation of a handler, sync or async; gives the function for Lambda to call.
+    """Decorate a handler, sync or async: Lambda calls the result, which flushes the client after each invocation.
 
-    Flushing ends `margin` seconds before the invocation's time does. What is left by then is logged, stays in the
-    client, and goes with the next invocation. Async handlers run on one loop that lives as long as the process; the
-    thread's current loop is left as it was, so that an adapter such as Mangum may stand within.
+    The flush ends `margin` seconds before the invocation's time limit. Messages that are left by then are logged, stay
+    in the client, and are sent during the next invocation. Async handlers run on one loop that is kept for the process.
+    The thread's current loop is not changed, so that the handler may be an adapter such as Mangum.
     """
-    contained = Contained()
+    hooks = HookRunner()
 
     def decorate(handler: Handler) -> Handler:
         @wraps(handler)
         def invoke(event: Any, context: Any) -> Any:
-            run: Runs = _run_once
+            run: Run = _run_once
             try:
-                answer = handler(event, context)
-                if isawaitable(answer):
-                    run = _kept_loop().run_until_complete
-                    answer = run(_awaited(answer))
-                return answer
+                result = handler(event, context)
+                if isawaitable(result):
+                    run = _process_loop().run_until_complete
+                    result = run(_awaited(result))
+                return result
             finally:
                 try:
                     _flush(client, run, _seconds_left(context) - margin)
-                except Exception as fault:
-                    # The handler's answer, or its own fault, is what counts.
-                    contained.say("Flushing", fault)
+                except Exception as error:
+                    # It must replace neither the handler's result nor its exception.
+                    hooks.log_once("flushing", error)
 
         return invoke
 
@@ -65,44 +65,45 @@ def flush_after(client: Client, margin: float = 0.3) -> Callable[[Handler], Hand
 
 
 @cache
-def _kept_loop() -> asyncio.AbstractEventLoop:
-    """For async handlers, over all invocations; nobody's current loop, it is only ever run from here."""
+def _process_loop() -> asyncio.AbstractEventLoop:
+    """The loop for the async handlers of all invocations. It is never set as a thread's current loop."""
     loop = asyncio.new_event_loop()
-    atexit.register(_end, loop)
+    atexit.register(_close, loop)
     return loop
 
 
-def _end(loop: asyncio.AbstractEventLoop) -> None:
+def _close(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
 
 
 def _run_once(work: Coroutine[Any, Any, Any]) -> Any:
-    """On a loop of its own: which one a sync handler uses, if any, is not known, and it may be over."""
+    """Run the coroutine on a new loop: the loop that a sync handler uses, if any, is not known and may be closed."""
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("called from a running event loop")
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(work)
 
 
-async def _awaited(answer: Awaitable[Any]) -> Any:
-    return await answer
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
 
 
-def _flush(client: Client, run: Runs, seconds: float) -> None:
+def _flush(client: Client, run: Run, seconds: float) -> None:
     flushing = client.flush(timeout=max(0.0, seconds))
     try:
         left = run(flushing)
     finally:
-        # Where no loop can be run here, it was not begun.
+        # If `run` raised because a loop is running already, the coroutine was never started.
         flushing.close()
     if left:
-        _log.warning("%d messages are left when the invocation's time is up; they wait for the next one.", left)
+        messages = "1 message is" if left == 1 else f"{left} messages are"
+        _log.warning("Flush incomplete: %s left at the time limit and will be sent by the next invocation.", messages)
 
 
 def _seconds_left(context: Any) -> float:
     try:
         return float(context.get_remaining_time_in_millis()) / 1_000
     except (AttributeError, TypeError, ValueError):
-        # Called by hand, or by something that only resembles Lambda.
-        return _UNTOLD_SECONDS
+        # The handler was called from a test, or on a platform that only resembles Lambda.
+        return _DEFAULT_SECONDS

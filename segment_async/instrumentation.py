@@ -1,10 +1,10 @@
-"""What a client tells of itself to whatever measures it: each request, and its counts in words.
+"""Requests and counters of a client, for metrics and traces.
 
     client.observe(lambda request: timings.append(request.seconds))
 
-`segment_async.otel` and `segment_async.prometheus` are made of this; so may be an exporter for anything else. Counts
-are read from `Client.statistics` when somebody asks; nothing here is on the way of a message. Pure, and knows neither
-the client nor who measures it.
+`segment_async.otel` and `segment_async.prometheus` are built on this, and so can be other exporters. They read the
+counters from `Client.statistics` on demand; nothing here runs while a message is sent. Pure: this file knows neither
+the client nor the exporters.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ._outcome import REASONS, Statistics
 __all__ = ["COUNTERS", "GAUGES", "Request", "outcomes"]
 
 GAUGES: Final = {
-    "queued": ("{message}", "Messages that wait to be sent."),
-    "queued_bytes": ("By", "Bytes of JSON that wait to be sent."),
-    "in_flight": ("{message}", "Messages in requests that are under way."),
+    "queued": ("{message}", "Messages waiting to be sent."),
+    "queued_bytes": ("By", "Bytes of JSON waiting to be sent."),
+    "in_flight": ("{message}", "Messages in requests under way."),
     "pending": ("{message}", "Messages without an outcome."),
-    "oldest_age": ("s", "Seconds that the oldest pending message has waited."),
+    "oldest_age": ("s", "Seconds since the oldest pending message was accepted."),
 }
-"""Fields of `Statistics` that go up and down, each with its unit (UCUM) and what it says."""
+"""Fields of `Statistics` that rise and fall, each with its unit (UCUM) and a description."""
 
 COUNTERS: Final = {
-    "accepted": "Messages that a call took.",
-    "requests": "Requests begun.",
-    "retries": "Requests that were not the first for their messages.",
+    "accepted": "Messages accepted.",
+    "requests": "Requests started.",
+    "retries": "Requests that were retries.",
 }
-"""Fields of `Statistics` that only go up; for the others of these see `outcomes`."""
+"""Fields of `Statistics` that only rise, with a description each. The counts by outcome are in `outcomes`."""
 
 
 def outcomes(statistics: Statistics) -> Iterator[tuple[str, str, int]]:
-    """Each outcome (``delivered``, ``failed``, ``dropped``) with its reason, and how many messages had it."""
+    """Each outcome (``delivered``, ``failed``, ``dropped``), its reason, and the number of messages with both."""
     yield "delivered", "", statistics.delivered
     for reason, count in statistics.reasons.items():
         yield REASONS[reason].status.value, reason, count
@@ -45,15 +45,15 @@ def outcomes(statistics: Statistics) -> Iterator[tuple[str, str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request that is over, as `Client.observe` tells of it.
+    """A finished request, as `Client.observe` passes it to its callbacks.
 
     Attributes:
         started_at: seconds since the epoch.
-        seconds: from its start to the end of the answer, or to where it was given up.
-        status: of the answer; `None`: there was none that can be used.
-        attempt: 1 for the first with these messages.
-        count: messages in it.
-        bodies: gives each message's JSON, unpacked when it is asked.
+        seconds: duration up to the end of the response, or until the request failed.
+        status: HTTP status; `None` if there was no usable response.
+        attempt: 1 for the first request with these messages.
+        count: number of messages.
+        bodies: returns the JSON of each message; unpacks the batch when it is called.
     """
 
     started_at: float
@@ -64,5 +64,5 @@ class Request:
     bodies: Callable[[], Iterable[bytes]] = field(repr=False, compare=False)
 
     def message_ids(self) -> list[str]:
-        """Of its messages, in their order; they are unpacked for it."""
+        """The ids of the messages, in order. Unpacks the batch."""
         return [orjson.loads(body)["messageId"] for body in self.bodies()]

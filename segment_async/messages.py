@@ -1,8 +1,8 @@
 """Messages as plain dicts, for code that cannot await: `client.enqueue_nowait(messages.track(...))`.
 
-Each function takes what the client's call of the same name takes and gives the dict that travels, checked but for
-the identity: that may come from `bound` fields, and is checked when the message is enqueued. Values that are not
-JSON's own are left for the encoder, but for what can be read only once (generators), which is read here.
+Each function takes the same arguments as the client's method of that name and returns the message dict. Everything is
+checked except the identity, which `bound` fields may supply and which is checked when the message is enqueued. Values
+of other types than JSON's stay as they are until the message is encoded, except for generators, which are read here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, ParamSpec, Required, TypedDict, TypeVar,
 from ._exceptions import MessageTooLarge
 from ._message import build as _build
 from ._message.encode import encode, is_plain, plain
+from ._message.ids import fork_safe_message_id
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
@@ -36,11 +37,11 @@ __all__ = [
 ]
 
 MAX_MESSAGE_BYTES: Final = 32_768
-"""Bytes of JSON that Segment takes of one message
+"""The most bytes of JSON that a message may have
 (https://segment.com/docs/connections/sources/catalog/libraries/server/http-api/#max-request-size)."""
 
 Parameters = ParamSpec("Parameters")
-Kind = TypeVar("Kind")
+MessageT = TypeVar("MessageT")
 
 
 class _Common(TypedDict, total=False):
@@ -92,11 +93,11 @@ Message = TrackMessage | IdentifyMessage | PageMessage | ScreenMessage | GroupMe
 
 
 def body_of(message: Mapping[str, Any]) -> bytes:
-    """The message's JSON, checked for its size.
+    """The message's JSON.
 
     Raises:
-        MessageError: a value cannot become JSON.
-        MessageTooLarge: it has more bytes than Segment takes.
+        MessageError: a value cannot be encoded.
+        MessageTooLarge: the JSON has more bytes than Segment accepts.
     """
     body = encode(message)
     if len(body) > MAX_MESSAGE_BYTES:
@@ -111,42 +112,45 @@ def too_large(body: bytes, limit: int) -> MessageTooLarge:
 def _largest_fields(body: bytes) -> dict[str, int]:
     """The three fields with the most bytes, by path, the largest first.
 
-    Read from the JSON: of the message itself, what comes only once may be used up.
+    Reads the JSON and not the message, whose generators may be consumed already.
     """
     sizes: dict[str, int] = {}
-    for name, value in json.loads(body, parse_float=Decimal).items():
-        inner = value.items() if isinstance(value, dict) else ()
-        sizes |= {f"{name}.{key}": len(encode({key: item})) for key, item in inner}
+    message: dict[str, Any] = json.loads(body, parse_float=Decimal)
+    for name, value in message.items():
+        inner = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        sizes |= {f"{name}.{key}": len(encode({key: item})) for key, item in inner.items()}
         if not inner:
             sizes[name] = len(encode({name: value}))
     return dict(sorted(sizes.items(), key=lambda size: -size[1])[:3])
 
 
-def _door(build: Callable[Parameters, dict[str, Any]], kind: Callable[..., Kind]) -> Callable[Parameters, Kind]:
-    """`build`, with the values and the size checked as well; `kind` is there for the type checkers."""
+def _checking(
+    build: Callable[Parameters, dict[str, Any]], kind: Callable[..., MessageT]
+) -> Callable[Parameters, MessageT]:
+    """`build`, followed by the checks of the values and the size; `kind` gives type checkers the returned type."""
 
     @wraps(build)
-    def door(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Kind:
+    def build_and_check(*args: Parameters.args, **kwargs: Parameters.kwargs) -> MessageT:
         message = build(*args, **kwargs)
         if "messageId" not in message:
-            # Nothing here knows of a fork without hooks.
-            message["messageId"] = _build.message_id_of_the_system()
+            # There is no client here that would notice a fork.
+            message["messageId"] = fork_safe_message_id()
         complete = message if is_plain(message) else plain(message)
         body_of(complete)
-        return cast("Kind", complete)
+        return cast("MessageT", complete)
 
-    door.__doc__ = f"""A `{kind.__name__}`, ready for `Client.enqueue` and `Client.enqueue_nowait`.
+    build_and_check.__doc__ = f"""Build a `{kind.__name__}` for `Client.enqueue` or `Client.enqueue_nowait`.
 
     Raises:
         MessageError: a field or a value is wrong; names it.
-        MessageTooLarge: more than 32,768 bytes of JSON.
+        MessageTooLarge: the message has more than 32,768 bytes of JSON.
     """
-    return door
+    return build_and_check
 
 
-track = _door(_build.track, TrackMessage)
-identify = _door(_build.identify, IdentifyMessage)
-page = _door(_build.page, PageMessage)
-screen = _door(_build.screen, ScreenMessage)
-group = _door(_build.group, GroupMessage)
-alias = _door(_build.alias, AliasMessage)
+track = _checking(_build.track, TrackMessage)
+identify = _checking(_build.identify, IdentifyMessage)
+page = _checking(_build.page, PageMessage)
+screen = _checking(_build.screen, ScreenMessage)
+group = _checking(_build.group, GroupMessage)
+alias = _checking(_build.alias, AliasMessage)

@@ -1,11 +1,11 @@
-"""The door for OpenTelemetry: what a client does, as metrics, and a span for each batch that is sent.
+"""OpenTelemetry metrics for a client, and a span for each batch that it sends.
 
     client = Client("WRITE_KEY", before_send=remember)
     watch(client)
 
-`watch` alone is enough for everything but the links from a batch's span to those in which its messages were made: for
-these, each call must be looked at, which is what `remember` does. Counts are read when a reader asks for them. It
-needs the API of OpenTelemetry only, and does nothing until the application has configured an SDK.
+`watch` creates the metrics and the spans. `remember` is needed for links from a batch's span to the spans in which its
+messages were created. Counters are read on demand. Only the API of OpenTelemetry is required, and nothing is recorded
+until the application has configured an SDK.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ try:
     from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
     from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TracerProvider
-except ImportError as error:
-    raise ImportError("segment_async.otel needs OpenTelemetry: pip install opentelemetry-api") from error
+except ImportError as _error:
+    raise ImportError("segment_async.otel needs OpenTelemetry: pip install opentelemetry-api") from _error
 
 __all__ = ["remember", "watch"]
 
 _NAME: Final = "segment_async"
-# Links that a span takes by OpenTelemetry's own default.
-_MOST_LINKS: Final = 128
-# Messages whose spans are remembered until they are sent: as many as a client takes by default.
-_MOST_REMEMBERED: Final = 10_000
-# Of all clients of the process: ids of messages are unique.
-_made_in: Final[OrderedDict[str, SpanContext]] = OrderedDict()
+# OpenTelemetry's default limit of links in a span.
+_MAX_LINKS: Final = 128
+# Messages whose spans are remembered until they are sent: the default size of a client's queue.
+_MAX_REMEMBERED: Final = 10_000
+# The span of each message id, for all clients of the process.
+_spans: Final[OrderedDict[str, SpanContext]] = OrderedDict()
 
 
 def watch(
     client: Client, *, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
 ) -> None:
-    """Report the client's counts, how long its requests take, and a span for each; `None`: to the global providers."""
+    """Report the client's counters and, for each request, its duration and a span; `None`: to the global providers."""
     meter = metrics.get_meter(_NAME, __version__, meter_provider)
     tracer = trace.get_tracer(_NAME, __version__, tracer_provider)
     _count(client, meter)
-    durations = meter.create_histogram("segment.request.duration", "s", "How long requests take.")
+    durations = meter.create_histogram("segment.request.duration", "s", "Duration of requests.")
 
-    def over(request: Request) -> None:
+    def report(request: Request) -> None:
         durations.record(request.seconds, _status(request))
         _trace(tracer, request)
 
-    client.observe(over)
+    client.observe(report)
 
 
 def remember(message: dict[str, Any]) -> dict[str, Any]:
-    """For the client's `before_send`: note the span in which this message is made."""
-    made_in = trace.get_current_span().get_span_context()
-    if made_in.is_valid:
-        _made_in[message["messageId"]] = made_in
-        if len(_made_in) > _MOST_REMEMBERED:
-            _made_in.popitem(last=False)
+    """Remember the current span of the message; pass it to the client as `before_send`."""
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        _spans[message["messageId"]] = span
+        if len(_spans) > _MAX_REMEMBERED:
+            _spans.popitem(last=False)
     return message
 
 
@@ -102,9 +102,9 @@ def _status(request: Request) -> dict[str, int]:
 
 
 def _links(request: Request) -> list[Link]:
-    """One a span, however many of the messages were made in it."""
-    if not _made_in:
+    """One link for each span in which messages were created."""
+    if not _spans:
         return []
-    spans = (_made_in.get(message_id) for message_id in request.message_ids())
-    once = {(span.trace_id, span.span_id): span for span in spans if span is not None}
-    return [Link(span) for span in islice(once.values(), _MOST_LINKS)]
+    spans = (_spans.get(message_id) for message_id in request.message_ids())
+    unique = {(span.trace_id, span.span_id): span for span in spans if span is not None}
+    return [Link(span) for span in islice(unique.values(), _MAX_LINKS)]

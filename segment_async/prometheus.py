@@ -1,8 +1,8 @@
-"""The door for Prometheus: what a client does, as metrics of `prometheus_client`.
+"""Prometheus metrics for a client, with `prometheus_client`.
 
     watch(client)
 
-Counts are read when Prometheus asks for them; requests are timed as they end.
+Counters are read when Prometheus scrapes them; the duration of a request is recorded at its end.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Histogram
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
-except ImportError as error:
-    raise ImportError("segment_async.prometheus needs prometheus_client: pip install prometheus-client") from error
+except ImportError as _error:
+    raise ImportError("segment_async.prometheus needs prometheus_client: pip install prometheus-client") from _error
 
 __all__ = ["watch"]
 
-# What Prometheus wants at the end of a name, by unit.
+# Name suffixes that Prometheus requires, by unit.
 _SUFFIXES: Final = {"s": "_seconds"}
 
 
 def watch(client: Client, *, name: str = "segment", registry: CollectorRegistry = REGISTRY) -> Collector:
-    """Report the client's counts, and how long its requests take, under this name.
+    """Report the client's counters and the duration of its requests, with this prefix.
 
-    Gives the collector, for `registry.unregister`. Clients of one registry need names of their own.
+    Returns the collector, for `registry.unregister`. Each client of a registry needs a different name.
     """
-    collector = _Observed(client, name)
+    collector = _ClientCollector(client, name)
     registry.register(collector)
-    client.observe(collector.time)
+    client.observe(collector.record)
     return collector
 
 
-class _Observed(Collector):
+class _ClientCollector(Collector):
     def __init__(self, client: Client, name: str) -> None:
         self._client = client
         self._name = name
         self._durations = Histogram(
             f"{name}_request_duration_seconds",
-            "Seconds from a request's start to its end, by the answer's status.",
+            "Duration of requests in seconds, by the status of the response.",
             ["status"],
             registry=None,
         )
 
-    def time(self, request: Request) -> None:
+    def record(self, request: Request) -> None:
         self._durations.labels(str(request.status or "none")).observe(request.seconds)
 
     def collect(self) -> Iterable[Metric]:

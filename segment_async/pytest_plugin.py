@@ -1,7 +1,7 @@
-"""The pytest plugin: the fixtures `segment` and `segment_endpoint`, and the judgement at the end of a test.
+"""The pytest plugin: the fixtures `segment` and `segment_endpoint`, and the check of the messages after each test.
 
-It is loaded in every run of everybody who has the package installed. So it imports nothing of ours until a fixture is
-used, and its hooks do next to nothing for other tests. What the fixtures give is `testing`'s.
+pytest loads it wherever the package is installed. It therefore imports nothing else of the package until a fixture is
+used, and its hooks cost other tests next to nothing. The fixtures are implemented in `testing`.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ if TYPE_CHECKING:
 
 _NAME: Final = "segment_verdicts"
 _CHOICES: Final = ("error", "warn", "ignore")
-_HINT: Final = f'If that is meant: @pytest.mark.{_NAME}("ignore"), or {_NAME} in the ini file.'
+_HINT: Final = f'To allow this, use @pytest.mark.{_NAME}("ignore"), or set {_NAME} in the ini file.'
 
 _recording: Final = pytest.StashKey["Recording"]()
-# How many messages were judged when the test had passed.
-_judged: Final = pytest.StashKey[int]()
+# How many messages had been checked when the test passed.
+_checked_messages: Final = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
-        _NAME, "messages that Segment would drop, or that are against its spec: error, warn or ignore", default="error"
+        _NAME,
+        "what to do about messages that Segment would drop or that violate its spec: error, warn or ignore",
+        default="error",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"{_NAME}(choice): for this test in place of the ini file's {_NAME}")
-    _checked(config.getini(_NAME))
+    config.addinivalue_line("markers", f"{_NAME}(choice): overrides {_NAME} of the ini file for this test")
+    _valid(config.getini(_NAME))
 
 
 @pytest.fixture
 def segment(request: pytest.FixtureRequest) -> Iterator[Recording]:
-    """A client with the real pipeline and no socket (`.client`), its messages (`.events`), and assertions on them.
+    """A client with the real pipeline but no socket (`.client`), its messages (`.events`), and assertions on them.
 
-    Messages that Segment would drop, or that are against its spec, fail the test at its end.
+    At its end, the test fails if Segment would drop a message or if a message violates the spec.
     """
     from .testing import recording
 
@@ -47,36 +49,36 @@ def segment(request: pytest.FixtureRequest) -> Iterator[Recording]:
         stash[_recording] = recorded
         yield recorded
     del stash[_recording]
-    # What other fixtures still sent when they were torn down; a test that failed has said enough.
-    if _judged in stash:
-        _judge(request.node, recorded, start=stash[_judged])
+    # If the test passed, check the messages that other fixtures sent during their teardown.
+    if _checked_messages in stash:
+        _check(request.node, recorded, start=stash[_checked_messages])
 
 
 @pytest.fixture
 def segment_endpoint() -> Iterator[RunningEndpoint]:
-    """The local endpoint on a free port: `.url`, `.events` (each with its `message` and `verdicts`), `.clear()`."""
+    """The local endpoint on a free port: `.url`, `.events` (each with `message` and `verdicts`), `.clear()`."""
     from .testing import running_endpoint
 
     with running_endpoint() as endpoint:
         yield endpoint
 
 
-# Last, and so only after a test that passed: what comes after a hook that raises is not called.
+# Last, and therefore only after a test that passed: later hooks are not called once one has raised.
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     recorded = item.stash.get(_recording, None)
     if recorded is not None:
         count = len(recorded.events)
-        _judge(item, recorded)
-        item.stash[_judged] = count
+        _check(item, recorded)
+        item.stash[_checked_messages] = count
 
 
-def _judge(item: pytest.Item, recorded: Recording, start: int = 0) -> None:
+def _check(item: pytest.Item, recorded: Recording, start: int = 0) -> None:
     choice = _choice(item)
-    said = "" if choice == "ignore" else recorded.objections(start)
-    if not said:
+    objections = "" if choice == "ignore" else recorded.objections(start)
+    if not objections:
         return
-    text = f"Segment would object to what was sent:\n{said}\n{_HINT}"
+    text = f"Segment would drop or misread these messages:\n{objections}\n{_HINT}"
     if choice == "warn":
         item.warn(pytest.PytestWarning(text))
     else:
@@ -86,13 +88,13 @@ def _judge(item: pytest.Item, recorded: Recording, start: int = 0) -> None:
 def _choice(item: pytest.Item) -> str:
     marker = item.get_closest_marker(_NAME)
     if marker is None:
-        return _checked(item.config.getini(_NAME))
-    return _checked(marker.args[0] if marker.args else None)
+        return _valid(item.config.getini(_NAME))
+    return _valid(marker.args[0] if marker.args else None)
 
 
-def _checked(choice: Any) -> str:
-    # In an ini file quotes are part of the text, in pyproject.toml they are not.
+def _valid(choice: Any) -> str:
+    # Quotes are part of the value in an ini file, but not in pyproject.toml.
     word = choice.strip("\"' ") if isinstance(choice, str) else choice
     if word not in _CHOICES:
-        raise pytest.UsageError(f"{_NAME} is one of {', '.join(_CHOICES)}, not {choice!r}")
+        raise pytest.UsageError(f"{_NAME} must be one of {', '.join(_CHOICES)}, not {choice!r}")
     return str(word)

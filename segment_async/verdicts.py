@@ -1,11 +1,12 @@
-"""What Segment would say of a message that it answers with 200: the rules, in one place.
+"""Rules for messages that Segment answers with 200, and then drops or misreads.
 
-A message is judged as it travels, a plain JSON object. Pure: no clock, no socket, nothing of ours is imported, so that
-the local endpoint, the test kit and anybody's script can share it. What takes more than one message to see (an id that
-came before, a batch that is too long) is worded here, and noticed by whoever holds the messages.
+A message is judged as it is sent, as a plain JSON object. Pure: there is no clock and no socket, and nothing else of
+this package is imported, so that the local endpoint, the test kit and any script can use it. Rules about more than one
+message (a duplicate id, a batch that is too long) have their text here and are applied by the code that has the
+messages.
 
-Severity "dropped": Segment would lose the message. "spec": kept, but against Segment's specification, so that a
-destination may ignore a field. "style": kept and allowed, worth a thought.
+Severity "dropped": Segment would drop the message. "spec": Segment keeps it, but it violates the specification, and a
+destination may ignore a field. "style": it is valid, but not recommended.
 """
 
 import json
@@ -13,19 +14,19 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, TypeGuard, cast
 
 Severity = Literal["dropped", "spec", "style"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("dropped", "spec", "style")
 
 MESSAGE_BYTES: Final = 32_768
 BATCH_MESSAGES: Final = 2_500
-MESSAGE_ID_CHARACTERS: Final = 100  # ids must stay below
+MESSAGE_ID_CHARACTERS: Final = 100  # ids must be shorter
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One thing to say of one message. `path` names the field as on the wire, "" is the message itself."""
+    """One finding about one message. `path` names the field as on the wire; "" is the message itself."""
 
     severity: Severity
     rule: str
@@ -34,92 +35,95 @@ class Verdict:
 
 
 DUPLICATE_ID: Final = Verdict(
-    "dropped", "duplicate-id", "messageId", "A message with this id arrived before; Segment keeps the first one."
+    "dropped", "duplicate-id", "messageId", "A message with this id arrived before; Segment keeps the first one only."
 )
 BATCH_TOO_LONG: Final = Verdict(
-    "dropped", "batch-too-long", "", f"Beyond the {BATCH_MESSAGES:,} messages that Segment takes in one batch."
+    "dropped", "batch-too-long", "", f"Beyond the {BATCH_MESSAGES:,} messages that Segment accepts in one batch."
 )
 WRITE_KEY_MISSING: Final = Verdict(
-    "dropped", "write-key-missing", "writeKey", "No write key in the request; Segment cannot tell the source."
+    "dropped", "write-key-missing", "writeKey", "The request has no write key, so Segment cannot determine the source."
 )
 
 _Found = list[Verdict]
-_Fields = dict[str, object]
+_JSONObject = dict[str, object]
 
 
 def judge(message: object, *, size: int | None = None) -> list[Verdict]:
-    """Everything there is to say of one message, the gravest first.
+    """All findings about one message, the most severe first.
 
-    `size` is the message's length as JSON in bytes; `None` measures it here, which costs more than all other rules.
+    `size` is the length of the message's JSON in bytes; `None` measures it, which takes longer than all other rules.
     """
     if not isinstance(message, dict):
-        return [Verdict("dropped", "not-an-object", "", f"A message is an object, this is {_kind(message)}.")]
+        return [Verdict("dropped", "not-an-object", "", f"Must be an object, but is {_describe(message)}.")]
+    fields = cast("_JSONObject", message)
     found: _Found = []
-    _size(found, _json_bytes(message) if size is None else size)
-    _call(found, message)
-    _identity(found, message)
-    _message_id(found, message.get("messageId"))
+    _size(found, _json_bytes(fields) if size is None else size)
+    _call(found, fields)
+    _identity(found, fields)
+    _message_id(found, fields.get("messageId"))
     for name in ("timestamp", "originalTimestamp", "sentAt"):
-        if name in message:
-            _time(found, message[name], name)
-    _properties(found, message)
-    _traits(found, message)
-    _context(found, message.get("context"))
-    _integrations(found, message.get("integrations"))
+        if name in fields:
+            _time(found, fields[name], name)
+    _properties(found, fields)
+    _traits(found, fields)
+    _context(found, fields.get("context"))
+    _integrations(found, fields.get("integrations"))
     if len(found) > 1:
         found.sort(key=lambda verdict: SEVERITIES.index(verdict.severity))
     return found
 
 
-# --- what Segment needs to keep a message at all
+# --- what Segment requires of every message
 
 
-def _json_bytes(message: _Fields) -> int:
+def _json_bytes(message: _JSONObject) -> int:
     return len(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
 
 
 def _size(found: _Found, size: int) -> None:
     if size > MESSAGE_BYTES:
-        text = f"{size:,} bytes of JSON; above {MESSAGE_BYTES:,} Segment refuses the whole request with 400."
+        text = f"{size:,} bytes of JSON; above {MESSAGE_BYTES:,} bytes, Segment refuses the whole request with 400."
         found.append(Verdict("dropped", "message-too-large", "", text))
 
 
-def _call(found: _Found, message: _Fields) -> None:
+def _call(found: _Found, message: _JSONObject) -> None:
     match message.get("type"):
         case "track":
-            _required(found, message, "event", "event-missing", "A track call needs the name of its event.")
+            _required(found, message, "event", "event-missing", "A track call needs an event name.")
             _event(found, message.get("event"))
         case "group":
-            _required(found, message, "groupId", "group-id-missing", "A group call needs a group.")
+            _required(found, message, "groupId", "group-id-missing", "A group call needs a groupId.")
         case "alias":
-            _required(found, message, "previousId", "previous-id-missing", "An alias call needs the id it replaces.")
+            _required(
+                found, message, "previousId", "previous-id-missing", "An alias call needs the id that it replaces."
+            )
         case "page" | "screen":
             _field(found, message.get("name"), _TEXT, "name")
             _field(found, message.get("category"), _TEXT, "category")
         case "identify":
             pass
         case _:
-            text = "Not one of track, identify, page, screen, group and alias."
+            text = "Must be one of track, identify, page, screen, group and alias."
             found.append(Verdict("spec", "type-unknown", "type", text))
 
 
-def _required(found: _Found, message: _Fields, field: str, rule: str, text: str) -> None:
+def _required(found: _Found, message: _JSONObject, field: str, rule: str, text: str) -> None:
     if message.get(field) in (None, ""):
         found.append(Verdict("dropped", rule, field, text))
 
 
 _IDS: Final = ("userId", "anonymousId", "groupId", "previousId")
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
-# What programs write for "nobody"; "0" may be somebody.
-_NOBODY: Final = frozenset({"null", "none", "nil", "undefined", "nan", "anonymous", "unknown", "-1"})
+# Texts that programs produce for a missing id. "0" may be a real one.
+_PLACEHOLDERS: Final = frozenset({"null", "none", "nil", "undefined", "nan", "anonymous", "unknown", "-1"})
 
 
-def _identity(found: _Found, message: _Fields) -> None:
+def _identity(found: _Found, message: _JSONObject) -> None:
     if message.get("userId") in (None, ""):
         if message.get("type") == "alias":
             found.append(Verdict("dropped", "id-missing", "userId", "An alias call needs the new userId."))
         elif message.get("anonymousId") in (None, ""):
-            text = "Neither userId nor anonymousId says who it was."
+            text = "A call needs a userId or an anonymousId."
             found.append(Verdict("dropped", "id-missing", "userId", text))
     for field in _IDS:
         if field in message:
@@ -129,24 +133,24 @@ def _identity(found: _Found, message: _Fields) -> None:
 def _id(found: _Found, value: object, path: str) -> None:
     if isinstance(value, str):
         if "@" in value and _EMAIL.fullmatch(value):
-            text = "Looks like an e-mail address; these change, and are personal data."
+            text = "Looks like an email address, which may change and is personal data."
             found.append(Verdict("style", "id-email", path, text))
-        elif value.lower() in _NOBODY:
-            text = "Looks like a word for nobody; all who get it become one person."
-            found.append(Verdict("style", "id-nobody", path, text))
+        elif value.lower() in _PLACEHOLDERS:
+            text = "Looks like a placeholder for a missing id; Segment merges all users with it into one."
+            found.append(Verdict("style", "id-placeholder", path, text))
     elif value is not None:
-        text = f"Ids travel as text, this is {_kind(value)}."
+        text = f"An id must be text, but is {_describe(value)}."
         found.append(Verdict("spec", "id-type", path, text))
 
 
 def _message_id(found: _Found, value: object) -> None:
     if value is None or value == "":
-        text = "Without an id, a re-send counts as a second event."
+        text = "Without an id, a retry creates a second event."
         found.append(Verdict("style", "message-id-missing", "messageId", text))
     elif not isinstance(value, str):
         _id(found, value, "messageId")
     elif len(value) >= MESSAGE_ID_CHARACTERS:
-        text = f"{len(value)} characters; Segment drops ids of {MESSAGE_ID_CHARACTERS} and more."
+        text = f"{len(value)} characters; Segment drops messages whose id has {MESSAGE_ID_CHARACTERS} or more."
         found.append(Verdict("dropped", "message-id-long", "messageId", text))
 
 
@@ -157,20 +161,20 @@ _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(?P<zo
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 
-def _time(found: _Found, value: object, path: str, *, day_is_enough: bool = False) -> None:
+def _time(found: _Found, value: object, path: str, *, date_allowed: bool = False) -> None:
     if value is None:
         return
     text = value if isinstance(value, str) else ""
-    matched = _TIME.fullmatch(text) or (_DAY.fullmatch(text) if day_is_enough else None)
-    if not matched or not _is_in_the_calendar(text):
-        advice = "Not a time in ISO-8601, such as 2026-11-21T19:20:03.047Z."
-        found.append(Verdict("spec", "timestamp-format", path, advice))
+    matched = _TIME.fullmatch(text) or (_DAY.fullmatch(text) if date_allowed else None)
+    if not matched or not _is_valid_date(text):
+        problem = "Must be a time in ISO-8601, such as 2026-11-21T19:20:03.047Z."
+        found.append(Verdict("spec", "timestamp-format", path, problem))
     elif matched.re is _TIME and not matched["zone"]:
-        advice = "No zone; Engage drops such values. End it with Z."
-        found.append(Verdict("spec", "timestamp-zone", path, advice))
+        problem = "Has no time zone; Engage drops such values. Use UTC and end it with Z."
+        found.append(Verdict("spec", "timestamp-zone", path, problem))
 
 
-def _is_in_the_calendar(text: str) -> bool:
+def _is_valid_date(text: str) -> bool:
     try:
         datetime.fromisoformat(text.upper())
     except ValueError:
@@ -204,25 +208,25 @@ def _event(found: _Found, event: object) -> None:
 @lru_cache(maxsize=1_024)
 def _event_style(event: str) -> tuple[Verdict, ...]:
     if _VARIABLE_PART.search(event):
-        text = "An id or a date in the name makes each one an event of its own."
+        text = "An id or a date in the name creates a new event each time."
         return (Verdict("style", "event-dynamic", "event", text),)
     if not _is_object_action(event.split(" ")):
-        text = "Not Object Action, such as “Order Completed” or “Signed Up”."
+        text = "Should be Object Action, such as “Order Completed” or “Signed Up”."
         return (Verdict("style", "event-name", "event", text),)
     return ()
 
 
 def _is_object_action(words: list[str]) -> bool:
-    """Whether they are two words or more, capitalised, with a verb in the past tense."""
+    """Whether there are two words or more, capitalised, one of them a verb in the past tense."""
     capitalised = all(word and (not word[0].islower() or word in _SMALL_WORDS) for word in words)
     past = any(word.endswith("ed") or word in _IRREGULAR for word in words)
     return len(words) > 1 and capitalised and past
 
 
-# --- fields whose type Segment's spec fixes
+# --- fields whose type Segment's spec defines
 
 
-_Kind = frozenset[type]
+_Types = frozenset[type]
 _TEXT: Final = frozenset({str})
 _NUMBER: Final = frozenset({int, float})
 _FLAG: Final = frozenset({bool})
@@ -230,7 +234,7 @@ _OBJECT: Final = frozenset({dict})
 _LIST: Final = frozenset({list})
 _TEXT_OR_NUMBER: Final = _TEXT | _NUMBER
 _CHOICE: Final = _FLAG | _OBJECT
-_DATE: Final[_Kind] = frozenset()  # what the text says decides
+_DATE: Final[_Types] = frozenset()  # checked by `_time`
 _KIND_TEXTS: Final = {
     _TEXT: "text",
     _NUMBER: "a number",
@@ -242,23 +246,23 @@ _KIND_TEXTS: Final = {
 }
 
 
-def _kinds(*groups: tuple[_Kind, str]) -> dict[str, _Kind]:
+def _kinds(*groups: tuple[_Types, str]) -> dict[str, _Types]:
     return {name: kind for kind, names in groups for name in names.split()}
 
 
-def _either_case(kinds: dict[str, _Kind]) -> dict[str, _Kind]:
-    """Reserved traits may be written in snake_case, too."""
+def _either_case(kinds: dict[str, _Types]) -> dict[str, _Types]:
+    """Reserved traits are also allowed in snake_case."""
     return kinds | {_CAPITAL.sub(lambda found: f"_{found[0].lower()}", name): kind for name, kind in kinds.items()}
 
 
 _CAPITAL: Final = re.compile("[A-Z]")
 
 # https://segment.com/docs/connections/spec/identify/#custom-traits and .../spec/group/#traits
-_ANYBODY: Final = _kinds(
+_USER_OR_GROUP: Final = _kinds(
     (_TEXT, "avatar description email id name phone website"), (_OBJECT, "address"), (_DATE, "createdAt")
 )
 _USER: Final = _either_case(
-    _ANYBODY
+    _USER_OR_GROUP
     | _kinds(
         (_TEXT, "firstName gender lastName title username"),
         (_NUMBER, "age"),
@@ -267,8 +271,8 @@ _USER: Final = _either_case(
     )
 )
 _COMPANY: Final = _kinds((_TEXT, "industry name plan"), (_TEXT_OR_NUMBER, "id"), (_NUMBER, "employee_count"))
-# The page says text for the employees, and shows a number.
-_GROUP: Final = _either_case(_ANYBODY | _kinds((_TEXT, "industry plan"), (_TEXT_OR_NUMBER, "employees")))
+# Segment's page defines `employees` as text and shows a number.
+_GROUP: Final = _either_case(_USER_OR_GROUP | _kinds((_TEXT, "industry plan"), (_TEXT_OR_NUMBER, "employees")))
 
 # https://segment.com/docs/connections/spec/page/#properties, .../spec/screen/#properties, .../spec/track/#properties
 _PAGE: Final = _kinds((_TEXT, "path referrer search title url"))
@@ -326,79 +330,88 @@ _WITHIN_CONTEXT: Final = {
 }
 
 
-def _traits(found: _Found, message: _Fields) -> None:
+def _traits(found: _Found, message: _JSONObject) -> None:
     traits = message.get("traits")
     if message.get("type") == "group":
         _container(found, traits, _GROUP, "traits")
         return
     _container(found, traits, _USER, "traits")
     if isinstance(traits, dict):
-        _within(found, traits, "company", _COMPANY, "traits")
+        _within(found, cast("_JSONObject", traits), "company", _COMPANY, "traits")
 
 
 def _context(found: _Found, context: object) -> None:
     _container(found, context, _CONTEXT, "context")
     if isinstance(context, dict):
         for name, kinds in _WITHIN_CONTEXT.items():
-            _within(found, context, name, kinds, "context")
+            _within(found, cast("_JSONObject", context), name, kinds, "context")
 
 
-def _properties(found: _Found, message: _Fields) -> None:
+def _properties(found: _Found, message: _JSONObject) -> None:
     call, event, properties = message.get("type"), message.get("event"), message.get("properties")
     kinds = _PROPERTIES.get(call, {}) if isinstance(call, str) else {}
     shop = _SHOP.get(event) if call == "track" and isinstance(event, str) else None
     _container(found, properties, shop or kinds, "properties")
-    products = properties.get("products") if shop is _ORDER and isinstance(properties, dict) else None
-    for index, product in enumerate(products if isinstance(products, list) else ()):
+    if shop is _ORDER and isinstance(properties, dict):
+        _products(found, cast("_JSONObject", properties).get("products"))
+
+
+def _products(found: _Found, products: object) -> None:
+    if not isinstance(products, list):
+        return
+    for index, product in enumerate(cast("list[object]", products)):
         _field(found, product, _OBJECT, f"properties.products[{index}]")
         if isinstance(product, dict):
-            _types(found, product, _PRODUCT, f"properties.products[{index}]")
+            _types(found, cast("_JSONObject", product), _PRODUCT, f"properties.products[{index}]")
 
 
 def _integrations(found: _Found, integrations: object) -> None:
     _field(found, integrations, _OBJECT, "integrations")
-    for name, choice in integrations.items() if isinstance(integrations, dict) else ():
+    if not isinstance(integrations, dict):
+        return
+    for name, choice in cast("_JSONObject", integrations).items():
         _field(found, choice, _CHOICE, f"integrations.{name}")
 
 
-def _container(found: _Found, value: object, kinds: dict[str, _Kind], path: str) -> None:
+def _container(found: _Found, value: object, kinds: dict[str, _Types], path: str) -> None:
     if isinstance(value, dict):
-        _types(found, value, kinds, path)
-        _keys(found, value, path)
+        fields = cast("_JSONObject", value)
+        _types(found, fields, kinds, path)
+        _keys(found, fields, path)
     else:
         _field(found, value, _OBJECT, path)
 
 
-def _within(found: _Found, outer: _Fields, name: str, kinds: dict[str, _Kind], path: str) -> None:
+def _within(found: _Found, outer: _JSONObject, name: str, kinds: dict[str, _Types], path: str) -> None:
     value = outer.get(name)
     if isinstance(value, dict):
-        _types(found, value, kinds, f"{path}.{name}")
+        _types(found, cast("_JSONObject", value), kinds, f"{path}.{name}")
 
 
-def _types(found: _Found, value: _Fields, kinds: dict[str, _Kind], path: str) -> None:
+def _types(found: _Found, value: _JSONObject, kinds: dict[str, _Types], path: str) -> None:
     for key, entry in value.items():
         kind = kinds.get(key)
         if kind is not None and type(entry) not in kind:
             _field(found, entry, kind, f"{path}.{key}")
 
 
-def _field(found: _Found, value: object, kind: _Kind, path: str) -> None:
-    """Null is as good as absent: every SDK sends it for "none"."""
+def _field(found: _Found, value: object, kind: _Types, path: str) -> None:
+    """Check the type of one field. Null counts as absent: every SDK sends it for a missing value."""
     if kind is _DATE:
-        _time(found, value, path, day_is_enough=True)
+        _time(found, value, path, date_allowed=True)
     elif value is not None and type(value) not in kind:
-        text = f"Segment's spec says {_KIND_TEXTS[kind]}, this is {_kind(value)}."
+        text = f"Segment's spec requires {_KIND_TEXTS[kind]}, but this is {_describe(value)}."
         found.append(Verdict("spec", "field-type", path, text))
 
 
-def _kind(value: object) -> str:
+def _describe(value: object) -> str:
     if value is None:
         return "null"
     fitting = (text for kind, text in _KIND_TEXTS.items() if type(value) in kind)
     return next(fitting, type(value).__name__)
 
 
-# --- keys that tell more than they should
+# --- keys that look like secrets or personal data
 
 
 _SECRET: Final = _words(
@@ -409,18 +422,17 @@ _PERSONAL: Final = _words(
     "birthday birthdate dateofbirth dob email emailaddress firstname fullname iban ipaddress lastname passport phone "
     "phonenumber socialsecurity streetaddress surname"
 )
-_SPECIFIED: Final = "context.device.token"  # the spec's own place for it
-_NESTED: Final = (dict, list)
+_SPECIFIED: Final = "context.device.token"  # defined by the spec
 _WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _KEY_TEXTS: Final = {
-    "key-secret": "The name says that this is a secret; every destination would get it.",
+    "key-secret": "The name suggests a secret, which every destination would receive.",
     "key-personal": "Personal data belongs in traits, where Segment can find and delete it.",
 }
 
 
 @lru_cache(maxsize=1_024)
 def _key_rule(key: str) -> str | None:
-    """The rule that a key falls under by its last one, two or three words, so that `token_count` is none."""
+    """The rule that applies to a key, decided by its last one, two or three words: `token_count` is no secret."""
     words = [word.lower() for word in _WORD.findall(key)]
     endings = {"".join(words[-length:]) for length in (1, 2, 3)}
     if endings & _SECRET:
@@ -428,20 +440,24 @@ def _key_rule(key: str) -> str | None:
     return "key-personal" if endings & _PERSONAL else None
 
 
-def _keys(found: _Found, container: _Fields, path: str) -> None:
-    # A stack, not recursion: how deep a message goes is its sender's choice.
-    waiting: list[tuple[str, _Fields | list[object]]] = [(path, container)]
+def _keys(found: _Found, container: _JSONObject, path: str) -> None:
+    # A stack instead of recursion, because the sender decides how deep a message is nested.
+    waiting: list[tuple[str, _JSONObject | list[object]]] = [(path, container)]
     while waiting:
         path, value = waiting.pop()
         if isinstance(value, list):
-            waiting.extend((f"{path}[{i}]", entry) for i, entry in enumerate(value) if isinstance(entry, _NESTED))
+            waiting.extend((f"{path}[{i}]", entry) for i, entry in enumerate(value) if _is_nested(entry))
             continue
         for key, entry in value.items():
             rule = _key_rule(key)
             if rule is not None:
                 _key(found, rule, f"{path}.{key}")
-            if isinstance(entry, _NESTED):
+            if _is_nested(entry):
                 waiting.append((f"{path}.{key}", entry))
+
+
+def _is_nested(value: object) -> TypeGuard[_JSONObject | list[object]]:
+    return isinstance(value, (dict, list))
 
 
 def _key(found: _Found, rule: str, path: str) -> None:

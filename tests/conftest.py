@@ -1,4 +1,4 @@
-"""What holds for every test: the same examples in every run, and no limit of time on one of them."""
+"""Settings of hypothesis for all tests: the same examples in every run, without a deadline."""
 
 from hypothesis import settings
 

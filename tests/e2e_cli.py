@@ -1,11 +1,11 @@
-"""The command line by which Segment's end-to-end tests for SDKs drive a client: this client.
+"""The command-line interface of Segment's end-to-end tests for SDKs, with this client.
 
     python tests/e2e_cli.py --input '{"writeKey": ..., "apiHost": ..., "sequences": [...], "config": {...}}'
 
-Logs go to stderr, one JSON object with `success`, `sentBatches` and perhaps `error` to stdout; the exit status is 0 or
-1, whatever the input. Success means that every message was delivered by the time the client was closed. What is `null`
-counts as absent. `--input -` reads from stdin, for what is too long for a command line. Only the package's public
-surface is used here.
+Logs go to stderr; one JSON object with `success`, `sentBatches` and, after a failure, `error` goes to stdout. The exit
+status is 0 or 1 for any input. Success means that every message was delivered before the client was closed. A `null`
+counts as absent. `--input -` reads from stdin, for input that is too long for a command line. This file uses only the
+public interface of the package.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     given = {name: value for name, value in config.items() if value is not None}
     if "flushAt" in given:
-        # The client refuses what is beyond Segment's limit; the tests may ask for it to see what comes of it.
+        # The tests may exceed Segment's limit, which the client refuses.
         options["flush_at"] = min(given["flushAt"], 2_500)
     if "flushInterval" in given:
         options["flush_interval"] = given["flushInterval"] / 1000
@@ -73,7 +73,7 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _send(client: Client, event: Event) -> Delivery:
     if not isinstance(event, Mapping) or event.get("type") not in _CALLS:
-        # The message's own error, so that those around it are sent.
+        # The error concerns this message only: send the others.
         raise MessageError("type", f"must be one of {', '.join(_CALLS)}")
     common = {ours: event[theirs] for theirs, ours in COMMON.items() if theirs in event}
     return await _CALLS[event["type"]](client, event.get, common)

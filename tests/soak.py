@@ -1,7 +1,7 @@
 """`python -m tests.soak`: a million messages through a hundred outages, in one process with real sockets.
 
-The receiving end forgets a round once it is compared, so that what grows is the client. The law is checked throughout, and
-memory and open files are held to a bound. A run ends with its figures, or with what was broken.
+The receiving end deletes each round after the comparison, so that only the client can grow. The law of the counters is
+checked throughout, and memory and open files must stay below a limit. A run ends with its figures or with a violation.
 """
 
 import argparse
@@ -19,15 +19,15 @@ from tests.support.fault_server import FaultServer
 from tests.support.faults import OnRequest, answer, close_on_reuse, cut_body, garbage, lose_answer, silence
 from tests.support.law import LawBroken, check_counters
 
-# Of the process, over what it had after the first tenth: a queue of 32 MiB may be full in an outage.
+# Growth of the process after the first tenth: during an outage, the queue of 32 MiB may be full.
 MAX_GROWTH_BYTES = 96 * 1024 * 1024
-# Those of the client: its connections, and the loop's own.
+# The connections of the client, and the files of the loop.
 MAX_OPEN_FILES = 64
 OUTAGES = ("down", "503", "429", "silence", "lost answers", "garbage", "stale connections", "cut bodies")
 
 
 def _steps(kind: str) -> Callable[[ReceivedRequest], OnRequest]:
-    """What requests meet while an outage of this kind lasts."""
+    """The faults of requests during an outage of this kind."""
     fault = {
         "503": answer(503),
         "429": answer(429, {"Retry-After": "0.2"}),
@@ -70,7 +70,7 @@ def memory_now() -> int:
         with open("/proc/self/statm") as statm:
             return int(statm.read().split()[1]) * resource.getpagesize()
     except OSError:
-        # Elsewhere only the most that it ever was is known.
+        # Other systems report the maximum only.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -126,7 +126,7 @@ class Soak:
             await self._server.go_down()
         else:
             self._server.script = _steps(kind)
-        # An outage is time that passes, and nothing else.
+        # During an outage, only time passes.
         await asyncio.sleep(self._chance.uniform(0, 2 * self._outage_seconds))
         check_counters(self._client.statistics())
         self.figures.look()

@@ -1,4 +1,4 @@
-"""The middleware around applications of no framework: what is bound, for how long, and that nothing of it hurts."""
+"""The middleware without a framework: what is bound, for how long, and that its errors never reach the application."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Message = dict[str, Any]
 def sent(
     scope: dict[str, Any], doing: Callable[[Client], Awaitable[Any]] | None = None, **options: Any
 ) -> list[Message]:
-    """What a bare call in a handler sends, with the middleware around it."""
+    """The messages that a call in a handler sends, with the middleware around it."""
     client, arrived = recording()
 
     async def handler() -> None:
@@ -51,10 +51,10 @@ def dropped(scope: dict[str, Any], **options: Any) -> dict[str, int]:
     return dict(client.statistics().reasons)
 
 
-# -- who and where
+# -- visitor and context
 
 
-def test_a_bare_call_carries_who_and_where() -> None:
+def test_a_call_has_the_visitor_and_the_context() -> None:
     (message,) = sent(visit("/shoes?utm_source=mail", {"accept-language": "de"}))
     assert message["anonymousId"] == ANONYMOUS
     assert "userId" not in message
@@ -64,7 +64,7 @@ def test_a_bare_call_carries_who_and_where() -> None:
     assert context["campaign"] == {"source": "mail"}
 
 
-def test_a_calls_own_fields_win() -> None:
+def test_a_calls_own_fields_take_precedence() -> None:
     async def own(client: Client) -> None:
         await client.track("user-7", "Seen", anonymous_id="other", context={"ip": "0.0.0.0"})
 
@@ -86,7 +86,7 @@ def test_nothing_is_bound_outside_of_the_request() -> None:
     asyncio.run(main())
 
 
-def test_threads_and_tasks_of_the_request_are_within_it() -> None:
+def test_threads_and_tasks_of_the_request() -> None:
     async def elsewhere(client: Client) -> None:
         await asyncio.to_thread(client.enqueue_nowait, messages.track(event="Thread"))
         await asyncio.create_task(client.track(event="Task"))
@@ -94,7 +94,7 @@ def test_threads_and_tasks_of_the_request_are_within_it() -> None:
     assert [message["anonymousId"] for message in sent(visit(), elsewhere)] == [ANONYMOUS] * 2
 
 
-def test_requests_at_once_do_not_mix() -> None:
+def test_concurrent_requests_do_not_mix() -> None:
     client, arrived = recording()
     barrier = asyncio.Barrier(20)
 
@@ -137,7 +137,7 @@ def test_web_sockets() -> None:
     assert [(message["anonymousId"], message["context"]["ip"]) for message in arrived] == [(ANONYMOUS, "203.0.113.9")]
 
 
-def test_the_lifespan_events_pass_untouched() -> None:
+def test_lifespan_events_pass_unchanged() -> None:
     seen = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -156,19 +156,19 @@ async def known_later(scope: Any) -> str:
 
 
 @pytest.mark.parametrize("user_id", [lambda scope: "user-1", known_later])
-def test_the_user_is_whom_the_application_names(user_id: Any) -> None:
+def test_the_application_names_the_user(user_id: Any) -> None:
     (message,) = sent(request(), user_id=user_id)
     assert message["userId"] == "user-1"
 
 
-def test_the_users_cookie_is_trusted_only_if_told_so() -> None:
+def test_the_users_cookie_is_trusted_only_on_request() -> None:
     scope = visit(headers={"cookie": f"ajs_user_id=%22user-1%22; ajs_anonymous_id={ANONYMOUS}"})
     assert "userId" not in sent(dict(scope))[0]
     assert sent(dict(scope), trust_user_cookie=True)[0]["userId"] == "user-1"
     assert sent(dict(scope), trust_user_cookie=True, user_id=lambda scope: "user-2")[0]["userId"] == "user-2"
 
 
-def test_an_identity_learnt_late_is_seen_by_what_follows() -> None:
+def test_a_late_identity_applies_to_later_calls() -> None:
     async def log_in(client: Client) -> None:
         await client.track(event="Before")
         bind(user_id="user-1")
@@ -177,14 +177,14 @@ def test_an_identity_learnt_late_is_seen_by_what_follows() -> None:
     assert [message.get("userId") for message in sent(visit(), log_in)] == [None, "user-1"]
 
 
-# -- nobody
+# -- no identity
 
 
 def test_without_identity_a_call_is_skipped_and_counted() -> None:
     assert dropped(request()) == {"no_identity": 1}
 
 
-def test_a_fresh_id_is_the_same_throughout_its_request_and_no_other() -> None:
+def test_a_minted_id_is_used_for_one_request() -> None:
     async def twice(client: Client) -> None:
         await client.track(event="One")
         await client.track(event="Two")
@@ -194,12 +194,12 @@ def test_a_fresh_id_is_the_same_throughout_its_request_and_no_other() -> None:
     assert first[0]["anonymousId"] != second[0]["anonymousId"]
 
 
-def test_no_fresh_id_for_whom_is_known() -> None:
+def test_no_minted_id_for_a_known_user() -> None:
     (message,) = sent(request(), no_identity="mint", user_id=lambda scope: "user-1")
     assert "anonymousId" not in message
 
 
-def test_raising_is_the_applications_choice() -> None:
+def test_no_identity_may_raise() -> None:
     with pytest.raises(MessageError, match="userId"):
         sent(request(), no_identity="raise")
 
@@ -211,7 +211,7 @@ def consent_of(scope: dict[str, Any], **options: Any) -> Any:
     return sent(scope, **options)[0]["context"].get("consent")
 
 
-def test_consent_travels_as_preferences() -> None:
+def test_consent_is_sent_as_preferences() -> None:
     async def asked(scope: Any) -> dict[str, bool]:
         return {"Advertising": False, "Analytics": True}
 
@@ -220,7 +220,7 @@ def test_consent_travels_as_preferences() -> None:
     assert consent_of(visit(), consent=lambda scope: {}) is None
 
 
-def test_privacy_control_goes_over_consent() -> None:
+def test_privacy_control_overrides_consent() -> None:
     given = {"Advertising": True, "Analytics": True}
     objecting = {"sec-gpc": "1"}
     merged = consent_of(visit(headers=objecting), consent=lambda scope: given, gpc={"Advertising": False})
@@ -230,7 +230,7 @@ def test_privacy_control_goes_over_consent() -> None:
     assert consent_of(visit(headers=objecting), gpc="drop") is None
 
 
-# -- faults
+# -- errors
 
 
 def boom(scope: Any) -> Any:
@@ -244,7 +244,7 @@ async def meeting_something_cancelled(scope: Any) -> Any:
 
 
 class Awkward(dict[str, bool]):
-    """Fails wherever it is looked at."""
+    """Raises wherever it is used."""
 
     def items(self) -> Any:
         raise LookupError
@@ -274,7 +274,7 @@ FAULTY: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("option", FAULTY)
-def test_a_fault_in_what_was_given_is_logged_once_and_no_more(option: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_in_a_hook_is_logged_once(option: Any, caplog: pytest.LogCaptureFixture) -> None:
     client, arrived = recording()
 
     async def main() -> None:
@@ -284,7 +284,7 @@ def test_a_fault_in_what_was_given_is_logged_once_and_no_more(option: Any, caplo
                 assert (await ask(app, visit(path_template="/"))).status == 200
 
     asyncio.run(main())
-    # Of whom nobody can say what was allowed, no page view is counted.
+    # If consent is not known, no page view is counted.
     kinds = ["track"] if "consent" in option else ["track", "page"]
     assert [(message["type"], message["anonymousId"]) for message in arrived] == [
         (kind, ANONYMOUS) for kind in kinds * 3
@@ -301,7 +301,7 @@ async def hanging(scope: Any) -> Any:
 
 
 @pytest.mark.parametrize("option", ["user_id", "consent", "page_name"])
-def test_what_hangs_is_waited_for_a_second_and_no_longer(option: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hook_that_hangs_has_one_second(option: str, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> float:
         client, _ = recording()
         async with client:
@@ -312,10 +312,10 @@ def test_what_hangs_is_waited_for_a_second_and_no_longer(option: str, caplog: py
             return running_clock().time() - begin
 
     assert run(main()) == pytest.approx(1, abs=0.01)
-    assert f"{option} failed: TimeoutError" in caplog.text
+    assert f"Error in {option}: TimeoutError" in caplog.text
 
 
-def test_what_is_slow_is_waited_for() -> None:
+def test_a_slow_hook_is_awaited() -> None:
     async def main() -> list[dict[str, Any]]:
         async def slow(scope: Any) -> str:
             await asyncio.sleep(0.9)
@@ -350,13 +350,13 @@ def test_a_request_that_is_cancelled_is_cancelled() -> None:
     assert reached == []
 
 
-def test_a_scope_of_no_known_shape_reaches_the_application(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_malformed_scope_reaches_the_application(caplog: pytest.LogCaptureFixture) -> None:
     app = SegmentMiddleware(answering(), page_views=True)
     assert asyncio.run(ask(app, {"type": "http", "path": None})).status == 200
-    assert "Reading a request failed: KeyError" in caplog.text
+    assert "Error in reading a request: KeyError" in caplog.text
 
 
-def test_the_applications_own_faults_pass_through() -> None:
+def test_the_applications_own_errors_pass_through() -> None:
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError("its own")
 
@@ -365,7 +365,7 @@ def test_the_applications_own_faults_pass_through() -> None:
             asyncio.run(ask(SegmentMiddleware(broken, recording()[0], **options), visit()))
 
 
-def test_installed_twice_the_inner_one_steps_aside() -> None:
+def test_installed_twice_the_inner_one_does_nothing() -> None:
     client, arrived = recording()
 
     async def main() -> None:
@@ -392,7 +392,7 @@ def test_installed_twice_the_inner_one_steps_aside() -> None:
         {"exclude": "/admin"},
     ],
 )
-def test_options_that_cannot_be_meant(option: Any) -> None:
+def test_invalid_options(option: Any) -> None:
     with pytest.raises(ValueError, match=r"must be|does not appear"):
         SegmentMiddleware(answering(), **option)
 
@@ -418,7 +418,7 @@ def test_lifespan_opens_and_closes_around_the_applications_own() -> None:
         return client
 
     client = asyncio.run(main())
-    assert seen == ["started app", "stopped with 0 sent"]  # the client outlives it, and is flushed after it
+    assert seen == ["started app", "stopped with 0 sent"]  # the client is open for longer, and is flushed after it
     assert len(recorder.messages) == 1
     with pytest.raises(ClientClosed):
         asyncio.run(client.track("user-1", "Late"))
@@ -427,7 +427,7 @@ def test_lifespan_opens_and_closes_around_the_applications_own() -> None:
 @asynccontextmanager
 async def failing_to_start(app: Any) -> Any:
     raise OSError("its own")
-    yield  # it is a generator all the same
+    yield  # makes it a generator
 
 
 @asynccontextmanager
@@ -437,7 +437,7 @@ async def failing_to_stop(app: Any) -> Any:
 
 
 @pytest.mark.parametrize("own", [failing_to_start, failing_to_stop])
-def test_the_client_is_closed_whatever_the_applications_own_does(own: Any) -> None:
+def test_the_client_is_closed_after_an_error_in_the_applications_lifespan(own: Any) -> None:
     client, arrived = recording()
 
     async def main() -> None:
@@ -452,7 +452,7 @@ def test_the_client_is_closed_whatever_the_applications_own_does(own: Any) -> No
     assert len(arrived) == 1
 
 
-def test_a_client_that_exists_is_used() -> None:
+def test_an_existing_client_is_used() -> None:
     client, _ = recording()
 
     async def main() -> None:
@@ -464,7 +464,7 @@ def test_a_client_that_exists_is_used() -> None:
         lifespan(client, flush_at=1)
 
 
-def test_each_start_has_a_client_of_its_own() -> None:
+def test_each_start_has_a_new_client() -> None:
     starts = lifespan("KEY", transport=Recorder())
 
     async def main() -> Client:

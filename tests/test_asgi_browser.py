@@ -1,4 +1,4 @@
-"""A real browser visits the FastAPI example: it keeps the cookie, and what it says of itself arrives."""
+"""A real browser visits the FastAPI example: it keeps the cookie, and its client hints arrive."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
 def test_a_visit() -> None:
     recorder = Recorder()
     app = FastAPI(lifespan=lifespan("KEY", transport=recorder))
-    # Chromium without a screen calls itself headless, which a maintained list of bots holds against it.
+    # Headless Chromium says so in its User-Agent, and a maintained list of bots contains it.
     app.add_middleware(SegmentMiddleware, page_views=True, set_cookie=True, bots="include")
 
     @app.get("/", response_class=HTMLResponse)

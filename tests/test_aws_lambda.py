@@ -1,4 +1,4 @@
-"""One process of Lambda's, several invocations: nothing lost, nothing twice, whatever loop each of them uses."""
+"""Several invocations in one Lambda process: every message is sent once, whichever loop an invocation uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.asgi import Recorder
 
 
 class Context:
-    """What Lambda hands over: the time that is left."""
+    """Lambda's context object: the remaining time."""
 
     def __init__(self, seconds: float = 3.0) -> None:
         self.seconds = seconds
@@ -28,7 +28,7 @@ class Context:
 
 
 class Slow(Recorder):
-    """Keeps its answers to itself until told otherwise."""
+    """Does not respond while `is_silent`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ class Slow(Recorder):
 
 @pytest.fixture
 def thread() -> Iterator[Callable[..., Any]]:
-    """Runs functions one after the other in a thread that never had an event loop, as in a new process."""
+    """Runs functions in a thread that never had an event loop, as in a new process."""
     with ThreadPoolExecutor(1) as one:
         yield lambda function, *args: one.submit(function, *args).result(timeout=30)
 
 
 def recording(transport: Recorder | None = None) -> tuple[Client, list[dict[str, Any]]]:
-    # An hour between batches: what is sent is sent because it is flushed.
+    # An hour between batches: only a flush sends anything.
     transport = transport or Recorder()
     return Client("KEY", transport=transport, flush_interval=3_600), transport.messages
 
@@ -109,7 +109,7 @@ def test_a_sync_handler_without_any_loop(thread: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("seconds", [0.35, 0.1, 0.0])
 @pytest.mark.parametrize("is_async", [True, False])
-def test_when_time_runs_out_the_next_invocation_sends_it(
+def test_at_the_time_limit_the_next_invocation_sends_it(
     is_async: bool, seconds: float, thread: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     transport = Slow()
@@ -126,7 +126,7 @@ def test_when_time_runs_out_the_next_invocation_sends_it(
     assert thread(handler, 0, Context(seconds)) == "answer"
     assert events(arrived) == []
     assert [record.getMessage() for record in caplog.records] == [
-        "1 messages are left when the invocation's time is up; they wait for the next one."
+        "Flush incomplete: 1 message is left at the time limit and will be sent by the next invocation."
     ]
     transport.is_silent = False
     thread(handler, 1, Context())
@@ -136,7 +136,7 @@ def test_when_time_runs_out_the_next_invocation_sends_it(
     thread(finish, client)
 
 
-def test_the_margin_is_left_alone(thread: Callable[..., Any]) -> None:
+def test_the_margin_is_kept(thread: Callable[..., Any]) -> None:
     client, _ = recording(Slow())
     waited = []
 
@@ -153,7 +153,7 @@ def test_the_margin_is_left_alone(thread: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("context", [None, {}, Context(None), Context("soon")])  # type: ignore[arg-type]
-def test_a_context_that_is_not_lambdas(context: Any, thread: Callable[..., Any]) -> None:
+def test_another_context_object(context: Any, thread: Callable[..., Any]) -> None:
     client, arrived = recording()
 
     @flush_after(client)
@@ -166,8 +166,8 @@ def test_a_context_that_is_not_lambdas(context: Any, thread: Callable[..., Any])
     thread(finish, client)
 
 
-def test_where_no_loop_can_be_run_the_answer_is_given_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    """As in an asynchronous test of a plain handler."""
+def test_within_a_running_loop_the_result_is_returned(caplog: pytest.LogCaptureFixture) -> None:
+    """As in an asynchronous test of a sync handler."""
     client, arrived = recording()
 
     @flush_after(client)
@@ -181,11 +181,11 @@ def test_where_no_loop_can_be_run_the_answer_is_given_all_the_same(caplog: pytes
 
     asyncio.run(main())
     assert events(arrived) == ["Seen"] * 2
-    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["Flushing failed: RuntimeError"]
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["Error in flushing: RuntimeError"]
     finish(client)
 
 
-def test_a_handler_that_fails_is_flushed_all_the_same(thread: Callable[..., Any]) -> None:
+def test_a_handler_that_raises_is_flushed(thread: Callable[..., Any]) -> None:
     client, arrived = recording()
 
     @flush_after(client)
@@ -199,7 +199,7 @@ def test_a_handler_that_fails_is_flushed_all_the_same(thread: Callable[..., Any]
     thread(finish, client)
 
 
-def test_the_threads_current_loop_is_left_as_it_was(thread: Callable[..., Any]) -> None:
+def test_the_threads_current_loop_is_not_changed(thread: Callable[..., Any]) -> None:
     client, _ = recording()
 
     @flush_after(client)
@@ -248,7 +248,7 @@ REQUEST = {
 
 @pytest.mark.parametrize("seconds", [0.0, 0.6])
 def test_under_mangum(seconds: float, thread: Callable[..., Any]) -> None:
-    """With time running out in the first invocation, and with an interval that passes within an invocation."""
+    """Once, the first invocation reaches its time limit; once, the flush interval passes within an invocation."""
     mangum = pytest.importorskip("mangum", reason="Mangum is not installed")
     from segment_async.asgi import SegmentMiddleware
     from tests.support.asgi import answering

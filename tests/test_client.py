@@ -1,4 +1,4 @@
-"""The client end to end, over real HTTP against the local endpoint, which judges as Segment judges."""
+"""The client end to end, over real HTTP against the local endpoint, which judges messages as Segment does."""
 
 import asyncio
 import functools
@@ -32,7 +32,7 @@ Message = dict[str, Any]
 
 
 def sent(work: Callable[[Client], Any], **options: Any) -> list[Message]:
-    """What arrived of the messages that the work gave to a client, and the client was closed."""
+    """The messages that arrived after `work` used a client, and the closed client."""
 
     async def main() -> list[Message]:
         async with serve(keep=200_000) as endpoint:
@@ -45,7 +45,7 @@ def sent(work: Callable[[Client], Any], **options: Any) -> list[Message]:
 
 
 class TestTheSixCalls:
-    def test_arrive_as_segment_wants_them(self) -> None:
+    def test_arrive_in_segments_format(self) -> None:
         async def work(client: Client) -> None:
             await client.identify("user-1", {"email": "a@example.com"})
             await client.track("user-1", "Order Completed", {"total": 30.5})
@@ -84,7 +84,7 @@ class TestTheSixCalls:
         assert message["integrations"] == {"All": False}
         assert (message["timestamp"], message["messageId"]) == ("2026-01-02T03:04:05.000Z", "id-1")
 
-    def test_and_plain_messages_by_either_way(self) -> None:
+    def test_plain_messages_through_both_enqueue_calls(self) -> None:
         async def work(client: Client) -> None:
             await client.enqueue(messages.track("user-1", "One"))
             client.enqueue_nowait({"type": "track", "userId": "user-1", "event": "Two"})
@@ -92,7 +92,7 @@ class TestTheSixCalls:
 
         assert [message["event"] for message in sent(work)] == ["One", "Two", "Three"]
 
-    def test_the_delivery_tells_their_fate(self) -> None:
+    def test_the_delivery_has_their_outcome(self) -> None:
         async def work(client: Client) -> None:
             delivery = await client.track("user-1", "E")
             assert delivery.outcome is None
@@ -156,7 +156,7 @@ class TestWrongCalls:
 
         assert sent(work) == []
 
-    def test_one_hostile_value_among_999_harms_none(self) -> None:
+    def test_one_hostile_value_does_not_affect_999_others(self) -> None:
         async def work(client: Client) -> None:
             for number in range(1_000):
                 value = Opaque() if number == 500 else float("nan") if number == 501 else number
@@ -207,13 +207,13 @@ class TestOptions:
             ({"on_error": "hook"}, "on_error must be a function"),
         ],
     )
-    def test_that_cannot_be_are_named(self, options: Any, named: str) -> None:
+    def test_invalid_ones_are_named(self, options: Any, named: str) -> None:
         with pytest.raises(ValueError, match=named) as caught:
             Client("KEY", **options)
         assert "word" not in str(caught.value)
 
     @pytest.mark.parametrize("key", ["", "  ", None, "two words", "a:b", "ключ"])
-    def test_a_key_that_is_none(self, key: Any) -> None:
+    def test_an_invalid_key(self, key: Any) -> None:
         with pytest.raises(ValueError, match="write_key"):
             Client(key)
 
@@ -233,7 +233,7 @@ class TestOptions:
         assert repr(Client("SECRET")) == "<Client 0 accepted, 0 pending>"
         assert repr(object.__new__(Client)) == "<Client (constructor failed)>"
 
-    def test_send_false_leaves_alone_what_is_on_disk(self, tmp_path: Path) -> None:
+    def test_send_false_does_not_touch_the_spool(self, tmp_path: Path) -> None:
         async def main() -> None:
             async with serve() as endpoint:
                 async with Client("KEY", host="http://127.0.0.1:9", spool=tmp_path / "a.db", close_timeout=0) as client:
@@ -260,7 +260,7 @@ class TestOptions:
 
 
 class TestBound:
-    def test_fields_go_with_every_call_within(self) -> None:
+    def test_fields_apply_to_every_call_within(self) -> None:
         async def work(client: Client) -> None:
             with bound(user_id="user-1", context={"ip": "192.0.2.1", "locale": "de"}):
                 await client.track(event="Outer")
@@ -347,7 +347,7 @@ class TestHooks:
         assert told == [("unauthorized", ["0", "1", "2"])]
 
     @pytest.mark.parametrize("kind", ["raises", "hangs"])
-    def test_on_error_that_misbehaves_is_contained(self, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_an_error_in_on_error_is_logged(self, kind: str, caplog: pytest.LogCaptureFixture) -> None:
         async def misbehave(error: DeliveryError, failed: list[Message]) -> None:
             if kind == "raises":
                 raise ZeroDivisionError(failed[0]["event"])
@@ -367,7 +367,7 @@ class TestHooks:
 
 
 class Slow:
-    """A transport that takes its time and keeps nothing."""
+    """A slow transport that stores nothing."""
 
     async def send(self, body: bytes, headers: Any) -> Response:
         await asyncio.sleep(0.001)
@@ -388,7 +388,7 @@ def test_raise_when_full_raises() -> None:
 
 
 def test_a_hundred_thousand_messages_from_one_task() -> None:
-    """One task that never waits for anything else: memory stays bounded, and the loop gets its turns."""
+    """One task that awaits only calls: memory stays bounded, and other tasks run."""
     calls = 0
     at_turns: list[int] = []
 
@@ -408,11 +408,11 @@ def test_a_hundred_thousand_messages_from_one_task() -> None:
 
     assert asyncio.run(main()) == 100_000
     assert at_turns[-1] == 99_999
-    # Counted, not timed: what else the process and the machine do is of no account.
+    # Counted and not timed, so that other work on the machine does not matter.
     assert max(later - earlier for earlier, later in pairwise([0, *at_turns])) <= 500
 
 
-def test_a_queue_that_goes_nowhere_is_bounded_in_memory() -> None:
+def test_the_memory_of_a_stalled_queue_is_bounded() -> None:
     class Silent(Slow):
         async def send(self, body: bytes, headers: Any) -> Response:
             await asyncio.Event().wait()

@@ -29,7 +29,7 @@ SHOP_DAY = EXAMPLES / "data" / "shop-day.jsonl"
 
 
 CHOSEN = "kestrelandpine-2026-11-20-00018"
-# Stands in for the endpoint, and may lie about what it received.
+# Replaces the endpoint, and may report wrong messages.
 STAND_IN = """
 import gzip, json, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -94,11 +94,11 @@ class TestTheShopDay:
         assert {message["type"] for message in day} == {"track", "identify", "page", "screen", "group", "alias"}
         assert SHOP_DAY.stat().st_size < 5_000_000
 
-    def test_segment_would_keep_every_message_and_miss_nothing_in_it(self, day: list[dict[str, Any]]) -> None:
+    def test_no_message_has_a_verdict(self, day: list[dict[str, Any]]) -> None:
         faults = [(m["messageId"], v) for m in day for v in judge(m) if v.severity in ("dropped", "spec")]
         assert faults == []
 
-    def test_a_broken_message_would_have_been_noticed(self, day: list[dict[str, Any]]) -> None:
+    def test_a_broken_message_would_be_detected(self, day: list[dict[str, Any]]) -> None:
         broken = next(message for message in day if message["type"] == "track") | {"event": ""}
         assert [verdict.rule for verdict in judge(broken)] == ["event-missing"]
 
@@ -107,7 +107,7 @@ class TestTheShopDay:
         assert ids.most_common(1)[0][1] == 1
         assert all(message_id.startswith("kestrelandpine-2026-11-20-") for message_id in ids)
 
-    def test_it_is_one_day_in_the_order_of_time_busiest_at_lunch_and_in_the_evening(
+    def test_it_is_one_day_in_chronological_order_busiest_at_lunch_and_in_the_evening(
         self, day: list[dict[str, Any]]
     ) -> None:
         times = [message["timestamp"] for message in day]
@@ -125,7 +125,7 @@ class TestTheShopDay:
             assert order["revenue"] == pytest.approx(goods - order["discount"])
             assert order["total"] == pytest.approx(order["revenue"] + order["shipping"] + order["tax"])
 
-    def test_refunds_are_of_no_more_than_was_paid(self, day: list[dict[str, Any]]) -> None:
+    def test_refunds_do_not_exceed_payments(self, day: list[dict[str, Any]]) -> None:
         paid = {
             message["properties"]["order_id"]: (message["timestamp"], message["properties"]["total"])
             for message in day
@@ -174,13 +174,13 @@ class TestTheDemo:
             ("received += [one for one in received if one == CHOSEN]", f"received 2 times: {CHOSEN}"),
         ],
     )
-    def test_it_notices_an_endpoint_that_lies(self, lie: str, difference: str) -> None:
+    def test_it_detects_differences(self, lie: str, difference: str) -> None:
         done = run_demo_against(lie, "--messages", "50")
         assert done.returncode == 1, done.stderr
         assert difference in done.stdout
         assert "1 of 50 messages differ." in done.stdout
 
-    def test_it_says_so_when_the_endpoint_does_not_start(self) -> None:
+    def test_it_reports_an_endpoint_that_does_not_start(self) -> None:
         done = run("-c", DEMO_WITH_ANOTHER_ENDPOINT, "raise SystemExit(7)")
         assert (done.returncode, done.stderr) == (1, "The endpoint did not start; its exit code is 7.\n")
 
@@ -195,7 +195,7 @@ class TestTheDemo:
         assert (demo.returncode, said.splitlines()[-1]) == (130, "Stopped.")
 
     @pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 130)])
-    def test_keep_leaves_the_endpoint_up_until_it_is_stopped(self, how: signal.Signals, status: int) -> None:
+    def test_keep_keeps_the_endpoint_running_until_it_is_stopped(self, how: signal.Signals, status: int) -> None:
         with started_demo("--messages", "50", "--keep") as demo:
             url = read_until(demo, "The endpoint stays up at ").split()[5]
             with urlopen(f"{url}/_dev/summary", timeout=10) as answer:
@@ -241,7 +241,7 @@ def read_until(demo: subprocess.Popen[str], text: str) -> str:
 def read_terminal(screen: FileIO) -> bytes:
     try:
         return screen.read(65_536)
-    except OSError:  # how Linux says that the other side has closed it
+    except OSError:  # on Linux, after the other side has closed it
         return b""
 
 
@@ -259,7 +259,7 @@ class TestTheQuickstart:
 
 @contextmanager
 def started_endpoint() -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]]]]:
-    """The address of the endpoint in a process of its own, and how to ask it for what it received."""
+    """The URL of an endpoint in a child process, and a function that returns what it received."""
     command = [sys.executable, "-m", "segment_async.devserver", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as endpoint:
         try:

@@ -1,4 +1,4 @@
-"""The errors: whose fault, what they say, that they survive a pickle, and that they hold nothing they should not."""
+"""The errors: their classes, their texts, pickling, and that they contain no secrets."""
 
 import copy
 import pickle
@@ -44,10 +44,10 @@ class TestTree:
             (DeliveryError, (SegmentError,)),
         ],
     )
-    def test_who_must_act(self, error: type[Exception], parents: tuple[type[Exception], ...]) -> None:
+    def test_the_hierarchy(self, error: type[Exception], parents: tuple[type[Exception], ...]) -> None:
         assert all(issubclass(error, parent) for parent in parents)
 
-    def test_a_transport_s_error_is_none_of_the_application_s(self) -> None:
+    def test_a_transport_error_is_not_a_segment_error(self) -> None:
         assert not issubclass(TransportError, SegmentError)
 
     def test_each_is_public(self) -> None:
@@ -67,20 +67,20 @@ class TestTexts:
             "its largest fields: properties.a (30,000 bytes), traits (9,000 bytes)"
         )
 
-    def test_a_delivery_error_says_what_became_of_it(self) -> None:
+    def test_a_delivery_error_shows_the_outcome(self) -> None:
         assert str(DeliveryError(REFUSED)) == "message id-1 failed: refused, status 400"
         dropped = DeliveryError(Outcome(Status.DROPPED, "id-2", "queue_full"))
         assert str(dropped) == "message id-2 dropped: queue_full"
         assert dropped.outcome.reason == "queue_full"
 
-    def test_a_transport_error_is_not_stale_unless_it_says_so(self) -> None:
+    def test_a_transport_error_is_not_stale_by_default(self) -> None:
         error = TransportError("down", maybe_sent=False)
         assert (error.maybe_sent, error.stale_connection) == (False, False)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])
-def test_they_survive_the_way_to_another_process(error: Exception, again: Callable[[Exception], Exception]) -> None:
+def test_they_can_be_pickled_and_copied(error: Exception, again: Callable[[Exception], Exception]) -> None:
     other = again(error)
     assert type(other) is type(error)
     assert str(other) == str(error)

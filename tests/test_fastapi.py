@@ -1,4 +1,4 @@
-"""FastAPI behind uvicorn: every kind of endpoint is within its request, and Segment's troubles are none of theirs."""
+"""FastAPI behind uvicorn: every kind of endpoint has its request's fields, and an outage affects no request."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def signed_in(segment: Segment) -> AsyncIterator[str]:
     await segment.track(event="After the Endpoint")
 
 
-def test_every_kind_of_endpoint_is_within_its_request() -> None:  # noqa: C901  # the kinds are many, each is simple
+def test_every_kind_of_endpoint_has_the_fields_of_its_request() -> None:  # noqa: C901  # many kinds, each of them simple
     app, arrived = shop()
 
     @app.get("/async")
@@ -117,7 +117,7 @@ def test_every_kind_of_endpoint_is_within_its_request() -> None:  # noqa: C901  
     ]
 
 
-def test_middlewares_of_functions_may_stand_around_and_within() -> None:
+def test_function_middlewares_around_and_within() -> None:
     app, arrived = shop(page_views=True)
     app.middleware("http")(passing_on)
     app.add_middleware(SegmentMiddleware, page_views=True)
@@ -172,7 +172,7 @@ def test_page_views_are_named_by_their_routes() -> None:
     ]
 
 
-def test_without_the_lifespan_the_error_says_so() -> None:
+def test_without_the_lifespan_the_error_explains_it() -> None:
     app = FastAPI()
 
     @app.get("/")
@@ -182,7 +182,7 @@ def test_without_the_lifespan_the_error_says_so() -> None:
         asyncio.run(ask(app, visit()))
 
 
-def test_without_fastapi_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fastapi_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "fastapi", None)
         with pytest.raises(ImportError, match="pip install fastapi"):
@@ -190,7 +190,7 @@ def test_without_fastapi_the_error_says_what_to_install(monkeypatch: pytest.Monk
     reload(segment_async.fastapi)
 
 
-def test_forged_headers_go_nowhere() -> None:
+def test_forged_headers_are_ignored() -> None:
     app, arrived = shop()
 
     @app.get("/")
@@ -213,7 +213,7 @@ def test_forged_headers_go_nowhere() -> None:
     (message,) = arrived
     assert message["anonymousId"] == ANONYMOUS
     assert message["context"]["ip"] == "127.0.0.1"
-    assert message["context"]["campaign"] == {"source": "%FF"}  # as the test's own client writes it
+    assert message["context"]["campaign"] == {"source": "%FF"}  # as the test's client encodes it
     assert "locale" not in message["context"]
     assert "userAgentData" not in message["context"]
 
@@ -224,14 +224,14 @@ FORGED = "6.6.6.6, 198.51.100.7"
 @pytest.mark.parametrize(
     ("uvicorns", "ours", "expected"),
     [
-        ({}, (), "198.51.100.7"),  # it believes whoever connects from the same machine
+        ({}, (), "198.51.100.7"),  # it trusts connections from the same machine
         ({"proxy_headers": False}, (), "127.0.0.1"),
         ({"proxy_headers": False}, ("127.0.0.0/8",), "198.51.100.7"),
-        ({"forwarded_allow_ips": "*"}, (), "6.6.6.6"),  # the leftmost, which the visitor wrote
+        ({"forwarded_allow_ips": "*"}, (), "6.6.6.6"),  # the leftmost, which the visitor sent
         ({"forwarded_allow_ips": "10.0.0.0/8"}, (), "127.0.0.1"),
     ],
 )
-def test_what_uvicorn_makes_of_a_proxys_header_before_us(uvicorns: Any, ours: Any, expected: str) -> None:
+def test_uvicorns_own_handling_of_a_proxys_header(uvicorns: Any, ours: Any, expected: str) -> None:
     app, arrived = shop(trusted_proxies=ours)
 
     @app.get("/")
@@ -246,7 +246,7 @@ def test_what_uvicorn_makes_of_a_proxys_header_before_us(uvicorns: Any, ours: An
     assert [message["context"]["ip"] for message in arrived] == [expected]
 
 
-# -- Segment's troubles
+# -- outages
 
 TROUBLES: dict[str, Callable[[], Step]] = {
     "resets": rst_on_accept,
@@ -261,7 +261,7 @@ TROUBLES: dict[str, Callable[[], Step]] = {
 
 
 async def orders(client: Client, count: int, *, page_views: bool = False) -> tuple[list[int], Statistics]:
-    """Answers to so many requests at once, each with an event and a page view, at a Segment with troubles."""
+    """The responses to so many concurrent requests, each with an event and a page view, during an outage."""
     app = FastAPI(lifespan=lifespan(client))
     app.add_middleware(SegmentMiddleware, page_views=page_views)
 
@@ -278,7 +278,7 @@ async def orders(client: Client, count: int, *, page_views: bool = False) -> tup
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_no_request_notices_when_segment(trouble: str) -> None:
+def test_no_request_is_affected_when_segment(trouble: str) -> None:
     async def main() -> None:
         async with FaultServer([TROUBLES[trouble]() for _ in range(50)]) as server:
             client = Client("KEY", host=server.url, flush_at=1, close_timeout=0.1)
@@ -289,7 +289,7 @@ def test_no_request_notices_when_segment(trouble: str) -> None:
     asyncio.run(main())
 
 
-def test_no_request_notices_when_segment_is_down() -> None:
+def test_no_request_is_affected_when_segment_is_down() -> None:
     async def main() -> None:
         async with FaultServer(up=False) as server:
             client = Client("KEY", host=server.url, flush_at=1, close_timeout=0.1)
@@ -299,7 +299,7 @@ def test_no_request_notices_when_segment_is_down() -> None:
     asyncio.run(main())
 
 
-def test_a_full_queue_holds_requests_up_for_the_overflow_timeout_and_no_longer() -> None:
+def test_a_full_queue_delays_requests_for_the_overflow_timeout_only() -> None:
     async def main() -> None:
         async with FaultServer([silence() for _ in range(50)]) as server:
             client = Client("KEY", host=server.url, max_queue_size=5, overflow_timeout=0.2, close_timeout=0.1)
@@ -310,10 +310,10 @@ def test_a_full_queue_holds_requests_up_for_the_overflow_timeout_and_no_longer()
     asyncio.run(main())
 
 
-# -- flushing with the response
+# -- flush_on_response
 
 
-def test_flush_on_response_holds_the_last_byte_until_all_is_sent() -> None:
+def test_flush_on_response_delays_the_last_byte_until_everything_is_sent() -> None:
     recorder = Recorder()
     client = Client("KEY", transport=recorder, flush_interval=3_600)
     sent_with: list[tuple[bool, int]] = []
@@ -334,7 +334,7 @@ def test_flush_on_response_holds_the_last_byte_until_all_is_sent() -> None:
     assert sent_with == [(True, 0), (False, 2)]
 
 
-def test_flush_on_response_gives_up_in_time_and_also_follows_a_fault() -> None:
+def test_flush_on_response_ends_in_time_and_also_after_an_error() -> None:
     async def main() -> None:
         async with FaultServer([silence() for _ in range(5)]) as server:
             client = Client("KEY", host=server.url, close_timeout=0.1)

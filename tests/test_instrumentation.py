@@ -1,4 +1,4 @@
-"""What a client tells of itself: each request once it is over, how long the oldest message waits, counts in words."""
+"""Instrumentation: each finished request, the age of the oldest message, and counts by outcome."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def observed(script: Any, messages: int = 1, **options: Any) -> list[Request]:
     return requests
 
 
-def test_each_request_is_told_of_once_it_is_over() -> None:
+def test_each_finished_request_is_observed() -> None:
     lost = TransportError("lost", maybe_sent=True)
     requests = observed([Response(503), Slow(0.2, lost), Response(200)], messages=3)
     assert [(request.status, request.attempt, request.count) for request in requests] == [
@@ -38,12 +38,12 @@ def test_each_request_is_told_of_once_it_is_over() -> None:
 
 
 @pytest.mark.parametrize("gzip", [True, False])
-def test_its_messages_can_be_named(gzip: bool) -> None:
+def test_its_message_ids(gzip: bool) -> None:
     (request,) = observed([], messages=3, gzip=gzip)
     assert request.message_ids() == ["m0", "m1", "m2"]
 
 
-def test_the_halves_of_a_split_batch_name_their_own() -> None:
+def test_the_message_ids_of_a_split_batch() -> None:
     _, first, second = observed([Response(400)], messages=2)
     assert [first.message_ids(), second.message_ids()] == [["m0"], ["m1"]]
 
@@ -54,7 +54,7 @@ def test_its_repr_shows_no_message() -> None:
     assert "bodies" not in repr(request)
 
 
-def test_one_that_is_given_up_at_the_close_is_over_too() -> None:
+def test_a_request_cancelled_by_the_close_is_observed() -> None:
     requests: list[Request] = []
 
     async def main() -> None:
@@ -67,7 +67,9 @@ def test_one_that_is_given_up_at_the_close_is_over_too() -> None:
     assert [(request.status, request.seconds) for request in requests] == [(None, pytest.approx(2))]
 
 
-def test_a_fault_in_observing_costs_no_answer_and_no_other_observer(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_in_an_observer_affects_neither_the_request_nor_other_observers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     seen: list[Request] = []
 
     async def main() -> None:
@@ -84,7 +86,7 @@ def test_a_fault_in_observing_costs_no_answer_and_no_other_observer(caplog: pyte
     assert "An observer failed" in record.getMessage()
 
 
-def test_what_is_bound_around_a_call_is_not_around_the_observer() -> None:
+def test_bound_fields_do_not_reach_the_observer() -> None:
     calls: list[str] = []
 
     async def main() -> None:
@@ -112,16 +114,16 @@ def test_the_age_is_that_of_the_oldest_pending_message() -> None:
             def look() -> None:
                 ages.append(client.statistics().oldest_age)
 
-            look()  # nothing is there
+            look()  # no messages
             await client.track("user-1", "First")
             await asyncio.sleep(10)
-            look()  # the open batch's
+            look()  # in the open batch
             await client.track("user-1", "Second")
             await asyncio.sleep(1)
-            look()  # under way
+            look()  # in flight
             await client.track("user-1", "Third")
             await asyncio.sleep(4.01)
-            look()  # waits out its back-off; the third is younger
+            look()  # during the back-off; the third one is younger
             left = await client.flush()
             assert left == 0
             look()
@@ -130,7 +132,7 @@ def test_the_age_is_that_of_the_oldest_pending_message() -> None:
     assert run(main()) == pytest.approx([0, 10, 11, 15.01, 0], abs=1e-3)
 
 
-def test_two_looks_at_the_same_counts_are_equal() -> None:
+def test_statistics_with_equal_counts_are_equal() -> None:
     async def main() -> None:
         async with Client("key", transport=ScriptedTransport(), flush_interval=60) as client:
             await client.track("user-1", "Seen")
@@ -143,7 +145,7 @@ def test_two_looks_at_the_same_counts_are_equal() -> None:
 
 
 def test_every_reason_belongs_to_one_outcome() -> None:
-    """The README's list of words, as `outcomes` sorts them."""
+    """The README's list of reasons, in the order of `outcomes`."""
     failed = {"refused", "unauthorized", "redirected", "too_large", "unexpected_answer", "gave_up"}
     dropped = {"queue_full", "no_identity", "before_send", "disabled", "close_timeout", "exit"}
 

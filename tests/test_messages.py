@@ -1,4 +1,4 @@
-"""Messages as plain dicts: what the functions give, what they refuse, and the limit of a message to the byte."""
+"""Messages as plain dicts: what the functions return, what they refuse, and the size limit to the byte."""
 
 import dataclasses
 import inspect
@@ -38,12 +38,12 @@ class Recorder:
         return Response(200)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
 
-class TestDoors:
+class TestFunctions:
     @pytest.mark.parametrize("name", DOORS)
-    def test_they_give_the_dict_that_travels(self, name: str) -> None:
+    def test_they_return_the_message(self, name: str) -> None:
         message = DOORS[name]()
         assert type(message) is dict
         assert message["type"] == name
@@ -52,7 +52,7 @@ class TestDoors:
         assert "context" not in message
 
     @pytest.mark.parametrize("name", DOORS)
-    def test_they_take_what_the_client_s_calls_take(self, name: str) -> None:
+    def test_they_take_the_arguments_of_the_client_s_calls(self, name: str) -> None:
         door = inspect.signature(getattr(messages, name)).parameters
         call = dict(inspect.signature(getattr(Client, name)).parameters)
         del call["self"]
@@ -60,7 +60,7 @@ class TestDoors:
         assert getattr(messages, name).__name__ == name
         assert name.title() in getattr(messages, name).__doc__
 
-    def test_the_identity_is_not_asked_for(self) -> None:
+    def test_the_identity_is_not_checked(self) -> None:
         assert "userId" not in messages.track(event="e")
         assert "userId" not in messages.alias("previous")
 
@@ -75,21 +75,21 @@ class TestDoors:
             (lambda: messages.track("u", "e", {"a": "x" * 40_000}), "properties.a"),
         ],
     )
-    def test_what_is_wrong_is_named_here_already(self, make: Callable[[], object], path: str) -> None:
+    def test_the_wrong_field_is_named(self, make: Callable[[], object], path: str) -> None:
         with pytest.raises(MessageError) as caught:
             make()
         assert caught.value.path == path
         assert SECRET not in str(caught.value)
 
-    def test_values_are_left_for_the_encoder(self) -> None:
+    def test_values_stay_as_they_are(self) -> None:
         moment = datetime(2025, 1, 2, tzinfo=UTC)
         assert messages.track("u", "e", {"at": moment})["properties"]["at"] is moment
 
-    def test_but_for_what_can_be_read_only_once(self) -> None:
+    def test_generators_are_read(self) -> None:
         message = messages.track("u", "e", {"tags": (tag for tag in "ab"), "at": datetime(2025, 1, 2, tzinfo=UTC)})
         assert message["properties"] == {"tags": ["a", "b"], "at": "2025-01-02T00:00:00.000Z"}
 
-    def test_the_given_dict_stays_as_it_is(self) -> None:
+    def test_the_given_dict_is_not_changed(self) -> None:
         properties = {"tags": {1}}
         messages.track("u", "e", properties)
         assert properties == {"tags": {1}}
@@ -114,7 +114,7 @@ class TestSize:
             assert caught.value.path == "properties.b"
 
     @pytest.mark.parametrize(("size", "fits"), [(32_767, True), (32_768, True), (32_769, False)])
-    def test_what_the_client_adds_counts(self, size: int, *, fits: bool) -> None:
+    def test_the_client_s_own_fields_count(self, size: int, *, fits: bool) -> None:
         async def main() -> None:
             transport = Recorder()
             async with Client("key", transport=transport, gzip=False) as client:
@@ -148,12 +148,12 @@ class TestSize:
         assert "own" not in text
         assert "xxx" not in text
 
-    def test_a_single_large_field_of_the_message_s_own(self) -> None:
+    def test_a_single_large_field_of_the_message(self) -> None:
         with pytest.raises(MessageTooLarge) as caught:
             body_of({"type": "track", "event": "e" * 40_000})
         assert caught.value.path == "event"
 
-    def test_a_large_field_that_can_be_read_only_once(self) -> None:
+    def test_a_large_generator(self) -> None:
         with pytest.raises(MessageTooLarge) as caught:
             body_of({"type": "track", "event": "e", "properties": {"a": ("x" * 100 for _ in range(400)), "b": 1}})
         assert caught.value.path == "properties.a"
@@ -163,7 +163,7 @@ class TestSize:
         assert (error.path, error.size, error.limit) == ("a", 7, 6)
 
     @given(st.dictionaries(st.text(min_size=1), st.recursive(st.text() | st.integers(), st.lists), min_size=1))
-    def test_any_message_is_named_something(self, message: dict[str, Any]) -> None:
+    def test_every_message_has_a_largest_field(self, message: dict[str, Any]) -> None:
         assert too_large(encode(message), 1).path
 
 
@@ -177,7 +177,7 @@ def message_of(size: int, character: str) -> dict[str, Any]:
 
 
 class TestThroughTheClient:
-    def test_what_the_doors_give_goes_to_either_call(self) -> None:
+    def test_both_enqueue_calls_take_their_result(self) -> None:
         async def main() -> None:
             transport = Recorder()
             async with Client("key", transport=transport, gzip=False) as client:
@@ -224,7 +224,7 @@ def anonymous(message: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 class TestBeforeSend:
-    """What the hook gives back is judged as the call was."""
+    """What the hook returns is checked like the call."""
 
     def outcome(self, hook: Callable[[dict[str, Any]], Any]) -> str | None:
         async def main() -> str | None:
@@ -248,13 +248,13 @@ class TestBeforeSend:
             lambda message: message["missing"],
         ],
     )
-    def test_a_hook_that_gives_nothing_usable_drops(self, hook: Callable[[dict[str, Any]], Any]) -> None:
+    def test_an_unusable_result_drops_the_message(self, hook: Callable[[dict[str, Any]], Any]) -> None:
         assert self.outcome(hook) == "before_send"
 
     def test_a_hook_that_changes_something(self) -> None:
         assert self.outcome(lambda message: {**message, "properties": {"a": 2}}) is None
 
-    def test_what_it_drops_is_reported_as_it_was_given(self) -> None:
+    def test_a_dropped_message_is_reported_unchanged(self) -> None:
         told: list[dict[str, Any]] = []
 
         async def main() -> None:
@@ -269,12 +269,12 @@ class TestBeforeSend:
         run(main())
         assert [message["properties"] for message in told] == [{"tags": ["a", "b"]}]
 
-    def test_a_hook_that_takes_the_identity_away_drops(self) -> None:
+    def test_a_hook_that_removes_the_identity_drops(self) -> None:
         assert self.outcome(lambda message: {key: message[key] for key in message if key != "userId"}) == "before_send"
         assert self.outcome(lambda message: anonymous(message, type="alias", previousId="p")) == "before_send"
         assert self.outcome(anonymous) is None
 
-    def test_it_sees_values_as_they_travel_whatever_stands_beside_them(self) -> None:
+    def test_it_gets_values_as_they_are_sent(self) -> None:
         seen: list[dict[str, Any]] = []
 
         async def main() -> None:
@@ -285,7 +285,7 @@ class TestBeforeSend:
         run(main())
         assert [message["properties"]["when"] for message in seen] == ["2025-01-02T00:00:00.000Z"] * 2
 
-    def test_what_it_does_to_a_message_is_not_done_to_the_caller_s_objects(self) -> None:
+    def test_its_changes_do_not_reach_the_caller_s_objects(self) -> None:
         transport, given = Recorder(), {"tags": {"a"}, "cart": Cart(["b"])}
 
         def hook(message: dict[str, Any]) -> dict[str, Any]:
@@ -301,7 +301,7 @@ class TestBeforeSend:
         assert given == {"tags": {"a"}, "cart": Cart(["b"])}
         assert json.loads(transport.messages[0])["properties"] == {"tags": [], "cart": {"items": []}}
 
-    def test_a_hook_may_give_back_what_can_be_read_only_once(self) -> None:
+    def test_a_hook_may_return_generators(self) -> None:
         transport = Recorder()
 
         def hook(message: dict[str, Any]) -> dict[str, Any]:

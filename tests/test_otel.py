@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told of a client: its counts, and a span for each batch, linked to where it came from."""
+"""OpenTelemetry: a client's counters, and a span for each batch with links to the spans of its messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.faults import answer
 
 
 class Telemetry:
-    """An SDK that keeps what it is told."""
+    """An SDK that records metrics and spans."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -64,7 +64,7 @@ def test_counts_by_outcome_and_reason() -> None:
     asyncio.run(main())
 
 
-def test_a_batchs_span_links_to_those_its_messages_were_made_in() -> None:
+def test_a_batchs_span_links_to_the_spans_of_its_messages() -> None:
     telemetry = Telemetry()
     tracer = telemetry.spans.get_tracer("shop")
 
@@ -112,7 +112,7 @@ def test_without_remember_the_span_has_no_links() -> None:
     assert (span.parent, len(span.links)) == (None, 0)
 
 
-def test_no_sdk_no_spans() -> None:
+def test_without_an_sdk_there_are_no_spans() -> None:
     async def main() -> None:
         async with FaultServer() as server:
             async with Client("KEY", host=server.url, before_send=remember) as client:
@@ -122,7 +122,7 @@ def test_no_sdk_no_spans() -> None:
     asyncio.run(main())
 
 
-def test_without_opentelemetry_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_opentelemetry_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "opentelemetry", None)
         with pytest.raises(ImportError, match="pip install opentelemetry-api"):

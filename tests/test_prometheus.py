@@ -1,4 +1,4 @@
-"""What Prometheus reads of a client is what `statistics` says, and each request is timed."""
+"""Prometheus: the metrics equal `statistics`, and the duration of each request is recorded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_counts_by_outcome_and_reason() -> None:
                 await (await client.track("user-1", "Refused"))
                 await (await client.track("user-1", "Delivered"))
                 with bound(without_identity="drop"):
-                    await client.track(event="Nobody's")
+                    await client.track(event="Without Identity")
                 await client.track("user-1", "Waiting")
                 assert registry.get_sample_value("segment_pending") == 1
                 assert registry.get_sample_value("segment_queued") == 1
@@ -58,7 +58,7 @@ def test_counts_by_outcome_and_reason() -> None:
     assert b"# HELP segment_in_flight" in generate_latest(registry)
 
 
-def test_clients_of_one_registry_have_names_of_their_own() -> None:
+def test_clients_of_one_registry_need_different_names() -> None:
     registry = CollectorRegistry()
     first, second = recording()[0], recording()[0]
     watch(first, registry=registry, name="shop")
@@ -90,7 +90,7 @@ def test_requests_are_timed_by_status() -> None:
     assert b"segment" not in generate_latest(registry)
 
 
-def test_without_prometheus_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_prometheus_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "prometheus_client", None)
         with pytest.raises(ImportError, match="pip install prometheus-client"):

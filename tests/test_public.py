@@ -1,4 +1,4 @@
-"""The public surface: one list, light to import, and nothing on it that shows a secret."""
+"""The public interface: one list, light to import, and no object on it shows a secret."""
 
 import asyncio
 import base64
@@ -54,11 +54,11 @@ class TestTheList:
         modules = {name for name in seen if inspect.ismodule(getattr(segment_async, name))}
         assert seen - modules <= set(PUBLIC)
 
-    def test_everything_on_it_says_what_it_is(self) -> None:
+    def test_everything_on_it_has_a_docstring(self) -> None:
         for name in segment_async.__all__:
             assert name == "__version__" or inspect.getdoc(getattr(segment_async, name)), name
 
-    def test_the_messages_are_a_list_of_their_own(self) -> None:
+    def test_the_messages_module_has_its_own_list(self) -> None:
         assert all(hasattr(messages, name) for name in messages.__all__)
 
     def test_the_calls_are_coroutine_functions(self) -> None:
@@ -77,9 +77,7 @@ class TestTheList:
             ("alias", ["previous_id", "user_id"]),
         ],
     )
-    def test_the_leading_arguments_stand_in_the_official_order_and_are_optional(
-        self, name: str, leading: list[str]
-    ) -> None:
+    def test_the_leading_arguments_are_optional_and_in_the_official_order(self, name: str, leading: list[str]) -> None:
         parameters = [*inspect.signature(getattr(Client, name)).parameters.values()][1:]
         common = ["anonymous_id", "context", "integrations", "timestamp", "message_id"]
         assert [parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY] == leading
@@ -141,7 +139,7 @@ class TestImport:
         }
         assert not heavy & self.loaded_by("import segment_async")
 
-    def test_what_is_heavy_comes_with_the_first_client_and_not_with_the_first_send_or_the_close(self) -> None:
+    def test_heavy_packages_load_with_the_first_client_and_not_later(self) -> None:
         assert {"aiohttp", "anyio"} <= self.loaded_by("import segment_async; segment_async.Client('key')")
 
     def test_it_is_typed(self) -> None:
@@ -151,7 +149,7 @@ class TestImport:
 
 
 def everything_of(thing: object, depth: int = 0) -> Iterator[object]:
-    """What hangs on an object, a few steps deep: what a debugger or an error report would show."""
+    """The objects reachable from an object within a few steps, as a debugger or an error report shows them."""
     yield thing
     if depth > 4 or isinstance(thing, (str, bytes, int, float, type)) or inspect.isroutine(thing):
         return
@@ -179,11 +177,11 @@ class Refuses:
         return Response(401, {"X-Echo": headers["Authorization"]}, body)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
 
 class TestSecrets:
-    def test_no_object_on_the_way_shows_any(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_no_object_shows_any(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
 
         async def main() -> list[str]:
@@ -255,7 +253,7 @@ class TestSecrets:
             Client(key)
         assert_shows_nothing(str(caught.value))
 
-    def test_white_space_around_a_key_is_no_part_of_it(self) -> None:
+    def test_white_space_around_a_key_is_stripped(self) -> None:
         async def main() -> str:
             async with FaultServer() as server:
                 async with Client(f" {KEY}\r\n", host=server.url) as client:
@@ -293,12 +291,12 @@ class TestSecrets:
         assert "transport raised" in caplog.text
         assert_shows_nothing(caplog.text)
 
-    def test_a_transport_error_holds_what_it_is_given_and_no_more(self) -> None:
+    def test_a_transport_error_contains_only_its_arguments(self) -> None:
         assert vars(TransportError("down", maybe_sent=True)) == {"maybe_sent": True, "stale_connection": False}
 
 
 def our_reprs(client: Client) -> list[str]:
-    """The `repr` of every object of ours that hangs on a client."""
+    """The `repr` of every object of this package that is reachable from a client."""
     things = [thing for thing in everything_of(client) if type(thing).__module__.startswith("segment_async")]
     assert len(things) > 5
     return [repr(thing) for thing in things]

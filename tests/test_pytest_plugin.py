@@ -1,4 +1,4 @@
-"""The pytest plugin as its users meet it: small suites of their kind, in runs of their own.
+"""The pytest plugin as users run it: small test suites, each in a separate run.
 
 Suites with loops run in processes of their own, so that what a test leaves behind shows up there; warnings are errors
 in all of them. Only the plugins that a suite needs are loaded, whatever is installed here.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import segment_async.testing  # noqa: F401 - loaded once, and not anew in each run within this process
+import segment_async.testing  # noqa: F401 - loaded once, and not by each run within this process
 
 pytest_plugins = "pytester"
 
@@ -32,13 +32,13 @@ def configure(pytester: pytest.Pytester, *lines: str) -> None:
 
 
 def run(pytester: pytest.Pytester, suite: str, *options: str) -> pytest.RunResult:
-    """Run a suite without loops, here."""
+    """Run a suite without event loops in this process."""
     pytester.makepyfile(suite)
     return pytester.runpytest_inprocess(*OURS, *options)
 
 
 def run_apart(pytester: pytest.Pytester, suite: str, *options: str) -> pytest.RunResult:
-    """Run a suite in a process of its own, which is to end without a word on stderr."""
+    """Run a suite in a child process, which must write nothing to stderr."""
     pytester.makepyfile(suite)
     result = pytester.runpytest_subprocess(*OURS, *options)
     assert result.stderr.str() == ""
@@ -213,10 +213,10 @@ def test_total(segment):
     result.stdout.fnmatch_lines(
         [
             '>       segment.assert_tracked("Order Completed", properties={"total": 31})',
-            "E       AssertionError: No message fits *",
-            "E       The nearest of 1:",
+            "E       AssertionError: No message matches *",
+            "E       The most similar of 1:",
             'E         track "Order Completed" of user-1',
-            "E           properties.total: expected 31, is 30.5",
+            "E           properties.total: expected 31, got 30.5",
         ]
     )
     result.stdout.no_fnmatch_line("*def assert_tracked*")
@@ -240,32 +240,32 @@ def test_meant(segment):
         segment.client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="same"))
 """
 SAID = [
-    "Segment would object to what was sent:",
+    "Segment would drop or misread these messages:",
     'track "Order Completed" of user-1',
-    "  spec (field-type): properties.revenue: Segment's spec says a number, this is text.",
+    "  spec (field-type): properties.revenue: Segment's spec requires a number, but this is text.",
 ]
 
 
 def test_messages_against_the_spec_fail_a_test(pytester: pytest.Pytester) -> None:
     result = run(pytester, WRONG_AND_RIGHT)
     result.assert_outcomes(passed=2, failed=1)
-    result.stdout.fnmatch_lines([*SAID, "If that is meant: @pytest.mark.segment_verdicts*"])
+    result.stdout.fnmatch_lines([*SAID, "To allow this, use @pytest.mark.segment_verdicts*"])
 
 
 @pytest.mark.parametrize("value", ["warn", '"warn"'])
-def test_or_warn_of_it(pytester: pytest.Pytester, value: str) -> None:
+def test_messages_against_the_spec_may_warn(pytester: pytest.Pytester, value: str) -> None:
     configure(pytester, f"segment_verdicts = {value}")
     result = run(pytester, WRONG_AND_RIGHT, "-W", "default")
     result.assert_outcomes(passed=3, warnings=1)
     result.stdout.fnmatch_lines([f"*{line}" for line in SAID])
 
 
-def test_or_are_ignored(pytester: pytest.Pytester) -> None:
+def test_messages_against_the_spec_may_be_ignored(pytester: pytest.Pytester) -> None:
     configure(pytester, "segment_verdicts = ignore")
     passes(run(pytester, WRONG_AND_RIGHT), 3)
 
 
-def test_a_marker_says_it_for_one_test(pytester: pytest.Pytester) -> None:
+def test_a_marker_applies_to_one_test(pytester: pytest.Pytester) -> None:
     configure(pytester, "segment_verdicts = ignore")
     suite = WRONG_AND_RIGHT.replace('"ignore"', '"error"')
     result = run(pytester, suite)
@@ -273,7 +273,7 @@ def test_a_marker_says_it_for_one_test(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["  dropped (duplicate-id): messageId: A message with this id arrived before*"])
 
 
-def test_what_is_sent_while_fixtures_are_torn_down_is_judged_too(pytester: pytest.Pytester) -> None:
+def test_messages_sent_during_teardown_are_checked(pytester: pytest.Pytester) -> None:
     suite = """
 import pytest
 
@@ -293,7 +293,7 @@ def test_fails(app): assert False
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_passes*", *SAID])
 
 
-def test_verdicts_add_nothing_to_a_test_that_failed_or_was_to_fail(pytester: pytest.Pytester) -> None:
+def test_verdicts_do_not_change_a_test_that_failed_or_was_expected_to(pytester: pytest.Pytester) -> None:
     suite = """
 import pytest
 
@@ -316,16 +316,16 @@ def test_was_to_fail(segment):
 """
     result = run(pytester, suite)
     result.assert_outcomes(failed=1, skipped=1, xfailed=1)
-    result.stdout.no_fnmatch_line("*Segment would object*")
+    result.stdout.no_fnmatch_line("*Segment would drop or misread*")
 
 
-def test_a_choice_that_there_is_not_is_named(pytester: pytest.Pytester) -> None:
+def test_an_unknown_choice_is_named(pytester: pytest.Pytester) -> None:
     suite = "import pytest\n@pytest.mark.segment_verdicts('maybe')\ndef test_it(segment): segment.events\n"
-    run(pytester, suite).stdout.fnmatch_lines(["*segment_verdicts is one of error, warn, ignore, not 'maybe'*"])
+    run(pytester, suite).stdout.fnmatch_lines(["*segment_verdicts must be one of error, warn, ignore, not 'maybe'*"])
     configure(pytester, "segment_verdicts = never")
     result = run(pytester, suite)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*segment_verdicts is one of error, warn, ignore, not 'never'*"])
+    result.stderr.fnmatch_lines(["*segment_verdicts must be one of error, warn, ignore, not 'never'*"])
 
 
 # --- the endpoint
@@ -371,7 +371,7 @@ def test_beside_the_other_one(segment, segment_endpoint):
     passes(run_apart(pytester, suite, "-p", "anyio"), 3)
 
 
-# --- what it costs those who do not use it
+# --- runs that do not use it
 
 
 def test_tests_without_the_fixtures_load_nothing_of_it(pytester: pytest.Pytester) -> None:
@@ -390,10 +390,12 @@ def test_the_package_never_needs_pytest() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_it_is_found_where_the_package_is_installed(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytest_finds_it_if_the_package_is_installed(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (found,) = entry_points(group="pytest11", name="segment_async")
     assert found.value == "segment_async.pytest_plugin"
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    # Other plugins that are installed here may warn of what they miss in the suite's settings.
+    # Other installed plugins may warn about missing settings.
     result = pytester.runpytest_subprocess("--fixtures", "-W", "default")
     result.stdout.re_match_lines([re.escape("segment -- ") + ".*", re.escape("segment_endpoint -- ") + ".*"])

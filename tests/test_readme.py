@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, against the local endpoint in place of Segment."""
+"""Every Python block of the README and the docs runs against the local endpoint."""
 
 import asyncio
 import os
@@ -93,7 +93,7 @@ def test_the_commands_for_a_spool_run_and_are_all_there_are(tmp_path: Path) -> N
     asyncio.run(leave())
     for command in COMMANDS:
         words = command.split()
-        # Nobody is there to be asked.
+        # The command would ask for confirmation.
         words += ["--yes"] if "purge" in words else []
         ran = subprocess.run([sys.executable, "-m", "segment_async.cli", *words], cwd=tmp_path, capture_output=True)
         assert ran.returncode == 0, ran.stderr.decode()

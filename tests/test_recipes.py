@@ -1,4 +1,4 @@
-"""Each recipe runs as its reader runs it, in its real framework, and what it sends arrives at a local endpoint."""
+"""Each example runs in its real framework, and its messages arrive at a local endpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def needs(*modules: str) -> pytest.MarkDecorator:
 
 @asynccontextmanager
 async def running(*command: str, env: dict[str, str], until: str) -> AsyncIterator[str]:
-    """A program of the examples from its first matching line, of which this is the group, to its end by SIGTERM."""
+    """Run an example until SIGTERM; the value is the group of the first line of output that matches."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
@@ -123,7 +123,7 @@ def test_fastapi() -> None:
                 assert await status(session, "POST", "/login/user-1") == 200
                 async with session.ws_connect("/live") as socket:
                     assert await socket.receive_str() == "hello"
-                async with session.post("/orders", headers={"Cookie": ""}) as answer:  # somebody with curl
+                async with session.post("/orders", headers={"Cookie": ""}) as answer:  # a request without a cookie
                     assert answer.status == 200
             return endpoint.messages
 

@@ -1,4 +1,4 @@
-"""The test kit: what it records is what travels, what it says of it is right, and nothing of it is left behind."""
+"""The test kit: it records what is sent, its assertions are right, and it leaves nothing behind."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ from segment_async.testing import Recording, RecordingTransport, recording, runn
 # --- the transport
 
 
-def test_it_keeps_what_was_sent_as_it_travelled() -> None:
+def test_it_records_what_was_sent() -> None:
     async def main() -> None:
         transport = RecordingTransport()
         async with Client("key", transport=transport) as client:
@@ -35,7 +35,7 @@ def test_it_keeps_what_was_sent_as_it_travelled() -> None:
     asyncio.run(main())
 
 
-def test_its_answers_can_be_scripted() -> None:
+def test_its_responses_can_be_scripted() -> None:
     def refuse_once(batch: dict[str, object]) -> Response:
         if len(transport.batches) == 1:
             raise TransportError("no connection", maybe_sent=False)
@@ -54,14 +54,14 @@ def test_its_answers_can_be_scripted() -> None:
 # --- a recording
 
 
-def test_a_failure_names_it_by_its_count_and_not_by_its_contents() -> None:
+def test_its_repr_shows_the_count_and_no_contents() -> None:
     with recording() as segment:
         assert repr(segment) == "<Recording of 0 messages>"
         segment.client.enqueue_nowait(messages.track("user-1", "Order Completed"))
         assert repr(segment) == "<Recording of 1 message>"
 
 
-def test_a_message_is_there_as_soon_as_its_call_returned() -> None:
+def test_a_message_is_recorded_as_soon_as_its_call_has_returned() -> None:
     async def main(segment: Recording) -> None:
         await segment.client.track("user-1", "Signed Up", {"plan": "pro"})
         assert [event["event"] for event in segment.events] == ["Signed Up"]
@@ -73,7 +73,7 @@ def test_a_message_is_there_as_soon_as_its_call_returned() -> None:
         asyncio.run(main(segment))
 
 
-def test_a_message_is_recorded_as_it_travels() -> None:
+def test_a_message_is_recorded_as_it_is_sent() -> None:
     properties = {
         "id": UUID(int=7),
         "at": datetime(2026, 11, 21, tzinfo=UTC),
@@ -95,7 +95,7 @@ def test_a_message_is_recorded_as_it_travels() -> None:
     assert segment.events[0]["properties"]["id"] == "00000000-0000-0000-0000-000000000007"
 
 
-def test_what_a_test_does_to_an_event_changes_nothing_that_travels() -> None:
+def test_changing_a_recorded_event_changes_nothing_else() -> None:
     with recording() as segment:
         segment.client.enqueue_nowait(messages.track("user-1", "Signed Up", {"plan": "pro"}))
         event = segment.events[0]
@@ -105,7 +105,7 @@ def test_what_a_test_does_to_an_event_changes_nothing_that_travels() -> None:
     assert segment.transport.messages[0]["properties"] == {"plan": "pro"}
 
 
-def test_calls_that_are_refused_or_dropped_for_want_of_an_id_are_not_recorded() -> None:
+def test_calls_that_are_refused_or_have_no_id_are_not_recorded() -> None:
     with recording() as segment:
         with pytest.raises(MessageError):
             segment.client.enqueue_nowait(messages.track(event="Signed Up"))
@@ -114,7 +114,7 @@ def test_calls_that_are_refused_or_dropped_for_want_of_an_id_are_not_recorded() 
     assert segment.events == []
 
 
-def test_a_delivery_is_awaited_without_waiting_for_company() -> None:
+def test_a_delivery_is_awaited_without_an_interval() -> None:
     async def main(segment: Recording) -> None:
         loop = asyncio.get_running_loop()
         before = loop.time()
@@ -127,7 +127,7 @@ def test_a_delivery_is_awaited_without_waiting_for_company() -> None:
 
 
 @pytest.mark.parametrize("loop_ends", ["never", "stops", "closes"])
-def test_the_client_is_closed_whatever_became_of_its_loop(
+def test_the_client_is_closed_in_any_state_of_its_loop(
     loop_ends: str, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = asyncio.new_event_loop()
@@ -140,7 +140,7 @@ def test_the_client_is_closed_whatever_became_of_its_loop(
         segment.client.enqueue_nowait(messages.track("user-1", "Signed Up"))
     assert segment.client.statistics().pending == 0
     if loop_ends == "stops":
-        # What is left of the client on it ends when the loop runs on.
+        # The rest of the client ends when the loop runs again.
         loop.run_until_complete(asyncio.sleep(0))
         assert asyncio.all_tasks(loop) == set()
     loop.close()
@@ -150,7 +150,7 @@ def test_the_client_is_closed_whatever_became_of_its_loop(
     assert [record.message for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
-def test_the_client_is_closed_where_some_other_loop_runs() -> None:
+def test_the_client_is_closed_while_another_loop_runs() -> None:
     async def main() -> None:
         with recording() as segment:
             segment.client.enqueue_nowait(messages.track("user-1", "Signed Up"))
@@ -168,7 +168,7 @@ def test_a_client_that_the_application_closed_is_closed_again() -> None:
     assert segment.transport.messages == segment.events
 
 
-def test_nothing_is_left_for_the_interpreters_exit() -> None:
+def test_nothing_is_left_at_interpreter_exit() -> None:
     program = (
         "from segment_async import messages\n"
         "from segment_async.testing import recording\n"
@@ -209,7 +209,7 @@ def test_a_partial_match_is_enough(shop: Recording) -> None:
     shop.assert_not_tracked("Order Completed", properties={"products": []})
 
 
-def test_expected_values_are_compared_as_they_travel() -> None:
+def test_expected_values_are_compared_as_they_are_sent() -> None:
     owner, at = uuid4(), datetime.now(UTC)
     properties = {"owner": owner, "at": at, "total": Decimal("30.50"), "tags": ("a", {"b": at}), "share": math.nan}
     with recording() as segment:
@@ -225,7 +225,7 @@ def _failure(assertion: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_a_failure_shows_the_nearest_message_first_and_the_difference(shop: Recording) -> None:
+def test_a_failure_shows_the_most_similar_message_first(shop: Recording) -> None:
     said = _failure(
         lambda: shop.assert_tracked(
             "Order Completed",
@@ -234,37 +234,37 @@ def test_a_failure_shows_the_nearest_message_first_and_the_difference(shop: Reco
         )
     )
     lines = said.splitlines()
-    assert lines[0].startswith('No message fits {"type": "track", "event": "Order Completed",')
+    assert lines[0].startswith('No message matches {"type": "track", "event": "Order Completed",')
     assert lines[1:7] == [
-        "The nearest of 4:",
+        "The most similar of 4:",
         '  track "Order Completed" of 7',
-        "    properties.total: expected 31, is 30.5",
-        '    properties.coupon: expected "MAY", is absent; there are total, products',
-        '    properties.products[0].sku: expected "SH-2", is "SH-1"',
-        '    userId: expected "user-1", is "7"',
+        "    properties.total: expected 31, got 30.5",
+        '    properties.coupon: expected "MAY", but it is missing; the keys are total, products',
+        '    properties.products[0].sku: expected "SH-2", got "SH-1"',
+        '    userId: expected "user-1", got "7"',
     ]
     assert lines[7] == '  track "Product Added" of user-1'
 
 
-def test_a_failure_shows_the_name_that_was_mistyped(shop: Recording) -> None:
+def test_a_failure_shows_a_mistyped_name(shop: Recording) -> None:
     lines = _failure(lambda: shop.assert_tracked("Order Complete")).splitlines()
     assert lines[2:4] == [
         '  track "Order Completed" of 7',
-        '    event: expected "Order Complete", is "Order Completed"',
+        '    event: expected "Order Complete", got "Order Completed"',
     ]
 
 
 def test_a_failure_without_any_message_says_so() -> None:
     with recording() as segment:
-        assert _failure(segment.assert_tracked).endswith("There are no messages at all.")
+        assert _failure(segment.assert_tracked).endswith("No messages were sent.")
         assert "identify" in _failure(segment.assert_identified)
 
 
-def test_what_was_not_to_be_tracked_is_shown(shop: Recording) -> None:
+def test_unwanted_messages_are_shown(shop: Recording) -> None:
     said = _failure(lambda: shop.assert_not_tracked("Order Completed"))
-    assert said.startswith('1 of 4 messages fit {"type": "track", "event": "Order Completed"}:\n')
+    assert said.startswith('1 of 4 messages matches {"type": "track", "event": "Order Completed"}:\n')
     assert '"total": 30.5' in said
-    assert _failure(shop.assert_not_tracked).startswith('2 of 4 messages fit {"type": "track"}')
+    assert _failure(shop.assert_not_tracked).startswith('2 of 4 messages match {"type": "track"}')
 
 
 # --- waiting
@@ -278,27 +278,27 @@ def test_wait_for_is_woken_from_another_thread() -> None:
     async def main(segment: Recording) -> None:
         waiting = asyncio.create_task(segment.wait_for(count=2, event="Signed Up", timeout=10))
         await asyncio.sleep(0)
-        # Neither `to_thread`, whose end would wake the loop anyhow, nor a client that this loop serves.
+        # Not `to_thread`, whose end wakes the loop as well, and not a client that runs on this loop.
         Thread(target=call, args=(segment,)).start()
         assert [message["event"] for message in await waiting] == ["Signed Up", "Signed Up"]
         assert len(await segment.wait_for(count=3, timeout=0)) == 3
 
     with recording() as segment:
         segment.client.enqueue_nowait(messages.track("user-1", "Signed Up"))
-        asyncio.run(main(segment), debug=True)  # which checks from where a loop is called
+        asyncio.run(main(segment), debug=True)  # debug mode checks the calling thread
 
 
-def test_wait_for_says_what_came_when_the_time_is_up() -> None:
+def test_wait_for_shows_the_messages_on_timeout() -> None:
     async def main(segment: Recording) -> None:
         await segment.client.track("user-1", "Signed Up")
         await segment.wait_for(count=2, event="Signed Up", timeout=0)
 
     with recording() as segment:
         said = _failure(lambda: asyncio.run(main(segment)))
-    assert said == '1 of 2 tracks of "Signed Up" came within 0 s.\nThere are:\n  track "Signed Up" of user-1'
+    assert said == '1 of 2 "Signed Up" events arrived within 0 s.\nMessages:\n  track "Signed Up" of user-1'
 
 
-def test_who_waited_on_a_loop_that_is_gone_harms_no_message() -> None:
+def test_a_waiter_on_a_closed_loop_does_not_affect_messages() -> None:
     with recording() as segment:
         loop = asyncio.new_event_loop()
         waiting = segment.wait_for()
@@ -306,7 +306,7 @@ def test_who_waited_on_a_loop_that_is_gone_harms_no_message() -> None:
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         segment.client.enqueue_nowait(messages.track("user-1", "Signed Up"))
-        task._log_destroy_pending = False  # of a loop that ended in the middle of a test
+        task._log_destroy_pending = False  # its loop was closed in the middle of a test
         assert len(segment.events) == 1
     assert len(segment.transport.messages) == 1
 
@@ -314,21 +314,21 @@ def test_who_waited_on_a_loop_that_is_gone_harms_no_message() -> None:
 # --- verdicts
 
 
-def test_objections_are_what_segment_would_drop_or_finds_against_its_spec() -> None:
+def test_objections_are_messages_that_segment_would_drop_or_that_violate_its_spec() -> None:
     with recording() as segment:
         assert segment.objections() == ""
         for message in (
-            messages.track("user-1", "order"),  # a matter of style alone
+            messages.track("user-1", "order"),  # a style finding only
             messages.track("user-1", "Order Completed", {"revenue": "30.5"}, message_id="same"),
             messages.identify("user-1", {"createdAt": "2026-11-21T19:20:03"}, message_id="same"),
         ):
             segment.client.enqueue_nowait(message)
     lines = segment.objections().splitlines()
     assert lines[0] == 'track "Order Completed" of user-1'
-    assert lines[1].startswith("  spec (field-type): properties.revenue: Segment's spec says a number")
+    assert lines[1].startswith("  spec (field-type): properties.revenue: Segment's spec requires a number")
     assert lines[2] == "identify of user-1"
     assert lines[3].startswith("  dropped (duplicate-id): messageId: A message with this id arrived before")
-    assert lines[4].startswith("  spec (timestamp-zone): traits.createdAt: No zone")
+    assert lines[4].startswith("  spec (timestamp-zone): traits.createdAt: Has no time zone")
     assert segment.objections(start=2).splitlines() == lines[2:]
 
 
@@ -349,7 +349,7 @@ def test_the_endpoint_serves_code_without_a_loop() -> None:
         assert endpoint.events == []
 
 
-def test_the_endpoint_takes_what_a_client_of_another_loop_sends() -> None:
+def test_the_endpoint_accepts_messages_from_another_loop() -> None:
     async def main(url: str) -> None:
         async with Client("key", host=url) as client:
             await client.track("user-1", "Signed Up")

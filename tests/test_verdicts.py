@@ -1,4 +1,4 @@
-"""The rules: each one earned by the message that deserves it, and by no other."""
+"""The rules: each one applies to a message that violates it, and to no other."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from segment_async.verdicts import SEVERITIES, judge
 
 
 def message(**fields: Any) -> dict[str, Any]:
-    """A message without reproach, but for `fields`; None takes a field away."""
+    """A valid message with these `fields` replaced; None removes a field."""
     given = {
         "type": "track",
         "event": "Article Bookmarked",
@@ -23,7 +23,7 @@ def message(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def said(judged: object) -> list[tuple[str, str, str]]:
+def findings(judged: object) -> list[tuple[str, str, str]]:
     return [(verdict.severity, verdict.rule, verdict.path) for verdict in judge(judged)]
 
 
@@ -61,8 +61,8 @@ def said(judged: object) -> list[tuple[str, str, str]]:
         ),
     ],
 )
-def test_nothing_is_said_of_a_good_message(good: dict[str, Any]) -> None:
-    assert said(good) == []
+def test_a_good_message_has_no_findings(good: dict[str, Any]) -> None:
+    assert findings(good) == []
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_nothing_is_said_of_a_good_message(good: dict[str, Any]) -> None:
         ),
         (message(type="page", event=None, name=7), "spec", "field-type", "name"),
         (message(type="screen", event=None, category={}), "spec", "field-type", "category"),
-        # worth a thought
+        # not recommended
         (message(messageId=None), "style", "message-id-missing", "messageId"),
         (message(event="order_completed"), "style", "event-name", "event"),
         (message(event="Order completed"), "style", "event-name", "event"),
@@ -176,8 +176,8 @@ def test_nothing_is_said_of_a_good_message(good: dict[str, Any]) -> None:
         (message(event="Invite Sent To a@b.c"), "style", "event-dynamic", "event"),
         (message(userId="ada@example.com"), "style", "id-email", "userId"),
         (message(type="group", event=None, groupId="a@example.com"), "style", "id-email", "groupId"),
-        (message(userId="undefined"), "style", "id-nobody", "userId"),
-        (message(anonymousId="None"), "style", "id-nobody", "anonymousId"),
+        (message(userId="undefined"), "style", "id-placeholder", "userId"),
+        (message(anonymousId="None"), "style", "id-placeholder", "anonymousId"),
         (message(properties={"api_key": "x"}), "style", "key-secret", "properties.api_key"),
         (message(properties={"a": [{"userPassword": "x"}]}), "style", "key-secret", "properties.a[0].userPassword"),
         (message(context={"session": {"Auth-Token": 1}}), "style", "key-secret", "context.session.Auth-Token"),
@@ -188,36 +188,36 @@ def test_nothing_is_said_of_a_good_message(good: dict[str, Any]) -> None:
         (message(type="identify", event=None, traits={"ssn": "1"}), "style", "key-secret", "traits.ssn"),
     ],
 )
-def test_each_rule_is_earned(bad: dict[str, Any], severity: str, rule: str, path: str) -> None:
-    assert said(bad) == [(severity, rule, path)]
+def test_each_rule(bad: dict[str, Any], severity: str, rule: str, path: str) -> None:
+    assert findings(bad) == [(severity, rule, path)]
 
 
 @pytest.mark.parametrize(
     "event", ["Signed Up", "Invite Sent", "Added to Cart", "API Key Created", "Video Playback Started", "2FA Enabled"]
 )
 def test_object_action(event: str) -> None:
-    assert said(message(event=event)) == []
+    assert findings(message(event=event)) == []
 
 
 @pytest.mark.parametrize("nonsense", [None, 1, "track", [], [message()], True])
-def test_what_is_no_object_would_be_dropped(nonsense: object) -> None:
-    assert said(nonsense) == [("dropped", "not-an-object", "")]
+def test_anything_but_an_object_would_be_dropped(nonsense: object) -> None:
+    assert findings(nonsense) == [("dropped", "not-an-object", "")]
 
 
-def test_the_gravest_comes_first() -> None:
+def test_the_most_severe_comes_first() -> None:
     bad = message(userId="ada@example.com", event="", timestamp="now", messageId=None)
-    assert [severity for severity, _, _ in said(bad)] == ["dropped", "spec", "style", "style"]
+    assert [severity for severity, _, _ in findings(bad)] == ["dropped", "spec", "style", "style"]
 
 
 def test_the_limits_are_exact() -> None:
     rest = len(json.dumps(message(padding=""), separators=(",", ":")))
-    assert said(message(padding="x" * (32_768 - rest))) == []
-    assert said(message(padding="x" * (32_769 - rest))) == [("dropped", "message-too-large", "")]
-    assert said(message(padding="é" * ((32_770 - rest) // 2))) == [("dropped", "message-too-large", "")]
-    assert said(message(messageId="m" * 99)) == []
+    assert findings(message(padding="x" * (32_768 - rest))) == []
+    assert findings(message(padding="x" * (32_769 - rest))) == [("dropped", "message-too-large", "")]
+    assert findings(message(padding="é" * ((32_770 - rest) // 2))) == [("dropped", "message-too-large", "")]
+    assert findings(message(messageId="m" * 99)) == []
 
 
-def test_a_known_size_is_believed() -> None:
+def test_a_given_size_is_used() -> None:
     assert [verdict.rule for verdict in judge(message(), size=40_000)] == ["message-too-large"]
 
 
@@ -225,8 +225,8 @@ def test_no_text_repeats_a_value() -> None:
     bad = message(
         userId="ada@secret.example", event="Ordered 99999", timestamp="tea-time", properties={"revenue": "42.42"}
     )
-    said = " ".join(verdict.text for verdict in judge(bad))
-    assert not any(value in said for value in ("secret.example", "99999", "tea-time", "42.42"))
+    texts = " ".join(verdict.text for verdict in judge(bad))
+    assert not any(value in texts for value in ("secret.example", "99999", "tea-time", "42.42"))
 
 
 json_values = st.recursive(
@@ -250,7 +250,7 @@ FIELDS = [
 
 
 @given(json_values | st.dictionaries(st.sampled_from(FIELDS), json_values))
-def test_whatever_comes_is_judged_and_left_alone(anything: object) -> None:
+def test_any_value_is_judged_and_not_changed(anything: object) -> None:
     before = json.dumps(anything)
     verdicts = judge(anything)
     assert json.dumps(anything) == before
@@ -259,7 +259,7 @@ def test_whatever_comes_is_judged_and_left_alone(anything: object) -> None:
     assert all(verdict.rule and verdict.text for verdict in verdicts)
 
 
-def test_a_message_as_deep_as_json_goes_is_judged() -> None:
+def test_a_deeply_nested_message_is_judged() -> None:
     deep: dict[str, Any] = {}
     for _ in range(5_000):
         deep = {"password": deep}

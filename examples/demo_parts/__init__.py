@@ -1,1 +1,1 @@
-"""What `demo.py` needs beside the client: the endpoint in a process of its own, and something to look at."""
+"""The parts of `demo.py` besides the client: the endpoint in a child process, and the display."""

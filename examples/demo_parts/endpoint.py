@@ -1,6 +1,6 @@
-"""The endpoint in a process of its own: started, taken down, brought back, and asked what it received.
+"""The endpoint in a child process: start it, stop it, start it again, and read what it received.
 
-Knows the endpoint only by its command line and by the file in which it saves what arrives; knows nothing of the client.
+Uses the command line of the endpoint and the file to which it saves events; does not know the client.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ SECONDS_TO_STOP = 5
 
 
 class EndpointError(Exception):
-    """The endpoint ended before it listened; it has said why on stderr."""
+    """The endpoint ended before it was listening; the reason is on stderr."""
 
 
 class EndpointProcess:
-    """`url` stays the same when the endpoint comes back, and so does the file that it saves to; `up`: is it there?"""
+    """`url` and the saved file stay the same when the endpoint is started again; `up` says whether it is running."""
 
     def __init__(self, command: Sequence[str], saved: Path) -> None:
         self._command = (*command, "--save", str(saved))
@@ -47,13 +47,13 @@ class EndpointProcess:
         """Return once the endpoint listens.
 
         Raises:
-            EndpointError: it ended before that.
+            EndpointError: the endpoint ended before that.
         """
         process = await asyncio.create_subprocess_exec(
             *self._command,
             *("--port", str(urlsplit(self.url).port)),
             stdout=asyncio.subprocess.PIPE,
-            process_group=0,  # Ctrl-C is for the demo, which then stops the endpoint itself
+            process_group=0,  # Ctrl-C goes to the demo only, which then stops the endpoint
         )
         assert process.stdout is not None
         greeting = (await process.stdout.readline()).decode()
@@ -61,11 +61,11 @@ class EndpointProcess:
             raise EndpointError(f"The endpoint did not start; its exit code is {await process.wait()}.")
         self.url = greeting.removeprefix(GREETING).strip()
         self._process = process
-        # It prints a line for each batch, and would wait for ever if nobody took them.
+        # The endpoint prints a line for each batch, and would block if its output were not read.
         self._output = asyncio.create_task(_read_to_the_end(process.stdout))
 
     async def stop(self) -> None:
-        """End the process, whatever it is doing; stopping it twice is fine."""
+        """End the process, in any state; calling this twice is fine."""
         process, self._process = self._process, None
         if process is None or self._output is None:
             return
@@ -78,7 +78,7 @@ class EndpointProcess:
         await self._output
 
     def received(self) -> list[str]:
-        """The `messageId` of everything that ever arrived, in the order of arrival."""
+        """The `messageId` of every received message, in the order of arrival."""
         with self._saved.open("rb") as lines:
             return [json.loads(line)["message"]["messageId"] for line in lines]
 

@@ -1,7 +1,6 @@
-"""What there is to see: the day filling up on a terminal, plain lines elsewhere, and the tables at the end.
+"""The display: an animation of the day on a terminal, plain lines elsewhere, and tables at the end.
 
-What is shown is read from the client's statistics whenever a frame is drawn. Nothing here sends, and nothing here
-decides whether the demo went well.
+Each frame shows the client's current statistics. This file neither sends messages nor checks the result.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ PLAIN_HOURS = ("00", "06", "12", "18")
 
 
 class Show:
-    """The way of the messages, within a `with` block. `timestamps` are those of the day, in their order."""
+    """Shows the progress within a `with` block. `timestamps` are those of the day, in order."""
 
     def __init__(self, client: Client, endpoint: EndpointProcess, timestamps: Sequence[str]) -> None:
         self._console = Console(highlight=False)
@@ -51,14 +50,14 @@ class Show:
         self._live.stop()
 
     def say(self, text: str, style: str = "") -> None:
-        """A line that stays; on a terminal it stands above the moving part."""
+        """Print a line; on a terminal, above the animation."""
         self._console.print(text, style=style, soft_wrap=True)
 
     def result(self, summary: Summary) -> None:
         self._console.print(summary.tables())
 
     def tick(self, timestamp: str) -> None:
-        """The shop's clock has come to this message."""
+        """Advance the shop's clock to this message."""
         if not self.animated and timestamp[11:13] != self._now[11:13] and timestamp[11:13] in PLAIN_HOURS:
             counts = self._client.statistics()
             self.say(f"{_clock(timestamp)}  {counts.accepted:,} accepted, {counts.delivered:,} delivered")
@@ -90,10 +89,10 @@ class Show:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the tables say.
+    """The content of the tables.
 
-    `accepted` and `received` count messages by call; `elapsed` are the seconds from the first call to the last answer,
-    `one_call` the median of what a call kept the program waiting.
+    `accepted` and `received` count messages by call; `elapsed` is the number of seconds from the first call to the last
+    response, `one_call` the median duration of a call.
     """
 
     accepted: Counter[str]
@@ -141,7 +140,7 @@ def _slot(timestamp: str) -> int:
 
 
 def _skyline(timestamps: Sequence[str]) -> list[str]:
-    """The day's messages as a silhouette, one column a slot, the top row first."""
+    """A bar chart of the day's messages, one column per slot, top row first."""
     counts = Counter(map(_slot, timestamps))
     unit = max(counts.values()) / (ROWS * 8)
     heights = [round(counts[slot] / unit) for slot in range(SLOTS)]

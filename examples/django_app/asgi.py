@@ -1,11 +1,11 @@
-"""Django within Segment's middleware, and the client open as long as the server runs."""
+"""Wraps Segment's middleware around Django, and keeps the client open while the server runs."""
 
 import os
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "django_app.settings")
-django = get_asgi_application()  # first of all: it sets Django up
+django = get_asgi_application()  # first, because it sets Django up
 
 from segment_async.asgi import SegmentMiddleware  # noqa: E402
 
@@ -20,7 +20,7 @@ async def application(scope, receive, send):
     if scope["type"] != "lifespan":
         await requests(scope, receive, send)
         return
-    # Django knows nothing of the server's start and end.
+    # Django does not support lifespan events.
     await receive()
     async with client:
         await send({"type": "lifespan.startup.complete"})

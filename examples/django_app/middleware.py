@@ -1,4 +1,4 @@
-"""What only Django knows, told to Segment's middleware: who has logged in, and the route. Works in both worlds."""
+"""Passes the logged-in user and the route from Django to Segment's middleware. Works with sync and async views."""
 
 from asgiref.sync import iscoroutinefunction
 from django.utils.decorators import sync_and_async_middleware

@@ -1,4 +1,4 @@
-"""The project's one client; it opens itself, and `asgi` closes it."""
+"""The project's client; it opens itself, and `asgi` closes it."""
 
 from django.conf import settings
 

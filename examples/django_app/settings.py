@@ -1,4 +1,4 @@
-"""A project's settings, as short as they can be; SEGMENT_WRITE_KEY and the last middleware are what this is about."""
+"""Minimal settings of a project; the relevant lines are SEGMENT_WRITE_KEY and the last middleware."""
 
 import os
 

@@ -19,13 +19,13 @@ async def order(request):
 
 
 def prices(request):
-    # A sync view runs in a thread, where nothing can be awaited.
+    # A sync view runs in a thread and cannot await.
     client.enqueue_nowait(messages.track(event="Prices Seen"))
     return JsonResponse({"shoes": 30.5})
 
 
 async def log_in(request, name):
-    """Anybody, without a password: leave this view where it is."""
+    """Logs in any user without a password: do not copy this view."""
     user, _ = await get_user_model().objects.aget_or_create(username=name)
     await alogin(request, user)
     bind(user_id=user.pk)

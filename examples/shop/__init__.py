@@ -1,1 +1,1 @@
-"""The invented shop of `make_shop_day.py`: what it sells, how a visit becomes messages, and what visitors do there."""
+"""The fictional shop of `make_shop_day.py`: its catalogue, its visitors, and the messages of their visits."""

@@ -1,6 +1,6 @@
-"""What the shop sells and who comes by: fixed lists.
+"""Fixed lists of products, customers and browsers.
 
-Plain tables only: nothing here draws a random number or knows a message. Every name is made up; addresses and hosts
+Only tables: nothing here draws a random number or knows a message. Every name is fictional; addresses and hosts
 come from the ranges and domains that are reserved for examples.
 """
 
@@ -129,7 +129,7 @@ PHONES = (
     Phone("Samsung", "SM-S921B", "Android", "15", (360, 780, 3)),
 )
 
-# Addresses of RFC 5737 and RFC 3849, which belong to nobody.
+# Addresses reserved for documentation by RFC 5737 and RFC 3849.
 NETWORKS = ("192.0.2.", "198.51.100.", "203.0.113.", "2001:db8:51::")
 LOCALES = {"en-GB": 82, "en-IE": 8, "de-DE": 6, "fr-FR": 4}
 

@@ -1,7 +1,7 @@
-"""What visitors do: arrive, look around, fill a cart, order, and sometimes send things back.
+"""What visitors do: arrive, look around, fill a cart, order, and sometimes return items.
 
-Event names and properties follow Segment's e-commerce specification (V2). How a step becomes a message is the business
-of `visits`; this file decides only which steps are taken.
+Event names and properties follow Segment's e-commerce specification (V2). `visits` turns a step into a message;
+this file decides only which steps are taken.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def arrive(visit: Visit) -> None:
 
 
 def browse(visit: Visit) -> None:
-    """Find a list by searching or by category, look at a product or two, perhaps take one along."""
+    """Find a list by searching or by category, look at a product or two, perhaps add one to the cart."""
     found = search(visit) if visit.rng.random() < 0.4 else walk_an_aisle(visit)
     for position, product in enumerate(visit.rng.sample(found, visit.rng.choice((1, 1, 2))), start=1):
         visit.track("Product Clicked", **listed(product), position=position)
@@ -116,7 +116,7 @@ def look_into_cart(visit: Visit) -> None:
 
 
 def check_out(visit: Visit) -> None:
-    """From the cart to the order, with an account, unless the visitor thinks better of it on the way."""
+    """From the cart to the order, with an account, unless the visitor gives up on the way."""
     rng = visit.rng
     if visit.customer is None:
         rng.choice((visit.sign_in, visit.sign_up))()
@@ -139,7 +139,7 @@ def check_out(visit: Visit) -> None:
 
 
 def refund_some(shop: Shop) -> None:
-    """The back office, which has no browser, takes things back: some of today's orders, more of earlier days'."""
+    """Refunds by the back office, without a browser: some of today's orders, more of earlier ones."""
     rng = shop.rng
     for moment, user_id, order in shop.orders:
         if rng.random() < 0.1:
@@ -152,7 +152,7 @@ def refund_some(shop: Shop) -> None:
 
 
 def refund(shop: Shop, moment: datetime, user_id: str, order: JSON) -> None:
-    """All of the order, or its first line with its share of what was paid."""
+    """The whole order, or its first line with its share of the amount paid."""
     back = order["products"] if shop.rng.random() < 0.5 else order["products"][:1]
     total = round(order["total"] * 100) * pence(back) // pence(order["products"])
     properties = {"order_id": order["order_id"], "total": total / 100, "currency": "GBP", "products": back}
@@ -161,7 +161,7 @@ def refund(shop: Shop, moment: datetime, user_id: str, order: JSON) -> None:
 
 
 def order_of(rng: Random, order_id: str, cart: list[JSON]) -> JSON:
-    """The sums of an order, reckoned in pence so that they add up: total = revenue + shipping + tax."""
+    """The sums of an order, calculated in pence so that they add up: total = revenue + shipping + tax."""
     goods = pence(cart)
     coupon = rng.choice((None, None, None, None, None, *COUPONS))
     discount = goods * COUPONS[coupon] // 100 if coupon else 0

@@ -1,8 +1,7 @@
 """The messages of a visit: who sends them, from where, and at what time of the day.
 
-Here a message gets its shape, as Segment takes it. What visitors do, and in which order, is the business of `stories`.
-Only whole numbers and `Random` decide anything, no clock and no floating-point function, so that a seed gives the same
-bytes on every machine.
+This file gives a message its structure; `stories` decides what visitors do, and in which order. It uses only integers
+and `Random`, no clock and no floating-point function, so that a seed gives the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Customer:
 
 
 class Shop:
-    """What outlives a visit: customers, running numbers, orders that may be refunded, and every message so far."""
+    """The state across visits: customers, sequence numbers, refundable orders, and all messages so far."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -83,13 +82,13 @@ class Shop:
         return f"KP-{self._last_order}"
 
     def put(self, moment: datetime, message: JSON) -> None:
-        """Keep a message, without its empty fields; what falls behind midnight belongs to the next day."""
+        """Store a message without its empty fields; drop it if it is after midnight."""
         if moment < MIDNIGHT + DAY:
             self.messages.append((moment, {key: value for key, value in message.items() if value}))
 
 
 class Visit:
-    """One visitor with a clock of their own: each step writes messages and takes some time."""
+    """One visitor with a clock: each step writes messages and takes some time."""
 
     def __init__(self, shop: Shop, start: datetime, *, app: bool) -> None:
         rng = shop.rng
@@ -116,7 +115,7 @@ class Visit:
         }
 
     def wait(self, least: int, most: int) -> None:
-        """Let between `least` and `most` seconds pass."""
+        """Advance the clock by `least` to `most` seconds."""
         self.now += timedelta(milliseconds=self.rng.randrange(least * 1000, most * 1000))
 
     def send(self, kind: str, **fields: Any) -> None:
@@ -129,7 +128,7 @@ class Visit:
         self.wait(2, 25)
 
     def look_at(self, name: str, path: str, *, category: str, search: str = "") -> None:
-        """Open a place in the shop: a screen in the app; in a browser a page, which is the context of what follows."""
+        """Open a screen of the app or a page in the browser; the page is the context of later messages."""
         if self.app:
             self.send("screen", name=name, category=category, properties={"path": path})
         else:
@@ -141,7 +140,7 @@ class Visit:
         self.wait(3, 45)
 
     def sign_in(self) -> None:
-        """A known customer stops being anonymous; one who buys for an organisation says which."""
+        """Log a known customer in, with the organisation if there is one."""
         self.look_at("Sign In", "/account/sign-in", category="Account")
         self._identify(self.shop.buyer_for(self.organisation) if self.organisation else self._somebody())
         self.track("Signed In", method=self.rng.choice(("password", "passkey", "google")))
@@ -150,7 +149,7 @@ class Visit:
             self.wait(1, 4)
 
     def sign_up(self) -> None:
-        """A new account: the alias ties what was done so far to the user id that counts from now on."""
+        """Create an account: the alias links earlier messages to the new user id."""
         self.look_at("Sign Up", "/account/sign-up", category="Account")
         newcomer = self.shop.sign_up(self.now)
         alias = {"type": "alias", "previousId": self.anonymous_id, "userId": newcomer.user_id}
@@ -160,7 +159,7 @@ class Visit:
         self.track("Signed Up", method=self.rng.choice(("password", "google", "apple")))
 
     def return_signed_in(self) -> None:
-        """The browser or the app still knows the customer from last time."""
+        """The browser or the app remembers the customer from the last visit."""
         self.customer = self._somebody()
 
     def _somebody(self) -> Customer:

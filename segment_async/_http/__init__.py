@@ -1,1 +1,1 @@
-"""One HTTP request; the only code that knows aiohttp."""
+"""Sends one HTTP request: addresses, deadline, name resolution, transport. Only this folder knows aiohttp."""

@@ -1,8 +1,8 @@
-"""Names into addresses, in a thread of their own that nobody waits for.
+"""Resolves host names in a daemon thread for each lookup.
 
-The loop's own resolver runs in its executor, which holds up the end of `asyncio.run` while a name hangs, and which
-is refused once the interpreter is about to exit. A daemon thread does neither; where even threads are refused, the
-addresses found earlier serve, else a child process asks, whom nobody waits for either.
+The loop's own resolver uses its executor, which delays the end of `asyncio.run` while a lookup hangs and cannot be used
+once the interpreter is about to exit. A daemon thread has neither problem. If no thread can be started, the resolver
+uses the addresses that it found earlier, or looks the name up in a child process.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-# Seconds between two looks at whether the child has ended: what would tell of it needs threads too.
-_LOOK_SECONDS: Final = 0.01
-_NOWHERE: Final = subprocess.DEVNULL
+# Seconds between two checks whether the child has ended; asyncio's notification needs threads, too.
+_POLL_SECONDS: Final = 0.01
 _CHILD: Final = (
     "import json,socket,sys;print(json.dumps(socket.getaddrinfo(sys.argv[1],int(sys.argv[2]),type=socket.SOCK_STREAM)))"
 )
@@ -30,56 +29,56 @@ _known: dict[tuple[str, int], Addresses] = {}
 
 
 class Resolver(AbstractResolver):
-    """Answers as the system's `getaddrinfo` does, never from the loop's executor."""
+    """Returns the addresses of the system's `getaddrinfo`, without the loop's executor."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Addresses] = loop.create_future()
+        found: asyncio.Future[Addresses] = loop.create_future()
         try:
-            threading.Thread(target=_ask, args=(loop, answer, host, port), daemon=True).start()
+            threading.Thread(target=_look_up, args=(loop, found, host, port), daemon=True).start()
         except RuntimeError:
-            return _results(host, port, family, _known.get((host, port)) or await _ask_in_a_child(host, port))
-        return _results(host, port, family, await answer)
+            return _results(host, port, family, _known.get((host, port)) or await _look_up_in_child(host, port))
+        return _results(host, port, family, await found)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
 
-def _ask(loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Addresses], host: str, port: int) -> None:
+def _look_up(loop: asyncio.AbstractEventLoop, found: asyncio.Future[Addresses], host: str, port: int) -> None:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        _tell(loop, answer, answer.set_exception, OSError(getattr(error, "errno", None), "name not resolved"))
+        _settle(loop, found, found.set_exception, OSError(getattr(error, "errno", None), "name not resolved"))
         return
     _known[host, port] = addresses
-    _tell(loop, answer, answer.set_result, addresses)
+    _settle(loop, found, found.set_result, addresses)
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, answer: asyncio.Future[Addresses], setter: Callable[[Any], None], value: Any
+def _settle(
+    loop: asyncio.AbstractEventLoop, found: asyncio.Future[Addresses], setter: Callable[[Any], None], value: Any
 ) -> None:
     def settle() -> None:
-        if not answer.done():
+        if not found.done():
             setter(value)
 
     try:
         loop.call_soon_threadsafe(settle)
     except RuntimeError:
-        # The loop ended while the name was being asked for.
+        # The loop was closed during the lookup.
         pass
 
 
-async def _ask_in_a_child(host: str, port: int) -> Addresses:
+async def _look_up_in_child(host: str, port: int) -> Addresses:
     command = [sys.executable, "-I", "-S", "-c", _CHILD, host, str(port)]
     try:
-        child = subprocess.Popen(command, stdin=_NOWHERE, stdout=subprocess.PIPE, stderr=_NOWHERE)  # noqa: ASYNC220  # what asyncio has for it needs threads
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: ASYNC220  # asyncio's subprocesses need threads
         with child:
             assert child.stdout is not None
             try:
-                while child.poll() is None:  # noqa: ASYNC110  # no event comes, see above
-                    await asyncio.sleep(_LOOK_SECONDS)
+                while child.poll() is None:  # noqa: ASYNC110  # there is no event to wait for, see above
+                    await asyncio.sleep(_POLL_SECONDS)
                 return list(json.load(child.stdout))
             finally:
                 child.kill()

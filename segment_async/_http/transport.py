@@ -1,8 +1,8 @@
-"""One request, one answer. The only file that knows aiohttp.
+"""Sends one request and reads its response. Only this file and the resolver know aiohttp.
 
-An aiohttp exception never leaves it, neither raised nor chained: its `repr` holds the Authorization header. Redirects
-are never followed, cookies never kept, the environment's proxies never used, answers read to 64 KiB at most.
-aiohttp is brought in when the first transport is made, not when the package is imported.
+No aiohttp exception leaves this file, neither raised nor chained, because its `repr` contains the Authorization header.
+Redirects are never followed, cookies never kept, and proxies never taken from the environment; at most 64 KiB of a
+response are read. aiohttp is imported when the first transport is constructed, not with the package.
 """
 
 from __future__ import annotations
@@ -10,122 +10,65 @@ from __future__ import annotations
 import asyncio
 import ssl
 import zlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from segment_async._exceptions import TransportError
 
+from .deadline import Deadline
+from .origin import is_http_url
+from .user_agent import USER_AGENT, extended
+
 if TYPE_CHECKING:
     import aiohttp
 
-MAX_ANSWER_BYTES: Final = 65_536
-# Segment's addresses change: a resolved name is good for two minutes, and only while it connects.
+MAX_RESPONSE_BYTES: Final = 65_536
+# Segment's addresses change: a resolved name is used for two minutes, and no longer than requests succeed.
 _DNS_SECONDS: Final = 120
-# A load balancer that closes idle connections after 60 s must not be the first to do so.
+# Shorter than the 60 s after which load balancers close idle connections.
 _KEEP_ALIVE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer: `headers` in any case, `body` decompressed and perhaps cut off; neither shows, both may hold a token."""
+    """A response. Its `repr` shows the status alone, because the rest may contain a token.
+
+    Attributes:
+        headers: their names in upper or lower case.
+        body: decompressed; it may be cut off.
+    """
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     body: bytes = field(default=b"", repr=False)
 
 
 class Transport(Protocol):
-    """Carries a request to Segment. Whatever has these two methods will do."""
+    """Sends requests to Segment. Any object with these two methods is a transport."""
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        """POST a batch; `body` is final, compressed if `headers` say so.
+        """POST a batch. `body` is final: it is compressed if `headers` say so.
 
-        It is cancelled when the client's `timeout` is over, the client closes, or its loop ends.
+        The call is cancelled when the client's `timeout` expires, when the client closes, or when its loop ends.
 
         Raises:
-            TransportError: there is no usable answer. Any other exception is taken as one whose request may have
-                been sent, and logged.
+            TransportError: there is no usable response. Any other exception is logged and treated as a
+                `TransportError` with ``maybe_sent=True``.
         """
         ...
 
     async def aclose(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         ...
 
 
-def batch_url(host: str, *, allow_http: bool = False) -> str:
-    """The address of `/v1/batch` at an origin, which may have a path before it and end in `/` or `/v1`.
-
-    Raises:
-        ValueError: it is no origin that a write key may be sent to.
-    """
-    parts = urlsplit(origin(host, allow_http=allow_http))
-    return parts._replace(path=f"{parts.path.removesuffix('/v1').rstrip('/')}/v1/batch").geturl()
-
-
-def origin(host: str, *, allow_http: bool = False) -> str:
-    """Scheme, host, port and path, without a trailing slash.
-
-    Raises:
-        ValueError: it is no origin that a write key may be sent to; does not repeat it.
-    """
-    if not _is_printable(host):
-        raise ValueError("host must not hold white space or control characters")
-    parts = _split(host)
-    if parts is None or parts.scheme not in ("https", "http") or not parts.hostname:
-        raise ValueError('host must be an origin such as "https://api.segment.io"')
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("host must not hold credentials")
-    if parts.query or parts.fragment:
-        raise ValueError("host must not have a query or a fragment")
-    if not _has_valid_port(parts):
-        raise ValueError("host has a port that is not a number from 0 to 65535")
-    if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
-        raise ValueError("plain http:// would show the write key to the network; use https://, or say allow_http=True")
-    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
-
-
-def _is_printable(text: str) -> bool:
-    return text.isprintable() and " " not in text
-
-
-def _is_address(text: str) -> bool:
-    """Whether it is an HTTP address that aiohttp could make something of."""
-    parts = _split(text) if _is_printable(text) else None
-    return parts is not None and parts.scheme in ("https", "http") and bool(parts.hostname) and _has_valid_port(parts)
-
-
-def _split(host: str) -> SplitResult | None:
-    try:
-        return urlsplit(host)
-    except ValueError:
-        # Its text may repeat the host, credentials and all.
-        return None
-
-
-def _has_valid_port(parts: SplitResult) -> bool:
-    try:
-        return parts.port is None or parts.port >= 0
-    except ValueError:
-        return False
-
-
-def is_loopback(hostname: str) -> bool:
-    if hostname == "localhost" or hostname.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(hostname).is_loopback
-    except ValueError:
-        return False
-
-
-class Hidden(NamedTuple):
-    """What holds credentials, for as long as one of our frames does: a traceback may be shown with its locals."""
+class Secret(NamedTuple):
+    """Wraps a value with credentials while it is a local variable: a traceback may be shown with its locals."""
 
     value: Any
 
@@ -133,45 +76,14 @@ class Hidden(NamedTuple):
         return "<hidden>"
 
 
-class Deadline:
-    """A time limit that counts only time in which the loop could have done something.
-
-    Keep it under a name where its block is not the task's own first frame: it holds the task. When both are garbage,
-    Python 3.11 crashes if the task goes while an inner frame of its is being closed.
-
-    Raises `TimeoutError` from its block. When the limit is found overdue because the loop stood still (a blocking
-    call, a machine asleep), what came in meanwhile gets its chance before the block is cancelled.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._scope = asyncio.timeout(None)
-
-    # Both hand on what is to be awaited, and await nothing themselves: a request has two coroutines less.
-
-    def __aenter__(self) -> Coroutine[Any, Any, object]:
-        self._arm(self._seconds)
-        return self._scope.__aenter__()
-
-    def __aexit__(self, *exc_info: Any) -> Coroutine[Any, Any, bool | None]:
-        self._timer.cancel()
-        return self._scope.__aexit__(*exc_info)
-
-    def _arm(self, seconds: float) -> None:
-        self._due = self._loop.time() + seconds
-        self._timer = self._loop.call_at(self._due, self._expire)
-
-    def _expire(self) -> None:
-        late = self._loop.time() - self._due
-        if late > 1.0:
-            self._arm(min(late, self._seconds))
-        else:
-            self._scope.reschedule(self._loop.time())
-
-
 class _Progress:
-    """How far a request came: whether it has a connection, one that served others before, and aiohttp's answer."""
+    """How far a request got.
+
+    Attributes:
+        connected: it has a connection.
+        reused: the connection served other requests before.
+        response: aiohttp's response, once its headers were read.
+    """
 
     __slots__ = ("connected", "response", "reused")
 
@@ -180,24 +92,23 @@ class _Progress:
         self.response: aiohttp.ClientResponse | None = None
 
 
-# Of the request that this task makes. aiohttp's own tracing would tell too, for 50 µs a request.
+# The progress of the current task's request. aiohttp's tracing would report the same, but takes 50 µs per request.
 _progress: Final[ContextVar[_Progress]] = ContextVar("segment_async_progress")
 
 
 class HTTPTransport:
-    """The default transport: aiohttp, one session a loop, connections kept alive.
+    """The default transport: aiohttp with one session per event loop and kept-alive connections.
 
     Args:
-        url: where batches are posted to, such as ``https://api.segment.io/v1/batch``.
-        timeout: seconds for one request, from connecting to the last byte of the answer.
-        proxy: address of an HTTP proxy, credentials included where it wants some; `None`: none, not even the
-            environment's.
+        url: where batches are posted, such as ``https://api.segment.io/v1/batch``.
+        timeout: seconds for one request, from connecting to the last byte of the response.
+        proxy: URL of an HTTP proxy, with credentials if it needs them; `None`: no proxy, and none from the environment.
         ssl_context: for a private certificate authority or a client certificate; `None`: the system's authorities.
-            There is no way to switch verification off.
+            Verification cannot be switched off.
 
     Raises:
-        ValueError: `url` or `proxy` is none, or holds what it must not, `timeout` is not more than 0, or `ssl_context`
-            does not verify certificates and the names in them.
+        ValueError: `url` or `proxy` is not an HTTP URL, `url` contains credentials, `timeout` is not positive, or
+            `ssl_context` does not verify certificates and host names.
     """
 
     def __init__(
@@ -208,21 +119,19 @@ class HTTPTransport:
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        # Loaded here and not at the first send: 0.1 s that the loop would have to stand still; and a process that forks
-        # amid an import leaves its lock taken in the child.
-        import aiohttp  # noqa: F401
-
-        from . import resolver as _resolver  # noqa: F401
-
-        parts = urlsplit(url) if _is_address(url) else None
+        # Import aiohttp here and not in the first `send`, where it would block the loop for 0.1 s; and a fork in the
+        # middle of an import would leave the import lock held in the child.
+        import_module("aiohttp")
+        import_module("segment_async._http.resolver")
+        parts = urlsplit(url) if is_http_url(url) else None
         if parts is None or parts.username is not None:
-            raise ValueError('url must be an address such as "https://api.segment.io/v1/batch", without credentials')
-        if proxy is not None and not _is_address(proxy):
-            raise ValueError('proxy must be an address such as "http://proxy.example:3128"')
+            raise ValueError('url must be a URL such as "https://api.segment.io/v1/batch", without credentials')
+        if proxy is not None and not is_http_url(proxy):
+            raise ValueError('proxy must be a URL such as "http://proxy.example:3128"')
         if not timeout > 0:
-            raise ValueError("timeout must be more than 0 seconds")
+            raise ValueError("timeout must be a positive number of seconds")
         if ssl_context is not None and not _verifies(ssl_context):
-            raise ValueError("ssl_context must verify certificates and names: else anybody on the way reads the key")
+            raise ValueError("ssl_context must verify certificates and host names, or others could read the write key")
         self._url = url
         self._hostname = parts.hostname or ""
         self._timeout = timeout
@@ -232,7 +141,7 @@ class HTTPTransport:
 
     @property
     def hostname(self) -> str:
-        """The host alone, without whatever else its address may hold."""
+        """The host name, without the rest of the URL."""
         return self._hostname
 
     @property
@@ -244,45 +153,45 @@ class HTTPTransport:
         return f"<HTTPTransport to {self._hostname}>"
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        """POST a batch and read the answer, to 64 KiB of its body at most.
+        """POST a batch and read the response, at most 64 KiB of its body.
 
-        Cancelled, the connection is closed; whether the request arrived is not known.
+        If the call is cancelled, the connection is closed, and the request may or may not have arrived.
 
         Raises:
-            TransportError: no usable answer.
+            TransportError: there is no usable response.
         """
-        request = Hidden((body, headers))
+        request = Secret((body, headers))
         del body, headers
         progress = _Progress()
         failure: TransportError
-        # Under a name, as it says of itself.
+        # Assigned to a name for the reason that its docstring gives.
         deadline = Deadline(self._timeout)
         try:
             async with deadline:
                 return await self._post(request, progress)
         except TimeoutError:
             if progress.response is not None:
-                # The status came; what is missing is only the end of a body that hardly matters.
+                # The status is known; only the end of the body is missing.
                 return Response(progress.response.status, progress.response.headers)
-            failure = TransportError(f"no answer within {self._timeout:g} s", maybe_sent=progress.connected)
+            failure = TransportError(f"no response within {self._timeout:g} s", maybe_sent=progress.connected)
         except Exception as error:
             failure = self._failure(error, progress)
         finally:
-            # The connection keeps the context that it was made in, and so what is in there.
+            # The connection keeps the context in which it was opened, and with it the progress.
             progress.response = None
         self._forget_addresses()
-        # Outside of the handlers, so that the error has no context that would hold aiohttp's.
+        # Outside of the handlers: the error must not have aiohttp's exception as its context.
         raise failure
 
-    async def _post(self, request: Hidden, progress: _Progress) -> Response:
+    async def _post(self, request: Secret, progress: _Progress) -> Response:
         _progress.set(progress)
-        session = self._session_here()
-        # What comes is a long step of aiohttp's own, 0.3 ms; what led here was none of it.
+        session = self._session_of_this_loop()
+        # aiohttp now keeps the loop busy for 0.3 ms. Let other tasks run first.
         await asyncio.sleep(0)
         response = await session.http.post(
             session.url,
             data=request.value[0],
-            headers=session.signed(request.value[1]),
+            headers=session.with_user_agent(request.value[1]),
             allow_redirects=False,
             proxy=self._proxy,
         )
@@ -290,8 +199,8 @@ class HTTPTransport:
         try:
             content = await _read(response)
         finally:
-            # The connection of an answer read to its end is in the pool already. Any other is closed: what is left
-            # would stand before the next answer; and after a 101, which has no end, it speaks HTTP no more.
+            # If the response was read to its end, its connection is in the pool already. Otherwise close it: the next
+            # response would be preceded by the rest of this one; after a 101 it does not speak HTTP any more.
             response.close()
         return Response(response.status, response.headers, content)
 
@@ -299,7 +208,7 @@ class HTTPTransport:
         import aiohttp
 
         text = type(error).__name__
-        # Before aiohttp 3.13 the error of a certificate does not say what is wrong, only what it was raised for does.
+        # Before aiohttp 3.13, only the exception inside a certificate error says what is wrong.
         cause = getattr(error, "certificate_error", error)
         if isinstance(cause, (aiohttp.ClientConnectorError, OSError)) and getattr(cause, "strerror", None):
             text = f"{text}: {cause.strerror}"
@@ -308,41 +217,41 @@ class HTTPTransport:
         stale = progress.reused and isinstance(
             error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
         )
-        return TransportError(f"no usable answer ({text})", maybe_sent=progress.connected, stale_connection=stale)
+        return TransportError(f"no usable response ({text})", maybe_sent=progress.connected, stale_connection=stale)
 
     def _forget_addresses(self) -> None:
-        # Of a request that is garbage with its loop, the last lines run where no loop does.
+        # If a request is garbage-collected together with its loop, this runs without a running loop.
         loop = asyncio._get_running_loop()
         session = self._sessions.get(loop) if loop is not None else None
         connector = session.http.connector if session is not None else None
         if connector is not None:
             connector.clear_dns_cache()  # type: ignore[attr-defined]  # it is the TCPConnector made below
 
-    def _session_here(self) -> _Session:
+    def _session_of_this_loop(self) -> _Session:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None:
             for other in list(self._sessions):
                 if not other.is_running():
-                    self._leave(other)
+                    self._detach(other)
             session = self._sessions[loop] = _make_session(self._url, self._ssl)
         return session
 
-    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Another loop works now; this one closes its connections should it ever run again.
+    def _detach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Drop the session of a loop that is not used any more; the loop closes its connections if it runs again.
 
-        By a bare callback: a task would complain where the loop runs no more, or only to its own end.
+        Schedules a plain callback, because a task logs an error if the loop does not run again or not for long enough.
         """
         session = self._sessions.pop(loop)
         session.http.detach()
         try:
             loop.call_soon_threadsafe(_close, session.connections)
         except RuntimeError:
-            # It is closed: nothing but these connections knows it any more, and they go with it.
+            # The loop is closed: only these connections refer to it, and they are garbage-collected with it.
             pass
 
     def abandon(self) -> None:
-        """Let go of the connections of a parent process without touching them."""
+        """Drop the connections of a parent process without closing them."""
         for session in self._sessions.values():
             session.http.detach()
         self._sessions = {}
@@ -351,25 +260,26 @@ class HTTPTransport:
         """Close the connections; a later `send` opens new ones."""
         session = self._sessions.pop(asyncio.get_running_loop(), None)
         for loop in list(self._sessions):
-            self._leave(loop)
+            self._detach(loop)
         if session is not None:
             await session.http.close()
 
 
 def _verifies(context: ssl.SSLContext) -> bool:
+    # Checked at run time, too: `False` switches verification off in other HTTP clients.
     return isinstance(context, ssl.SSLContext) and context.verify_mode is not ssl.CERT_NONE and context.check_hostname
 
 
 class _Session(NamedTuple):
-    """`connections`: all that were made for it and are open, whoever holds them."""
+    """`connections` are the open connections of the session, in its pool or in use."""
 
     http: aiohttp.ClientSession
     connections: WeakSet[Any]
     url: Any
-    agent: str
+    product: str
 
-    def signed(self, headers: Mapping[str, str]) -> dict[str, str]:
-        return {**headers, "User-Agent": f"{headers.get('User-Agent', '')} {self.agent}".strip()}
+    def with_user_agent(self, headers: Mapping[str, str]) -> dict[str, str]:
+        return {**headers, "User-Agent": extended(headers.get("User-Agent", USER_AGENT), self.product)}
 
 
 def _close(connections: WeakSet[Any]) -> None:
@@ -395,14 +305,14 @@ def _make_session(url: str, ssl_context: ssl.SSLContext | None) -> _Session:
             return connection
 
         def __del__(self, *_: Any) -> None:
-            """A session left behind with its loop, or by a fork, is no fault of the application's."""
+            """Suppress aiohttp's warning: the session of an ended loop or of a parent process is left on purpose."""
 
-    class Answer(aiohttp.ClientResponse):
+    class ClosingResponse(aiohttp.ClientResponse):
         async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-            """A server that answers 5xx may be a bad one of many: its connection serves no other request.
+            """Do not reuse the connection after a 5xx: of several servers behind one name, this one may be broken.
 
-            Here and not after the answer was read: a short one is whole with its head, and the connection is in the
-            pool again before anybody sees it.
+            This happens before the body is read, because a short response is complete with its headers, and its
+            connection is back in the pool before the caller sees the status.
             """
             protocol = connection.protocol
             await super().start(connection)
@@ -410,7 +320,7 @@ def _make_session(url: str, ssl_context: ssl.SSLContext | None) -> _Session:
                 if self.closed:
                     protocol.close()
                 else:
-                    # aiohttp 3.11.0 to 3.11.6 can only close at once, which costs the rest of the body.
+                    # aiohttp 3.11.0 to 3.11.6 can only close the connection at once, which loses the rest of the body.
                     getattr(protocol, "force_close", protocol.close)()
             return self
 
@@ -424,7 +334,7 @@ def _make_session(url: str, ssl_context: ssl.SSLContext | None) -> _Session:
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-        response_class=Answer,
+        response_class=ClosingResponse,
         auto_decompress=False,
         skip_auto_headers=("Accept-Encoding",),
     )
@@ -432,16 +342,16 @@ def _make_session(url: str, ssl_context: ssl.SSLContext | None) -> _Session:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The answer's body, as much of it as may be read.
+    """The body, up to `MAX_RESPONSE_BYTES`.
 
-    The status has come: a body that breaks off, or is no gzip though it says so, does not make it unusable.
+    The status is known, so the response stays usable if its body is cut off or is not valid gzip.
     """
     content = bytearray()
     try:
-        while len(content) < MAX_ANSWER_BYTES and not response.content.at_eof():
-            content += await response.content.read(MAX_ANSWER_BYTES - len(content))
+        while len(content) < MAX_RESPONSE_BYTES and not response.content.at_eof():
+            content += await response.content.read(MAX_RESPONSE_BYTES - len(content))
     except Exception:
-        # Cut off, mis-chunked, reset: none of it takes the status back.
+        # The connection was reset, the chunks are malformed, and the like.
         pass
     if "gzip" in response.headers.get("Content-Encoding", "").lower():
         return _unzipped(bytes(content))
@@ -450,6 +360,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _unzipped(content: bytes) -> bytes:
     try:
-        return zlib.decompressobj(31).decompress(content, MAX_ANSWER_BYTES)
+        return zlib.decompressobj(31).decompress(content, MAX_RESPONSE_BYTES)
     except zlib.error:
         return b""

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Transport
-from segment_async._message.build import renew_chance
+from segment_async._message.ids import reseed
 from segment_async._pipeline.auth import Auth
 from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.pipeline import Pipeline
@@ -74,7 +74,7 @@ class LoopOwner(Host):
     def _begin(self) -> None:
         self._pid = os.getpid()
         # The process may have been forked since the package was imported.
-        renew_chance()
+        reseed()
         self._close_began: float | None = None
         self._is_hurried = False
         self._is_finishing = False

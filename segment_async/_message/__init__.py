@@ -1,1 +1,1 @@
-"""From the arguments of a call to JSON bytes: build, encode, bound context."""
+"""Turns the arguments of a call into JSON bytes: build, context, encode; ids and timestamps."""

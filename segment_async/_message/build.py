@@ -1,9 +1,9 @@
-"""The dict that travels: built from a call's arguments, each field checked.
+"""Builds the message dict from a call's arguments and checks each field.
 
-One function a call, in the official Python SDK's order of arguments. The rules are those of Segment's spec
-(https://segment.com/docs/connections/spec/common/): what Segment would answer with 200 and then drop is refused
-here. The identity is not: fields bound around the caller may still supply it. Nor is a `messageId` made: whoever
-queues the message knows whether the process is a forked child.
+One function per call, with its arguments in the order of the official Python SDK. The rules come from Segment's spec
+(https://segment.com/docs/connections/spec/common/): a message that Segment would answer with 200 and then drop is
+refused here. Two things are left to the caller: the identity, which bound fields may still supply, and the
+`messageId`, which depends on whether the process was forked.
 
 This file knows messages, not clients.
 """
@@ -14,85 +14,20 @@ import operator
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from os import urandom
-from random import Random
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from segment_async._exceptions import MessageError
 
-from .encode import as_it_travels, datetime_text
+from .encode import wire_text
+from .timestamps import clock_text, datetime_text
 
 MAX_MESSAGE_ID: Final = 99
-"""Characters that a message id may have: Segment drops what has 100 or more."""
+"""The most characters that a message id may have: Segment drops messages whose id has 100 or more."""
 
 Fields = dict[str, Any]
 UserID = str | int | UUID
 Timestamp = datetime | str
-
-# A second and a millisecond with their texts, and how ids of that millisecond begin, each read and written as one:
-# another thread may come in between any two steps. Many calls fall into one millisecond.
-_latest_second = (0, "1970-01-01T00:00:00")
-_latest = (0, "1970-01-01T00:00:00.000Z", "0" * 12)
-# How each millisecond is written: to format a number takes as long as all else here, 0.3 µs.
-_MILLISECONDS: Final = tuple(f".{millisecond:03d}Z" for millisecond in range(1000))
-# Seeded with the system's randomness, of which 16 bytes at each call would cost 0.25 µs more.
-_chance: Final = Random()  # noqa: S311  # ids need to differ, nobody has to be unable to guess them
-# What was drawn of it for the ids to come, as many as the messages of a default batch, and some.
-_drawn: Final[list[str]] = []
-_MOST_DRAWN: Final = 128
-
-
-def clock_text(now: float) -> str:
-    """Seconds since the epoch as Segment wants them: ISO-8601, UTC, milliseconds."""
-    global _latest
-    latest, text, _ = _latest
-    millisecond = int(now * 1000)
-    if millisecond != latest:
-        text = _second_text(millisecond // 1000) + _MILLISECONDS[millisecond % 1000]
-        _latest = (millisecond, text, "%012x" % (millisecond & 0xFFFF_FFFF_FFFF))  # as below
-    return text
-
-
-def _second_text(second: int) -> str:
-    global _latest_second
-    latest, text = _latest_second
-    if second != latest:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        _latest_second = (second, text)
-    return text
-
-
-def new_message_id() -> str:
-    """The time, to the millisecond, in which a message was last built, and 80 bits of chance.
-
-    Ids that sort by their time grow a spool's index at its end and not all over (5 µs a message against 15), and what
-    a batch's ids have in common need not be sent. Only for a process in which `renew_chance` was called.
-    """
-    if _drawn:
-        try:
-            return _latest[2] + _drawn.pop()
-        except IndexError:
-            # Another thread has just taken it.
-            pass
-    return _latest[2] + "%020x" % _chance.getrandbits(80)  # noqa: UP031  # half as long as the other ways
-
-
-def draw_ahead() -> None:
-    """What the next ids need, drawn while nobody waits: many in a row cost 0.2 µs each, and one on its own 1.4."""
-    draw = _chance.getrandbits
-    _drawn.extend(["%020x" % draw(80) for _ in range(_MOST_DRAWN - len(_drawn))])  # noqa: UP031  # as above
-
-
-def message_id_of_the_system() -> str:
-    """As `new_message_id`, for whoever knows nothing of the process: 0.3 µs more."""
-    return _latest[2] + urandom(10).hex()
-
-
-def renew_chance() -> None:
-    """A forked child would draw the same ids as its parent and its siblings."""
-    _chance.seed()
-    _drawn.clear()
 
 
 def _common(
@@ -106,7 +41,7 @@ def _common(
 ) -> Fields:
     message: Fields = {
         "type": kind,
-        "timestamp": clock_text(time.time()) if timestamp is None else _timestamp(timestamp),
+        "timestamp": clock_text(time.time()) if timestamp is None else _given_timestamp(timestamp),
     }
     if message_id is not None:
         message["messageId"] = _message_id(message_id)
@@ -114,7 +49,7 @@ def _common(
         message["userId"] = user_id if type(user_id) is str and user_id else identifier("userId", user_id)
     if anonymous_id is not None:
         message["anonymousId"] = identifier("anonymousId", anonymous_id)
-    # As `_put_mapping` does.
+    # `_put_mapping`, written out for speed.
     if context is not None and (context if type(context) is dict else mapping("context", context)):
         message["context"] = context
     if integrations is not None:
@@ -135,7 +70,7 @@ def track(
 ) -> Fields:
     message = _common("track", user_id, anonymous_id, context, integrations, timestamp, message_id)
     message["event"] = event if type(event) is str and event else _event(event)
-    # As `_put_mapping` does.
+    # `_put_mapping`, written out for speed.
     if properties is not None and (properties if type(properties) is dict else mapping("properties", properties)):
         message["properties"] = properties
     return message
@@ -223,13 +158,13 @@ def alias(
 
 
 def checked(message: Mapping[str, Any]) -> Fields:
-    """A message that somebody else built, with the same checks and defaults; unknown fields pass.
+    """A copy of a ready-made message, with the same checks and defaults; unknown fields pass unchecked.
 
     Raises:
-        MessageError: a field is wrong, or the call's own required field is missing.
+        MessageError: a field is wrong, or a required one is missing.
     """
     if not isinstance(message, Mapping):
-        raise MessageError("message", f"must be a mapping, not {_kind(message)}")
+        raise MessageError("message", f"must be a mapping, not {_type_name(message)}")
     kind = message.get("type")
     required = _REQUIRED.get(kind) if isinstance(kind, str) else None
     if required is None:
@@ -237,7 +172,7 @@ def checked(message: Mapping[str, Any]) -> Fields:
     fields = {"type": kind, "timestamp": clock_text(time.time())}
     for name, value in message.items():
         if value is not None:
-            check = _CHECKS.get(name, _as_it_is)
+            check = _CHECKS.get(name, _unchecked)
             fields[name] = check(name, value)
     for name in _MAPPINGS:
         if name in fields and not fields[name]:
@@ -259,22 +194,22 @@ def _view(message: Fields, category: Any, name: Any, properties: Any) -> Fields:
 
 
 def _put_mapping(message: Fields, name: str, value: Any) -> None:
-    """Empty mappings are left out, as absent ones are: neither `null` nor `{}` travels."""
+    """Set the field, unless the mapping is empty: neither `null` nor `{}` is sent."""
     if value if type(value) is dict else mapping(name, value):
         message[name] = value
 
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise MessageError(name, f"must be a dict, not {_kind(value)}")
-    return value
+        raise MessageError(name, f"must be a dict, not {_type_name(value)}")
+    return cast("Mapping[str, Any]", value)
 
 
 def identifier(name: str, value: Any) -> str:
-    """Ids travel as text: large integers lose digits in JavaScript."""
+    """The id as text: large integers would lose digits in JavaScript."""
     if isinstance(value, str):
         if not value:
-            raise MessageError(name, "is empty; leave it out, or pass None, where there is no id")
+            raise MessageError(name, "must not be empty; leave it out or pass None if there is no id")
         return value
     if isinstance(value, UUID):
         return str(value)
@@ -283,10 +218,10 @@ def identifier(name: str, value: Any) -> str:
         try:
             text = str(operator.index(value))
         except (TypeError, ValueError):
-            # No integer, or one of so many digits that Python refuses to write them out.
+            # Not an integer, or one with more digits than Python converts to text.
             pass
     if text is None:
-        raise MessageError(name, f"must be a str, an int or a UUID, not {_kind(value)}")
+        raise MessageError(name, f"must be a str, an int or a UUID, not {_type_name(value)}")
     return text
 
 
@@ -299,24 +234,32 @@ def _required(name: str, value: Any) -> str:
 def _message_id(value: Any, name: str = "messageId") -> str:
     text = identifier(name, value)
     if len(text) > MAX_MESSAGE_ID:
-        raise MessageError(name, f"has {len(text)} characters; Segment drops what has more than {MAX_MESSAGE_ID}")
-    # The delivery and its outcome have it too, and must say what Segment is told.
-    return text if text.isascii() else as_it_travels(text)
+        raise MessageError(
+            name, f"has {len(text)} characters; Segment drops messages whose id has more than {MAX_MESSAGE_ID}"
+        )
+    # `Delivery` and `Outcome` show the id exactly as it is sent.
+    return text if text.isascii() else wire_text(text)
 
 
 def _event(value: Any) -> str:
     if value is None:
-        raise MessageError("event", "is required: the name of what happened")
+        raise MessageError("event", "is required: the name of the event")
     text = _text("event", value)
     if not text:
-        raise MessageError("event", "is empty")
+        raise MessageError("event", "must not be empty")
     return text
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise MessageError(name, f"must be a str, not {_kind(value)}")
+        raise MessageError(name, f"must be a str, not {_type_name(value)}")
     return value
+
+
+def _given_timestamp(value: Any) -> str:
+    """The given timestamp. Reads the clock all the same, because the message id begins with the time of the call."""
+    clock_text(time.time())
+    return _timestamp(value)
 
 
 def _timestamp(value: Any) -> str:
@@ -326,23 +269,23 @@ def _timestamp(value: Any) -> str:
             moment = datetime.fromisoformat(value)
         except ValueError:
             moment = None
-    # pandas' NaT is a datetime that equals nothing, not even itself.
+    # pandas' NaT is a datetime that does not equal itself.
     if not isinstance(moment, datetime) or moment != moment:  # noqa: PLR0124
-        raise MessageError("timestamp", f"must be a datetime or ISO-8601 text; this {_kind(value)} is neither")
+        raise MessageError("timestamp", f"must be a datetime or ISO-8601 text, not this {_type_name(value)}")
     problem = None
     try:
         return datetime_text(moment)
     except (OverflowError, ValueError):
-        # The year after 9999, or the one before 1, once the zone is taken off.
-        problem = "is beyond the calendar in UTC"
+        # The conversion to UTC leads to the year 0 or 10000.
+        problem = "is outside the years 1 to 9999 in UTC"
     raise MessageError("timestamp", problem)
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return type(value).__qualname__
 
 
-def _as_it_is(_: str, value: Any) -> Any:
+def _unchecked(_: str, value: Any) -> Any:
     return value
 
 

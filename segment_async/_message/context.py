@@ -1,11 +1,11 @@
-"""What is bound around the caller: identity, context and integrations for every call within a block.
+"""Fields bound for a block: identity, context and integrations of every call within it.
 
-This file knows what a call lacks and fills it in; it knows no client.
+Fills in the fields that a call leaves out. This file does not know the client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -17,7 +17,7 @@ WithoutIdentity = Literal["raise", "drop"]
 
 
 class Bound:
-    """The fields of one block, those of the blocks around it merged in."""
+    """The fields of one block, merged with those of the enclosing blocks."""
 
     __slots__ = ("drops_without_identity", "fields")
 
@@ -26,7 +26,7 @@ class Bound:
         self.drops_without_identity = drops_without_identity
 
     def filled(self, message: Fields) -> Fields:
-        """The message with what is bound around the caller; its own fields win."""
+        """The message with the bound fields added; its own fields take precedence."""
         return _merged(self.fields, message)
 
 
@@ -41,16 +41,16 @@ def bound(
     context: Mapping[str, Any] | None = None,
     integrations: Mapping[str, Any] | None = None,
     without_identity: WithoutIdentity | None = None,
-) -> Iterator[None]:
-    """Fields for every call within the block, in this task and in those that it starts.
+) -> Generator[None, None, None]:
+    """Set fields for every call within the block, in this task and in the tasks that it starts.
 
-    A call's own fields win; of nested blocks the inner one does. `context` and `integrations` are merged key by
-    key, one level deep. `without_identity` says what becomes of a call that has no id at all: ``"raise"`` (what
-    holds without any block) raises its `MessageError`, ``"drop"`` makes it an accepted message that is dropped at
-    once, with reason ``no_identity``; `None` leaves it as the enclosing block has it.
+    A call's own fields take precedence, and an inner block's fields over those of an outer one. `context` and
+    `integrations` are merged key by key, one level deep. `without_identity` is what happens to a call without any id:
+    ``"raise"``, as outside of a block, raises `MessageError`; ``"drop"`` accepts the message and drops it at once, with
+    the reason ``no_identity``; `None` keeps the setting of the enclosing block.
 
     Raises:
-        MessageError: a field is wrong; names it as it is called on the wire.
+        MessageError: a field is wrong; names it as on the wire.
         ValueError: `without_identity` is none of these.
     """
     if without_identity not in (None, "raise", "drop"):
@@ -71,7 +71,7 @@ def _leave(token: Any, outer: Bound | None) -> None:
     try:
         innermost.reset(token)
     except ValueError:
-        # A generator-based dependency may be closed in another context than the one it was opened in.
+        # A generator-based dependency may be closed in a different context from the one in which it was opened.
         innermost.set(outer)
 
 
@@ -82,18 +82,18 @@ def bind(
     context: Mapping[str, Any] | None = None,
     integrations: Mapping[str, Any] | None = None,
 ) -> None:
-    """Change the innermost enclosing `bound` block in place.
+    """Change the fields of the innermost enclosing `bound` block in place.
 
-    All that follows within the block sees it, in tasks started from it before the change as well. What is not
-    given stays as it was.
+    The change applies to all later calls within the block, also in tasks that the block started before. Fields that
+    are not given stay as they were.
 
     Raises:
-        RuntimeError: there is no block around the call.
-        MessageError: a field is wrong; names it as it is called on the wire.
+        RuntimeError: the call is not inside a `bound` block.
+        MessageError: a field is wrong; names it as on the wire.
     """
     block = innermost.get()
     if block is None:
-        raise RuntimeError("bind() changes the bound() block around it, and here is none")
+        raise RuntimeError("bind() needs an enclosing bound() block, and there is none")
     block.fields = _merged(block.fields, _fields(user_id, anonymous_id, context, integrations))
 
 
@@ -105,12 +105,12 @@ def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any) ->
         fields["anonymousId"] = identifier("anonymousId", anonymous_id)
     for name, value in (("context", context), ("integrations", integrations)):
         if value is not None and mapping(name, value):
-            fields[name] = _for_many(name, value)
+            fields[name] = _reusable(name, value)
     return fields
 
 
-def _for_many(name: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The mapping for any number of calls: what can be read only once is read here."""
+def _reusable(name: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mapping, for use by any number of calls: generators in it are consumed here."""
     return value if is_plain({name: value}) else plain({name: value})[name]
 
 

@@ -1,9 +1,9 @@
-"""Values become JSON bytes here, once.
+"""Turns the values of a message into JSON bytes.
 
-The fast way is one `orjson.dumps`, with `_convert` for the types that orjson leaves to us. What orjson refuses
-altogether (integers beyond 64 bits, lone surrogates, keys that aren't text) and what can be read only once
-(generators) goes the slow way: a walk that knows where it is, so that an error can name the path. Nothing is
-imported to recognise pydantic, attrs, msgspec or numpy: they are known by what they have.
+The fast path is one call of `orjson.dumps`, with `_convert` for the types that orjson does not know. The slow path is
+a walk over the values that keeps track of the path, so that an error can name it. It takes what orjson refuses
+(integers beyond 64 bits, lone surrogates, keys that are not text) and iterators that can be read only once. Objects of
+pydantic, attrs, msgspec and numpy are recognised by their attributes, without importing these packages.
 
 This file knows values, not messages.
 """
@@ -11,68 +11,67 @@ This file knows values, not messages.
 from __future__ import annotations
 
 import base64
-import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from itertools import islice
 from pathlib import PurePath
 from types import GeneratorType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn, cast
 from uuid import UUID
 
 import orjson
 
 from segment_async._exceptions import MessageError
 
-_MASK = "**********"
-_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
-# What orjson takes: nesting of 254, integers of 64 bits.
-_DEEPEST = 254
-_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
-# A generator that yields more than this could not fit into the 32,768 bytes of a message.
-_MOST_ITEMS = 16_384
-# What can be read only once.
-_ONCE = (GeneratorType, map, filter, zip)
-# What orjson takes as it is, fragments (a converted Decimal's) included.
-_FINAL = frozenset({bool, float, orjson.Fragment})
+from .timestamps import datetime_text
 
-_log = logging.getLogger("segment_async")
-_warned_of_naive = False
+_MASK: Final = "**********"
+_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+# The limits of orjson: containers nested 254 deep, integers of 64 bits.
+_MAX_DEPTH: Final = 254
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+# More items than this cannot fit into the 32,768 bytes of a message.
+_MAX_ITEMS: Final = 16_384
+# Iterators, which can be read only once.
+_ONE_SHOT: Final = (GeneratorType, map, filter, zip)
+# Types that the walk leaves to orjson; a converted Decimal is a Fragment.
+_NATIVE: Final = frozenset({bool, float, orjson.Fragment})
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """The message as JSON.
 
     Raises:
-        MessageError: a value cannot become JSON; names its path and its type, never the value.
+        MessageError: a value cannot be encoded; names its path and its type, never the value.
     """
     try:
         return orjson.dumps(message, _convert, _OPTIONS)
     except TypeError as error:
-        _let_through(error.__cause__)
+        _reraise_exit(error.__cause__)
     return _encode_plain(plain(message))
 
 
 def plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message in values that `encode` takes at once; generators are used up.
+    """A copy of the message in JSON's own types; generators are consumed.
 
     Raises:
         MessageError: as `encode`.
     """
-    problem = None
+    walked = None
     try:
         walked = _walk(message, "", ())
     except RecursionError:
-        problem = "nested too deep"
-    if problem:
-        raise MessageError("message", problem)
-    return walked  # type: ignore[no-any-return]  # a mapping walks to a dict
+        # Raise the error outside of this handler, where the stack is short again.
+        pass
+    if walked is None:
+        raise MessageError("message", "is nested too deeply")
+    return cast("dict[str, Any]", walked)
 
 
 def _encode_plain(message: dict[str, Any]) -> bytes:
@@ -80,68 +79,52 @@ def _encode_plain(message: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(message, _convert, _OPTIONS)
     except TypeError:
-        # The text of orjson's own error may hold a value; it is dropped with its chain.
-        problem = "holds a value that cannot become JSON"
+        # orjson's error may quote the value: raise a new one outside of this handler, so that it has no context.
+        problem = "holds a value that cannot be encoded as JSON"
     raise MessageError("message", problem)
 
 
 def is_plain(message: Mapping[str, Any]) -> bool:
-    """Whether the fast way takes the message without reading anything that can be read only once."""
+    """Whether the fast path can encode the message without consuming a generator."""
     try:
         orjson.dumps(message, _convert, _OPTIONS)
     except TypeError as error:
-        _let_through(error.__cause__)
+        _reraise_exit(error.__cause__)
         return False
     return True
 
 
-def datetime_text(value: datetime) -> str:
-    """ISO-8601 in UTC with milliseconds; what has no zone is taken as UTC (said once in a process's log)."""
-    if value.tzinfo is None or value.utcoffset() is None:
-        _warn_of_naive()
-        value = value.replace(tzinfo=UTC)
-    # datetime's own text: a subclass may write others.
-    return datetime.isoformat(value.astimezone(UTC), timespec="milliseconds")[:-6] + "Z"
-
-
-def _warn_of_naive() -> None:
-    global _warned_of_naive
-    if not _warned_of_naive:
-        _warned_of_naive = True
-        _log.warning("A datetime without a zone was taken as UTC; pass aware ones. This is said once.")
-
-
-def _let_through(cause: BaseException | None) -> None:
-    """Lets KeyboardInterrupt and its like through, which orjson wraps into its own error."""
+def _reraise_exit(cause: BaseException | None) -> None:
+    """Raise the KeyboardInterrupt or SystemExit that orjson wrapped in its own error."""
     if cause is not None and not isinstance(cause, Exception):
         raise cause
 
 
-class _Unknown(Exception):
-    """No rule knows the value's type, or its own conversion failed."""
+class _Unsupported(Exception):
+    """There is no conversion for the value's type, or the conversion failed."""
 
 
-def _convert(value: Any) -> Any:
-    """One step from a value that isn't JSON to one that is, or to one that is nearer to it."""
-    rule = _RULES.get(type(value))
-    if rule is None:
-        rule = _rule_by_ancestry(value) or _rule_by_looks(value)
-        if rule is None:
-            raise _Unknown
-    return rule(value)
+def _convert(value: object) -> Any:
+    """Convert a value one step towards JSON; the result may need further steps."""
+    conversion = _CONVERSIONS.get(type(value))
+    if conversion is None:
+        conversion = _inherited_conversion(value) or _duck_typed_conversion(value)
+        if conversion is None:
+            raise _Unsupported
+    return conversion(value)
 
 
-def _rule_by_ancestry(value: Any) -> Callable[[Any], Any] | None:
-    return next((rule for ancestor, rule in _ANCESTORS if isinstance(value, ancestor)), None)
+def _inherited_conversion(value: object) -> Callable[[Any], Any] | None:
+    return next((conversion for base, conversion in _BASE_TYPES if isinstance(value, base)), None)
 
 
-def _rule_by_looks(value: Any) -> Callable[[Any], Any] | None:
+def _duck_typed_conversion(value: object) -> Callable[[Any], Any] | None:
     kind = type(value)
     if isinstance(value, type):
         return None
     if hasattr(kind, "get_secret_value") or kind.__name__ == "Secret":
         return _mask
-    return next((rule for mark, rule in _LOOKS if hasattr(kind, mark)), None)
+    return next((conversion for attribute, conversion in _DUCK_TYPES if hasattr(kind, attribute)), None)
 
 
 def _mask(_: Any) -> str:
@@ -149,12 +132,12 @@ def _mask(_: Any) -> str:
 
 
 def _datetime(value: datetime) -> str | None:
-    # pandas' NaT is a datetime that equals nothing, not even itself.
+    # pandas' NaT is a datetime that does not equal itself.
     return datetime_text(value) if value == value else None  # noqa: PLR0124
 
 
 def _decimal(value: Decimal) -> orjson.Fragment | None:
-    # Decimal's own text: a subclass may write "$3", which would spoil the whole batch.
+    # Call Decimal's own method: a subclass may return "$3", which would make the whole batch invalid JSON.
     return orjson.Fragment(Decimal.__str__(value)) if Decimal.is_finite(value) else None
 
 
@@ -184,13 +167,17 @@ def _dataclass(value: Any) -> dict[str, Any]:
 
 
 def _attrs(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in type(value).__attrs_attrs__}
+    kind = cast("Any", type(value))
+    names: list[str] = [field.name for field in kind.__attrs_attrs__]
+    return {name: getattr(value, name) for name in names}
 
 
 def _struct(value: Any) -> dict[str, Any]:
-    names = zip(type(value).__struct_fields__, type(value).__struct_encode_fields__, strict=True)
-    items = ((name, getattr(value, field)) for field, name in names)
-    # As msgspec has it, what was never set is left out.
+    kind = cast("Any", type(value))
+    attributes: tuple[str, ...] = kind.__struct_fields__
+    names: tuple[str, ...] = kind.__struct_encode_fields__
+    items = zip(names, [getattr(value, attribute) for attribute in attributes], strict=True)
+    # Leave out unset fields, as msgspec does.
     return {name: item for name, item in items if type(item).__name__ != "UnsetType"}
 
 
@@ -198,19 +185,19 @@ def _model(value: Any) -> Any:
     return value.model_dump(warnings=False)
 
 
-def _old_model(value: Any) -> Any:
+def _model_v1(value: Any) -> Any:
     return value.dict()
 
 
 def _numpy(value: Any) -> Any:
     if type(value).__module__ == "numpy" and value.dtype.kind in "mM":
-        # Finer units than microseconds would come out as bare integers.
+        # With units finer than microseconds, `tolist` would return bare integers.
         return value.astype(f"{value.dtype.kind}8[us]").tolist()
     listed = value.tolist()
     return _float(listed) if type(listed) is type(value) else listed
 
 
-_RULES: dict[type, Callable[[Any], Any]] = {
+_CONVERSIONS: Final[dict[type, Callable[[Any], Any]]] = {
     datetime: _datetime,
     Decimal: _decimal,
     date: _isoformat,
@@ -223,8 +210,9 @@ _RULES: dict[type, Callable[[Any], Any]] = {
     bytes: _bytes,
     **dict.fromkeys((IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network), str),
 }
-# In this order: a pandas Timestamp is a datetime and has numpy's looks, numpy's float64 is a float.
-_ANCESTORS: tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...] = (
+# The first match wins, and base types go before duck types: a pandas Timestamp is a datetime and looks like a numpy
+# scalar; numpy's float64 is a float.
+_BASE_TYPES: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...]] = (
     (Enum, _enum),
     (datetime, _datetime),
     (Decimal, _decimal),
@@ -237,55 +225,56 @@ _ANCESTORS: tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...] = (
     ((set, frozenset, deque, tuple), list),
     (Mapping, dict),
 )
-_LOOKS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+# The attribute that shows what a type is, in this order.
+_DUCK_TYPES: Final[tuple[tuple[str, Callable[[Any], Any]], ...]] = (
     ("model_dump", _model),
     ("__attrs_attrs__", _attrs),
     ("__struct_encode_fields__", _struct),
     ("__dataclass_fields__", _dataclass),
-    ("__fields_set__", _old_model),
-    # pydantic's addresses, which its models keep as objects.
+    ("__fields_set__", _model_v1),
+    # pydantic's URL types, which `model_dump` leaves as objects.
     ("unicode_string", str),
     ("tolist", _numpy),
 )
 
 
-def _walk(value: Any, path: str, holders: tuple[int, ...]) -> Any:
-    """The value in JSON's own types (a finite Decimal stays one), with the path at hand for an error.
+def _walk(value: Any, path: str, parents: tuple[int, ...]) -> Any:
+    """The value in JSON's own types; a finite Decimal stays one. `path` is where it is, for errors.
 
-    What counts is the type, not the `__class__` that a proxy shows: that one runs the application's code.
+    Looks at `type(value)` and not at `__class__`: a proxy's `__class__` runs the application's code.
     """
-    kind = type(value)
-    if value is None or kind in _FINAL or (kind is Decimal and value.is_finite()):
+    kind = cast("type[object]", type(value))  # for pyright: the type of an Any is unknown to it
+    if value is None or kind in _NATIVE or (kind is Decimal and value.is_finite()):
         return value
     if issubclass(kind, Enum):
-        return _walk(value.value, path, holders)
+        return _walk(value.value, path, parents)
     if issubclass(kind, str):
-        return as_it_travels(value)
+        return wire_text(value)
     if issubclass(kind, int):
         return _integer(value, path)
-    if id(value) in holders:
-        _refuse(path, value, "a cycle: it contains itself")
-    if len(holders) >= _DEEPEST:
-        _refuse(path, value, "nested too deep")
-    holders = (*holders, id(value))
+    if id(value) in parents:
+        _refuse(path, value, "contains itself")
+    if len(parents) >= _MAX_DEPTH:
+        _refuse(path, value, "is nested too deeply")
+    parents = (*parents, id(value))
     if issubclass(kind, Mapping):
-        return _walk_mapping(_read(value.items, value, path), path, holders)
+        return _walk_mapping(_read(value.items, value, path), path, parents)
     if issubclass(kind, (list, tuple)):
-        return _walk_items(_read(lambda: value, value, path), path, holders)
-    if issubclass(kind, _ONCE):
-        return _walk_items(_read_out(value, path), path, holders)
-    return _walk(_converted(value, path), path, holders)
+        return _walk_items(_read(lambda: value, value, path), path, parents)
+    if issubclass(kind, _ONE_SHOT):
+        return _walk_items(_consume(value, path), path, parents)
+    return _walk(_converted(value, path), path, parents)
 
 
-def _walk_items(items: Iterable[Any], path: str, holders: tuple[int, ...]) -> list[Any]:
-    return [_walk(item, f"{path}[{index}]", holders) for index, item in enumerate(items)]
+def _walk_items(items: Iterable[Any], path: str, parents: tuple[int, ...]) -> list[Any]:
+    return [_walk(item, f"{path}[{index}]", parents) for index, item in enumerate(items)]
 
 
-def _read_out(value: Iterable[Any], path: str) -> list[Any]:
-    """What a generator yields, up to more items than a message could ever hold."""
-    items = _read(lambda: islice(value, _MOST_ITEMS + 1), value, path)
-    if len(items) > _MOST_ITEMS:
-        _refuse(path, value, "yields more items than a message can hold")
+def _consume(value: Iterable[Any], path: str) -> list[Any]:
+    """The items of an iterator, which may be endless."""
+    items = _read(lambda: islice(value, _MAX_ITEMS + 1), value, path)
+    if len(items) > _MAX_ITEMS:
+        _refuse(path, value, "yields more items than fit in a message")
     return items
 
 
@@ -294,33 +283,33 @@ def _read(items: Callable[[], Iterable[Any]], value: Any, path: str) -> list[Any
     try:
         read = list(items())
     except Exception:
-        # What the value's own code raised may quote it: it ends here, with its chain.
+        # The exception may quote the value: raise another one outside of this handler, so that it has no context.
         pass
     if read is None:
-        _refuse(path, value, "raised while it was read")
+        _refuse(path, value, "raised an exception when it was read")
     return read
 
 
-def _walk_mapping(items: list[tuple[Any, Any]], path: str, holders: tuple[int, ...]) -> dict[str, Any]:
+def _walk_mapping(items: list[tuple[Any, Any]], path: str, parents: tuple[int, ...]) -> dict[str, Any]:
     walked: dict[str, Any] = {}
     for key, item in items:
         name = key if type(key) is str and key.isascii() else _key_text(key, path)
-        place = f"{path}.{name}" if path else name
+        inner = f"{path}.{name}" if path else name
         if name in walked:
-            raise MessageError(place, "two keys become the same text")
-        walked[name] = _walk(item, place, holders)
+            raise MessageError(inner, "two keys have the same text")
+        walked[name] = _walk(item, inner, parents)
     return walked
 
 
 def _converted(value: Any, path: str) -> Any:
-    converted: Any = _Unknown
+    converted: Any = _Unsupported
     try:
         converted = _convert(value)
     except Exception:
-        # What the value's own code raised may quote it: it ends here, with its chain.
+        # The exception may quote the value: raise another one outside of this handler, so that it has no context.
         pass
-    if converted is _Unknown:
-        _refuse(path, value, "cannot become JSON")
+    if converted is _Unsupported:
+        _refuse(path, value, "cannot be encoded as JSON")
     return converted
 
 
@@ -328,8 +317,8 @@ def _refuse(path: str, value: Any, problem: str) -> NoReturn:
     raise MessageError(path or "message", f"{problem} (type {type(value).__qualname__})")
 
 
-def as_it_travels(value: str) -> str:
-    """Exact `str`, lone surrogates replaced by U+FFFD."""
+def wire_text(value: str) -> str:
+    """The text as a plain `str`, with each lone surrogate replaced by U+FFFD."""
     text = str.__str__(value)
     try:
         text.encode()
@@ -345,7 +334,7 @@ def _integer(value: int, path: str) -> int | str:
     try:
         digits = int.__str__(value)
     except ValueError:
-        # Python refuses to write out integers of more than a few thousand digits.
+        # Python does not convert integers of more than a few thousand digits.
         pass
     if digits is None:
         _refuse(path, value, "has too many digits")
@@ -357,10 +346,10 @@ def _key_text(key: Any, path: str) -> str:
     try:
         text = _key_as_text(key)
     except Exception:
-        # As in `_converted`: the key's own code may quote it.
+        # As in `_converted`.
         pass
     if text is None:
-        _refuse(path, key, "has a key that cannot become text")
+        _refuse(path, key, "has a key that cannot be converted to text")
     return text
 
 
@@ -368,13 +357,13 @@ def _key_as_text(key: Any) -> str:
     if isinstance(key, Enum):
         key = key.value
     if isinstance(key, str):
-        return as_it_travels(key)
+        return wire_text(key)
     if isinstance(key, datetime):
         return datetime_text(key)
     if isinstance(key, (date, time)):
         return key.isoformat()
     if isinstance(key, bytes):
         return _bytes(key)
-    if _rule_by_looks(key) is _mask:
+    if _duck_typed_conversion(key) is _mask:
         return _MASK
-    return as_it_travels(str(key))
+    return wire_text(str(key))

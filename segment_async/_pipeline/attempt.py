@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from segment_async._exceptions import TransportError, stack_of
-from segment_async._http.transport import Deadline, Hidden, Response, Transport
-from segment_async._message.build import clock_text
-from segment_async._version import __version__
+from segment_async._http.deadline import Deadline
+from segment_async._http.transport import Response, Secret, Transport
+from segment_async._http.user_agent import USER_AGENT
+from segment_async._message.timestamps import clock_text
 from segment_async.instrumentation import Request
 
 from .auth import Auth, Refused
@@ -27,8 +27,6 @@ from .retry import Failure, History, NoCredentials, NoResponse
 from .spool_feed import SpoolFeed
 
 _log = logging.getLogger("segment_async")
-
-_AGENT: Final = f"segment-async/{__version__} Python/{'.'.join(map(str, sys.version_info[:3]))}"
 
 
 class HoldsEnded(NamedTuple):
@@ -95,17 +93,17 @@ class RequestSender:
             self._reports.warn("transport", "The transport raised; the batch is retried.\n%s", stack_of(error))
             return NoResponse(maybe_sent=True, error=f"the transport raised {type(error).__qualname__}")
 
-    async def _authorization(self, batch: Batch) -> Hidden:
+    async def _authorization(self, batch: Batch) -> Secret:
         """Waits for a token, if need be until the batch would be given up."""
         if not self._auth.has_tokens:
-            return Hidden(await self._auth.header())
+            return Secret(await self._auth.header())
         since = batch.history.first_failure
         since = self._clock.now() if since is None else since
         # Under a name for the reason that `Deadline` gives.
         limit = asyncio.timeout(since + self._give_up_after - self._clock.now())
         try:
             async with limit:
-                return Hidden(await self._auth.header())
+                return Secret(await self._auth.header())
         except TimeoutError:
             batch.history = batch.history._replace(first_failure=since)
         raise TransportError("no token came", maybe_sent=False)
@@ -119,7 +117,7 @@ class RequestSender:
             accounts.retries += history.sends > 1
         batch.sent_at = self._clock.now()
 
-    async def _post(self, batch: Batch, authorization: Hidden) -> Response:
+    async def _post(self, batch: Batch, authorization: Secret) -> Response:
         started_at, start, answer = self._wall_clock(), self._clock.now(), None
         try:
             answer = await self._transport.send(
@@ -147,10 +145,10 @@ class RequestSender:
             # An answer that came must not be lost for it: the batch would be sent twice.
             self._reports.warn_once("observe", "An observer failed. This is logged once.\n%s", stack_of(error))
 
-    def _headers(self, history: History, authorization: Hidden) -> dict[str, str]:
+    def _headers(self, history: History, authorization: Secret) -> dict[str, str]:
         headers = {
             "Content-Type": "application/json",
-            "User-Agent": _AGENT,
+            "User-Agent": USER_AGENT,
             "Authorization": authorization.value,
         }
         if self._gzip:

@@ -23,7 +23,8 @@ from urllib.parse import urlencode
 import orjson
 
 from segment_async._exceptions import TransportError
-from segment_async._http.transport import Hidden, Response, Transport, origin
+from segment_async._http.origin import origin
+from segment_async._http.transport import Response, Secret, Transport
 from segment_async._lifecycle.loop_end import end
 
 from .retry import RetryPolicy, header, http_date, retry_after
@@ -243,7 +244,7 @@ class Tokens:
         }
         return urlencode(fields).encode()
 
-    def _assertion(self) -> Hidden | None:
+    def _assertion(self) -> Secret | None:
         """The signed claims; without a usable key that is a refusal."""
         moment = self._wall() + self._skew
         claims = {
@@ -255,7 +256,7 @@ class Tokens:
             "jti": urandom(16).hex(),
         }
         try:
-            return Hidden(self._sign(claims, self._key, "RS256", {"kid": self._oauth.key_id}))
+            return Secret(self._sign(claims, self._key, "RS256", {"kid": self._oauth.key_id}))
         except Exception:
             # Whatever it was, its text and its frames may hold the key.
             pass

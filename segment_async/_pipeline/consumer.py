@@ -16,7 +16,7 @@ from segment_async._http.transport import Response
 from segment_async._lifecycle.loop_end import abandon_after_fork, end, unwind
 from segment_async._lifecycle.tasks import SupervisedTask
 from segment_async._lifecycle.waiting import wake
-from segment_async._message.build import draw_ahead
+from segment_async._message.ids import prefill_ids
 
 from .attempt import HoldsEnded, RequestSender
 from .batch import Batch, OpenBatch
@@ -109,7 +109,7 @@ class Consumer:
         opened = self._backlog.open
         if opened is not None:
             opened.press()
-        draw_ahead()
+        prefill_ids()
         return size >= _SLICE // 8
 
     def _seal(self, opened: OpenBatch) -> Batch | None:

@@ -1,1 +1,1 @@
-"""What a web request says about its visitor."""
+"""Reads a web request: its visitor, page, query, cookies and consent."""

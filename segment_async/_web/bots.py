@@ -1,8 +1,8 @@
-"""Whether a program, not a person, asks: told by its `User-Agent`.
+"""Recognises programs, as opposed to browsers, by their `User-Agent`.
 
-A short list of words that those who crawl, preview, watch and fetch use of themselves. The extra ``bots`` brings a
-maintained one (the package crawler-user-agents), which is asked as well where it is installed. Browsers that are only
-driven by a program, as in tests, are browsers here.
+A short list of words covers crawlers, previews, monitors and HTTP libraries. The extra ``bots`` adds a maintained list
+(the package crawler-user-agents), which is used as well if it is installed. A browser that is driven by a program, as
+in tests, counts as a browser.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Final
 
-# "bot" is part of a maker's name, too: Cubot sells telephones.
+# "bot" is also part of a brand: Cubot makes phones.
 _WORDS: Final = re.compile(
     r"(?<!cu)bots?(?:\b|_)|robot|crawl|spider|slurp|scrap[ey]|archiver|fetch(?:er)?\b|monitor|preview|validator"
     r"|mediapartners|google-(?:inspection|read|safety|extended|favicon|structured)|googleother|apis-google|feedburner"
@@ -29,14 +29,14 @@ _WORDS: Final = re.compile(
 
 @lru_cache(maxsize=2_048)
 def is_bot(user_agent: str | None) -> bool:
-    """No name at all is no browser's either."""
+    """Whether a program sent the request; so is one without a `User-Agent`."""
     if not user_agent:
         return True
-    return _WORDS.search(user_agent) is not None or _maintained()(user_agent)
+    return _WORDS.search(user_agent) is not None or _maintained_list()(user_agent)
 
 
 @lru_cache(maxsize=1)
-def _maintained() -> Callable[[str], bool]:
+def _maintained_list() -> Callable[[str], bool]:
     try:
         is_crawler = import_module("crawleruseragents").is_crawler
     except ImportError:

@@ -1,4 +1,4 @@
-"""What a visitor consented to, and what follows for what is done without being asked: page views and the cookie.
+"""A visitor's consent, and whether it allows the page views and the cookie of the middleware.
 
 Pure: knows neither requests nor messages.
 """
@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 Preferences = Mapping[str, bool]
 GPC = Literal["ignore", "drop"] | Preferences
 
-_MOST_CATEGORIES: Final = 64
-_MOST_CHARACTERS: Final = 2_048
+_MAX_CATEGORIES: Final = 64
+_MAX_CHARACTERS: Final = 2_048
 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """Attributes:
-    preferences: for `context.consent.categoryPreferences`; `None`: nothing travels. Never empty, which means
-        *deny all* (https://segment.com/docs/privacy/consent-management/).
-    allows_page_views: unless every category is denied.
-    allows_cookie: the same, and where consent is asked for, an answer is there.
+    """What a visitor allows.
+
+    Attributes:
+        preferences: for `context.consent.categoryPreferences`; `None`: the field is not sent. Never empty, because an
+            empty object means *deny all* (https://segment.com/docs/privacy/consent-management/).
+        allows_page_views: false if every category is denied.
+        allows_cookie: the same, and false as well while the visitor's consent is not known but required.
     """
 
     preferences: dict[str, bool] | None = None
@@ -30,31 +32,35 @@ class Consent:
     allows_cookie: bool = True
 
 
-def preferences_of(answer: Any) -> dict[str, bool] | None:
-    """An answer of the application's as preferences.
+def parse_preferences(value: Any) -> dict[str, bool] | None:
+    """The preferences that the application returned.
 
     Raises:
-        TypeError: it is none.
-        ValueError: it would hardly leave room in a message.
+        TypeError: the value is not a mapping.
+        ValueError: the preferences would take too much of a message's size.
     """
-    if answer is None:
+    if value is None:
         return None
-    if not isinstance(answer, Mapping):
+    if not isinstance(value, Mapping):
         raise TypeError
-    preferences = {str(category): granted is True for category, granted in answer.items()}
-    if len(preferences) > _MOST_CATEGORIES or sum(map(len, preferences)) > _MOST_CHARACTERS:
+    given = cast("Mapping[object, object]", value)
+    preferences = {str(category): granted is True for category, granted in given.items()}
+    if len(preferences) > _MAX_CATEGORIES or sum(map(len, preferences)) > _MAX_CHARACTERS:
         raise ValueError
     return preferences
 
 
-def weighed(given: Preferences | None, *, is_asked_for: bool, gpc: GPC, objects: bool) -> Consent:
-    """`objects`: the browser says `Sec-GPC: 1`."""
+def evaluate(given: Preferences | None, *, is_required: bool, gpc: GPC, has_gpc_signal: bool) -> Consent:
+    """The consent that follows from the application's preferences and the browser's `Sec-GPC: 1`.
+
+    `is_required`: the application asks for consent, so that `given` is `None` only while it is not known.
+    """
     preferences = dict(given or {})
-    if objects and not isinstance(gpc, str):
+    if has_gpc_signal and not isinstance(gpc, str):
         preferences |= gpc
-    is_denied = (objects and gpc == "drop") or (given is not None and not any(preferences.values()))
+    is_denied = (has_gpc_signal and gpc == "drop") or (given is not None and not any(preferences.values()))
     return Consent(
         preferences=preferences or None,
         allows_page_views=not is_denied,
-        allows_cookie=not is_denied and (given is not None or not is_asked_for),
+        allows_cookie=not is_denied and (given is not None or not is_required),
     )

@@ -1,6 +1,6 @@
-"""What a response says of the page that a visitor saw, and what may be added to it.
+"""Reads the page that a visitor saw from the response: its name, its title, and whether a cookie may be added.
 
-Pure: headers and pieces of bodies in, fields out. This file knows neither clients nor how a response travels.
+Pure: headers and parts of bodies in, fields out. This file knows neither clients nor how a response is sent.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
 from functools import lru_cache
 from html import unescape
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from .cookies import sets_anonymous_id
 from .request import Headers, host_of
-from .visitor import ANONYMOUS_COOKIE
 
 EXCLUDED: Final = (
     *("/health", "/healthz", "/healthcheck", "/livez", "/readyz", "/ping", "/metrics"),
     *("/static", "/assets", "/favicon.ico", "/robots.txt", "/.well-known"),
     *("/docs", "/redoc", "/openapi.json", "/schema"),
 )
-"""Health checks, static files, and the places where frameworks put the documentation of an API."""
+"""Health checks, static files, and the paths where frameworks serve API documentation."""
 
-_YEAR: Final = 365 * 24 * 3600
 _CHARSET: Final = re.compile(rb"charset=[\"']?([\w.:-]+)", re.IGNORECASE)
 _HTML: Final = (b"text/html", b"application/xhtml+xml")
-# Bytes of a page in which its title must stand, and characters that it may have.
-_HEAD: Final = 32_768
+# The title is searched in so many bytes of a page, and cut to so many characters.
+_MAX_HEAD: Final = 32_768
 _MAX_TITLE: Final = 512
 _MAX_NAME: Final = 1_024
 
@@ -35,7 +34,7 @@ RawHeaders = Sequence[Sequence[bytes]]
 
 
 def exclusion(paths: Iterable[str]) -> re.Pattern[str]:
-    """Matches paths that are one of these, or below one; `*` stands for any characters, `?` for any one."""
+    """A pattern for these paths and everything below them; `*` matches any characters, `?` any single one."""
     patterns = [path.rstrip("/") or "/" for path in paths]
     below = [f"{pattern}/*" for pattern in patterns if pattern != "/"]
     return re.compile("|".join(map(translate, patterns + below)) or r"(?!)")
@@ -45,74 +44,68 @@ def is_html(headers: RawHeaders) -> bool:
     return _header(headers, b"content-type").lower().lstrip().startswith(_HTML)
 
 
-def may_carry_an_id(headers: RawHeaders) -> bool:
-    """Neither made for caches, where one visitor's id would go to many, nor with an id of the application's own."""
+def allows_cookie(headers: RawHeaders) -> bool:
+    """Whether an id may be added: no shared cache may keep the response, and it does not set an id itself."""
     policy = _header(headers, b"cache-control").lower()
-    own = ANONYMOUS_COOKIE + b"="
-    return (
-        b"public" not in policy
-        and b"s-maxage" not in policy
-        and not any(name.lower() == b"set-cookie" and value.startswith(own) for name, value in headers)
-    )
-
-
-def id_cookie(anonymous_id: str) -> tuple[bytes, bytes]:
-    """The header that sets the cookie as Segment's browser library does: for a year, and for its scripts to read."""
-    cookie = b"%b=%b; Max-Age=%d; Path=/; SameSite=Lax" % (ANONYMOUS_COOKIE, anonymous_id.encode(), _YEAR)
-    return b"set-cookie", cookie
+    return b"public" not in policy and b"s-maxage" not in policy and not sets_anonymous_id(headers)
 
 
 def properties_of(page: Mapping[str, str], headers: Headers, title: str | None) -> dict[str, str]:
-    """The page call's properties (https://segment.com/docs/connections/spec/page/#properties)."""
+    """The properties of the page call (https://segment.com/docs/connections/spec/page/#properties)."""
     host = host_of(headers)
     return {**page, **({"host": host} if host else {}), **({"title": title} if title else {})}
 
 
-def name_of(answer: Any) -> str | None:
-    """Raises:
-    TypeError: it is no name; ValueError: it is too long for one.
+def parse_name(value: Any) -> str | None:
+    """The page name that the application returned.
+
+    Raises:
+        TypeError: the value is not text.
+        ValueError: the name is too long.
     """
-    if answer is None:
+    if value is None:
         return None
-    if not isinstance(answer, str):
+    if not isinstance(value, str):
         raise TypeError
-    if len(answer) > _MAX_NAME:
+    if len(value) > _MAX_NAME:
         raise ValueError
-    return answer or None
+    return value or None
 
 
 def route_name(scope: Mapping[str, Any], root_path: str) -> str | None:
-    """The template that the framework matched, below what it is mounted at; `None`: it does not tell."""
+    """The template of the matched route, including the paths of mounts within the application, if it is known."""
     route, mounted = scope.get("route"), scope.get("root_path", "")
     if hasattr(route, "routes"):
-        # A mount: of files, or of an application that does not tell its own routes.
+        # A mount: of static files, or of an application that does not put its own route in the scope.
         return None
-    template = _included(scope) or getattr(route, "path", None) or scope.get("path_template")
+    template = _included_path(scope) or getattr(route, "path", None) or scope.get("path_template")
     if not isinstance(template, str) or not template:
         return None
     return mounted.removeprefix(root_path) + template if isinstance(mounted, str) else template
 
 
-def _included(scope: Mapping[str, Any]) -> Any:
-    """Where FastAPI keeps a route's whole template, since the route itself tells it without what it is included at."""
-    said = scope.get("fastapi")
-    effective = said.get("effective_route_context") if isinstance(said, Mapping) else None
-    is_of_this_route = effective is not None and getattr(effective, "original_route", None) is scope.get("route")
-    return getattr(effective, "path", None) if is_of_this_route else None
+def _included_path(scope: Mapping[str, Any]) -> Any:
+    """FastAPI's template of a route in an included router; the route itself has it without the router's prefix."""
+    details = scope.get("fastapi")
+    if not isinstance(details, Mapping):
+        return None
+    context = cast("Mapping[str, Any]", details).get("effective_route_context")
+    is_of_this_route = context is not None and getattr(context, "original_route", None) is scope.get("route")
+    return getattr(context, "path", None) if is_of_this_route else None
 
 
-class TitleReader:
-    """Finds `<title>` in the pieces of a page, within its first 32 KiB."""
+class TitleParser:
+    """Finds `<title>` in the parts of a page, within its first 32 KiB."""
 
     def __init__(self, headers: RawHeaders) -> None:
         self._head = bytearray()
         self._charset = _charset(_header(headers, b"content-type"))
-        self._reads = not _header(headers, b"content-encoding")
+        self._is_searching = not _header(headers, b"content-encoding")
 
-    def feed(self, piece: bytes) -> None:
-        if self._reads:
-            self._head += piece[: _HEAD - len(self._head)]
-            self._reads = len(self._head) < _HEAD and b"</title" not in self._head
+    def feed(self, part: bytes) -> None:
+        if self._is_searching:
+            self._head += part[: _MAX_HEAD - len(self._head)]
+            self._is_searching = len(self._head) < _MAX_HEAD and b"</title" not in self._head
 
     def title(self) -> str | None:
         lower = self._head.lower()

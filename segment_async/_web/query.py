@@ -1,7 +1,7 @@
-"""What of a query string may leave: all, nothing, the campaign's fields, or what does not look like a secret.
+"""Filters a query string: keep all of it, nothing, the campaign's fields, or what does not look like a secret.
 
-Pure text in, text out. Parameters are kept or left out as they were written, so that broken percent-encodings do no
-harm. This file knows neither requests nor messages.
+Pure: text in, text out. Parameters are kept unchanged or removed, so that a broken percent-encoding does not matter.
+This file knows neither requests nor messages.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 
 Mode = Literal["scrub", "utm", "none", "all"]
 
-# Values within values: the address to go back to, with a query of its own, is as deep as it gets.
-_DEPTH: Final = 3
+# How deep a parameter may contain another query string, as in the URL to return to after a login.
+_MAX_DEPTH: Final = 3
 
-# Anywhere in a parameter's name, its capitals and separators taken off.
+# Matches anywhere in a parameter's name, in lower case and without separators.
 _SECRET_NAME: Final = re.compile(
     r"token|secret|passw|pwd|passphrase|credential|signature|session|jwt|bearer|oauth|saml|[cx]srf|xamz|hmac|cookie"
     r"|(?:api|access|private|auth|encryption|license|client|user|signing)key|auth(?:ori[sz]ation|code|enticat)"
     r"|(?:verif|reset|confirm|activat|invit|login|magic|oob|security|access|sms|mfa)\w*(?:code|link|key|hash)"
 )
-# Only as the whole name: within longer ones too many are harmless, `promo_code` and `sort_key` among them.
+# Matches the whole name only: too many longer names are harmless, such as `promo_code` and `sort_key`.
 _WHOLE_SECRET_NAME: Final = re.compile(
     r"key|code|sig|auth|pass|pw|pin|sid|otp|totp|mfa|nonce|ticket|hash|verify|verifier|assertion|reset|activation"
     r"|invite|invitation|magic|sso"
 )
 _SECRET_VALUE: Final = re.compile(
     r"eyJ[\w-]+\.[\w-]+\."  # a JSON Web Token
-    r"|-----BEGIN|://[^/?#\s]*:[^/?#\s]*@"  # a private key; a password within an address
+    r"|-----BEGIN|://[^/?#\s]*:[^/?#\s]*@"  # a private key; a password in a URL
     r"|\b(?:[sr]k_(?:live|test)_|gh[opsur]_|github_pat_|xox[a-z]-|glpat-|npm_|sk-|AKIA|AIza|ya29\.|SG\.)[\w.-]{8,}"
 )
-# Letters and digits of which the pattern above needs more to match.
+# Fewer letters and digits than this never match the pattern above.
 _SHORTEST_SECRET: Final = 12
 _LONG_TEXT: Final = re.compile(r"[\w+=-]{32,}", re.ASCII)
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{32,}")
 _UTM: Final = re.compile(r"utm_\w{1,60}", re.ASCII)
-# Random by nature, and what advertising is measured by.
+# Parameters of advertising networks, whose values look random.
 _CLICK_ID: Final = re.compile(
     r"utm_\w+|gclid|gbraid|wbraid|dclid|gclsrc|srsltid|_g[al]|fbclid|msclkid|ttclid|twclid|li_fat_id|yclid|igshid|epik"
     r"|irclickid|sccid|rdt_cid|mc_cid",
@@ -45,8 +45,8 @@ _CLICK_ID: Final = re.compile(
 )
 
 
-def kept(query: str, mode: Mode) -> str:
-    """The parameters of the query that may leave, as they were written."""
+def filtered(query: str, mode: Mode) -> str:
+    """The parameters of the query that may be sent, unchanged."""
     if mode == "all" or not query:
         return query
     if mode == "none":
@@ -56,7 +56,7 @@ def kept(query: str, mode: Mode) -> str:
 
 
 def campaign(query: str) -> dict[str, str]:
-    """The query's `utm_*` fields under the names of Segment's browser library: `utm_campaign` is `name`."""
+    """The `utm_*` parameters under the names of Segment's browser library: `utm_campaign` becomes `name`."""
     fields: dict[str, str] = {}
     if "utm_" not in query:
         return fields
@@ -68,7 +68,7 @@ def campaign(query: str) -> dict[str, str]:
 
 
 def decoded(value: str) -> str:
-    """As the browser library decodes it; where that cannot be done, as it was written."""
+    """The value decoded like in the browser library, or unchanged if it is not valid."""
     try:
         return unquote_to_bytes(value.replace("+", " ")).decode()
     except UnicodeDecodeError:
@@ -80,7 +80,7 @@ def _is_utm(part: str) -> bool:
 
 
 def _is_harmless(part: str) -> bool:
-    return not _is_secret(part, _DEPTH)
+    return not _is_secret(part, _MAX_DEPTH)
 
 
 def _is_secret(part: str, depth: int) -> bool:
@@ -106,7 +106,7 @@ def _holds_a_secret(name: str, value: str, depth: int) -> bool:
 
 
 def _looks_random(value: str) -> bool:
-    """Long, of one piece, and of digits with letters of both cases, or all hexadecimal."""
+    """Whether it has a long run of digits and letters in both cases, or of hexadecimal digits."""
     for text in _LONG_TEXT.findall(value):
         if any(map(str.isdigit, text)) and (
             _HEXADECIMAL.fullmatch(text) or (text.lower() != text and text.upper() != text)

@@ -1,30 +1,29 @@
-"""Who and where a request comes from, read from its ASGI scope.
+"""Reads Segment's `context` from the ASGI scope of a request: address, browser, language, page.
 
-Pure: a scope in, plain fields out. Whatever a client sends, each field is right or absent: nothing raises, and what
-one request can put into a message is bounded, so that no forged header makes a message too large. This file knows
-neither clients nor messages.
+Pure: a scope in, plain fields out. For any request, each field is either correct or absent, and nothing raises. Each
+field has a maximum size, so that no forged header can make a message too large. This file knows neither clients nor
+messages.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
-from .query import Mode, campaign, kept
+from .query import Mode, campaign, filtered
 
+Scope = MutableMapping[str, Any]
 Headers = Mapping[bytes, bytes]
 Network = IPv4Network | IPv6Network
 
-MAX_ID: Final = 256
-"""Characters of an id from a cookie; longer ones are nobody's."""
 _MAX_HEADER: Final = 1_024
 _MAX_URL: Final = 2_048
 
-# Client hints, and what Segment's browser library calls them.
+# Client hints, and their names in Segment's browser library.
 _HINTS: Final = {
     b"sec-ch-ua": "brands",
     b"sec-ch-ua-mobile": "mobile",
@@ -44,10 +43,10 @@ _WANTED: Final = frozenset(
         *_PURPOSES,
     )
 )
-_GLUE: Final = {b"cookie": b"; ", b"x-forwarded-for": b", "}
+_SEPARATORS: Final = {b"cookie": b"; ", b"x-forwarded-for": b", "}
 
 _URL_SAFE: Final = "!#$%&'()*+,/:;=?@[]-._~"
-_WRITTEN: Final = re.compile(rb"[!#$%&'()*+,/:;=?@\[\]\-._~A-Za-z0-9]*")
+_ENCODED: Final = re.compile(rb"[!#$%&'()*+,/:;=?@\[\]\-._~A-Za-z0-9]*")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,4}")
 _QUALITY: Final = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
@@ -57,21 +56,24 @@ _PORT: Final = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]*)?")
 
 
 def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The headers that are read here; of those that may stand only once the first, unless it is monstrous."""
+    """The headers that are used here.
+
+    Joins the values of headers that may be repeated. Of the others, takes the first value that is not far too long.
+    """
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         if name not in _WANTED:
             continue
         if name in headers:
-            if name in _GLUE:
-                headers[name] += _GLUE[name] + value
-        elif len(value) <= _MAX_URL or name in _GLUE:
+            if name in _SEPARATORS:
+                headers[name] += _SEPARATORS[name] + value
+        elif len(value) <= _MAX_URL or name in _SEPARATORS:
             headers[name] = value
     return headers
 
 
 def context_of(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Network], query: Mode) -> dict[str, Any]:
-    """Segment's `context` for a call made in this request; what is unknown is absent."""
+    """Segment's `context` for the calls made in this request, without the fields that are not known."""
     context: dict[str, Any] = {"channel": "server"}
     behind_proxy = bool(trusted) and _is_trusted(_peer(scope), trusted)
     if ip := client_ip(scope, headers, trusted):
@@ -90,51 +92,26 @@ def context_of(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Net
     return context
 
 
-# -- who
-
-
-def cookie_id(headers: Headers, name: bytes) -> str | None:
-    """The id that Segment's browser library keeps in this cookie."""
-    jar = headers.get(b"cookie", b"")
-    if name not in jar:
-        return None
-    for crumb in jar.split(b";"):
-        key, _, value = crumb.partition(b"=")
-        if key.strip() == name and (text := _cookie_text(value)):
-            return text
-    return None
-
-
-def _cookie_text(value: bytes) -> str | None:
-    try:
-        text = unquote_to_bytes(value.strip()).decode().strip('" ')
-    except UnicodeDecodeError:
-        return None
-    if text == "null" or len(text) > MAX_ID or not text.isprintable():
-        return None
-    return text
-
-
-# -- where from
+# -- the address
 
 
 def client_ip(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Network]) -> str | None:
-    """The connection's other end; behind trusted proxies, the address that the outermost of them saw.
+    """The address of the connection's peer or, behind trusted proxies, the one that the outermost proxy saw.
 
-    `X-Forwarded-For` is walked from the right: each proxy appends who spoke to it, and what stands to the left of the
-    first untrusted address anybody may have written.
+    `X-Forwarded-For` is read from the right, because each proxy appends the address of its peer. Entries to the left of
+    the first untrusted address may be forged.
     """
     address = _peer(scope)
     forwarded = headers.get(b"x-forwarded-for", b"") if trusted else b""
     if len(forwarded) > _MAX_HEADER:
-        # What is cut in two might be read as another address.
+        # Drop the entry that was cut in two: its rest may look like another address.
         forwarded = forwarded[-_MAX_HEADER:].partition(b",")[2]
     for entry in reversed(forwarded.decode("latin-1").split(",")) if forwarded else ():
         if not _is_trusted(address, trusted):
             break
         if entry := entry.strip():
             address = _address(entry)
-    return _written(address)
+    return _address_text(address)
 
 
 def _peer(scope: Mapping[str, Any]) -> IPv4Address | IPv6Address | None:
@@ -151,13 +128,13 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     if isinstance(address, IPv6Address):
-        # Without its zone, which means something on one machine only.
+        # Drop the zone, which has a meaning on one machine only.
         return address.ipv4_mapped or IPv6Address(int(address))
     return address
 
 
 @lru_cache(maxsize=1_024)
-def _written(address: IPv4Address | IPv6Address | None) -> str | None:
+def _address_text(address: IPv4Address | IPv6Address | None) -> str | None:
     return None if address is None else str(address)
 
 
@@ -165,12 +142,12 @@ def _is_trusted(address: IPv4Address | IPv6Address | None, trusted: Sequence[Net
     return address is not None and any(address in network for network in trusted)
 
 
-# -- with what
+# -- the browser
 
 
 @lru_cache(maxsize=256)
 def locale(accepted: bytes) -> str | None:
-    """The language that the browser likes best, of `Accept-Language`."""
+    """The preferred language of an `Accept-Language` header."""
     best, best_quality = None, 0.0
     for entry in _decoded(accepted, _MAX_HEADER).split(","):
         language, _, parameter = (text.strip() for text in entry.partition(";"))
@@ -182,7 +159,7 @@ def locale(accepted: bytes) -> str | None:
 
 
 def user_agent_data(headers: Headers) -> dict[str, Any] | None:
-    """The client hints, as Segment's browser library reports them."""
+    """The client hints in the format of Segment's browser library."""
     sent = tuple([(field, headers[name]) for name, field in _HINTS.items() if name in headers])
     return (_hints(sent) or None) if sent else None
 
@@ -202,7 +179,7 @@ def _hint(field: str, text: str) -> Any:
     return quoted[1] if quoted else None
 
 
-# -- on which page
+# -- the page
 
 
 def _page(scope: Mapping[str, Any], headers: Headers, search: str, query: Mode, behind_proxy: bool) -> dict[str, str]:
@@ -228,51 +205,51 @@ def host_of(headers: Headers) -> str | None:
 def _origin(scope: Mapping[str, Any], headers: Headers, behind_proxy: bool) -> str | None:
     host, scheme = host_of(headers), scope.get("scheme", "http")
     if behind_proxy and scheme in ("http", "https"):
-        seen_outside = _decoded(headers.get(b"x-forwarded-proto", b""), 10)
-        scheme = seen_outside if seen_outside in ("http", "https") else scheme
+        forwarded = _decoded(headers.get(b"x-forwarded-proto", b""), 10)
+        scheme = forwarded if forwarded in ("http", "https") else scheme
     return f"{scheme}://{host}" if host else None
 
 
 def _path(scope: Mapping[str, Any]) -> str | None:
     raw = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
-    path = _as_written(raw.partition(b"?")[0][: _MAX_URL + 1])
+    path = _percent_encoded(raw.partition(b"?")[0][: _MAX_URL + 1])
     return path if path and len(path) <= _MAX_HEADER else None
 
 
 def _search(scope: Mapping[str, Any], query: Mode) -> str:
-    """The query string that may leave, with its question mark."""
+    """The query string that may be sent, with its question mark."""
     text = _url_text(scope.get("query_string", b""))
     if text is None:
         return ""
-    return f"?{text}" if (text := kept(text, query)) else ""
+    return f"?{text}" if (text := filtered(text, query)) else ""
 
 
 def referrer(sent: bytes, query: Mode) -> str | None:
-    """The page that the visitor came from, its query treated as the request's own is."""
+    """The page that the visitor came from, with its query filtered like the request's own."""
     text = _url_text(sent)
     if not text or not text.startswith(("http://", "https://", "android-app://")):
         return None
     address, _, search = text.partition("#")[0].partition("?")
     scheme, _, rest = address.partition("://")
     authority, slash, path = rest.partition("/")
-    search = kept(search, query)
+    search = filtered(search, query)
     address = f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
     return f"{address}?{search}" if search else address
 
 
 def _url_text(raw: bytes) -> str | None:
-    """As a browser would have written it; `None`: too long for anybody's address."""
+    """A URL, or a part of one, encoded as a browser does it; `None` if it is too long."""
     if not raw:
         return ""
     if len(raw) > _MAX_URL:
         return None
-    text = _as_written(raw)
+    text = _percent_encoded(raw)
     return text if len(text) <= _MAX_URL else None
 
 
-def _as_written(raw: bytes) -> str:
-    # Nearly all addresses are so already.
-    return raw.decode("ascii") if _WRITTEN.fullmatch(raw) else quote(raw, safe=_URL_SAFE)
+def _percent_encoded(raw: bytes) -> str:
+    # Nearly all URLs are encoded already.
+    return raw.decode("ascii") if _ENCODED.fullmatch(raw) else quote(raw, safe=_URL_SAFE)
 
 
 def _text(value: bytes | None) -> str | None:
@@ -281,7 +258,7 @@ def _text(value: bytes | None) -> str | None:
 
 @lru_cache(maxsize=1_024)
 def _decoded(value: bytes, limit: int) -> str:
-    """Header text that can be read; empty where it cannot."""
+    """The text of a header; empty if it is too long or not printable."""
     if len(value) > limit:
         return ""
     try:
@@ -291,19 +268,19 @@ def _decoded(value: bytes, limit: int) -> str:
     return text if text.isprintable() else ""
 
 
-# -- what it is
+# -- the kind of request
 
 
 def is_prefetch(headers: Headers) -> bool:
-    """Loaded ahead, by a browser or a preview; perhaps nobody ever looks at it."""
-    said = [headers[name].lower() for name in _PURPOSES if name in headers]
-    return any(word in purpose for purpose in said for word in (b"prefetch", b"prerender", b"preview"))
+    """Whether a browser or a preview loads the page ahead of time, so that it may never be seen."""
+    purposes = [headers[name].lower() for name in _PURPOSES if name in headers]
+    return any(word in purpose for purpose in purposes for word in (b"prefetch", b"prerender", b"preview"))
 
 
 def asks_for_html(headers: Headers) -> bool:
     return b"text/html" in headers.get(b"accept", b"")
 
 
-def objects_to_sale(headers: Headers) -> bool:
-    """Global Privacy Control (https://w3c.github.io/gpc/)."""
+def has_gpc_signal(headers: Headers) -> bool:
+    """Whether the browser sends the signal of Global Privacy Control (https://w3c.github.io/gpc/)."""
     return headers.get(b"sec-gpc", b"").strip() == b"1"

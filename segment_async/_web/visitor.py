@@ -1,7 +1,7 @@
-"""Whom a request comes from, as far as the application's options allow to know it.
+"""Identifies the visitor of a request, as far as the application's options allow.
 
-Asks the application's callables and puts their answers beside what `_request` reads. This file knows neither clients
-nor responses.
+Calls the functions that the application passed in, and combines their results with what `request` and `cookies` read.
+This file knows neither clients nor responses.
 """
 
 from __future__ import annotations
@@ -10,46 +10,37 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from segment_async._hooks import Contained
+from segment_async._hooks import HookRunner
 
+from . import cookies
 from .bots import is_bot
-from .consent import GPC, Consent, preferences_of, weighed
+from .consent import GPC, Consent, evaluate, parse_preferences
 from .query import Mode
-from .request import (
-    Headers,
-    Network,
-    asks_for_html,
-    context_of,
-    cookie_id,
-    headers_of,
-    is_prefetch,
-    objects_to_sale,
-)
+from .request import Headers, Network, Scope, asks_for_html, context_of, has_gpc_signal, headers_of, is_prefetch
 
 NoIdentity = Literal["skip", "mint", "raise"]
-Scope = Mapping[str, Any]
-Ask = Callable[[Any], Any] | None
+Hook = Callable[[Any], Any] | None
 
-ANONYMOUS_COOKIE: Final = b"ajs_anonymous_id"
-_USER_COOKIE: Final = b"ajs_user_id"
-_UNASKED: Final = Consent()
-# Characters of an id that the application gives; a message has room for no more than so many of these.
+_UNRESTRICTED: Final = Consent()
+# The most characters of a user id that the application returns; several longer ones would not fit in a message.
 _MAX_USER_ID: Final = 1_024
 
 
 @dataclass(slots=True)
 class Visitor:
-    """Attributes:
-    may_be_counted: a page that answers this request is seen by a person who does not object.
-    may_get_cookie: has none yet, and none is refused.
+    """The visitor of one request.
+
+    Attributes:
+        may_be_counted: a page in response to this request counts as a page view: a person asked for it, and does not object.
+        may_get_cookie: the visitor has no cookie yet, and does not refuse one.
     """
 
-    headers: Headers = field(default_factory=dict)
+    headers: Headers = field(default_factory=dict[bytes, bytes])
     user_id: str | None = None
     anonymous_id: str | None = None
-    context: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict[str, Any])
     may_be_counted: bool = False
     may_get_cookie: bool = False
 
@@ -59,12 +50,12 @@ class Visitor:
         return page
 
 
-class Reader:
+class RequestReader:
     def __init__(
         self,
-        contained: Contained,
+        hooks: HookRunner,
         *,
-        user_id: Ask,
+        user_id: Hook,
         trust_user_cookie: bool,
         proxies: Sequence[Network],
         no_identity: NoIdentity,
@@ -73,10 +64,10 @@ class Reader:
         excluded: re.Pattern[str],
         skip_bots: bool,
         query: Mode,
-        consent: Ask,
+        consent: Hook,
         gpc: GPC,
     ) -> None:
-        self._contained = contained
+        self._hooks = hooks
         self._user_id = user_id
         self._trusts_user_cookie = trust_user_cookie
         self._proxies = proxies
@@ -90,56 +81,56 @@ class Reader:
         self._gpc: GPC = gpc
 
     async def read(self, scope: Scope) -> Visitor:
-        """Never raises: of a request that cannot be read, nothing is known."""
+        """Read the visitor. Never raises: the visitor of a malformed request is unknown."""
         try:
             return await self._read(scope)
-        except Exception as fault:
-            self._contained.say("Reading a request", fault)
+        except Exception as error:
+            self._hooks.log_once("reading a request", error)
             return Visitor()
 
     async def _read(self, scope: Scope) -> Visitor:
         headers = headers_of(scope)
         visitor = Visitor(headers, context=context_of(scope, headers, self._proxies, self._query))
-        visitor.anonymous_id = cookie_id(headers, ANONYMOUS_COOKIE)
-        visitor.user_id = await self._known_user(scope, headers)
-        consent = await self._weighed_consent(scope, headers)
+        visitor.anonymous_id = cookies.read_id(headers.get(b"cookie", b""), cookies.ANONYMOUS_ID)
+        visitor.user_id = await self._read_user_id(scope, headers)
+        consent = await self._read_consent(scope, headers)
         if consent.preferences is not None:
             visitor.context["consent"] = {"categoryPreferences": consent.preferences}
         if (self._counts_pages or self._sets_cookie) and self._is_visit(scope, headers):
             visitor.may_be_counted = self._counts_pages and consent.allows_page_views
             visitor.may_get_cookie = self._sets_cookie and consent.allows_cookie and visitor.anonymous_id is None
         if self._needs_id(visitor):
-            visitor.anonymous_id = new_id()
+            visitor.anonymous_id = cookies.new_anonymous_id()
         return visitor
 
     def _needs_id(self, visitor: Visitor) -> bool:
         if visitor.anonymous_id is not None:
             return False
-        # Whoever asks for HTML most likely gets it, and the cookie with it: calls before that carry its id already.
+        # The response to a request for HTML most likely sets the cookie: let the calls before it have the same id.
         gets_cookie = visitor.may_get_cookie and asks_for_html(visitor.headers)
         return gets_cookie or (self._mints and visitor.user_id is None)
 
-    async def _known_user(self, scope: Scope, headers: Headers) -> str | None:
-        known = None
+    async def _read_user_id(self, scope: Scope, headers: Headers) -> str | None:
+        user_id = None
         if self._user_id is not None:
-            known = await self._contained.ask("user_id", self._user_id, scope, _user_id_of, None)
-        if known is None and self._trusts_user_cookie:
-            known = cookie_id(headers, _USER_COOKIE)
-        return known
+            user_id = await self._hooks.call("user_id", self._user_id, scope, _parse_user_id, None)
+        if user_id is None and self._trusts_user_cookie:
+            user_id = cookies.read_id(headers.get(b"cookie", b""), cookies.USER_ID)
+        return user_id
 
-    async def _weighed_consent(self, scope: Scope, headers: Headers) -> Consent:
+    async def _read_consent(self, scope: Scope, headers: Headers) -> Consent:
         if self._consent is None and self._gpc == "ignore":
-            return _UNASKED
+            return _UNRESTRICTED
         given: dict[str, bool] | None = None
         if self._consent is not None:
-            # Whoever could not be asked allowed nothing: the empty mapping denies.
+            # If the function fails, nothing is allowed: an empty mapping denies everything.
             denied: dict[str, bool] | None = {}
-            given = await self._contained.ask("consent", self._consent, scope, preferences_of, denied)
-        objects = objects_to_sale(headers)
-        return weighed(given, is_asked_for=self._consent is not None, gpc=self._gpc, objects=objects)
+            given = await self._hooks.call("consent", self._consent, scope, parse_preferences, denied)
+        signal = has_gpc_signal(headers)
+        return evaluate(given, is_required=self._consent is not None, gpc=self._gpc, has_gpc_signal=signal)
 
     def _is_visit(self, scope: Scope, headers: Headers) -> bool:
-        """Somebody who may be a person asks for what may be a page."""
+        """Whether a person may be asking for a page, as far as the request shows."""
         if scope["type"] != "http" or scope["method"] != "GET" or is_prefetch(headers):
             return False
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
@@ -148,20 +139,18 @@ class Reader:
         return not (self._skips_bots and is_bot(headers.get(b"user-agent", b"").decode("latin-1")))
 
 
-def _user_id_of(answer: Any) -> str | None:
-    """Raises:
-    TypeError: it is no id; ValueError: it is too long for one.
+def _parse_user_id(value: Any) -> str | None:
+    """The user id that the application returned.
+
+    Raises:
+        TypeError: the value is not an id.
+        ValueError: the id is too long.
     """
-    if answer is None:
+    if value is None:
         return None
-    if isinstance(answer, bool) or not isinstance(answer, (str, int, UUID)):
+    if isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
         raise TypeError
-    text = str(answer)
+    text = str(value)
     if len(text) > _MAX_USER_ID:
         raise ValueError
     return text or None
-
-
-def new_id() -> str:
-    """An anonymous id as Segment's browser library makes them."""
-    return str(uuid4())

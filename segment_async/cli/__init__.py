@@ -1,7 +1,7 @@
-"""The command `segment-async`: the entry point, which runs without the extra it needs and says how to get it.
+"""The command `segment-async`: the entry point, which names the extra to install if it is missing.
 
-Each sub-command is a module of its own, listed in `_commands`. What a command does belongs to the door it opens; here are
-words, options and colours.
+Each sub-command is a module, listed in `_commands`. This folder contains texts, options and colours; the work is done
+by the rest of the package.
 """
 
 import sys
@@ -10,8 +10,8 @@ import sys
 def main() -> None:
     try:
         from ._commands import segment_async
-    except ModuleNotFoundError as fault:
-        if fault.name is None or fault.name.partition(".")[0] not in ("click", "rich"):
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("click", "rich"):
             raise
-        sys.exit('segment-async needs the extra "cli": pip install "segment-async[cli]"')
+        sys.exit('segment-async requires the extra "cli": pip install "segment-async[cli]"')
     segment_async()

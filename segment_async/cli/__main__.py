@@ -1,4 +1,4 @@
-"""`python -m segment_async.cli` is `segment-async`."""
+"""`python -m segment_async.cli` runs `segment-async`."""
 
 from . import main
 

@@ -1,4 +1,4 @@
-"""The group of commands, and the list of them."""
+"""The group of commands, with the list of them."""
 
 import click
 
@@ -11,7 +11,7 @@ from ._spool import spool
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="segment-async")
 def segment_async() -> None:
-    """Tools around Segment's tracking API."""
+    """Tools for Segment's tracking API."""
 
 
 segment_async.add_command(dev)

@@ -1,4 +1,4 @@
-"""`segment-async dev`: the devserver with colours, and a command beside it."""
+"""`segment-async dev`: the devserver with coloured output, and a command next to it."""
 
 import asyncio
 import sys
@@ -19,16 +19,16 @@ _STYLES = {"time": "dim", "size": "dim", "reason": "red", "dropped": "red", "spe
     default="127.0.0.1",
     show_default=True,
     metavar="ADDRESS",
-    help="Address to listen on; beyond loopback, with a token.",
+    help="Address to listen on; beyond loopback, a token is required.",
 )
-@click.option("--port", default=8765, show_default=True, metavar="N", help="Port to listen on; 0 takes a free one.")
-@click.option("--rate", type=int, metavar="N", help="Answer 429 beyond N requests a second.")
-@click.option("--chaos", default="", metavar="SPEC", help='Misbehave: "429:10%,500:5%,slow:2s,reset:1%".')
+@click.option("--port", default=8765, show_default=True, metavar="N", help="Port to listen on; 0 picks a free one.")
+@click.option("--rate", type=int, metavar="N", help="Respond with 429 beyond N requests per second.")
+@click.option("--chaos", default="", metavar="SPEC", help='Inject faults: "429:10%,500:5%,slow:2s,reset:1%".')
 @click.option(
-    "--save", type=click.Path(path_type=Path), metavar="FILE", help="Append every event to this file, one a line."
+    "--save", type=click.Path(path_type=Path), metavar="FILE", help="Append every event to this file, one per line."
 )
-@click.option("--keep", default=5_000, show_default=True, metavar="N", help="Hold the last N events.")
-@click.option("--allow-origin", multiple=True, metavar="URL", help="Pages of this origin may post, too.")
+@click.option("--keep", default=5_000, show_default=True, metavar="N", help="Keep the last N events.")
+@click.option("--allow-origin", multiple=True, metavar="URL", help="Also accept events from pages of this origin.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def dev(
     host: str,
@@ -40,9 +40,9 @@ def dev(
     allow_origin: tuple[str, ...],
     command: tuple[str, ...],
 ) -> None:
-    """Run a Segment on localhost, and COMMAND with SEGMENT_HOST pointing to it.
+    """Run a Segment on localhost, and COMMAND with SEGMENT_HOST set to its address.
 
-    It accepts what Segment accepts, says what Segment would drop, and shows every event live in the browser:
+    It accepts what Segment accepts, reports what Segment would drop, and shows every event live in the browser:
 
         segment-async dev -- uvicorn app:app
     """
@@ -60,12 +60,12 @@ def dev(
         )
         shown = run(options, show=console.out, show_answered=lambda answered: console.print(styled(answered)))
         sys.exit(asyncio.run(shown))
-    except (OSError, ValueError) as fault:
-        raise click.ClickException(str(fault)) from fault
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 def styled(answered: Answered) -> Text:
-    """The line for a request, in colours."""
+    """The line for a request, with colours."""
     answer = "green" if answered.status == 200 else "bold red"
     line = Text("  ").join(Text(text, style=_STYLES.get(kind, answer)) for kind, text in parts(answered))
     line.no_wrap = True

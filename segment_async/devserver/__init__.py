@@ -1,7 +1,7 @@
-"""A Segment on localhost: accepts what Segment accepts, and says what Segment would silently drop.
+"""A Segment on localhost: accepts what Segment accepts, and shows what Segment would silently drop.
 
-The other side of the wire. It imports nothing of ours but `segment_async.verdicts`, so that a test against it proves
-something. `python -m segment_async.devserver` runs it; `serve` is the same within a program:
+It is the other side of the wire. Of this package it imports only `segment_async.verdicts`, so that a test against it
+is meaningful. `python -m segment_async.devserver` runs it; `serve` runs it within a program:
 
     async with serve() as endpoint:
         ...  # Client("key", host=endpoint.url)
@@ -9,10 +9,10 @@ something. `python -m segment_async.devserver` runs it; `serve` is the same with
         assert [message["type"] for message in endpoint.messages] == ["identify", "track", "track"]
 """
 
-from ._arrivals import Batch, Event
+from ._arrivals import Event, ReceivedBatch
 from ._endpoint import Endpoint, serve
 from ._lines import line, parts
 from ._run import Options, run
 from ._tracking import Answered
 
-__all__ = ["Answered", "Batch", "Endpoint", "Event", "Options", "line", "parts", "run", "serve"]
+__all__ = ["Answered", "Endpoint", "Event", "Options", "ReceivedBatch", "line", "parts", "run", "serve"]

@@ -1,4 +1,4 @@
-"""`python -m segment_async.devserver`: the endpoint without any extra installed. Reads the options, nothing more."""
+"""`python -m segment_async.devserver`: runs the endpoint without any extra. This file only parses the options."""
 
 import argparse
 import asyncio
@@ -14,19 +14,29 @@ def main() -> None:
     try:
         options = _options()
         sys.exit(asyncio.run(run(options, show=_show, show_answered=_show_answered)))
-    except (OSError, ValueError) as fault:
-        sys.exit(f"error: {fault}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
 
 def _options() -> Options:
     parser = argparse.ArgumentParser(prog="python -m segment_async.devserver", description="A Segment on localhost.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; beyond loopback it needs a token")
-    parser.add_argument("--port", type=int, default=8765, help="port to listen on; 0 takes a free one (default: 8765)")
-    parser.add_argument("--rate", type=int, metavar="N", help="answer 429 beyond N requests a second")
-    parser.add_argument("--chaos", default="", metavar="SPEC", help='misbehave: "429:10%%,500:5%%,slow:2s,reset:1%%"')
-    parser.add_argument("--save", type=Path, metavar="FILE", help="append every event to this file, one a line")
-    parser.add_argument("--keep", type=int, default=5_000, metavar="N", help="hold the last N events (default: 5000)")
-    parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="pages that may post, too")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; beyond loopback, a token is required"
+    )
+    parser.add_argument("--port", type=int, default=8765, help="port to listen on; 0 picks a free one (default: 8765)")
+    parser.add_argument("--rate", type=int, metavar="N", help="respond with 429 beyond N requests per second")
+    parser.add_argument(
+        "--chaos", default="", metavar="SPEC", help='inject faults: "429:10%%,500:5%%,slow:2s,reset:1%%"'
+    )
+    parser.add_argument("--save", type=Path, metavar="FILE", help="append every event to this file, one per line")
+    parser.add_argument("--keep", type=int, default=5_000, metavar="N", help="keep the last N events (default: 5000)")
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="also accept events from pages of this origin",
+    )
     given = parser.parse_args()
     return Options(
         host=given.host,

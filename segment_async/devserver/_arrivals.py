@@ -1,20 +1,21 @@
-"""What has arrived: the last events, and the counts of all of them since the last clearing.
+"""Stores the last events, and counts all events since the last clearing.
 
-Bounded whatever comes: a ring of events, the last ids, a bounded list of names, five minutes of seconds. Knows no socket and no HTTP; the clock is an argument. A message is kept as its JSON, which is a quarter of the
-memory that the parsed object takes and cannot be changed by who looks at it.
+Memory is bounded for any input: a ring of events, the recent ids, a limited number of names, five minutes of seconds.
+This file knows neither sockets nor HTTP; the time is an argument. A message is kept as JSON, which takes a quarter of
+the memory of the parsed object and cannot be changed by a reader.
 """
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
 from segment_async.verdicts import DUPLICATE_ID, MESSAGE_ID_CHARACTERS, SEVERITIES, Verdict
 
-from ._ids import LastIds
+from ._ids import RecentIds
 
 _IDS_REMEMBERED: Final = 100_000
 _NAMES_COUNTED: Final = 1_000
@@ -25,8 +26,8 @@ _OTHER: Final = "(others)"
 _CALLS: Final = frozenset({"track", "identify", "page", "screen", "group", "alias"})
 
 
-class Batch(NamedTuple):
-    """One request, as it came. `attempt` is 1 for the first send; `wire_bytes` are before decompression."""
+class ReceivedBatch(NamedTuple):
+    """One request. `attempt` is 1 for the first one with these messages; `wire_bytes` is the size on the wire."""
 
     number: int
     received_at: float
@@ -44,18 +45,18 @@ class Batch(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """One request that was not accepted; `status` 0 is a connection that was reset."""
+    """One request that was not accepted. `status` 0 means that the connection was reset."""
 
-    batch: Batch
+    batch: ReceivedBatch
     status: int
     reason: str
 
 
 class Event(NamedTuple):
-    """One message that was answered with 200, and what there is to say of it."""
+    """One message that was answered with 200, and its verdicts."""
 
     number: int
-    batch: Batch
+    batch: ReceivedBatch
     json: bytes
     verdicts: tuple[Verdict, ...]
     type: str
@@ -64,11 +65,11 @@ class Event(NamedTuple):
 
     @property
     def message(self) -> Any:
-        """The message, parsed afresh: change it as you like."""
+        """A new copy of the message."""
         return orjson.loads(self.json)
 
     def as_dict(self) -> dict[str, object]:
-        """The event as the endpoint shows it, for `orjson.dumps`."""
+        """The event in the format of `/_dev/events`, for `orjson.dumps`."""
         return {
             "received_at": iso(self.batch.received_at),
             "source": self.batch.source,
@@ -81,25 +82,25 @@ class Event(NamedTuple):
 
 
 class Arrivals:
-    """Holds the last `keep` events; counts all."""
+    """Keeps the last `keep` events, and counts all of them."""
 
     def __init__(self, keep: int) -> None:
         self.held: deque[Event] = deque(maxlen=keep)
         self.refusals: deque[Refusal] = deque(maxlen=_REFUSALS)
-        self.total = 0
-        self.clearings = 0
-        self.last_cleared = 0
-        self.changes = 0
+        self.total: int = 0
+        self.clearings: int = 0
+        self.last_cleared: int = 0
+        self.changes: int = 0
         self._numbers = 0
         self._batches = 0
-        self._ids = LastIds(_IDS_REMEMBERED)
+        self._ids = RecentIds(_IDS_REMEMBERED)
         self._counts: dict[str, Counter[str]] = {}
         self._seconds: deque[Second] = deque(maxlen=_SECONDS)
         self._waiting: set[asyncio.Event] = set()
         self.clear()
 
     def clear(self) -> None:
-        """Forget events, counts and ids; numbers go on, so that nobody mistakes a new event for an old one."""
+        """Delete events, counts and ids. Event numbers continue, so that no new event has the number of an old one."""
         self.held.clear()
         self.refusals.clear()
         self.total = 0
@@ -114,8 +115,8 @@ class Arrivals:
         self._batches += 1
         return self._batches
 
-    def add(self, batch: Batch, judged: Iterable[tuple[object, bytes, list[Verdict]]]) -> list[Event]:
-        """Keep messages of a batch; adds what only the past can tell, that an id came before."""
+    def add(self, batch: ReceivedBatch, judged: Iterable[tuple[object, bytes, list[Verdict]]]) -> list[Event]:
+        """Store messages of a batch. Adds the verdict about duplicate ids, which depends on earlier messages."""
         second = self._second(int(batch.received_at))
         events = [self._event(batch, *entry) for entry in judged]
         for event in events:
@@ -132,9 +133,9 @@ class Arrivals:
         second.verdicts["refused"] = second.verdicts.get("refused", 0) + 1
         self.wake()
 
-    def _event(self, batch: Batch, message: object, json: bytes, verdicts: list[Verdict]) -> Event:
-        fields: dict[str, object] = message if isinstance(message, dict) else {}
-        if self._came_before(fields.get("messageId")):
+    def _event(self, batch: ReceivedBatch, message: object, json: bytes, verdicts: list[Verdict]) -> Event:
+        fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+        if self._is_duplicate(fields.get("messageId")):
             verdicts.insert(0, DUPLICATE_ID)
         self._numbers += 1
         call, name = fields.get("type"), fields.get("event")
@@ -148,10 +149,10 @@ class Arrivals:
             tuple(str(user) for user in (fields.get("userId"), fields.get("anonymousId")) if user is not None),
         )
 
-    def _came_before(self, message_id: object) -> bool:
+    def _is_duplicate(self, message_id: object) -> bool:
         if not isinstance(message_id, str) or not 0 < len(message_id) < MESSAGE_ID_CHARACTERS:
             return False
-        return self._ids.came_before(message_id)
+        return self._ids.seen_before(message_id)
 
     def _count(self, event: Event, second: "Second") -> None:
         _count_name(self._counts["type"], event.type)
@@ -164,8 +165,8 @@ class Arrivals:
         self._counts["rule"].update({verdict.rule for verdict in event.verdicts})
         severities = {verdict.severity for verdict in event.verdicts}
         self._counts["verdict"].update(severities)
-        gravest = next(severity for severity in SEVERITIES if severity in severities)
-        second.verdicts[gravest] = second.verdicts.get(gravest, 0) + 1
+        worst = next(severity for severity in SEVERITIES if severity in severities)
+        second.verdicts[worst] = second.verdicts.get(worst, 0) + 1
 
     def _second(self, at: int) -> "Second":
         if not self._seconds or self._seconds[-1].at != at:
@@ -173,17 +174,17 @@ class Arrivals:
         return self._seconds[-1]
 
     def seconds(self, since: int = 0) -> list["Second"]:
-        """What arrived in each second from `since` on; seconds without anything are absent."""
+        """The counts of each second from `since` on; seconds without events are left out."""
         return [second for second in self._seconds if second.at >= since]
 
     def summary(self, names: Iterable[str] = COUNTED) -> dict[str, Any]:
-        """The counts since the last clearing: all events, and how many there are of each kind."""
+        """The counts since the last clearing: of all events, and of each kind."""
         return {"total": self.total, **{name: dict(self._counts[name].most_common()) for name in names}}
 
     def select(
         self, *, call: str | None = None, event: str | None = None, user: str | None = None, verdict: str | None = None
     ) -> Iterator[Event]:
-        """The events that fit, oldest first. `verdict` is a severity or a rule; "none" are those without any."""
+        """The events that match, oldest first. `verdict` is a severity, a rule, or "none" for those without verdicts."""
         for candidate in tuple(self.held):
             if call is not None and candidate.type != call:
                 continue
@@ -191,12 +192,12 @@ class Arrivals:
                 continue
             if user is not None and user not in candidate.users:
                 continue
-            if verdict is None or _earned(candidate.verdicts, verdict):
+            if verdict is None or _has_verdict(candidate.verdicts, verdict):
                 yield candidate
 
     def since(self, number: int) -> list[Event]:
-        """The events held that came after the event of this number."""
-        newer = []
+        """The stored events after the one with this number."""
+        newer: list[Event] = []
         for event in reversed(self.held):
             if event.number <= number:
                 break
@@ -205,7 +206,7 @@ class Arrivals:
         return newer
 
     async def changed(self, seen: int) -> None:
-        """Return as soon as `changes` is not `seen` any more: something arrived, or all was cleared."""
+        """Wait until `changes` differs from `seen`: an event arrived, or the events were cleared."""
         while self.changes == seen:
             change = asyncio.Event()
             self._waiting.add(change)
@@ -215,7 +216,7 @@ class Arrivals:
                 self._waiting.discard(change)
 
     async def wait(self, count: int, timeout: float) -> bool:
-        """Whether `count` events have arrived since the last clearing, waiting up to `timeout` seconds for it."""
+        """Whether `count` events have arrived since the last clearing; waits up to `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 while self.total < count:
@@ -225,7 +226,7 @@ class Arrivals:
         return True
 
     def wake(self) -> None:
-        """Let everybody who waits look again."""
+        """Wake all waiters, so that they check again."""
         self.changes += 1
         for change in self._waiting:
             change.set()
@@ -240,11 +241,11 @@ class Second(NamedTuple):
 
 
 def _count_name(counter: Counter[str], name: str) -> None:
-    """Count what a sender chose to call it, without letting senders fill the memory with names."""
+    """Count a name that a sender chose; the number of different names is limited."""
     counter[name if name in counter or len(counter) < _NAMES_COUNTED else _OTHER] += 1
 
 
-def _earned(verdicts: tuple[Verdict, ...], wanted: str) -> bool:
+def _has_verdict(verdicts: tuple[Verdict, ...], wanted: str) -> bool:
     if wanted == "none":
         return not verdicts
     return any(wanted in (verdict.severity, verdict.rule) for verdict in verdicts)

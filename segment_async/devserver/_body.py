@@ -1,13 +1,13 @@
-"""What the body of a request says: decompressed within bounds, parsed, taken apart.
+"""Decompresses and parses the body of a request, within limits.
 
-Pure: bytes in, an `Envelope` out, or `Refused` with the status that Segment answers. Nothing here judges a message;
-nothing here knows of sockets.
+Pure: bytes in, a `ParsedRequest` out, or `RequestRefused` with the status that Segment would respond with. This file
+does not judge messages and does not know sockets.
 """
 
 import base64
 import binascii
 import zlib
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import orjson
 
@@ -15,8 +15,8 @@ BODY_BYTES: Final = 500_000
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
-class Refused(Exception):
-    """The request as a whole is not accepted; `status` is the answer, `retry_after` seconds are asked for with it."""
+class RequestRefused(Exception):
+    """The whole request is refused with this `status` and, if given, `Retry-After: retry_after`."""
 
     def __init__(self, status: int, text: str, *, retry_after: float | None = None) -> None:
         super().__init__(text)
@@ -24,8 +24,8 @@ class Refused(Exception):
         self.retry_after = retry_after
 
 
-class Envelope(NamedTuple):
-    """A request taken apart. `messages` is what the sender put there, objects or not."""
+class ParsedRequest(NamedTuple):
+    """The parts of a request. `messages` are what the sender sent, and may be any JSON values."""
 
     write_key: str
     sent_at: str | None
@@ -36,19 +36,19 @@ TOO_LARGE: Final = f"the request is larger than {BODY_BYTES:,} bytes"
 
 
 def inflate(body: bytes, encoding: str) -> bytes:
-    """The body as sent before compression, never more than `BODY_BYTES` of it.
+    """The decompressed body, of at most `BODY_BYTES`.
 
     Raises:
-        Refused: the body is larger than that, damaged, or compressed in a way that Segment does not read.
+        RequestRefused: the body is larger, malformed, or compressed in a format that Segment does not accept.
     """
     if encoding in ("", "identity"):
         plain = body
     elif encoding == "gzip":
         plain = _gunzip(body)
     else:
-        raise Refused(400, f"Content-Encoding {encoding!r} is not gzip")
+        raise RequestRefused(400, f"Content-Encoding {encoding!r} is not gzip")
     if len(plain) > BODY_BYTES:
-        raise Refused(400, TOO_LARGE)
+        raise RequestRefused(400, TOO_LARGE)
     return plain
 
 
@@ -61,47 +61,48 @@ def _gunzip(body: bytes) -> bytes:
             if len(plain) > BODY_BYTES:
                 break
             if not member.eof:
-                raise Refused(400, "the gzip body ends too early")
+                raise RequestRefused(400, "the gzip body is truncated")
             body = member.unused_data
-    except zlib.error as fault:
-        raise Refused(400, "the body is not gzip") from fault
+    except zlib.error as error:
+        raise RequestRefused(400, "the body is not gzip") from error
     return bytes(plain)
 
 
-def envelope(body: bytes, call: str | None) -> Envelope:
-    """Take the body of a batch apart (`call` is `None`), or the body of one call, whose type the path may have told.
+def parse(body: bytes, call: str | None) -> ParsedRequest:
+    """Parse the body of a batch (`call` is `None`) or of a single call, whose type may be given by the path.
 
     Raises:
-        Refused: not JSON, or not the shape that Segment asks for.
+        RequestRefused: the body is not JSON, or does not have the structure that Segment requires.
     """
     try:
         parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as fault:
-        raise Refused(400, f"malformed JSON: {fault.msg}") from fault
+    except orjson.JSONDecodeError as error:
+        raise RequestRefused(400, f"malformed JSON: {error.msg}") from error
     if not isinstance(parsed, dict):
-        raise Refused(400, "the body is not a JSON object")
-    key, sent_at = parsed.pop("writeKey", None), parsed.get("sentAt")
-    messages = _one_call(parsed, call) if call is not None else _batch(parsed)
-    return Envelope(
+        raise RequestRefused(400, "the body is not a JSON object")
+    fields = cast("dict[str, object]", parsed)
+    key, sent_at = fields.pop("writeKey", None), fields.get("sentAt")
+    messages = _one_call(fields, call) if call is not None else _batch(fields)
+    return ParsedRequest(
         write_key=key if isinstance(key, str) else "",
         sent_at=sent_at if isinstance(sent_at, str) else None,
         messages=messages,
     )
 
 
-def _batch(parsed: dict[str, object]) -> list[object]:
-    batch = parsed.get("batch")
+def _batch(fields: dict[str, object]) -> list[object]:
+    batch = fields.get("batch")
     if not isinstance(batch, list):
-        raise Refused(400, "no list of messages under “batch”")
-    return batch
+        raise RequestRefused(400, "no list of messages under “batch”")
+    return cast("list[object]", batch)
 
 
-def _one_call(parsed: dict[str, object], call: str) -> list[object]:
-    return [parsed if "type" in parsed else {"type": call, **parsed}]
+def _one_call(fields: dict[str, object], call: str) -> list[object]:
+    return [fields if "type" in fields else {"type": call, **fields}]
 
 
 def basic_user(authorization: str) -> str:
-    """The user name of a Basic `Authorization` header, where SDKs put the write key; "" when there is none."""
+    """The user name of a Basic `Authorization` header, where SDKs put the write key; "" if there is none."""
     scheme, _, credentials = authorization.partition(" ")
     if scheme.lower() != "basic":
         return ""

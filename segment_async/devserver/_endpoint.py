@@ -1,53 +1,50 @@
-"""The endpoint as a whole: wires its parts, opens and closes the listening socket.
-
-The wiring diagram of the devserver; no rule lives here.
-"""
+"""The endpoint: connects the parts of the devserver, opens and closes the listening socket. No rule is in this file."""
 
 import ipaddress
-import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 from aiohttp import web
 
 from . import _oauth as oauth
 from . import _page as page
+from ._access import AccessControl, harden, is_loopback_name
 from ._arrivals import Arrivals, Event
 from ._faults import Chaos, Faults
-from ._guard import Guard, harden, is_loopback_name
 from ._inspect import Inspection
 from ._stream import Stream
 from ._tracking import Answered, Tracking
 
 
 class Endpoint:
-    """A Segment on this machine that is listening at `url`; from `serve`."""
+    """A running endpoint at `url`; from `serve`."""
 
     def __init__(self, url: str, arrivals: Arrivals) -> None:
-        self.url = url
+        self.url: str = url
         self._arrivals = arrivals
 
     @property
     def events(self) -> list[Event]:
-        """The events held, oldest first; of each the message, its verdicts, and the request that brought it."""
+        """The stored events, oldest first, each with its message, its verdicts and its request."""
         return list(self._arrivals.held)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The messages held, oldest first, as plain dicts of their own."""
+        """Copies of the stored messages, oldest first."""
         return [event.message for event in self.events]
 
     def summary(self) -> dict[str, Any]:
-        """The counts of all events since the last clearing, those too old to be held included."""
+        """The counts of all events since the last clearing, including those that are not stored any more."""
         return self._arrivals.summary()
 
     def clear(self) -> None:
-        """Forget all events, counts and ids."""
+        """Delete all events, counts and ids."""
         self._arrivals.clear()
 
     async def wait(self, count: int, *, timeout: float = 10.0) -> bool:
-        """Whether `count` events have come since the last clearing, waiting up to `timeout` seconds for them."""
+        """Whether `count` events have arrived since the last clearing; waits up to `timeout` seconds."""
         return await self._arrivals.wait(count, timeout)
 
 
@@ -62,29 +59,29 @@ async def serve(
     allow_origins: tuple[str, ...] = (),
     token: str | None = None,
     report: Callable[[Answered], None] = lambda answered: None,
-    chance: random.Random | None = None,
-) -> AsyncIterator[Endpoint]:
-    """Listen within the block; port 0 takes a free one.
+    random: Random | None = None,
+) -> AsyncGenerator[Endpoint, None]:
+    """Listen within the block; port 0 picks a free one.
 
-    The last `keep` events are held, all are counted. `rate` is requests a second, `chaos` as `--chaos` takes it, drawn
-    from `chance`. `report` is told of every request to `/v1/*` once it is answered. A `host` beyond loopback needs a
-    `token`: the write key of whoever sends, the password of whoever looks.
+    The last `keep` events are stored, and all are counted. `rate` is the limit of requests per second; `chaos` has the
+    format of `--chaos`, and its faults are drawn from `random`. `report` is called once for every request to
+    `/v1/*`. A `host` beyond loopback requires a `token`, which SDKs use as the write key and readers as a password.
 
     Raises:
-        OSError: the address cannot be had.
-        ValueError: the chaos is of no known form, or the token is missing.
+        OSError: the address cannot be opened.
+        ValueError: `chaos` is malformed, or the token is missing.
     """
     if token is None and not is_loopback_name(host):
-        raise ValueError(f"{host} can be reached from other machines, so a token is needed")
+        raise ValueError(f"host {host} can be reached from other machines, which requires a token")
     arrivals = Arrivals(keep)
-    faults = Faults(rate, Chaos.parse(chaos), chance or random.Random())  # noqa: S311 - for chance, not for secrets
+    faults = Faults(rate, Chaos.parse(chaos), random or Random())  # noqa: S311  # not used for secrets
     stream = Stream(arrivals, faults, {"keep": keep, "token": token is not None})
-    app = web.Application(middlewares=[web.middleware(Guard(allow_origins, token))])
+    app = web.Application(middlewares=[web.middleware(AccessControl(allow_origins, token))])
     app.add_routes(Tracking(arrivals, faults, report, token).routes() + Inspection(arrivals, faults).routes())
     app.add_routes([web.post("/token", oauth.token), *stream.routes(), page.route()])
     app.on_response_prepare.append(harden)
     app.on_shutdown.append(stream.close)
-    # Compressed bodies come as they are: aiohttp would decompress them without a bound.
+    # aiohttp would decompress bodies without a limit.
     runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -96,6 +93,6 @@ async def serve(
 
 def _url(host: str, port: int) -> str:
     address = ipaddress.ip_address(host)
-    if address.is_unspecified:  # every address of this machine: this one can be connected to
+    if address.is_unspecified:  # listens on every address: use one that a client can connect to
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"

@@ -1,24 +1,24 @@
-"""Misbehaviour on demand: the rate limit and the chaos, decided here and carried out by whoever answers.
+"""Decides which requests get a fault: the rate limit and the chaos. `_tracking` applies the decision.
 
-Pure: chance and the clock are arguments.
+Pure: randomness and time are arguments.
 """
 
 import math
-import random
 import re
+from random import Random
 from typing import Final, NamedTuple
 
 _STATUS: Final = re.compile(r"[2-5]\d\d")
 _SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)%")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s)")
-_LONGEST: Final = 60.0
+_MAX_DELAY: Final = 60.0
 
 
-RESET: Final = 0  # stands where a status would, for a connection that is reset instead of an answer
+RESET: Final = 0  # in place of a status: the connection is reset
 
 
-class BatchResult(NamedTuple):
-    """What happens to one request, after `delay` seconds; status 200 is to be accepted."""
+class PlannedResponse(NamedTuple):
+    """The response to one request, after `delay` seconds. Status 200: process it as usual."""
 
     status: int
     delay: float = 0.0
@@ -27,17 +27,17 @@ class BatchResult(NamedTuple):
 
 
 class Chaos(NamedTuple):
-    """`shares` are statuses and how many of a hundred requests get them; `slow` are seconds before each answer."""
+    """`shares` are statuses and the percentage of requests that get them; `slow` is the delay of every response."""
 
     shares: tuple[tuple[int, float], ...] = ()
     slow: float = 0.0
 
     @classmethod
     def parse(cls, spec: str) -> "Chaos":
-        """Read `429:10%,500:5%,slow:2s,reset:1%`; "" is no chaos.
+        """Parse `429:10%,500:5%,slow:2s,reset:1%`; "" means no chaos.
 
         Raises:
-            ValueError: not of that form, or more than every request would be struck.
+            ValueError: the text is malformed, or the percentages add up to more than 100.
         """
         shares: dict[int, float] = {}
         slow = 0.0
@@ -48,41 +48,41 @@ class Chaos(NamedTuple):
             elif name == "reset" or _STATUS.fullmatch(name):
                 shares[RESET if name == "reset" else int(name)] = _share(item, amount)
             else:
-                raise ValueError(f"chaos {item!r}: name a status from 200 to 599, “slow” or “reset”")
+                raise ValueError(f"chaos {item!r}: must begin with a status from 200 to 599, “slow” or “reset”")
         if sum(shares.values()) > 100:
-            raise ValueError("chaos: the shares come to more than 100%")
+            raise ValueError("chaos: the percentages add up to more than 100%")
         return cls(tuple((status, share) for status, share in shares.items() if share), slow)
 
     def __str__(self) -> str:
         items = [f"{status or 'reset'}:{share:g}%" for status, share in self.shares]
         return ",".join(items + ([f"slow:{self.slow:g}s"] if self.slow else []))
 
-    def draw(self, chance: random.Random) -> BatchResult:
-        left = chance.random() * 100
+    def draw(self, random: Random) -> PlannedResponse:
+        left = random.random() * 100
         for status, share in self.shares:
             left -= share
             if left < 0:
-                return BatchResult(status, self.slow, "chaos, as asked for", 1.0 if status == 429 else None)
-        return BatchResult(200, self.slow)
+                return PlannedResponse(status, self.slow, "injected by --chaos", 1.0 if status == 429 else None)
+        return PlannedResponse(200, self.slow)
 
 
 def _share(item: str, amount: str) -> float:
     matched = _SHARE.fullmatch(amount)
     if not matched or float(matched[1]) > 100:
-        raise ValueError(f"chaos {item!r}: give a share such as 10%")
+        raise ValueError(f"chaos {item!r}: must end with a percentage such as 10%")
     return float(matched[1])
 
 
 def _seconds(item: str, amount: str) -> float:
     matched = _DURATION.fullmatch(amount)
     seconds = float(matched[1]) / (1_000 if matched[2] == "ms" else 1) if matched else math.inf
-    if seconds > _LONGEST:
-        raise ValueError(f"chaos {item!r}: give a time such as 2s or 200ms, at most {_LONGEST:g}s")
+    if seconds > _MAX_DELAY:
+        raise ValueError(f"chaos {item!r}: must end with a time such as 2s or 200ms, at most {_MAX_DELAY:g}s")
     return seconds
 
 
 class Rate:
-    """At most `limit` requests in any second that begins with a request; `None` is no limit."""
+    """Admits `limit` requests in each second that begins with a request; `None` means no limit."""
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
@@ -90,7 +90,7 @@ class Rate:
         self._admitted = 0
 
     def seconds_to_wait(self, now: float) -> float:
-        """0 admits the request, and counts it."""
+        """0 if the request is admitted, which is counted."""
         if self._limit is None:
             return 0.0
         if now >= self._began + 1:
@@ -102,15 +102,15 @@ class Rate:
 
 
 class Faults:
-    """The rate limit and the chaos of one endpoint; `chaos` may be exchanged at any time."""
+    """The rate limit and the chaos of one endpoint; `chaos` may be replaced at any time."""
 
-    def __init__(self, rate: int | None, chaos: Chaos, chance: random.Random) -> None:
+    def __init__(self, rate: int | None, chaos: Chaos, random: Random) -> None:
         self._rate = Rate(rate)
         self.chaos = chaos
-        self._chance = chance
+        self._random = random
 
-    def next(self, now: float) -> BatchResult:
+    def next(self, now: float) -> PlannedResponse:
         seconds = self._rate.seconds_to_wait(now)
         if seconds:
-            return BatchResult(429, 0.0, "more requests a second than --rate allows", seconds)
-        return self.chaos.draw(self._chance)
+            return PlannedResponse(429, 0.0, "more requests per second than --rate allows", seconds)
+        return self.chaos.draw(self._random)

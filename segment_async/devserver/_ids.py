@@ -1,11 +1,11 @@
-"""Which message ids came lately: what a duplicate is known by. Pure, and bounded whatever comes."""
+"""Remembers recent message ids, to recognise duplicates. Pure, and bounded for any input."""
 
 
-class LastIds:
-    """Knows at least the last `count` ids, and never more than twice as many.
+class RecentIds:
+    """Remembers at least the last `count` ids, and never more than twice as many.
 
-    Two generations, the older one forgotten as a whole: forgetting one id at a time from the front of a dict means
-    walking over all that were forgotten before it, which at some thousand events a second is most of the work.
+    It has two generations and drops the older one as a whole. Deleting single ids from the front of a dict means
+    walking over all entries deleted before, which takes most of the time at some thousand events per second.
     """
 
     def __init__(self, count: int) -> None:
@@ -16,8 +16,8 @@ class LastIds:
     def __len__(self) -> int:
         return len(self._younger) + len(self._older)
 
-    def came_before(self, message_id: str) -> bool:
-        """Whether this id is one of them; from now on it is."""
+    def seen_before(self, message_id: str) -> bool:
+        """Whether this id is remembered; remembers it."""
         if message_id in self._younger:
             return True
         known = message_id in self._older

@@ -1,6 +1,6 @@
-"""What tests and scripts ask: `/_dev/events`, `/_dev/summary`, `/_dev/wait`; and `/_dev/chaos`, the switches.
+"""The API for tests and scripts: `/_dev/events`, `/_dev/summary`, `/_dev/wait` and `/_dev/chaos`.
 
-Reads and clears the arrivals, exchanges the chaos; holds nothing itself.
+Reads and clears the arrivals, and replaces the chaos. It has no state.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from aiohttp import web
 from ._arrivals import Arrivals
 from ._faults import Chaos, Faults
 
-_LONGEST_WAIT: Final = 3_600.0
+_MAX_WAIT: Final = 3_600.0
 
 
 class Inspection:
@@ -31,13 +31,13 @@ class Inspection:
         ]
 
     async def _events(self, request: web.Request) -> web.Response:
-        """`total` are all held that fit; `events` the last `limit` of them, oldest first."""
+        """`total` is the number of stored events that match; `events` are the last `limit` of them, oldest first."""
         query = request.query
         wanted = {name: query.get(name) for name in ("event", "user", "verdict")}
-        fitting = list(self._arrivals.select(call=query.get("type"), **wanted))
-        limit = int(_number(query, "limit", len(fitting)))
-        shown = fitting[max(0, len(fitting) - limit) :]
-        return as_json({"total": len(fitting), "events": [event.as_dict() for event in shown]})
+        matching = list(self._arrivals.select(call=query.get("type"), **wanted))
+        limit = int(_number(query, "limit", len(matching)))
+        shown = matching[max(0, len(matching) - limit) :]
+        return as_json({"total": len(matching), "events": [event.as_dict() for event in shown]})
 
     async def _clear(self, _: web.Request) -> web.Response:
         self._arrivals.clear()
@@ -48,7 +48,7 @@ class Inspection:
 
     async def _wait(self, request: web.Request) -> web.Response:
         count = int(_number(request.query, "count", 1))
-        timeout = min(_number(request.query, "timeout", 10), _LONGEST_WAIT)
+        timeout = min(_number(request.query, "timeout", 10), _MAX_WAIT)
         reached = await self._arrivals.wait(count, timeout)
         return as_json({"count": self._arrivals.total}, status=200 if reached else 408)
 
@@ -56,11 +56,11 @@ class Inspection:
         return as_json({"chaos": str(self._faults.chaos)})
 
     async def _set_chaos(self, request: web.Request) -> web.Response:
-        """The body is the specification itself, as `--chaos` takes it; an empty one ends the chaos."""
+        """The body is a specification in the format of `--chaos`; an empty one ends the chaos."""
         try:
             self._faults.chaos = Chaos.parse((await request.read()).decode(errors="replace").strip())
-        except ValueError as fault:
-            raise web.HTTPBadRequest(text=f"{fault}\n") from fault
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from error
         self._arrivals.wake()
         return await self._chaos(request)
 
@@ -71,10 +71,10 @@ def _number(query: Mapping[str, str], name: str, default: float) -> float:
         number = default if text is None else float(text)
     except ValueError:
         number = -1.0
-    if not 0 <= number < 1e9:  # NaN is neither
-        raise web.HTTPBadRequest(text=f"{name} is not a number of zero or more\n")
+    if not 0 <= number < 1e9:  # false for NaN, too
+        raise web.HTTPBadRequest(text=f"{name} must be a number of at least 0\n")
     return number
 
 
-def as_json(answer: object, *, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(answer), content_type="application/json")
+def as_json(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")

@@ -1,4 +1,4 @@
-"""One line of text for one request: what the endpoint prints. Pure."""
+"""The line that the endpoint prints for a request. Pure."""
 
 import time
 from collections import Counter
@@ -8,17 +8,17 @@ from segment_async.verdicts import SEVERITIES
 
 from ._tracking import Answered
 
-_RULES: Final = 3
-_WORDS: Final = {"dropped": "would be dropped", "spec": "against the spec", "style": "worth a thought"}
+_MAX_RULES: Final = 3
+_WORDS: Final = {"dropped": "would be dropped", "spec": "against the spec", "style": "not recommended"}
 
 
 def line(answered: Answered) -> str:
-    """For people: the local time, the request, the answer, how many messages earned which verdict, by which rules."""
+    """The local time, the status, the request, its size, and the number of messages by verdict, with the rules."""
     return "  ".join(text for _, text in parts(answered))
 
 
 def parts(answered: Answered) -> list[tuple[str, str]]:
-    """The pieces of the line, each with what it is: "time", "answer", "size", "reason" or a severity."""
+    """The parts of the line, each with its kind: "time", "answer", "size", "reason" or a severity."""
     batch = answered.batch
     size = f"{batch.messages:,} message{'' if batch.messages == 1 else 's'}  {batch.bytes:,} bytes"
     if batch.wire_bytes != batch.bytes:
@@ -32,10 +32,10 @@ def parts(answered: Answered) -> list[tuple[str, str]]:
     ]
     if answered.reason:
         found.append(("reason", answered.reason))
-    return found + _earned(answered)
+    return found + _findings(answered)
 
 
-def _earned(answered: Answered) -> list[tuple[str, str]]:
+def _findings(answered: Answered) -> list[tuple[str, str]]:
     verdicts = [{(verdict.severity, verdict.rule) for verdict in event.verdicts} for event in answered.events]
     counts = Counter(severity for found in verdicts for severity in {severity for severity, _ in found})
     rules: Counter[tuple[str, str]] = Counter(pair for found in verdicts for pair in found)
@@ -47,6 +47,6 @@ def _earned(answered: Answered) -> list[tuple[str, str]]:
 
 
 def _names(rules: Counter[tuple[str, str]], severity: str) -> str:
-    """The rules of this severity, the most frequent first."""
-    names = [rule for (its, rule), _ in rules.most_common() if its == severity]
-    return ", ".join(names[:_RULES] + (["…"] if len(names) > _RULES else []))
+    """The rules of this severity, most frequent first."""
+    names = [rule for (other, rule), _ in rules.most_common() if other == severity]
+    return ", ".join(names[:_MAX_RULES] + (["…"] if len(names) > _MAX_RULES else []))

@@ -1,14 +1,14 @@
-"""`/token`: a token for whoever asks the way Segment's OAuth server wants to be asked.
+"""`/token`: issues a token for a request that Segment's OAuth server would accept.
 
-The signature is not checked, for nobody registered a public key here; what the assertion claims is. Any token is then
-good for `/v1/*`, as any write key is.
+The claims of the assertion are checked, but not its signature, because no public key is registered here. Afterwards
+`/v1/*` accepts any token, just as it accepts any write key.
 """
 
 import base64
 import binascii
 import secrets
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl
 
 import orjson
@@ -25,23 +25,23 @@ _SKEW: Final = 5
 
 async def token(request: web.Request) -> web.Response:
     form = dict(parse_qsl((await request.read()).decode(errors="replace")))
-    complaint = complaint_about(form, time.time())
-    if complaint:
-        answer: dict[str, object] = {"error": "invalid_request", "error_description": complaint}
-        return web.Response(status=400, body=orjson.dumps(answer), content_type="application/json")
-    answer = {
+    problem = problem_with(form, time.time())
+    if problem:
+        content: dict[str, object] = {"error": "invalid_request", "error_description": problem}
+        return web.Response(status=400, body=orjson.dumps(content), content_type="application/json")
+    content = {
         "access_token": secrets.token_urlsafe(32),
         "token_type": "Bearer",
         "expires_in": _TOKEN_SECONDS,
         "scope": form["scope"],
     }
     return web.Response(
-        body=orjson.dumps(answer), content_type="application/json", headers={"Cache-Control": "no-store"}
+        body=orjson.dumps(content), content_type="application/json", headers={"Cache-Control": "no-store"}
     )
 
 
-def complaint_about(form: dict[str, str], now: float) -> str:
-    """What is wrong with a request for a token; "" when nothing is."""
+def problem_with(form: dict[str, str], now: float) -> str:
+    """What is wrong with a request for a token; "" if nothing is."""
     for name, value in _FIXED.items():
         if form.get(name) != value:
             return f"{name} is not {value}"
@@ -51,22 +51,22 @@ def complaint_about(form: dict[str, str], now: float) -> str:
         header, claims, _ = (_decoded(part) for part in form.get("client_assertion", "").split("."))
     except ValueError:
         return "client_assertion is not a JWT"
-    return _about_claims(header, claims, now)
+    return _problem_with_claims(header, claims, now)
 
 
 def _decoded(part: str) -> dict[str, Any]:
-    """One part of a JWT; the signature, which is no JSON, comes back empty."""
+    """One part of a JWT; empty for the signature, which is not JSON."""
     try:
         raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return {}
-    except binascii.Error as fault:
-        raise ValueError(part) from fault
-    return parsed if isinstance(parsed, dict) else {}
+    except binascii.Error as error:
+        raise ValueError(part) from error
+    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
 
 
-def _about_claims(header: dict[str, Any], claims: dict[str, Any], now: float) -> str:
+def _problem_with_claims(header: dict[str, Any], claims: dict[str, Any], now: float) -> str:
     missing = [name for name in ("iss", "sub", "aud", "iat", "exp", "jti") if not claims.get(name)]
     times = (claims.get("iat"), claims.get("exp"))
     if header.get("alg") != "RS256" or not header.get("kid"):
@@ -76,7 +76,7 @@ def _about_claims(header: dict[str, Any], claims: dict[str, Any], now: float) ->
     if claims["iss"] != claims["sub"]:
         return "iss and sub differ"
     if not all(isinstance(at, int | float) for at in times):
-        return "iat and exp are numbers"
+        return "iat and exp must be numbers"
     if claims["iat"] > now + _SKEW:
         return "the token is used too early (iat)"
     if claims["exp"] <= now - _SKEW:

@@ -1,7 +1,7 @@
-"""`/`: the page, one file of HTML that fetches nothing but the stream.
+"""`/`: the page, a single HTML file that loads only the stream.
 
-The policy sent with it names the page's own script and style by their hashes: whatever an event smuggles into the page
-does not run.
+The Content-Security-Policy contains the hashes of the page's own script and style, so that no script from an event can
+run.
 """
 
 import base64
@@ -35,7 +35,7 @@ def page_of(html: str) -> Callable[[web.Request], Awaitable[web.Response]]:
 
 
 def policy(html: str) -> str:
-    """The Content-Security-Policy for a page whose script and style stand in it."""
+    """The Content-Security-Policy for a page with inline script and style."""
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for kind, content in _INLINE.findall(html):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

@@ -1,13 +1,14 @@
-"""The endpoint as a program: what `python -m segment_async.devserver` and `segment-async dev` have in common.
+"""The endpoint as a program: the common part of `python -m segment_async.devserver` and `segment-async dev`.
 
-Prints, saves, runs a command beside it, stops on a signal. Knows the endpoint from outside only.
+Prints and saves events, runs a command next to the endpoint, and stops on a signal. Uses only the public side of the
+endpoint.
 """
 
 import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,14 @@ from typing import BinaryIO, Final
 
 import orjson
 
+from ._access import is_loopback_name
 from ._endpoint import Endpoint, serve
-from ._guard import is_loopback_name
 from ._tracking import Answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What can be said on the command line; `command` is run with `SEGMENT_HOST` set, and ends the endpoint."""
+    """The options of the command line. `command` runs with `SEGMENT_HOST` set; the endpoint stops when it ends."""
 
     host: str = "127.0.0.1"
     port: int = 8765
@@ -35,9 +36,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
-            raise ValueError(f"port {self.port} is not between 0 and 65535")
+            raise ValueError(f"port must be from 0 to 65535, not {self.port}")
         if self.keep < 1 or (self.rate is not None and self.rate < 1):
-            raise ValueError("keep and rate are 1 or more")
+            raise ValueError("keep and rate must be at least 1")
 
 
 Show = Callable[[str], None]
@@ -45,13 +46,13 @@ _VARIABLE: Final = "SEGMENT_DEV_TOKEN"
 
 
 async def run(options: Options, *, show: Show, show_answered: Callable[[Answered], None]) -> int:
-    """Serve until a signal comes or the command ends; returns the exit status.
+    """Serve until a signal arrives or the command ends, and return the exit status.
 
-    `show` gets the lines that are for people, the address first; `show_answered` each request.
+    `show` is called with each line to print, first the address; `show_answered` with each request.
 
     Raises:
-        OSError: the address or the file cannot be had.
-        ValueError: the chaos is of no known form.
+        OSError: the address or the file cannot be opened.
+        ValueError: `chaos` is malformed.
     """
     with ExitStack() as stack:
         saved = stack.enter_context(_appended(options.save)) if options.save else None
@@ -83,26 +84,26 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
 def _introduce(endpoint: Endpoint, token: str | None, show: Show) -> None:
     show(f"Listening on {endpoint.url}")
     if token is not None:
-        show(f"Other machines can reach it, so it asks for a token ({_VARIABLE} sets another one). Watch it at")
+        show(f"Other machines can reach it, so it requires a token (set {_VARIABLE} to choose one). Open")
         show(f"{endpoint.url}/?token={token}")
-        show("and give the token to your SDK as its write key.")
+        show("in a browser, and use the token as the write key of your SDK.")
 
 
 def _appended(path: Path) -> BinaryIO:
-    """Open a file to append to, readable by its owner alone when it is new: events are personal data."""
+    """Open a file for appending. A new one is readable by its owner alone, because events are personal data."""
     return open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 
 
 def save(file: BinaryIO, answered: Answered) -> None:
-    """Append the events as `/_dev/events` shows them, one a line."""
-    # On the loop: a development tool may wait for its disk.
+    """Append the events in the format of `/_dev/events`, one per line."""
+    # This blocks the event loop, which is acceptable in a development tool.
     file.writelines(orjson.dumps(event.as_dict(), option=orjson.OPT_APPEND_NEWLINE) for event in answered.events)
     file.flush()
 
 
 @contextmanager
-def _signals() -> Iterator[asyncio.Future[signal.Signals]]:
-    """The first signal to stop, once it has come; the ones after it are ignored."""
+def _signals() -> Generator[asyncio.Future[signal.Signals], None, None]:
+    """A future for the first SIGINT or SIGTERM; later ones are ignored."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[signal.Signals] = loop.create_future()
 
@@ -120,13 +121,13 @@ def _signals() -> Iterator[asyncio.Future[signal.Signals]]:
 
 
 async def _run_beside(endpoint: Endpoint, command: Sequence[str], stopped: asyncio.Future[signal.Signals]) -> int:
-    """Run the command to its end. A signal to us is its signal to stop; what it still sends then is still taken."""
+    """Run the command until it ends, and pass our stop signal on. Requests that it sends while it stops are served."""
     environment = {**os.environ, "SEGMENT_HOST": endpoint.url}
     process = await asyncio.create_subprocess_exec(*command, env=environment)
 
     async def pass_on() -> None:
         number = await stopped
-        # A terminal sends Ctrl-C to both of us; to many servers a second one means "at once".
+        # A terminal sends Ctrl-C to both processes, and many servers stop at once on a second one.
         if number != signal.SIGINT or not os.isatty(0):
             process.send_signal(number)
 

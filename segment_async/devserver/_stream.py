@@ -1,7 +1,8 @@
-"""`/_dev/stream`: what arrives, told to open pages as server-sent events.
+"""`/_dev/stream`: sends arriving events to open pages, as server-sent events.
 
-Each page has a cursor into what is held, and is written to as fast as it reads: a slow page costs no memory, it misses
-events that the ring has let go meanwhile, and is told how many. The counts that it is told are those of all events.
+Each page has a cursor into the stored events and receives updates as fast as it reads them. A slow page takes no
+memory: it misses the events that the ring has dropped in the meantime, and each update has their number. The counts
+include all events.
 """
 
 import asyncio
@@ -14,13 +15,13 @@ from aiohttp import web
 from ._arrivals import Arrivals, Event, Refusal
 from ._faults import Faults
 
-_PAUSE: Final = 0.1  # between two writes to one page, so that a burst travels together
-_KEEP_ALIVE: Final = 15.0  # a write finds out whether the page is still there
+_PAUSE: Final = 0.1  # between two writes to a page, so that a burst becomes one update
+_KEEP_ALIVE: Final = 15.0  # a write notices that the page was closed
 _CHUNK: Final = 500
 
 
 class Cursor(NamedTuple):
-    """How much a page has seen: the clearing it is in, the last event, refused request and second."""
+    """What a page has received: the number of clearings, the last event, refused request and second."""
 
     clearing: int = 0
     event: int = 0
@@ -29,13 +30,13 @@ class Cursor(NamedTuple):
 
 
 class Stream:
-    """`about` is told to each page as it is: what does not change while the endpoint runs."""
+    """`about` is sent to each page: facts that do not change while the endpoint runs."""
 
     def __init__(self, arrivals: Arrivals, faults: Faults, about: dict[str, object]) -> None:
         self._arrivals = arrivals
         self._faults = faults
         self._about = about
-        self._run = secrets.token_hex(4)  # a page that outlives the endpoint must not take up where it was
+        self._run = secrets.token_hex(4)  # after a restart of the endpoint, an open page must start over
         self._closing = False
 
     def routes(self) -> list[web.RouteDef]:
@@ -52,13 +53,13 @@ class Stream:
         try:
             while not self._closing:
                 seen = self._arrivals.changes
-                cursor = await self._tell(response, cursor)
-                await self._something_new(seen)
+                cursor = await self._send(response, cursor)
+                await self._wait_for_change(seen)
         except ConnectionError:
             pass  # the page was closed
         return response
 
-    async def _something_new(self, seen: int) -> None:
+    async def _wait_for_change(self, seen: int) -> None:
         try:
             async with asyncio.timeout(_KEEP_ALIVE):
                 await self._arrivals.changed(seen)
@@ -72,16 +73,16 @@ class Stream:
             return Cursor()
         return Cursor(*map(int, numbers))
 
-    async def _tell(self, response: web.StreamResponse, cursor: Cursor) -> Cursor:
+    async def _send(self, response: web.StreamResponse, cursor: Cursor) -> Cursor:
         arrivals = self._arrivals
         if cursor.clearing != arrivals.clearings:
             cursor = Cursor(arrivals.clearings, arrivals.last_cleared)
         events = arrivals.since(cursor.event)
         for start in range(0, max(1, len(events)), _CHUNK):
-            cursor = await self._tell_chunk(response, cursor, events[start : start + _CHUNK])
+            cursor = await self._send_chunk(response, cursor, events[start : start + _CHUNK])
         return cursor
 
-    async def _tell_chunk(self, response: web.StreamResponse, cursor: Cursor, events: list[Event]) -> Cursor:
+    async def _send_chunk(self, response: web.StreamResponse, cursor: Cursor, events: list[Event]) -> Cursor:
         refusals = [refusal for refusal in self._arrivals.refusals if refusal.batch.number > cursor.refusal]
         seconds = self._arrivals.seconds(cursor.second)
         batches = {event.batch.number: event.batch for event in events}
@@ -92,7 +93,7 @@ class Stream:
             refusals[-1].batch.number if refusals else cursor.refusal,
             seconds[-1].at if seconds else cursor.second,
         )
-        news = {
+        update = {
             "run": f"{self._run}.{cursor.clearing}",
             "about": self._about,
             "chaos": str(self._faults.chaos),
@@ -104,12 +105,12 @@ class Stream:
             "refusals": [_refused(refusal) for refusal in refusals],
         }
         name = ".".join((self._run, *map(str, cursor)))
-        await response.write(b"id: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(news)))
+        await response.write(b"id: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(update)))
         return cursor
 
 
 def _row(event: Event) -> dict[str, Any]:
-    """An event for the page: the message is text there, so that it is shown with every digit, and parsed when seen."""
+    """An event for the page. The message is sent as text, so that every digit is kept, and parsed when it is shown."""
     return {
         "number": event.number,
         "batch": event.batch.number,

@@ -1,4 +1,4 @@
-"""Names into addresses: from a thread that nobody waits for, from memory or a child where threads are refused."""
+"""Name resolution in a daemon thread and, where no thread can be started, from memory or in a child process."""
 
 import asyncio
 import socket
@@ -29,7 +29,7 @@ def resolve(host: str, port: int = 443, family: socket.AddressFamily = socket.AF
 
 
 def addresses(*hosts: str) -> list[Any]:
-    """What getaddrinfo gives for them."""
+    """What getaddrinfo returns for them."""
     return [
         (socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 443)) for host in hosts
     ]
@@ -37,7 +37,7 @@ def addresses(*hosts: str) -> list[Any]:
 
 @pytest.fixture
 def system(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
-    """Sets what the system says of names."""
+    """Replaces the system's getaddrinfo."""
 
     def says(answer: Answer) -> None:
         monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: answer(host))
@@ -46,7 +46,7 @@ def system(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
 
 
 def refuse_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter is about to exit: it starts no more threads."""
+    """No thread can be started, as when the interpreter is about to exit."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
@@ -61,7 +61,7 @@ def end_other_threads() -> None:
 
 
 class TestInAThread:
-    def test_the_system_answers(self) -> None:
+    def test_the_system_s_addresses(self) -> None:
         assert {result["host"] for result in resolve("localhost")} <= {"127.0.0.1", "::1"}
 
     def test_all_addresses_of_the_family_asked_for(self, system: Callable[[Answer], None]) -> None:
@@ -71,13 +71,13 @@ class TestInAThread:
         first = resolve("a.example", 8443)[0]
         assert (first["hostname"], first["port"], first["family"]) == ("a.example", 8443, socket.AF_INET)
 
-    def test_each_time_anew(self, system: Callable[[Answer], None]) -> None:
+    def test_each_lookup_asks_the_system(self, system: Callable[[Answer], None]) -> None:
         for host in ("192.0.2.1", "192.0.2.2"):
             system(lambda _, host=host: addresses(host))
             assert resolve("changing.example")[0]["host"] == host
 
     @pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("too long")])
-    def test_a_name_that_is_none(self, system: Callable[[Answer], None], error: Exception) -> None:
+    def test_an_unknown_name(self, system: Callable[[Answer], None], error: Exception) -> None:
         def fail(_: str) -> list[Any]:
             raise error
 
@@ -85,7 +85,7 @@ class TestInAThread:
         with pytest.raises(OSError, match="name not resolved"):
             resolve("nothing.example")
 
-    def test_a_name_that_hangs_holds_up_neither_the_request_nor_the_end_of_the_loop(
+    def test_a_hanging_lookup_delays_neither_the_request_nor_the_end_of_the_loop(
         self, system: Callable[[Answer], None]
     ) -> None:
         over = threading.Event()
@@ -102,12 +102,12 @@ class TestInAThread:
             return caught.value
 
         system(hang)
-        # A loop that waited for the name would wait for ever: it is let go only after the loop has ended.
+        # The lookup ends only after the loop: a loop that waited for it would hang.
         assert not asyncio.run(main()).maybe_sent
         over.set()
         end_other_threads()
 
-    def test_nor_the_end_of_the_program(self) -> None:
+    def test_a_hanging_lookup_does_not_delay_the_end_of_the_program(self) -> None:
         program = (
             "import asyncio, socket, threading\n"
             "from segment_async._http.resolver import Resolver\n"
@@ -119,7 +119,7 @@ class TestInAThread:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
         assert done.stdout == "ended\n"
 
-    def test_an_answer_that_nobody_waits_for_any_more(self, system: Callable[[Answer], None]) -> None:
+    def test_a_result_that_is_not_awaited_any_more(self, system: Callable[[Answer], None]) -> None:
         over = threading.Event()
 
         async def main() -> None:
@@ -144,7 +144,7 @@ class TestInAThread:
 
 
 class TestWithoutThreads:
-    def test_what_was_found_earlier_serves(
+    def test_earlier_addresses_are_used(
         self, system: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         system(lambda _: addresses("192.0.2.7"))
@@ -153,11 +153,11 @@ class TestWithoutThreads:
         refuse_threads(monkeypatch)
         assert resolve("known.example")[0]["host"] == "192.0.2.7"
 
-    def test_else_a_child_process_asks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_otherwise_a_child_process_resolves_the_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         refuse_threads(monkeypatch)
         assert {result["host"] for result in resolve("localhost", 8443)} <= {"127.0.0.1", "::1"}
 
-    def test_which_may_find_nothing_either(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_child_process_that_finds_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         refuse_threads(monkeypatch)
         with pytest.raises(OSError, match="name not resolved") as caught:
             resolve("a" * 64 + ".example")

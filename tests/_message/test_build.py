@@ -1,11 +1,10 @@
-"""The dict that travels: what each call builds, what each field may be, and what is refused by name."""
+"""What each call builds, what each field may be, and which fields are refused, by name."""
 
 import enum
-import sys
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segment_async import MessageError
-from segment_async._message import build as _build
 from segment_async._message.build import (
     alias,
     checked,
-    clock_text,
-    draw_ahead,
     group,
     identifier,
     identify,
-    message_id_of_the_system,
-    new_message_id,
     page,
-    renew_chance,
     screen,
     track,
 )
@@ -52,7 +45,7 @@ SECRET = "THE-SECRET"
 
 
 class NotATime(datetime):
-    """As pandas' NaT."""
+    """Like pandas' NaT."""
 
     def __eq__(self, other: object) -> bool:
         return False
@@ -73,7 +66,7 @@ def refusal(call: Callable[..., object], *args: Any, **fields: Any) -> MessageEr
 
 class TestCalls:
     @pytest.mark.parametrize("name", CALLS)
-    def test_the_least(self, name: str) -> None:
+    def test_the_minimum(self, name: str) -> None:
         message = CALLS[name]()
         assert datetime.fromisoformat(message.pop("timestamp")).tzinfo is not None
         assert message == {"type": name, "userId": "u", **OWN[name]}
@@ -107,36 +100,9 @@ class TestCalls:
         assert message.keys() == {"type", "timestamp", "userId", *OWN[name]}
 
     @pytest.mark.parametrize("call", [track, identify, page, screen, group, alias])
-    def test_the_identity_is_not_asked_for_here(self, call: Callable[..., dict[str, Any]]) -> None:
+    def test_the_identity_is_not_checked_here(self, call: Callable[..., dict[str, Any]]) -> None:
         required = {track: {"event": "e"}, group: {"group_id": "g"}, alias: {"previous_id": "p"}}
         assert "userId" not in call(**required.get(call, {}))
-
-    @pytest.mark.parametrize("new_id", [new_message_id, message_id_of_the_system])
-    def test_new_ids_differ(self, new_id: Callable[[], str]) -> None:
-        ids = {new_id() for _ in range(1_000)}
-        assert len(ids) == 1_000
-        assert {len(each) for each in ids} == {32}
-
-    def test_ids_drawn_ahead_differ_too(self) -> None:
-        ids = set()
-        for _ in range(10):
-            draw_ahead()
-            ids |= {new_message_id() for _ in range(150)}
-        assert len(ids) == 1_500
-
-    def test_what_was_drawn_before_a_fork_serves_nobody_after_it(self) -> None:
-        draw_ahead()
-        ahead = {new_message_id()[12:] for _ in range(20)}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_build, "_drawn", list(ahead))
-            renew_chance()
-            assert not ahead & {new_message_id()[12:] for _ in range(40)}
-
-    @pytest.mark.parametrize("new_id", [new_message_id, message_id_of_the_system])
-    def test_ids_sort_by_their_time(self, new_id: Callable[[], str]) -> None:
-        """A spool's index would grow all over otherwise, at three times the cost."""
-        milliseconds = round(datetime.fromisoformat(track("u", "e")["timestamp"]).timestamp() * 1000)
-        assert int(new_id()[:12], 16) == milliseconds
 
 
 class TestIds:
@@ -153,14 +119,14 @@ class TestIds:
             (enum.IntEnum("Number", {"FIVE": 5}).FIVE, "5"),
         ],
     )
-    def test_they_travel_as_text(self, value: Any, text: str) -> None:
+    def test_they_are_sent_as_text(self, value: Any, text: str) -> None:
         assert identifier("userId", value) == text
         assert track(value, "e")["userId"] == text
 
     @pytest.mark.parametrize(
         "value", [True, False, 1.0, b"a", [], {}, object(), np.bool_(True), pytest.param(10**5_000, id="long")]
     )
-    def test_what_is_none(self, value: Any) -> None:
+    def test_what_is_refused(self, value: Any) -> None:
         assert "must be a str, an int or a UUID" in refusal(identifier, "userId", value).problem
 
     @pytest.mark.parametrize(
@@ -173,7 +139,7 @@ class TestIds:
             ("previousId", lambda value: alias(value, "u")),
         ],
     )
-    def test_none_is_empty_or_of_another_type(self, path: str, call: Callable[[Any], object]) -> None:
+    def test_empty_ids_and_other_types_are_refused(self, path: str, call: Callable[[Any], object]) -> None:
         assert refusal(call, "").path == path
         assert refusal(call, [SECRET]).path == path
 
@@ -187,7 +153,7 @@ class TestIds:
             assert refusal(track, "u", "e", message_id=message_id).path == "messageId"
             assert refusal(checked, {"type": "identify", "messageId": message_id}).path == "messageId"
 
-    def test_message_ids_are_what_the_delivery_says(self) -> None:
+    def test_message_ids_are_sent_as_the_delivery_shows_them(self) -> None:
         assert track("u", "e", message_id="a\ud800")["messageId"] == "a\ufffd"
         assert checked({"type": "identify", "messageId": "a\ud800"})["messageId"] == "a\ufffd"
 
@@ -217,12 +183,12 @@ class TestFields:
             ("timestamp", lambda: track("u", "e", timestamp=5)),  # type: ignore[arg-type]
         ],
     )
-    def test_what_is_wrong_is_named(self, path: str, call: Callable[[], object]) -> None:
+    def test_the_wrong_field_is_named(self, path: str, call: Callable[[], object]) -> None:
         error = refusal(call)
         assert error.path == path
         assert str(error) == f"{path}: {error.problem}"
 
-    def test_any_mapping_will_do(self) -> None:
+    def test_any_mapping_is_accepted(self) -> None:
         assert track("u", "e", MappingProxyType({"a": 1}))["properties"]["a"] == 1
 
     def test_names_may_be_empty(self) -> None:
@@ -243,7 +209,7 @@ class TestTimestamp:
             ("20250102T030405Z", "2025-01-02T03:04:05.000Z"),
         ],
     )
-    def test_it_travels_in_utc_with_milliseconds(self, value: Any, text: str) -> None:
+    def test_it_is_sent_in_utc_with_milliseconds(self, value: Any, text: str) -> None:
         assert track("u", "e", timestamp=value)["timestamp"] == text
         assert checked({"type": "identify", "timestamp": value})["timestamp"] == text
 
@@ -257,62 +223,29 @@ class TestTimestamp:
             "0001-01-01T00:00:00+01:00",
         ],
     )
-    def test_what_is_none(self, value: Any) -> None:
+    def test_what_is_refused(self, value: Any) -> None:
         assert refusal(track, "u", "e", timestamp=value).path == "timestamp"
 
-    def test_the_clock_is_asked_where_none_is_given(self) -> None:
+    def test_the_default_is_the_current_time(self) -> None:
         before = datetime.now(UTC) - timedelta(milliseconds=1)
         assert before <= datetime.fromisoformat(track("u", "e")["timestamp"]) <= datetime.now(UTC)
 
 
-class TestClockText:
-    @given(st.floats(0, 4_000_000_000))
-    def test_any_moment(self, now: float) -> None:
-        text = clock_text(now)
-        moment = datetime.fromisoformat(text)
-        assert len(text) == 24
-        assert -0.001 <= now - moment.timestamp() < 0.0015
-
-    @pytest.mark.parametrize("line", range(8))
-    @pytest.mark.parametrize("other", [999.0, 1_000.9, 1_001.0])
-    def test_another_thread_may_come_in_before_any_line(self, line: int, other: float) -> None:
-        lines = []
-
-        def interrupt(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
-            if frame.f_code is not clock_text.__code__:
-                return None
-            if event == "line":
-                lines.append(frame.f_lineno)
-                if len(lines) == line + 1:
-                    clock_text(other)
-            return interrupt
-
-        clock_text(5.0)
-        tracer = sys.gettrace()
-        sys.settrace(interrupt)
-        try:
-            text = clock_text(1_000.5)
-        finally:
-            sys.settrace(tracer)
-        assert lines
-        assert text == "1970-01-01T00:16:40.500Z"
-
-
 class TestChecked:
-    """A message that somebody else built."""
+    """A ready-made message."""
 
-    def test_it_gets_what_every_message_has(self) -> None:
+    def test_it_gets_a_type_and_a_timestamp(self) -> None:
         message = checked({"type": "identify"})
         assert message.keys() == {"type", "timestamp"}
 
     @pytest.mark.parametrize("name", CALLS)
-    def test_what_a_call_built_passes_as_it_is(self, name: str) -> None:
+    def test_a_message_of_a_call_passes_unchanged(self, name: str) -> None:
         content = () if name == "alias" else ({"a": 1},)
         message = CALLS[name](*content, context={"a": 1}, integrations={"All": True}, anonymous_id="a")
         assert checked(message) == message
         assert checked(MappingProxyType(message)) == message
 
-    def test_the_given_dict_stays_as_it_is(self) -> None:
+    def test_the_given_dict_is_not_changed(self) -> None:
         given = {"type": "track", "event": "e", "userId": 5, "context": {}, "name": None}
         copy = dict(given)
         assert checked(given)["userId"] == "5"
@@ -350,7 +283,7 @@ class TestChecked:
             ({"type": "page", "timestamp": SECRET}, "timestamp"),
         ],
     )
-    def test_what_is_wrong_is_named(self, message: Any, path: str) -> None:
+    def test_the_wrong_field_is_named(self, message: Any, path: str) -> None:
         assert refusal(checked, message).path == path
 
     @given(
@@ -360,7 +293,7 @@ class TestChecked:
         ),
         st.sampled_from(list(CALLS)),
     )
-    def test_it_is_refused_by_name_or_passes_its_own_check(self, fields: Mapping[str, Any], kind: str) -> None:
+    def test_it_is_refused_by_name_or_passes_a_second_check(self, fields: Mapping[str, Any], kind: str) -> None:
         paths, message = [], None
         try:
             message = checked({**fields, "type": kind})

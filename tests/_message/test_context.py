@@ -1,4 +1,4 @@
-"""What is bound around the caller: what a call lacks is filled in, blocks nest, tasks inherit, nothing leaks."""
+"""Bound fields: they complete a call, blocks nest, tasks inherit them, and nothing leaks."""
 
 import asyncio
 import contextvars
@@ -15,18 +15,18 @@ from tests.support.virtual_clock import run
 
 
 def filled(message: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """The message as a call makes it of what it was given, and whether it may be dropped for want of an id."""
+    """The message with the bound fields, and whether it is dropped if it has no id."""
     block = innermost.get()
     return (message, False) if block is None else (block.filled(message), block.drops_without_identity)
 
 
 def fill(**fields: Any) -> dict[str, Any]:
-    """A message of these fields with what is bound around the call."""
+    """A message of these fields and the bound ones."""
     return filled(fields)[0]
 
 
 class TestBound:
-    def test_without_a_block_a_message_is_as_it_is(self) -> None:
+    def test_without_a_block_a_message_is_unchanged(self) -> None:
         message = {"type": "track"}
         assert filled(message) == (message, False)
 
@@ -64,27 +64,27 @@ class TestBound:
             raise ZeroDivisionError
         assert fill() == {}
 
-    def test_the_given_dicts_stay_as_they_are(self) -> None:
+    def test_the_given_dicts_are_not_changed(self) -> None:
         context: dict[str, Any] = {"a": 1}
         with bound(context=context), bound(context={"b": 1}):
             bind(context={"c": 1})
             fill(context={"d": 1})
         assert context == {"a": 1}
 
-    def test_empty_objects_do_not_travel(self) -> None:
+    def test_empty_objects_are_not_sent(self) -> None:
         with bound(user_id="u", context={}, integrations={}):
             bind(integrations={})
             assert fill() == {"userId": "u"}
 
-    def test_any_mapping_will_do(self) -> None:
+    def test_any_mapping_is_accepted(self) -> None:
         with bound(context=MappingProxyType({"a": 1})):
             assert fill()["context"]["a"] == 1
 
-    def test_what_can_be_read_only_once_is_there_for_every_call(self) -> None:
+    def test_generators_are_kept_for_every_call(self) -> None:
         with bound(context={"tags": (tag for tag in "ab")}):
             assert [fill()["context"]["tags"] for _ in range(2)] == [["a", "b"]] * 2
 
-    def test_values_are_judged_where_they_are_given(self) -> None:
+    def test_values_are_checked_where_they_are_given(self) -> None:
         with pytest.raises(MessageError) as caught, bound(context={"owner": object()}):
             pass
         assert caught.value.path == "context.owner"
@@ -99,7 +99,7 @@ class TestBound:
             ({"integrations": ["All"]}, "integrations"),
         ],
     )
-    def test_what_is_wrong_is_named(self, fields: dict[str, Any], path: str) -> None:
+    def test_the_wrong_field_is_named(self, fields: dict[str, Any], path: str) -> None:
         with pytest.raises(MessageError) as caught, bound(**fields):
             pass
         assert caught.value.path == path
@@ -111,7 +111,7 @@ class TestBound:
 
 
 class TestWithoutIdentity:
-    def test_what_holds_without_a_block(self) -> None:
+    def test_without_a_block_it_raises(self) -> None:
         with bound():
             assert not filled({})[1]
 
@@ -126,7 +126,7 @@ class TestWithoutIdentity:
             (["raise", "drop", None], True),
         ],
     )
-    def test_the_innermost_word_holds(self, words: list[Any], *, drops: bool) -> None:
+    def test_the_innermost_setting_applies(self, words: list[Any], *, drops: bool) -> None:
         def nest(words: list[Any]) -> bool:
             if not words:
                 return filled({})[1]
@@ -135,7 +135,7 @@ class TestWithoutIdentity:
 
         assert nest(words) is drops
 
-    def test_any_other_word(self) -> None:
+    def test_any_other_setting_is_refused(self) -> None:
         with pytest.raises(ValueError, match="without_identity"), bound(without_identity="ignore"):  # type: ignore[arg-type]
             pass
 
@@ -155,7 +155,7 @@ class TestBind:
         with pytest.raises(RuntimeError, match="bound"):
             bind(user_id="u")
 
-    def test_what_is_not_given_stays(self) -> None:
+    def test_other_fields_stay(self) -> None:
         with bound(user_id="u", without_identity="drop"):
             bind()
             assert filled({}) == ({"userId": "u"}, True)
@@ -177,7 +177,7 @@ class TestTasks:
 
         run(main())
 
-    def test_an_identity_learnt_late_is_seen_by_tasks_started_before(self) -> None:
+    def test_a_late_identity_reaches_tasks_started_before(self) -> None:
         async def later(bell: asyncio.Event) -> dict[str, Any]:
             await bell.wait()
             return fill()
@@ -193,7 +193,7 @@ class TestTasks:
 
         run(main())
 
-    def test_and_by_what_bound_it_from_a_task(self) -> None:
+    def test_a_late_identity_bound_in_a_task_reaches_the_block(self) -> None:
         async def authenticate() -> None:
             bind(user_id="u")
 
@@ -213,7 +213,7 @@ class TestTasks:
             generator = dependency()
             opened = contextvars.copy_context()
             opened.run(next, generator)
-            # As frameworks do that run the parts of a dependency in different contexts.
+            # Some frameworks run the parts of a dependency in different contexts.
             closed = opened.copy()
             assert closed.run(fill) == {"userId": "u"}
             with pytest.raises(StopIteration):
@@ -231,11 +231,11 @@ class Recorder:
         return Response(200)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
 
 def sent(use: Callable[[Client], Any]) -> tuple[list[Delivery], list[dict[str, Any]]]:
-    """What `use` gets of a client for its messages, and those that arrive."""
+    """The result of `use`, called with a client, and the messages that arrive."""
 
     async def main() -> list[Delivery]:
         async with Client("key", transport=recorder, gzip=False) as client:
@@ -246,7 +246,7 @@ def sent(use: Callable[[Client], Any]) -> tuple[list[Delivery], list[dict[str, A
 
 
 class TestThroughTheClient:
-    def test_every_call_gets_what_it_lacks(self) -> None:
+    def test_every_call_is_completed(self) -> None:
         async def use(client: Client) -> Any:
             with bound(user_id="u", context={"ip": "192.0.2.1"}):
                 yield await client.track(event="e")
@@ -258,7 +258,7 @@ class TestThroughTheClient:
         assert all(message["context"]["ip"] == "192.0.2.1" for message in arrived)
         assert all(message["context"]["library"]["name"] == "segment-async" for message in arrived)
 
-    def test_a_library_of_the_caller_s_wins_nothing(self) -> None:
+    def test_the_caller_cannot_replace_the_library(self) -> None:
         async def use(client: Client) -> Any:
             with bound(context={"library": "mine"}):
                 yield await client.track("u", "e")

@@ -1,4 +1,4 @@
-"""Values: every row of DESIGN's table, alone and nested, by the fast way and the slow one, and among 999 good ones."""
+"""Values: each supported one alone and nested, on the fast path and the slow one, and among 999 good messages."""
 
 import asyncio
 import dataclasses
@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import Secret
 
 from segment_async import Client, MessageError, Response, Status
-from segment_async._message.encode import datetime_text, encode, is_plain, plain
+from segment_async._message.encode import encode, is_plain, plain
+from segment_async._message.timestamps import datetime_text
 from tests.support.virtual_clock import run
 
 SECRET = "THE-SECRET"
@@ -49,7 +50,7 @@ class Colour(enum.Enum):
 
 
 class ChoicesType(enum.EnumMeta):
-    """As web frameworks derive theirs."""
+    """Like the base classes of web frameworks."""
 
 
 class Choice(enum.Enum, metaclass=ChoicesType):
@@ -130,7 +131,7 @@ class PydanticDataclass:
 
 
 class OldModel:
-    """As pydantic 1 has them."""
+    """Like a model of pydantic 1."""
 
     __fields_set__: ClassVar[set[str]] = set()
 
@@ -144,7 +145,7 @@ class Struct(msgspec.Struct, rename="camel"):
 
 
 class NotATime(datetime):
-    """As pandas' NaT."""
+    """Like pandas' NaT."""
 
     def __eq__(self, other: object) -> bool:
         return False
@@ -162,7 +163,7 @@ def made_of(value: Any) -> Callable[[], Any]:
     return lambda: value
 
 
-# What is given, and the JSON it becomes. Functions, as a generator can be read only once.
+# A value and its JSON. Functions make the values, because a generator can be read only once.
 ROWS: dict[str, tuple[Callable[[], Any], str]] = {
     "text": (made_of("naïve ☂ \u2028"), '"naïve ☂ \u2028"'),
     "true": (made_of(True), "true"),
@@ -285,7 +286,7 @@ ROWS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 class Raises:
-    """Its own code fails, and quotes what it should not."""
+    """Raises an exception that quotes a secret."""
 
     def model_dump(self, **_: Any) -> Any:
         raise RuntimeError(SECRET)
@@ -313,7 +314,7 @@ class LazyList(list[Any]):
 
 
 class Unbound:
-    """A proxy that stands for nothing at the moment, as those of web frameworks do outside of a request."""
+    """A proxy without a target, like those of web frameworks outside of a request."""
 
     @property
     def __class__(self) -> type:  # type: ignore[override]
@@ -321,7 +322,7 @@ class Unbound:
 
 
 class ShowsStr:
-    """A proxy of a str, which is none."""
+    """A proxy that claims to be a str."""
 
     __class__ = str  # type: ignore[assignment]
 
@@ -361,7 +362,7 @@ def raising() -> Iterator[int]:
     raise RuntimeError(SECRET)
 
 
-# What is given, the end of the path, and the type that is named.
+# A value, the end of the path that the error names, and the type that it names.
 REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "object": (object, "", "object"),
     "function": (made_of(len), "", "builtin_function_or_method"),
@@ -397,7 +398,7 @@ def message_of(value: Any) -> dict[str, Any]:
 
 
 def encoded(value: Any) -> str:
-    """The JSON that the value becomes, whatever stands around it."""
+    """The JSON of the value, without what surrounds it."""
     body = encode(message_of(value)).decode()
     head, tail = '{"type":"track","properties":{"odd":', "}}"
     assert body.startswith(head)
@@ -423,7 +424,7 @@ class TestTable:
         assert encoded([{"a": (make(),)}]) == f'[{{"a":[{expected}]}}]'
 
     @pytest.mark.parametrize("name", ROWS)
-    def test_beside_a_value_that_takes_the_slow_way(self, name: str) -> None:
+    def test_beside_a_value_of_the_slow_path(self, name: str) -> None:
         make, expected = ROWS[name]
         assert encoded([{"a": make()}, 2**70]) == f'[{{"a":{expected}}},"{2**70}"]'
 
@@ -448,12 +449,12 @@ class TestRefused:
         assert error.path == f"properties.odd{path}"
         assert str(error).endswith(f"(type {kind})")
         assert SECRET not in repr(error)
-        # Neither does what caused it, which nobody sees.
+        # The same holds for its cause, although it is not shown.
         assert error.__cause__ is None
         assert error.__context__ is None
 
     @pytest.mark.parametrize("name", REFUSED)
-    def test_whatever_stands_before_it(self, name: str) -> None:
+    def test_after_other_values(self, name: str) -> None:
         make, path, _ = REFUSED[name]
         assert refusal(["\ud800", {"a": make()}]).path == f"properties.odd[1].a{path}"
 
@@ -469,7 +470,7 @@ class TestRefused:
     )
     def test_two_keys_that_become_equal(self, keys: dict[Any, Any]) -> None:
         error = refusal(keys)
-        assert error.problem == "two keys become the same text"
+        assert error.problem == "two keys have the same text"
         assert error.path.startswith("properties.odd.")
 
     def test_a_dict_whose_code_fails_where_it_is_read(self) -> None:
@@ -483,10 +484,10 @@ class TestRefused:
 class TestDepth:
     @pytest.mark.parametrize("lists", [False, True])
     @pytest.mark.parametrize("leaf", [1, "\ud800"], ids=["fast", "slow"])
-    def test_both_ways_take_the_same_depth(self, leaf: Any, *, lists: bool) -> None:
+    def test_both_paths_accept_the_same_depth(self, leaf: Any, *, lists: bool) -> None:
         # With the message and its properties, 254 in all.
         encode(message_of(nested(252, leaf, lists=lists)))
-        assert "too deep" in refusal(nested(253, leaf, lists=lists)).problem
+        assert "too deeply" in refusal(nested(253, leaf, lists=lists)).problem
 
     def test_the_path_leads_to_where_it_ends(self) -> None:
         error = refusal(nested(300))
@@ -494,17 +495,17 @@ class TestDepth:
         assert "(type dict)" in str(error)
 
     def test_conversions_without_an_end(self) -> None:
-        assert "too deep" in refusal(Endless()).problem
+        assert "too deeply" in refusal(Endless()).problem
 
-    def test_called_from_where_python_cannot_go_much_deeper(self) -> None:
+    def test_called_near_the_recursion_limit(self) -> None:
         def descend(levels: int) -> MessageError:
             return descend(levels - 1) if levels else refusal(nested(250, "\ud800", lists=True))
 
         error = descend(sys.getrecursionlimit() - len(inspect.stack()) - 300)
-        assert (error.path, error.problem) == ("message", "nested too deep")
+        assert (error.path, error.problem) == ("message", "is nested too deeply")
 
-    def test_deeper_than_python_itself_goes(self) -> None:
-        assert refusal(nested(100_000, lists=True)).problem.startswith("nested too deep")
+    def test_deeper_than_the_recursion_limit(self) -> None:
+        assert refusal(nested(100_000, lists=True)).problem.startswith("is nested too deeply")
 
 
 class TestInterrupts:
@@ -535,7 +536,7 @@ class TestInterrupts:
             step(message_of(InterruptedOnce()))
 
 
-def test_generators_are_left_alone_until_they_are_read_once() -> None:
+def test_is_plain_does_not_consume_generators() -> None:
     numbers = (number for number in (1, 2, 3))
     message = message_of(numbers)
     assert not is_plain(message)
@@ -543,7 +544,7 @@ def test_generators_are_left_alone_until_they_are_read_once() -> None:
     assert next(numbers, None) is None
 
 
-def test_a_generator_may_yield_as_much_as_a_message_can_hold() -> None:
+def test_the_most_items_of_a_generator() -> None:
     assert len(plain(message_of(iter_of(16_384)))["properties"]["odd"]) == 16_384
     assert "more items" in refusal(iter_of(16_385)).problem
 
@@ -552,13 +553,13 @@ def iter_of(count: int) -> Iterator[int]:
     return (1 for _ in range(count))
 
 
-def test_a_naive_datetime_is_warned_of_once_in_a_process() -> None:
+def test_a_naive_datetime_is_logged_once_per_process() -> None:
     program = (
         "import logging, datetime as d; logging.basicConfig(); from segment_async._message.encode import encode\n"
         "for _ in range(3): encode({'a': d.datetime(2025, 1, 2), 'b': {d.datetime(2025, 1, 2): 1}})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
-    assert done.stderr.count("without a zone") == 1
+    assert done.stderr.count("without a time zone") == 1
     assert "2025" not in done.stderr
 
 
@@ -580,7 +581,7 @@ JSON = st.recursive(
 
 class TestProperties:
     @given(st.dictionaries(st.text(), JSON, max_size=5))
-    def test_both_ways_agree(self, value: dict[str, Any]) -> None:
+    def test_both_paths_agree(self, value: dict[str, Any]) -> None:
         fast = orjson.loads(encode({"a": value}))["a"]
         slow = orjson.loads(encode({"a": value, "b": 2**70}))["a"]
         walked = orjson.loads(encode(plain({"a": value})))["a"]
@@ -620,7 +621,7 @@ class TestProperties:
 
 
 class Recorder:
-    """Takes everything, and keeps it."""
+    """Keeps every body that it is given."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -630,7 +631,7 @@ class Recorder:
         return Response(200)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
 
 class TestAmongGoodOnes:
@@ -656,7 +657,7 @@ class TestAmongGoodOnes:
         return run(main())
 
     @pytest.mark.parametrize("name", ROWS)
-    def test_it_travels_as_the_table_says(self, name: str) -> None:
+    def test_it_is_sent_as_the_table_says(self, name: str) -> None:
         make, expected = ROWS[name]
         bodies, refused = self.send(make)
         assert refused is None
@@ -664,7 +665,7 @@ class TestAmongGoodOnes:
         assert sum(body.count(f'"properties":{{"odd":{expected}}}'.encode()) for body in bodies) >= 1
 
     @pytest.mark.parametrize("name", REFUSED)
-    def test_refused_it_harms_nobody(self, name: str) -> None:
+    def test_refused_it_does_not_affect_the_others(self, name: str) -> None:
         bodies, refused = self.send(REFUSED[name][0])
         assert refused is not None
         assert sum(len(orjson.loads(body)["batch"]) for body in bodies) == 999

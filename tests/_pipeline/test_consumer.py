@@ -25,7 +25,7 @@ from segment_async import (
     Status,
     messages,
 )
-from segment_async._message.build import clock_text
+from segment_async._message.timestamps import clock_text
 from segment_async._pipeline.queue import Overflow
 from tests.support.scripted_transport import Script, ScriptedTransport, Slow, Step, lost, refused, stale
 from tests.support.simulated_segment import violations

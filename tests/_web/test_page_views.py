@@ -1,4 +1,4 @@
-"""Page views and the cookie: who is counted, what is said of the page, who gets an id."""
+"""Page views and the cookie: which visits count, what a page call contains, which visitors get an id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from segment_async import Client, bind
 from segment_async._web.bots import is_bot
-from segment_async._web.page_views import EXCLUDED, TitleReader, exclusion
+from segment_async._web.page_views import EXCLUDED, TitleParser, exclusion
 from segment_async.asgi import SegmentMiddleware
 from tests.support.asgi import ANONYMOUS, Answer, answering, ask, recording, request, visit
 from tests.support.user_agents import BOTS, BROWSERS
@@ -63,7 +63,7 @@ def test_a_page_view_in_full() -> None:
     ("query", "expected"),
     [("scrub", "?utm_source=s&q=1"), ("utm", "?utm_source=s"), ("none", None), ("all", "?utm_source=s&q=1&token=t")],
 )
-def test_what_of_the_query_leaves(query: Any, expected: str | None) -> None:
+def test_the_query_modes(query: Any, expected: str | None) -> None:
     (page,) = pages(visit("/?utm_source=s&q=1&token=t"), query=query)
     assert page["properties"].get("search") == page["context"]["page"].get("search") == expected
     assert ("campaign" in page["context"]) is (query != "none")
@@ -74,17 +74,17 @@ async def named(scope: Any) -> str:
 
 
 @pytest.mark.parametrize("page_name", [lambda scope: f"Page {scope['path']}", named])
-def test_the_name_is_the_applications_if_it_gives_one(page_name: Any) -> None:
+def test_the_name_of_the_application(page_name: Any) -> None:
     (page,) = pages(visit("/a"), page_name=page_name)
     assert page["name"] == "Page /a"
 
 
-def test_no_name_rather_than_one_a_path() -> None:
+def test_a_path_is_not_a_name() -> None:
     (page,) = pages(visit("/users/1234567"))
     assert "name" not in page
 
 
-def test_the_route_below_a_mount_and_a_template_of_litestars() -> None:
+def test_the_route_below_a_mount_and_litestars_template() -> None:
     async def mounted(scope: Any, receive: Any, send: Any) -> None:
         scope["root_path"] += "/shop"
         scope["route"] = SimpleNamespace(path="/shoes/{number}")
@@ -94,7 +94,7 @@ def test_the_route_below_a_mount_and_a_template_of_litestars() -> None:
     assert pages(visit("/a/1", path_template="/a/{b}"))[0]["name"] == "/a/{b}"
 
 
-def test_a_mount_is_no_route() -> None:
+def test_a_mount_is_not_a_route() -> None:
     async def files(scope: Any, receive: Any, send: Any) -> None:
         scope["root_path"] += "/files"
         scope["route"] = SimpleNamespace(path="/files", routes=[])
@@ -104,7 +104,7 @@ def test_a_mount_is_no_route() -> None:
     assert "name" not in page
 
 
-def test_who_logs_in_is_the_one_who_sees_the_page() -> None:
+def test_a_login_within_the_request_identifies_the_page_view() -> None:
     async def log_in() -> None:
         bind(user_id="user-1")
 
@@ -130,27 +130,27 @@ def test_who_logs_in_is_the_one_who_sees_the_page() -> None:
 )
 def test_the_title(html: bytes, expected: str | None) -> None:
     for step in (1_000, len(html)):
-        reader = TitleReader([(b"content-type", b"text/html")])
+        reader = TitleParser([(b"content-type", b"text/html")])
         for begin in range(0, len(html), step):
             reader.feed(html[begin : begin + step])
         assert reader.title() == expected
 
 
-def test_the_title_in_another_encoding_or_in_none_that_can_be_read() -> None:
+def test_the_title_in_other_encodings() -> None:
     for content_type, body, expected in (
         (b"text/html; charset=iso-8859-1", b"<title>\xe9</title>", "é"),
         (b"text/html; charset=no-such", b"<title>\xc3\xa9</title>", "é"),
         (b"text/html; charset=\xff", b"<title>a</title>", "a"),
     ):
-        reader = TitleReader([(b"Content-Type", content_type)])
+        reader = TitleParser([(b"Content-Type", content_type)])
         reader.feed(body)
         assert reader.title() == expected
-    zipped = TitleReader([(b"content-encoding", b"gzip")])
+    zipped = TitleParser([(b"content-encoding", b"gzip")])
     zipped.feed(b"<title>not really</title>")
     assert zipped.title() is None
 
 
-# -- what is no page view
+# -- responses that are no page view
 
 
 @pytest.mark.parametrize(
@@ -163,25 +163,25 @@ def test_the_title_in_another_encoding_or_in_none_that_can_be_read() -> None:
         {"content_type": "text/plain"},
     ],
 )
-def test_only_html_that_was_found(options: Any) -> None:
+def test_only_html_with_a_2xx(options: Any) -> None:
     assert pages(visit(), answering(**options)) == []
 
 
 @pytest.mark.parametrize("method", ["POST", "HEAD", "PUT", "OPTIONS"])
-def test_only_what_was_got(method: str) -> None:
+def test_only_get(method: str) -> None:
     assert pages(visit(method=method)) == []
 
 
-def test_nothing_unless_asked_for() -> None:
+def test_page_views_are_off_by_default() -> None:
     assert pages(visit(), page_views=False) == []
 
 
 @pytest.mark.parametrize("headers", [{"sec-purpose": "prefetch"}, {"purpose": "prefetch"}, {"x-moz": "prefetch"}])
-def test_not_for_what_is_loaded_ahead(headers: Any) -> None:
+def test_not_for_prefetches(headers: Any) -> None:
     assert pages(visit(headers=headers)) == []
 
 
-def test_not_for_nobody_and_counted() -> None:
+def test_a_page_view_without_an_id_is_dropped_and_counted() -> None:
     for no_identity in ("skip", "raise"):
         arrived, answer, reasons = seen(request(), no_identity=no_identity)
         assert (arrived, answer.status, reasons) == ([], 200, {"no_identity": 1})
@@ -199,7 +199,7 @@ def test_not_if_the_response_is_never_complete() -> None:
 @pytest.mark.parametrize(
     "path", ["/health", "/healthz", "/static/a.html", "/docs", "/docs/oauth2-redirect", "/openapi.json"]
 )
-def test_paths_that_are_no_pages(path: str) -> None:
+def test_default_exclusions(path: str) -> None:
     assert pages(visit(path)) == []
     assert len(pages(visit(path), exclude=())) == 1
     assert pages(visit("/api" + path, root_path="/api")) == []
@@ -216,7 +216,7 @@ def test_paths_that_are_no_pages(path: str) -> None:
         (EXCLUDED, ["/redoc", "/assets/app.js", "/livez"], ["/", "/documents", "/healthy-food", "/doc"]),
     ],
 )
-def test_how_paths_are_excluded(paths: list[str], excluded: list[str], included: list[str]) -> None:
+def test_exclusion_patterns(paths: list[str], excluded: list[str], included: list[str]) -> None:
     pattern: re.Pattern[str] = exclusion(paths)
     assert [path for path in excluded + included if pattern.match(path)] == excluded
 
@@ -230,14 +230,14 @@ def test_a_hundred_browsers_are_counted() -> None:
     assert all(pages(visit(headers={"user-agent": agent})) for agent in BROWSERS[::10])
 
 
-def test_bots_are_not() -> None:
+def test_bots_are_not_counted() -> None:
     assert len(set(BOTS)) >= 20
     assert [agent for agent in BOTS if not is_bot(agent)] == []
     assert not any(pages(visit(headers={"user-agent": agent})) for agent in [*BOTS, ""])
     assert len(pages(visit(headers={"user-agent": BOTS[0]}), bots="include")) == 1
 
 
-def test_the_maintained_list_is_asked_where_it_is_installed() -> None:
+def test_the_maintained_list_is_used_if_installed() -> None:
     crawlers = pytest.importorskip("crawleruseragents", reason="the extra bots is not installed")
     only_there = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 HeadlessChrome/142.0.0.0 Safari/537.36"
     assert crawlers.is_crawler(only_there)
@@ -266,21 +266,21 @@ OBJECTING = {"sec-gpc": "1"}
         ({"gpc": {"Ads": False}, "consent": lambda scope: {"Ads": True}}, {}, True),
     ],
 )
-def test_whoever_objects_is_not_counted(options: Any, headers: Any, is_counted: bool) -> None:
+def test_denied_consent_and_privacy_control(options: Any, headers: Any, is_counted: bool) -> None:
     assert bool(pages(visit(headers=headers), **options)) is is_counted
 
 
 # -- the cookie
 
 
-def test_a_visitor_gets_an_id_and_the_page_view_carries_it() -> None:
+def test_a_visitor_gets_an_id_and_the_page_view_has_it() -> None:
     (page,), answer, _ = seen(request(), set_cookie=True)
     (cookie,) = answer.cookies
     assert cookie == f"ajs_anonymous_id={page['anonymousId']}; Max-Age=31536000; Path=/; SameSite=Lax"
 
 
 @pytest.mark.parametrize("accept", ["text/html,*/*", "*/*"])
-def test_calls_before_the_response_carry_it_where_html_was_asked_for(accept: str) -> None:
+def test_calls_before_the_response_have_it_in_requests_for_html(accept: str) -> None:
     client, arrived = recording()
 
     async def main() -> None:
@@ -298,7 +298,7 @@ def test_calls_before_the_response_carry_it_where_html_was_asked_for(accept: str
 @pytest.mark.parametrize(
     ("scope", "app", "options"),
     [
-        (visit(), answering(), {}),  # has one
+        (visit(), answering(), {}),  # has a cookie
         (request(), answering(content_type="application/json"), {}),
         (request(method="POST"), answering(), {}),
         (request(headers={"user-agent": BOTS[0]}), answering(), {}),
@@ -308,25 +308,25 @@ def test_calls_before_the_response_carry_it_where_html_was_asked_for(accept: str
         (request(), answering(headers={"cache-control": "s-maxage=60"}), {}),
         (request(), answering(), {"set_cookie": False}),
         (request(), answering(), {"consent": lambda scope: {"Analytics": False}}),
-        (request(), answering(), {"consent": lambda scope: None}),  # not asked yet, so not granted
+        (request(), answering(), {"consent": lambda scope: None}),  # consent not known yet
         (request(headers=OBJECTING), answering(), {"gpc": "drop"}),
     ],
 )
-def test_who_gets_none(scope: Any, app: Any, options: Any) -> None:
+def test_visitors_without_a_cookie(scope: Any, app: Any, options: Any) -> None:
     assert seen(dict(scope), app, **{"set_cookie": True, **options})[1].cookies == []
 
 
-def test_an_id_of_the_applications_own_is_left_alone() -> None:
+def test_an_id_set_by_the_application_is_kept() -> None:
     app = answering(headers={"set-cookie": "ajs_anonymous_id=own; Path=/"})
     assert seen(request(), app, set_cookie=True)[1].cookies == ["ajs_anonymous_id=own; Path=/"]
 
 
-def test_consent_that_is_given_allows_it() -> None:
+def test_given_consent_allows_it() -> None:
     granted = {"consent": lambda scope: {"Analytics": True}}
     assert len(seen(request(), set_cookie=True, **granted)[1].cookies) == 1
 
 
-def test_a_redirect_takes_the_id_along() -> None:
+def test_a_redirect_sets_the_cookie() -> None:
     _, answer, _ = seen(request(), answering(status=303, content_type="text/plain"), set_cookie=True)
     assert len(answer.cookies) == 1
 
@@ -336,12 +336,12 @@ def test_a_minted_id_becomes_the_cookie() -> None:
     assert page["anonymousId"] in answer.cookies[0]
 
 
-# -- faults
+# -- errors
 
 
-def test_a_page_view_that_cannot_be_sent_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_page_view_that_cannot_be_sent_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     for middleware in (
-        SegmentMiddleware(answering(), page_views=True),  # no client anywhere
+        SegmentMiddleware(answering(), page_views=True),  # without a client
         SegmentMiddleware(answering(), closed_client(), page_views=True),
         SegmentMiddleware(answering(), recording()[0], page_views=True, page_name=lambda scope: 1 / 0),
     ):
@@ -357,7 +357,7 @@ def closed_client() -> Client:
     return client
 
 
-def test_headers_that_can_be_read_only_once_arrive() -> None:
+def test_headers_from_a_generator() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         pairs = ((name, value) for name, value in [(b"content-type", b"text/html"), (b"x-own", b"1")])
         await send({"type": "http.response.start", "status": 200, "headers": pairs})

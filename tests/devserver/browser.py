@@ -1,4 +1,4 @@
-"""A real browser for the tests: Chromium, driven by Playwright, which need not be installed to import this."""
+"""Chromium, driven by Playwright, for the tests. This file can be imported without Playwright."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-# Debian's Chromium as root, and without the calls home that a browser makes at its start.
+# For Debian's Chromium run by root, and without the requests that a browser sends at its start.
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -23,7 +23,7 @@ Page = Any
 
 @asynccontextmanager
 async def opened(url: str, *, faultless: bool = True, **context: Any) -> AsyncIterator[Page]:
-    """A page of its own, failing at the end if its script failed or broke its policy."""
+    """A new page. Fails at the end if its script raised or violated its policy."""
     from playwright.async_api import async_playwright
 
     async with async_playwright() as driver:

@@ -1,4 +1,4 @@
-"""What the tests of the endpoint have in common: one that runs, a session to talk to it, messages to send."""
+"""Shared by the tests of the endpoint: a running endpoint, a session, messages to send."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ KEY = {"Authorization": "Basic a2V5Og=="}  # "key:", the write key as the user n
 
 
 def with_endpoint(case: Case, **options: Any) -> None:
-    """Run `case` against an endpoint of its own."""
+    """Run `case` with a new endpoint."""
 
     async def main() -> None:
         async with serve(**options) as endpoint, aiohttp.ClientSession(endpoint.url) as session:
@@ -25,7 +25,7 @@ def with_endpoint(case: Case, **options: Any) -> None:
 
 
 def track(number: int = 1, **fields: object) -> dict[str, object]:
-    """A message without reproach."""
+    """A valid message."""
     return {
         "type": "track",
         "event": "Order Completed",
@@ -41,7 +41,7 @@ def body(*messages: object, **fields: object) -> bytes:
 
 
 async def send(session: aiohttp.ClientSession, *messages: object, **headers: str) -> int:
-    """Post a batch; the status of the answer."""
+    """Post a batch and return the status of the response."""
     async with session.post("/v1/batch", data=body(*messages), headers={**KEY, **headers}) as answer:
         return answer.status
 

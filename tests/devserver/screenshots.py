@@ -1,8 +1,8 @@
-"""The pictures in the README: a shop's day, sent to the endpoint, looked at in a browser.
+"""Takes the screenshots for the README: a shop's day, sent to the endpoint, in a browser.
 
     python -m tests.devserver.screenshots docs/images
 
-Needs what the tests of the page need. Not a test: somebody has to look at the pictures.
+Needs the same programs as the tests of the page. This is not a test: look at the pictures yourself.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ WRONG = {
 
 
 def shoppers(chance: random.Random) -> Iterator[dict[str, Any]]:
-    """The day's messages, from its busy hours, as if they happened now; a few with the mistakes that people make."""
+    """The messages of the day's busy hours with the current time; a few of them have typical mistakes."""
     for line in DAY.read_text().splitlines()[2_000:]:
         message = json.loads(line)
         message["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -61,7 +61,7 @@ def shoppers(chance: random.Random) -> Iterator[dict[str, Any]]:
 
 
 async def fill(session: aiohttp.ClientSession, chance: random.Random) -> None:
-    """A little more than a minute of traffic, in waves, with one request that Segment would refuse."""
+    """Send traffic of a little more than a minute, in waves, with one request that Segment would refuse."""
     messages = shoppers(chance)
     for tick in range(SECONDS * 4):
         wave = 3 + tick // 30 % 4 * 2 + chance.randrange(6)

@@ -1,4 +1,4 @@
-"""The page in a real browser: what a person sees, presses and copies.
+"""The page in a real browser: what it shows, its controls, and what it copies.
 
 Needs Playwright's Python package and a Chromium, found in the usual places or named by `CHROMIUM`.
 """
@@ -39,14 +39,14 @@ async def sees(page: Page, selector: str, text: str | re.Pattern[str]) -> None:
 
 
 async def names(page: Page) -> list[str]:
-    """The names of the events in sight, the newest first."""
+    """The names of the visible events, newest first."""
     rows = await page.locator(".row:visible").all()
     placed = [(await row.bounding_box(), await row.locator(".name").text_content()) for row in rows]
     return [name for box, name in sorted(placed, key=lambda entry: entry[0]["y"])]
 
 
 async def shows(page: Page, *expected: str) -> None:
-    """Return once these events are in sight, and no others."""
+    """Return once exactly these events are visible."""
     await count(page, len(expected))
     assert await names(page) == list(expected)
 
@@ -55,7 +55,7 @@ async def count(page: Page, rows: int) -> None:
     await playwright.expect(page.locator(".row:visible")).to_have_count(rows)
 
 
-def test_an_event_is_seen_within_a_second_of_the_call() -> None:
+def test_an_event_is_shown_within_a_second_of_the_call() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await sees(page, ".empty h2", "Waiting for the first event")
         async with Client("key", host=endpoint.url) as client:
@@ -87,7 +87,7 @@ def test_markup_in_an_event_stays_text() -> None:
     in_browser(case)
 
 
-def test_what_cannot_be_seen_is_written_out_and_copied_as_it_was() -> None:
+def test_invisible_characters_are_escaped_and_copied_unchanged() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         name = "Order\u202e Completed\u200b\x00\nשלום 👩‍🚀"
         await send(session, track(1, event=name))
@@ -106,7 +106,7 @@ def test_what_cannot_be_seen_is_written_out_and_copied_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("name", ["__proto__", "constructor", "toString"])
-def test_names_that_javascript_has_a_use_for_are_names(name: str) -> None:
+def test_names_with_a_meaning_in_javascript(name: str) -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         odd = {name: {name: 1, "isAdmin": True}}
         await send(session, {"type": name, "messageId": name, **odd}, track(1, event=name, userId=name, properties=odd))
@@ -125,7 +125,7 @@ def test_names_that_javascript_has_a_use_for_are_names(name: str) -> None:
     in_browser(case)
 
 
-def test_paused_the_list_stands_still_and_counts_what_waits() -> None:
+def test_a_paused_list_does_not_change_and_counts_new_events() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1, event="First Seen"))
         await count(page, 1)
@@ -177,12 +177,12 @@ def test_search_and_filters_narrow_the_list() -> None:
         await page.locator("#choices button", has_text="Order Refunded").click()
         await shows(page, "Order Refunded")
         await page.locator("#search").fill("nowhere")
-        await sees(page, ".empty h2", "Nothing fits")
+        await sees(page, ".empty h2", "No matching events")
 
     in_browser(case)
 
 
-def test_an_event_is_shown_as_the_call_that_sends_it_and_as_its_json_both_ready_to_copy() -> None:
+def test_an_event_is_shown_and_copied_as_a_call_and_as_json() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         properties = (
             '{"total":12345678901234567890.5,"big":9007199254740993,"paid":true,"coupon":null,"text":"a\\n\\"b\\""}'
@@ -209,7 +209,7 @@ def test_an_event_is_shown_as_the_call_that_sends_it_and_as_its_json_both_ready_
 
 
 async def call_of(code: str) -> dict[str, Any]:
-    """What `await client.track(...)`, as copied from the page, sends."""
+    """The message that the copied `await client.track(...)` sends."""
     async with serve() as endpoint:
         async with Client("key", host=endpoint.url) as client:
             names: dict[str, Any] = {"client": client}
@@ -233,7 +233,7 @@ def test_a_verdict_is_shown_with_its_rule_its_path_and_the_place_in_the_message(
     in_browser(case)
 
 
-def test_the_request_tells_batch_headers_and_attempt_without_the_key() -> None:
+def test_the_request_shows_batch_headers_and_attempt_without_the_key() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1), track(2), **{"X-Retry-Count": "2", "X-Note": "<b>"})
         await page.locator(".row").first.click()
@@ -246,7 +246,7 @@ def test_the_request_tells_batch_headers_and_attempt_without_the_key() -> None:
     in_browser(case)
 
 
-def test_the_switches_make_the_endpoint_misbehave_and_refused_requests_are_seen() -> None:
+def test_the_switches_inject_faults_and_refused_requests_are_shown() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await page.locator("#chaos-button").click()
         await page.get_by_label("500 Server Error: how much").fill("100")
@@ -255,7 +255,7 @@ def test_the_switches_make_the_endpoint_misbehave_and_refused_requests_are_seen(
         assert await send(session, track(1)) == 500
         await sees(page, ".row .name", "chaos, as asked for")
         await page.locator("#chaos-500").uncheck()
-        await sees(page, "#chaos-spec", "All is well.")
+        await sees(page, "#chaos-spec", "No faults.")
         assert await send(session, track(1)) == 200
         await page.keyboard.press("Escape")
         await sees(page, ".figure:has-text('requests refused') b", "1")
@@ -271,12 +271,12 @@ def test_chaos_from_the_command_line_has_its_switch() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await page.keyboard.press("x")
         assert await page.locator("#chaos-503").is_checked()
-        assert await page.get_by_label("Slow answers: how much").input_value() == "0.25"
+        assert await page.get_by_label("Slow responses: how much").input_value() == "0.25"
 
     in_browser(case, {"chaos": "503:7%,slow:250ms"})
 
 
-def test_keys_alone_reach_everything() -> None:
+def test_everything_works_with_the_keyboard() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, *(track(number, event=f"Step {number} Taken") for number in range(100)))
         await page.locator(".row").first.wait_for()
@@ -291,7 +291,7 @@ def test_keys_alone_reach_everything() -> None:
         await page.keyboard.press("Escape")
         assert await page.locator("#detail").is_hidden()
         await page.keyboard.press("2")
-        await sees(page, ".empty h2", "Nothing fits")
+        await sees(page, ".empty h2", "No matching events")
         before = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         await page.keyboard.press("t")
         assert await page.evaluate("getComputedStyle(document.body).backgroundColor") != before
@@ -305,7 +305,7 @@ def test_keys_alone_reach_everything() -> None:
     in_browser(case)
 
 
-def test_what_is_read_stays_where_it_is_while_events_arrive() -> None:
+def test_the_list_does_not_move_while_events_arrive() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, *(track(number, event=f"Step {number} Taken") for number in range(200)))
         await page.locator(".row").first.wait_for()
@@ -320,7 +320,7 @@ def test_what_is_read_stays_where_it_is_while_events_arrive() -> None:
     in_browser(case)
 
 
-def test_only_rows_in_sight_exist_and_the_ring_is_the_bound() -> None:
+def test_only_visible_rows_exist_and_the_ring_is_the_limit() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         for start in range(0, 12_000, 2_000):
             await send(session, *(track(number) for number in range(start, start + 2_000)))
@@ -331,7 +331,7 @@ def test_only_rows_in_sight_exist_and_the_ring_is_the_bound() -> None:
     in_browser(case)
 
 
-def test_the_timeline_tells_each_second_and_narrows_the_list_to_a_part_of_it() -> None:
+def test_the_timeline_shows_each_second_and_filters_by_time() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1), track(2, userId=None))
         await count(page, 2)
@@ -344,7 +344,7 @@ def test_the_timeline_tells_each_second_and_narrows_the_list_to_a_part_of_it() -
             await page.mouse.move(end, middle)
             await page.mouse.up()
 
-        await drag(right - 2, right - 420)  # from the second that is not over yet, where the events are
+        await drag(right - 2, right - 420)  # from the current second, which has the events
         await count(page, 2)
         await page.get_by_text("By verdict").click()
         told = set()
@@ -353,12 +353,12 @@ def test_the_timeline_tells_each_second_and_narrows_the_list_to_a_part_of_it() -
             told.update(await page.locator("#tip div").all_text_contents())
         assert told == {"nothing", "would be dropped1", "clean1"}
         await drag(box["x"] + 20, box["x"] + 60)
-        await sees(page, ".empty h2", "Nothing fits")
+        await sees(page, ".empty h2", "No matching events")
 
     in_browser(case)
 
 
-def test_a_page_outlives_the_endpoint() -> None:
+def test_a_page_reconnects_to_a_restarted_endpoint() -> None:
     async def main() -> None:
         async with aiohttp.ClientSession() as session, AsyncExitStack() as stack:
             async with serve() as endpoint:
@@ -375,7 +375,7 @@ def test_a_page_outlives_the_endpoint() -> None:
     asyncio.run(main())
 
 
-def test_with_a_token_the_page_opens_by_its_link_and_says_what_the_write_key_is() -> None:
+def test_with_a_token_the_page_opens_by_its_link_and_explains_the_write_key() -> None:
     async def main() -> None:
         async with serve("0.0.0.0", token="sesame") as endpoint, opened(f"{endpoint.url}/?token=sesame") as page:
             await sees(page, ".empty p", re.compile("The write key is the token"))
@@ -406,7 +406,7 @@ def test_nothing_is_wider_than_the_window(width: int) -> None:
     in_browser(case, viewport={"width": width, "height": 700})
 
 
-def test_a_phone_shows_the_list_and_then_the_event_on_the_whole_screen() -> None:
+def test_a_phone_shows_the_list_and_then_the_event() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1), track(2, event="order_lost", properties={"total": 30.5}))
         await count(page, 2)

@@ -1,4 +1,4 @@
-"""The rate limit and the chaos: what is decided, and what an SDK sees of it."""
+"""The rate limit and the chaos: the decisions, and what an SDK receives."""
 
 import random
 
@@ -6,11 +6,11 @@ import aiohttp
 import pytest
 
 from segment_async.devserver import Endpoint
-from segment_async.devserver._faults import BatchResult, Chaos, Rate
+from segment_async.devserver._faults import Chaos, PlannedResponse, Rate
 from tests.devserver.exchange import KEY, body, get, send, track, with_endpoint
 
 
-def test_a_specification_reads_back_as_it_was() -> None:
+def test_a_specification_is_parsed_and_printed() -> None:
     assert str(Chaos.parse(" 429:10%, 500:5%,slow:2s,reset:1% ")) == "429:10%,500:5%,reset:1%,slow:2s"
     assert str(Chaos.parse("slow:250ms")) == "slow:0.25s"
     assert Chaos.parse("") == Chaos.parse("500:0%") == Chaos()
@@ -19,22 +19,22 @@ def test_a_specification_reads_back_as_it_was() -> None:
 @pytest.mark.parametrize(
     "spec", ["429", "429:10", "600:5%", "fast:2s", "slow:10%", "slow:2h", "slow:61s", "500:60%,429:50%", "500:101%"]
 )
-def test_what_is_no_specification_is_refused(spec: str) -> None:
+def test_a_malformed_specification_is_refused(spec: str) -> None:
     with pytest.raises(ValueError, match="chaos"):
         Chaos.parse(spec)
 
 
-def test_each_fate_comes_as_often_as_was_asked_for() -> None:
+def test_each_fault_occurs_as_often_as_specified() -> None:
     chaos, chance = Chaos.parse("429:10%,500:5%,reset:1%"), random.Random(1)
-    fates = [chaos.draw(chance).status for _ in range(10_000)]
-    assert [round(fates.count(status) / 100) for status in (429, 500, 0, 200)] == [10, 5, 1, 84]
+    statuses = [chaos.draw(chance).status for _ in range(10_000)]
+    assert [round(statuses.count(status) / 100) for status in (429, 500, 0, 200)] == [10, 5, 1, 84]
 
 
-def test_slow_answers_are_slow_whatever_they_say() -> None:
-    assert Chaos.parse("slow:2s,500:100%").draw(random.Random(1)) == BatchResult(500, 2.0, "chaos, as asked for")
+def test_slow_applies_to_every_response() -> None:
+    assert Chaos.parse("slow:2s,500:100%").draw(random.Random(1)) == PlannedResponse(500, 2.0, "injected by --chaos")
 
 
-def test_the_rate_is_counted_in_seconds_that_begin_with_a_request() -> None:
+def test_the_rate_applies_to_seconds_that_begin_with_a_request() -> None:
     rate = Rate(2)
     assert [rate.seconds_to_wait(now) for now in (10.0, 10.5, 10.75, 11.0, 11.5, 11.9)] == [
         0.0,
@@ -46,7 +46,7 @@ def test_the_rate_is_counted_in_seconds_that_begin_with_a_request() -> None:
     ]
 
 
-def test_beyond_the_rate_both_headers_say_when_to_come_back() -> None:
+def test_beyond_the_rate_both_headers_give_the_delay() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         assert await send(session, track(1)) == 200
         async with session.post("/v1/batch", data=body(track(2)), headers=KEY) as answer:
@@ -57,7 +57,7 @@ def test_beyond_the_rate_both_headers_say_when_to_come_back() -> None:
     with_endpoint(case, rate=1)
 
 
-def test_a_reset_is_no_answer_at_all() -> None:
+def test_a_reset_closes_the_connection_without_a_response() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         with pytest.raises(aiohttp.ClientConnectionError):
             await send(session, track())
@@ -67,20 +67,23 @@ def test_a_reset_is_no_answer_at_all() -> None:
     with_endpoint(case, chaos="reset:100%")
 
 
-def test_a_slow_answer_comes() -> None:
+def test_a_slow_response_arrives() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         assert await send(session, track()) == 200
 
     with_endpoint(case, chaos="slow:10ms")
 
 
-def test_the_chaos_can_be_exchanged_while_it_runs() -> None:
+def test_the_chaos_can_be_replaced_while_it_runs() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         async with session.put("/_dev/chaos", data="503:100%") as answer:
             assert await answer.json() == {"chaos": "503:100%"}
         assert await send(session, track()) == 503
         async with session.put("/_dev/chaos", data="503:101%") as answer:
-            assert (answer.status, await answer.text()) == (400, "chaos '503:101%': give a share such as 10%\n")
+            assert (answer.status, await answer.text()) == (
+                400,
+                "chaos '503:101%': must end with a percentage such as 10%\n",
+            )
         assert await get(session, "/_dev/chaos") == {"chaos": "503:100%"}
         async with session.put("/_dev/chaos", data=""):
             pass

@@ -9,7 +9,7 @@ from segment_async.devserver import Endpoint
 from tests.devserver.exchange import get, send, track, with_endpoint
 
 
-def test_an_event_is_told_with_all_that_is_known_of_it() -> None:
+def test_an_event_is_shown_in_full() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         message = track(event="order_completed")
         await send(session, message, **{"X-Retry-Count": "1"})
@@ -30,7 +30,7 @@ def test_an_event_is_told_with_all_that_is_known_of_it() -> None:
                     "severity": "style",
                     "rule": "event-name",
                     "path": "event",
-                    "text": "Not Object Action, such as “Order Completed” or “Signed Up”.",
+                    "text": "Should be Object Action, such as “Order Completed” or “Signed Up”.",
                 }
             ],
         }
@@ -77,7 +77,7 @@ def test_limit_takes_the_newest_and_total_counts_all() -> None:
 
 
 @pytest.mark.parametrize("query", ["events?limit=-1", "events?limit=many", "wait?count=x", "wait?timeout=nan"])
-def test_what_is_no_number_is_refused(query: str) -> None:
+def test_an_invalid_number_is_refused(query: str) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         async with session.get(f"/_dev/{query}") as answer:
             assert answer.status == 400
@@ -85,7 +85,7 @@ def test_what_is_no_number_is_refused(query: str) -> None:
     with_endpoint(case)
 
 
-def test_the_ring_holds_the_newest_and_the_counts_hold_all() -> None:
+def test_the_ring_has_the_newest_and_the_counts_include_all() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, *(track(number) for number in range(8)))
         await send(session, {"type": "identify", "messageId": "i"})
@@ -102,7 +102,7 @@ def test_the_ring_holds_the_newest_and_the_counts_hold_all() -> None:
     with_endpoint(case, keep=3)
 
 
-def test_event_names_without_end_do_not_make_counts_without_end() -> None:
+def test_the_number_of_counted_names_is_limited() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, *({"type": "track", "event": f"e{number}"} for number in range(1_500)))
         events = endpoint.summary()["event"]
@@ -112,7 +112,7 @@ def test_event_names_without_end_do_not_make_counts_without_end() -> None:
     with_endpoint(case)
 
 
-def test_waiting_is_over_once_enough_have_come() -> None:
+def test_waiting_ends_once_enough_events_have_arrived() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         async def wait() -> tuple[int, int]:
             async with session.get("/_dev/wait?count=3&timeout=20") as answer:
@@ -138,7 +138,7 @@ def test_waiting_ends_with_408_and_the_count() -> None:
     with_endpoint(case)
 
 
-def test_clearing_forgets_everything() -> None:
+def test_clearing_deletes_everything() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1))
         await send(session, track(padding="x" * 40_000))
@@ -153,7 +153,7 @@ def test_clearing_forgets_everything() -> None:
     with_endpoint(case)
 
 
-def test_what_is_handed_out_within_a_program_is_the_callers_own() -> None:
+def test_returned_objects_are_copies() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1, properties={"tags": ["a"]}))
         endpoint.messages[0]["properties"]["tags"].append("b")

@@ -1,4 +1,4 @@
-"""`/token`: who gets a token, and what is said to who does not."""
+"""`/token`: which requests get a token, and the errors for all others."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from segment_async.devserver import Endpoint
-from segment_async.devserver._oauth import complaint_about
+from segment_async.devserver._oauth import problem_with
 from tests.devserver.exchange import body, track, with_endpoint
 
 NOW = 1_800_000_000.0
@@ -31,7 +31,7 @@ def form(header: dict[str, Any] = HEADER, claims: dict[str, Any] = CLAIMS, **fie
     }
 
 
-def test_a_proper_request_is_answered_with_a_token_that_is_good_for_a_batch() -> None:
+def test_a_valid_request_gets_a_token_that_is_accepted_for_a_batch() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         now = time.time()
         asked = form(claims={**CLAIMS, "iat": now - 5, "exp": now + 55})
@@ -46,7 +46,7 @@ def test_a_proper_request_is_answered_with_a_token_that_is_good_for_a_batch() ->
     with_endpoint(case)
 
 
-def test_an_improper_one_is_answered_with_400_and_the_reason() -> None:
+def test_an_invalid_request_gets_400_and_the_reason() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         async with session.post("/token", data=form(grant_type="password")) as answer:
             assert answer.status == 400
@@ -60,7 +60,7 @@ def test_an_improper_one_is_answered_with_400_and_the_reason() -> None:
     ["application/x-www-form-urlencoded", "text/plain; charset=nonsense", "multipart/form-data; boundary=x"],
 )
 @pytest.mark.parametrize("sent", [b"", b"\xff\xfe=\x80", b"--x\r\nbroken", b"grant_type&&=;="])
-def test_what_is_no_form_at_all_is_answered_with_400_too(sent: bytes, content_type: str) -> None:
+def test_a_body_that_is_not_a_form_gets_400(sent: bytes, content_type: str) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         async with session.post("/token", data=sent, headers={"Content-Type": content_type}) as answer:
             assert answer.status == 400
@@ -71,7 +71,7 @@ def test_what_is_no_form_at_all_is_answered_with_400_too(sent: bytes, content_ty
 
 
 @pytest.mark.parametrize(
-    ("asked", "complaint"),
+    ("asked", "problem"),
     [
         (form(), ""),
         ({}, "grant_type"),
@@ -91,6 +91,6 @@ def test_what_is_no_form_at_all_is_answered_with_400_too(sent: bytes, content_ty
         (form(claims={**CLAIMS, "exp": NOW + 600}), "a minute ahead"),
     ],
 )
-def test_every_complaint(asked: dict[str, str], complaint: str) -> None:
-    said = complaint_about(asked, NOW)
-    assert complaint in said if complaint else said == ""
+def test_every_problem(asked: dict[str, str], problem: str) -> None:
+    said = problem_with(asked, NOW)
+    assert problem in said if problem else said == ""

@@ -1,4 +1,4 @@
-"""The page as it is served: whole, by itself, under its policy. What it does is tested in a browser."""
+"""The page as it is served: one file, with its policy. Its behaviour is tested in a browser."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ from tests.devserver.exchange import with_endpoint
 HTML = (files("segment_async.devserver") / "page.html").read_text("utf-8")
 
 
-def test_it_is_served_under_a_policy_that_names_its_script_and_style_and_nothing_else() -> None:
+def test_its_policy_allows_its_script_and_style_only() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         async with session.get("/") as answer:
             assert await answer.text() == HTML
@@ -26,12 +26,12 @@ def test_it_is_served_under_a_policy_that_names_its_script_and_style_and_nothing
     with_endpoint(case)
 
 
-def test_the_policy_hashes_what_stands_between_the_tags() -> None:
+def test_the_policy_hashes_the_text_between_the_tags() -> None:
     digest = base64.b64encode(hashlib.sha256(b"\nlet a = 1\n").digest()).decode()
     assert f"script-src 'sha256-{digest}';" in policy("<style>a{}</style><script>\nlet a = 1\n</script>")
 
 
-def test_it_fetches_nothing_from_elsewhere_and_makes_no_markup_of_text() -> None:
+def test_it_loads_nothing_from_elsewhere_and_never_parses_text_as_markup() -> None:
     addresses = set(re.findall(r"https?://[^\s\"'`)]+", HTML)) - {"http://www.w3.org/2000/svg"}
     assert addresses == set()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", HTML)

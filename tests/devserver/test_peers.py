@@ -1,4 +1,4 @@
-"""Segment's own SDKs against the endpoint, unchanged: they take it for Segment.
+"""Segment's own SDKs, unchanged, send to the endpoint.
 
 They live in a folder of their own, `.venv-peers` or what `SEGMENT_PEERS` names: a virtual environment with
 `segment-analytics-python`, and `@segment/analytics-node` in its `node_modules`.
@@ -94,12 +94,12 @@ def test_the_node_sdk() -> None:
         pytest.param([NODE or "node", "-e", IN_NODE], marks=needs_node, id="node"),
     ],
 )
-def test_they_send_again_what_the_chaos_refused(command: list[str | Path]) -> None:
-    """Half of all requests are refused; which ones, the seed decides."""
+def test_they_retry_what_the_chaos_refused(command: list[str | Path]) -> None:
+    """Half of all requests are refused; the seed decides which ones."""
     reports: list[Answered] = []
 
     async def main() -> None:
-        async with serve(chaos="500:50%", report=reports.append, chance=random.Random(3)) as endpoint:
+        async with serve(chaos="500:50%", report=reports.append, random=random.Random(3)) as endpoint:
             await run(*command, endpoint.url, "gzip")
             assert {message["type"] for message in endpoint.messages} >= {"identify", "track", "alias"}
             assert 500 in [report.status for report in reports]

@@ -1,4 +1,4 @@
-"""`python -m segment_async.devserver` and `segment-async dev`, as a shell sees them."""
+"""`python -m segment_async.devserver` and `segment-async dev` as processes."""
 
 import json
 import os
@@ -27,7 +27,7 @@ raise SystemExit(3)
 
 @contextmanager
 def running(*command: str, env: Mapping[str, str] = os.environ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its first line; killed at the end if it still runs."""
+    """A process and its first line of output; it is killed at the end if it still runs."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     assert process.stdout
     assert process.stderr
@@ -49,7 +49,7 @@ def post(url: str, **message: object) -> None:
 
 
 @BOTH
-def test_it_says_where_it_listens_then_prints_a_line_for_each_batch(program: tuple[str, ...]) -> None:
+def test_it_prints_its_address_and_then_a_line_for_each_batch(program: tuple[str, ...]) -> None:
     with running(*program, "--port", "0") as (process, first):
         assert process.stdout
         assert first.startswith("Listening on http://127.0.0.1:")
@@ -63,7 +63,7 @@ def test_it_says_where_it_listens_then_prints_a_line_for_each_batch(program: tup
 
 
 @BOTH
-def test_what_arrives_is_saved_for_its_owner_alone(program: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_saved_file_is_readable_by_its_owner_alone(program: tuple[str, ...], tmp_path: Path) -> None:
     saved = tmp_path / "events.jsonl"
     for user in ("u1", "u2"):
         with running(*program, "--port", "0", "--save", str(saved)) as (_, first):
@@ -77,13 +77,13 @@ def test_what_arrives_is_saved_for_its_owner_alone(program: tuple[str, ...], tmp
 @pytest.mark.parametrize(
     ("program", "wrong", "said"),
     [
-        (MODULE, ("--port", "70000"), "port 70000"),
+        (MODULE, ("--port", "70000"), "port must be from 0 to 65535, not 70000"),
         (MODULE, ("--save", "/no/such/folder/events.jsonl"), "No such file"),
-        (COMMAND, ("--keep", "0"), "keep and rate are 1 or more"),
+        (COMMAND, ("--keep", "0"), "keep and rate must be at least 1"),
         (COMMAND, ("--chaos", "sometimes"), "sometimes"),
     ],
 )
-def test_what_it_does_not_understand_it_says_without_a_traceback(
+def test_invalid_options_are_reported_without_a_traceback(
     program: tuple[str, ...], wrong: tuple[str, str], said: str
 ) -> None:
     done = run_to_the_end(*program, "--port", "0", *wrong)
@@ -92,7 +92,7 @@ def test_what_it_does_not_understand_it_says_without_a_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_an_error_of_one_line() -> None:
+def test_a_port_in_use_is_an_error_of_one_line() -> None:
     with running(*MODULE, "--port", "0") as (_, first):
         taken = first.rpartition(":")[2]
         done = run_to_the_end(*MODULE, "--port", taken)
@@ -101,7 +101,7 @@ def test_a_port_that_is_taken_is_an_error_of_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_beyond_loopback_it_names_the_token(tmp_path: Path) -> None:
+def test_beyond_loopback_it_prints_the_token(tmp_path: Path) -> None:
     environment = {**os.environ, "SEGMENT_DEV_TOKEN": "sesame"}
     with running(*MODULE, "--host", "0.0.0.0", "--port", "0", env=environment) as (process, first):
         assert process.stdout
@@ -111,16 +111,16 @@ def test_beyond_loopback_it_names_the_token(tmp_path: Path) -> None:
         assert process.stdout.readline() == f"{url}/?token=sesame\n"
 
 
-def test_a_command_runs_beside_it_and_its_status_is_the_status() -> None:
+def test_it_exits_with_the_status_of_its_command() -> None:
     done = run_to_the_end(*COMMAND, "--port", "0", "--", sys.executable, "-c", SEND)
     assert done.returncode == 3
     assert '{"success":true}' in done.stdout
     assert "200 /v1/batch  1 message" in done.stdout
 
 
-def test_a_signal_is_passed_on_to_the_command_which_may_still_send() -> None:
+def test_a_signal_is_passed_on_to_the_command_which_can_still_send() -> None:
     waiting = "import signal\nprint('ready', flush=True)\nsignal.sigwait([signal.SIGTERM])\n" + SEND
-    # Blocked before Python starts, so that the signal cannot come too early.
+    # The signal is blocked before Python starts, so that it cannot arrive too early.
     begin = "import os, signal, sys\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
     script = f"{begin}os.execv(sys.executable, [sys.executable, '-c', {waiting!r}])"
     with running(*COMMAND, "--port", "0", "--", sys.executable, "-c", script) as (process, _):
@@ -139,14 +139,14 @@ def test_a_command_that_does_not_exist_is_an_error_of_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_without_its_extra_the_bare_command_says_how_to_install_it() -> None:
+def test_without_its_extra_the_command_says_how_to_install_it() -> None:
     hidden = "import sys; sys.modules['click'] = None; from segment_async.cli import main; main()"
     done = run_to_the_end(sys.executable, "-c", hidden)
     assert done.returncode == 1
-    assert done.stderr == 'segment-async needs the extra "cli": pip install "segment-async[cli]"\n'
+    assert done.stderr == 'segment-async requires the extra "cli": pip install "segment-async[cli]"\n'
 
 
-def test_the_devserver_imports_nothing_of_ours_but_the_verdicts() -> None:
+def test_the_devserver_imports_only_the_verdicts_of_this_package() -> None:
     loaded = "import sys; before = set(sys.modules); import segment_async; ours = set(sys.modules)\n"
     loaded += "import segment_async.devserver; print(*sorted(n for n in set(sys.modules) - ours if 'segment' in n))"
     done = run_to_the_end(sys.executable, "-c", loaded)

@@ -1,4 +1,4 @@
-"""`/_dev/stream`: what an open page is told, and what it costs when it does not listen."""
+"""`/_dev/stream`: the updates for an open page, and their cost if it does not read them."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from tests.devserver.exchange import send, track, with_endpoint
 
 
 async def next_news(answer: aiohttp.ClientResponse) -> tuple[str, dict[str, Any]]:
-    """The id and the content of the next server-sent event."""
+    """The id and the data of the next server-sent event."""
     async with asyncio.timeout(10):
         lines = [(await answer.content.readuntil(b"\n")).decode() for _ in range(3)]
     assert lines[2] == "\n"
@@ -22,7 +22,7 @@ def numbers(news: dict[str, Any]) -> list[int]:
     return [event["number"] for event in news["events"]]
 
 
-def test_a_page_is_told_what_was_there_and_then_what_comes() -> None:
+def test_a_page_receives_the_stored_events_and_then_new_ones() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1, properties={"total": 12345678901234567890}))
         async with session.get("/_dev/stream") as answer:
@@ -45,7 +45,7 @@ def test_a_page_is_told_what_was_there_and_then_what_comes() -> None:
     with_endpoint(case)
 
 
-def test_a_page_that_comes_back_takes_up_where_it_was() -> None:
+def test_a_page_that_reconnects_continues() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1))
         async with session.get("/_dev/stream") as answer:
@@ -67,7 +67,7 @@ def test_a_page_that_comes_back_takes_up_where_it_was() -> None:
     with_endpoint(case)
 
 
-def test_what_the_ring_let_go_is_counted_as_missed() -> None:
+def test_events_dropped_from_the_ring_count_as_missed() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         async with session.get("/_dev/stream") as answer:
             await next_news(answer)
@@ -78,7 +78,7 @@ def test_what_the_ring_let_go_is_counted_as_missed() -> None:
     with_endpoint(case, keep=10)
 
 
-def test_a_full_ring_is_told_in_pieces() -> None:
+def test_a_full_ring_is_sent_in_chunks() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, *(track(number) for number in range(1_200)))
         async with session.get("/_dev/stream") as answer:
@@ -89,7 +89,7 @@ def test_a_full_ring_is_told_in_pieces() -> None:
     with_endpoint(case)
 
 
-def test_clearing_is_told() -> None:
+def test_clearing_is_sent() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1))
         async with session.get("/_dev/stream") as answer:
@@ -102,7 +102,7 @@ def test_clearing_is_told() -> None:
     with_endpoint(case)
 
 
-def test_an_open_page_does_not_keep_the_endpoint_from_closing() -> None:
+def test_an_open_page_does_not_delay_the_end_of_the_endpoint() -> None:
     async def main() -> None:
         async with aiohttp.ClientSession() as session:
             async with asyncio.timeout(5), serve() as endpoint:

@@ -1,4 +1,4 @@
-"""`/v1/*`: what is accepted, what is refused, what each answer says."""
+"""`/v1/*`: which requests are accepted or refused, and with which response."""
 
 import asyncio
 import gzip
@@ -48,7 +48,7 @@ def test_every_path_for_batches(path: str) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_every_path_for_one_call_also_the_browsers_short_one(call: str) -> None:
+def test_every_path_for_a_single_call(call: str) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         for number, path in enumerate((call, call[0])):
             message = json.dumps({"userId": "u1", "messageId": str(number), "writeKey": "key"})
@@ -59,7 +59,7 @@ def test_every_path_for_one_call_also_the_browsers_short_one(call: str) -> None:
     with_endpoint(case)
 
 
-def test_the_key_may_come_in_the_body_and_is_not_shown_whole() -> None:
+def test_the_key_may_be_in_the_body_and_is_masked() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         key = "abcdefghijklmnopqrstuvwxyz012345"
         await session.post("/v1/batch", data=body(track(writeKey=key), writeKey=key))
@@ -72,7 +72,7 @@ def test_the_key_may_come_in_the_body_and_is_not_shown_whole() -> None:
     with_endpoint(case)
 
 
-def test_without_any_key_segment_would_know_no_source() -> None:
+def test_without_a_key_there_is_a_verdict() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await session.post("/v1/batch", data=body(track()))
         assert [verdict.rule for verdict in endpoint.events[0].verdicts] == ["write-key-missing"]
@@ -80,7 +80,7 @@ def test_without_any_key_segment_would_know_no_source() -> None:
     with_endpoint(case)
 
 
-def test_a_message_that_came_before_is_kept_and_named() -> None:
+def test_a_duplicate_is_kept_and_marked() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track())
         await send(session, track(), track(2))
@@ -96,7 +96,7 @@ def test_a_message_that_came_before_is_kept_and_named() -> None:
     with_endpoint(case)
 
 
-def test_of_too_many_messages_the_last_would_be_dropped() -> None:
+def test_messages_beyond_the_batch_limit_would_be_dropped() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         assert await send(session, *({"messageId": str(number)} for number in range(2_501))) == 200
         rules = [{verdict.rule for verdict in event.verdicts} for event in endpoint.events]
@@ -105,7 +105,7 @@ def test_of_too_many_messages_the_last_would_be_dropped() -> None:
     with_endpoint(case)
 
 
-def test_a_batch_of_things_that_are_no_messages_is_shown_as_such() -> None:
+def test_a_batch_of_other_values_has_verdicts() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         assert await send(session, 1, "two", None, [3]) == 200
         assert [event.verdicts[0].rule for event in endpoint.events] == ["not-an-object"] * 4
@@ -122,7 +122,7 @@ def test_a_batch_of_things_that_are_no_messages_is_shown_as_such() -> None:
         (b"{}", {}, "no list of messages"),
         (b"", {}, "malformed JSON"),
         (b"not gzip", {"Content-Encoding": "gzip"}, "not gzip"),
-        (gzip.compress(body(track()))[:-9], {"Content-Encoding": "gzip"}, "ends too early"),
+        (gzip.compress(body(track()))[:-9], {"Content-Encoding": "gzip"}, "is truncated"),
         (body(track()), {"Content-Encoding": "br"}, "'br' is not gzip"),
         (body(track(padding="x" * 32_768)), {}, "message 1 of 1 has"),
         (b'{"batch": [' + b"[" * 300 + b"]" * 300 + b"]}", {}, "nested too deeply"),
@@ -131,7 +131,7 @@ def test_a_batch_of_things_that_are_no_messages_is_shown_as_such() -> None:
         (b"x" * 900_000, {}, "larger than 500,000 bytes"),
     ],
 )
-def test_what_segment_refuses_is_a_400_that_keeps_nothing(sent: bytes, headers: dict[str, str], reason: str) -> None:
+def test_refused_requests_get_400_and_store_nothing(sent: bytes, headers: dict[str, str], reason: str) -> None:
     reports: list[Answered] = []
 
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
@@ -154,8 +154,8 @@ def test_the_limit_of_a_message_is_exact() -> None:
     with_endpoint(case)
 
 
-def test_a_gzip_bomb_is_refused_before_it_is_unpacked() -> None:
-    """A gigabyte of blanks in a megabyte: more than fits the wire's bound, so that the halves of the check both count."""
+def test_a_gzip_bomb_is_refused_before_it_is_decompressed() -> None:
+    """A gigabyte of spaces in a megabyte of gzip exceeds both limits: on the wire and decompressed."""
     packer = zlib.compressobj(wbits=31)
     bomb = b"".join(packer.compress(b" " * 1_000_000) for _ in range(400)) + packer.flush()
     assert len(bomb) < 500_000
@@ -168,7 +168,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked() -> None:
     with_endpoint(case)
 
 
-def test_a_request_of_many_messages_lets_others_have_their_turn() -> None:
+def test_a_request_of_many_messages_does_not_block_others() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         large = asyncio.create_task(send(session, *([1] * 100_000)))
         assert await endpoint.wait(1)
@@ -192,7 +192,7 @@ def test_one_message_that_is_too_large_refuses_those_before_it() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/batch/", "/v1//batch", "/v1/../_dev/events", "/v1/%2e%2e/_dev/events", "/v1/m"])
-def test_other_paths_lead_nowhere(path: str) -> None:
+def test_other_paths_do_not_exist(path: str) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.url.rpartition(":")[2]))
         writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
@@ -204,8 +204,8 @@ def test_other_paths_lead_nowhere(path: str) -> None:
     with_endpoint(case)
 
 
-def test_what_is_kept_of_a_message_is_bounded() -> None:
-    """Each event has its request with it, and there are as many as the ring is long."""
+def test_the_stored_size_of_a_message_is_limited() -> None:
+    """Each stored event keeps its request."""
 
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         headers = {f"X-{number}": "x" * 7_000 for number in range(60)}
@@ -224,7 +224,7 @@ def test_what_is_kept_of_a_message_is_bounded() -> None:
     with_endpoint(case)
 
 
-def test_a_post_that_breaks_off_keeps_nothing_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_aborted_post_stores_nothing_and_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.url.rpartition(":")[2]))
         writer.write(b"POST /v1/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")

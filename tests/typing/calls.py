@@ -1,4 +1,4 @@
-"""The calls: editors see their arguments, and a misspelt or mistyped one is an error before the program runs."""
+"""The calls: type checkers know their arguments, and report a misspelt one or one of the wrong type."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 

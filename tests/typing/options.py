@@ -1,4 +1,4 @@
-"""The options: misspelt, out of the words they take, or of the wrong shape, they are errors before the program runs."""
+"""The options: type checkers report misspelt names, unknown words and wrong types."""
 
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
@@ -22,7 +22,7 @@ from segment_async import (
 
 
 class Mine:
-    """A transport as DESIGN describes it, of no class of ours."""
+    """A transport that inherits from nothing."""
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
         if not body:

@@ -1,4 +1,4 @@
-"""Who may talk to the endpoint: names, origins, the token; and what a browser is told."""
+"""Access control: host names, origins, the token, and the headers for browsers."""
 
 import aiohttp
 import pytest
@@ -27,7 +27,7 @@ def test_a_foreign_host_is_refused_everywhere(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:1", "shop.localhost:8765", "127.0.0.1:80", "127.9.9.9", "[::1]:8765"]
 )
-def test_names_of_this_machine_are_welcome(host: str) -> None:
+def test_names_of_this_machine_are_accepted(host: str) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         async with session.get("/_dev/summary", headers={"Host": host}) as answer:
             assert answer.status == 200
@@ -38,7 +38,7 @@ def test_names_of_this_machine_are_welcome(host: str) -> None:
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "https://localhost.evil.example", "null", "http://localhost:3000"]
 )
-def test_no_other_page_looks_inside(origin: str) -> None:
+def test_other_pages_cannot_read(origin: str) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         for path in INSIDE:
             async with session.get(path, headers={"Origin": origin}) as answer:
@@ -51,7 +51,7 @@ def test_no_other_page_looks_inside(origin: str) -> None:
     with_endpoint(case)
 
 
-def test_its_own_page_looks_inside() -> None:
+def test_its_own_page_can_read() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         headers = {"Origin": endpoint.url, "Sec-Fetch-Site": "same-origin"}
         async with session.get("/_dev/summary", headers=headers) as answer:
@@ -61,7 +61,7 @@ def test_its_own_page_looks_inside() -> None:
     with_endpoint(case)
 
 
-def test_what_a_browser_fetches_for_another_site_without_an_origin_is_refused_but_a_link_to_the_page_works() -> None:
+def test_requests_for_another_site_without_an_origin_are_refused_but_links_work() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         crossing = {"Sec-Fetch-Site": "cross-site"}
         for path, mode, expected in [
@@ -91,7 +91,7 @@ def test_what_a_browser_fetches_for_another_site_without_an_origin_is_refused_bu
         ("http://localhost@evil.example", 403),
     ],
 )
-def test_pages_of_this_machine_and_those_named_may_post(origin: str, expected: int) -> None:
+def test_local_pages_and_allowed_origins_may_post(origin: str, expected: int) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         headers = {**KEY, "Origin": origin, "Content-Type": "text/plain"}
         async with session.post("/v1/batch", data=body(track()), headers=headers) as answer:
@@ -106,7 +106,7 @@ def test_pages_of_this_machine_and_those_named_may_post(origin: str, expected: i
     with_endpoint(case, allow_origins=("https://shop.example/",))
 
 
-def test_beyond_loopback_nobody_listens_without_a_token() -> None:
+def test_beyond_loopback_a_token_is_required() -> None:
     async def case() -> None:
         async with serve("0.0.0.0"):
             raise AssertionError("it listens")
@@ -115,7 +115,7 @@ def test_beyond_loopback_nobody_listens_without_a_token() -> None:
         case().send(None)
 
 
-def test_with_a_token_everything_asks_for_it() -> None:
+def test_a_token_is_required_everywhere() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         for path in INSIDE:
             for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "segment-dev-token=wrong"}):
@@ -133,7 +133,7 @@ def test_with_a_token_everything_asks_for_it() -> None:
     with_endpoint(case, host="0.0.0.0", token="sesame")
 
 
-def test_the_token_moves_from_the_address_into_a_cookie() -> None:
+def test_the_token_moves_from_the_url_into_a_cookie() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         async with session.get("/?token=sesame", allow_redirects=False) as answer:
             assert (answer.status, answer.headers["Location"]) == (303, "/")

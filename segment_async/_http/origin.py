@@ -1,0 +1,78 @@
+"""The addresses that a write key may be sent to. Pure: text in, text out.
+
+No error repeats the address that it refuses, because the address may hold credentials.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
+
+
+def batch_url(host: str, *, allow_http: bool = False) -> str:
+    """The URL of `/v1/batch` at an origin, which may have a path and may end in `/` or `/v1`.
+
+    Raises:
+        ValueError: a write key must not be sent to this address.
+    """
+    parts = urlsplit(origin(host, allow_http=allow_http))
+    return parts._replace(path=f"{parts.path.removesuffix('/v1').rstrip('/')}/v1/batch").geturl()
+
+
+def origin(host: str, *, allow_http: bool = False) -> str:
+    """Scheme, host, port and path, without a trailing slash.
+
+    Raises:
+        ValueError: a write key must not be sent to this address.
+    """
+    if not _is_printable(host):
+        raise ValueError("host must not contain white space or control characters")
+    parts = _split(host)
+    if parts is None or parts.scheme not in ("https", "http") or not parts.hostname:
+        raise ValueError('host must be an origin such as "https://api.segment.io"')
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("host must not contain credentials")
+    if parts.query or parts.fragment:
+        raise ValueError("host must not have a query or a fragment")
+    if not _has_valid_port(parts):
+        raise ValueError("host must have a port from 0 to 65535, or none")
+    if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
+        raise ValueError(
+            "host must use https://: plain http:// shows the write key to the network; to allow it, "
+            "pass allow_http=True"
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def is_http_url(text: str) -> bool:
+    """Whether it is an HTTP URL that aiohttp accepts."""
+    parts = _split(text) if _is_printable(text) else None
+    return parts is not None and parts.scheme in ("https", "http") and bool(parts.hostname) and _has_valid_port(parts)
+
+
+def is_loopback(hostname: str) -> bool:
+    if hostname == "localhost" or hostname.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(hostname).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_printable(text: str) -> bool:
+    return text.isprintable() and " " not in text
+
+
+def _split(host: str) -> SplitResult | None:
+    try:
+        return urlsplit(host)
+    except ValueError:
+        # The exception may quote the host with its credentials.
+        return None
+
+
+def _has_valid_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port >= 0
+    except ValueError:
+        return False

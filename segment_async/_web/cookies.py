@@ -1,0 +1,56 @@
+"""The cookies of Segment's browser library: their names, how an id is read from one, and how one is set.
+
+Pure: header values in, ids and header values out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import unquote_to_bytes
+from uuid import uuid4
+
+ANONYMOUS_ID: Final = b"ajs_anonymous_id"
+USER_ID: Final = b"ajs_user_id"
+
+MAX_ID: Final = 256
+"""The most characters of an id; a longer one is not the browser library's and is ignored."""
+_MAX_AGE: Final = 365 * 24 * 3600
+
+
+def read_id(header: bytes, name: bytes) -> str | None:
+    """The id in this cookie of a `Cookie` header; `None` if the cookie is missing or does not contain an id."""
+    if name not in header:
+        return None
+    for cookie in header.split(b";"):
+        key, _, value = cookie.partition(b"=")
+        if key.strip() == name and (text := _decoded(value)):
+            return text
+    return None
+
+
+def _decoded(value: bytes) -> str | None:
+    try:
+        text = unquote_to_bytes(value.strip()).decode().strip('" ')
+    except UnicodeDecodeError:
+        return None
+    if text == "null" or len(text) > MAX_ID or not text.isprintable():
+        return None
+    return text
+
+
+def new_anonymous_id() -> str:
+    """An anonymous id in the format of Segment's browser library."""
+    return str(uuid4())
+
+
+def set_anonymous_id(anonymous_id: str) -> tuple[bytes, bytes]:
+    """The `Set-Cookie` header that Segment's browser library would use: valid for a year, readable by its scripts."""
+    cookie = b"%b=%b; Max-Age=%d; Path=/; SameSite=Lax" % (ANONYMOUS_ID, anonymous_id.encode(), _MAX_AGE)
+    return b"set-cookie", cookie
+
+
+def sets_anonymous_id(headers: Iterable[Sequence[bytes]]) -> bool:
+    """Whether a response sets the cookie itself."""
+    prefix = ANONYMOUS_ID + b"="
+    return any(name.lower() == b"set-cookie" and value.startswith(prefix) for name, value in headers)
