@@ -41,7 +41,7 @@ class TestAnOutageBeforeASmallWindow:
             client = Client("key", transport=transport, spool=SpoolStore().open(), retry=QUICK, **options)
             for number in range(count):
                 client.enqueue_nowait(messages.track("u", "E", {"n": number, "fill": "x" * 200}))
-                if number % 100 == 0:
+                if number % 20 == 0:
                     await asyncio.sleep(0.001)
             await asyncio.sleep(OUTAGE)
             await asyncio.sleep(BOUND)
