@@ -1,4 +1,4 @@
-"""The law: `accepted == delivered + failed + dropped + pending`, and `delivered ⊆ received ⊆ accepted`.
+"""The law: `accepted == delivered + failed + dropped + handed_over + pending`, and `delivered ⊆ received ⊆ accepted`.
 
 A `Ledger` keeps what the application was told, and holds it at any moment against the client's own counters and
 against what arrived at the other end. It asks nobody how a message got there, and knows no client's insides: counters,
@@ -54,10 +54,11 @@ def check_counters(counters: Counters) -> None:
     Raises:
         LawBroken: they do not add up.
     """
-    settled = counters.delivered + counters.failed + counters.dropped
+    handed_over: int = getattr(counters, "handed_over", 0)
+    settled = counters.delivered + counters.failed + counters.dropped + handed_over
     if counters.accepted != settled + counters.pending:
-        raise LawBroken(f"accepted != delivered + failed + dropped + pending: {counters}")
-    if min(counters.accepted, counters.delivered, counters.failed, counters.dropped, counters.pending) < 0:
+        raise LawBroken(f"accepted != delivered + failed + dropped + handed_over + pending: {counters}")
+    if min(counters.accepted, counters.delivered, counters.failed, counters.dropped, handed_over, counters.pending) < 0:
         raise LawBroken(f"a counter is below zero: {counters}")
     if sum(counters.reasons.values()) != counters.failed + counters.dropped:
         raise LawBroken(f"the reasons do not add up to failed + dropped: {counters}")

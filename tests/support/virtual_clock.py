@@ -22,6 +22,14 @@ PATIENCE = 1.0
 """Real seconds that other threads have to call back before a loop without timers counts as dead."""
 
 
+STEPS_A_SECOND = 50_000
+"""Steps of a loop within one virtual second that are taken for a program that never waits."""
+
+
+class Spinning(Exception):
+    """The loop goes round and round while its clock hardly moves: something never waits."""
+
+
 class Deadlock(Exception):
     """Nothing is ready, no timer is set, no file descriptor is watched: no task can ever go on."""
 
@@ -32,7 +40,9 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
         self._jobs_in_executors = 0
-        super().__init__(_JumpingSelector(self._pass_time))
+        self._steps = 0
+        self._steps_since = start
+        super().__init__(_JumpingSelector(self._pass_time, self._count_step))
         # Timers within the clock's resolution count as due. The real clock's nanosecond vanishes in the rounding
         # of floats once the time is past some months, and a timer due "now" would never run.
         self._clock_resolution = 1e-6
@@ -61,6 +71,14 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         # The time limit that `asyncio.run` sets from 3.12 on would be virtual, and over before a thread has moved.
         await super().shutdown_default_executor()
 
+    def _count_step(self) -> None:
+        self._steps += 1
+        if self._now >= self._steps_since + 1.0:
+            self._steps, self._steps_since = 0, self._now
+        elif self._steps > STEPS_A_SECOND:
+            self._steps = 0
+            raise Spinning(_describe_tasks(f"{STEPS_A_SECOND:,} steps within a second, with these tasks:"))
+
     def _pass_time(self, timeout: float | None) -> float | None:
         """Nothing is ready: move the clock, or say for how many real seconds to wait (`None`: without limit)."""
         if self._jobs_in_executors:
@@ -74,11 +92,13 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 class _JumpingSelector(selectors.DefaultSelector):
     """Looks at the real file descriptors without waiting, and has the clock moved when none is ready."""
 
-    def __init__(self, pass_time: Callable[[float | None], float | None]) -> None:
+    def __init__(self, pass_time: Callable[[float | None], float | None], count_step: Callable[[], None]) -> None:
         super().__init__()
         self._pass_time = pass_time
+        self._count_step = count_step
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._count_step()
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
@@ -86,7 +106,7 @@ class _JumpingSelector(selectors.DefaultSelector):
             return super().select(None)
         ready = super().select(self._pass_time(timeout))
         if not ready and timeout is None:
-            raise Deadlock(_describe_waiting_tasks())
+            raise Deadlock(_describe_tasks("nothing is ready and no timer is set, yet these tasks wait:"))
         return ready
 
     def _watches_real_files(self) -> bool:
@@ -94,10 +114,10 @@ class _JumpingSelector(selectors.DefaultSelector):
         return len(self.get_map()) > 1
 
 
-def _describe_waiting_tasks() -> str:
+def _describe_tasks(heading: str) -> str:
     tasks = sorted(asyncio.all_tasks(), key=lambda task: task.get_name())
     lines = [f"  {task!r}" for task in tasks]
-    return "\n".join(["nothing is ready and no timer is set, yet these tasks wait:", *lines])
+    return "\n".join([heading, *lines])
 
 
 def run(main: Coroutine[Any, Any, T], *, start: float = 0.0) -> T:
@@ -105,6 +125,7 @@ def run(main: Coroutine[Any, Any, T], *, start: float = 0.0) -> T:
 
     Raises:
         Deadlock: what `main` waits for can no longer happen; names the tasks that wait.
+        Spinning: a task never waits; names the tasks there are.
     """
     with asyncio.Runner(loop_factory=lambda: VirtualClockLoop(start)) as runner:
         return runner.run(main)

@@ -1,0 +1,250 @@
+"""Signal handlers, finalizers and refused memory between any two steps of the client.
+
+A handler may raise, as Celery's time limit does, or enqueue a message of its own; so may a finalizer that the garbage
+collector runs. Whatever happens where: what was accepted is delivered in bounded time without another call, the law
+holds, and no lock is left held. Each test goes through the places one after the other, in virtual time.
+"""
+
+import asyncio
+import gc
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from segment_async import Client, Delivery, Statistics, Status, messages
+from tests.support.interruptions import Interrupted, MemoryRefused, Points, cpu_limit
+from tests.support.law import check_counters
+from tests.support.memory_spool import SpoolStore
+from tests.support.scripted_transport import ScriptedTransport, lost, refused
+from tests.support.virtual_clock import Deadlock, Spinning, VirtualClockLoop
+
+PARTS = ("_pipeline", "_lifecycle", "_client.py")
+COUNT = 24
+# Virtual seconds after the last call, in which everything settles by itself.
+BOUND = 60.0
+# Places that a test goes through, spread over all of them.
+PLACES = 150
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Each interruption is logged, with its stack: hundreds of them are of no use."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+class Life:
+    """A client with an answer lost, an outage and a change of its loop; interrupted while it runs, and then left alone."""
+
+    def __init__(self, points: Points, *, with_spool: bool = False) -> None:
+        self.points = points
+        self.store = SpoolStore() if with_spool else None
+        self.transport = ScriptedTransport([None, lost(), refused(), refused(), None])
+        self.client = Client(
+            "key",
+            transport=self.transport,
+            spool=self.store.open() if self.store is not None else None,
+            flush_at=5,
+            flush_interval=0.1,
+            max_in_flight=2,
+            max_queue_size=10,
+            overflow_timeout=None,
+            close_timeout=0,
+        )
+        self.deliveries: dict[str, Delivery] = {}
+        self.left: Statistics | None = None
+
+    def run(self) -> None:
+        self._on_a_loop(self._send(0, COUNT // 2))
+        self._on_a_loop(self._send(COUNT // 2, COUNT, settle=True))
+
+    def _on_a_loop(self, main: Any) -> None:
+        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+            # What a callback raises is told to the loop's handler, and no more comes of it.
+            runner.get_loop().set_exception_handler(lambda _loop, _context: None)
+            runner.run(main)
+        if self.store is not None:
+            for process in list(self.store._processes):
+                process.catch_up()
+
+    async def _send(self, first: int, last: int, *, settle: bool = False) -> None:
+        with self.points:
+            for number in range(first, last):
+                with suppress(Interrupted):
+                    async with asyncio.timeout(BOUND):
+                        delivery = await self.client.track("u", "E", message_id=f"m{number}")
+                        self.deliveries[delivery.message_id] = delivery
+                await asyncio.sleep(0.02 * (number % 3))
+            if settle:
+                await asyncio.sleep(BOUND / 2)
+        if settle:
+            await asyncio.sleep(BOUND)
+            self.left = self.client.statistics()
+            await self.client.aclose()
+
+    def enqueue(self, message_id: str) -> None:
+        delivery = self.client.enqueue_nowait(messages.track("u", "E", message_id=message_id))
+        self.deliveries[message_id] = delivery
+
+    def check(self) -> None:
+        """Everything that was accepted has arrived, and the client can be used."""
+        assert self.left is not None
+        check_counters(self.left)
+        assert self.left.pending == 0, f"{self.left.pending} messages are pending"
+        assert self.left.accepted >= len(self.deliveries)
+        taken = self.transport.taken
+        outcomes = {name: delivery.outcome for name, delivery in self.deliveries.items()}
+        assert {name for name, outcome in outcomes.items() if outcome is None} == set()
+        dropped = {name for name, outcome in outcomes.items() if outcome and outcome.status is Status.DROPPED}
+        assert {name for name in outcomes if name not in taken} <= dropped
+        # Only a message that was enqueued within another call may have found the queue full.
+        assert dropped <= {name for name in outcomes if name.startswith("within")}
+        assert self._can_be_used_by_another_thread()
+
+    def _can_be_used_by_another_thread(self) -> bool:
+        thread = threading.Thread(target=self.client.statistics, daemon=True)
+        thread.start()
+        thread.join(5.0)
+        return not thread.is_alive()
+
+
+def go_through(
+    make_points: Callable[[int | None, Callable[[], Life]], Points], *, with_spool: bool, places: int = PLACES
+) -> None:
+    """Interrupt one life after the other, each at another place, and say at which places something broke."""
+    lives: list[Life] = []
+
+    def live(at: int | None) -> Points:
+        points = make_points(at, lambda: lives[-1])
+        lives.append(Life(points, with_spool=with_spool))
+        lives[-1].run()
+        return points
+
+    count = live(None).count
+    lives[-1].check()
+    assert count > 0
+    broken: list[str] = []
+    # An odd step meets each line of a loop's body sooner or later.
+    for at in range(0, count, max(1, count // places) | 1):
+        with collecting(broken, lambda: lives[-1].points.where), cpu_limit(2.0):
+            live(at)
+            lives[-1].check()
+        if len(broken) == 5:
+            break
+    assert not broken, "\n".join(broken)
+
+
+@contextmanager
+def collecting(broken: list[str], where: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, Deadlock, Spinning, TimeoutError, Interrupted, MemoryError) as fault:
+        broken.append(f"{where()}: {type(fault).__name__} {str(fault)[:120]}")
+
+
+def interrupt() -> None:
+    raise Interrupted
+
+
+with_and_without_a_spool = pytest.mark.parametrize("with_spool", [False, True], ids=["memory", "spool"])
+
+
+@with_and_without_a_spool
+def test_a_signal_handler_that_raises_loses_nothing(with_spool: bool) -> None:
+    go_through(lambda at, _life: Points(*PARTS, act=interrupt, at=at), with_spool=with_spool)
+
+
+@with_and_without_a_spool
+def test_a_signal_handler_that_enqueues_stops_nothing(with_spool: bool) -> None:
+    def make(at: int | None, life: Callable[[], Life]) -> Points:
+        return Points(*PARTS, act=lambda: life().enqueue("within"), at=at)
+
+    go_through(make, with_spool=with_spool)
+
+
+@with_and_without_a_spool
+def test_a_signal_handler_that_looks_at_the_counters_sees_the_law(with_spool: bool) -> None:
+    def make(at: int | None, life: Callable[[], Life]) -> Points:
+        return Points(*PARTS, act=lambda: check_counters(life().client.statistics()), at=at)
+
+    go_through(make, with_spool=with_spool)
+
+
+class Finalized:
+    """Part of a cycle: the garbage collector ends it, in the middle of whatever runs."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._cycle = self
+
+    def __del__(self) -> None:
+        self._act()
+
+
+@with_and_without_a_spool
+@pytest.mark.parametrize("threshold", [3, 7, 11, 20, 33])
+def test_a_finalizer_that_enqueues_stops_nothing(threshold: int, with_spool: bool) -> None:
+    life = Life(Points(), with_spool=with_spool)
+    numbers = itertools.count()
+
+    async def litter() -> None:
+        while len(life.deliveries) < COUNT:
+            Finalized(lambda: life.enqueue(f"within-{next(numbers)}"))
+            await asyncio.sleep(0.015)
+
+    async def main() -> None:
+        littering = asyncio.create_task(litter())
+        await life._send(0, COUNT, settle=True)
+        await littering
+
+    before = gc.get_threshold()
+    gc.set_threshold(threshold)
+    try:
+        with cpu_limit(10.0):
+            life._on_a_loop(main())
+    finally:
+        gc.set_threshold(*before)
+    life.check()
+    assert next(numbers) > 0
+
+
+@with_and_without_a_spool
+def test_memory_that_is_refused_loses_nothing(with_spool: bool) -> None:
+    go_through(lambda at, _life: MemoryRefused("_pipeline", at=at), with_spool=with_spool)
+
+
+def test_flush_says_what_is_left_after_memory_was_refused() -> None:
+    """A message may be lost to no count: 0 means that everything has its outcome."""
+
+    async def main(points: MemoryRefused) -> None:
+        transport = ScriptedTransport()
+        client = Client("key", transport=transport, flush_at=100, close_timeout=0)
+        deliveries = [client.enqueue_nowait(messages.track("u", "E", {"fill": "x" * 400})) for _ in range(200)]
+        with points:
+            left = await client.flush(timeout=30)
+        pending = [delivery for delivery in deliveries if delivery.outcome is None]
+        assert left == client.statistics().pending == len(pending)
+        await asyncio.sleep(BOUND)
+        assert client.statistics().pending == 0
+        assert len(set(transport.taken)) == len(deliveries)
+        await client.aclose()
+
+    def on_a_loop(points: MemoryRefused) -> None:
+        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+            runner.get_loop().set_exception_handler(lambda _loop, _context: None)
+            runner.run(main(points))
+
+    counted = MemoryRefused("_pipeline")
+    on_a_loop(counted)
+    broken: list[str] = []
+    for at in range(counted.count):
+        points = MemoryRefused("_pipeline", at=at)
+        with collecting(broken, lambda points=points: points.where), cpu_limit(2.0):
+            on_a_loop(points)
+    assert not broken, "\n".join(broken[:5])

@@ -1,0 +1,243 @@
+"""The client and its spool in trouble: full disks, processes that are killed, and the same id again.
+
+Real files where the fault is one of files, else the model in memory and the virtual clock.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segment_async import Client, Delivery, Outcome, Response, SpoolUnavailable, Status, TransportError
+from segment_async.testing import RecordingTransport
+from tests.spool.conftest import Disk
+from tests.support.law import check_counters
+from tests.support.memory_spool import ScriptedDisk, SpoolStore
+from tests.support.programs import PROGRAMS, finished
+from tests.support.scripted_transport import ScriptedTransport, refused
+from tests.support.virtual_clock import run
+
+OK = Response(200, {"Content-Type": "application/json"}, b'{"success":true}')
+# Virtual seconds that a message needs at most, without a fault.
+SOON = 30.0
+
+
+class TestADiskThatWasFullOnce:
+    @pytest.mark.parametrize("size", [200, 5_000, 30_000])
+    def test_takes_messages_again_as_soon_as_there_is_room(self, disk: Disk, size: int) -> None:
+        async def main() -> None:
+            is_up = False
+
+            def answer(_batch: object) -> Response:
+                if not is_up:
+                    raise TransportError("no connection", maybe_sent=False)
+                return OK
+
+            path = disk.folder / "spool" / "analytics.db"
+            client = Client("key", transport=RecordingTransport(answer), spool=path, close_timeout=0)
+            taken = 0
+            # Large ones fill the disk sooner; what comes afterwards has the size that is tried.
+            with pytest.raises(SpoolUnavailable):
+                while True:
+                    await client.track("user-1", "Filled", {"text": "x" * 30_000})
+                    taken += 1
+            is_up = True
+            assert await client.flush(timeout=60) == 0
+            for _ in range(20):
+                await client.track("user-1", "Taken", {"text": "x" * size})
+            assert await client.flush(timeout=30) == 0
+            assert client.statistics().delivered == taken + 20
+            check_counters(client.statistics())
+            await client.aclose()
+
+        asyncio.run(main())
+
+
+class TestKilledAfterTheCallReturned:
+    @pytest.mark.parametrize("beside", ["a_second_client", "an_inspector"])
+    def test_nothing_is_lost_whatever_else_works_with_the_spool(self, tmp_path: Path, beside: str) -> None:
+        path = tmp_path / "spool" / "analytics.db"
+
+        async def main() -> None:
+            said = await finished(
+                PROGRAMS / "shares_a_spool.py", beside, host="http://127.0.0.1:9", SPOOL=str(path), PYTHONPATH="."
+            )
+            assert said.code == -signal.SIGKILL, said.err
+            acknowledged = set(said.out.split())
+            assert len(acknowledged) >= 30
+            transport = RecordingTransport()
+            async with Client("KEY", transport=transport, spool=path) as client:
+                assert await client.flush(timeout=30) == 0
+            assert {message["messageId"] for message in transport.messages} == acknowledged
+
+        asyncio.run(main())
+
+
+Body = Callable[[Client, ScriptedTransport, SpoolStore], Coroutine[Any, Any, None]]
+
+
+def with_spool(body: Body, *script: Any, **options: Any) -> None:
+    async def main() -> None:
+        store, transport = SpoolStore(ScriptedDisk(seconds=0.01)), ScriptedTransport(script)
+        client = Client("key", transport=transport, spool=store.open(), close_timeout=0, **options)
+        await body(client, transport, store)
+        check_counters(client.statistics())
+        await client.aclose()
+
+    run(main())
+
+
+async def settled(delivery: Delivery) -> Outcome:
+    async with asyncio.timeout(SOON):
+        return await delivery
+
+
+class TestTheSameIdAgain:
+    """While a message is pending, another one with its id is the same message and shares its outcome."""
+
+    def test_while_the_first_waits_for_its_batch(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            first = await client.track("u", "E", message_id="m")
+            again = await client.track("u", "E", message_id="m")
+            assert (await settled(first)) == (await settled(again))
+            assert (client.statistics().accepted, transport.taken) == (1, ["m"])
+
+        with_spool(body)
+
+    def test_when_both_calls_are_made_at_once(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            calls = [client.track("u", "E", message_id="m") for _ in range(5)]
+            deliveries = await asyncio.gather(*calls)
+            outcomes = {await settled(delivery) for delivery in deliveries}
+            assert [outcome.status for outcome in outcomes] == [Status.DELIVERED]
+            assert (client.statistics().accepted, transport.taken) == (1, ["m"])
+
+        with_spool(body)
+
+    def test_when_nothing_is_kept_of_the_first_call(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            await client.track("u", "E", message_id="m")
+            await asyncio.sleep(1.0)
+            again = await client.track("u", "E", message_id="m")
+            transport.script = ()
+            assert (await settled(again)).status is Status.DELIVERED
+            assert await client.flush(timeout=SOON) == 0
+            assert (client.statistics().accepted, transport.taken) == (1, ["m"])
+
+        with_spool(body, *[refused()] * 100)
+
+    def test_in_a_batch_that_is_being_retried(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            first = await client.track("u", "E", message_id="m")
+            await asyncio.sleep(2.0)
+            again = await client.track("u", "E", message_id="m")
+            assert again.outcome is None
+            transport.script = ()
+            assert (await settled(again)) == (await settled(first))
+            assert (client.statistics().accepted, transport.taken) == (1, ["m"])
+
+        with_spool(body, *[refused()] * 100)
+
+    def test_as_one_that_another_process_left(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            await client.track("u", "E", message_id="m")
+            await client.aclose()
+            successor = Client("key", transport=ScriptedTransport(), spool=store.open(), close_timeout=0)
+            again = await successor.track("u", "E", message_id="m")
+            assert (await settled(again)).status is Status.DELIVERED
+            counts = successor.statistics()
+            check_counters(counts)
+            assert (counts.accepted, counts.recovered, counts.delivered, counts.pending) == (1, 1, 1, 0)
+            await successor.aclose()
+
+        with_spool(body, *[refused()] * 100)
+
+    def test_enqueued_without_waiting(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            message = {"type": "track", "userId": "u", "event": "E", "messageId": "m"}
+            deliveries = [client.enqueue_nowait(dict(message)) for _ in range(3)]
+            assert {(await settled(delivery)).status for delivery in deliveries} == {Status.DELIVERED}
+            assert (client.statistics().accepted, transport.taken) == (1, ["m"])
+
+        with_spool(body)
+
+    def test_at_the_close_both_are_kept(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            first = await client.track("u", "E", message_id="m")
+            again = await client.track("u", "E", message_id="m")
+            await client.aclose()
+            assert (await settled(first)).status is (await settled(again)).status is Status.KEPT
+            assert store.pending_ids == {"m"}
+
+        with_spool(body, *[refused()] * 100)
+
+    def test_what_is_called_kept_is_stored(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            await client.track("u", "E", message_id="m")
+            again = await client.track("u", "E", message_id="m")
+            assert await client.flush(timeout=SOON) == 0
+            outcome = again.outcome
+            await client.aclose()
+            assert outcome is not None
+            assert again.outcome == outcome
+            assert (outcome.status, store.pending_ids) == (Status.DELIVERED, set())
+
+        with_spool(body)
+
+
+class TestTheSameIdAfterAnOutcome:
+    """An outcome is final; the id that comes again is a new message, which is sent."""
+
+    @pytest.mark.parametrize("status", [403, 404, 422])
+    def test_after_a_failure_it_is_sent_again(self, status: int) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            first = await client.track("u", "E", message_id="m")
+            failed = await settled(first)
+            assert (failed.status, failed.status_code) == (Status.FAILED, status)
+            assert await client.flush(timeout=SOON) == 0
+            again = await client.track("u", "E", message_id="m")
+            assert first.outcome == failed
+            assert (await settled(again)).status is Status.DELIVERED
+            assert first.outcome == failed
+            counts = client.statistics()
+            assert (counts.accepted, counts.failed, counts.delivered, counts.pending) == (2, 1, 1, 0)
+            assert [result.status for result in store.ended["m"]] == [Status.FAILED, Status.DELIVERED]
+
+        with_spool(body, Response(status))
+
+    def test_after_a_delivery_it_is_sent_again_and_the_first_stays_delivered(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            first = await client.track("u", "E", message_id="m")
+            delivered = await settled(first)
+            assert await client.flush(timeout=SOON) == 0
+            again = await client.track("u", "E", message_id="m")
+            assert first.outcome == delivered
+            assert (await settled(again)).status is Status.DELIVERED
+            assert first.outcome == delivered
+            assert client.statistics().accepted == 2
+
+        with_spool(body)
+
+    def test_while_the_outcome_is_being_recorded(self) -> None:
+        """The answer is there, the disk has not taken it, and the id comes again."""
+
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            assert isinstance(store.disk, ScriptedDisk)
+            first = await client.track("u", "E", message_id="m")
+            while not transport.requests:  # noqa: ASYNC110  # the transport has no event for this
+                await asyncio.sleep(0.01)
+            store.disk.seconds = 1.0
+            failed = await settled(first)
+            assert failed.status is Status.FAILED
+            again = await client.track("u", "E", message_id="m")
+            outcome = await settled(again)
+            assert first.outcome == failed
+            assert await client.flush(timeout=SOON) == 0
+            assert client.statistics().pending == len(store.rows) == 0
+            # Either the first one's outcome, or sent by itself: never without one.
+            assert outcome == failed or outcome.status is Status.DELIVERED
+
+        with_spool(body, Response(403))
