@@ -465,7 +465,7 @@ class Client:
             message["messageId"] = new_message_id()
         if "userId" not in message and _lacks_identity(message):
             if block is None or not block.drops_without_identity:
-                raise MessageError("userId", _NO_IDENTITY[message["type"] == "alias"])
+                raise _no_identity(message)
             return self._dropped(message["messageId"], "no_identity", body_of(message))
         if self._before_send is None:
             body = encode(message)
@@ -496,7 +496,7 @@ class Client:
             message = {"messageId": message["messageId"], **checked(changed)}
             message["context"] = {**message.get("context", {}), "library": _LIBRARY}
             if _lacks_identity(message):
-                raise MessageError("userId", _NO_IDENTITY[message["type"] == "alias"])
+                raise _no_identity(message)
             return message, body_of(message)
         except Exception as error:
             self._owner.pipeline.reports.warn_once(
@@ -515,10 +515,10 @@ class Client:
         return pipeline.dropped(message_id, reason, body), b""
 
 
-_NO_IDENTITY: Final = (
-    "a message needs a user_id or an anonymous_id, from the call or from bound()",
-    "an alias needs the user_id that the previous one becomes",
-)
+def _no_identity(message: Fields) -> MessageError:
+    if message["type"] == "alias":
+        return MessageError("userId", "an alias needs the user_id that the previous one becomes")
+    return MessageError("userId", "a message needs a user_id or an anonymous_id, from the call or from bound()")
 
 
 def _lacks_identity(message: Fields) -> bool:

@@ -61,7 +61,7 @@ class LoopOwner(Host):
     ) -> None:
         # Loaded here and not at the close, for which the loop would stand still; and at the interpreter's exit not all
         # of it can be loaded any more.
-        import anyio.lowlevel  # noqa: F401
+        import anyio.lowlevel  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
         self._make = make
         self._transport = transport

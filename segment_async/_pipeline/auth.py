@@ -134,7 +134,7 @@ class Tokens:
     ) -> None:
         try:
             # PyJWT signs with it, and says so only when it is asked to.
-            import cryptography  # noqa: F401
+            import cryptography  # noqa: F401  # pyright: ignore[reportUnusedImport]
             import jwt
         except ImportError:
             raise ImportError("OAuth needs PyJWT: pip install 'segment-async[oauth]'") from None

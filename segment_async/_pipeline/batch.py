@@ -54,11 +54,13 @@ def _zlib_deflater() -> _Deflater:
 def _isal_deflater() -> _Deflater:
     from isal import isal_zlib
 
-    return isal_zlib.compressobj(2, isal_zlib.DEFLATED, _RAW_DEFLATE)
+    # isal's own types are incomplete.
+    compress: Callable[..., _Deflater] = isal_zlib.compressobj  # pyright: ignore[reportUnknownMemberType]
+    return compress(2, isal_zlib.DEFLATED, _RAW_DEFLATE)
 
 
 @cache
-def fastest() -> tuple[Any, Any]:
+def fastest() -> tuple[Callable[[], _Deflater], Callable[..., int]]:
     """How to deflate and how to check: `isal` if the extra `speedups` is installed, else the standard library.
 
     Cached: looking for a module that is not installed costs 60 µs, as much as a batch's own work.
@@ -67,7 +69,8 @@ def fastest() -> tuple[Any, Any]:
         from isal import isal_zlib
     except ImportError:
         return _zlib_deflater, zlib.crc32
-    return _isal_deflater, isal_zlib.crc32
+    crc32: Callable[..., int] = isal_zlib.crc32  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return _isal_deflater, crc32
 
 
 class Envelope:

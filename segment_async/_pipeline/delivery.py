@@ -6,6 +6,9 @@ watch costs nothing here: an outcome is written once for a batch, or for a part 
 This file knows neither batches' bytes nor the network.
 """
 
+# A delivery's own fields are private, so that an application does not see them; the functions below are the pipeline's.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

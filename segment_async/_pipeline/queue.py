@@ -376,10 +376,11 @@ class Queue:
         if not messages or most <= 0:
             return 0, None
         looked_at = list(islice(messages, min(most, _READ_AT_ONCE)))
-        sends = 0
+        key = sends = 0
         if self.attempts:
             # Messages that earlier processes tried go by themselves.
-            sends = self.attempts.get(key := keys_of(looked_at[:1])[0], 0)
+            key = keys_of(looked_at[:1])[0]
+            sends = self.attempts.get(key, 0)
             del looked_at[1:]
         bodies = bodies_of(looked_at)
         # With a comma each.
