@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import accumulate, pairwise, repeat, starmap
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import orjson
 
@@ -55,8 +55,7 @@ def _isal_deflater() -> _Deflater:
     from isal import isal_zlib
 
     # isal's own types are incomplete.
-    compress: Callable[..., _Deflater] = isal_zlib.compressobj  # pyright: ignore[reportUnknownMemberType]
-    return compress(2, isal_zlib.DEFLATED, _RAW_DEFLATE)
+    return cast("Any", isal_zlib).compressobj(2, isal_zlib.DEFLATED, _RAW_DEFLATE)  # type: ignore[no-any-return]
 
 
 @cache
@@ -69,8 +68,7 @@ def fastest() -> tuple[Callable[[], _Deflater], Callable[..., int]]:
         from isal import isal_zlib
     except ImportError:
         return _zlib_deflater, zlib.crc32
-    crc32: Callable[..., int] = isal_zlib.crc32  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return _isal_deflater, crc32
+    return _isal_deflater, cast("Any", isal_zlib).crc32
 
 
 class Envelope:
