@@ -61,7 +61,7 @@ class Consumer:
         requests, self._requests = self._requests, {}
         task = self._supervised.stop()
         self._timer = None
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             for batch in list(backlog.in_flight):
                 batch.history = batch.history._replace(maybe_sent=batch.history.maybe_sent or batch.history.sends > 0)
                 backlog.wait(batch)
@@ -117,7 +117,7 @@ class Consumer:
     def _seal(self, opened: OpenBatch) -> Batch | None:
         """The sealed batch, which waits now; `None`: another thread has dropped its messages meanwhile."""
         batch = opened.seal()
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             if backlog.open is not opened:
                 return None
             backlog.wait(batch)
@@ -140,7 +140,7 @@ class Consumer:
         queue, backlog = self._queue, self._backlog
         while True:
             now = self._clock.now()
-            with queue.changing():
+            with queue.lock, queue.change:
                 overdue = backlog.overdue(now)
                 batch = backlog.next(now, queue.room.is_full) if not overdue else None
             for late in overdue:
@@ -157,7 +157,7 @@ class Consumer:
     def _start_request(self, batch: Batch) -> None:
         loop = asyncio.get_running_loop()
         self._queue.place(batch)
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             if not backlog.mark_in_flight(batch):
                 # Another thread has dropped it to make room.
                 return

@@ -250,7 +250,7 @@ class Pipeline:
 
     def retry_now(self) -> None:
         """The client is closing: what waits for a back-off gets one more try now."""
-        with self.queue.changing() as backlog:
+        with self.queue.lock, self.queue.change as backlog:
             backlog.retry_now()
             self._circuit.probe_now()
         self.queue.notify()
@@ -282,7 +282,7 @@ class Pipeline:
             _, to_seal = queue.read(MAX_BODY_BYTES, all_of_it=True)
             if to_seal is not None:
                 sealed = to_seal.seal()
-                with queue.changing() as backlog:
+                with queue.lock, queue.change as backlog:
                     backlog.wait(sealed)
                     backlog.open = None
         return list(self._backlog.batches())
