@@ -13,7 +13,7 @@ from contextvars import Context
 from typing import Any, Final
 
 from segment_async._http.transport import Response
-from segment_async._lifecycle.loop_end import abandon_after_fork, end, unwind
+from segment_async._lifecycle.loop_end import abandon_after_fork, unwind
 from segment_async._lifecycle.tasks import SupervisedTask
 from segment_async._lifecycle.waiting import wake
 from segment_async._message.build import draw_ahead
@@ -56,8 +56,8 @@ class Consumer:
         self._timer = None
         self._supervised.start(loop)
 
-    def stop(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
-        """Stop working on this loop. Batches in flight wait again. Returns the tasks, which were told to end."""
+    def stop(self) -> list[asyncio.Task[Any]]:
+        """Stop working on the loop. Batches in flight wait again. Returns the tasks, to be told to end."""
         requests, self._requests = self._requests, {}
         task = self._supervised.stop()
         self._timer = None
@@ -68,7 +68,6 @@ class Consumer:
         tasks: list[asyncio.Task[Any]] = [*requests.values()]
         if task is not None:
             tasks.append(task)
-        end(loop, tasks)
         return tasks
 
     def unwind(self) -> None:
