@@ -42,15 +42,18 @@ def release(guard: Guard) -> None:
         guard.aclose().send(None)
 
 
-def end(loop: asyncio.AbstractEventLoop, tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks of a loop that may be this one, another thread's, at rest, or closed."""
-    if asyncio._get_running_loop() is loop:
-        current = asyncio.current_task()
-        for task in tasks:
-            if task is not current:
-                task.cancel()
-        return
+def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks of loops that may be this one, another thread's, at rest, or closed.
+
+    Call it without a lock: a task whose loop is closed is ended at once, and so may run the application's code.
+    """
+    here = asyncio._get_running_loop()
     for task in tasks:
+        loop = task.get_loop()
+        if loop is here:
+            if task is not asyncio.current_task():
+                task.cancel()
+            continue
         # If the loop is gone nothing can end them, and Python should not complain.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         if loop.is_closed():

@@ -24,7 +24,7 @@ from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.pipeline import Pipeline
 
 from . import process
-from .loop_end import Guard, at_loop_end, release
+from .loop_end import Guard, at_loop_end, end, release
 from .waiting import Host, Signal, wait_until
 
 _log = logging.getLogger("segment_async")
@@ -107,8 +107,9 @@ class LoopOwner(Host):
                 return None
             if owner is not None and owner.is_running():
                 return self._next_look()
-            self.take_over()
-            return None
+            left = self._move_to(loop)
+        _end(*left)
+        return None
 
     def _next_look(self) -> float:
         now = time.monotonic()
@@ -117,20 +118,27 @@ class LoopOwner(Host):
 
     def take_over(self) -> None:
         """The running loop is the owner from now on."""
-        loop = asyncio.get_running_loop()
         with self.pipeline.queue.lock:
-            self.leave()
-            self._guard = at_loop_end(partial(self._loop_ends, loop))
-            self.pipeline.attach(loop)
+            left = self._move_to(asyncio.get_running_loop())
+        _end(*left)
 
     def leave(self) -> list[asyncio.Task[Any]]:
         """No loop works for the client any more. Returns the tasks, which were told to end."""
         with self.pipeline.queue.lock:
-            guard, self._guard = self._guard, None
-            tasks = self.pipeline.detach()
-        if guard is not None:
-            release(guard)
+            guard, tasks = self._detach()
+        _end(guard, tasks)
         return tasks
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> tuple[Guard | None, list[asyncio.Task[Any]]]:
+        """Change owners; the lock is held. Returns what is left of the earlier one, to be ended without the lock."""
+        left = self._detach()
+        self._guard = at_loop_end(partial(self._loop_ends, loop))
+        self.pipeline.attach(loop)
+        return left
+
+    def _detach(self) -> tuple[Guard | None, list[asyncio.Task[Any]]]:
+        guard, self._guard = self._guard, None
+        return guard, self.pipeline.detach()
 
     async def _loop_ends(self, loop: asyncio.AbstractEventLoop) -> None:
         """`asyncio.run` is about to return: leave nothing on its loop, and all messages to the next one."""
@@ -287,8 +295,7 @@ class LoopOwner(Host):
         if feed is not None and self.pipeline.has_pending():
             # A message is called kept only once the disk has it.
             await _ended(feed.until_stored(self, lambda: _DISK_SECONDS), owner, _DISK_SECONDS, "spool")
-        with self.pipeline.queue.lock:
-            self.leave()
+        self.leave()
         dropped = self.pipeline.drop_all(reason)
         self.pipeline.reports.make()
         return dropped
@@ -331,6 +338,13 @@ class LoopOwner(Host):
         self.leave()
         await self._close_parts(None)
         return dropped, self.pipeline.statistics().pending
+
+
+def _end(guard: Guard | None, tasks: list[asyncio.Task[Any]]) -> None:
+    """End what is left on an earlier loop: without a lock, as it may run code of transports and observers."""
+    end(tasks)
+    if guard is not None:
+        release(guard)
 
 
 def _messages(count: int) -> str:

@@ -193,7 +193,7 @@ class Tokens:
     def _stop_fetching(self) -> None:
         fetching, self._fetching = self._fetching, None
         if fetching is not None:
-            end(fetching.get_loop(), (fetching,))
+            end((fetching,))
 
     async def _fetch(self) -> None:
         failures = 0

@@ -13,7 +13,7 @@ from contextvars import Context
 from typing import Any, Final
 
 from segment_async._http.transport import Response
-from segment_async._lifecycle.loop_end import abandon_after_fork, end, unwind
+from segment_async._lifecycle.loop_end import abandon_after_fork, unwind
 from segment_async._lifecycle.tasks import SupervisedTask
 from segment_async._lifecycle.waiting import wake
 from segment_async._message.ids import prefill_ids
@@ -54,19 +54,18 @@ class Consumer:
         """Work on this loop, which is the clock's and runs in this thread."""
         self._supervised.start(loop)
 
-    def stop(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
-        """Stop working on this loop. Batches in flight wait again. Returns the tasks, which were told to end."""
+    def stop(self) -> list[asyncio.Task[Any]]:
+        """Stop working on the loop. Batches in flight wait again. Returns the tasks, to be told to end."""
         requests, self._requests = self._requests, {}
         task = self._supervised.stop()
         self._timer = self._backlog.looks_at = None
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             for batch in list(backlog.in_flight):
                 batch.history = batch.history._replace(maybe_sent=batch.history.maybe_sent or batch.history.sends > 0)
                 backlog.wait(batch)
         tasks: list[asyncio.Task[Any]] = [*requests.values()]
         if task is not None:
             tasks.append(task)
-        end(loop, tasks)
         return tasks
 
     def unwind(self) -> None:
@@ -115,7 +114,7 @@ class Consumer:
     def _seal(self, opened: OpenBatch) -> Batch | None:
         """The sealed batch, which waits now; `None`: another thread has dropped its messages meanwhile."""
         batch = opened.seal()
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             if backlog.open is not opened:
                 return None
             backlog.wait(batch)
@@ -138,7 +137,7 @@ class Consumer:
         queue, backlog = self._queue, self._backlog
         while True:
             now = self._clock.now()
-            with queue.changing():
+            with queue.lock, queue.change:
                 overdue = backlog.overdue(now)
                 batch = backlog.next(now, queue.room.is_full) if not overdue else None
             for late in overdue:
@@ -155,7 +154,7 @@ class Consumer:
     def _start_request(self, batch: Batch) -> None:
         loop = asyncio.get_running_loop()
         self._queue.place(batch)
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             if not backlog.mark_in_flight(batch):
                 # Another thread has dropped it to make room.
                 return

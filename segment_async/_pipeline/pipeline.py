@@ -212,13 +212,11 @@ class Pipeline:
         self.reports.resume(loop)
 
     def detach(self) -> list[asyncio.Task[Any]]:
-        """Stop working; batches in flight wait again. Returns the tasks, which were told to end."""
-        loop = self.clock.loop
-        if loop is None:
+        """Stop working; batches in flight wait again. Returns the tasks, for the caller to end."""
+        if self.clock.loop is None:
             return []
         fed = self.feed.stop() if self.feed is not None else []
-        tasks = [*self._consumer.stop(loop), *fed]
-        end(loop, fed)
+        tasks = [*self._consumer.stop(), *fed]
         self.clock.detach()
         return tasks
 
@@ -250,7 +248,7 @@ class Pipeline:
 
     def retry_now(self) -> None:
         """The client is closing: what waits for a back-off gets one more try now."""
-        with self.queue.changing() as backlog:
+        with self.queue.lock, self.queue.change as backlog:
             backlog.retry_now()
             self._circuit.probe_now()
         self.queue.notify()
@@ -264,7 +262,7 @@ class Pipeline:
 
     def drop_all(self, reason: str) -> int:
         """Settle everything that is pending as dropped; with a spool keep it. Returns how many were dropped."""
-        self.detach()
+        end(self.detach())
         if self.feed is not None:
             return self.feed.keep_all()
         batches = self._everything()
@@ -282,7 +280,7 @@ class Pipeline:
             _, to_seal = queue.read(MAX_BODY_BYTES, all_of_it=True)
             if to_seal is not None:
                 sealed = to_seal.seal()
-                with queue.changing() as backlog:
+                with queue.lock, queue.change as backlog:
                     backlog.wait(sealed)
                     backlog.open = None
         return list(self._backlog.batches())

@@ -79,7 +79,7 @@ class Settlement:
             action, answer, batch.history, batch.count, now
         ):
             # The others need not wait out their own back-off.
-            with self._queue.changing() as backlog:
+            with self._queue.lock, self._queue.change as backlog:
                 backlog.retry_now()
         match action:
             case Finish():
@@ -152,7 +152,7 @@ class Settlement:
         self._wait(batch)
 
     def _wait(self, batch: Batch) -> None:
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             backlog.wait(batch)
         self._queue.notify()
 
@@ -160,7 +160,7 @@ class Settlement:
         parts = batch.split()
         for part in parts:
             part.not_before = now
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             if action.too_large:
                 backlog.learn_limit(batch, now)
             self._replace(backlog, batch, parts)
@@ -169,7 +169,7 @@ class Settlement:
     def split_to_limit(self, batch: Batch) -> None:
         """A batch is larger than the server has turned out to take."""
         parts = batch.split()
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             self._replace(backlog, batch, parts)
 
     def _replace(self, backlog: Backlog, batch: Batch, parts: list[Batch]) -> None:
@@ -182,7 +182,7 @@ class Settlement:
         """Messages that other processes deliver now: this one neither sends nor settles them any more."""
         lost = set(keys)
         ours, theirs = batch.parts({index for index, key in enumerate(batch.keys) if key in lost})
-        with self._queue.changing() as backlog:
+        with self._queue.lock, self._queue.change as backlog:
             self._replace(backlog, batch, [*ours, *theirs])
         for part in theirs:
             self._queue.settle(part, part.history.result(Status.HANDED_OVER))

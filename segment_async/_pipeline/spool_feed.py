@@ -196,7 +196,7 @@ class SpoolFeed:
         answers: Sequence[_Answer]
         answers = [result] * len(group) if isinstance(result, SpoolUnavailable) else result.answers
         refused: list[tuple[Delivery, str, bytes]] = []
-        with queue.changing():
+        with queue.lock, queue.change:
             if queue.appending is not group:
                 # The client was closed meanwhile, and has settled them.
                 return
@@ -343,7 +343,7 @@ class SpoolFeed:
 
     def _take_in(self, window: Window) -> None:
         queue = self._queue
-        with queue.changing():
+        with queue.lock, queue.change:
             self._note_recovered()
             self.is_open = True
             for dropped in window.dropped:
@@ -437,7 +437,7 @@ class SpoolFeed:
         queue = self._queue
         result = BatchResult(Status.DROPPED, "close_timeout")
         kept = BatchResult(Status.KEPT)
-        with queue.changing() as backlog:
+        with queue.lock, queue.change as backlog:
             self._keeps = True
             unstored = [*queue.appending, *queue.unstored]
             bodies = bodies_of(unstored)

@@ -5,14 +5,17 @@ Under the virtual clock wherever one loop is enough; in real threads where sever
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from types import FrameType
 from typing import Any, Self
 
 import anyio
 import pytest
 
 from segment_async import Client, ClientClosed, Response, Status, TransportError, messages
+from segment_async.instrumentation import Request
 from tests.support.law import check_counters
 from tests.support.simulated_segment import Arrival
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
@@ -124,6 +127,30 @@ class TestLoops:
         standing.run_until_complete(standing.shutdown_asyncgens())
         standing.close()
         assert sorted(net.ids) == ["a", "b", "c"]
+
+    def test_what_is_ended_of_a_closed_loop_runs_without_the_lock(self) -> None:
+        """The observers of its requests, and the transport's own clean-up, may wait for other threads' calls."""
+        client = Client("KEY", transport=Net(silence), flush_interval=0, close_timeout=0)
+        seen: list[bool] = []
+
+        def observe(request: Request) -> None:
+            thread = threading.Thread(target=lambda: seen.append(client.statistics().accepted == 1))
+            thread.start()
+            thread.join(1)
+            seen.append(thread.is_alive())
+
+        client.observe(observe)
+        closed = VirtualClockLoop()
+
+        async def first() -> None:
+            await client.track("u", "E")
+            await turns()
+
+        closed.run_until_complete(first())
+        closed.close()
+        assert not seen
+        run(client.aclose())
+        assert seen == [True, False]
 
     def test_nothing_before_the_first_loop_is_lost(self) -> None:
         net = Net()
@@ -603,6 +630,72 @@ class TestTheConsumer:
         crashed = [record for record in caplog.records if "The consumer task crashed" in record.getMessage()]
         assert crashes == 3
         assert len(crashed) == 1
+
+
+class Interrupted(BaseException):
+    """As from a signal handler, in the consumer's task."""
+
+
+class TestAnExceptionAtAnyCall:
+    """Of the consumer, in all that it calls of the pipeline: it costs a pass, and no message."""
+
+    @pytest.mark.parametrize("first", range(4))
+    def test_costs_no_message(self, first: int) -> None:
+        moment = first
+        while run(self.once(moment)):
+            moment += 4
+        assert moment > 500
+
+    async def once(self, moment: int) -> bool:
+        """A batch is refused and taken apart, another is retried; `False`: there are not so many moments."""
+        answers = [Response(400), Response(503)]
+
+        async def answer(arrival: Arrival) -> Response:
+            await asyncio.sleep(0.01)
+            response = answers.pop() if answers else OK
+            arrival.status = response.status
+            return response
+
+        net = Net(answer)
+        client = Client("KEY", transport=net, flush_at=4, max_in_flight=2)
+        left = moment
+
+        def profile(frame: FrameType, event: str, _: object) -> None:
+            nonlocal left
+            code = frame.f_code
+            # What is called has not begun at a "c_call"; the end of a generator that is collected concerns no caller.
+            if event == "c_call" or code.co_name == "<genexpr>" or "_pipeline" not in code.co_filename:
+                return
+            if not is_consumer():
+                return
+            left -= 1
+            if left == -1:
+                sys.setprofile(None)
+                raise Interrupted
+
+        profiler = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            deliveries = [await client.track("u", "E", message_id=str(number)) for number in range(8)]
+            assert await client.flush(timeout=300) == 0
+        finally:
+            sys.setprofile(profiler)
+        assert [(await delivery).status for delivery in deliveries] == [Status.DELIVERED] * 8
+        counters = client.statistics()
+        check_counters(counters)
+        assert (counters.accepted, counters.delivered) == (8, 8)
+        delivered = [name for arrival in net.arrivals if arrival.taken for name in arrival.ids]
+        assert sorted(delivered) == [str(number) for number in range(8)]
+        await client.aclose()
+        return left < 0
+
+
+def is_consumer() -> bool:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    return task is not None and task.get_name() == "segment_async consumer"
 
 
 def test_hooks_that_enqueue_and_close() -> None:

@@ -190,6 +190,7 @@ class TestStopping:
         second.run_until_complete(asyncio.sleep(1))
         # The restart that the first loop still has does nothing.
         first.run_until_complete(asyncio.sleep(1))
+        second.run_until_complete(asyncio.sleep(1))
         assert runs.began == [0, 1_000.0]
         task = runs.supervised.stop()
         assert task is not None

@@ -252,6 +252,18 @@ class TestRepair:
             line += 1
         assert line > 20
 
+    def test_compressing_on_after_an_exception_between_any_two_lines(self) -> None:
+        bodies = [message(3_000, number) for number in range(12)]
+        line, is_over = 0, False
+        while not is_over:
+            batch = opened(bodies[:10], gzip=True)
+            batch.take(deque(deliveries(bodies[10:])), bodies[10:], 6_000)
+            is_over = interrupted(partial(batch.press, 0), line)
+            batch.press(0)
+            assert text_of(batch.seal().body(ENVELOPE.tail(NOW))) == expected(bodies)
+            line += 1
+        assert line > 5
+
     def test_sealing_again_after_an_exception_between_any_two_lines(self) -> None:
         bodies = [message(3_000, number) for number in range(12)]
         line = 0

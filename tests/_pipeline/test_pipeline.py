@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from segment_async import DeliveryError, Response, RetryPolicy, Status
+from segment_async._lifecycle.loop_end import end
 from segment_async._outcome import BatchResult
 from segment_async._pipeline.auth import Basic
 from segment_async._pipeline.clock import LoopClock
@@ -69,6 +70,12 @@ def put(pipeline: Pipeline, name: str) -> Delivery:
     return pipeline.put_nowait(Delivery(name, body(name), pipeline.queue.queued), body(name))
 
 
+def leave(pipeline: Pipeline) -> list[asyncio.Task[Any]]:
+    tasks = pipeline.detach()
+    end(tasks)
+    return tasks
+
+
 async def turns(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -84,7 +91,7 @@ async def in_each_place(pipeline: Pipeline) -> list[Delivery]:
     opened = pipeline.queue.backlog.open
     assert opened is not None
     sealed = opened.seal()
-    with pipeline.queue.changing() as backlog:
+    with pipeline.queue.lock, pipeline.queue.change as backlog:
         backlog.wait(sealed)
         backlog.open = None
     pipeline.queue.place(sealed)
@@ -105,7 +112,7 @@ class TestLoops:
         async def main() -> None:
             pipeline.attach(running_clock())
             assert (await early).status is Status.DELIVERED
-            pipeline.detach()
+            leave(pipeline)
 
         run(main())
         assert transport.taken == ["early"]
@@ -115,9 +122,9 @@ class TestLoops:
 
         async def first() -> list[Delivery]:
             made = await in_each_place(pipeline)
-            tasks = pipeline.detach()
+            tasks = leave(pipeline)
             assert pipeline.clock.loop is None
-            assert pipeline.detach() == []
+            assert leave(pipeline) == []
             await asyncio.wait(tasks)
             assert asyncio.all_tasks() == {asyncio.current_task()}
             return made
@@ -128,7 +135,7 @@ class TestLoops:
             assert [outcome.status for outcome in outcomes] == [Status.DELIVERED] * 4
             # The first may have arrived: its request was under way.
             assert [outcome.possibly_delivered for outcome in outcomes] == [True, False, False, False]
-            pipeline.detach()
+            leave(pipeline)
 
         made = run(first())
         assert not pipeline.queue.backlog.in_flight
@@ -149,7 +156,7 @@ class TestLoops:
                 if not pipeline.queue.backlog.in_flight:
                     await asyncio.sleep(0)
             assert pipeline.queue.backlog.in_flight
-            pipeline.detach()
+            leave(pipeline)
             assert pipeline.statistics().requests == 0
             await turns()
             pipeline.attach(running_clock())
@@ -169,7 +176,7 @@ class TestLoops:
             before = pipeline.clock.now()
             loop.run_until_complete(asyncio.sleep(10))
             assert pipeline.clock.now() == pytest.approx(before + 10)
-            pipeline.detach()
+            leave(pipeline)
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()
         assert pipeline.clock.now() == pytest.approx(20)
@@ -187,7 +194,7 @@ class TestLoops:
         async def main() -> None:
             pipeline.attach(running_clock())
             await turns()
-            pipeline.detach()
+            leave(pipeline)
 
         run(main())
         assert reported == ["dropped"]
@@ -268,7 +275,7 @@ class TestFlush:
                 pipeline.retry_now()
                 await asyncio.sleep(0.1)
             assert running_clock().time() - before < 0.5
-            pipeline.detach()
+            leave(pipeline)
 
         run(main())
 
@@ -371,7 +378,7 @@ class TestWithASpool:
             await turns()
             assert [(keys, result.status) for keys, result in spool.settled] == [([1], Status.DELIVERED)]
             assert not pipeline.has_pending()
-            pipeline.detach()
+            leave(pipeline)
 
         run(main())
 
