@@ -55,7 +55,9 @@ def call_append(spool: Spool, messages: Iterable[tuple[str, bytes]], **options: 
 
 
 async def append(spool: Spool, *message_ids: str, **options: Any) -> list[Appended]:
-    result = await asyncio.wait_for(call_append(spool, [(each, body_of(each)) for each in message_ids], **options), SOON)
+    result = await asyncio.wait_for(
+        call_append(spool, [(each, body_of(each)) for each in message_ids], **options), SOON
+    )
     return list(result.answers)
 
 

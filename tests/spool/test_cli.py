@@ -1,4 +1,4 @@
-"""`segment-async spool`: every sub-command, on a spool that nobody uses; what processes notice is the visitor's test."""
+"""`segment-async spool`: every sub-command, on a spool that nobody uses; what processes notice is the inspector's test."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from segment_async.cli._spool import spool
 from segment_async.spool import BatchResult, SQLiteSpool, Status
 
-from .contract import read
+from .contract import append_one, read
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def fill(path, failed=(), pending=()):
     async def main():
         one = SQLiteSpool(path)
         for each in failed:
-            await one.append(orjson.loads(each)["messageId"], each)
+            await append_one(one, orjson.loads(each)["messageId"], each)
         if failed:
             keys = [each.key for each in (await read(one)).messages]
             await one.settle(keys, BatchResult(Status.FAILED, "refused", 400, 3, possibly_delivered=True))
         for each in pending:
-            await one.append(orjson.loads(each)["messageId"], each)
+            await append_one(one, orjson.loads(each)["messageId"], each)
         await one.aclose()
 
     asyncio.run(main())
