@@ -272,12 +272,15 @@ class Database(PlainDatabase):
             )
         if size is None:
             return
-        disk = os.statvfs(self._place.database.parent)
-        free = disk.f_bavail * disk.f_frsize
-        if free < _LITTLE_ROOM + 3 * size and free < self._wanted_room(connection, size, log):
-            is_copied = _checkpoint(connection)
-            if free < self._wanted_room(connection, size, 0 if is_copied else log):
+        if self._free_room() < min(_LITTLE_ROOM + 3 * size, self._wanted_room(connection, size, log)):
+            uncopied = 0 if _checkpoint(connection) else log
+            shrink(connection)
+            if self._free_room() < self._wanted_room(connection, size, uncopied):
                 raise DiskFull(f"{self.path}: the disk is full")
+
+    def _free_room(self) -> int:
+        disk = os.statvfs(self._place.database.parent)
+        return disk.f_bavail * disk.f_frsize
 
     def _wanted_room(self, connection: sqlite3.Connection, size: int, uncopied: int) -> int:
         """For the messages in the log, and for the log in the database, where free pages are used first."""

@@ -9,7 +9,8 @@ import pytest
 
 from segment_async.spool import BatchResult, SpoolUnavailable, SQLiteSpool, Status
 
-from .contract import DELIVERED, append, append_one, body_of, check_law, read, read_ids
+from .contract import DELIVERED, append, append_one, body_of, call_append, check_law, read, read_ids
+from .process import Process
 
 BIG = b"x" * 32_000
 
@@ -52,7 +53,7 @@ def test_a_full_disk_refuses_messages_and_still_records_outcomes(disk):
 
     async def part(spool):
         taken, reason = await append_until_refused(spool)
-        assert len(taken) > 200
+        assert len(taken) > 150
         assert "full" in reason
         disk.fill()
         messages = await read_everything(spool, len(taken))
@@ -98,6 +99,107 @@ def test_a_disk_that_is_full_from_the_start(disk):
         assert await read_ids(spool) == ["b"]
 
     run(disk.folder / "analytics.db", part)
+
+
+def test_a_disk_that_was_full_takes_messages_again_as_soon_as_it_has_room(disk):
+    """What was delivered leaves free pages in the file, and that is room enough, at once and every time."""
+    path = disk.folder / "analytics.db"
+
+    async def part(spool):
+        for cycle in range(4):
+            taken, _ = await append_until_refused(spool, f"m{cycle}-")
+            assert len(taken) > 150
+            messages = await read_everything(spool, len(taken))
+            for start in range(0, len(messages), 100):
+                await spool.settle([each.key for each in messages[start : start + 100]], DELIVERED)
+            counts = spool.statistics()
+            assert (counts.pending, counts.unrecorded) == (0, 0)
+            # Without a wait, without a second try.
+            await append_one(spool, f"again-{cycle}", BIG)
+            [again] = (await read(spool)).messages
+            await spool.settle([again.key], DELIVERED)
+
+    run(path, part)
+
+
+def test_a_disk_filled_by_others_keeps_outcomes_in_memory_until_there_is_room(disk):
+    path = disk.folder / "analytics.db"
+
+    async def part(spool):
+        await call_append(spool, [(f"{n}", BIG) for n in range(50)])
+        held = await read_everything(spool, 50)
+        stuffing = disk.fill()
+        # The log cannot be copied into the database, nor grow.
+        for message in held:
+            await spool.sending([message.key], 1)
+            await spool.settle([message.key], DELIVERED)
+            check_law(spool)
+        counts = spool.statistics()
+        assert (counts.delivered, counts.pending) == (50, 0)
+        with pytest.raises(SpoolUnavailable, match="full"):
+            await append_one(spool, "refused", BIG)
+        stuffing.unlink()
+        await append_one(spool, "taken", BIG)
+        assert spool.statistics().unrecorded == 0
+
+    counts = run(path, part)
+    assert (counts.accepted, counts.delivered, counts.pending) == (51, 50, 1)
+
+    async def later(spool):
+        assert await read_ids(spool) == ["taken"]
+
+    run(path, later)
+
+
+# -- a log that cannot be emptied
+
+
+def test_the_log_stays_bounded_while_another_process_reads(path):
+    async def part(spool):
+        await append_one(spool, "first", BIG)
+        reader = Process(
+            """
+            import sqlite3
+            connection = sqlite3.connect(path)
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM messages").fetchone()
+            print("reads", flush=True)
+            sys.stdin.read()
+            """,
+            path,
+        )
+        assert reader.line() == "reads"
+        taken, reason = await append_until_refused(spool)
+        assert "has grown to" in reason
+        assert "another process has been reading the spool for long: end that process" in reason
+        log = path.with_name(path.name + "-wal")
+        assert 32 * 2**20 < log.stat().st_size < 36 * 2**20
+        # Outcomes are recorded for a while longer, and then kept in memory.
+        messages = await read_everything(spool, len(taken) + 1)
+        for message in messages:
+            await spool.sending([message.key], 1)
+        assert log.stat().st_size < 44 * 2**20
+        await spool.settle([each.key for each in messages], DELIVERED)
+        assert spool.statistics().pending == 0
+        reader.end()
+        await append_one(spool, "last", BIG)
+        counts = spool.statistics()
+        assert (counts.pending, counts.unrecorded) == (1, 0)
+        # The log is written over from its start, and cut.
+        assert log.stat().st_size < 8 * 2**20
+
+    run(path, part, durability="process")
+
+
+def test_the_log_is_emptied_when_there_is_time(path):
+    async def part(spool):
+        await append_one(spool, "a", BIG)
+        log = path.with_name(path.name + "-wal")
+        assert log.stat().st_size > 0
+        while log.stat().st_size:
+            await asyncio.sleep(0)
+
+    run(path, part)
 
 
 # -- read-only
