@@ -79,7 +79,11 @@ def test_what_was_acknowledged_survives_whatever_else_the_process_does_with_the_
 
 def descriptors_of(path):
     """Open descriptors of this process, by file."""
-    names = [os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{each}")]
+    names = [
+        os.readlink(f"/proc/self/fd/{each}")
+        for each in os.listdir("/proc/self/fd")
+        if os.path.exists(f"/proc/self/fd/{each}")
+    ]
     return [name for name in names if name.startswith(str(path))]
 
 

@@ -197,7 +197,7 @@ def test_the_log_is_emptied_when_there_is_time(path):
         log = path.with_name(path.name + "-wal")
         assert log.stat().st_size > 0
         while log.stat().st_size:
-            await asyncio.sleep(0)
+            await spool.settle([], DELIVERED)
 
     run(path, part)
 

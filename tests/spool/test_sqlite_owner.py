@@ -145,7 +145,7 @@ def test_a_rotated_key_by_an_inspector(path):
 def test_a_key_is_not_rotated_under_a_running_process(path):
     async def part(spool):
         await append(spool, "a")
-        with pytest.raises(SpoolUnavailable, match="a process uses .*: stop it before the key is rotated"):
+        with pytest.raises(SpoolUnavailable, match=r"a process uses .*: stop it before the key is rotated"):
             SpoolInspector(path).rotate_key()
 
     run(path, ONE, part)
