@@ -1,4 +1,4 @@
-"""`segment-async spool`: what is on disk, what failed, and what may be done about it, beside running processes."""
+"""`segment-async spool`: shows what is on disk and what failed, and changes it, with or without running processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,24 +27,28 @@ _LIMIT = click.option("--limit", default=20, show_default=True, metavar="N", hel
 
 @click.group
 def spool() -> None:
-    """Look into a spool, and set right what went wrong.
+    """Look into a spool, retry what failed, and erase messages.
 
-    PATH is what the client was given: Client(..., spool=PATH). All of it is safe while processes use the spool.
+    PATH is what the client was given: Client(..., spool=PATH). Every command but rotate-key is safe while processes use
+    the spool.
     """
 
 
 @spool.command
 @_PATH
 def status(path: Path) -> None:
-    """Count what waits, what was delivered, and what failed."""
-    with _visit(path) as visitor:
-        shards, set_aside = visitor.status(), visitor.set_aside()
+    """Count the messages that are pending, were delivered, and failed."""
+    with _inspect(path) as inspector:
+        shards, set_aside = inspector.status(), inspector.set_aside()
     console = _console()
     console.print(_status_table(shards))
-    for reason, count in sorted(_reasons(shards).items()):
-        console.print(Text(f"{count:,} {reason}", style="red"))
+    reasons: Counter[str] = Counter()
+    for each in shards:
+        reasons.update(each.statistics.reasons)
+    for reason, count in sorted(reasons.items()):
+        console.print(_plain(f"{count:,} {reason}", "red"))
     for file in set_aside:
-        console.print(Text(f"set aside as damaged, and may hold messages: {file}", style="yellow"))
+        console.print(_plain(f"set aside as damaged, and may hold messages: {file}", "yellow"))
 
 
 @spool.command
@@ -52,12 +57,12 @@ def status(path: Path) -> None:
 @click.option("--id", "message_id", metavar="ID", help="Print this message's JSON instead.")
 def show(path: Path, limit: int, message_id: str | None) -> None:
     """List pending messages in the order in which they will be sent."""
-    with _visit(path) as visitor:
+    with _inspect(path) as inspector:
         if message_id is not None:
-            _print_body(visitor.pending(), message_id)
+            _print_body(inspector.pending(), message_id)
             return
         table = _table("accepted", "message id", "type", "what", "user", "bytes", "attempts")
-        for each in itertools.islice(visitor.pending(), limit):
+        for each in itertools.islice(inspector.pending(), limit):
             table.add_row(_time(each.accepted_at), *_described(each), _number(len(each.body)), _number(each.attempts))
     _console().print(table)
 
@@ -68,15 +73,17 @@ def show(path: Path, limit: int, message_id: str | None) -> None:
 @click.option("--id", "message_id", metavar="ID", help="Print this message's JSON instead.")
 def dead(path: Path, limit: int, message_id: str | None) -> None:
     """List dead letters: messages that failed for good, and why."""
-    with _visit(path) as visitor:
+    columns = ("failed", "message id", "type", "what", "user", "reason", "status", "attempts", "possibly delivered")
+    with _inspect(path) as inspector:
         if message_id is not None:
-            _print_body(visitor.dead(), message_id)
+            _print_body(inspector.dead(), message_id)
             return
-        table = _table("failed", "message id", "type", "what", "user", "reason", "status", "attempts", "maybe there")
-        for each in itertools.islice(visitor.dead(), limit):
-            answer = "" if each.status_code is None else str(each.status_code)
-            maybe = "yes" if each.possibly_delivered else ""
-            table.add_row(_time(each.failed_at), *_described(each), each.reason, answer, _number(each.attempts), maybe)
+        table = _table(*columns, "answer")
+        for each in itertools.islice(inspector.dead(), limit):
+            code = "" if each.status_code is None else str(each.status_code)
+            possibly = "yes" if each.possibly_delivered else ""
+            row = (each.reason, code, _number(each.attempts), possibly, _harmless(each.answer, 80))
+            table.add_row(_time(each.failed_at), *_described(each), *row)
     _console().print(table)
 
 
@@ -86,28 +93,40 @@ def dead(path: Path, limit: int, message_id: str | None) -> None:
 @click.option("--reason", "reasons", multiple=True, metavar="REASON", help="Those that failed so, such as gave_up.")
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 def retry(path: Path, message_ids: tuple[str, ...], reasons: tuple[str, ...], everything: bool) -> None:
-    """Put dead letters back in line, to be sent once more with the ids that they have."""
+    """Put dead letters back, to be sent once more with the ids that they have."""
     if not (message_ids or reasons or everything):
         raise click.UsageError("say which: --id, --reason or --all")
-    with _visit(path) as visitor:
-        count = visitor.retry(lambda each: everything or each.message_id in message_ids or each.reason in reasons)
-    click.echo(f"{count:,} put back in line")
+    found: Counter[str] = Counter()
+
+    def is_wanted(letter: DeadLetter) -> bool:
+        found[letter.reason] += 1
+        return everything or letter.message_id in message_ids or letter.reason in reasons
+
+    with _inspect(path) as inspector:
+        count = inspector.retry(is_wanted)
+    click.echo(f"{_messages(count)} put back")
+    if not count:
+        there = ", ".join(f"{reason} ({number:,})" for reason, number in sorted(found.items()))
+        click.echo(f"dead letters by reason: {there}" if there else "there are no dead letters", err=True)
 
 
 @spool.command
 @_PATH
 @click.option("--user", required=True, metavar="ID", help="Its userId, anonymousId or previousId, exactly.")
-@click.confirmation_option(
-    "--yes", prompt="Erase all of this user's messages, pending ones and dead letters, for good?"
-)
-def purge(path: Path, user: str) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def purge(path: Path, user: str, yes: bool) -> None:
     """Erase a user's messages from the disk, as a request for erasure demands.
 
-    What a running process has read already may still be sent: stop it first to be sure.
+    What a running process holds already may still be sent: stop it first to be sure.
     """
-    with _visit(path) as visitor:
-        count, set_aside = visitor.purge(user), visitor.set_aside()
-    click.echo(f"{count:,} erased")
+    with _inspect(path) as inspector:
+        if not yes:
+            count = inspector.count_of_user(user)
+            click.confirm(
+                f"Erase {_messages(count)} of this user, pending ones and dead letters, for good?", abort=True
+            )
+        count, set_aside = inspector.purge(user), inspector.set_aside()
+    click.echo(f"{_messages(count)} erased")
     for file in set_aside:
         click.echo(f"not looked into, because it is damaged: {file}", err=True)
 
@@ -118,13 +137,27 @@ def purge(path: Path, user: str) -> None:
 @click.option("--output", type=click.File("wb"), default="-", metavar="FILE", help="Standard output by default.")
 def export(path: Path, of_dead_letters: bool, output: Any) -> None:
     """Write messages as JSON, one a line, as they would be sent. Nothing is removed."""
-    with _visit(path) as visitor:
-        for each in visitor.dead() if of_dead_letters else visitor.pending():
+    with _inspect(path) as inspector:
+        for each in inspector.dead() if of_dead_letters else inspector.pending():
             output.write(each.body + b"\n")
 
 
+@spool.command
+@_PATH
+def rotate_key(path: Path) -> None:
+    """Let the next client take the spool over, whatever its write key and host.
+
+    A spool belongs to one write key and host, and another client is refused. Run this after the key was rotated, with
+    no process using the spool.
+    """
+    with _inspect(path) as inspector:
+        inspector.rotate_key()
+        pending = sum(each.statistics.pending for each in inspector.status())
+    click.echo(f"the next client on this path sends {_messages(pending)} with its own write key")
+
+
 @contextmanager
-def _visit(path: Path) -> Iterator[SpoolInspector]:
+def _inspect(path: Path) -> Iterator[SpoolInspector]:
     try:
         yield SpoolInspector(path)
     except (SpoolUnavailable, OSError) as fault:
@@ -139,18 +172,28 @@ def _print_body(messages: Iterator[PendingMessage] | Iterator[DeadLetter], messa
     raise click.ClickException("there is no such message")
 
 
+def _messages(count: int) -> str:
+    return f"{count:,} {'message' if count == 1 else 'messages'}"
+
+
 # -- tables
 
 
 def _console() -> Console:
     # A pipe gets whole lines.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 250)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 400)
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        table.add_column(column, justify="right" if column in ("bytes", "attempts", "status") else "left", no_wrap=True)
+        # An id is what --id takes: it is wrapped rather than cut.
+        table.add_column(
+            column,
+            justify="right" if column in ("bytes", "attempts", "status") else "left",
+            no_wrap=column != "message id",
+            overflow="fold" if column == "message id" else "ellipsis" if _is_unicode() else "crop",
+        )
     return table
 
 
@@ -161,21 +204,13 @@ def _status_table(shards: list[ShardStatus]) -> Table:
     for each in shards:
         counts = each.statistics
         table.add_row(
-            Text(each.path.name),
+            _plain(each.path.name),
             "yes" if each.in_use else "no",
             *map(_number, (counts.pending, counts.pending_bytes)),
             "" if each.oldest is None else _time(each.oldest),
             *map(_number, (counts.dead, counts.accepted, counts.delivered, counts.failed, counts.dropped)),
         )
     return table
-
-
-def _reasons(shards: list[ShardStatus]) -> dict[str, int]:
-    reasons: dict[str, int] = {}
-    for each in shards:
-        for reason, count in each.statistics.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    return reasons
 
 
 def _described(message: PendingMessage | DeadLetter) -> list[Text]:
@@ -186,13 +221,23 @@ def _described(message: PendingMessage | DeadLetter) -> list[Text]:
         body = {}
     what = body.get("event") or body.get("name") or body.get("groupId") or ""
     user = body.get("userId") or body.get("anonymousId") or ""
-    return [_harmless(each) for each in (message.message_id, body.get("type", ""), what, user)]
+    return [_harmless(message.message_id, None), *(_harmless(each) for each in (body.get("type", ""), what, user))]
 
 
-def _harmless(value: object) -> Text:
-    """Of somebody else's making: neither markup nor anything that a terminal obeys, and not too much of it."""
+def _harmless(value: object, limit: int | None = 48) -> Text:
+    """Text from outside: without markup and without anything that a terminal obeys, and not too much of it."""
     text = "".join("\ufffd" if unicodedata.category(each) in ("Cc", "Cf") else each for each in str(value))
-    return Text(text if len(text) <= 48 else text[:47] + "…")
+    return _plain(text if limit is None or len(text) <= limit else text[: limit - 1] + "\u2026")
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Text with what the terminal's encoding does not have replaced."""
+    encoding = sys.stdout.encoding or "ascii"
+    return Text(text.encode(encoding, errors="replace").decode(encoding), style=style)
+
+
+def _is_unicode() -> bool:
+    return (sys.stdout.encoding or "ascii").lower().replace("-", "").startswith("utf")
 
 
 def _number(value: int) -> str:

@@ -26,22 +26,9 @@ from urllib.parse import quote
 
 from segment_async._exceptions import SpoolUnavailable
 
+from . import _files as files
 from . import _tables as tables
-from ._files import (
-    APPLICATION_ID,
-    FORMAT,
-    FileId,
-    Lock,
-    Place,
-    check_files,
-    file_id,
-    open_files,
-    peek_watermark,
-    prepare_folder,
-    slots_on_disk,
-    sync_file,
-    user_version,
-)
+from ._files import Lock, Place, open_files
 from ._tables import Counters, Damaged
 
 _logger = logging.getLogger("segment_async")
@@ -56,22 +43,21 @@ MAX_LOG_BYTES: Final = 32 * 2**20
 """Size of the log at which messages are refused, because another process reads an old state and holds the log."""
 _NOTES_LOG_BYTES: Final = 40 * 2**20
 _LITTLE_ROOM: Final = 64 * 2**20
-# The disk has room for a group if it has it for the group's pages, twice: in the log, and in the database.
 _OVERHEAD: Final = 128 * 1024
 # Free pages are given back to the disk when there are many of them, in steps that hold up no caller.
 _MANY_FREE: Final = 16 * 2**20
+SHRINK_SECONDS: Final = 0.02
 _SHRINK_PAGES: Final = 128
-_SHRINK_SECONDS: Final = 0.02
+_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 5000"
 _TRIES: Final = 3
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 _YEAR_MS: Final = 366 * 86_400_000
 _MINUTE_MS: Final = 60_000
 
 
 @dataclass
 class Options:
-    """What all shards of a spool have in common; `wall` and `monotonic` are in seconds."""
+    """What all shards of a spool have in common; the clocks are in seconds."""
 
     max_bytes: int = 2**30
     max_age: float | None = None
@@ -79,9 +65,12 @@ class Options:
     falls_back: bool = False
     check_interval: float = 5.0
     key_rotated: bool = False
-    wall: Callable[[], float] = time.time
+    wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     fingerprint: str = ""
+
+    def is_foreign(self, fingerprint: str) -> bool:
+        return "" not in (self.fingerprint, fingerprint) and self.fingerprint != fingerprint and not self.key_rotated
 
 
 class DiskFull(SpoolUnavailable):
@@ -110,53 +99,40 @@ class AgeClock:
     def begin(self, counters: Counters) -> None:
         """Go on where the last process stopped; does nothing the second time."""
         if self._start is None:
-            wall = self.wall()
-            gap = wall - counters.wall
-            clock = counters.clock + (gap if 0 <= gap <= _YEAR_MS else 0) if counters.clock else wall
+            gap = self.wall() - counters.wall
+            clock = counters.clock + (gap if 0 <= gap <= _YEAR_MS else 0) if counters.clock else self.wall()
             self._start = clock - self._options.monotonic() * 1000
 
     def now(self) -> int:
         return int(self._options.monotonic() * 1000 + (self._start or 0))
 
     def wall(self) -> int:
-        return int(self._options.wall() * 1000)
+        return int(self._options.wall_clock() * 1000)
 
     def was_set(self, counters: Counters) -> bool:
         """Whether the wall clock has been set since the last transaction, which the next process must know."""
         return abs((self.wall() - self.now()) - (counters.wall - counters.clock)) > _MINUTE_MS
 
 
-class Database:
-    """A shard's file, opened by one connection.
+class PlainDatabase:
+    """A database in memory (no path), or the file of another process: neither looked after nor repaired.
 
     Attributes:
         counters: as of the last transaction or look.
         version: changes when the file was reopened, or changed by another process.
-        opener: the spool that uses the database.
         damages: how often damage was found.
     """
 
-    def __init__(self, place: Place, lock: Lock | None, options: Options, opener: object) -> None:
-        self.place = place
+    def __init__(self, path: Path | None, options: Options, *, read_only: bool = False) -> None:
+        self.path = path
         self.counters = Counters()
         self.version = (0, 0)
         self.damages = 0
         self.clock = AgeClock(options)
-        self._owned_lock = lock
         self._options = options
-        self.opener = opener
+        self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
-        self._id: FileId = (0, 0)
         self._openings = 0
-        self._had_fault = False
-        self._was_written = False
-
-    @property
-    def _lock(self) -> Lock:
-        assert self._owned_lock is not None
-        return self._owned_lock
-
-    # -- work
 
     def transact(self, work: Write[_T], size: int | None = None) -> _T:
         """Run the work in a transaction that ends with the counters that it returns; returns once that is safe.
@@ -179,26 +155,19 @@ class Database:
 
     def _transact(self, work: Write[_T], size: int | None) -> _T:
         connection = self._opened()
-        self._check_place()
         self._check_room(connection, size)
         connection.execute("BEGIN IMMEDIATE")
         try:
             before = self._look(connection)
             after, result = work(connection, before)
-            after = after._replace(
-                revision=max(after.revision, before.revision) + 1,
-                clock=self.clock.now(),
-                wall=self.clock.wall(),
-                fingerprint=self._options.fingerprint or after.fingerprint,
-            )
+            after = self._stamped(after._replace(revision=max(after.revision, before.revision) + 1))
             tables.store_counters(connection, after)
             connection.execute("COMMIT")
         except BaseException:
             _roll_back(connection)
             raise
         self.counters = after
-        self._was_written = True
-        self._after_commit(connection, after)
+        self._after_commit(connection)
         return result
 
     def _read(self, work: Read[_T]) -> _T:
@@ -214,14 +183,77 @@ class Database:
         version = (self._openings, connection.execute("PRAGMA data_version").fetchone()[0])
         if version != self.version:
             self.counters = tables.load_counters(connection)
-            self._check_owner(self.counters)
+            if self._options.is_foreign(self.counters.fingerprint):
+                raise SpoolUnavailable(other_owner(self.path))
             self.clock.begin(self.counters)
             self.version = version
         return self.counters
 
-    def _check_owner(self, counters: Counters) -> None:
-        if is_foreign(self._options, counters.fingerprint):
-            raise SpoolUnavailable(other_owner(self.place.database))
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            with open_files.guard:
+                self._connection = self._open()
+                self._openings += 1
+        return self._connection
+
+    def _survive(self, action: Callable[[], _T]) -> _T:
+        try:
+            return action()
+        except _FAULTS as fault:
+            raise self._refusal(fault) from fault
+
+    def _refusal(self, fault: Exception) -> SpoolUnavailable:
+        kind = DiskFull if _is_no_room(fault) else SpoolUnavailable
+        name = getattr(fault, "sqlite_errorname", None)
+        return kind(f"{self.path}: {fault}" + (f" ({name})" if name else ""))
+
+    def abandon(self) -> None:
+        """In a forked child: leave everything to the parent."""
+        if self._connection is not None:
+            leave_open(self._connection)
+
+    # -- what differs
+
+    def _open(self) -> sqlite3.Connection:
+        if self.path is not None and files.file_id(self.path) in open_files.inherited:
+            raise SpoolUnavailable(f"{self.path} was open in the process that this one was forked from")
+        connection = connect(self.path, read_only=self._read_only)
+        if self.path is None:
+            tables.create(connection)
+        return connection
+
+    def _stamped(self, counters: Counters) -> Counters:
+        return counters
+
+    def _check_room(self, connection: sqlite3.Connection, size: int | None) -> None: ...
+
+    def _after_commit(self, connection: sqlite3.Connection) -> None: ...
+
+    def maintain(self) -> bool:
+        """Do what can wait until there is time; returns whether there is more of it."""
+        return False
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+class Database(PlainDatabase):
+    """The file of a shard that this process holds; `owner` is the spool that it belongs to."""
+
+    def __init__(self, place: Place, lock: Lock, options: Options, owner: object) -> None:
+        super().__init__(place.database, options)
+        self.owner = owner
+        self._place = place
+        self._lock = lock
+        self._id = (0, 0)
+        self._had_fault = False
+        self._was_written = False
+        self._shrinks = False
+
+    def _stamped(self, counters: Counters) -> Counters:
+        fingerprint = self._options.fingerprint or counters.fingerprint
+        return counters._replace(clock=self.clock.now(), wall=self.clock.wall(), fingerprint=fingerprint)
 
     # -- room for the log
 
@@ -231,46 +263,51 @@ class Database:
         The log's own file is the room that outcomes are recorded in when the disk is full: it is written over once it
         has been copied, so it is copied before anything is refused.
         """
-        log = self.place.log_size()
-        if log > (MAX_LOG_BYTES if size is not None else _NOTES_LOG_BYTES) and not _checkpoint(connection):
+        self._check_place()
+        log = files.size_of(self._place.log)
+        if log > (_NOTES_LOG_BYTES if size is None else MAX_LOG_BYTES) and not _checkpoint(connection):
             raise SpoolUnavailable(
-                f"{self.place.log} has grown to {log // 2**20} MiB, because another process has been reading the "
-                "spool for long: end that process"
+                f"{self._place.log} has grown to {log // 2**20} MiB, because another process has been reading the spool "
+                "for long: end that process"
             )
         if size is None:
             return
-        disk = os.statvfs(self.place.database.parent)
-        free = disk.f_bavail * disk.f_frsize
-        if free < _LITTLE_ROOM + 2 * size and free < self._wanted_room(connection, size):
-            is_copied = _checkpoint(connection)
-            if free < self._wanted_room(connection, size, is_copied=is_copied):
-                raise DiskFull(f"{self.place.database}: the disk is full")
+        if self._free_room() < min(_LITTLE_ROOM + 3 * size, self._wanted_room(connection, size, log)):
+            uncopied = 0 if _checkpoint(connection) else log
+            shrink(connection)
+            if self._free_room() < self._wanted_room(connection, size, uncopied):
+                raise DiskFull(f"{self.path}: the disk is full")
 
-    def _wanted_room(self, connection: sqlite3.Connection, size: int, *, is_copied: bool = False) -> int:
+    def _free_room(self) -> int:
+        disk = os.statvfs(self._place.database.parent)
+        return disk.f_bavail * disk.f_frsize
+
+    def _wanted_room(self, connection: sqlite3.Connection, size: int, uncopied: int) -> int:
+        """For the messages in the log, and for the log in the database, where free pages are used first."""
         pages = size + size // 4 + _OVERHEAD
-        log = self.place.log_size()
-        uncopied = pages if is_copied else pages + log
-        return max(0, uncopied - _free_bytes(connection)) + max(0, max(CHECKPOINT_BYTES, pages) + _OVERHEAD - log)
+        in_log = max(CHECKPOINT_BYTES, pages) + _OVERHEAD - files.size_of(self._place.log)
+        return max(0, in_log) + max(0, uncopied + pages - _free_bytes(connection))
 
-    def _after_commit(self, connection: sqlite3.Connection, counters: Counters) -> None:
+    def _after_commit(self, connection: sqlite3.Connection) -> None:
+        self._was_written = True
         with contextlib.suppress(OSError):
-            self._lock.set_watermark(counters)
-        if self.place.log_size() > CHECKPOINT_BYTES:
+            self._lock.set_watermark(self.counters)
+        if files.size_of(self._place.log) > CHECKPOINT_BYTES:
             _checkpoint(connection)
 
     def maintain(self) -> bool:
-        """What is to be done when there is time; returns whether there is more of it."""
         connection = self._connection
         if connection is None:
             return False
         with contextlib.suppress(*_FAULTS):
-            if not self._was_written and self.place.log_size():
+            if not self._was_written and files.size_of(self._place.log):
                 connection.execute("PRAGMA busy_timeout = 0")
                 _checkpoint(connection, "TRUNCATE")
                 connection.execute(_BUSY_TIMEOUT)
             self._was_written = False
             used = self.counters.pending_bytes + self.counters.dead_bytes
-            return _free_bytes(connection) > max(_MANY_FREE, used) and shrink(connection, _SHRINK_SECONDS)
+            self._shrinks = (self._shrinks or _free_bytes(connection) > max(_MANY_FREE, used)) and shrink(connection)
+            return self._shrinks
         return False
 
     # -- faults
@@ -283,7 +320,10 @@ class Database:
                 if not tries_left or _is(fault, sqlite3.SQLITE_BUSY):
                     self._close_connection()
                     raise self._refusal(fault) from fault
-                self._recover(fault, tries_left)
+                try:
+                    self._recover(fault, is_first=tries_left == _TRIES - 1)
+                except _FAULTS as another:
+                    raise self._refusal(another) from another
             except SpoolUnavailable:
                 raise
             except BaseException:
@@ -291,66 +331,46 @@ class Database:
                 raise
         raise AssertionError
 
-    def _recover(self, fault: Exception, tries_left: int) -> None:
+    def _recover(self, fault: Exception, *, is_first: bool) -> None:
+        """Do what lets the work be tried again; raises if nothing does."""
         if _is_no_room(fault):
-            connection = self._connection
-            if tries_left < _TRIES - 1 or connection is None or not _checkpoint(connection):
-                raise self._refusal(fault) from fault
-            return
-        try:
-            if isinstance(fault, _Removed):
-                self._follow()
-            elif isinstance(fault, (Damaged, UnicodeDecodeError)) or _is(fault, *_DAMAGE):
-                self._salvage(fault)
-            else:
-                self._had_fault = True
-                self._close_connection()
-        except _FAULTS as another:
-            raise self._refusal(another) from another
-
-    def _refusal(self, fault: Exception) -> SpoolUnavailable:
-        kind = DiskFull if _is_no_room(fault) else SpoolUnavailable
-        name = getattr(fault, "sqlite_errorname", None)
-        return kind(f"{self.place.database}: {fault}" + (f" ({name})" if name else ""))
+            if not is_first or self._connection is None or not _checkpoint(self._connection):
+                raise fault
+        elif isinstance(fault, _Removed):
+            self._follow()
+        elif isinstance(fault, (Damaged, UnicodeDecodeError)) or _is(fault, *_DAMAGE):
+            self._salvage(fault)
+        else:
+            self._had_fault = True
+            self._close_connection()
 
     # -- opening and closing
 
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            with open_files.guard:
-                self._open()
-        assert self._connection is not None
-        return self._connection
-
-    def _open(self) -> None:
-        place = self.place
-        prepare_folder(place.database)
+    def _open(self) -> sqlite3.Connection:
+        path = self._place.database
+        files.prepare_folder(path)
         if not self._lock.is_in_place():
             self._renew_lock()
-        place.finish_salvage()
-        if open_files.is_inherited(place.database):
-            raise SpoolUnavailable(f"{place.database} was open in the process that this one was forked from")
-        if not check_files(place):
-            self._make_new()
-        if place.database.stat().st_mode & 0o077:
-            place.database.chmod(0o600)
-        connection = connect(place.database, power_safe=self._options.power_safe)
+        self._place.finish_salvage()
+        if files.file_id(path) in open_files.inherited:
+            raise SpoolUnavailable(f"{path} was open in the process that this one was forked from")
+        if not files.check_files(self._place, self._lock):
+            watermark = self._lock.watermark()
+            if watermark is not None and watermark.pending:
+                self._report("the file is gone")
+            self._replace(None)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        connection = connect(path, power_safe=self._options.power_safe)
         try:
             self._check(connection)
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
-        self._id = file_id(place.database)
+        self._id = files.file_id(path)
         open_files.databases[self._id] = self
-        self._openings += 1
         self._had_fault = False
-
-    def _make_new(self) -> None:
-        watermark = self._lock.watermark()
-        if watermark is not None and watermark.pending:
-            self._report("the file is gone")
-        self._replace(None)
+        return connection
 
     def _check(self, connection: sqlite3.Connection) -> None:
         if self._had_fault:
@@ -373,11 +393,6 @@ class Database:
         self._close_connection()
         self._lock.close()
 
-    def abandon(self) -> None:
-        """In a forked child: leave everything to the parent."""
-        if self._connection is not None:
-            leave_open(self._connection)
-
     # -- damage, and files that were removed
 
     def _salvage(self, damage: Exception) -> None:
@@ -387,118 +402,80 @@ class Database:
         with contextlib.ExitStack() as stack:
             source = None
             with contextlib.suppress(*tables.ERRORS):
-                source = connect(self.place.database, read_only=True)
-                stack.callback(source.close)
+                source = stack.enter_context(contextlib.closing(connect(self._place.database, read_only=True)))
             self._replace(source)
 
     def _replace(self, source: sqlite3.Connection | None) -> None:
         """Put a new file in place that has everything sound of the old one, and set the old one aside."""
-        watermark, is_live = self._lock.watermark(), source is not None and source is self._connection
-        _make_file(self.place, lambda target: _carry_over(source, target, watermark, is_live=is_live))
-        self.place.new.rename(self.place.salvaged)
+        is_live = source is not None and source is self._connection
+        _make_file(self._place.new, source, self._lock.watermark(), is_live=is_live)
+        self._place.new.rename(self._place.salvaged)
         if is_live:
             self._close_connection()
-        self.place.finish_salvage()
+        self._place.finish_salvage()
 
     def _check_place(self) -> None:
-        if file_id(self.place.database) != self._id or not self._lock.is_in_place():
+        if files.file_id(self._place.database) != self._id or not self._lock.is_in_place():
             raise _Removed("the files were removed")
 
     def _follow(self) -> None:
         """The files were removed while they were open; the connection still has everything that was in them."""
-        database = self.place.database
-        if not database.parent.exists():
-            raise SpoolUnavailable(f"{database.parent} was removed; its messages wait until it is back")
-        if database.exists() and file_id(database) != self._id:
-            raise SpoolUnavailable(f"another file has taken the place of {database}")
-        prepare_folder(database)
+        path = self._place.database
+        if not path.parent.exists():
+            raise SpoolUnavailable(f"{path.parent} was removed; its messages wait until it is back")
+        if path.exists() and files.file_id(path) != self._id:
+            raise SpoolUnavailable(f"another file has taken the place of {path}")
+        files.prepare_folder(path)
         if not self._lock.is_in_place():
             self._renew_lock()
-        if file_id(database) != self._id:
+        if files.file_id(path) != self._id:
             self._replace(self._connection)
 
     def _renew_lock(self) -> None:
         self._lock.close()
-        lock = Lock.acquire(self.place.lock)
+        lock = Lock.acquire(self._place.lock)
         if lock is None:
-            raise SpoolUnavailable(f"another process has taken {self.place.database}")
-        self._owned_lock = lock
+            raise SpoolUnavailable(f"another process has taken {self._place.database}")
+        self._lock = lock
 
     def _report(self, what: str) -> None:
         self.damages += 1
-        _logger.warning(
-            "The spool is damaged: %s: %s; salvaging what is sound, counting what is lost", self.place.database, what
-        )
+        _logger.warning("The spool is damaged: %s: %s; salvaging what is sound, counting what is lost", self.path, what)
 
 
-class MemoryDatabase(Database):
-    """A database in memory, for while the disk refuses."""
-
-    def __init__(self, options: Options) -> None:
-        super().__init__(Place(Path("memory")), None, options, None)
-
-    def _open(self) -> None:
-        connection = connect(None)
-        tables.create(connection)
-        self._connection = connection
-        self._openings += 1
-
-    def _close_connection(self) -> None:
-        """After a fault: never, everything would be lost."""
-
-    def close(self) -> None:
-        super()._close_connection()
-
-    def _check_place(self) -> None: ...
-
-    def _check_room(self, connection: sqlite3.Connection, size: int | None) -> None: ...
-
-    def _after_commit(self, connection: sqlite3.Connection, counters: Counters) -> None: ...
-
-    def maintain(self) -> bool:
-        return False
-
-
-def is_foreign(options: Options, fingerprint: str) -> bool:
-    return bool(options.fingerprint and fingerprint and options.fingerprint != fingerprint and not options.key_rotated)
+# -- whose messages they are
 
 
 def foreign_shard(base: Path, options: Options) -> Path | None:
     """A shard at this path that belongs to another write key or host, as far as that is known without opening it."""
-    for slot in slots_on_disk(base):
-        place = Place(base, slot)
-        if is_foreign(options, _peek_fingerprint(place)):
-            return place.database
-    return None
+    places = [Place(base, slot) for slot in files.slots_on_disk(base)]
+    return next((place.database for place in places if options.is_foreign(_peek_fingerprint(place))), None)
 
 
 def _peek_fingerprint(place: Place) -> str:
     with open_files.guard:
-        opener = open_files.databases.get(file_id(place.database))
-        if isinstance(opener, Database):
-            return opener.counters.fingerprint
-        watermark = peek_watermark(place)
-        if watermark is not None or open_files.is_inherited(place.database):
-            return "" if watermark is None else watermark.fingerprint
+        own = open_files.databases.get(files.file_id(place.database))
+        if isinstance(own, Database):
+            return own.counters.fingerprint
+        if (watermark := files.peek_watermark(place)) is not None:
+            return watermark.fingerprint
         # The lock file was lost: the file itself knows.
-        with contextlib.suppress(SpoolUnavailable, OSError, Damaged, *tables.ERRORS):
-            if check_files(place):
-                with contextlib.closing(connect(place.database, read_only=True)) as connection:
-                    return tables.load_counters(connection).fingerprint
-        return ""
+        with contextlib.suppress(SpoolUnavailable, OSError, Damaged):
+            if files.check_files(place):
+                with contextlib.closing(PlainDatabase(place.database, Options(), read_only=True)) as database:
+                    return database.read(lambda _, counters: counters.fingerprint)
+    return ""
 
 
-def other_owner(path: Path) -> str:
+def other_owner(path: Path | None) -> str:
     return (
         f"the spool {path} belongs to another write key or host, whose messages must not be sent with this one: give "
-        "this client another path, or, if the write key was rotated, say so once with SQLiteSpool(path, "
-        f'key_rotated=True) or "segment-async spool rotate-key {path}"'
+        "this client another path, or, if the write key was rotated, say so for one start with SQLiteSpool(path, "
+        f'key_rotated=True) or run "segment-async spool rotate-key {path}"'
     )
 
 
 # -- SQLite
-
-_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 5000"
 
 
 def connect(database: Path | None, *, power_safe: bool = True, read_only: bool = False) -> sqlite3.Connection:
@@ -512,20 +489,19 @@ def connect(database: Path | None, *, power_safe: bool = True, read_only: bool =
     uri = ":memory:" if database is None else f"file:{quote(str(database))}?mode={'ro' if read_only else 'rw'}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
     try:
-        _configure(connection, power_safe, read_only)
+        # What is not UTF-8 any more becomes another text, which fits no checksum; Python by itself would raise.
+        connection.text_factory = lambda content: content.decode(errors="replace")
+        connection.execute(_BUSY_TIMEOUT)
+        connection.execute("PRAGMA cache_size = -4000")
+        if not read_only:
+            _configure(connection, power_safe)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _configure(connection: sqlite3.Connection, power_safe: bool, read_only: bool) -> None:
-    # What is not UTF-8 any more becomes another text, which fits no checksum; Python by itself would raise.
-    connection.text_factory = _text
-    connection.execute(_BUSY_TIMEOUT)
-    connection.execute("PRAGMA cache_size = -4000")
-    if read_only:
-        return
+def _configure(connection: sqlite3.Connection, power_safe: bool) -> None:
     # These two can be set only before the first table is created.
     connection.execute(f"PRAGMA page_size = {tables.PAGE_SIZE}")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -538,12 +514,8 @@ def _configure(connection: sqlite3.Connection, power_safe: bool, read_only: bool
     # The log is copied after a transaction and not within it.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}")
-    # On in some builds of SQLite; to erase messages it is switched on.
-    connection.execute("PRAGMA secure_delete = 0")
-
-
-def _text(content: bytes) -> str:
-    return content.decode(errors="replace")
+    # What is deleted is overwritten within its page; free pages are erased by giving them back.
+    connection.execute("PRAGMA secure_delete = FAST")
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -564,13 +536,14 @@ def _free_bytes(connection: sqlite3.Connection) -> int:
     return pages * tables.PAGE_SIZE
 
 
-def shrink(connection: sqlite3.Connection, seconds: float) -> bool:
-    """Give free pages back to the disk, for about so long; returns whether there are more."""
-    end = time.monotonic() + seconds
+def shrink(connection: sqlite3.Connection) -> bool:
+    """Give free pages back to the disk, for a moment; returns whether there are more."""
+    end = time.monotonic() + SHRINK_SECONDS
     while _free_bytes(connection):
         if time.monotonic() >= end:
             return True
-        connection.execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
+        # Its rows have no columns: `execute` would stop after the first page.
+        connection.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
     _checkpoint(connection)
     return False
 
@@ -580,9 +553,7 @@ def _is(fault: Exception, *codes: int) -> bool:
 
 
 def _is_no_room(fault: Exception) -> bool:
-    if isinstance(fault, OSError):
-        return fault.errno in _NO_ROOM
-    return _is(fault, sqlite3.SQLITE_FULL)
+    return _is(fault, sqlite3.SQLITE_FULL) or getattr(fault, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
 
 
 # Connections that a forked child inherited. To close one could remove a log that others have written to since, and so
@@ -609,26 +580,26 @@ _DEAD: Final = "SELECT * FROM dead NOT INDEXED WHERE position > ? AND position <
 # Positions to look ahead, past pages that cannot be read, before the rest is given up.
 _FARTHEST: Final = 2**40
 _LAST: Final = 2**63 - 1
+_IsSound = Callable[[tuple[Any, ...]], bool]
 
 
-def _make_file(place: Place, fill: Callable[[sqlite3.Connection], None]) -> None:
-    """Make a complete database at the name ``.new``, safe on disk."""
-    for leftover in (place.new, place.new.with_name(place.new.name + "-wal")):
+def _make_file(
+    path: Path, source: sqlite3.Connection | None, watermark: Counters | None, *, is_live: bool = False
+) -> None:
+    """Make a complete database with everything sound of another one, safe on disk."""
+    for leftover in (path, path.with_name(path.name + "-wal")):
         leftover.unlink(missing_ok=True)
-    os.close(os.open(place.new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    connection = connect(place.new, power_safe=False)
-    try:
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {user_version(FORMAT)}")
-        connection.execute("BEGIN")
-        tables.create(connection)
-        fill(connection)
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    finally:
-        connection.close()
-    sync_file(place.new)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    with contextlib.closing(connect(path, power_safe=False)) as target:
+        target.execute("PRAGMA synchronous = OFF")
+        target.execute(f"PRAGMA application_id = {files.APPLICATION_ID}")
+        target.execute(f"PRAGMA user_version = {files.user_version(files.FORMAT)}")
+        target.execute("BEGIN")
+        tables.create(target)
+        _carry_over(source, target, watermark, is_live=is_live)
+        target.execute("COMMIT")
+        target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    files.sync(path)
 
 
 def _carry_over(
@@ -636,54 +607,37 @@ def _carry_over(
 ) -> None:
     """Copy what is sound, and set the counters to what was found. `None`: not even the file could be opened.
 
-    Of a damaged file, messages that may have been sent are not known any more: all of them are marked.
+    Which messages of a damaged file may have been sent is not known any more: all of them are marked.
     """
-    attempts = _sound_attempts(source)
-    count = size = last = 0
-    for row in _sound_messages(source):
-        if tables.salvage_message(target, row):
+    count = size = last = dead = dead_bytes = 0
+    for found in _readable(source, _MESSAGES, lambda row: tables.Row(*row[:4]).is_sound(row[4])):
+        row = tables.Row(*found[:4])
+        if tables.insert_messages(target, [row], "INSERT OR IGNORE"):
             count, size, last = count + 1, size + len(row.body), row.position
-            if number := max(attempts.get(row.position, 0), 0 if is_live else 1):
-                tables.store_attempts(target, [row.position], number)
-    dead = dead_bytes = 0
-    for dead_row in _sound_dead_letters(source):
-        tables.insert_dead(target, [dead_row])
-        dead, dead_bytes = dead + 1, dead_bytes + len(dead_row.body)
-    counters = _latest(source, watermark) or Counters(accepted=count + dead, failed=dead)
+            if attempts := max(_attempts(source, row.position), 0 if is_live else 1):
+                tables.store_attempts(target, [row.position], attempts)
+    for found in _readable(source, _DEAD, lambda row: tables.DeadRow(*row).is_sound):
+        letter = tables.DeadRow(*found)
+        tables.insert_dead(target, [letter])
+        dead, dead_bytes = dead + 1, dead_bytes + len(letter.body)
+    try:
+        own = None if source is None else tables.load_counters(source).caught_up(watermark)
+    except (*tables.ERRORS, Damaged):
+        own = None
+    counters = (own or watermark or Counters(accepted=count + dead, failed=dead)).salvaged(count)
+    position = max(counters.position, last)
     tables.store_counters(
-        target,
-        counters.salvaged(count)._replace(
-            position=max(counters.position, last), pending_bytes=size, dead=dead, dead_bytes=dead_bytes
-        ),
+        target, counters._replace(position=position, pending_bytes=size, dead=dead, dead_bytes=dead_bytes)
     )
 
 
-def _latest(source: sqlite3.Connection | None, watermark: Counters | None) -> Counters | None:
-    try:
-        own = None if source is None else tables.load_counters(source)
-    except (*tables.ERRORS, Damaged):
-        own = None
-    return watermark if own is None else own.caught_up(watermark)
-
-
-def _sound_messages(source: sqlite3.Connection | None) -> Iterator[tables.Row]:
-    return (tables.Row(*row[:4]) for row in _readable(source, _MESSAGES, tables.is_sound_message))
-
-
-def _sound_dead_letters(source: sqlite3.Connection | None) -> Iterator[tables.DeadRow]:
-    rows = _readable(source, _DEAD, lambda row: tables.DeadRow(*row).is_sound)
-    return (tables.DeadRow(*row) for row in rows)
-
-
-def _sound_attempts(source: sqlite3.Connection | None) -> dict[int, int]:
+def _attempts(source: sqlite3.Connection | None, position: int) -> int:
     with contextlib.suppress(*tables.ERRORS, Damaged):
-        return {} if source is None else tables.load_all_attempts(source)
-    return {}
+        return 0 if source is None else tables.load_attempts(source, [position]).get(position, 0)
+    return 0
 
 
-def _readable(
-    source: sqlite3.Connection | None, query: str, is_sound: Callable[[tuple[Any, ...]], bool]
-) -> Iterator[tuple[Any, ...]]:
+def _readable(source: sqlite3.Connection | None, query: str, is_sound: _IsSound) -> Iterator[tuple[Any, ...]]:
     """The sound rows in the order of their positions, stepping over pages that cannot be read.
 
     The position of a row that is not sound may be what is damaged: it is not relied on.
@@ -704,7 +658,7 @@ def _readable(
 
 
 def _backwards(
-    source: sqlite3.Connection, query: str, is_sound: Callable[[tuple[Any, ...]], bool], after: int, before: int
+    source: sqlite3.Connection, query: str, is_sound: _IsSound, after: int, before: int
 ) -> list[tuple[Any, ...]]:
     """Rows between two positions, from the end back to the first that cannot be read."""
     rows: list[tuple[Any, ...]] = []

@@ -3,15 +3,14 @@
     analytics.db                  the shard of the first process; analytics.db.1, analytics.db.2 … those of further ones
     analytics.db-wal, -shm        SQLite's log and its index
     analytics.db.lock             the lock of the process that uses the shard, and the watermark
-    analytics.db.new              a file being made
-    analytics.db.salvaged         a file that is complete and only has to take the place of the damaged one
+    analytics.db.new, .salvaged   a file being made; one that is complete and only has to take the damaged one's place
     analytics.db.corrupt-…        a damaged file that was set aside
 
 POSIX drops all of a process's locks on a file when the process closes *any* descriptor of it, and SQLite's locks are of
 that kind. So a process opens a database and a lock file once, and `open_files` knows which it has open. A forked child
 never opens what its parent had open: SQLite in the child would believe that it holds the parent's locks.
 
-This file knows no tables and no messages.
+This file knows no messages.
 """
 
 from __future__ import annotations
@@ -31,11 +30,13 @@ from segment_async._exceptions import SpoolUnavailable
 
 from ._tables import Counters, Damaged
 
-_SQLITE_MARK: Final = b"SQLite format 3\0"
 APPLICATION_ID: Final = 0x73A9C55B
-"""Marks our files in SQLite's header. No byte is zero, so that a damaged mark differs from a missing one."""
+"""Marks our files in SQLite's header."""
 FORMAT: Final = 2
 """Of the tables. A file with a higher number was written by a newer version."""
+_SQLITE_MARK: Final = b"SQLite format 3\0"
+_LOCK_MARK: Final = b"segment-async spool\n"
+_NO_FILE: Final = (0, 0)
 
 
 def user_version(number: int) -> int:
@@ -52,20 +53,12 @@ class Place:
     def __init__(self, base: Path, slot: int = 0) -> None:
         self.slot = slot
         self.database = base.with_name(f"{base.name}.{slot}") if slot else base
-        self.log = self._beside("-wal")
-        self.shared_memory = self._beside("-shm")
-        self.lock = self._beside(".lock")
-        self.new = self._beside(".new")
-        self.salvaged = self._beside(".salvaged")
+        self.log, self.shared_memory, self.lock, self.new, self.salvaged = (
+            self._beside(suffix) for suffix in ("-wal", "-shm", ".lock", ".new", ".salvaged")
+        )
 
     def _beside(self, suffix: str) -> Path:
         return self.database.with_name(self.database.name + suffix)
-
-    def log_size(self) -> int:
-        return _size(self.log)
-
-    def disk_size(self) -> int:
-        return _size(self.database) + _size(self.log)
 
     def stamp(self) -> object:
         """Something that changes when the shard is written to."""
@@ -77,23 +70,17 @@ class Place:
     def finish_salvage(self) -> None:
         """Set the damaged file aside and put the salvaged one in its place, if one is waiting."""
         self.new.unlink(missing_ok=True)
-        if self.salvaged.exists():
-            self._set_aside()
-            self.salvaged.rename(self.database)
-            sync_folder(self.database.parent)
-
-    def _set_aside(self) -> None:
-        """Move the database and its log out of the way, under names that fit each other."""
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{os.urandom(3).hex()}"
-        corrupt = self._beside(f".corrupt-{stamp}")
-        for path, target in ((self.log, corrupt.with_name(corrupt.name + "-wal")), (self.database, corrupt)):
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_size:
-                    path.rename(target)
-                else:
-                    path.unlink()
+        if not self.salvaged.exists():
+            return
+        corrupt = f".corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"
+        for path, suffix in ((self.log, corrupt + "-wal"), (self.database, corrupt)):
+            if size_of(path):
+                path.rename(self._beside(suffix))
+            path.unlink(missing_ok=True)
         self.shared_memory.unlink(missing_ok=True)
-        sync_folder(self.database.parent)
+        sync(self.database.parent)
+        self.salvaged.rename(self.database)
+        sync(self.database.parent)
 
 
 def base_path(path: str | os.PathLike[str]) -> Path:
@@ -105,36 +92,26 @@ def base_path(path: str | os.PathLike[str]) -> Path:
 def slots_on_disk(base: Path) -> list[int]:
     """The numbers of all shards beside the path."""
     pattern = re.compile(re.escape(base.name) + r"(?:\.([1-9]\d{0,5}))?")
-    try:
-        names = os.listdir(base.parent)
-    except OSError:
-        return []
-    return sorted(int(match[1] or 0) for name in names if (match := pattern.fullmatch(name)))
+    with contextlib.suppress(OSError):
+        return sorted(int(match[1] or 0) for name in os.listdir(base.parent) if (match := pattern.fullmatch(name)))
+    return []
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
         return 0
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in it survive a power loss, on file systems that support it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power loss, on file systems that support it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as fault:
         if fault.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -150,97 +127,81 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     """
     base = base_path(path)
     folder = base.parent
+    if base.is_dir():
+        raise ValueError(f"the spool's path {base} is a folder: give the path of a file, such as {base}/analytics.db")
+    if not folder.exists() and not folder.parent.is_dir():
+        raise ValueError(f"the spool's folder {folder} does not exist, and neither does {folder.parent}")
     try:
-        if base.is_dir():
-            raise ValueError(
-                f"the spool's path {base} is a folder: give the path of a file, such as {base}/analytics.db"
-            )
-        if not folder.exists() and not folder.parent.is_dir():
-            raise ValueError(f"the spool's folder {folder} does not exist, and neither does {folder.parent}")
-        if folder.exists():
-            check_folder(folder, base.name)
-            with open_files.guard:
-                check_files(Place(base))
-    except SpoolUnavailable as refusal:
+        # A damaged file is ours, and is salvaged when it is opened.
+        with open_files.guard, contextlib.suppress(Damaged, FileNotFoundError):
+            check_folder(base)
+            check_files(Place(base))
+    except (SpoolUnavailable, OSError) as refusal:
         raise ValueError(str(refusal)) from None
-    except Damaged:
-        # It is ours, and is salvaged when it is opened.
-        pass
-    except OSError as fault:
-        raise ValueError(f"the spool's path {base} cannot be used: {fault.strerror}") from None
     return base
 
 
-def check_folder(folder: Path, name: str) -> None:
-    """Raise `SpoolUnavailable` if other users may write to the folder.
+def check_folder(base: Path) -> None:
+    """Raise `SpoolUnavailable` if other users may write to the folder: they could exchange the spool's files.
 
-    They could exchange the spool's files. The group may write if it is the process's own primary group, as on systems
-    where each user has a group.
+    The group may write if it is the process's own primary group, as on systems where each user has a group.
     """
-    status = folder.stat()
+    status = base.parent.stat()
     if not stat.S_ISDIR(status.st_mode):
-        raise SpoolUnavailable(f"the spool's folder {folder} is not a folder")
+        raise SpoolUnavailable(f"the spool's folder {base.parent} is not a folder")
     group_may_write = status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid()
     if status.st_mode & stat.S_IWOTH or group_may_write:
-        mode = stat.S_IMODE(status.st_mode)
         raise SpoolUnavailable(
-            f"other users may write to the spool's folder {folder} (mode {mode:04o}): give a path in a sub-folder, such "
-            f"as {folder / 'spool' / name}, which is created for its owner alone, or take their permission away "
-            f"(chmod go-w {folder})"
+            f"other users may write to the spool's folder {base.parent} (mode {stat.S_IMODE(status.st_mode):04o}): give "
+            f"a path in a sub-folder, such as {base.parent / 'spool' / base.name}, which is created for its owner alone, "
+            f"or take their permission away (chmod go-w {base.parent})"
         )
 
 
 def prepare_folder(base: Path) -> None:
     """Make the folder, for its owner alone, or check the one that is there."""
-    folder = base.parent
-    if not folder.exists():
+    if not base.parent.exists():
         with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-            sync_folder(folder.parent)
-    check_folder(folder, base.name)
+            base.parent.mkdir(mode=0o700)
+            sync(base.parent.parent)
+    check_folder(base)
 
 
-def check_files(place: Place) -> bool:
-    """Whether there is a database of ours. Call it with the guard of `open_files` held.
+def check_files(place: Place, lock: Lock | None = None) -> bool:
+    """Whether there is a database of ours. Call it with the guard of `open_files` held; `lock`: if this process has it.
 
     Raises:
         SpoolUnavailable: what is there is not ours, is of another version, or is no regular file. It was not touched.
-        Damaged: it is ours, but SQLite would misread its header.
+        Damaged: it is ours, but its header is damaged.
     """
     path = place.database
     for each in (path, place.log, place.shared_memory, place.lock):
         if each.is_symlink():
-            raise SpoolUnavailable(f"{each} is a symbolic link, and the spool follows none: give the path of the file")
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(status.st_mode):
+            raise SpoolUnavailable(f"{each} is a symbolic link; the spool follows none")
+    if path.exists() and not path.is_file():
         raise SpoolUnavailable(f"{path} is not a regular file")
-    if status.st_size == 0:
+    if not size_of(path):
         return False
-    if not open_files.is_open(path):
+    if file_id(path) not in open_files.databases:
         with path.open("rb") as file:
-            _check_header(path, file.read(100))
+            header = file.read(100)
+        _check_header(place, header, lock)
     return True
 
 
-def _check_header(path: Path, header: bytes) -> None:
-    mark = header[:16] + header[68:72]
-    ours = _SQLITE_MARK + APPLICATION_ID.to_bytes(4, "big")
-    wrong = sum(one != other for one, other in zip(mark, ours, strict=False)) + len(ours) - len(mark)
-    # A file cut off within its header has lost the second mark; the lock file beside it shows that it was ours.
-    is_cut_off = len(header) < 100 and ours.startswith(header[:16]) and path.with_name(path.name + ".lock").exists()
-    if wrong > 3 and not is_cut_off:
-        raise SpoolUnavailable(f"{path} is not a spool; it was left as it is: give another path")
+def _check_header(place: Place, header: bytes, lock: Lock | None) -> None:
+    if header[:16] != _SQLITE_MARK or header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
+        # The file beside it shows whether it was ours.
+        if (peek_watermark(place) if lock is None else lock.watermark()) is None:
+            raise SpoolUnavailable(f"{place.database} is not a spool; it was left as it is")
+        raise Damaged("its header is damaged")
     version = int.from_bytes(header[60:64], "big")
     number = version >> 16
-    if len(header) == 100 and version == user_version(number) and number != FORMAT:
+    if version == user_version(number) and number != FORMAT:
         age = "a newer" if number > FORMAT else "an older, unreleased"
-        raise SpoolUnavailable(f"{path} was written by {age} version of segment_async (format {number})")
+        raise SpoolUnavailable(f"{place.database} was written by {age} version of segment_async (format {number})")
     # With other bytes here SQLite would call the file read-only, or of another version.
-    is_known = header[18:20] in (b"\1\1", b"\2\2") and 1 <= int.from_bytes(header[44:48], "big") <= 4
-    if len(header) == 100 and not is_known:
+    if header[18:20] not in (b"\1\1", b"\2\2") or not 1 <= int.from_bytes(header[44:48], "big") <= 4:
         raise Damaged("its header is damaged")
 
 
@@ -249,49 +210,42 @@ def _check_header(path: Path, header: bytes) -> None:
 FileId = tuple[int, int]
 
 
-class _OpenFiles:
-    """The databases and lock files that this process has open, by device and inode.
-
-    Attributes:
-        guard: held while a file is looked for, opened and registered, so that no two threads open the same one.
-        databases: each with the `Database` that opened it.
-    """
-
-    def __init__(self) -> None:
-        self.guard = threading.RLock()
-        self.databases: dict[FileId, object] = {}
-        self.locks: set[FileId] = set()
-        self._inherited: set[FileId] = set()
-        self._pid = os.getpid()
-
-    def is_open(self, path: Path) -> bool:
-        return file_id(path) in self.databases
-
-    def is_inherited(self, path: Path) -> bool:
-        """Whether a parent of this process had the database open when it forked."""
-        return file_id(path) in self._inherited
-
-    def forget(self) -> None:
-        """In a forked child, which has none of its parent's locks; does nothing the second time."""
-        if self._pid == os.getpid():
-            return
-        self._pid = os.getpid()
-        self.guard = threading.RLock()
-        self._inherited.update(self.databases)
-        self.databases.clear()
-        self.locks.clear()
-
-
-open_files: Final = _OpenFiles()
-
-
 def file_id(path: Path) -> FileId:
     """Device and inode; zeros if there is no such file."""
     try:
         status = os.stat(path)
     except OSError:
-        return 0, 0
+        return _NO_FILE
     return status.st_dev, status.st_ino
+
+
+class _OpenFiles:
+    """The databases and lock files that this process has open.
+
+    Attributes:
+        guard: held while a file is looked for, opened and registered, so that no two threads open the same one.
+        databases: each with the `Database` that opened it.
+        inherited: databases that a parent of this process had open when it forked.
+    """
+
+    def __init__(self) -> None:
+        self.guard = threading.RLock()
+        self.databases: dict[FileId, object] = {}
+        self.inherited: set[FileId] = set()
+        self.locks: set[FileId] = set()
+        self._pid = os.getpid()
+
+    def forget(self) -> None:
+        """In a forked child, which has none of its parent's locks; does nothing the second time."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self.guard = threading.RLock()
+            self.inherited.update(self.databases)
+            self.databases.clear()
+            self.locks.clear()
+
+
+open_files: Final = _OpenFiles()
 
 
 class Lock:
@@ -315,10 +269,7 @@ class Lock:
         """Take the lock; `None` if another process, or another spool of this one, has it."""
         with open_files.guard:
             # Opening and closing the file once more would release the lock.
-            if file_id(path) in open_files.locks:
-                return None
-            descriptor = _lock(path)
-            if descriptor is None:
+            if file_id(path) in open_files.locks or (descriptor := _lock(path)) is None:
                 return None
             lock = cls(path, descriptor)
             open_files.locks.add(lock._id)
@@ -342,15 +293,11 @@ class Lock:
                 self._descriptor = -1
 
 
-_LOCK_MARK: Final = b"segment-async spool\n"
-
-
 def peek_watermark(place: Place) -> Counters | None:
     """The watermark of a shard that this process does not use."""
     with open_files.guard, contextlib.suppress(OSError):
         if file_id(place.lock) not in open_files.locks and not place.lock.is_symlink():
-            with place.lock.open("rb") as file:
-                return _parse_watermark(file.read(512))
+            return _parse_watermark(place.lock.read_bytes())
     return None
 
 
@@ -370,13 +317,11 @@ def _lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            if file_id(path)[1] == os.fstat(descriptor).st_ino:
                 return descriptor
         except (BlockingIOError, PermissionError):
             os.close(descriptor)
             return None
-        except FileNotFoundError:
-            pass
         except BaseException:
             os.close(descriptor)
             raise

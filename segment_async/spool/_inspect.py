@@ -1,7 +1,7 @@
 """What is on disk at a spool's path, shown and changed with or without processes that use it.
 
-A shard that no process uses is locked and opened as a process would. One that another process uses is opened beside it,
-which SQLite allows. One that this process uses is never opened again (see `_files`): its own writer does the work.
+A shard that no process uses is locked, so that none begins to. One that another process uses is opened beside it, which
+SQLite allows. One that this process uses is never opened once more (see `_files`): its own writer does the work.
 
 Rows are read page by page, so that memory stays flat and transactions short.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
@@ -24,12 +24,12 @@ from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
-from ._database import Database, Options, Write, connect, shrink
+from ._database import Database, Options, PlainDatabase, Read, Write, shrink
 from ._files import Lock, Place, base_path, check_files, file_id, open_files, slots_on_disk
-from ._protocol import SpoolStatistics
+from ._protocol import SpoolStatistics, without_body
 from ._sqlite import SQLiteSpool
 from ._tables import Counters, Damaged, DeadRow, Row
-from ._writer import Snapshot
+from ._writer import disk_bytes_of, statistics_of
 
 _T = TypeVar("_T")
 _PURGED: Final = BatchResult(Status.DROPPED, "purged")
@@ -37,7 +37,6 @@ _ROWS: Final = 256
 _IDENTITIES: Final = ("userId", "anonymousId", "previousId")
 # Between two changes, so that a process beside gets its turn.
 _PAUSE_SECONDS: Final = 0.002
-_SHRINK_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +82,7 @@ class DeadLetter(NamedTuple):
     answer: str = ""
 
     def __repr__(self) -> str:
-        return (
-            f"DeadLetter(message_id={self.message_id!r}, body=<{len(self.body)} bytes>, reason={self.reason!r}, "
-            f"status_code={self.status_code}, attempts={self.attempts}, possibly_delivered={self.possibly_delivered})"
-        )
+        return without_body(self)
 
 
 class SpoolInspector:
@@ -150,13 +146,11 @@ class SpoolInspector:
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as shard:
-                before = count
                 for rows in _pages(shard, _read_messages):
                     count += _changed(shard, _erase, [row for row in rows if _is_of(row.body, identity)])
                 for dead_rows in _pages(shard, _read_dead):
                     count += _changed(shard, _erase_dead, [row for row in dead_rows if _is_of(row.body, identity)])
-                if count > before:
-                    _scrub(shard)
+                _scrub(shard)
         return count
 
     def rotate_key(self) -> None:
@@ -181,133 +175,58 @@ class SpoolInspector:
     def _status(self, place: Place) -> ShardStatus:
         with _opened(place, writes=False) as shard:
             oldest = shard.read(lambda connection, _: tables.read_heads(connection, 0, 1))
-            snapshot = Snapshot((shard.counters,), disk_bytes=place.disk_size())
+            statistics = statistics_of([shard.counters], disk_bytes=disk_bytes_of(place.database))
             at = _wall_seconds(shard.counters, oldest[0].accepted_at) if oldest else None
-            return ShardStatus(place.database, shard.in_use, snapshot.statistics(), at)
+            return ShardStatus(place.database, shard.in_use, statistics, at)
 
 
-# -- three ways to a shard
+# -- ways to a shard
 
 
-class _Shard(Protocol):
-    """One shard, opened for an inspector; `counters` are as of the last work."""
+class _Shard:
+    """One shard, opened for an inspector."""
 
-    counters: Counters
-    in_use: bool
-
-    def read(self, work: Callable[[sqlite3.Connection, Counters], _T]) -> _T: ...
-
-    def write(self, work: Write[_T]) -> _T: ...
-
-
-class _Unused:
-    """No process uses it: this one does, for a moment."""
-
-    in_use = False
-
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: PlainDatabase, *, in_use: bool) -> None:
+        self.in_use = in_use
         self._database = database
+        self._spool = database.owner if in_use and isinstance(database, Database) else None
 
     @property
     def counters(self) -> Counters:
         return self._database.counters
 
-    def read(self, work: Callable[[sqlite3.Connection, Counters], _T]) -> _T:
-        return self._database.read(work)
+    def read(self, work: Read[_T]) -> _T:
+        return self._database.read(work) if self._spool is None else self._visit(work, writes=False)
 
     def write(self, work: Write[_T]) -> _T:
-        return self._database.transact(work)
-
-
-class _Shared:
-    """Opened beside the process that uses it, or only to be read."""
-
-    def __init__(self, connection: sqlite3.Connection, *, in_use: bool) -> None:
-        self.in_use = in_use
-        self.counters = Counters()
-        self._connection = connection
-
-    def read(self, work: Callable[[sqlite3.Connection, Counters], _T]) -> _T:
-        with self._transaction("BEGIN"):
-            return work(self._connection, self.counters)
-
-    def write(self, work: Write[_T]) -> _T:
-        with self._transaction("BEGIN IMMEDIATE"):
-            after, result = work(self._connection, self.counters)
-            after = after._replace(revision=self.counters.revision + 1)
-            tables.store_counters(self._connection, after)
-            self._connection.execute("COMMIT")
-            self.counters = after
+        result: _T = self._database.transact(work) if self._spool is None else self._visit(work, writes=True)
         time.sleep(_PAUSE_SECONDS)
         return result
 
-    @contextlib.contextmanager
-    def _transaction(self, begin: str) -> Iterator[None]:
-        try:
-            self._connection.execute(begin)
-            try:
-                self.counters = tables.load_counters(self._connection)
-                yield
-            finally:
-                self._connection.rollback()
-        except (*tables.ERRORS, Damaged) as fault:
-            raise SpoolUnavailable(f"the spool cannot be read or changed: {fault}") from fault
-
-
-class _Own:
-    """In use by this process: its writer does the work."""
-
-    in_use = True
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @property
-    def counters(self) -> Counters:
-        return self._database.counters
-
-    def read(self, work: Callable[[sqlite3.Connection, Counters], _T]) -> _T:
-        return self._visit(work, writes=False)
-
-    def write(self, work: Write[_T]) -> _T:
-        return self._visit(work, writes=True)
-
     def _visit(self, work: Any, *, writes: bool) -> Any:
-        spool = self._database.opener
-        if not isinstance(spool, SQLiteSpool):
-            raise SpoolUnavailable(f"{self._database.place.database} is in use by another inspector of this process")
-        return spool.visit(lambda writer: writer.visit(self._database.place.database, work, writes=writes))
+        if not isinstance(self._spool, SQLiteSpool):
+            raise SpoolUnavailable(f"{self._database.path} is in use by another inspector of this process")
+        path = self._database.path
+        return self._spool.visit(lambda writer: writer.visit(path, work, writes=writes))
 
 
 @contextlib.contextmanager
 def _opened(place: Place, *, writes: bool) -> Iterator[_Shard]:
+    with open_files.guard:
+        own = open_files.databases.get(file_id(place.database))
+        lock = None if own is not None else Lock.acquire(place.lock)
+    if isinstance(own, Database):
+        yield _Shard(own, in_use=True)
+        return
     with contextlib.ExitStack() as stack:
-        with open_files.guard:
-            own = open_files.databases.get(file_id(place.database))
-            lock = None if own is not None else Lock.acquire(place.lock)
-        if isinstance(own, Database):
-            yield _Own(own)
-        elif lock is not None and writes:
-            database = Database(place, lock, Options(), None)
-            stack.callback(database.close)
-            yield _Unused(database)
+        if lock is not None and writes:
+            database: PlainDatabase = Database(place, lock, Options(), None)
         else:
-            # While it is only read, the lock keeps this process from opening the file once more.
+            database = PlainDatabase(place.database, Options(), read_only=not writes)
             if lock is not None:
                 stack.callback(lock.close)
-            yield _Shared(stack.enter_context(_connected(place, writes=writes)), in_use=lock is None)
-
-
-@contextlib.contextmanager
-def _connected(place: Place, *, writes: bool) -> Iterator[sqlite3.Connection]:
-    if open_files.is_inherited(place.database):
-        raise SpoolUnavailable(f"{place.database} was open in the process that this one was forked from")
-    try:
-        connection = connect(place.database, read_only=not writes)
-    except tables.ERRORS as fault:
-        raise SpoolUnavailable(f"{place.database}: {fault}") from fault
-    with contextlib.closing(connection):
-        yield connection
+        stack.callback(database.close)
+        yield _Shard(database, in_use=lock is None)
 
 
 def _is_spool(place: Place) -> bool:
@@ -317,8 +236,6 @@ def _is_spool(place: Place) -> bool:
 
 
 # -- rows, page by page
-
-_Page = Callable[[sqlite3.Connection, int], list[_T]]
 
 
 def _pages(shard: _Shard, read: Callable[[int, sqlite3.Connection, Counters], list[Any]]) -> Iterator[list[Any]]:
@@ -394,8 +311,7 @@ def _revive(rows: list[DeadRow], connection: sqlite3.Connection, counters: Count
             tables.store_attempts(connection, [message.position], row.attempts)
         counters = counters.revived(1, len(row.body), row.reason)
     tables.remove_dead(connection, [row.position for row in revived.values()])
-    size = sum(len(row.body) for row in new)
-    return counters.plus(position=len(new), dead=-len(new), dead_bytes=-size), len(new)
+    return counters.plus(position=len(new)), len(new)
 
 
 def _erase(rows: list[Row], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
@@ -408,19 +324,20 @@ def _erase(rows: list[Row], connection: sqlite3.Connection, counters: Counters) 
 
 def _erase_dead(rows: list[DeadRow], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
     with _overwriting(connection):
-        there = [row for row in rows if tables.is_dead(connection, row.position)]
-        tables.remove_dead(connection, [row.position for row in there])
-    return counters.plus(dead=-len(there), dead_bytes=-sum(len(row.body) for row in there)), len(there)
+        there = tables.find_positions(connection, [row.position for row in rows], "dead")
+        tables.remove_dead(connection, list(there))
+    size = sum(len(row.body) for row in rows if row.position in there)
+    return counters.plus(dead=-len(there), dead_bytes=-size), len(there)
 
 
 @contextlib.contextmanager
 def _overwriting(connection: sqlite3.Connection) -> Iterator[None]:
     """What is removed is overwritten with zeros."""
-    connection.execute("PRAGMA secure_delete = 1")
+    connection.execute("PRAGMA secure_delete = ON")
     try:
         yield
     finally:
-        connection.execute("PRAGMA secure_delete = 0")
+        connection.execute("PRAGMA secure_delete = FAST")
 
 
 def _scrub(shard: _Shard) -> None:
@@ -431,7 +348,7 @@ def _scrub(shard: _Shard) -> None:
 
 def _shrunk(connection: sqlite3.Connection) -> bool:
     connection.rollback()
-    has_more = shrink(connection, _SHRINK_SECONDS)
+    has_more = shrink(connection)
     if not has_more:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return has_more

@@ -24,12 +24,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Counts
 
 AppendStatus = Literal["stored", "known", "memory", "full"]
+
+
+def without_body(message: Any) -> str:
+    """The `repr` of a message: bodies are personal data, and must not end up in logs."""
+    values = message._asdict() | {"body": f"<{len(message.body)} bytes>"}
+    return f"{type(message).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
 
 class NewMessage(NamedTuple):
@@ -39,7 +45,7 @@ class NewMessage(NamedTuple):
     body: bytes
 
     def __repr__(self) -> str:
-        return f"NewMessage(message_id={self.message_id!r}, body=<{len(self.body)} bytes>)"
+        return without_body(self)
 
 
 class Appended(NamedTuple):
@@ -70,8 +76,7 @@ class DroppedMessage(NamedTuple):
     reason: str
 
     def __repr__(self) -> str:
-        body = f"<{len(self.body)} bytes>"
-        return f"DroppedMessage(message_id={self.message_id!r}, body={body}, reason={self.reason!r})"
+        return without_body(self)
 
 
 class AppendResult(NamedTuple):
@@ -95,8 +100,7 @@ class StoredMessage(NamedTuple):
     attempts: int = 0
 
     def __repr__(self) -> str:
-        body = f"<{len(self.body)} bytes>"
-        return f"StoredMessage(key={self.key}, message_id={self.message_id!r}, body={body}, attempts={self.attempts})"
+        return without_body(self)
 
 
 class Window(NamedTuple):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import os
 import queue
@@ -24,12 +25,12 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult
 
-from ._database import Options, foreign_shard, is_foreign, other_owner
+from ._database import Options, foreign_shard, other_owner
 from ._files import check_path, open_files
 from ._protocol import AppendResult, NewMessage, SpoolStatistics, Window
 from ._writer import Append, Note, Step, Writer
@@ -45,8 +46,8 @@ _MAX_ANSWER: Final = 1_000
 _MAX_FINGERPRINT: Final = 128
 _CLOSED: Final = "the spool is closed"
 
-_Done = Callable[[AppendResult | SpoolUnavailable], None]
 _Future = asyncio.Future[Any]
+_T = TypeVar("_T")
 
 
 class SQLiteSpool:
@@ -106,7 +107,7 @@ class SQLiteSpool:
             falls_back=on_failure == "memory",
             check_interval=check_interval,
             key_rotated=key_rotated,
-            wall=clock,
+            wall_clock=clock,
             monotonic=monotonic,
         )
         self._is_closing = False
@@ -121,7 +122,7 @@ class SQLiteSpool:
         self._pid = os.getpid()
         self._has_threads = has_threads
         self._writer = Writer(self._base, self._options, self)
-        self._snapshot = self._writer.snapshot()
+        self._statistics = SpoolStatistics()
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._readers: deque[_Read] = deque()
         # Notes of a turn that failed at an unexpected place: noting them twice does no harm.
@@ -139,23 +140,25 @@ class SQLiteSpool:
     def claim(self, fingerprint: str) -> None:
         if not 0 < len(fingerprint) <= _MAX_FINGERPRINT:
             raise ValueError(f"a fingerprint has 1 to {_MAX_FINGERPRINT} characters")
-        if is_foreign(self._options, fingerprint):
-            raise ValueError(other_owner(self._base))
-        self._options.fingerprint = fingerprint
-        foreign = foreign_shard(self._base, self._options)
-        if foreign is not None:
-            self._options.fingerprint = ""
+        claimed, self._options.fingerprint = self._options.fingerprint, fingerprint
+        if self._options.is_foreign(claimed) or foreign_shard(self._base, self._options) is not None:
+            self._options.fingerprint = claimed
             raise ValueError(other_owner(self._base))
 
     def append_nowait(
-        self, messages: Sequence[NewMessage], done: _Done, *, hold: int = 0, make_room: bool = False
+        self,
+        messages: Sequence[NewMessage],
+        done: Callable[[AppendResult | SpoolUnavailable], None],
+        *,
+        hold: int = 0,
+        make_room: bool = False,
     ) -> None:
         self._refuse_if_closing()
         stored = [(message_id.encode(), bytes(body)) for message_id, body in messages]
         self._submit(_Append(Append(stored, hold, make_room), done))
 
     def statistics(self) -> SpoolStatistics:
-        return self._snapshot.statistics()
+        return self._statistics
 
     async def aclose(self) -> None:
         self._is_closing = True
@@ -241,22 +244,19 @@ class SQLiteSpool:
 
     def _await_requests(self) -> list[_Request]:
         try:
-            first = self._requests.get(timeout=max(0.0, self._next_check - time.monotonic()))
+            return self._waiting(self._requests.get(timeout=max(0.0, self._next_check - time.monotonic())))
         except queue.Empty:
             return []
-        return self._waiting(first)
 
-    def _waiting(self, *taken: _Request) -> list[_Request]:
+    def _waiting(self, *first: _Request) -> list[_Request]:
         """Everything that waits, as much as makes one turn."""
-        requests = [*taken]
-        size = sum(request.size for request in requests)
-        while len(requests) < _TURN_REQUESTS and size < _TURN_BYTES:
-            try:
+        requests = [*first]
+        size = 0
+        with contextlib.suppress(queue.Empty):
+            while len(requests) < _TURN_REQUESTS and size < _TURN_BYTES:
                 request = self._requests.get_nowait()
-            except queue.Empty:
-                break
-            requests.append(request)
-            size += request.size
+                requests.append(request)
+                size += request.step.size if isinstance(request, _Append) else 0
         return requests
 
     # -- one turn
@@ -265,11 +265,9 @@ class SQLiteSpool:
         answers: list[_Answer] = []
         try:
             with self.turn:
-                try:
+                if not self._is_closed:
                     self._serve(requests, answers)
-                finally:
-                    if not self._is_closed:
-                        self._snapshot = self._writer.snapshot()
+                self._refuse_the_rest(requests, answers, _CLOSED if self._is_closed else None)
         except BaseException as fault:
             _logger.exception("The spool failed, and refuses what it was asked for: %s", self._base)
             self._refuse_the_rest(requests, answers, f"the spool failed: {type(fault).__name__}")
@@ -279,31 +277,32 @@ class SQLiteSpool:
             self._give(answers)
 
     def _serve(self, requests: list[_Request], answers: list[_Answer]) -> None:
-        if self._is_closed:
-            self._refuse_the_rest(requests, answers, _CLOSED)
-            return
-        asked = [request for request in requests if isinstance(request, (_Append, _Note))]
-        results = iter(self._commit([request.step for request in asked]))
-        answers += ((each, next(results) if isinstance(each, _Append) else None) for each in asked)
-        is_closing = False
-        for request in requests:
-            if isinstance(request, _Read):
-                self._readers.append(request)
-            elif isinstance(request, _Release):
-                self._writer.release(request.window)
-            elif isinstance(request, _Visit):
-                answers.append((request, self._visited(request)))
-            elif isinstance(request, _Close):
-                is_closing = True
-        if is_closing:
-            self._close(requests, answers)
-            return
-        now = time.monotonic()
-        if now >= self._next_check:
-            self._next_check = now + self._options.check_interval
-            if self._writer.look_after():
-                self._next_check = now + _SOON
-        self._serve_readers(answers)
+        try:
+            steps = [request for request in requests if isinstance(request, (_Append, _Note))]
+            results = iter(self._commit([request.step for request in steps]))
+            answers += [
+                (request, _copied(next(results)) if isinstance(request, _Append) else None) for request in steps
+            ]
+            for request in requests:
+                if isinstance(request, _Read):
+                    self._readers.append(request)
+                elif isinstance(request, _Release):
+                    self._writer.release(request.window)
+                elif isinstance(request, _Visit):
+                    answers.append((request, self._visited(request)))
+            if any(isinstance(request, _Close) for request in requests):
+                self._is_closed = True
+                self._statistics = self._writer.close()
+                return
+            now = time.monotonic()
+            if now >= self._next_check:
+                self._next_check = now + self._options.check_interval
+                if self._writer.look_after():
+                    self._next_check = now + _SOON
+            self._serve_readers(answers)
+        finally:
+            if not self._is_closed:
+                self._statistics = self._writer.statistics()
 
     def _commit(self, steps: Sequence[Step]) -> list[AppendResult | SpoolUnavailable]:
         if not steps and not self._notes:
@@ -317,26 +316,23 @@ class SQLiteSpool:
         while self._readers:
             reader = self._readers[0]
             window: Window | SpoolUnavailable | None = None
-            if not reader.is_gone:
+            if not reader.future.done():
                 try:
                     window = self._writer.read(reader.max_count, reader.max_bytes)
                 except SpoolUnavailable as refusal:
                     window = refusal
-                if window is None and not self._was_read:
-                    window = Window(())
-                if window is None:
+                if window is None and self._was_read:
                     break
             self._readers.popleft()
             if isinstance(window, SpoolUnavailable):
                 answers.append((reader, window))
-            elif window is not None:
-                self._was_read = True
-                if reader.fill(window):
-                    answers.append((reader, window))
-                else:
-                    self._writer.release(window)
-        # Messages that were too old to be read are settled by that.
-        self._writer.record()
+                continue
+            self._was_read = True
+            window = window or Window(())
+            if reader.fill(window):
+                answers.append((reader, window))
+            else:
+                self._writer.release(window)
 
     def _visited(self, request: _Visit) -> Any:
         try:
@@ -344,20 +340,16 @@ class SQLiteSpool:
         except SpoolUnavailable as refusal:
             return refusal
 
-    def _close(self, requests: list[_Request], answers: list[_Answer]) -> None:
-        self._is_closed = True
-        self._snapshot = self._writer.close()
-        self._refuse_the_rest([*self._readers, *requests], answers, _CLOSED)
-        self._readers.clear()
-
-    def _refuse_the_rest(self, requests: Iterable[_Request], answers: list[_Answer], reason: str) -> None:
-        """Answer what has no answer yet. To close is never refused."""
+    def _refuse_the_rest(self, requests: Iterable[_Request], answers: list[_Answer], reason: str | None) -> None:
+        """Answer what has no answer yet, and readers that wait; to close is never refused. `None`: there is no reason."""
+        if reason is None:
+            return
+        readers, self._readers = self._readers, deque()
         answered = {id(request) for request, _ in answers}
-        for request in {id(request): request for request in requests}.values():
-            if id(request) not in answered and not isinstance(request, _Release):
+        for request in (*readers, *requests):
+            if id(request) not in answered:
+                answered.add(id(request))
                 answers.append((request, None if isinstance(request, _Close) else SpoolUnavailable(reason)))
-                if isinstance(request, _Read) and request in self._readers:
-                    self._readers.remove(request)
 
     def _give(self, answers: list[_Answer]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Future, Any]]] = {}
@@ -369,7 +361,7 @@ class SQLiteSpool:
                     _logger.exception("A function that the spool called raised")
             elif isinstance(request, _Visit):
                 request.future.set_result(result)
-            elif isinstance(request, (_Note, _Read, _Close)):
+            elif not isinstance(request, _Release):
                 by_loop.setdefault(request.future.get_loop(), []).append((request.future, result))
         for loop, resolved in by_loop.items():
             try:
@@ -392,29 +384,31 @@ class SQLiteSpool:
 # -- requests
 
 
-class _Append:
-    __slots__ = ("done", "size", "step")
-
-    def __init__(self, step: Append, done: _Done) -> None:
-        self.step = step
-        self.done = done
-        self.size = step.size
+class _Append(NamedTuple):
+    step: Append
+    done: Callable[[AppendResult | SpoolUnavailable], None]
 
 
-class _Note:
-    __slots__ = ("future", "step")
-    size = 0
+class _Note(NamedTuple):
+    step: Note
+    future: _Future
 
-    def __init__(self, step: Note, future: _Future) -> None:
-        self.step = step
-        self.future = future
+
+class _Release(NamedTuple):
+    window: Window
+
+
+class _Visit(NamedTuple):
+    work: Callable[[Writer], Any]
+    future: concurrent.futures.Future[Any]
+
+
+class _Close(NamedTuple):
+    future: _Future
 
 
 class _Read:
     """A reader that waits. Either the writer fills it, or the reader withdraws: the first of the two has the token."""
-
-    __slots__ = ("_token", "_window", "future", "max_bytes", "max_count")
-    size = 0
 
     def __init__(self, max_count: int, max_bytes: int, future: _Future) -> None:
         self.max_count = max_count
@@ -422,10 +416,6 @@ class _Read:
         self.future = future
         self._window: Window | None = None
         self._token = [True]
-
-    @property
-    def is_gone(self) -> bool:
-        return not self._token
 
     def fill(self, window: Window) -> bool:
         """Returns whether the reader is still there to take it."""
@@ -443,31 +433,6 @@ class _Read:
             return False
 
 
-class _Release:
-    __slots__ = ("window",)
-    size = 0
-
-    def __init__(self, window: Window) -> None:
-        self.window = window
-
-
-class _Visit:
-    __slots__ = ("future", "work")
-    size = 0
-
-    def __init__(self, work: Callable[[Writer], Any], future: concurrent.futures.Future[Any]) -> None:
-        self.work = work
-        self.future = future
-
-
-class _Close:
-    __slots__ = ("future",)
-    size = 0
-
-    def __init__(self, future: _Future) -> None:
-        self.future = future
-
-
 _Request = _Append | _Note | _Read | _Release | _Visit | _Close
 _Answer = tuple[_Request, Any]
 
@@ -478,10 +443,16 @@ def _resolve(resolved: list[tuple[_Future, Any]]) -> None:
             future.set_result(result)
 
 
-def _raised(result: Any) -> Any:
-    """Raise a copy of an exception, because several callers may get it."""
+def _copied(result: _T) -> _T | SpoolUnavailable:
+    """Several callers may get one exception: to each its own."""
     if isinstance(result, SpoolUnavailable):
-        raise SpoolUnavailable(*result.args, maybe_stored=result.maybe_stored) from result
+        return SpoolUnavailable(*result.args, maybe_stored=result.maybe_stored)
+    return result
+
+
+def _raised(result: Any) -> Any:
+    if isinstance(result, SpoolUnavailable):
+        raise result
     return result
 
 

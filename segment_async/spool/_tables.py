@@ -1,13 +1,7 @@
 """The tables of one shard: their schema, their statements, a checksum for each row, and the counters.
 
-    counters    one row, replaced in the transaction that changes the rows it counts
-    messages    pending messages; `position` is their order of acceptance, and is never used twice
-    attempts    requests noted for pending messages
-    dead        messages that failed
-    purged      pending messages erased by another process, until the process that uses the file has noticed
-
 Python's sqlite3 releases the interpreter's lock at each step of a statement, and beside a busy event loop it takes up
-to five milliseconds to get it back. So every statement here does in one step what it does for many messages.
+to five milliseconds to get it back. So a statement here does in one step what it does for many messages.
 
 Nothing here begins or ends a transaction, opens a file, or decides anything.
 """
@@ -17,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -26,8 +20,8 @@ from segment_async._outcome import BatchResult, Status
 
 PAGE_SIZE: Final = 4096
 PAGE: Final = 512
-"""Rows that one statement reads, and parameters that one takes; old versions of SQLite take 999."""
-_ROWS_A_STATEMENT: Final = 128
+"""Rows that one statement reads, and parameters that one takes: old versions of SQLite take 999."""
+_MAX_PARAMETERS: Final = 768
 
 # A file whose tables were made with other words, or other white space, counts as damaged: that takes another FORMAT.
 SCHEMA: Final = [
@@ -36,16 +30,17 @@ SCHEMA: Final = [
         delivered INTEGER NOT NULL, failed INTEGER NOT NULL, dropped INTEGER NOT NULL, pending_bytes INTEGER NOT NULL,
         dead INTEGER NOT NULL, dead_bytes INTEGER NOT NULL, clock INTEGER NOT NULL, wall INTEGER NOT NULL,
         reasons TEXT NOT NULL, fingerprint TEXT NOT NULL, checksum INTEGER NOT NULL)""",
+    # Pending messages. The position is their order of acceptance, and is never used twice.
     """CREATE TABLE messages (
         position INTEGER PRIMARY KEY, message_id BLOB NOT NULL UNIQUE, accepted_at INTEGER NOT NULL,
         checksum INTEGER NOT NULL, body BLOB NOT NULL)""",
-    """CREATE TABLE attempts (
-        position INTEGER PRIMARY KEY, number INTEGER NOT NULL, checksum INTEGER NOT NULL)""",
+    "CREATE TABLE attempts (position INTEGER PRIMARY KEY, number INTEGER NOT NULL, checksum INTEGER NOT NULL)",
     """CREATE TABLE dead (
         position INTEGER PRIMARY KEY, message_id BLOB NOT NULL, accepted_at INTEGER NOT NULL,
         checksum INTEGER NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL, status_code INTEGER,
         attempts INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL, failed_at INTEGER NOT NULL,
         answer TEXT NOT NULL, result_checksum INTEGER NOT NULL)""",
+    # Messages erased by another process, until the one that uses the file has noticed.
     "CREATE TABLE purged (position INTEGER PRIMARY KEY, message_id BLOB NOT NULL)",
 ]
 # Without SQLite's own tables, which analysis tools may have added.
@@ -53,6 +48,7 @@ _SCHEMA_QUERY: Final = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND 
 
 # SQLite quotes a damaged file in its errors, and Python fails if the quote is not UTF-8.
 ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+_DAMAGED: Final = BatchResult(Status.DROPPED, "damaged")
 
 
 class Damaged(Exception):
@@ -78,8 +74,7 @@ class Counters(NamedTuple):
     """The counters of a shard: `accepted == delivered + failed + dropped + pending`.
 
     Attributes:
-        revision: number of transactions.
-        position: the last one given out.
+        revision: number of transactions. `position`: the last one given out.
         clock, wall: the clock that messages age by and the wall clock at the last transaction, in milliseconds.
         reasons: JSON of how many messages failed or were dropped, by reason.
         fingerprint: of the write key and host that the spool belongs to; empty until a client has written.
@@ -104,14 +99,8 @@ class Counters(NamedTuple):
         return self.accepted - self.delivered - self.failed - self.dropped
 
     @property
-    def damaged(self) -> int:
-        count: int = json.loads(self.reasons).get("damaged", 0)
-        return count
-
-    @property
     def checksum(self) -> int:
-        text = f"{self.reasons}\n{self.fingerprint}".encode(errors="replace")
-        return crc32(text, crc32(_NUMBERS.pack(*self[:_NUMBER_COUNT])))
+        return crc32(f"{self.reasons}\n{self.fingerprint}".encode(errors="replace"), crc32(_NUMBERS.pack(*self[:11])))
 
     def plus(self, **changes: int) -> Counters:
         return self._replace(**{name: getattr(self, name) + change for name, change in changes.items()})
@@ -119,16 +108,22 @@ class Counters(NamedTuple):
     def settled(self, count: int, size: int, result: BatchResult) -> Counters:
         """The counters after this many pending messages, of this many bytes together, ended like this."""
         counters = self.plus(**{result.status.value: count}, pending_bytes=-size)
-        return counters if result.reason is None else counters._with_reason(result.reason, count)
+        return counters if result.reason is None else counters.with_reason(result.reason, count)
 
     def revived(self, count: int, size: int, reason: str) -> Counters:
-        """The counters after this many messages that had failed with this reason became pending again."""
-        return self.plus(failed=-count, pending_bytes=size)._with_reason(reason, -count)
+        """The counters after this many dead letters with this reason became pending again."""
+        change = self.plus(failed=-count, pending_bytes=size, dead=-count, dead_bytes=-size)
+        return change.with_reason(reason, -count)
 
-    def _with_reason(self, reason: str, change: int) -> Counters:
+    def with_reason(self, reason: str, change: int) -> Counters:
         reasons = json.loads(self.reasons)
         reasons[reason] = reasons.get(reason, 0) + change
         return self._replace(reasons=json.dumps({word: count for word, count in reasons.items() if count}))
+
+    @property
+    def damaged(self) -> int:
+        count: int = json.loads(self.reasons).get("damaged", 0)
+        return count
 
     def caught_up(self, watermark: Counters | None) -> Counters:
         """The counters with what the file has lost since its watermark was set counted as damaged.
@@ -139,19 +134,17 @@ class Counters(NamedTuple):
         if watermark is None or watermark.revision <= self.revision:
             return self
         lost = max(0, watermark.accepted - self.accepted)
-        later = self.plus(accepted=lost).settled(lost, 0, _DAMAGED) if lost else self
+        later = self.plus(accepted=lost).settled(lost, 0, _DAMAGED)
         return later._replace(revision=watermark.revision, position=max(self.position, watermark.position))
 
     def salvaged(self, found: int) -> Counters:
         """The counters after so many pending messages were found in a damaged file."""
         lost = self.pending - found
-        if lost > 0:
-            return self.settled(lost, 0, _DAMAGED)
-        return self.plus(accepted=-lost)
+        return self.settled(lost, 0, _DAMAGED) if lost > 0 else self.plus(accepted=-lost)
 
     def pack(self) -> bytes:
         """What is kept beside the file as its watermark: everything but the reasons."""
-        content = _NUMBERS.pack(*self[:_NUMBER_COUNT]) + self.fingerprint.encode()
+        content = _NUMBERS.pack(*self[:11]) + self.fingerprint.encode()
         return content + crc32(content).to_bytes(4, "big")
 
     @classmethod
@@ -159,32 +152,26 @@ class Counters(NamedTuple):
         content = packed[:-4]
         if len(content) < _NUMBERS.size or crc32(content) != int.from_bytes(packed[-4:], "big"):
             return None
-        numbers = _NUMBERS.unpack(content[: _NUMBERS.size])
-        return cls(*numbers, fingerprint=content[_NUMBERS.size :].decode(errors="replace"))
+        numbers, fingerprint = content[: _NUMBERS.size], content[_NUMBERS.size :]
+        return cls(*_NUMBERS.unpack(numbers))._replace(fingerprint=fingerprint.decode(errors="replace"))
 
 
-_NUMBER_COUNT: Final = 11
-_NUMBERS: Final = struct.Struct(f">{_NUMBER_COUNT}q")
-_DAMAGED: Final = BatchResult(Status.DROPPED, "damaged")
+_NUMBERS: Final = struct.Struct(">11q")
 
 
 def load_counters(connection: sqlite3.Connection) -> Counters:
     """Raises `Damaged` if the row does not match its checksum."""
     row = connection.execute("SELECT * FROM counters WHERE id = 1").fetchone()
-    if row is None:
-        raise Damaged("the counters are missing")
+    if row is None or not _are_integers(row[:12]):
+        raise Damaged("the counters are missing, or are not numbers")
     counters = Counters(*row[1:-1])
-    texts = (counters.reasons, counters.fingerprint)
-    if not _are_integers(row[1 : 1 + _NUMBER_COUNT]) or not all(isinstance(text, str) for text in texts):
-        raise Damaged("the counters are not numbers")
     if counters.checksum != row[-1]:
         raise Damaged("the counters do not match their checksum")
     return counters
 
 
 def store_counters(connection: sqlite3.Connection, counters: Counters) -> None:
-    values = ", ".join("?" * (len(counters) + 2))
-    connection.execute(f"INSERT OR REPLACE INTO counters VALUES ({values})", (1, *counters, counters.checksum))  # noqa: S608 -- question marks only
+    _insert(connection, "INSERT OR REPLACE INTO counters", [(1, *counters, counters.checksum)])
 
 
 # -- messages
@@ -197,6 +184,18 @@ class Row(NamedTuple):
     message_id: bytes
     accepted_at: int
     body: bytes
+
+    @property
+    def checksum(self) -> int:
+        head = _POSITION_AND_TIME.pack(self.position, self.accepted_at)
+        return crc32(self.body, crc32(self.message_id, crc32(head)))
+
+    def is_sound(self, checksum: object) -> bool:
+        """Whether this is what was written; a damaged row may have other types."""
+        try:
+            return self.checksum == checksum
+        except (struct.error, TypeError):
+            return False
 
 
 class Head(NamedTuple):
@@ -212,46 +211,22 @@ class Head(NamedTuple):
 _POSITION_AND_TIME: Final = struct.Struct(">qq")
 
 
-def checksum_of(position: int, message_id: bytes, accepted_at: int, body: bytes) -> int:
-    return crc32(body, crc32(message_id, crc32(_POSITION_AND_TIME.pack(position, accepted_at))))
-
-
-def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    fields = [(position, mid, at, checksum_of(position, mid, at, body), body) for position, mid, at, body in rows]
-    _insert(connection, "INSERT INTO messages", fields)
-
-
-def find_positions(connection: sqlite3.Connection, positions: Sequence[int]) -> set[int]:
-    """Those of the positions where a message is pending."""
-    found: set[int] = set()
-    for statement, values in _chunks("SELECT group_concat(position) FROM messages WHERE position IN ({})", positions):
-        [text] = connection.execute(statement, values).fetchone()
-        found.update(map(int, str(text).split(",")) if text is not None else ())
-    return found
-
-
-def salvage_message(connection: sqlite3.Connection, row: Row) -> bool:
-    """Insert a message unless there is one with its id; returns whether it was."""
-    statement = "INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?)"
-    position, message_id, accepted_at, body = row
-    return connection.execute(statement, (position, message_id, accepted_at, checksum_of(*row), body)).rowcount == 1
-
-
-def is_sound_message(row: tuple[Any, ...]) -> bool:
-    """Whether position, id, time and body match the checksum after them."""
-    try:
-        return bool(checksum_of(*row[:4]) == row[4])
-    except (struct.error, TypeError):
-        return False
+def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row], insert: str = "INSERT") -> int:
+    """Returns how many were inserted: `insert` may be ``INSERT OR IGNORE``."""
+    fields = [(row.position, row.message_id, row.accepted_at, row.checksum, row.body) for row in rows]
+    return _insert(connection, f"{insert} INTO messages", fields)
 
 
 def find_ids(connection: sqlite3.Connection, message_ids: Sequence[bytes]) -> dict[bytes, int]:
     """The positions of those of the ids that are pending."""
     query = "SELECT message_id, position FROM messages WHERE message_id IN ({})"
-    found: dict[bytes, int] = {}
-    for statement, values in _chunks(query, message_ids):
-        found.update(connection.execute(statement, values).fetchall())
-    return found
+    return dict(_for_each(connection, query, message_ids))
+
+
+def find_positions(connection: sqlite3.Connection, positions: Sequence[int], table: str = "messages") -> set[int]:
+    """Those of the positions that are in the table."""
+    texts = _for_each(connection, f"SELECT group_concat(position) FROM {table} WHERE position IN ({{}})", positions)  # noqa: S608 -- a constant
+    return {int(position) for (text,) in texts if text is not None for position in str(text).split(",")}
 
 
 _HEADS: Final = """
@@ -264,10 +239,8 @@ _HEADS: Final = """
 def read_heads(connection: sqlite3.Connection, after: int, count: int = PAGE, table: str = "messages") -> list[Head]:
     """The next messages after a position, without their bodies. Raises `Damaged` if they are not in order."""
     [text] = connection.execute(_HEADS.format(table), (after, count)).fetchone()
-    if text is None:
-        return []
     try:
-        heads = [Head(*map(int, head.split())) for head in text.split(",")]
+        heads = [] if text is None else [Head(*map(int, head.split())) for head in text.split(",")]
     except (ValueError, TypeError):
         raise Damaged("the numbers of a message are not numbers") from None
     for head in heads:
@@ -285,34 +258,29 @@ _BODIES: Final = """
 
 def read_rows(connection: sqlite3.Connection, heads: Sequence[Head]) -> list[Row]:
     """These messages with their bodies. Raises `Damaged` if one is not what was written."""
+    contents = _for_each(connection, _BODIES, [head.position for head in heads])
+    ids, bodies = (
+        b"".join(part or b"" for part in parts) for parts in (zip(*contents, strict=True) if heads else ((), ()))
+    )
     rows: list[Row] = []
-    for start in range(0, len(heads), PAGE):
-        part = heads[start : start + PAGE]
-        [(statement, values)] = _chunks(_BODIES, [head.position for head in part])
-        ids, bodies = (content or b"" for content in connection.execute(statement, values).fetchone())
-        id_start = body_start = 0
-        for position, accepted_at, checksum, id_size, body_size in part:
-            id_end, body_end = id_start + id_size, body_start + body_size
-            row = Row(position, ids[id_start:id_end], accepted_at, bodies[body_start:body_end])
-            if checksum_of(*row) != checksum:
-                raise Damaged(f"the message at {position} does not match its checksum")
-            rows.append(row)
-            id_start, body_start = id_end, body_end
+    id_start = body_start = 0
+    for position, accepted_at, checksum, id_size, size in heads:
+        id_end, body_end = id_start + id_size, body_start + size
+        row = Row(position, ids[id_start:id_end], accepted_at, bodies[body_start:body_end])
+        if row.checksum != checksum:
+            raise Damaged(f"the message at {position} does not match its checksum")
+        rows.append(row)
+        id_start, body_start = id_end, body_end
     return rows
 
 
 def remove_messages(connection: sqlite3.Connection, positions: Sequence[int]) -> tuple[int, int]:
     """Remove those of the messages that are there; returns how many there were, and their bytes."""
-    count = size = 0
     query = "SELECT count(*), coalesce(sum(length(body)), 0) FROM messages WHERE position IN ({})"
-    for statement, values in _chunks(query, positions):
-        some, some_bytes = connection.execute(statement, values).fetchone()
-        count += some
-        size += some_bytes
-    for table in ("messages", "attempts"):
-        for statement, values in _chunks(f"DELETE FROM {table} WHERE position IN ({{}})", positions):  # noqa: S608 -- two constants
-            connection.execute(statement, values)
-    return count, size
+    found = _for_each(connection, query, positions)
+    _for_each(connection, "DELETE FROM messages WHERE position IN ({})", positions)
+    _for_each(connection, "DELETE FROM attempts WHERE position IN ({})", positions)
+    return sum(count for count, _ in found), sum(size for _, size in found)
 
 
 # -- attempts
@@ -326,18 +294,7 @@ def store_attempts(connection: sqlite3.Connection, positions: Sequence[int], num
 
 def load_attempts(connection: sqlite3.Connection, positions: Sequence[int]) -> dict[int, int]:
     """Requests noted for these messages. Raises `Damaged` if a row does not match its checksum."""
-    found: dict[int, int] = {}
-    for statement, values in _chunks("SELECT * FROM attempts WHERE position IN ({})", positions):
-        found.update(_checked_attempts(connection.execute(statement, values).fetchall()))
-    return found
-
-
-def load_all_attempts(connection: sqlite3.Connection) -> dict[int, int]:
-    """Raises `Damaged` if a row does not match its checksum."""
-    return _checked_attempts(connection.execute("SELECT * FROM attempts").fetchall())
-
-
-def _checked_attempts(rows: Sequence[tuple[Any, ...]]) -> dict[int, int]:
+    rows = _for_each(connection, "SELECT * FROM attempts WHERE position IN ({})", positions)
     if not all(_are_integers(row) and _attempt_checksum(*row[:2]) == row[2] for row in rows):
         raise Damaged("an attempt does not match its checksum")
     return {row[0]: row[1] for row in rows}
@@ -368,17 +325,13 @@ class DeadRow(NamedTuple):
 
     @property
     def is_sound(self) -> bool:
-        try:
-            is_sound = checksum_of(self.position, self.message_id, self.accepted_at, self.body) == self.checksum
-        except (struct.error, TypeError):
-            return False
-        return is_sound and _result_checksum(self[5:11]) == self.result_checksum
+        row = Row(self.position, self.message_id, self.accepted_at, self.body)
+        return row.is_sound(self.checksum) and _result_checksum(self[5:11]) == self.result_checksum
 
 
 _MOVE: Final = """
     INSERT OR REPLACE INTO dead
-    SELECT position, message_id, accepted_at, checksum, body, ?, ?, ?, ?, ?, ?, ?
-    FROM messages WHERE position IN ({})
+    SELECT position, message_id, accepted_at, checksum, body, ?, ?, ?, ?, ?, ?, ? FROM messages WHERE position IN ({})
 """
 
 
@@ -387,9 +340,7 @@ def move_to_dead_letters(
 ) -> None:
     """Copy these messages to the dead letters; the caller removes them."""
     outcome = (result.reason or "", result.status_code, result.attempts, int(result.possibly_delivered), now, answer)
-    outcome += (_result_checksum(outcome),)
-    for statement, values in _chunks(_MOVE, positions):
-        connection.execute(statement, (*outcome, *values))
+    _for_each(connection, _MOVE, positions, (*outcome, _result_checksum(outcome)))
 
 
 def _result_checksum(outcome: Sequence[object]) -> int:
@@ -409,13 +360,8 @@ def insert_dead(connection: sqlite3.Connection, rows: Sequence[DeadRow]) -> None
     _insert(connection, "INSERT OR REPLACE INTO dead", rows)
 
 
-def is_dead(connection: sqlite3.Connection, position: int) -> bool:
-    return connection.execute("SELECT 1 FROM dead WHERE position = ?", (position,)).fetchone() is not None
-
-
 def remove_dead(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
-    for statement, values in _chunks("DELETE FROM dead WHERE position IN ({})", positions):
-        connection.execute(statement, values)
+    _for_each(connection, "DELETE FROM dead WHERE position IN ({})", positions)
 
 
 # -- messages erased by another process
@@ -430,31 +376,38 @@ def read_purged(connection: sqlite3.Connection) -> dict[int, bytes]:
 
 
 def remove_purged(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
-    for statement, values in _chunks("DELETE FROM purged WHERE position IN ({})", positions):
-        connection.execute(statement, values)
+    _for_each(connection, "DELETE FROM purged WHERE position IN ({})", positions)
 
 
 # -- statements for many rows
 
 
-def _insert(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    start = 0
+def _insert(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    inserted = start = 0
     while start < len(rows):
         # Powers of two, so that few statements serve any number of rows.
-        size = min(_ROWS_A_STATEMENT if len(rows[0]) <= 7 else 64, 1 << (len(rows) - start).bit_length() - 1)
-        row = f"({', '.join('?' * len(rows[0]))})"
+        width = len(rows[0])
+        size = 1 << min(len(rows) - start, _MAX_PARAMETERS // width).bit_length() - 1
+        row = f"({', '.join('?' * width)})"
         values = tuple(chain.from_iterable(rows[start : start + size]))
-        connection.execute(f"{insert} VALUES {', '.join([row] * size)}", values)
+        inserted += connection.execute(f"{insert} VALUES {', '.join([row] * size)}", values).rowcount
         start += size
+    return inserted
 
 
-def _chunks(query: str, values: Sequence[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The query for some of the values at a time, each filled up to a power of two by repeating its last value."""
+def _for_each(
+    connection: sqlite3.Connection, query: str, values: Sequence[Any], first: Iterable[Any] = ()
+) -> list[tuple[Any, ...]]:
+    """Run the query for these values, a page at a time, and return all its rows."""
+    rows: list[tuple[Any, ...]] = []
     for start in range(0, len(values), PAGE):
         part = tuple(values[start : start + PAGE])
+        # Filled up to a power of two with its last value, so that few statements serve any number of values.
         size = 1 << (len(part) - 1).bit_length()
-        yield query.format(", ".join("?" * size)), part + part[-1:] * (size - len(part))
+        statement = query.format(", ".join("?" * size))
+        rows += connection.execute(statement, (*first, *part, *part[-1:] * (size - len(part)))).fetchall()
+    return rows
 
 
-def _are_integers(values: Sequence[Any]) -> bool:
+def _are_integers(values: Iterable[Any]) -> bool:
     return all(isinstance(value, int) for value in values)

@@ -50,7 +50,9 @@ path = sys.argv[1]
 HOLDER = """
 async def main():
     spool = SQLiteSpool(path)
-    await append(spool, *sys.argv[2:])
+    # A transaction for each message.
+    for message_id in sys.argv[2:]:
+        await append(spool, message_id)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await spool.aclose()

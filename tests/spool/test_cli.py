@@ -1,6 +1,10 @@
-"""`segment-async spool`: every sub-command, on a spool that nobody uses; what processes notice is the visitor's test."""
+"""`segment-async spool`: every sub-command, on a spool that nobody uses; what processes notice is the inspector's test."""
 
 import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import orjson
 import pytest
@@ -9,7 +13,9 @@ from click.testing import CliRunner
 from segment_async.cli._spool import spool
 from segment_async.spool import BatchResult, SQLiteSpool, Status
 
-from .contract import read
+from .contract import append_one, read
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -21,16 +27,17 @@ def message(message_id, **fields):
     return orjson.dumps({"type": "track", "messageId": message_id, "event": "Order Completed", "userId": "u1"} | fields)
 
 
-def fill(path, failed=(), pending=()):
+def fill(path, failed=(), pending=(), answer="", fingerprint="1"):
     async def main():
         one = SQLiteSpool(path)
+        one.claim(fingerprint)
         for each in failed:
-            await one.append(orjson.loads(each)["messageId"], each)
+            await append_one(one, orjson.loads(each)["messageId"], each)
         if failed:
             keys = [each.key for each in (await read(one)).messages]
-            await one.settle(keys, BatchResult(Status.FAILED, "refused", 400, 3, possibly_delivered=True))
+            await one.settle(keys, BatchResult(Status.FAILED, "refused", 400, 3, possibly_delivered=True), answer)
         for each in pending:
-            await one.append(orjson.loads(each)["messageId"], each)
+            await append_one(one, orjson.loads(each)["messageId"], each)
         await one.aclose()
 
     asyncio.run(main())
@@ -76,10 +83,36 @@ def test_show_prints_one_message(path):
 
 
 def test_dead_says_why(path):
-    fill(path, failed=[message("x")])
+    fill(path, failed=[message("x")], answer="no \x1b[2Jsuch source")
     _, letter = lines(run("dead", path))
-    assert letter[2:] == ["x", "track", "Order", "Completed", "u1", "refused", "400", "3", "yes"]
+    fields = ["x", "track", "Order", "Completed", "u1", "refused", "400", "3", "yes"]
+    assert letter[2:] == [*fields, "no", "\ufffd[2Jsuch", "source"]
     assert orjson.loads(run("dead", path, "--id", "x"))["messageId"] == "x"
+
+
+def test_dead_shows_whole_ids_because_another_option_takes_them(path):
+    message_id = "0123456789" * 9
+    fill(path, failed=[message(message_id)])
+    assert message_id in run("dead", path)
+    assert orjson.loads(run("dead", path, "--id", message_id))["messageId"] == message_id
+
+
+def test_tables_work_on_a_terminal_that_knows_little(path):
+    """In a process of its own, because the encoding of its output is what is tried."""
+    fill(
+        path, failed=[message("ü€😀" * 10, event="ü€😀" * 40)], pending=[message("ü", event="ü€😀" * 40)], answer="ü€😀"
+    )
+    for encoding in ("ascii", "latin-1", "cp1252"):
+        for command in ("status", "show", "dead"):
+            done = subprocess.run(
+                [sys.executable, "-W", "error", "-m", "segment_async.cli", "spool", command, str(path)],
+                env={**os.environ, "PYTHONIOENCODING": encoding},
+                capture_output=True,
+                check=False,
+                cwd=ROOT,
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.decode(encoding)
 
 
 def test_nothing_in_a_message_reaches_the_terminal_as_anything_but_text(path):
@@ -92,18 +125,21 @@ def test_nothing_in_a_message_reaches_the_terminal_as_anything_but_text(path):
 
 def test_retry_puts_some_back_in_line(path):
     fill(path, failed=[message("x"), message("y"), message("z")])
-    assert run("retry", path, "--id", "x", "--id", "y") == "2 put back in line\n"
-    assert run("retry", path, "--reason", "gave_up") == "0 put back in line\n"
-    assert run("retry", path, "--reason", "refused") == "1 put back in line\n"
-    assert run("retry", path, "--all") == "0 put back in line\n"
+    assert run("retry", path, "--id", "x", "--id", "y") == "2 messages put back\n"
+    assert run("retry", path, "--reason", "gave_up") == "0 messages put back\ndead letters by reason: refused (1)\n"
+    assert run("retry", path, "--reason", "refused") == "1 message put back\n"
+    assert run("retry", path, "--all") == "0 messages put back\nthere are no dead letters\n"
     assert "say which" in run("retry", path, code=2)
 
 
 def test_purge_asks_first(path):
     fill(path, failed=[message("x")], pending=[message("a"), message("b", userId="u2")])
-    assert "Aborted" in run("purge", path, "--user", "u1", code=1, input="n\n")
-    assert run("purge", path, "--user", "u1", "--yes") == "2 erased\n"
-    assert run("purge", path, "--user", "u1", "--yes") == "0 erased\n"
+    asked = run("purge", path, "--user", "u1", code=1, input="n\n")
+    assert "Erase 2 messages of this user" in asked
+    assert "Aborted" in asked
+    assert "Erase 1 message of this user" in run("purge", path, "--user", "u2", code=1, input="n\n")
+    assert run("purge", path, "--user", "u1", "--yes") == "2 messages erased\n"
+    assert run("purge", path, "--user", "u1", "--yes") == "0 messages erased\n"
     assert [orjson.loads(line)["messageId"] for line in run("export", path).splitlines()] == ["b"]
 
 
@@ -115,7 +151,17 @@ def test_export_writes_lines_of_json(path, tmp_path):
     assert run("show", path).count("track") == 2
 
 
+def test_rotate_key_lets_the_next_client_take_over(path):
+    fill(path, pending=[message("a")])
+    with pytest.raises(ValueError, match="belongs to another write key or host"):
+        fill(path, fingerprint="2")
+    assert run("rotate-key", path) == "the next client on this path sends 1 message with its own write key\n"
+    fill(path, pending=[message("b")], fingerprint="2")
+    with pytest.raises(ValueError):
+        fill(path, fingerprint="1")
+
+
 def test_where_there_is_no_spool(path):
-    for command in ("status", "show", "dead", "export"):
+    for command in ("status", "show", "dead", "export", "rotate-key"):
         assert "there is no spool at" in run(command, path, code=1)
     assert not path.parent.exists()

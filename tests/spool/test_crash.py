@@ -35,8 +35,8 @@ def test_kills_at_system_calls():
 
 
 @needs_strace
-def test_kills_while_damage_is_mended():
-    assert "'calls': " in crash("--mending", "--every", "120")
+def test_kills_during_a_salvage():
+    assert "'calls': " in crash("--salvage", "--every", "120")
 
 
 @needs_strace

@@ -8,14 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from segment_async.spool import BatchResult, Status
-from segment_async.spool._intake import NewMessage
-from segment_async.spool._ledger import by_slot
-from segment_async.spool._shard import Limits, Note
-from segment_async.spool._shards import Shards
+from segment_async.spool import BatchResult, Status, StoredMessage, Window
+from segment_async.spool._database import Options
+from segment_async.spool._writer import Append, Note, Writer
 
 ROOM = 60
 IDS = st.sampled_from("abcdefghij")
+COUNTS = st.integers(0, 4)
 FATES = st.sampled_from(
     [
         BatchResult(Status.DELIVERED),
@@ -30,7 +29,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.shards = self.open()
+        self.writer = self.open()
         # The model: what waits, in order; what is held, by key; dead letters' sizes, in the order of acceptance.
         self.waiting: list[tuple[str, bytes, int]] = []
         self.held: dict[int, tuple[str, bytes, int]] = {}
@@ -41,17 +40,15 @@ class SpoolMachine(RuleBasedStateMachine):
         self.number = itertools.count()
 
     def open(self):
-        clock = itertools.count(1_000)
-        limits = Limits(ROOM, None, lambda: next(clock))
-        return Shards(Path(self.folder.name, "a.db"), limits, power_safe=False, falls_back=False)
+        return Writer(Path(self.folder.name, "a.db"), Options(max_bytes=ROOM, power_safe=False), None)
 
     def teardown(self):
-        self.shards.close()
+        self.writer.close()
         self.folder.cleanup()
 
     @initialize()
     def begin(self):
-        self.shards.commit([])
+        self.writer.commit([Append([])])
 
     # -- the model
 
@@ -59,24 +56,34 @@ class SpoolMachine(RuleBasedStateMachine):
         pending = [*self.waiting, *self.held.values()]
         return sum(len(body) for _, body, _ in pending) + sum(self.dead.values())
 
-    def expect_append(self, message_id, body, make_room, known, group):
-        if message_id in group:
-            return "known", []
+    def expect_append(self, messages, make_room, hold):
+        """What becomes of each message of a group, and what is dropped for them."""
+        pending = {each[0] for each in (*self.waiting, *self.held.values())}
+        may_hold = not self.waiting
+        fresh = {}
+        for message_id, body in messages:
+            if message_id not in pending and len(body) <= ROOM:
+                fresh.setdefault(message_id, body)
+        wanted = sum(map(len, fresh.values()))
+        while self.used() + wanted > ROOM and self.dead:
+            del self.dead[min(self.dead)]
         dropped = []
-        if len(body) <= ROOM:
-            while self.used() + len(body) > ROOM and self.dead:
-                del self.dead[min(self.dead)]
-            while self.used() + len(body) > ROOM and make_room and self.waiting and self.waiting[0][0] not in group:
-                dropped.append(self.waiting.pop(0))
-                self.end(BatchResult(Status.DROPPED, "queue_full"))
-        if self.used() + len(body) > ROOM:
-            return "full", dropped
-        group.add(message_id)
-        if message_id in known - {each[0] for each in dropped}:
-            return "known", dropped
-        self.counts["accepted"] += 1
-        self.waiting.append((message_id, body, next(self.number)))
-        return "stored", dropped
+        while self.used() + wanted > ROOM and make_room and self.waiting:
+            dropped.append(self.waiting.pop(0))
+            self.end(BatchResult(Status.DROPPED, "queue_full"))
+        stored, statuses = [], []
+        for message_id, body in messages:
+            if fresh.get(message_id) is body and self.used() + sum(len(each[1]) for each in stored) + len(body) <= ROOM:
+                del fresh[message_id]
+                pending.add(message_id)
+                stored.append((message_id, body, next(self.number)))
+                statuses.append("stored")
+            else:
+                statuses.append("known" if message_id in pending else "full")
+        self.counts["accepted"] += len(stored)
+        held = stored[:hold] if may_hold else []
+        self.waiting += stored[len(held) :]
+        return statuses, dropped, held
 
     def end(self, fate):
         self.counts[fate.status.value] += 1
@@ -85,17 +92,21 @@ class SpoolMachine(RuleBasedStateMachine):
 
     # -- calls
 
-    @rule(message_id=IDS, body=st.binary(max_size=25), make_room=st.booleans())
-    def append(self, message_id, body, make_room):
-        known = {each[0] for each in (*self.waiting, *self.held.values())}
-        expected, dropped = self.expect_append(message_id, body, make_room, known, set())
-        [result] = self.shards.commit([NewMessage(message_id.encode(), body, make_room)])
-        assert result.status == expected
+    @rule(group=st.lists(st.tuples(IDS, st.binary(max_size=25)), max_size=5), make_room=st.booleans(), hold=COUNTS)
+    def append(self, group, make_room, hold):
+        # Each its own object, so that the model can tell equal ones apart.
+        group = [(message_id, bytes(bytearray(body))) for message_id, body in group]
+        expected, dropped, held = self.expect_append(group, make_room, hold)
+        [result] = self.writer.commit([Append([(mid.encode(), body) for mid, body in group], hold, make_room)])
+        assert [each.status for each in result.answers] == expected
         assert [each[:2] for each in result.dropped] == [each[:2] for each in dropped]
+        keys = {mid: answer.key for (mid, _), answer in zip(group, result.answers, strict=True) if answer.held}
+        assert list(keys) == [each[0] for each in held]
+        self.held.update((keys[each[0]], each) for each in held)
 
     @rule(count=st.integers(1, 4), size=st.integers(1, 40))
     def read(self, count, size):
-        window = self.shards.read(count, size)
+        window = self.writer.read(count, size)
         expected = []
         while self.waiting and len(expected) < count:
             if expected and sum(len(each[1]) for each in expected) + len(self.waiting[0][1]) > size:
@@ -113,9 +124,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(choice=st.integers(0, 255), fate=FATES)
     def settle(self, choice, fate):
         keys = self.some_held(choice)
-        for slot, where in by_slot(keys).items():
-            self.shards.note(slot, Note(where, fate))
-        self.shards.commit()
+        self.writer.commit([Note(keys, fate)])
         for key in keys:
             _, body, number = self.held.pop(key)
             self.end(fate)
@@ -124,26 +133,33 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.held)
     @rule(choice=st.integers(0, 255))
+    def release(self, choice):
+        """A reader is gone."""
+        keys = self.some_held(choice)
+        messages = [StoredMessage(key, self.held[key][0], self.held[key][1]) for key in keys]
+        self.writer.release(Window(messages))
+        self.waiting = sorted([*self.waiting, *(self.held.pop(key) for key in keys)], key=lambda each: each[2])
+
+    @precondition(lambda self: self.held)
+    @rule(choice=st.integers(0, 255))
     def sending(self, choice):
         keys = self.some_held(choice)
         attempt = 1 + max((self.attempts.get(self.held[key][2], 0) for key in keys), default=0)
-        for slot, where in by_slot(keys).items():
-            self.shards.note(slot, Note(where, attempt))
-        self.shards.commit()
+        self.writer.commit([Note(keys, attempt)])
         for key in keys:
             self.attempts[self.held[key][2]] = attempt
 
     @rule()
     def restart(self):
-        self.shards.close()
-        self.shards = self.open()
+        self.writer.close()
+        self.writer = self.open()
         self.waiting = sorted([*self.held.values(), *self.waiting], key=lambda each: each[2])
         self.held.clear()
-        self.shards.commit([NewMessage(b"never there", b"x" * (ROOM + 1), False)])
+        self.writer.commit([Append([])])
 
     @invariant()
     def books(self):
-        counts = self.shards.snapshot().statistics()
+        counts = self.writer.statistics()
         if counts.accepted == 0:
             return
         assert {name: getattr(counts, name) for name in self.counts} == self.counts

@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import logging
-import os
 import shutil
 
 import pytest
 
 from segment_async.spool import BatchResult, SpoolUnavailable, SQLiteSpool, Status
 
-from .contract import DELIVERED, append, body_of, check_law, read, read_ids
+from .contract import DELIVERED, append, append_one, body_of, call_append, check_law, read, read_ids
+from .process import Process
 
 BIG = b"x" * 32_000
 
@@ -33,7 +33,7 @@ async def append_until_refused(spool, prefix="m"):
     with pytest.raises(SpoolUnavailable) as caught:
         while True:
             message_id = f"{prefix}{len(taken):05}"
-            await spool.append(message_id, BIG)
+            await append_one(spool, message_id, BIG)
             taken.append(message_id)
     return taken, str(caught.value)
 
@@ -53,7 +53,7 @@ def test_a_full_disk_refuses_messages_and_still_records_outcomes(disk):
 
     async def part(spool):
         taken, reason = await append_until_refused(spool)
-        assert len(taken) > 200
+        assert len(taken) > 150
         assert "full" in reason
         disk.fill()
         messages = await read_everything(spool, len(taken))
@@ -67,7 +67,7 @@ def test_a_full_disk_refuses_messages_and_still_records_outcomes(disk):
         # What was delivered is given back to the disk, and so there is room again.
         while spool.statistics().pending == 0:
             with contextlib.suppress(SpoolUnavailable):
-                await spool.append("one more", BIG)
+                await append_one(spool, "one more", BIG)
 
     counts = run(path, part)
     assert (counts.pending, counts.delivered) == (1, counts.accepted - 1)
@@ -93,12 +93,113 @@ def test_a_disk_that_is_full_from_the_start(disk):
     async def part(spool):
         for _ in range(3):
             with pytest.raises(SpoolUnavailable):
-                await spool.append("a", b"{}")
+                await append_one(spool, "a", b"{}")
         stuffing.unlink()
         await append(spool, "b")
         assert await read_ids(spool) == ["b"]
 
     run(disk.folder / "analytics.db", part)
+
+
+def test_a_disk_that_was_full_takes_messages_again_as_soon_as_it_has_room(disk):
+    """What was delivered leaves free pages in the file, and that is room enough, at once and every time."""
+    path = disk.folder / "analytics.db"
+
+    async def part(spool):
+        for cycle in range(4):
+            taken, _ = await append_until_refused(spool, f"m{cycle}-")
+            assert len(taken) > 150
+            messages = await read_everything(spool, len(taken))
+            for start in range(0, len(messages), 100):
+                await spool.settle([each.key for each in messages[start : start + 100]], DELIVERED)
+            counts = spool.statistics()
+            assert (counts.pending, counts.unrecorded) == (0, 0)
+            # Without a wait, without a second try.
+            await append_one(spool, f"again-{cycle}", BIG)
+            [again] = (await read(spool)).messages
+            await spool.settle([again.key], DELIVERED)
+
+    run(path, part)
+
+
+def test_a_disk_filled_by_others_keeps_outcomes_in_memory_until_there_is_room(disk):
+    path = disk.folder / "analytics.db"
+
+    async def part(spool):
+        await call_append(spool, [(f"{n}", BIG) for n in range(50)])
+        held = await read_everything(spool, 50)
+        stuffing = disk.fill()
+        # The log cannot be copied into the database, nor grow.
+        for message in held:
+            await spool.sending([message.key], 1)
+            await spool.settle([message.key], DELIVERED)
+            check_law(spool)
+        counts = spool.statistics()
+        assert (counts.delivered, counts.pending) == (50, 0)
+        with pytest.raises(SpoolUnavailable, match="full"):
+            await append_one(spool, "refused", BIG)
+        stuffing.unlink()
+        await append_one(spool, "taken", BIG)
+        assert spool.statistics().unrecorded == 0
+
+    counts = run(path, part)
+    assert (counts.accepted, counts.delivered, counts.pending) == (51, 50, 1)
+
+    async def later(spool):
+        assert await read_ids(spool) == ["taken"]
+
+    run(path, later)
+
+
+# -- a log that cannot be emptied
+
+
+def test_the_log_stays_bounded_while_another_process_reads(path):
+    async def part(spool):
+        await append_one(spool, "first", BIG)
+        reader = Process(
+            """
+            import sqlite3
+            connection = sqlite3.connect(path)
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM messages").fetchone()
+            print("reads", flush=True)
+            sys.stdin.read()
+            """,
+            path,
+        )
+        assert reader.line() == "reads"
+        taken, reason = await append_until_refused(spool)
+        assert "has grown to" in reason
+        assert "another process has been reading the spool for long: end that process" in reason
+        log = path.with_name(path.name + "-wal")
+        assert 32 * 2**20 < log.stat().st_size < 36 * 2**20
+        # Outcomes are recorded for a while longer, and then kept in memory.
+        messages = await read_everything(spool, len(taken) + 1)
+        for message in messages:
+            await spool.sending([message.key], 1)
+        assert log.stat().st_size < 44 * 2**20
+        await spool.settle([each.key for each in messages], DELIVERED)
+        assert spool.statistics().pending == 0
+        reader.end()
+        await append_one(spool, "last", BIG)
+        counts = spool.statistics()
+        assert (counts.pending, counts.unrecorded) == (1, 0)
+        # The log is written over from its start, and cut.
+        assert log.stat().st_size < 8 * 2**20
+
+    run(path, part, durability="process")
+
+
+def test_the_log_is_emptied_when_there_is_time(path):
+    async def part(spool):
+        await append_one(spool, "a", BIG)
+        log = path.with_name(path.name + "-wal")
+        assert log.stat().st_size > 0
+        while log.stat().st_size:
+            await spool.settle([], DELIVERED)
+
+    run(path, part)
 
 
 # -- read-only
@@ -120,7 +221,7 @@ def test_a_disk_that_becomes_read_only(disk):
     async def refused(spool):
         for _ in range(2):
             with pytest.raises(SpoolUnavailable, match=r"[Rr]ead-only"):
-                await spool.append("c", b"{}")
+                await append_one(spool, "c", b"{}")
         disk.remount("rw")
         await append(spool, "d")
         assert await read_ids(spool) == ["a", "b", "d"]
@@ -143,7 +244,7 @@ def test_a_removed_folder_is_an_error_until_it_is_back_and_then_nothing_is_lost(
         shutil.rmtree(path.parent)
         for _ in range(2):
             with pytest.raises(SpoolUnavailable, match="was removed"):
-                await spool.append("d", b"{}")
+                await append_one(spool, "d", b"{}")
         # What is there can be sent all the while.
         assert await read_ids(spool, count=1) == ["b"]
         path.parent.mkdir(mode=0o700)
@@ -182,7 +283,7 @@ def test_another_file_in_the_place_is_not_written_to(path):
         path.rename(path.with_name("moved.db"))
         path.write_bytes(b"something else")
         with pytest.raises(SpoolUnavailable, match="another file has taken the place"):
-            await spool.append("b", b"{}")
+            await append_one(spool, "b", b"{}")
         path.unlink()
         await append(spool, "c")
         assert await read_ids(spool) == ["a", "c"]
@@ -241,11 +342,9 @@ def test_falling_back_to_memory_is_said_and_ends_when_the_disk_is_back(path, cap
     assert "again" in warnings[1]
 
 
-def test_what_is_in_memory_is_read_and_settled_like_anything_else(tmp_path):
-    path = tmp_path / "file" / "analytics.db"
-    path.parent.write_bytes(b"no folder")
-
+def test_what_is_in_memory_is_read_and_settled_like_anything_else(path):
     async def part(spool):
+        refuse(path)
         assert [each.status for each in await append(spool, "a", "b", "c")] == ["memory"] * 3
         messages = (await read(spool)).messages
         assert [each.message_id for each in messages] == ["a", "b", "c"]
@@ -258,34 +357,39 @@ def test_what_is_in_memory_is_read_and_settled_like_anything_else(tmp_path):
     run(path, part, on_failure="memory")
 
 
-def test_memory_is_bounded(tmp_path):
-    path = tmp_path / "file" / "analytics.db"
+def refuse(path):
+    """No file can be made in what is no folder."""
     path.parent.write_bytes(b"no folder")
 
+
+def test_memory_is_bounded(path):
     async def part(spool):
+        refuse(path)
         taken, _ = await append_until_refused(spool)
         assert len(taken) == 2**25 // len(BIG)
 
     run(path, part, on_failure="memory")
 
 
-def test_what_stays_in_memory_at_the_end_is_said(tmp_path, caplog):
-    path = tmp_path / "file" / "analytics.db"
-    path.parent.write_bytes(b"no folder")
-    run(path, lambda spool: append(spool, "a"), on_failure="memory")
-    assert "1 messages were in memory only" in caplog.text
-
-
-def test_without_a_fall_back_the_call_raises_and_the_log_says_it_once(tmp_path, caplog):
-    path = tmp_path / "file" / "analytics.db"
-    path.parent.write_bytes(b"no folder")
-
+def test_what_stays_in_memory_at_the_end_is_said(path, caplog):
     async def part(spool):
-        results = await asyncio.gather(*(spool.append(each, body_of(each)) for each in "abc"), return_exceptions=True)
+        refuse(path)
+        await append(spool, "a")
+
+    run(path, part, on_failure="memory")
+    assert "messages in memory only: 1" in caplog.text
+
+
+def test_without_a_fall_back_the_call_raises_and_the_log_says_it_once(path, caplog):
+    async def part(spool):
+        refuse(path)
+        results = await asyncio.gather(
+            *(append_one(spool, each, body_of(each)) for each in "abc"), return_exceptions=True
+        )
         assert [type(each) for each in results] == [SpoolUnavailable] * 3
         assert len({id(each) for each in results}) == 3
         assert spool.statistics().accepted == 0
 
     run(path, part)
     assert len(caplog.records) == 1
-    assert os.listdir(tmp_path) == ["file"]
+    assert path.parent.read_bytes() == b"no folder"

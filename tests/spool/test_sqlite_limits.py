@@ -4,9 +4,21 @@ import asyncio
 
 import pytest
 
-from segment_async.spool import BatchResult, DroppedMessage, SQLiteSpool, Status
+from segment_async.spool import BatchResult, DroppedMessage, NewMessage, SQLiteSpool, Status
 
-from .contract import DELIVERED, REFUSED, append, body_of, check_law, has_nothing_to_read, read, read_ids
+from .contract import (
+    DELIVERED,
+    REFUSED,
+    append,
+    append_one,
+    body_of,
+    call_append,
+    check_law,
+    has_nothing_to_read,
+    read,
+    read_ids,
+    statuses,
+)
 
 SIZE = len(body_of("a"))
 
@@ -26,10 +38,6 @@ def path(tmp_path):
     return tmp_path / "analytics.db"
 
 
-def statuses(results):
-    return [each.status for each in results]
-
-
 def test_full_is_an_answer_and_room_comes_back_with_outcomes(path):
     async def part(spool):
         assert statuses(await append(spool, "a", "b", "c")) == ["stored", "stored", "full"]
@@ -43,9 +51,9 @@ def test_full_is_an_answer_and_room_comes_back_with_outcomes(path):
 
 def test_a_group_is_taken_as_far_as_there_is_room(path):
     async def part(spool):
-        results = await asyncio.gather(*(spool.append(each, body_of(each)) for each in "abcde"))
-        assert statuses(results) == ["stored", "stored", "stored", "full", "full"]
+        assert statuses(await append(spool, *"abcde")) == ["stored", "stored", "stored", "full", "full"]
         assert await read_ids(spool) == ["a", "b", "c"]
+        assert spool.statistics().accepted == 3
 
     run(path, part, max_bytes=3 * SIZE + 1)
 
@@ -53,8 +61,9 @@ def test_a_group_is_taken_as_far_as_there_is_room(path):
 def test_what_could_never_fit_drops_nothing(path):
     async def part(spool):
         await append(spool, "a")
-        result = await spool.append("b", b"x" * (3 * SIZE), make_room=True)
-        assert (result.status, result.dropped) == ("full", ())
+        result = await call_append(spool, [("b", b"x" * (3 * SIZE))], make_room=True)
+        assert (statuses(result.answers), result.dropped) == (["full"], ())
+        assert result.answers[0].key is None
         assert await read_ids(spool) == ["a"]
 
     run(path, part, max_bytes=2 * SIZE)
@@ -64,8 +73,8 @@ def test_the_oldest_that_nobody_holds_make_room(path):
     async def part(spool):
         await append(spool, *"abcd")
         assert await read_ids(spool, count=1) == ["a"]
-        result = await spool.append("e", body_of("e") + b"x", make_room=True)
-        assert result.status == "stored"
+        result = await call_append(spool, [("e", body_of("e") + b"x")], make_room=True)
+        assert statuses(result.answers) == ["stored"]
         assert result.dropped == (
             DroppedMessage("b", body_of("b"), "queue_full"),
             DroppedMessage("c", body_of("c"), "queue_full"),
@@ -82,7 +91,7 @@ def test_room_is_made_from_what_was_never_read_too(path):
         await append(spool, *"abcd")
 
     async def second(spool):
-        result = await spool.append("e", body_of("e"), make_room=True)
+        result = await call_append(spool, [("e", body_of("e"))], make_room=True)
         assert [each.message_id for each in result.dropped] == ["a"]
         assert await read_ids(spool) == ["b", "c", "d", "e"]
 
@@ -94,7 +103,7 @@ def test_what_is_held_makes_no_room(path):
     async def part(spool):
         await append(spool, "a", "b")
         await read(spool)
-        assert statuses([await spool.append("c", body_of("c"), make_room=True)]) == ["full"]
+        assert statuses([await append_one(spool, "c", body_of("c"), make_room=True)]) == ["full"]
 
     run(path, part, max_bytes=2 * SIZE)
 
@@ -104,8 +113,8 @@ def test_dead_letters_go_first(path):
         await append(spool, "a", "b", "c")
         await spool.settle([each.key for each in (await read(spool, count=2)).messages], REFUSED)
         assert spool.statistics().dead == 2
-        result = await spool.append("d", body_of("d"))
-        assert (result.status, result.dropped) == ("stored", ())
+        result = await call_append(spool, [("d", body_of("d"))])
+        assert (statuses(result.answers), result.dropped) == (["stored"], ())
         counts = spool.statistics()
         assert (counts.dead, counts.failed, counts.pending) == (1, 2, 2)
         assert await read_ids(spool) == ["c", "d"]
@@ -115,6 +124,7 @@ def test_dead_letters_go_first(path):
 
 def test_what_is_too_old_is_given_up_instead_of_read(path):
     now = [1_000_000.0]
+    clocks = {"clock": lambda: now[0], "monotonic": lambda: now[0]}
 
     async def part(spool):
         await append(spool, "a", "b")
@@ -128,22 +138,123 @@ def test_what_is_too_old_is_given_up_instead_of_read(path):
         assert (counts.dropped, counts.reasons, counts.pending) == (2, {"too_old": 2}, 1)
 
     async def later(spool):
-        now[0] += 100
         window = await read(spool)
         assert [each.message_id for each in window.dropped] == ["c"]
-        assert window.messages == []
+        assert not window.messages
         assert await has_nothing_to_read(spool)
         assert spool.statistics().pending == 0
 
-    run(path, part, max_age=100, clock=lambda: now[0])
-    run(path, later, max_age=100, clock=lambda: now[0])
+    run(path, part, max_age=100, **clocks)
+    now[0] += 100
+    run(path, later, max_age=100, **clocks)
+
+
+class Clocks:
+    """A wall clock that can be set, and one that runs on, whatever happens to the other."""
+
+    def __init__(self):
+        self.wall = 1_000_000_000.0
+        self.monotonic = 500.0
+
+    def pass_seconds(self, seconds):
+        self.wall += seconds
+        self.monotonic += seconds
+
+    def restart(self):
+        """Another process, or another boot: this clock starts anywhere."""
+        self.monotonic = 7.0
+
+    @property
+    def options(self):
+        return {"clock": lambda: self.wall, "monotonic": lambda: self.monotonic}
+
+
+DAY = 86_400
+
+
+@pytest.mark.parametrize("jump", [-50 * 365 * DAY, -DAY, DAY, 50 * 365 * DAY])
+def test_a_wall_clock_that_is_set_while_the_process_runs_makes_nothing_older(path, jump):
+    clocks = Clocks()
+
+    async def part(spool):
+        await append(spool, "a")
+        clocks.pass_seconds(50)
+        clocks.wall += jump
+        await append(spool, "b")
+        assert await read_ids(spool, count=1) == ["a"]
+        clocks.pass_seconds(101)
+        await append(spool, "c")
+        window = await read(spool)
+        assert [(each.message_id, each.reason) for each in window.dropped] == [("b", "too_old")]
+        assert [each.message_id for each in window.messages] == ["c"]
+
+    run(path, part, max_age=100, **clocks.options)
+
+    async def later(spool):
+        assert await read_ids(spool) == ["a", "c"]
+
+    clocks.restart()
+    clocks.pass_seconds(40)
+    run(path, later, max_age=1000, **clocks.options)
+
+
+@pytest.mark.parametrize("jump", [-50 * 365 * DAY, -DAY, 50 * 365 * DAY])
+def test_a_wall_clock_that_is_set_between_two_processes_makes_nothing_older(path, jump):
+    clocks = Clocks()
+
+    async def first(spool):
+        await append(spool, "a")
+
+    async def second(spool):
+        assert await read_ids(spool) == ["a"]
+
+    run(path, first, max_age=100, **clocks.options)
+    clocks.restart()
+    clocks.wall += jump
+    run(path, second, max_age=100, **clocks.options)
+
+
+def test_a_clock_that_is_set_in_an_idle_process_is_noted_for_the_next_one(path):
+    """A machine without a battery starts in 1970, and its clock is set once the network is there."""
+    clocks = Clocks()
+
+    async def first(spool):
+        await append(spool, "a")
+        clocks.wall += 30 * DAY
+        assert await read_ids(spool) == ["a"]
+        revision = path.with_name(path.name + "-wal").stat().st_size
+        while path.with_name(path.name + "-wal").stat().st_size == revision:
+            await spool.settle([], DELIVERED)
+
+    async def second(spool):
+        assert await read_ids(spool) == ["a"]
+
+    run(path, first, max_age=100, check_interval=0.02, **clocks.options)
+    clocks.restart()
+    run(path, second, max_age=100, **clocks.options)
+
+
+def test_time_between_two_processes_counts(path):
+    clocks = Clocks()
+
+    async def first(spool):
+        await append(spool, "a")
+
+    async def second(spool):
+        assert [each.reason for each in (await read(spool)).dropped] == ["too_old"]
+
+    run(path, first, max_age=100, **clocks.options)
+    clocks.restart()
+    clocks.wall += 101
+    run(path, second, max_age=100, **clocks.options)
 
 
 def test_many_that_are_too_old_hide_nothing(path):
     now = [1_000_000.0]
+    clocks = {"clock": lambda: now[0], "monotonic": lambda: now[0]}
 
     async def part(spool):
-        await asyncio.gather(*(spool.append(f"{n:04}", b"{}") for n in range(1_500)))
+        await asyncio.gather(*(append_one(spool, f"{n:04}", b"{}") for n in range(1_500)))
         now[0] += 200
         await append(spool, "fresh")
         dropped, found = 0, []
@@ -153,14 +264,14 @@ def test_many_that_are_too_old_hide_nothing(path):
             found += window.messages
         assert (dropped, [each.message_id for each in found]) == (1_500, ["fresh"])
 
-    run(path, part, max_age=100, clock=lambda: now[0])
+    run(path, part, max_age=100, **clocks)
 
 
 def test_a_dead_letter_of_an_unknown_size_is_kept_whole(path):
     body = bytes(range(256)) * 128
 
     async def part(spool):
-        await spool.append("a", body)
+        await append_one(spool, "a", body)
         [message] = (await read(spool)).messages
         await spool.settle([message.key], BatchResult(Status.FAILED, "gave_up", None, 7, possibly_delivered=True))
         assert spool.statistics().dead_bytes == len(body)
@@ -171,7 +282,7 @@ def test_a_dead_letter_of_an_unknown_size_is_kept_whole(path):
 def test_room_that_an_outage_took_is_given_back_to_the_disk(path):
     async def part(spool):
         for number in range(700):
-            spool.append_nowait(f"{number}", bytes(32_000), lambda _: None)
+            spool.append_nowait([NewMessage(f"{number}", bytes(32_000))], lambda _: None)
         await spool.settle([], DELIVERED)
         size = path.stat().st_size
         assert size > 20_000_000

@@ -6,13 +6,12 @@ import sys
 import pytest
 from blockbuster import blockbuster_ctx
 
-from segment_async.spool import SpoolUnavailable, SQLiteSpool
+from segment_async.spool import NewMessage, SpoolUnavailable, SQLiteSpool
 
-from .contract import DELIVERED, append, read
+from .contract import DELIVERED, append, append_one, first_read, read
 
 
-async def use(path):
-    spool = SQLiteSpool(path)
+async def use(spool):
     await asyncio.gather(append(spool, *"abc"), append(spool, *"def"))
     keys = [each.key for each in (await read(spool)).messages]
     await spool.sending(keys, 1)
@@ -22,49 +21,99 @@ async def use(path):
 
 
 def test_no_call_blocks_the_loop(tmp_path):
+    # Construction looks at the path, once and for good; the calls do not.
+    spool = SQLiteSpool(tmp_path / "spool" / "analytics.db")
     with blockbuster_ctx():
-        asyncio.run(use(tmp_path / "spool" / "analytics.db"))
+        asyncio.run(use(spool))
 
 
 def test_debug_mode_finds_nothing(tmp_path):
-    asyncio.run(use(tmp_path / "analytics.db"), debug=True)
+    asyncio.run(use(SQLiteSpool(tmp_path / "analytics.db")), debug=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not run there")
 def test_uvloop_will_do(tmp_path):
     uvloop = pytest.importorskip("uvloop")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(use(tmp_path / "analytics.db"))
+        runner.run(use(SQLiteSpool(tmp_path / "analytics.db")))
 
 
 def test_a_fault_within_refuses_the_call_and_nothing_hangs(tmp_path, caplog):
-    """A clock that raises stands for a bug of ours."""
-    clock = iter([1.0, 2.0]).__next__
-    path = tmp_path / "analytics.db"
+    """A clock that raises stands for a bug of ours, or for memory that runs out in the middle of a transaction."""
+    faults = []
+
+    def clock():
+        if faults:
+            raise faults.pop()
+        return 1_000_000.0
 
     async def main():
-        spool = SQLiteSpool(path, clock=clock)
+        spool = SQLiteSpool(tmp_path / "analytics.db", clock=clock)
         await append(spool, "a")
-        waiting = asyncio.ensure_future(spool.read(0, 0))
-        with pytest.raises(SpoolUnavailable, match="failed within: StopIteration"):
-            await append(spool, "b")
-        with pytest.raises(SpoolUnavailable):
-            await append(spool, "c")
-        waiting.cancel()
+        [held] = (await read(spool)).messages
+        for number, fault in enumerate((MemoryError(), KeyError("x"), StopIteration(), RecursionError())):
+            faults.append(fault)
+            with pytest.raises(SpoolUnavailable, match=f"the spool failed: {type(fault).__name__}"):
+                await append(spool, "b")
+            # What is settled in a turn that fails is settled all the same, with the next one.
+            faults.append(fault)
+            await spool.settle([held.key], DELIVERED)
+            assert spool.statistics().unrecorded == 1
+            await append(spool, f"c{number}")
+            assert spool.statistics().unrecorded == 0
+            [held] = (await read(spool)).messages
+            assert held.message_id == f"c{number}"
+        counts = spool.statistics()
+        assert (counts.accepted, counts.delivered, counts.pending) == (5, 4, 1)
         await spool.aclose()
-        again = SQLiteSpool(path)
-        assert [each.message_id for each in (await read(again)).messages] == ["a"]
-        assert again.statistics().accepted == 1
-        await again.aclose()
 
     asyncio.run(main())
-    assert "the spool failed within" in caplog.text
+    assert "The spool failed, and refuses what it was asked for" in caplog.text
+
+
+def test_a_thread_that_dies_is_started_again(tmp_path, caplog):
+    faults = []
+
+    def clock():
+        if faults:
+            raise faults.pop()
+        return 1_000_000.0
+
+    async def main():
+        spool = SQLiteSpool(tmp_path / "analytics.db", clock=clock)
+        await append(spool, "a")
+        faults.append(SystemExit())
+        with pytest.raises(SpoolUnavailable, match="the spool failed: SystemExit"):
+            await append(spool, "b")
+        await append(spool, "c")
+        assert [each.message_id for each in (await read(spool)).messages] == ["a", "c"]
+        await spool.aclose()
+
+    asyncio.run(main())
+    assert "The spool's thread stopped, and is started again" in caplog.text
+
+
+def test_a_reader_whose_loop_is_gone_holds_nothing(tmp_path):
+    spool = SQLiteSpool(tmp_path / "analytics.db")
+    asyncio.run(first_read(spool))
+    loop = asyncio.new_event_loop()
+    reading = loop.create_task(spool.read(10, 1000))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    asyncio.run(append(spool, "a"))
+
+    async def later():
+        assert [each.message_id for each in (await read(spool)).messages] == ["a"]
+        await spool.aclose()
+
+    asyncio.run(later())
+    reading._log_destroy_pending = False
 
 
 def test_a_function_that_raises_harms_nobody_else(tmp_path, caplog):
     async def main():
         spool = SQLiteSpool(tmp_path / "analytics.db")
-        spool.append_nowait("a", b"{}", lambda _: 1 / 0)
+        spool.append_nowait([NewMessage("a", b"{}")], lambda _: 1 / 0)
         await append(spool, "b")
         assert spool.statistics().accepted == 2
         await spool.aclose()
@@ -77,9 +126,9 @@ def test_an_id_that_is_no_text_is_refused_at_the_call(tmp_path):
     async def main():
         spool = SQLiteSpool(tmp_path / "analytics.db")
         with pytest.raises(UnicodeEncodeError):
-            await spool.append("\ud800", b"{}")
+            await append_one(spool, "\ud800", b"{}")
         with pytest.raises(TypeError):
-            await spool.append("a", "text")
+            await append_one(spool, "a", "text")
         await spool.aclose()
 
     asyncio.run(main())

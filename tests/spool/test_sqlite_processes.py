@@ -34,7 +34,7 @@ WORKER = """
 async def main():
     spool = SQLiteSpool(path, check_interval=0.05)
     name, count = sys.argv[2], int(sys.argv[3])
-    await asyncio.gather(*(spool.append(f"{name}-{n}", b"{}") for n in range(count)))
+    await call_append(spool, [(f"{name}-{n}", b"{}") for n in range(count)])
     print("ready", flush=True)
     async def deliver():
         while True:
@@ -222,7 +222,7 @@ def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(pa
 def test_a_connection_left_open_stays_open_however_the_interpreter_ends(path):
     program = """
     import sqlite3
-    from segment_async.spool._file_store import leave_open
+    from segment_async.spool._database import leave_open
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("CREATE TABLE something (id)")

@@ -80,7 +80,7 @@ def _new_home(folder: Path) -> Path:
 def run_victim(home: Path, script: list[str], *options: str) -> str:
     """Under strace, with these options for it; of the spool's files alone. Returns what it said."""
     spool = home / "spool" / "a.db"
-    names = ("", "-wal", "-shm", ".lock", ".new", ".new-wal", ".new-shm", ".mended", ".log")
+    names = ("", "-wal", "-shm", ".lock", ".new", ".new-wal", ".new-shm", ".salvaged")
     paths = [spool.parent, *(spool.with_name(spool.name + each) for each in names)]
     watched = [part for path in paths for part in ("-P", str(path))]
     victim = [sys.executable, "-m", "tests.spool.crash.victim", str(spool), str(home / "journal"), *script]

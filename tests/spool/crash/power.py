@@ -18,7 +18,7 @@ from . import witness
 from .journal import Story
 
 _SECTOR = 512
-_CALLS = "openat,pwrite64,write,fsync,fdatasync,ftruncate,fallocate,rename,unlink,close"
+_CALLS = "openat,pwrite64,write,fsync,fdatasync,ftruncate,rename,unlink,close"
 _LINE = re.compile(
     r"(\d+) +(?:(\w+)\((.*?)(\) += (-?\d+).*| <unfinished \.\.\.>)|<\.\.\. \w+ resumed>(.*)\) += (-?\d+).*)$"
 )
@@ -125,10 +125,6 @@ class Disk:
     def _ftruncate(self, arguments: list[str], _: int) -> bool:
         return self._write_to(int(arguments[0]), int(arguments[1]), None)
 
-    def _fallocate(self, *_: object) -> bool:
-        # The reserve: room, and nothing in it.
-        return False
-
     def _write_to(self, descriptor: int, offset: int, content: bytes | None) -> bool:
         file = self._open[descriptor]
         assert file is not None
@@ -177,7 +173,7 @@ def record(home: Path, seed: str, steps: int) -> list[tuple[str, list[str], int]
     home.mkdir(mode=0o700)
     spool, trace = home / "spool" / "a.db", home / "trace"
     spool.parent.mkdir(mode=0o700)
-    names = ("", "-wal", "-journal", ".lock", ".new", ".new-wal", ".new-journal", ".mended", ".log")
+    names = ("", "-wal", "-journal", ".lock", ".new", ".new-wal", ".new-journal", ".salvaged")
     paths = [spool.parent, home / "journal", *(spool.with_name(spool.name + each) for each in names)]
     watched = [part for path in paths for part in ("-P", str(path))]
     options = ["-f", "-qq", "-o", str(trace), "-xx", "-s", "1000000", "-e", f"trace={_CALLS}"]
@@ -241,8 +237,7 @@ def _check(home: Path, state: dict[str, bytes], story: Story) -> None:
     home.mkdir(mode=0o700)
     try:
         for name, content in state.items():
-            # Beyond its first bytes the lock's file is a reserve of nothing.
-            (home / name).write_bytes(content[:_SECTOR] if name.endswith(".lock") else content)
+            (home / name).write_bytes(content)
         counts = witness.check(home / "a.db", story)
         if counts.damages:
             raise witness.Lost(f"a power loss was taken for damage: {counts}")

@@ -10,7 +10,16 @@ import sys
 import zlib
 from pathlib import Path
 
-from segment_async.spool import BatchResult, Spool, SpoolUnavailable, SQLiteSpool, Status, StoredMessage
+from segment_async.spool import (
+    AppendResult,
+    BatchResult,
+    NewMessage,
+    Spool,
+    SpoolUnavailable,
+    SQLiteSpool,
+    Status,
+    StoredMessage,
+)
 
 from .journal import ACCEPTED, DELIVERED, FAILED, OFFERED, REFUSED, SENT, Journal
 
@@ -45,7 +54,7 @@ class Victim:
         await self._append()
         async with asyncio.TaskGroup() as group:
             for _ in range(steps - 1):
-                step = self._random.choices((self._append, self._append_nowait, self._deliver), (4, 1, 4))[0]
+                step = self._random.choices((self._append, self._append_and_hold, self._deliver), (4, 1, 4))[0]
                 if at_once:
                     group.create_task(step())
                     if self._random.random() < 0.3:
@@ -59,40 +68,57 @@ class Victim:
         return [f"{self._seed}-{number}" for number in range(first, self._count)]
 
     async def _append(self) -> None:
-        await asyncio.gather(*(self._append_one(each) for each in self._next_ids(12)))
+        """In groups of any size."""
+        message_ids = self._next_ids(12)
+        parts = [message_ids[start : start + 3] for start in range(0, len(message_ids), 3)]
+        await asyncio.gather(*(self._append_group(each) for each in self._random.choice((parts, [message_ids]))))
 
-    async def _append_one(self, message_id: str) -> None:
-        self._journal.write(OFFERED, [message_id])
-        try:
-            result = await self._spool.append(message_id, body_of(message_id))
-        except SpoolUnavailable:
-            self._journal.write(REFUSED, [message_id])
-        else:
-            assert result.status == "stored", result
-            self._journal.write(ACCEPTED, [message_id])
+    async def _append_and_hold(self) -> None:
+        """What is held at once is sent and settled without ever being read."""
+        message_ids = self._next_ids(5)
+        result = await self._append_group(message_ids, hold=3)
+        if result is not None:
+            held = [
+                StoredMessage(answer.key, message_id, b"")
+                for message_id, answer in zip(message_ids, result.answers, strict=True)
+                if answer.held
+            ]
+            self._held += len(held)
+            await self._send(held)
 
-    async def _append_nowait(self) -> None:
+    async def _append_group(self, message_ids: list[str], hold: int = 0) -> AppendResult | None:
+        self._journal.write(OFFERED, message_ids)
         loop = asyncio.get_running_loop()
-        for message_id in self._next_ids(5):
-            self._journal.write(OFFERED, [message_id])
-            told = loop.create_future()
-            self._spool.append_nowait(
-                message_id,
-                body_of(message_id),
-                lambda result, told=told: loop.call_soon_threadsafe(told.set_result, result),
-            )
-            self._journal.write(REFUSED if isinstance(await told, SpoolUnavailable) else ACCEPTED, [message_id])
+        told: asyncio.Future[AppendResult | SpoolUnavailable] = loop.create_future()
+        self._spool.append_nowait(
+            [NewMessage(each, body_of(each)) for each in message_ids],
+            lambda result: loop.call_soon_threadsafe(told.set_result, result),
+            hold=hold,
+        )
+        result = await told
+        if isinstance(result, SpoolUnavailable):
+            # In doubt, the message may be there all the same.
+            if not result.maybe_stored:
+                self._journal.write(REFUSED, message_ids)
+            return None
+        assert all(each.status == "stored" for each in result.answers), result
+        self._journal.write(ACCEPTED, message_ids)
+        return result
 
     async def _deliver(self) -> None:
         if self._spool.statistics().pending <= self._held:
             return
         try:
             window = await asyncio.wait_for(self._spool.read(self._random.randint(1, 30), 50_000), _PATIENCE)
-        except TimeoutError:
-            # Others of us were faster.
+        except (TimeoutError, SpoolUnavailable):
+            # Others of us were faster, or the disk cannot be read.
             return
-        messages = window.messages
-        self._held += len(messages)
+        self._held += len(window.messages)
+        await self._send(list(window.messages))
+
+    async def _send(self, messages: list[StoredMessage]) -> None:
+        if not messages:
+            return
         attempts = self._random.choice((0, 1, 1, 1, 2))
         for attempt in range(1, attempts + 1):
             await self._spool.sending([each.key for each in messages], messages[0].attempts + attempt)

@@ -1,14 +1,12 @@
 """Opens what is left of a spool, reads all that is pending, and holds it against what is known of its past."""
 
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from segment_async.spool import BatchResult, Status
-from segment_async.spool._ledger import by_slot
-from segment_async.spool._protocol import SpoolStatistics, StoredMessage
-from segment_async.spool._shard import Limits, Note
-from segment_async.spool._shards import Shards
+from segment_async.spool import BatchResult, SpoolStatistics, Status, StoredMessage
+from segment_async.spool._database import Options
+from segment_async.spool._files import base_path
+from segment_async.spool._writer import Note, Writer
 
 from .journal import Story
 from .victim import body_of
@@ -18,22 +16,21 @@ class Lost(AssertionError):
     """The spool broke its word; says how."""
 
 
-def open_shards(path: Path) -> Shards:
+def open_writer(path: Path) -> Writer:
     """The spool without its thread: a witness may fork."""
-    clock = itertools.count(1_700_000_000_000)
-    return Shards(path, Limits(2**30, None, lambda: next(clock)), power_safe=True, falls_back=False)
+    return Writer(base_path(path), Options(), None)
 
 
-def read_all(shards: Shards) -> list[StoredMessage]:
+def read_all(writer: Writer) -> list[StoredMessage]:
     """Of its own shard, and of those that dead processes left."""
-    messages = _read_what_is_there(shards)
-    shards.look_after()
-    return messages + _read_what_is_there(shards)
+    messages = _read_what_is_there(writer)
+    writer.look_after()
+    return messages + _read_what_is_there(writer)
 
 
-def _read_what_is_there(shards: Shards) -> list[StoredMessage]:
+def _read_what_is_there(writer: Writer) -> list[StoredMessage]:
     messages: list[StoredMessage] = []
-    while (window := shards.read(500, 1_000_000)) is not None:
+    while (window := writer.read(500, 1_000_000)) is not None:
         messages += window.messages
         assert {each.reason for each in window.dropped} <= {"damaged"}, window.dropped
     return messages
@@ -53,12 +50,12 @@ def check(
     `refusals_are_known`: and what it refused it has never taken, or gave it up again when it could.
     `may_lose`: damage was done on purpose, so that what is missing has to be counted instead of being there.
     """
-    shards = open_shards(path)
+    writer = open_writer(path)
     try:
-        messages = read_all(shards)
-        counts = shards.snapshot().statistics()
+        messages = read_all(writer)
+        counts = writer.statistics()
     finally:
-        shards.close()
+        writer.close()
     _check_messages(messages, story, attempts_are_known=attempts_are_known)
     if refusals_are_known:
         _no("refused, and there", {each.message_id for each in messages} & story.refused)
@@ -68,19 +65,17 @@ def check(
 
 def drain(path: Path, story: Story) -> SpoolStatistics:
     """Deliver all that is left, and check the books once more."""
-    shards = open_shards(path)
+    writer = open_writer(path)
     try:
-        # To remove messages may bring damage to light, and its mending some more messages.
-        while messages := read_all(shards):
-            for slot, where in by_slot(each.key for each in messages).items():
-                shards.note(slot, Note(where, BatchResult(Status.DELIVERED)))
-            shards.commit()
+        # To remove messages may bring damage to light, and its salvage some more messages.
+        while messages := read_all(writer):
+            writer.commit([Note([each.key for each in messages], BatchResult(Status.DELIVERED))])
             _no("changed", (each.message_id for each in messages if each.body != body_of(each.message_id)))
             story.sent.update(each.message_id for each in messages)
             story.delivered.update(each.message_id for each in messages)
-        counts = shards.snapshot().statistics()
+        counts = writer.statistics()
     finally:
-        shards.close()
+        writer.close()
     if counts.pending:
         raise Lost(f"{counts.pending} messages are still pending after all were delivered")
     return counts

@@ -10,7 +10,7 @@ import pytest
 
 from segment_async.spool import BatchResult, DroppedMessage, SpoolInspector, SpoolUnavailable, SQLiteSpool, Status
 
-from .contract import DELIVERED, REFUSED, append, body_of, check_law, read, read_ids
+from .contract import DELIVERED, REFUSED, append, append_one, body_of, check_law, read, read_ids
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,8 +34,8 @@ def run(path, part, **options):
 
 
 def visit(path, program):
-    """From another process, as a visitor comes; within one process locks would not tell the two apart."""
-    head = f"from segment_async.spool import *\nvisitor = SpoolInspector({str(path)!r})\n"
+    """From another process, as a inspector comes; within one process locks would not tell the two apart."""
+    head = f"from segment_async.spool import *\ninspector = SpoolInspector({str(path)!r})\n"
     done = subprocess.run([sys.executable, "-c", head + program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -56,7 +56,7 @@ def leave(path, *message_ids, failed=()):
     run(path, part)
 
 
-def test_where_there_is_no_spool_the_visitor_makes_none(path):
+def test_where_there_is_no_spool_the_inspector_makes_none(path):
     with pytest.raises(SpoolUnavailable, match="there is no spool at"):
         SpoolInspector(path)
     assert not path.parent.exists()
@@ -82,21 +82,21 @@ def test_status_tells_what_is_there(path):
 def test_a_shard_in_use_is_said_to_be(path):
     async def part(spool):
         await append(spool, "a")
-        assert visit(path, "print(*(each.in_use for each in visitor.status()))") == ["True"]
+        assert visit(path, "print(*(each.in_use for each in inspector.status()))") == ["True"]
 
     run(path, part)
-    assert visit(path, "print(*(each.in_use for each in visitor.status()))") == ["False"]
+    assert visit(path, "print(*(each.in_use for each in inspector.status()))") == ["False"]
 
 
 def test_looking_changes_nothing(path):
     leave(path, "a", failed="x")
     before = path.read_bytes()
-    visitor = SpoolInspector(path)
-    assert [(each.message_id, each.body, each.attempts) for each in visitor.pending()] == [("a", body_of("a"), 0)]
-    [dead] = visitor.dead()
+    inspector = SpoolInspector(path)
+    assert [(each.message_id, each.body, each.attempts) for each in inspector.pending()] == [("a", body_of("a"), 0)]
+    [dead] = inspector.dead()
     assert (dead.message_id, dead.body, dead.reason, dead.status_code) == ("x", body_of("x"), "refused", 400)
     assert (dead.attempts, dead.possibly_delivered) == (2, False)
-    assert visitor.set_aside() == []
+    assert inspector.set_aside() == []
     assert path.read_bytes() == before
 
 
@@ -118,7 +118,7 @@ def test_a_running_process_sends_what_is_put_back(path):
         await append(spool, "x")
         await spool.settle([(await read(spool)).messages[0].key], BatchResult(Status.FAILED, "gave_up", None, 5, True))
         reading = asyncio.ensure_future(read(spool))
-        assert await asyncio.to_thread(visit, path, "print(visitor.retry(lambda _: True))") == ["1"]
+        assert await asyncio.to_thread(visit, path, "print(inspector.retry(lambda _: True))") == ["1"]
         [back] = (await reading).messages
         assert (back.message_id, back.body, back.attempts) == ("x", body_of("x"), 5)
         await append(spool, "y")
@@ -148,7 +148,7 @@ def test_all_of_a_user_is_erased(path):
 
     async def part(spool):
         for number, body in enumerate(bodies):
-            await spool.append(f"{number + 1}", body)
+            await append_one(spool, f"{number + 1}", body)
         [first] = (await read(spool, count=1)).messages
         await spool.settle([first.key], REFUSED)
 
@@ -167,11 +167,11 @@ def test_all_of_a_user_is_erased(path):
 
 def test_a_running_process_hears_of_what_was_erased(path):
     async def part(spool):
-        await spool.append("1", message("1", userId="u1"))
+        await append_one(spool, "1", message("1", userId="u1"))
         [held] = (await read(spool)).messages
-        await spool.append("2", message("2", userId="u1", secret="gone"))
-        await spool.append("3", message("3", userId="u2"))
-        assert await asyncio.to_thread(visit, path, "print(visitor.purge('u1'))") == ["2"]
+        await append_one(spool, "2", message("2", userId="u1", secret="gone"))
+        await append_one(spool, "3", message("3", userId="u2"))
+        assert await asyncio.to_thread(visit, path, "print(inspector.purge('u1'))") == ["2"]
         window = await read(spool)
         assert [each.message_id for each in window.messages] == ["3"]
         # The first one is held, and may be on its way already.
@@ -190,14 +190,14 @@ def test_the_shards_of_all_processes_are_visited(path):
         other = SQLiteSpool(path)
         await append(spool, "a")
         await append(other, "b")
-        out = await asyncio.to_thread(visit, path, "print(*(each.message_id for each in visitor.pending()))")
+        out = await asyncio.to_thread(visit, path, "print(*(each.message_id for each in inspector.pending()))")
         assert out == ["a", "b"]
         await other.aclose()
 
     run(path, part)
 
 
-def test_a_visitor_mends_what_nobody_uses(path):
+def test_a_inspector_mends_what_nobody_uses(path):
     leave(path, *(f"{number:04}" for number in range(200)))
     content = path.read_bytes()
     path.write_bytes(content.replace(body_of("0050"), body_of("9999")))

@@ -1,7 +1,7 @@
-"""kill -9 at every system call while damage is mended: whoever opens the spool next finds all but what was damaged.
+"""kill -9 at every system call of a salvage: the next process finds everything but what was damaged, and counts that.
 
-A changed body: the file is made anew. A scratched header: it is put right where it is. A flipped bit in the log: the
-log is made to fit again.
+A changed body costs its message. With a scratched header SQLite reads nothing, with a flipped bit in the log nothing
+after that bit: what is lost has to be counted.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from .victim import Victim
 # Messages that have to be pending, so that they fill several pages.
 _PENDING = 30
 _TRIES = 50
-_SAYS = "what can be saved is"
+_SAYS = "salvaging what is sound"
 _LOG_HEADER, _FRAME = 32, 24 + 4096
 
 
 def run(folder: Path, seed: str, every: int = 1) -> dict[str, int]:
     seen = {"calls": 0}
-    for damage, lost in ((_change_a_body, 1), (_scratch_the_header, 0), (_flip_a_bit_of_the_log, None)):
+    for damage, lost in ((_change_a_body, 1), (_scratch_the_header, None), (_flip_a_bit_of_the_log, None)):
         model = _make_model(folder, f"{seed}.{damage.__name__}")
         damage(model / "spool" / "a.db")
         kills = _kill_everywhere(model, folder, seed, lost, every)
@@ -75,7 +75,7 @@ def _work_and_die(home: Path, seed: str) -> None:
 def _find_script(model: Path, folder: Path, seed: str) -> list[str]:
     """One that comes upon the damage."""
     for attempt in range(_TRIES):
-        script = [f"{seed}.mending.{attempt}", "5", "full"]
+        script = [f"{seed}.salvage.{attempt}", "5", "full"]
         if _SAYS in calls.run_victim(_copy(model, folder), script):
             return script
     raise witness.Lost("no script comes upon the damage")
@@ -111,7 +111,7 @@ def _change_a_body(spool: Path) -> None:
 def _scratch_the_header(spool: Path) -> None:
     # SQLite empties the log when it closes; what is there hides what is in the file.
     with contextlib.closing(sqlite3.connect(spool)) as connection:
-        connection.execute("SELECT * FROM ledger").fetchall()
+        connection.execute("SELECT * FROM counters").fetchall()
     with spool.open("r+b") as file:
         # A field that has one value in every database: without it SQLite opens none.
         file.seek(21)
@@ -119,7 +119,7 @@ def _scratch_the_header(spool: Path) -> None:
 
 
 def _flip_a_bit_of_the_log(spool: Path) -> None:
-    """In the middle of it, so that all after it can be read only if the log is made to fit."""
+    """In the middle of it."""
     path = spool.with_name(spool.name + "-wal")
     log = bytearray(path.read_bytes())
     frames = range(_LOG_HEADER, len(log) - _FRAME + 1, _FRAME)
