@@ -102,9 +102,9 @@ class Accounts:
         left = max(0, self.spooled - 1)
         self._end(result, 1, spooled=(left, max(0, self.spooled_bytes - size) if left else 0))
 
-    def take_back(self, size: int) -> None:
-        """A message that was arriving is not accepted after all."""
-        self.arriving, self.pending, self.pending_bytes = self.arriving - 1, self.pending - 1, self.pending_bytes - size
+    def forget(self, size: int) -> None:
+        """A message in memory was not accepted after all."""
+        self.pending, self.pending_bytes = self.pending - 1, self.pending_bytes - size
 
     # -- looks
 

@@ -364,9 +364,9 @@ class Batch:
         """Each message's JSON, in order."""
         return self.payload.messages(self.lengths)
 
-    def split(self) -> list[Batch]:
-        """Two halves of a batch of two messages or more, with its record and its times."""
-        middle = self.count // 2
+    def split(self, *, first_alone: bool = False) -> list[Batch]:
+        """Two halves, or the first message and the rest, of a batch of two or more, with its record and its times."""
+        middle = 1 if first_alone else self.count // 2
         bodies = list(self.bodies())
         return [self._part(bodies, 0, middle), self._part(bodies, middle, self.count)]
 

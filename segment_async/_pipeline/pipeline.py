@@ -159,7 +159,7 @@ class Pipeline:
             QueueFull, ClientClosed, SpoolUnavailable: not accepted.
         """
         if self.feed is not None:
-            stored = await self.feed.append(delivery, len(body))
+            stored = await self.feed.intake.append(delivery, len(body))
         else:
             taken = await self.queue.put(delivery, len(body), paced=shares_loop)
             stored = delivery if taken else None
@@ -172,13 +172,12 @@ class Pipeline:
         Raises:
             QueueFull, ClientClosed: not accepted.
         """
-        taken = self.queue.put_nowait(delivery, len(body))
-        self._report_evicted()
-        if not taken:
-            return self.dropped(delivery.message_id, "queue_full", body)
         if self.feed is not None:
-            self.feed.pump()
-        return delivery
+            stored = self.feed.intake.append_nowait(delivery, len(body))
+        else:
+            stored = delivery if self.queue.put_nowait(delivery, len(body)) else None
+        self._report_evicted()
+        return stored if stored is not None else self.dropped(delivery.message_id, "queue_full", body)
 
     def dropped(self, message_id: str, reason: str, body: bytes) -> Delivery:
         """The delivery of a message that is accepted, counted, and dropped at once."""

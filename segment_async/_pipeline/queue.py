@@ -128,7 +128,7 @@ class Queue:
         self._messages = _Messages().deque
         # With a spool, messages are stored before they are ready to be sent.
         self.ready: deque[Delivery] = deque() if has_spool else self._messages
-        self.appending: list[Delivery] = []
+        self.appending: deque[Delivery] = deque()
         self.attempts: dict[int, int] = {}
         # Unread messages at which a put notifies: the consumer says so when it goes to sleep.
         self._wake_at = sys.maxsize

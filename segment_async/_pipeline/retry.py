@@ -148,9 +148,12 @@ class Retry(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Send each half by itself; `too_large`: and send smaller batches for a while."""
+    """Send each half by itself; `too_large`: and send smaller batches for a while; `first_alone`: the first message and
+    the rest, instead of halves.
+    """
 
     too_large: bool = False
+    first_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,8 @@ class AttemptContext(NamedTuple):
         messages: in the batch.
         with_token: the client uses OAuth, so that fresh credentials can be fetched.
         others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
-        all_refused: the server refuses one message after the other, and delivered none in between.
+        refuses_everything: the server refused many single messages in a row, and took none in between.
+        one_refused: one of these was of the same batch before it was split.
     """
 
     now: float
@@ -180,7 +184,8 @@ class AttemptContext(NamedTuple):
     messages: int
     with_token: bool = False
     others_delivered: bool = False
-    all_refused: bool = False
+    refuses_everything: bool = False
+    one_refused: bool = False
 
 
 def decide(
@@ -237,10 +242,11 @@ def _meaning(answer: Answer, history: History, context: AttemptContext) -> Finis
 
 
 def _refused_for_its_content(status: int, context: AttemptContext) -> Finish | Split:
-    if status == 400 and context.all_refused:
-        # It is not the messages: taking every batch apart would cost two requests a message.
-        return Finish(Status.FAILED, "refused")
     if context.messages > 1:
+        if status == 400 and context.refuses_everything:
+            # It is not the messages. Splitting every batch to its single ones would cost two requests a message: one
+            # message of a batch is asked about, and if it is refused as well, the rest goes with it.
+            return Finish(Status.FAILED, "refused") if context.one_refused else Split(first_alone=True)
         return Split(too_large=status == 413)
     return Finish(Status.FAILED, "too_large" if status == 413 else "refused")
 

@@ -83,7 +83,7 @@ class Settlement:
                 backlog.retry_now()
         match action:
             case Finish():
-                if action.reason == "refused":
+                if action.reason == "refused" and batch.count == 1:
                     batch.lineage.has_refusal = True
                 result = batch.history.result(action.status, action.reason)
                 self.settle(batch, result, _text_of(answer))
@@ -133,7 +133,8 @@ class Settlement:
             messages=batch.count,
             with_token=self._auth.has_tokens,
             others_delivered=batch.is_poison_suspect,
-            all_refused=circuit.refuses_everything and batch.lineage.has_refusal,
+            refuses_everything=circuit.refuses_everything,
+            one_refused=batch.lineage.has_refusal,
         )
         try:
             return decide(answer, batch.history, context, self._policy)
@@ -157,7 +158,7 @@ class Settlement:
         self._queue.notify()
 
     def _split(self, batch: Batch, action: Split, now: float) -> None:
-        parts = batch.split()
+        parts = batch.split(first_alone=action.first_alone)
         for part in parts:
             part.not_before = now
         with self._queue.lock, self._queue.change as backlog:

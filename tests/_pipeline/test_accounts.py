@@ -113,7 +113,8 @@ class TestSpool:
         put(one, 1, 10)
         one.arriving += 1
         assert (look(one).accepted, look(one).pending) == (0, 0)
-        one.take_back(10)
+        one.arriving -= 1
+        one.forget(10)
         assert (look(one).accepted, one.pending, one.pending_bytes, one.arriving) == (0, 0, 0, 0)
 
     def test_what_the_spool_gives_up_is_dropped(self) -> None:
@@ -135,7 +136,7 @@ class TestAnyInstant:
         lambda one: one.load(10),
         lambda one: one.unload(2, 20),
         lambda one: one.lose(10, BatchResult(Status.DROPPED, "too_old")),
-        lambda one: one.take_back(10),
+        lambda one: one.forget(10),
     ]
 
     @pytest.mark.parametrize("change", CHANGES)
@@ -242,7 +243,8 @@ class LawOfAccounts(RuleBasedStateMachine):
             self.memory.append(size)
             self.accepted += 1
         else:
-            self.one.take_back(size)
+            self.one.arriving -= 1
+            self.one.forget(size)
 
     @precondition(lambda self: self.memory)
     @rule(count=st.integers(1, 5), result=st.sampled_from(ENDS))

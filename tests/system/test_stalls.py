@@ -40,7 +40,7 @@ class TestAnOutageBeforeASmallWindow:
             options.setdefault("flush_interval", 0.02)
             client = Client("key", transport=transport, spool=SpoolStore().open(), retry=QUICK, **options)
             for number in range(count):
-                client.enqueue_nowait(messages.track("u", "E", {"n": number, "fill": "x" * 200}))
+                await client.track("u", "E", {"n": number, "fill": "x" * 200})
                 if number % 20 == 0:
                     await asyncio.sleep(0.001)
             await asyncio.sleep(OUTAGE)
@@ -210,9 +210,10 @@ class TestADiskThatWasFull:
     def test_a_slow_one_only_takes_longer(self) -> None:
         async def main() -> None:
             disk = ScriptedDisk(seconds=2.0)
-            client = Client("key", transport=ScriptedTransport(), spool=SpoolStore(disk).open(), max_queue_size=10)
+            spool = SpoolStore(disk).open()
+            client = Client("key", transport=ScriptedTransport(), spool=spool, max_queue_size=10, overflow_timeout=None)
             for number in range(100):
-                client.enqueue_nowait(messages.track("u", "E", {"n": number}))
+                await client.track("u", "E", {"n": number})
             await asyncio.sleep(20 * BOUND)
             assert client.statistics().delivered == 100
             await client.aclose()

@@ -1,0 +1,413 @@
+"""The way into a spool: messages are stored in groups, and then ready to be sent, or on disk only.
+
+    the queue ─► appending ─► spool.append_nowait ─► answers ─┬─► held: ready to be sent
+                                                              └─► on disk only, until it is read
+
+One group is under way at a time, and what comes meanwhile is the next one. It needs no loop, so that a message is
+stored although no loop runs. Whatever interrupts a step here (a signal handler that raises, a `MemoryError`) leaves the
+message in the queue, in `appending`, or where its answer put it; `is_interrupted` says that `pump` has to go on.
+
+This file knows the spool's protocol and nothing else of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import repeat, starmap
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from segment_async._exceptions import QueueFull, SpoolUnavailable, stack_of
+from segment_async._lifecycle.waiting import MOMENT, call_in, wait_until
+from segment_async._outcome import BatchResult, Status
+from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, Intake, NewMessage
+
+from .clock import LoopClock
+from .delivery import (
+    Delivery,
+    SharedRecord,
+    bodies_of,
+    forget_bodies,
+    keys_of,
+    place_all,
+    settle_alone,
+    stored_as,
+)
+from .queue import Queue
+from .reports import Reports
+
+# Messages that one append takes.
+_GROUP: Final = 500
+# Seconds until a spool that was full is asked again.
+_RETRY_SECONDS: Final = 0.5
+# For messages whose delivery is the business of another process, or of an earlier message with the same id.
+_HANDED_OVER: Final = BatchResult(Status.HANDED_OVER)
+
+_Answer = Appended | SpoolUnavailable
+
+
+class SpoolIntake:
+    """Attributes:
+    known: pending messages by their ids, as far as the application keeps their deliveries.
+    keeps: the client is closing: what is stored from now on is not sent any more.
+    """
+
+    def __init__(
+        self,
+        spool: Intake,
+        queue: Queue,
+        clock: LoopClock,
+        reports: Reports,
+        *,
+        deliver: bool,
+        is_ending: Callable[[int], bool],
+    ) -> None:
+        self.known: WeakValueDictionary[str, Delivery] = WeakValueDictionary()
+        self.keeps = False
+        self._spool = spool
+        self._queue = queue
+        self._clock = clock
+        self._reports = reports
+        self._deliver = deliver
+        # Whether what the spool calls so has ended, and is not recorded yet.
+        self._is_ending = is_ending
+        # Calls that wait until their message is stored; `None`: one that has waited for too long.
+        self._awaited: dict[Delivery, asyncio.Future[_Answer] | None] = {}
+        # The answers to the last messages of `queue.appending`; fewer once some are dealt with.
+        self._answers: deque[_Answer] = deque()
+        self._dropped: deque[DroppedMessage] = deque()
+        # Changes with each group, so that an answer that comes twice or too late is passed over.
+        self._group: object | None = None
+        self._since: float | None = None
+        # A message has the id of one that has ended, which has to be recorded first.
+        self._waits_for_record = False
+
+    # -- one message
+
+    async def append(self, delivery: Delivery, size: int) -> Delivery | None:
+        """Wait until the message is stored; `None`: it is to be dropped as the queue or the spool is full.
+
+        Cancelled after it was queued, it stays accepted.
+
+        Raises:
+            SpoolUnavailable: it could not be stored and is not accepted; or the spool does not answer for longer than
+                callers are to be held up (`maybe_stored`: it counts as accepted if the spool stores it after all).
+            QueueFull, ClientClosed: as for a queue in memory.
+        """
+        while True:
+            self._check_time()
+            self._awaited[delivery] = stored = asyncio.get_running_loop().create_future()
+            try:
+                if not await self._queue.put(delivery, size, paced=False, arriving=True):
+                    self._awaited.pop(delivery, None)
+                    return None
+            except BaseException:
+                self._awaited.pop(delivery, None)
+                raise
+            self.pump()
+            answer = await self._answer_to(delivery, stored)
+            if isinstance(answer, SpoolUnavailable):
+                raise answer
+            if answer.status != "full":
+                return delivery
+            if not await self._may_wait_for_room():
+                return None
+
+    def append_nowait(self, delivery: Delivery, size: int) -> Delivery | None:
+        """Queue the message for the next group; `None`: it is to be dropped. A known id shares the first one's outcome.
+
+        Raises:
+            QueueFull, ClientClosed: as for a queue in memory.
+        """
+        self._queue.check_open()
+        first = self.known.setdefault(delivery.message_id, delivery)
+        if first is not delivery:
+            if first.outcome is None:
+                return first
+            self.known[delivery.message_id] = delivery
+        if not self._queue.put_nowait(delivery, size):
+            return None
+        self.pump()
+        return delivery
+
+    async def _answer_to(self, delivery: Delivery, stored: asyncio.Future[_Answer]) -> _Answer:
+        while not stored.done():
+            left = self._time_left()
+            if left is not None and left <= MOMENT:
+                with self._queue.lock:
+                    if delivery in self._awaited:
+                        # It is arriving still; the spool's answer will count it.
+                        self._awaited[delivery] = None
+                        raise _no_answer(maybe_stored=True)
+                break
+            try:
+                await asyncio.wait((stored,), timeout=left)
+            except asyncio.CancelledError:
+                self._accept_unanswered(delivery)
+                raise
+        return await stored
+
+    def _accept_unanswered(self, delivery: Delivery) -> None:
+        """The call was cancelled: its message counts as accepted now, whatever the spool will say."""
+        with self._queue.lock:
+            if self._awaited.pop(delivery, None) is not None:
+                self._queue.accounts.arriving -= 1
+
+    def _time_left(self) -> float | None:
+        """Seconds that the append under way may still take without holding callers up for too long; `None`: any time."""
+        limit, since = self._queue.room.timeout, self._since
+        return None if limit is None or since is None else since + limit - self._clock.now()
+
+    def _check_time(self) -> None:
+        """Raises:
+        SpoolUnavailable: the spool has not answered for too long already: a disk that stands still costs one wait in all.
+        """
+        left = self._time_left()
+        if left is not None and left <= 0:
+            raise _no_answer(maybe_stored=False)
+
+    async def _may_wait_for_room(self) -> bool:
+        """Whether a full spool is worth another try; has waited a little then."""
+        queue = self._queue
+        if queue.overflow == "raise":
+            raise QueueFull("the spool is full: messages come faster than they can be sent")
+        if queue.overflow != "wait" or queue.patience_is_over():
+            return False
+        gone = queue.accounts.gone
+        end = asyncio.get_running_loop().time() + _RETRY_SECONDS
+        await wait_until(
+            lambda: queue.accounts.gone != gone,
+            lambda: queue.changed,
+            queue.queued.host,
+            lambda: end - asyncio.get_running_loop().time(),
+        )
+        return True
+
+    # -- groups
+
+    def pump(self) -> None:
+        """Deal with the answers that are there, and give the spool the next group; from any thread."""
+        self._take_answers()
+        queue = self._queue
+        with queue.lock:
+            if self._group is not None or not (queue.appending or queue.unstored) or self._waits_for_record:
+                return
+            if not queue.appending:
+                # One call, as in `OpenBatch.take`.
+                queue.appending.extend(starmap(queue.unstored.popleft, repeat((), min(_GROUP, len(queue.unstored)))))
+            messages = list(map(NewMessage, [one.message_id for one in queue.appending], bodies_of(queue.appending)))
+            hold = queue.window()[0] if self._deliver and not self.keeps else 0
+            self._since = self._clock.now()
+            self._group = group = object()
+        try:
+            done = partial(self._answered, group)
+            self._spool.append_nowait(messages, done, hold=hold, make_room=queue.overflow == "drop_oldest")
+        except Exception as error:
+            if not isinstance(error, SpoolUnavailable):
+                self._reports.warn("spool", "The spool raised; messages are not stored.\n%s", stack_of(error))
+                error = SpoolUnavailable(f"the spool raised {type(error).__qualname__}")
+            self._answered(group, error)
+        except BaseException:
+            # What interrupts the program is no answer: the group is handed over again, and is known then, or not.
+            self._group = None
+            raise
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Something was left undone by an exception: `pump` has to be called."""
+        return self._group is None and bool(self._answers or self._queue.appending) and not self._waits_for_record
+
+    def _answered(self, group: object, result: AppendResult | SpoolUnavailable) -> None:
+        """Called on a thread of the spool's."""
+        with self._queue.lock:
+            if group is not self._group:
+                return
+            if isinstance(result, SpoolUnavailable):
+                self._answers.extend(repeat(result, len(self._queue.appending)))
+            else:
+                self._dropped.extend(result.dropped)
+                self._answers.extend(result.answers)
+            self._since = self._group = None
+        self.pump()
+
+    def _take_answers(self) -> None:
+        """Each message goes where its answer says."""
+        answers, queue = self._answers, self._queue
+        answered: list[tuple[asyncio.Future[_Answer], _Answer]] = []
+        try:
+            while answers or self._dropped:
+                refused = None
+                with queue.lock, queue.change:
+                    while len(answers) > len(queue.appending):
+                        # Its message was moved when an exception came in between.
+                        answers.popleft()
+                    while self._dropped:
+                        self.lose(self._dropped.popleft())
+                    if answers and not self._take_held(answered):
+                        refused = self._take_one(answered)
+                    queue.room.note_room()
+                if refused is not None:
+                    self._refuse(*refused)
+                if not answers:
+                    queue.notify()
+        finally:
+            _resolve(answered)
+
+    def _take_held(self, answered: list[tuple[asyncio.Future[_Answer], _Answer]]) -> bool:
+        """The ordinary case, in few steps: all messages are held. The lock is held."""
+        answers, queue = self._answers, self._queue
+        group = list(queue.appending)
+        if self.keeps or not all(not isinstance(answer, SpoolUnavailable) and answer.held for answer in answers):
+            return False
+        stored_as(group, [0 if isinstance(answer, SpoolUnavailable) else answer.key or 0 for answer in answers])
+        queue.ready.extend(starmap(queue.appending.popleft, repeat((), len(group))))
+        for delivery, answer in zip(group, answers, strict=True):
+            self._answer(delivery, answer, answered)
+        answers.clear()
+        return True
+
+    def _answer(
+        self, delivery: Delivery, answer: _Answer, answered: list[tuple[asyncio.Future[_Answer], _Answer]]
+    ) -> bool:
+        """Note that the call of this message gets its answer; whether it was waited for, and so not accepted so far."""
+        if delivery not in self._awaited:
+            return False
+        self._queue.accounts.arriving -= 1
+        future = self._awaited.pop(delivery)
+        if future is not None:
+            answered.append((future, answer))
+        return True
+
+    def _take_one(
+        self, answered: list[tuple[asyncio.Future[_Answer], _Answer]]
+    ) -> tuple[Delivery, BatchResult, bytes] | None:
+        """The first message goes where its answer says; what is dropped is returned. The lock is held."""
+        queue, accounts, answer = self._queue, self._queue.accounts, self._answers[0]
+        delivery = queue.appending[0]
+        body = bodies_of((delivery,))[0]
+        status = "unavailable" if isinstance(answer, SpoolUnavailable) else answer.status
+        key = 0 if isinstance(answer, SpoolUnavailable) else answer.key or 0
+        if status == "known" and self._is_ending(key):
+            # The first one has ended: this is a new message, as soon as the spool knows that.
+            self._waits_for_record = True
+            queue.unstored.appendleft(queue.appending.popleft())
+            self._answers.popleft()
+            return None
+        queue.appending.popleft()
+        self._answers.popleft()
+        was_arriving = self._answer(delivery, answer, answered)
+        if status in ("stored", "memory"):
+            if not self._deliver:
+                accounts.settle(1, len(body), _HANDED_OVER)
+                settle_alone(delivery, queue.queued.host, _HANDED_OVER)
+            elif not isinstance(answer, SpoolUnavailable) and answer.held and not self.keeps:
+                stored_as((delivery,), (key,))
+                queue.ready.append(delivery)
+            else:
+                accounts.unload(1, len(body))
+                forget_bodies((delivery,))
+                self.known[delivery.message_id] = delivery
+            return None
+        if was_arriving:
+            # It is not accepted after all.
+            accounts.forget(len(body))
+            if status == "known":
+                self._share(delivery, key)
+            return None
+        if status == "known":
+            accounts.settle(1, len(body), _HANDED_OVER)
+            settle_alone(delivery, queue.queued.host, _HANDED_OVER)
+            return None
+        result = BatchResult(Status.DROPPED, "queue_full" if status == "full" else "spool_unavailable")
+        accounts.settle(1, len(body), result)
+        return delivery, result, body
+
+    def _refuse(self, delivery: Delivery, result: BatchResult, body: bytes) -> None:
+        settle_alone(delivery, self._queue.queued.host, result)
+        self._queue.queued.moved.notify()
+        self._reports.add(result, partial(_alone, body), len(body), self._clock.loop)
+        if result.reason == "spool_unavailable":
+            self._reports.warn(
+                "spool_unavailable", "The spool cannot store messages; those that cannot wait are dropped."
+            )
+
+    def _share(self, delivery: Delivery, key: int) -> None:
+        """The message has the id of one that is pending: it ends as that one does. The lock is held."""
+        queue = self._queue
+        opened = queue.backlog.open
+        in_memory = [*queue.ready, *(opened.deliveries if opened is not None else ())]
+        first = next((one for one in in_memory if keys_of((one,))[0] == key), self.known.get(delivery.message_id))
+        if first is not None and first is not delivery:
+            place_all((delivery,), SharedRecord(queue.queued.host, first))
+            return
+        for batch in (*queue.backlog.waiting, *queue.backlog.in_flight):
+            if key in batch.keys:
+                place_all((delivery,), batch.record, batch.offset + batch.keys.index(key))
+                return
+        forget_bodies((delivery,))
+        self.known[delivery.message_id] = delivery
+
+    def lose(self, dropped: DroppedMessage) -> None:
+        """The spool itself gave a message up; the lock is held."""
+        queue, result = self._queue, BatchResult(Status.DROPPED, dropped.reason)
+        queue.accounts.lose(len(dropped.body), result)
+        queue.read_count += 1
+        delivery = self.known.pop(dropped.message_id, None)
+        if delivery is not None:
+            settle_alone(delivery, queue.queued.host, result)
+            queue.queued.moved.notify()
+        if dropped.body:
+            self._reports.add(result, partial(_alone, dropped.body), len(dropped.body), self._clock.loop)
+
+    def recorded(self) -> None:
+        """An outcome is recorded: a message with the same id is a new one."""
+        self._waits_for_record = False
+        self.pump()
+
+    # -- close
+
+    def drop_unstored(self, result: BatchResult) -> int:
+        """The client is closing: messages that the spool has not stored are dropped. Returns how many."""
+        queue = self._queue
+        answered: list[tuple[asyncio.Future[_Answer], _Answer]] = []
+        closed = SpoolUnavailable("the client was closed before the spool answered")
+        with queue.lock, queue.change:
+            self.keeps, self._group, self._since = True, None, None
+            unstored = [*queue.appending, *queue.unstored]
+            bodies = bodies_of(unstored)
+            queue.appending.clear()
+            queue.unstored.clear()
+            self._answers.clear()
+            for delivery in unstored:
+                self._answer(delivery, closed, answered)
+            queue.accounts.settle(len(unstored), sum(map(len, bodies)), result)
+        for delivery, body in zip(unstored, bodies, strict=True):
+            self._refuse(delivery, result, body)
+        _resolve(answered)
+        return len(unstored)
+
+
+def _no_answer(*, maybe_stored: bool) -> SpoolUnavailable:
+    return SpoolUnavailable("the spool does not answer: its disk is stalled or very slow", maybe_stored=maybe_stored)
+
+
+def _alone(body: bytes) -> tuple[bytes]:
+    return (body,)
+
+
+def _resolve(answered: Iterable[tuple[asyncio.Future[_Answer], _Answer]]) -> None:
+    """Answer what waits: one call a loop, as waking another thread's costs a system call."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], _Answer]]] = {}
+    for future, answer in answered:
+        by_loop.setdefault(future.get_loop(), []).append((future, answer))
+    for loop, pairs in by_loop.items():
+        call_in(loop, _resolve_all, pairs)
+
+
+def _resolve_all(pairs: Iterable[tuple[asyncio.Future[_Answer], _Answer]]) -> None:
+    for future, answer in pairs:
+        if not future.done():
+            future.set_result(answer)
