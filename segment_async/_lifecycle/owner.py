@@ -34,6 +34,8 @@ _log = logging.getLogger("segment_async")
 _WATCH_SECONDS: Final = 0.05
 _BETWEEN_LOOKS: Final = 0.002
 _LONGEST_WATCH: Final = 5.0
+# Seconds between two looks of a wait on the owner itself: an exception may have interrupted what was to wake it.
+_OWN_WATCH_SECONDS: Final = 30.0
 # Seconds that hooks and the transport get after everything is settled.
 _GRACE_SECONDS: Final = 0.25
 # Seconds that a spool gets to store what it was given, and to record how messages ended.
@@ -96,20 +98,20 @@ class LoopOwner(Host):
         self.ensure_running()
         return self.clock.loop is loop
 
-    def ensure_running(self) -> float | None:
-        """As `run_here`; if another loop does the work, seconds until the next check."""
+    def ensure_running(self) -> float:
+        """As `run_here`. Returns the seconds until the next check: soon, if another loop does the work."""
         self.check_process()
         loop = asyncio.get_running_loop()
         with self.pipeline.queue.lock:
             owner = self.clock.loop
             # A client that is finishing needs no loop: the waits for its close would start everything again.
             if owner is loop or self._is_finishing or self._is_closed:
-                return None
+                return _OWN_WATCH_SECONDS
             if owner is not None and owner.is_running():
                 return self._next_look()
             left = self._move_to(loop)
         _end(*left)
-        return None
+        return _OWN_WATCH_SECONDS
 
     def _next_look(self) -> float:
         now = time.monotonic()

@@ -23,6 +23,8 @@ _CRASH_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 5.0
 # Seconds without a crash after which the next one counts as the first.
 _HEALTHY_AFTER: Final = 60.0
+# Seconds after a start until it is made sure that the task runs.
+_CHECK_DELAY: Final = 1.0
 
 
 class SupervisedTask:
@@ -43,6 +45,8 @@ class SupervisedTask:
         self._loop, self._run = loop, object()
         # An empty context: what is bound around the caller is not for our own logging and hooks.
         loop.call_soon(self._begin, self._run, context=Context())
+        # Once more, in case that a signal handler raises in the first one.
+        loop.call_later(_CHECK_DELAY, self._begin, self._run, context=Context())
 
     def stop(self) -> asyncio.Task[None] | None:
         """Do not come back. Returns the task, which the caller cancels and waits for; `None`: there is none."""
@@ -50,7 +54,7 @@ class SupervisedTask:
         return task
 
     def _begin(self, run: object) -> None:
-        if run is not self._run or self._loop is None:
+        if run is not self._run or self._loop is None or (self._task is not None and not self._task.done()):
             return
         main = self._main()
         try:

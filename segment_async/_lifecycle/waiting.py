@@ -18,7 +18,7 @@ class Host(Protocol):
     """What a wait needs of its client."""
 
     def ensure_running(self) -> float | None:
-        """Make sure that a running loop works for the client; if that is another loop, seconds until the next check."""
+        """Make sure that a running loop works for the client. Returns the seconds until the next check; `None`: none."""
 
 
 class Signal:

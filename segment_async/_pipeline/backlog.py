@@ -26,6 +26,8 @@ WAKE_EVERY: Final = 100
 _BACKLOG_BATCHES: Final = 4
 # Failures in a row of a single message, after which another is tried although the order forbids it.
 _STUCK_AFTER: Final = 10
+# Seconds until the consumer looks at what is pending in any case.
+_LONGEST_SLEEP: Final = 10.0
 # Seconds that a smaller limit, learnt from a 413, is remembered.
 _LIMIT_SECONDS: Final = 300.0
 
@@ -38,6 +40,7 @@ class Backlog:
     flush_before: messages before this place are sent without waiting for company.
     unread_since: when the first unread message came, if the consumer was not woken for it.
     looks_at: when the consumer will look by itself; `None`: it will not.
+    was_active: something was pending at the last look.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Backlog:
         self.flush_before = 0
         self.unread_since: float | None = None
         self.looks_at: float | None = None
+        self.was_active = False
         self._circuit = circuit
         self._flush_at = flush_at
         self._flush_interval = flush_interval
@@ -210,8 +214,19 @@ class Backlog:
         )
 
     def next_look(self, now: float, is_full: bool) -> float | None:
-        """When something may have to be done that no other change announces; `None`: never."""
-        return min(self._moments(now, is_full), default=None)
+        """When to look again although nothing has announced a change; `None`: nothing is pending, and all was quiet.
+
+        After messages came, once more in time for the next one, whose call need not wake the consumer then. While
+        anything is pending, every few seconds: an exception may have interrupted the announcement of a change.
+        """
+        moments = [*self._moments(now, is_full)]
+        if self.open is not None or self.waiting or self.in_flight:
+            moments.append(now + _LONGEST_SLEEP)
+            self.was_active = True
+        elif self.was_active:
+            moments.append(now + self._flush_interval)
+            self.was_active = False
+        return min(moments, default=None)
 
     def overdue(self, now: float) -> list[Batch]:
         """Waiting batches that have failed for longer than the policy allows."""

@@ -9,13 +9,11 @@ else: the next one finds every message in the queue or in the backlog.
 from __future__ import annotations
 
 import asyncio
-from contextvars import Context
 from typing import Any, Final
 
 from segment_async._http.transport import Response
 from segment_async._lifecycle.loop_end import abandon_after_fork, unwind
 from segment_async._lifecycle.tasks import SupervisedTask
-from segment_async._lifecycle.waiting import wake
 from segment_async._message.ids import prefill_ids
 
 from .attempt import HoldsEnded, RequestSender
@@ -44,9 +42,6 @@ class Consumer:
         self._clock = clock
         self._supervised = SupervisedTask("consumer", self._run)
         self._requests: dict[Batch, _Request] = {}
-        # One timer, set again only for an earlier moment. When it is due is in the backlog: uvloop's handles may not know.
-        self._timer: asyncio.TimerHandle | None = None
-        self._sleeper: asyncio.Future[None] | None = None
 
     # -- which loop
 
@@ -58,7 +53,7 @@ class Consumer:
         """Stop working on the loop. Batches in flight wait again. Returns the tasks, to be told to end."""
         requests, self._requests = self._requests, {}
         task = self._supervised.stop()
-        self._timer = self._backlog.looks_at = None
+        self._backlog.looks_at = None
         with self._queue.lock, self._queue.change as backlog:
             for batch in list(backlog.in_flight):
                 batch.history = batch.history._replace(maybe_sent=batch.history.maybe_sent or batch.history.sends > 0)
@@ -179,31 +174,12 @@ class Consumer:
         """Until something has changed since `changed` had this count, or the moment has come that the backlog names."""
         now = self._clock.now()
         when = self._backlog.next_look(now, self._queue.room.is_full)
-        if when is not None:
-            self._set_timer(now, when)
-        sleeper = self._queue.sleep_until_unread(seen)
+        sleeper = self._queue.sleep_until_unread(seen, when)
         if sleeper is None:
             # What changed may be of our own making; others get their turn in any case.
             await asyncio.sleep(0)
             return
-        self._sleeper = sleeper
         try:
-            await sleeper
+            await asyncio.wait((sleeper,), timeout=None if when is None else max(0.0, when - now) + _SLACK)
         finally:
-            self._sleeper = None
             self._queue.changed.forget(sleeper)
-
-    def _set_timer(self, now: float, when: float) -> None:
-        looks_at = self._backlog.looks_at
-        if self._timer is not None and looks_at is not None:
-            if now < looks_at <= when:
-                return
-            self._timer.cancel()
-        self._backlog.looks_at = when
-        due = self._clock.loop_time(when) + _SLACK
-        self._timer = asyncio.get_running_loop().call_at(due, self._wake_up, context=Context())
-
-    def _wake_up(self) -> None:
-        self._timer = self._backlog.looks_at = None
-        if self._sleeper is not None:
-            wake((self._sleeper,))

@@ -204,16 +204,15 @@ class Pipeline:
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Work on this loop, which runs in this thread, with all that an earlier one left."""
-        self.clock.attach(loop)
         self._consumer.start(loop)
         if self.feed is not None:
             self.feed.start(loop)
         self.reports.resume(loop)
+        # Last: interrupted by an exception before this, the client has no loop, and the next call attaches one.
+        self.clock.attach(loop)
 
     def detach(self) -> list[asyncio.Task[Any]]:
         """Stop working; batches in flight wait again. Returns the tasks, for the caller to end."""
-        if self.clock.loop is None:
-            return []
         fed = self.feed.stop() if self.feed is not None else []
         tasks = [*self._consumer.stop(), *fed]
         self.clock.detach()

@@ -449,10 +449,14 @@ class Queue:
 
     # -- the consumer goes to sleep
 
-    def sleep_until_unread(self, seen: int) -> asyncio.Future[None] | None:
-        """What the consumer awaits; `None`: something has changed since `changed` had this `count`, or there is much to read."""
+    def sleep_until_unread(self, seen: int, looks_at: float | None) -> asyncio.Future[None] | None:
+        """What the consumer awaits; `None`: something has changed since `changed` had this count, or there is much to read.
+
+        `looks_at`: when it will look by itself.
+        """
+        waiter = self.changed.register()
         with self.lock:
-            waiter = self.changed.register()
+            self.backlog.looks_at = looks_at
             wake_at = self.backlog.wake_at(self.clock.now())
             if self.changed.count == seen and len(self.ready) < wake_at:
                 self._wake_at = sys.maxsize if self.has_spool else wake_at

@@ -55,6 +55,9 @@ class SpoolFeed:
         # Outcomes that the spool has not taken yet, the first of them while it takes it.
         self._outcomes: deque[tuple[list[int], BatchResult, str]] = deque()
         self._recovered = 0
+        # What was read last, and how many of its messages, and of those that the spool lost, are dealt with.
+        self._window: Window | None = None
+        self._loaded = self._lost = 0
         self._reader = SupervisedTask("spool reader", self._read)
         self._recorder = SupervisedTask("spool recorder", self._record)
         self._has_forked = False
@@ -83,32 +86,39 @@ class SpoolFeed:
     async def _read(self) -> None:
         queue = self._queue
         while not self.intake.keeps:
+            self._load_rest()
             await wait_until(lambda: queue.window()[0] > 0, lambda: queue.changed, queue.queued.host)
             count, size = queue.window()
             try:
-                self._take_in(await self._spool.read(min(count, _WINDOW), size))
+                self._window = await self._spool.read(min(count, _WINDOW), size)
             except SpoolUnavailable as error:
                 if queue.closed:
                     return
                 self._reports.warn("spool read", "The spool cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    def _take_in(self, window: Window) -> None:
-        queue = self._queue
+    def _load_rest(self) -> None:
+        """Bring into memory what was read; an exception leaves the rest for the next time."""
+        queue, window = self._queue, self._window
+        if window is None:
+            return
+        recovered = self._spool.statistics().recovered
         with queue.lock, queue.change:
-            self._note_recovered()
-            self.is_open = True
-            for dropped in window.dropped:
+            self._note_recovered(recovered)
+            while self._lost < len(window.dropped):
+                dropped = window.dropped[self._lost]
+                self._lost += 1
                 self.intake.lose(dropped)
-            if not self.intake.keeps:
-                for message in window.messages:
-                    self._load(message)
+            while self._loaded < len(window.messages) and not self.intake.keeps:
+                self._load(window.messages[self._loaded])
+            self._window, self._loaded, self._lost = None, 0, 0
+        self.is_open = True
         queue.notify()
 
-    def _note_recovered(self) -> None:
-        recovered = self._spool.statistics().recovered
-        self._queue.accounts.recover(recovered - self._recovered)
-        self._recovered = recovered
+    def _note_recovered(self, recovered: int) -> None:
+        accounts, new = self._queue.accounts, recovered - self._recovered
+        # No call in between, as in the accounts themselves.
+        self._recovered, accounts.recovered, accounts.spooled = recovered, accounts.recovered + new, accounts.spooled + new
 
     def _load(self, message: StoredMessage) -> None:
         queue = self._queue
@@ -119,6 +129,8 @@ class SpoolFeed:
         if message.attempts:
             queue.attempts[message.key] = message.attempts
         queue.accounts.load(len(message.body))
+        # No call from there to here, and an exception after the last one finds the message counted and in its place.
+        self._loaded += 1
         queue.ready.append(delivery)
 
     # -- out

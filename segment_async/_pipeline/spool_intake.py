@@ -105,9 +105,9 @@ class SpoolIntake:
                     self._awaited.pop(delivery, None)
                     return None
             except BaseException:
-                self._awaited.pop(delivery, None)
+                self._leave(delivery)
                 raise
-            self.pump()
+            self._pump_for_call()
             answer = await self._answer_to(delivery, stored)
             if isinstance(answer, SpoolUnavailable):
                 raise answer
@@ -130,7 +130,7 @@ class SpoolIntake:
             self.known[delivery.message_id] = delivery
         if not self._queue.put_nowait(delivery, size):
             return None
-        self.pump()
+        self._pump_for_call()
         return delivery
 
     async def _answer_to(self, delivery: Delivery, stored: asyncio.Future[_Answer]) -> _Answer:
@@ -149,6 +149,14 @@ class SpoolIntake:
                 self._accept_unanswered(delivery)
                 raise
         return await stored
+
+    def _leave(self, delivery: Delivery) -> None:
+        """The call ends with an exception: if that came after the message was queued, the answer will count it."""
+        with self._queue.lock:
+            if delivery in self._queue.unstored or delivery in self._queue.appending:
+                self._awaited[delivery] = None
+            else:
+                self._awaited.pop(delivery, None)
 
     def _accept_unanswered(self, delivery: Delivery) -> None:
         """The call was cancelled: its message counts as accepted now, whatever the spool will say."""
@@ -192,33 +200,50 @@ class SpoolIntake:
         """Deal with the answers that are there, and give the spool the next group; from any thread."""
         self._take_answers()
         queue = self._queue
-        with queue.lock:
-            if self._group is not None or not (queue.appending or queue.unstored) or self._waits_for_record:
-                return
-            if not queue.appending:
-                # One call, as in `OpenBatch.take`.
-                queue.appending.extend(starmap(queue.unstored.popleft, repeat((), min(_GROUP, len(queue.unstored)))))
-            messages = list(map(NewMessage, [one.message_id for one in queue.appending], bodies_of(queue.appending)))
-            hold = queue.window()[0] if self._deliver and not self.keeps else 0
-            self._since = self._clock.now()
-            self._group = group = object()
+        group = object()
+        unstored, appending = queue.unstored, queue.appending
         try:
-            done = partial(self._answered, group)
-            self._spool.append_nowait(messages, done, hold=hold, make_room=queue.overflow == "drop_oldest")
+            with queue.lock:
+                # No call from here to where the group is set: a signal handler must not begin one of its own.
+                if self._group is not None or self._waits_for_record or not (appending or unstored):
+                    return
+                self._group = group
+                if not appending:
+                    # One call, as in `OpenBatch.take`.
+                    appending.extend(starmap(unstored.popleft, repeat((), min(_GROUP, len(unstored)))))
+                messages = list(map(NewMessage, [one.message_id for one in appending], bodies_of(appending)))
+                hold = queue.window()[0] if self._deliver and not self.keeps else 0
+                self._since = self._clock.now()
+            self._hand_over(group, messages, hold)
+        except BaseException:
+            # The group is handed over again; what the spool has of it is known then.
+            if self._group is group:
+                self._group = None
+            raise
+
+    def _pump_for_call(self) -> None:
+        """As `pump`; a call whose message is queued does not fail for it."""
+        try:
+            self.pump()
+        except MemoryError:
+            # `is_interrupted` now, so that the recorder goes on.
+            self._queue.notify()
+
+    def _hand_over(self, group: object, messages: list[NewMessage], hold: int) -> None:
+        done = partial(self._answered, group)
+        try:
+            self._spool.append_nowait(messages, done, hold=hold, make_room=self._queue.overflow == "drop_oldest")
         except Exception as error:
             if not isinstance(error, SpoolUnavailable):
                 self._reports.warn("spool", "The spool raised; messages are not stored.\n%s", stack_of(error))
                 error = SpoolUnavailable(f"the spool raised {type(error).__qualname__}")
             self._answered(group, error)
-        except BaseException:
-            # What interrupts the program is no answer: the group is handed over again, and is known then, or not.
-            self._group = None
-            raise
 
     @property
     def is_interrupted(self) -> bool:
         """Something was left undone by an exception: `pump` has to be called."""
-        return self._group is None and bool(self._answers or self._queue.appending) and not self._waits_for_record
+        is_idle = self._group is None and not self._waits_for_record
+        return is_idle and bool(self._answers or self._queue.appending or self._queue.unstored)
 
     def _answered(self, group: object, result: AppendResult | SpoolUnavailable) -> None:
         """Called on a thread of the spool's."""

@@ -429,11 +429,15 @@ class TestEverythingIsRefused:
 
     @pytest.mark.parametrize("count", [1, 2, 2_500])
     def test_what_is_left_of_a_batch_fails_whole(self, count: int) -> None:
-        assert meet(Response(400), where=context(count=count, all_refused=True))[0] == failed("refused")
+        assert meet(Response(400), where=context(count=count, refuses_everything=True, one_refused=True))[0] == failed(
+            "refused"
+        )
 
     @pytest.mark.parametrize("status", [status for status in TABLE if status != 400])
     def test_no_other_answer_means_anything_else_for_it(self, status: int) -> None:
-        assert meet(Response(status), where=context(all_refused=True)) == meet(Response(status))
+        assert meet(Response(status), where=context(refuses_everything=True, one_refused=True)) == meet(
+            Response(status)
+        )
 
 
 class TestAdvice:
@@ -505,7 +509,7 @@ def test_whatever_comes_the_rules_hold(
     count: int,
     with_token: bool,
     others_delivered: bool,
-    all_refused: bool,
+    refuses_everything: bool,
     max_retries: int | None,
     random: float,
 ) -> None:
@@ -513,7 +517,11 @@ def test_whatever_comes_the_rules_hold(
     history, now = History(), NOW
     for answer in answers:
         before = replace_sends(history)
-        flags = {"with_token": with_token, "others_delivered": others_delivered, "all_refused": all_refused}
+        flags = {
+            "with_token": with_token,
+            "others_delivered": others_delivered,
+            "refuses_everything": refuses_everything,
+        }
         where = context(now, random=random, count=count, **flags)
         action, history = decide(answer, before, where, policy)
         assert history.sends == before.sends

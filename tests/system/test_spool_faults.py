@@ -204,6 +204,8 @@ class TestTheSameIdAfterAnOutcome:
             assert first.outcome == failed
             counts = client.statistics()
             assert (counts.accepted, counts.failed, counts.delivered, counts.pending) == (2, 1, 1, 0)
+            # An outcome is recorded once it is told.
+            assert await client.flush(timeout=SOON) == 0
             assert [result.status for result in store.ended["m"]] == [Status.FAILED, Status.DELIVERED]
 
         with_spool(body, Response(status))
