@@ -100,7 +100,7 @@ def test_what_a_deadlocked_program_holds_is_closed() -> None:
 @pytest.mark.parametrize("seconds", [0, 1e-5])
 def test_a_program_that_never_waits_is_an_error_that_names_the_task(seconds: float) -> None:
     async def spin() -> None:
-        while True:
+        while True:  # noqa: ASYNC110  # it waits for nothing
             await asyncio.sleep(seconds)
 
     async def main() -> None:
