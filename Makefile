@@ -6,7 +6,7 @@ ARGS ?=
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-oldest lint format types bench backlog sim soak crash conformance clean
+.PHONY: help demo test test-all test-oldest lint format types bench backlog sim soak stress crash conformance clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ sim: $(VENV)/.dev ## many seeded runs under a virtual clock (SEEDS=20000)
 
 soak: $(VENV)/.dev ## a million messages through a hundred outages
 	$(BIN)/python -m tests.soak $(ARGS)
+
+stress: $(VENV)/.dev ## threads, loops and signals against one client, in real time (ARGS="--minutes 10 --signals --loop uvloop")
+	$(BIN)/python -m tests.stress $(ARGS)
 
 crash: $(VENV)/.dev ## kills, power losses and bit flips against the spool
 	$(BIN)/python -m tests.spool.crash $(ARGS)

@@ -15,6 +15,8 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.scenario import POLICIES, Scenario
+from tests.simulation.spooled import SpooledScenario
+from tests.support.simulated_disk import FAULTS as DISK_FAULTS
 from tests.support.simulated_network import FAULTS
 
 # Real seconds that one seed may take: thousands of times what the slowest needs.
@@ -36,7 +38,29 @@ MUST_BE_SEEN = (
     "the client changed its loop",
     "the loop stood still",
     "on_error called",
+    "everything settled by itself",
+    *(f"spool: {name}" for name in DISK_FAULTS),
+    "spool: full by itself",
+    "a backlog before the window",
+    "an id came again",
+    "an id came again after a failure",
+    "another process delivered",
+    "another process gave back",
+    "a crash",
+    "a crash with messages held",
+    "a restart with a backlog",
+    "messages of an earlier process",
+    "kept at a close",
+    "all tasks cancelled before a spool",
+    "the client changed its loop before a spool",
+    "everything settled by itself before a spool",
+    "reason: spool_unavailable",
 )
+
+
+def scenario_of(seed: int) -> Scenario:
+    """A third of the seeds has a spool."""
+    return SpooledScenario(seed) if seed % 3 == 2 else Scenario(seed)
 
 
 def run_seeds(first: int, count: int) -> tuple[Counter[str], list[tuple[int, str]]]:
@@ -51,7 +75,7 @@ def run_seeds(first: int, count: int) -> tuple[Counter[str], list[tuple[int, str
             for seed in range(first, first + count):
                 # A seed that hangs ends its process with the stack on stderr, and the run with it.
                 faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=sys.__stderr__)
-                scenario = Scenario(seed)
+                scenario = scenario_of(seed)
                 try:
                     scenario.run()
                 except BaseException:

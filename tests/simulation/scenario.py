@@ -13,12 +13,16 @@ from typing import Any
 
 import anyio
 
-from segment_async import Client, ClientClosed, QueueFull, RetryPolicy, Status, bound, messages
+from segment_async import Client, ClientClosed, QueueFull, RetryPolicy, SpoolUnavailable, Status, bound, messages
 from tests.support.law import Ledger, check_retry_counts
 from tests.support.simulated_network import SimulatedNetwork, Weather
 from tests.support.simulated_segment import SimulatedSegment
 from tests.support.virtual_clock import VirtualClockLoop, running_clock
 
+# What a call raises that did not accept its message.
+REFUSALS = (QueueFull, ClientClosed, SpoolUnavailable)
+# Seconds after the last fault in which everything settles without another call, beyond what the retry policy allows.
+GOING_ON = 3_600.0
 POLICIES = ("wait", "drop_newest", "drop_oldest", "raise")
 
 
@@ -34,6 +38,9 @@ class Seen:
 
 
 class Scenario:
+    # Seconds that a close may take beyond its limit.
+    _close_slack = 1.0
+
     def __init__(self, seed: int) -> None:
         self.seen = Seen()
         self._chance = random.Random(seed)
@@ -49,8 +56,11 @@ class Scenario:
         )
         self._network = SimulatedNetwork(self._segment, self._weather(), seed=seed)
         self._options = self._draw_options()
-        self._client = Client("key", transport=self._network, **self._options)
+        self._client = self._make_client()
         self._clock = 0.0
+
+    def _make_client(self) -> Client:
+        return Client("key", transport=self._network, **self._options)
 
     def _weather(self) -> Weather:
         if self._chance.random() < 0.1:
@@ -118,12 +128,12 @@ class Scenario:
 
     async def _track(self) -> None:
         fields = self._next_message()
-        with suppress(QueueFull, ClientClosed):
+        with suppress(*REFUSALS):
             self._accept(await self._client.track(**fields), fields)
 
     def _enqueue(self) -> None:
         fields = self._next_message()
-        with suppress(QueueFull, ClientClosed):
+        with suppress(*REFUSALS):
             self._accept(self._client.enqueue_nowait(messages.track(**fields)), fields)
 
     async def _nobody(self) -> None:
@@ -176,8 +186,11 @@ class Scenario:
                 await doing
             self.seen("a call's scope cancelled", scope.cancelled_caught)
 
+    def _deliveries(self) -> list[Any]:
+        return list(self._ledger._deliveries.values())
+
     async def _watch_one(self) -> None:
-        outcomes = list(self._ledger._deliveries.values())
+        outcomes = self._deliveries()
         if outcomes:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._chance.choice((0.01, 1, 100))):
@@ -208,8 +221,11 @@ class Scenario:
                 task.cancel()
 
     async def _last_day(self) -> None:
+        # Whatever the users do, this loop works for the client.
+        await self._client.flush(timeout=0)
         await self._day()
         await asyncio.sleep(self._calm_from)
+        await self._see_it_settle_by_itself()
         await self._see_a_fresh_message_through()
         if self._chance.random() < 0.3:
             users = [asyncio.create_task(self._user()) for _ in range(2)]
@@ -219,9 +235,16 @@ class Scenario:
         else:
             await self._close()
 
-    async def _see_a_fresh_message_through(self) -> None:
-        """The faults are over: all that waits settles, and a new message gets through."""
+    async def _see_it_settle_by_itself(self) -> None:
+        """The faults are over, and there is no further call: no flush, no message."""
         self._network.weather = Weather()
+        await asyncio.sleep(self._options["retry"].give_up_after + GOING_ON)
+        left = self._client.statistics()
+        assert left.pending == 0, f"{left.pending} messages wait for good: {left}"
+        self.seen("everything settled by itself")
+
+    async def _see_a_fresh_message_through(self) -> None:
+        """Nothing waits any more, and a new message gets through."""
         assert await self._client.flush() == 0
         fields = self._next_message()
         self._poison.pop(self._number, None)
@@ -245,7 +268,10 @@ class Scenario:
             self.seen("a close cancelled", closing.cancel())
             await asyncio.wait((closing,))
         await asyncio.gather(self._client.aclose(), self._client.aclose())
-        assert clock.time() - began <= self._options["close_timeout"] + 1 or self.seen.kinds["the loop stood still"]
+        assert (
+            clock.time() - began <= self._options["close_timeout"] + self._close_slack
+            or self.seen.kinds["the loop stood still"]
+        )
         with suppress(ClientClosed):
             await self._client.track("u", "too late")
             raise AssertionError("a closed client took a message")

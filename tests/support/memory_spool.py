@@ -13,7 +13,6 @@ first argument. This file knows no client.
 
 import asyncio
 import heapq
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,8 @@ from segment_async.spool import (
     StoredMessage,
     Window,
 )
+
+from .interruptions import unwatched
 
 POLL_SECONDS = 0.5
 """Seconds between two looks at a disk that stands still."""
@@ -167,7 +168,9 @@ class SpoolStore:
             oldest = self.oldest() if make_room else None
             if oldest is None:
                 return Answer("full", dropped=dropped)
-            self.settle((oldest.key,), BatchResult(Status.DROPPED, "queue_full"))
+            tried = oldest.attempts
+            made_room = BatchResult(Status.DROPPED, "queue_full", attempts=tried, possibly_delivered=tried > 0)
+            self.settle((oldest.key,), made_room)
             dropped.append(DroppedMessage(oldest.message_id, oldest.body, "queue_full"))
         self.accepted += 1
         row = Row(self.accepted, message_id, bytes(body), holder=holder)
@@ -400,6 +403,8 @@ class MemorySpool:
         _tell(done, GroupAnswer(answers, dropped))
 
     def _begin_read(self, reader: _Reader) -> None:
+        if reader.is_gone:
+            return
         fault = self._store.disk.read_fault()
         if fault is not None:
             _give(reader.answer, fault)
@@ -464,13 +469,9 @@ class MemorySpool:
 
 
 def _tell(done: Done, result: Any) -> None:
-    """As on a thread of the engine's own: no signal handler runs there, and no profile function of this thread."""
-    profile = sys.getprofile()
-    sys.setprofile(None)
-    try:
+    # An engine does this on a thread of its own, where no signal handler runs.
+    with unwatched():
         done(result)
-    finally:
-        sys.setprofile(profile)
 
 
 def _give(answer: asyncio.Future[Any], result: Any) -> None:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.support.virtual_clock import Deadlock, VirtualClockLoop, run, running_clock
+from tests.support.virtual_clock import Deadlock, Spinning, VirtualClockLoop, run, running_clock
 
 
 def test_hours_pass_at_once() -> None:
@@ -95,6 +95,19 @@ def test_what_a_deadlocked_program_holds_is_closed() -> None:
     with pytest.raises(Deadlock):
         run(main())
     assert closed == ["main"]
+
+
+@pytest.mark.parametrize("seconds", [0, 1e-5])
+def test_a_program_that_never_waits_is_an_error_that_names_the_task(seconds: float) -> None:
+    async def spin() -> None:
+        while True:  # noqa: ASYNC110  # it waits for nothing
+            await asyncio.sleep(seconds)
+
+    async def main() -> None:
+        await asyncio.create_task(spin(), name="the spinning one")
+
+    with pytest.raises(Spinning, match="the spinning one"):
+        run(main())
 
 
 def test_another_thread_can_call_in() -> None:
