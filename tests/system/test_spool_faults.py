@@ -71,7 +71,7 @@ class TestKilledAfterTheCallReturned:
             transport = RecordingTransport()
             async with Client("KEY", transport=transport, spool=path) as client:
                 assert await client.flush(timeout=30) == 0
-            assert {message["messageId"] for message in transport.messages} == acknowledged
+            assert acknowledged <= {message["messageId"] for message in transport.messages}
 
         asyncio.run(main())
 
