@@ -51,9 +51,10 @@ class Signal:
         self.count += 1
         if self._waiters:
             woken = [waiter for waiter, done in list(self._waiters.items()) if done is None or done()]
+            # In this order: if an exception interrupts it, the next `notify` wakes them again.
+            wake(woken)
             for waiter in woken:
                 self._waiters.pop(waiter, None)
-            wake(woken)
 
 
 async def wait_until(

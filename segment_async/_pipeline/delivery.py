@@ -41,6 +41,10 @@ class Record:
         if self._waiters:
             wake([waiter for waiter, index in list(self._waiters.items()) if start <= index < stop])
 
+    def wake_settled(self) -> None:
+        """Wake what waits for a message that has its result already: an exception may have interrupted `settle`."""
+        wake([waiter for waiter, index in list(self._waiters.items()) if self.result(index) is not None])
+
     def result(self, index: int) -> BatchResult | None:
         results = self._results
         place = bisect_right(results, index, key=_by_start)

@@ -430,6 +430,7 @@ class Queue:
             if backlog.open is not None:
                 self.read_count = max(self.read_count, backlog.open.stop)
             for batch, result in settled:
+                batch.record.wake_settled()
                 if accounts.pending >= self._count_pending()[0] + batch.count:
                     # It was interrupted before it was counted.
                     accounts.settle(batch.count, batch.size, result)

@@ -281,6 +281,21 @@ class TestRecord:
 
         run(main())
 
+    def test_what_an_exception_kept_from_being_woken_is_woken_later(self) -> None:
+        async def main() -> None:
+            deliveries, record = placed(3)
+            waits = [asyncio.create_task(wait_for(delivery)) for delivery in deliveries]
+            await turns()
+            record._results = [(0, 2, REFUSED)]
+            await turns()
+            assert not any(wait.done() for wait in waits)
+            record.wake_settled()
+            await turns()
+            assert [wait.done() for wait in waits] == [True, True, False]
+            waits[2].cancel()
+
+        run(main())
+
     def test_nothing_is_kept_of_waits_that_ended(self) -> None:
         async def main() -> None:
             record, queued = Record(AlwaysRunning()), QueuedRecord(AlwaysRunning())
