@@ -72,7 +72,8 @@ class SupervisedTask:
         if run is not self._run or self._loop is None or self._loop.is_closed():
             return
         if crash is None and not task.cancelled():
-            self._task = None
+            # It has done its work.
+            self._task = self._run = None
             return
         # KeyboardInterrupt and SystemExit are no crash: if the loop goes on at all, it is only to end.
         delay = self._crashed(crash, self._loop.time()) if isinstance(crash, Exception) else RESTART_DELAY

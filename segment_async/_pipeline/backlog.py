@@ -27,7 +27,7 @@ _BACKLOG_BATCHES: Final = 4
 # Failures in a row of a single message, after which another is tried although the order forbids it.
 _STUCK_AFTER: Final = 10
 # Seconds until the consumer looks at what is pending in any case.
-_LONGEST_SLEEP: Final = 10.0
+LONGEST_SLEEP: Final = 10.0
 # Seconds that a smaller limit, learnt from a 413, is remembered.
 _LIMIT_SECONDS: Final = 300.0
 
@@ -221,7 +221,7 @@ class Backlog:
         """
         moments = [*self._moments(now, is_full)]
         if self.open is not None or self.waiting or self.in_flight:
-            moments.append(now + _LONGEST_SLEEP)
+            moments.append(now + LONGEST_SLEEP)
             self.was_active = True
         elif self.was_active:
             moments.append(now + self._flush_interval)

@@ -136,7 +136,6 @@ class TestAnyInstant:
         lambda one: one.load(10),
         lambda one: one.unload(2, 20),
         lambda one: one.lose(10, BatchResult(Status.DROPPED, "too_old")),
-        lambda one: one.forget(10),
     ]
 
     @pytest.mark.parametrize("change", CHANGES)

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from segment_async import Response, RetryPolicy, Status
 from segment_async._outcome import BatchResult
-from segment_async._pipeline.backlog import WAKE_EVERY, Backlog
+from segment_async._pipeline.backlog import LONGEST_SLEEP, WAKE_EVERY, Backlog
 from segment_async._pipeline.batch import Batch, OpenBatch
 from segment_async._pipeline.circuit import CircuitBreaker
 from segment_async._pipeline.delivery import Record
@@ -103,7 +103,7 @@ class TestDue:
         backlog.mark_in_flight(waiting(backlog, 0))
         put(backlog, 5, start=1)
         assert backlog.next(99.0, is_full=True) is None
-        assert backlog.next_look(99.0, is_full=True) is None
+        assert backlog.next_look(99.0, is_full=True) == 99.0 + LONGEST_SLEEP
 
 
 class TestTurns:
@@ -118,12 +118,12 @@ class TestTurns:
         assert backlog.next(0.0, is_full=False) is backlog.open
 
     def test_nothing_goes_before_the_circuit_lets_it(self) -> None:
-        backlog = backlog_with(half_open(until=40.0), flush_at=1)
+        backlog = backlog_with(half_open(until=4.0), flush_at=1)
         waiting(backlog, 0)
         put(backlog, 1, start=1)
-        assert backlog.next(39.9, is_full=False) is None
-        assert backlog.next_look(0.0, is_full=False) == 40.0
-        assert backlog.next(40.0, is_full=False) is not None
+        assert backlog.next(3.9, is_full=False) is None
+        assert backlog.next_look(0.0, is_full=False) == 4.0
+        assert backlog.next(4.0, is_full=False) is not None
 
     def test_while_the_circuit_is_half_open_one_goes_at_a_time(self) -> None:
         backlog = backlog_with(half_open())

@@ -718,7 +718,7 @@ class TestWaking:
             queue = queue_with(1_000)
             offer(queue)
             read(queue)
-            sleeper = queue.sleep_until_unread(queue.changed.count)
+            sleeper = queue.sleep_until_unread(queue.changed.count, None)
             assert sleeper is not None
             for _ in range(98):
                 assert queue.offer(message(queue), 1, paced=True)
@@ -731,7 +731,7 @@ class TestWaking:
     def test_from_the_first_one_where_no_batch_is_open(self) -> None:
         async def main() -> None:
             queue = make(5)
-            sleeper = queue.sleep_until_unread(queue.changed.count)
+            sleeper = queue.sleep_until_unread(queue.changed.count, None)
             assert sleeper is not None
             assert queue.offer(message(queue), 1, paced=True)
             assert sleeper.done()
@@ -743,7 +743,7 @@ class TestWaking:
             queue = queue_with(3)
             offer(queue)
             read(queue)
-            sleeper = queue.sleep_until_unread(queue.changed.count)
+            sleeper = queue.sleep_until_unread(queue.changed.count, None)
             assert sleeper is not None
             queue.offer(message(queue), 1, paced=True)
             assert not sleeper.done()
@@ -758,10 +758,10 @@ class TestWaking:
             queue = make(5)
             seen = queue.changed.count
             queue.notify()
-            assert queue.sleep_until_unread(seen) is None
+            assert queue.sleep_until_unread(seen, None) is None
             seen = queue.changed.count
             offer(queue)
-            assert queue.sleep_until_unread(queue.changed.count) is None
+            assert queue.sleep_until_unread(queue.changed.count, None) is None
 
         run(main())
 
@@ -776,10 +776,10 @@ class TestWaking:
                 if not is_awake:
                     is_awake = True
                     settle_all(queue)
-                    sleepers.append(queue.sleep_until_unread(queue.changed.count))
+                    sleepers.append(queue.sleep_until_unread(queue.changed.count, None))
                 return True
 
-            assert queue.sleep_until_unread(queue.changed.count) is not None
+            assert queue.sleep_until_unread(queue.changed.count, None) is not None
             queue.changed.register(as_a_consumer_in_another_thread)
             assert queue.offer(message(queue), 1, paced=True)
             (sleeper,) = sleepers
@@ -793,7 +793,7 @@ class TestWaking:
     def test_with_a_spool_messages_are_unread_once_they_are_stored(self) -> None:
         async def main() -> None:
             queue = queue_with(50, has_spool=True)
-            sleeper = queue.sleep_until_unread(queue.changed.count)
+            sleeper = queue.sleep_until_unread(queue.changed.count, None)
             assert sleeper is not None
             assert queue.offer(message(queue), 1, paced=False)
             assert not sleeper.done()
@@ -986,7 +986,7 @@ CHANGES: Mapping[str, Callable[[Queue], object]] = {
     "seal": _seal,
     "split": _split,
     "repair": lambda queue: queue.repair(),
-    "sleep": lambda queue: queue.sleep_until_unread(queue.changed.count),
+    "sleep": lambda queue: queue.sleep_until_unread(queue.changed.count, None),
 }
 # Changes that bring a message, which is counted in any case.
 PUTS = ("offer", "put_nowait", "drop")

@@ -278,7 +278,7 @@ class TestBounds:
 
     def test_in_bytes(self, caplog: pytest.LogCaptureFixture) -> None:
         names, made = self.waiting(20, 2**20)
-        assert made == names[4:]
+        assert made == names[12:]
         assert caplog.text.count("reports are skipped") == 1
 
     def test_one_that_is_larger_than_all_of_it_is_made(self) -> None:
@@ -291,7 +291,7 @@ class TestBounds:
             reports = telling(told)
             for _ in range(10):
                 for name in "abc":
-                    reports.add(REFUSED, bodies(name), 4 * 2**20, asyncio.get_running_loop())
+                    reports.add(REFUSED, bodies(name), 2 * 2**20, asyncio.get_running_loop())
                 await turns()
             assert len(told) == 30
 
