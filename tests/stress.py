@@ -224,7 +224,7 @@ class Stress:
     async def run(self) -> None:
         asyncio.get_running_loop().set_exception_handler(self._note_callback_fault)
         while time.monotonic() < self._ends and not self._broken:
-            faulthandler.dump_traceback_later(PATIENCE, exit=True)
+            faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
             await self._produce()
             await self._settle()
             self.rounds += 1
