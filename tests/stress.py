@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import faulthandler
+import logging
 import os
 import random
 import signal
@@ -32,7 +33,7 @@ from tests.support.interruptions import PACKAGE, Interrupted
 from tests.support.law import LawBroken, check_counters
 
 # Seconds of traffic in a round, and those in which it settles then.
-ROUND, SETTLING = 4.0, 60.0
+ROUND, SETTLING = 4.0, 30.0
 # Seconds without an end of a round after which the run stands still.
 PATIENCE = 120.0
 # The code that an application's handler may tear: what its own calls and the client's callbacks run.
@@ -223,7 +224,7 @@ class Stress:
     async def run(self) -> None:
         asyncio.get_running_loop().set_exception_handler(self._note_callback_fault)
         while time.monotonic() < self._ends and not self._broken:
-            faulthandler.dump_traceback_later(PATIENCE, exit=True)
+            faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
             await self._produce()
             await self._settle()
             self.rounds += 1
@@ -317,6 +318,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.eager and sys.version_info < (3, 12):
         parser.error("eager tasks came with Python 3.12")
+    if options.signals:
+        # Each exception of the handler's is logged, with its stack: thousands of them.
+        logging.getLogger("segment_async").setLevel(logging.CRITICAL)
     before = sys.getswitchinterval()
     sys.setswitchinterval(options.switch_interval)
     try:
@@ -327,9 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         print("broken", file=sys.stderr)
-        # Threads of the application may stand still, and the drain at exit with them.
-        sys.stderr.flush()
-        os._exit(1)
+        return 1
     finally:
         faulthandler.cancel_dump_traceback_later()
         sys.setswitchinterval(before)
@@ -343,4 +345,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code:
+        # Threads may stand still, and the drain at exit with them.
+        sys.stderr.flush()
+        os._exit(code)
