@@ -294,12 +294,15 @@ class LoopOwner(Host):
     async def _drop_or_keep(self, reason: str, owner: asyncio.AbstractEventLoop | None) -> int:
         """Give up what is pending; with a spool, keep it. Returns how many were dropped."""
         feed = self.pipeline.feed
-        if feed is not None and self.pipeline.has_pending():
-            # A message is called kept only once the disk has it.
-            await _ended(feed.until_stored(self, lambda: _DISK_SECONDS), owner, _DISK_SECONDS, "spool")
-        self.leave()
-        dropped = self.pipeline.drop_all(reason)
-        self.pipeline.reports.make()
+        try:
+            if feed is not None and self.pipeline.has_pending():
+                # A message is called kept only once the disk has it.
+                await _ended(feed.until_stored(self, lambda: _DISK_SECONDS), owner, _DISK_SECONDS, "spool")
+        finally:
+            # Cancelled while it waits for the disk as well: every message gets its outcome.
+            self.leave()
+            dropped = self.pipeline.drop_all(reason)
+            self.pipeline.reports.make()
         return dropped
 
     async def _close_parts(self, owner: asyncio.AbstractEventLoop | None) -> None:

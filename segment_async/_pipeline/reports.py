@@ -55,7 +55,7 @@ class Reports:
         self._waiting: deque[_Report] = deque()
         self._waiting_bytes = 0
         self._hooks: set[asyncio.Future[None]] = set()
-        self._scheduled = False
+        self._scheduled = self._finishing = False
         self._logged: dict[str, float] = {}
 
     @property
@@ -88,6 +88,7 @@ class Reports:
 
     def resume(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make the waiting reports on this loop."""
+        self._finishing = False
         if not self._waiting:
             return
         # First, as the loop of another thread may have made them before the call returns.
@@ -128,7 +129,7 @@ class Reports:
         fault = None if hook.cancelled() else hook.exception()
         if isinstance(fault, Exception):
             self._contain(fault)
-        if self._waiting and not self._scheduled:
+        if self._waiting and not self._scheduled and not self._finishing:
             self.resume(hook.get_loop())
 
     def _contain(self, fault: BaseException) -> None:
@@ -140,6 +141,8 @@ class Reports:
 
     async def finish(self, seconds: float) -> None:
         """Give hooks that still run on this loop so many seconds, then cancel them."""
+        # The loop ends: what still waits is for the next one.
+        self._finishing = True
         mine = asyncio.current_task()
         hooks = {hook for hook in self._hooks if hook is not mine and hook.get_loop() is asyncio.get_running_loop()}
         if not hooks:

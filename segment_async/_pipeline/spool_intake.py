@@ -43,6 +43,8 @@ from .reports import Reports
 _GROUP: Final = 500
 # Seconds until a spool that was full is asked again.
 _RETRY_SECONDS: Final = 0.5
+# Seconds that a call waits for the disk at least: also one that is not to wait for room in the queue.
+_DISK_SECONDS: Final = 1.0
 # For messages whose delivery is the business of another process, or of an earlier message with the same id.
 _HANDED_OVER: Final = BatchResult(Status.HANDED_OVER)
 
@@ -167,7 +169,7 @@ class SpoolIntake:
     def _time_left(self) -> float | None:
         """Seconds that the append under way may still take without holding callers up for too long; `None`: any time."""
         limit, since = self._queue.room.timeout, self._since
-        return None if limit is None or since is None else since + limit - self._clock.now()
+        return None if limit is None or since is None else since + max(limit, _DISK_SECONDS) - self._clock.now()
 
     def _check_time(self) -> None:
         """Raises:
