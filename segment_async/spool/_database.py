@@ -73,10 +73,6 @@ class Options:
         return "" not in (self.fingerprint, fingerprint) and self.fingerprint != fingerprint and not self.key_rotated
 
 
-class DiskFull(SpoolUnavailable):
-    """There is no room."""
-
-
 class _Removed(Exception):
     """The files are not where they were opened."""
 
@@ -140,7 +136,6 @@ class PlainDatabase:
         `size`: bytes of the messages that it appends; `None` if it appends none.
 
         Raises:
-            DiskFull: nothing was changed.
             SpoolUnavailable: nothing was changed, or it is not known; then it may turn up later.
         """
         return self._survive(lambda: self._transact(work, size))
@@ -203,9 +198,8 @@ class PlainDatabase:
             raise self._refusal(fault) from fault
 
     def _refusal(self, fault: Exception) -> SpoolUnavailable:
-        kind = DiskFull if _is_no_room(fault) else SpoolUnavailable
         name = getattr(fault, "sqlite_errorname", None)
-        return kind(f"{self.path}: {fault}" + (f" ({name})" if name else ""))
+        return SpoolUnavailable(f"{self.path}: {fault}" + (f" ({name})" if name else ""))
 
     def abandon(self) -> None:
         """In a forked child: leave everything to the parent."""
@@ -276,7 +270,7 @@ class Database(PlainDatabase):
             uncopied = 0 if _checkpoint(connection) else log
             shrink(connection)
             if self._free_room() < self._wanted_room(connection, size, uncopied):
-                raise DiskFull(f"{self.path}: the disk is full")
+                raise SpoolUnavailable(f"{self.path}: the disk is full")
 
     def _free_room(self) -> int:
         disk = os.statvfs(self._place.database.parent)
@@ -363,7 +357,13 @@ class Database(PlainDatabase):
             path.chmod(0o600)
         connection = connect(path, power_safe=self._options.power_safe)
         try:
-            self._check(connection)
+            if self._had_fault:
+                # Nothing may build on pages of the log whose sync failed.
+                _checkpoint(connection, "TRUNCATE")
+            tables.check_schema(connection)
+            counters = tables.load_counters(connection)
+            if counters.caught_up(self._lock.watermark()) is not counters:
+                raise Damaged("the end of its log is missing")
         except BaseException:
             connection.close()
             raise
@@ -371,15 +371,6 @@ class Database(PlainDatabase):
         open_files.databases[self._id] = self
         self._had_fault = False
         return connection
-
-    def _check(self, connection: sqlite3.Connection) -> None:
-        if self._had_fault:
-            # Nothing may build on pages of the log whose sync failed.
-            _checkpoint(connection, "TRUNCATE")
-        tables.check_schema(connection)
-        counters = tables.load_counters(connection)
-        if counters.caught_up(self._lock.watermark()) is not counters:
-            raise Damaged("the end of its log is missing")
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -612,13 +603,13 @@ def _carry_over(
     count = size = last = dead = dead_bytes = 0
     for found in _readable(source, _MESSAGES, lambda row: tables.Row(*row[:4]).is_sound(row[4])):
         row = tables.Row(*found[:4])
-        if tables.insert_messages(target, [row], "INSERT OR IGNORE"):
+        if tables.insert_messages(target, [row], "IGNORE"):
             count, size, last = count + 1, size + len(row.body), row.position
             if attempts := max(_attempts(source, row.position), 0 if is_live else 1):
                 tables.store_attempts(target, [row.position], attempts)
     for found in _readable(source, _DEAD, lambda row: tables.DeadRow(*row).is_sound):
         letter = tables.DeadRow(*found)
-        tables.insert_dead(target, [letter])
+        tables.insert(target, "dead", [letter])
         dead, dead_bytes = dead + 1, dead_bytes + len(letter.body)
     try:
         own = None if source is None else tables.load_counters(source).caught_up(watermark)

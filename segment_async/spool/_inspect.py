@@ -310,14 +310,14 @@ def _revive(rows: list[DeadRow], connection: sqlite3.Connection, counters: Count
         if row.possibly_delivered:
             tables.store_attempts(connection, [message.position], row.attempts)
         counters = counters.revived(1, len(row.body), row.reason)
-    tables.remove_dead(connection, [row.position for row in revived.values()])
+    tables.remove(connection, "dead", [row.position for row in revived.values()])
     return counters.plus(position=len(new)), len(new)
 
 
 def _erase(rows: list[Row], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
     with _overwriting(connection):
         there = tables.find_positions(connection, [row.position for row in rows])
-        tables.add_purged(connection, [row for row in rows if row.position in there])
+        tables.insert(connection, "purged", [row[:2] for row in rows if row.position in there])
         count, size = tables.remove_messages(connection, [row.position for row in rows])
     return counters.settled(count, size, _PURGED), count
 
@@ -325,7 +325,7 @@ def _erase(rows: list[Row], connection: sqlite3.Connection, counters: Counters) 
 def _erase_dead(rows: list[DeadRow], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
     with _overwriting(connection):
         there = tables.find_positions(connection, [row.position for row in rows], "dead")
-        tables.remove_dead(connection, list(there))
+        tables.remove(connection, "dead", list(there))
     size = sum(len(row.body) for row in rows if row.position in there)
     return counters.plus(dead=-len(there), dead_bytes=-size), len(there)
 

@@ -171,7 +171,7 @@ def load_counters(connection: sqlite3.Connection) -> Counters:
 
 
 def store_counters(connection: sqlite3.Connection, counters: Counters) -> None:
-    _insert(connection, "INSERT OR REPLACE INTO counters", [(1, *counters, counters.checksum)])
+    insert(connection, "counters", [(1, *counters, counters.checksum)])
 
 
 # -- messages
@@ -211,10 +211,9 @@ class Head(NamedTuple):
 _POSITION_AND_TIME: Final = struct.Struct(">qq")
 
 
-def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row], insert: str = "INSERT") -> int:
-    """Returns how many were inserted: `insert` may be ``INSERT OR IGNORE``."""
+def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row], how: str = "ABORT") -> int:
     fields = [(row.position, row.message_id, row.accepted_at, row.checksum, row.body) for row in rows]
-    return _insert(connection, f"{insert} INTO messages", fields)
+    return insert(connection, "messages", fields, how)
 
 
 def find_ids(connection: sqlite3.Connection, message_ids: Sequence[bytes]) -> dict[bytes, int]:
@@ -278,8 +277,8 @@ def remove_messages(connection: sqlite3.Connection, positions: Sequence[int]) ->
     """Remove those of the messages that are there; returns how many there were, and their bytes."""
     query = "SELECT count(*), coalesce(sum(length(body)), 0) FROM messages WHERE position IN ({})"
     found = _for_each(connection, query, positions)
-    _for_each(connection, "DELETE FROM messages WHERE position IN ({})", positions)
-    _for_each(connection, "DELETE FROM attempts WHERE position IN ({})", positions)
+    remove(connection, "messages", positions)
+    remove(connection, "attempts", positions)
     return sum(count for count, _ in found), sum(size for _, size in found)
 
 
@@ -289,7 +288,7 @@ def remove_messages(connection: sqlite3.Connection, positions: Sequence[int]) ->
 def store_attempts(connection: sqlite3.Connection, positions: Sequence[int], number: int) -> None:
     """Note the `number`-th request with these messages."""
     rows = [(position, number, _attempt_checksum(position, number)) for position in positions]
-    _insert(connection, "INSERT OR REPLACE INTO attempts", rows)
+    insert(connection, "attempts", rows)
 
 
 def load_attempts(connection: sqlite3.Connection, positions: Sequence[int]) -> dict[int, int]:
@@ -356,33 +355,19 @@ def read_dead(connection: sqlite3.Connection, after: int, count: int) -> list[De
     return rows
 
 
-def insert_dead(connection: sqlite3.Connection, rows: Sequence[DeadRow]) -> None:
-    _insert(connection, "INSERT OR REPLACE INTO dead", rows)
-
-
-def remove_dead(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
-    _for_each(connection, "DELETE FROM dead WHERE position IN ({})", positions)
-
-
-# -- messages erased by another process
-
-
-def add_purged(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    _insert(connection, "INSERT OR REPLACE INTO purged", [row[:2] for row in rows])
-
-
 def read_purged(connection: sqlite3.Connection) -> dict[int, bytes]:
     return dict(connection.execute("SELECT position, message_id FROM purged").fetchall())
-
-
-def remove_purged(connection: sqlite3.Connection, positions: Sequence[int]) -> None:
-    _for_each(connection, "DELETE FROM purged WHERE position IN ({})", positions)
 
 
 # -- statements for many rows
 
 
-def _insert(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> int:
+def remove(connection: sqlite3.Connection, table: str, positions: Sequence[int]) -> None:
+    _for_each(connection, f"DELETE FROM {table} WHERE position IN ({{}})", positions)  # noqa: S608 -- a constant
+
+
+def insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]], how: str = "REPLACE") -> int:
+    """Returns how many were inserted; `how`: what happens to a row that is there already."""
     inserted = start = 0
     while start < len(rows):
         # Powers of two, so that few statements serve any number of rows.
@@ -390,7 +375,8 @@ def _insert(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[An
         size = 1 << min(len(rows) - start, _MAX_PARAMETERS // width).bit_length() - 1
         row = f"({', '.join('?' * width)})"
         values = tuple(chain.from_iterable(rows[start : start + size]))
-        inserted += connection.execute(f"{insert} VALUES {', '.join([row] * size)}", values).rowcount
+        statement = f"INSERT OR {how} INTO {table} VALUES {', '.join([row] * size)}"  # noqa: S608 -- constants
+        inserted += connection.execute(statement, values).rowcount
         start += size
     return inserted
 

@@ -149,7 +149,7 @@ class Shard:
         def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, tuple[_Turn, Any]]:
             self._sync(connection, counters)
             turn = _Turn(self, connection, counters, elsewhere or {}, may_hold)
-            tables.remove_purged(connection, list(self.purged))
+            tables.remove(connection, "purged", list(self.purged))
             for doubt in self.doubts:
                 turn.take_back(doubt)
             results = [turn.take(step) for step in all_steps]
@@ -387,7 +387,7 @@ class _Turn:
             heads = _until(tables.read_heads(self.connection, 0, table="dead"), wanted - self._room)
             if not heads:
                 raise Damaged("dead letters are counted that are not there")
-            tables.remove_dead(self.connection, [head.position for head in heads])
+            tables.remove(self.connection, "dead", [head.position for head in heads])
             self.counters = self.counters.plus(dead=-len(heads), dead_bytes=-sum(head.size for head in heads))
         if self._room < wanted and at_any_price:
             unheld = (head for head in self.shard.unheld(self.connection) if head.position not in self.taken)

@@ -362,6 +362,44 @@ def refuse(path):
     path.parent.write_bytes(b"no folder")
 
 
+def test_a_key_from_memory_stays_valid_when_its_message_moves_to_the_disk(path):
+    async def part(spool):
+        refuse(path)
+        answers = await append(spool, "a", "b")
+        assert [each.status for each in answers] == ["memory", "memory"]
+        path.parent.unlink()
+        while spool.statistics().in_memory:
+            await spool.settle([], DELIVERED)
+        # A pending id is known wherever it is.
+        assert [each.status for each in await append(spool, "a")] == ["known"]
+        messages = (await read(spool)).messages
+        assert [each.key for each in messages] == [each.key for each in answers]
+        await spool.sending([messages[0].key], 1)
+        await spool.settle([messages[0].key], DELIVERED)
+        counts = spool.statistics()
+        assert (counts.accepted, counts.delivered, counts.pending) == (2, 1, 1)
+
+    run(path, part, on_failure="memory")
+
+    async def later(spool):
+        assert await read_ids(spool) == ["b"]
+
+    run(path, later)
+
+
+def test_an_id_that_is_pending_in_memory_is_known_while_the_disk_works_again(path):
+    async def part(spool):
+        refuse(path)
+        [kept] = await append(spool, "a")
+        [held] = (await read(spool)).messages
+        path.parent.unlink()
+        assert await append(spool, "a") == [kept._replace(status="known")]
+        await spool.settle([held.key], DELIVERED)
+        assert [each.status for each in await append(spool, "a")] == ["stored"]
+
+    run(path, part, on_failure="memory")
+
+
 def test_memory_is_bounded(path):
     async def part(spool):
         refuse(path)

@@ -108,6 +108,39 @@ def await_locked(path):
     return Process(program, path).end()[0].split()
 
 
+def test_an_id_that_is_pending_in_an_adopted_shard_is_known(path):
+    victim = Process(HOLDER, path, "a")
+    assert victim.line() == "ready"
+
+    async def part(spool):
+        await append(spool, "b")
+        assert await read_ids(spool) == ["b"]
+        victim.kill()
+        [adopted] = (await read(spool)).messages
+        [known, new] = await append(spool, "a", "c", hold=2)
+        assert (known.status, known.key) == ("known", adopted.key)
+        assert (new.status, new.held) == ("stored", True)
+        await spool.settle([adopted.key, new.key], DELIVERED)
+        assert [each.status for each in await append(spool, "a")] == ["stored"]
+
+    run(path, part)
+
+
+def test_nothing_new_is_held_while_an_adopted_message_waits(path):
+    victim = Process(HOLDER, path, "a", "b")
+    assert victim.line() == "ready"
+
+    async def part(spool):
+        await append(spool, "c")
+        assert await read_ids(spool) == ["c"]
+        victim.kill()
+        assert await read_ids(spool, count=1) == ["a"]
+        assert not (await append(spool, "d", hold=1))[0].held
+        assert await read_ids(spool, count=1) == ["b"]
+
+    run(path, part)
+
+
 def test_who_starts_next_goes_on_with_what_the_dead_left(path):
     victim = Process(HOLDER, path, "a")
     assert victim.line() == "ready"

@@ -97,9 +97,7 @@ class Victim:
         )
         result = await told
         if isinstance(result, SpoolUnavailable):
-            # In doubt, the message may be there all the same.
-            if not result.maybe_stored:
-                self._journal.write(REFUSED, message_ids)
+            self._journal.write(REFUSED, message_ids)
             return None
         assert all(each.status == "stored" for each in result.answers), result
         self._journal.write(ACCEPTED, message_ids)
