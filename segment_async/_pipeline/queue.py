@@ -270,7 +270,7 @@ class Queue:
                 taken: bool | None = True
             elif has_room:
                 taken = None
-            elif self.overflow != "wait":
+            elif self._policy() != "wait":
                 taken = self._made_room(size)
                 if taken:
                     self._take(delivery, size, arriving)
@@ -302,6 +302,10 @@ class Queue:
 
     # -- making room
 
+    def _policy(self) -> Overflow:
+        """What happens if memory is full. With a spool, the oldest are dropped there, and what is stored stays."""
+        return "wait" if self.has_spool and self.overflow == "drop_oldest" else self.overflow
+
     def _made_room(self, size: int) -> bool:
         """What the policy does for a message that finds no room; the lock is held.
 
@@ -311,7 +315,7 @@ class Queue:
         self.room.note_full()
         if self.overflow == "raise":
             raise QueueFull("the queue is full: messages come faster than they can be sent")
-        if self.overflow == "drop_oldest" and not self.change.is_going_on:
+        if self._policy() == "drop_oldest" and not self.change.is_going_on:
             with self.change:
                 while not self.accounts.has_room(size) and self._drop_oldest():
                     pass

@@ -138,7 +138,9 @@ class SpoolFeed:
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
         """Note an attempt. Returns the keys of messages that are no longer this process's to send."""
         try:
-            return await self._spool.sending(keys, attempt)
+            ended = await self._spool.sending(keys, attempt)
+            self.intake.note_elsewhere(ended)
+            return ended
         except SpoolUnavailable as error:
             self._reports.warn("spool note", "The spool did not note an attempt: %s", error)
             return ()

@@ -86,6 +86,8 @@ class SpoolIntake:
         self._since: float | None = None
         # A message has the id of one that has ended, which has to be recorded first.
         self._waits_for_record = False
+        # Keys whose hold ended, the last ones: other processes have these messages.
+        self._elsewhere: deque[int] = deque(maxlen=10_000)
 
     # -- one message
 
@@ -338,7 +340,7 @@ class SpoolIntake:
                 forget_bodies((delivery,))
                 self.known[delivery.message_id] = delivery
             return None
-        if was_arriving:
+        if was_arriving and not (status == "known" and key in self._elsewhere):
             # It is not accepted after all.
             accounts.forget(len(body))
             if status == "known":
@@ -388,6 +390,10 @@ class SpoolIntake:
             queue.queued.moved.notify()
         if dropped.body:
             self._reports.add(result, partial(_alone, dropped.body), len(dropped.body), self._clock.loop)
+
+    def note_elsewhere(self, keys: Iterable[int]) -> None:
+        """Other processes have these messages now, and those with the same ids."""
+        self._elsewhere.extend(keys)
 
     def recorded(self) -> None:
         """An outcome is recorded: a message with the same id is a new one."""
