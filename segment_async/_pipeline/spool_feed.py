@@ -123,7 +123,8 @@ class SpoolFeed:
     def _load(self, message: StoredMessage) -> None:
         queue = self._queue
         delivery = self.intake.known.pop(message.message_id, None)
-        if delivery is None:
+        if delivery is None or delivery.outcome is not None:
+            # An outcome is final, also of a message that was handed over and has come back.
             delivery = Delivery(message.message_id, message.body, queue.queued)
         bring_back(delivery, message.body, message.key, queue.queued)
         if message.attempts:

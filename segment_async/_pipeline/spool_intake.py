@@ -273,10 +273,11 @@ class SpoolIntake:
                     while len(answers) > len(queue.appending):
                         # Its message was moved when an exception came in between.
                         answers.popleft()
-                    while self._dropped:
-                        self.lose(self._dropped.popleft())
                     if answers and not self._take_held(answered):
                         refused = self._take_one(answered)
+                    # Last, as they may be of the same group.
+                    while self._dropped and not answers:
+                        self.lose(self._dropped.popleft())
                     queue.room.note_room()
                 if refused is not None:
                     self._refuse(*refused)
