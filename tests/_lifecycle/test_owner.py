@@ -53,7 +53,7 @@ async def silence(arrival: Arrival) -> Response:
 
 
 async def refuse(arrival: Arrival) -> Response:
-    raise TransportError("nobody is there", maybe_sent=False)
+    raise TransportError("the connection was refused", maybe_sent=False)
 
 
 async def turns(count: int = 10) -> None:

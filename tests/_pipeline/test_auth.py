@@ -108,7 +108,7 @@ class TestToken:
                 assert await tokens.header() == first
                 assert server.refreshes == 1
                 clock.now = 500.0
-                # The old one is good still: nobody waits.
+                # The old one is still good: nothing waits.
                 assert await asyncio.gather(*(tokens.header() for _ in range(9))) == [first] * 9
                 await fetched()
                 assert server.refreshes == len(server.requests) == 2
@@ -175,7 +175,7 @@ class TestToken:
         assert asyncio.run(tokens.header()) == "Bearer good"
         loop.close()
         del loop
-        # What is left there is no task that somebody lost.
+        # No task is left there.
         gc.collect()
         assert not caplog.records
 

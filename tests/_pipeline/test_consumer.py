@@ -1,7 +1,7 @@
-"""What the sender sends when: headers, due rules, order, back-off, giving up, what an outcome and the counters say.
+"""What the consumer sends when: headers, due rules, order, back-off, giving up, what an outcome and the counters say.
 
 The whole client in virtual time, before a transport that answers by script. What each answer means by itself is
-`test_retry`'s; pauses, dead servers and the taking apart of batches are `test_sender_trouble`'s.
+`test_retry`'s; pauses, dead servers and split batches are `test_trouble`'s.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Pauses, dead servers, batches taken apart, and what the log says of a wrong key: the sender when things go wrong.
 
 The whole client in virtual time, before a transport that answers by script. A life without such troubles is
-`test_sender`'s.
+`test_consumer`'s.
 """
 
 import asyncio
