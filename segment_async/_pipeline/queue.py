@@ -290,11 +290,6 @@ class Queue:
         limit = self.room.time_left() if waiter.has_limit else None
         await asyncio.wait((waiter.future,), timeout=shorter(limit, watch))
 
-    def patience_is_over(self) -> bool:
-        """Whether the queue, or the spool behind it, has been full for longer than callers are to be held up."""
-        self.room.note_full()
-        return self.room.time_left() == 0
-
     def _wake_waiters(self) -> None:
         with self.lock:
             woken = self.room.to_wake(is_piled_up=len(self._messages) > _UNREAD_AFTER_A_TURN)
