@@ -39,7 +39,7 @@ def remember(owner: OpenClient) -> None:
 
 
 def hold(owner: OpenClient) -> None:
-    """Messages were given to it: it owners until it is closed, whether the application keeps it or not."""
+    """The client was given messages: it lives until it is closed, whether the application keeps it or not."""
     _unsent.add(owner)
     _drain_when_multiprocessing_ends()
 
