@@ -218,13 +218,15 @@ def _opened(place: Place, *, writes: bool) -> Iterator[_Shard]:
     if isinstance(own, Database):
         yield _Shard(own, in_use=True)
         return
+    options = Options()
     with contextlib.ExitStack() as stack:
         if lock is not None and writes:
-            database: PlainDatabase = Database(place, lock, Options(), None)
+            database: PlainDatabase = Database(place, lock, options, None)
         else:
-            database = PlainDatabase(place.database, Options(), read_only=not writes)
+            database = PlainDatabase(place.database, options, read_only=not writes)
             if lock is not None:
                 stack.callback(lock.close)
+        stack.callback(options.write_logs)
         stack.callback(database.close)
         yield _Shard(database, in_use=lock is None)
 

@@ -269,12 +269,15 @@ class SQLiteSpool:
                     self._serve(requests, answers)
                 self._refuse_the_rest(requests, answers, _CLOSED if self._is_closed else None)
         except BaseException as fault:
-            _logger.exception("The spool failed, and refuses what it was asked for: %s", self._base)
+            self._options.log("The spool failed, and refuses what it was asked for: %s", self._base, fault=fault)
             self._refuse_the_rest(requests, answers, f"the spool failed: {type(fault).__name__}")
             if not isinstance(fault, Exception):
                 raise
         finally:
-            self._give(answers)
+            try:
+                self._options.write_logs()
+            finally:
+                self._give(answers)
 
     def _serve(self, requests: list[_Request], answers: list[_Answer]) -> None:
         try:

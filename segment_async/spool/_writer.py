@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import sqlite3
 import time
 from collections import Counter
@@ -40,8 +39,6 @@ from ._database import Database, Options, PlainDatabase, foreign_shard, other_ow
 from ._files import Lock, Place, open_files
 from ._protocol import Appended, AppendResult, DroppedMessage, SpoolStatistics, StoredMessage, Window
 from ._tables import Counters, Damaged, Head, Row
-
-_logger = logging.getLogger("segment_async")
 
 _POSITION_BITS: Final = 44
 _MEMORY_SLOT: Final = 1 << 18
@@ -485,7 +482,7 @@ class Writer:
             return shard.commit(steps, may_hold=not any(other.unread for other in others), elsewhere=elsewhere)
         except Exception as fault:
             if not isinstance(fault, SpoolUnavailable):
-                _logger.exception("The spool failed, and refuses what it was asked for: %s", self._base)
+                self._options.log("The spool failed, and refuses what it was asked for: %s", self._base, fault=fault)
                 fault = SpoolUnavailable(f"the spool failed: {type(fault).__name__}")
             if shard.unrecorded:
                 self._warn("unrecorded", f"The spool cannot record what was sent: {fault}; trying again")
@@ -540,7 +537,7 @@ class Writer:
         now = time.monotonic()
         if now >= self._next_warning.get(kind, now):
             self._next_warning[kind] = now + _QUIET_SECONDS
-            _logger.warning("%s", text)
+            self._options.log("%s", text)
 
     # -- out
 
@@ -680,7 +677,7 @@ class Writer:
         self.commit()
         statistics = self.statistics()
         if statistics.in_memory or statistics.unrecorded:
-            _logger.warning(
+            self._options.log(
                 "The spool closes while the disk refuses: %s: messages in memory only: %d, notes not recorded: %d",
                 self._base,
                 statistics.in_memory,
