@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from . import witness
@@ -53,16 +52,25 @@ def kill_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict
     return seen
 
 
-def fail_everywhere(
-    folder: Path, seed: str, steps: int, every: int = 1, names: Sequence[str] = WRITING
-) -> dict[str, int]:
+def fail_syncs(folder: Path, seed: str, steps: int) -> int:
+    """Each sync fails once; returns how many there were."""
+    script = [seed, str(steps), "full"]
+    count = count_calls(_new_home(folder), script)["fdatasync"]
+    for number in range(1, count + 1):
+        home = _new_home(folder)
+        run_victim(home, script, "-e", "trace=fdatasync", "-e", f"inject=fdatasync:error=EIO:when={number}")
+        _check(home, once=True)
+    return count
+
+
+def fail_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict[str, int]:
     """Each call with each error: once, for a while, and from then on. A part of the calls: each in one of these ways."""
     script = [seed, str(steps), "full"]
     seen = {"calls": 0, "refused": 0}
     counts = count_calls(_new_home(folder), script)
     ways = [(error, after) for error in ERRORS for after in ("", "..{}", "+")]
     turns = itertools.cycle(ways)
-    for name in (each for each in names if each in counts):
+    for name in (each for each in WRITING if each in counts):
         for number in range(1, counts[name] + 1, every):
             for error, after in ways if every == 1 else [next(turns)]:
                 home = _new_home(folder)
