@@ -80,7 +80,9 @@ class Options:
     def write_logs(self) -> None:
         while self.logs:
             text, args, fault = self.logs.pop(0)
-            _logger.log(logging.WARNING if fault is None else logging.ERROR, text, *args, exc_info=fault)
+            # A handler that raises is the application's, and stops nothing here.
+            with contextlib.suppress(Exception):
+                _logger.log(logging.WARNING if fault is None else logging.ERROR, text, *args, exc_info=fault)
 
     def is_foreign(self, fingerprint: str) -> bool:
         return "" not in (self.fingerprint, fingerprint) and self.fingerprint != fingerprint and not self.key_rotated
@@ -617,7 +619,7 @@ def _carry_over(
     count = size = last = dead = dead_bytes = 0
     for found in _readable(source, _MESSAGES, lambda row: tables.Row(*row[:4]).is_sound(row[4])):
         row = tables.Row(*found[:4])
-        if tables.insert_messages(target, [row], "IGNORE"):
+        if tables.insert_messages(target, row.position, row.accepted_at, [(row.message_id, row.body)]):
             count, size, last = count + 1, size + len(row.body), row.position
             if attempts := max(_attempts(source, row.position), 0 if is_live else 1):
                 tables.store_attempts(target, [row.position], attempts)

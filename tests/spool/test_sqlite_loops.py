@@ -107,6 +107,7 @@ spool = SQLiteSpool(sys.argv[1], on_failure="memory")
 seen = []
 class Handler(logging.Handler):
     def emit(self, record):
+        # Raises once the spool is closed.
         spool.append_nowait([NewMessage(f"log-{len(seen)}", b"{}")], seen.append)
 logging.getLogger("segment_async").addHandler(Handler())
 def at_exit():

@@ -53,12 +53,14 @@ def kill_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict
 
 
 def fail_syncs(folder: Path, seed: str, steps: int) -> int:
-    """Each sync fails once; returns how many there were."""
+    """Each sync fails, and the tries after it; returns how many there were."""
     script = [seed, str(steps), "full"]
     count = count_calls(_new_home(folder), script)["fdatasync"]
     for number in range(1, count + 1):
         home = _new_home(folder)
-        run_victim(home, script, "-e", "trace=fdatasync", "-e", f"inject=fdatasync:error=EIO:when={number}")
+        run_victim(
+            home, script, "-e", "trace=fdatasync", "-e", f"inject=fdatasync:error=EIO:when={number}..{number + 4}"
+        )
         _check(home, once=True)
     return count
 
