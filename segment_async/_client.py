@@ -474,6 +474,11 @@ class Client:
         if "userId" not in message and _lacks_identity(message):
             if block is None or not block.drops_without_identity:
                 raise _no_identity(message)
+            self._owner.pipeline.reports.warn_once(
+                "no_identity",
+                "A message has no user_id and no anonymous_id and is dropped, as its block has without_identity='drop'. "
+                "This is logged once; client.statistics().reasons counts them.",
+            )
             return self._dropped(message["messageId"], "no_identity", body_of(message))
         if self._before_send is None:
             body = encode(message)

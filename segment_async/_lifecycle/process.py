@@ -51,7 +51,6 @@ def forget(owner: OpenClient) -> None:
 
 def _drain() -> None:
     owners: list[OpenClient] = []
-    unclosed = len(_unsent)
     for owner in list(_unsent):
         if owner.has_pending():
             owners.append(owner)
@@ -68,9 +67,9 @@ def _drain() -> None:
                 _say(f"{_messages(lost)} not sent before the program ended")
             if kept:
                 _say(f"{_messages(kept)} kept in a spool for the next process to send")
-    if unclosed:
+    if owners:
         warnings.warn(
-            f"{unclosed} segment_async client(s) were never closed; use 'async with', or await aclose()",
+            f"{len(owners)} segment_async client(s) had messages to send at exit; use 'async with', or await aclose()",
             ResourceWarning,
             stacklevel=1,
         )

@@ -478,8 +478,8 @@ class Queue:
         with self.lock:
             return self.backlog.left(place) + max(0, place - self.read_count)
 
-    def statistics(self) -> Statistics:
+    def statistics(self, retry_in: float = 0.0) -> Statistics:
         with self.lock:
             opened_at = self.backlog.opened_at()
             oldest_age = 0.0 if opened_at is None else max(0.0, self.clock.now() - opened_at)
-            return self.accounts.statistics(*self.backlog.in_flight_totals(), oldest_age)
+            return self.accounts.statistics(*self.backlog.in_flight_totals(), oldest_age, retry_in)
