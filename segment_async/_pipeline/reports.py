@@ -32,7 +32,7 @@ _LAST_SECONDS: Final = 0.1
 # What may wait for `on_error` to be called, and asynchronous calls of it that may run at once. Beyond that the oldest
 # reports are skipped; the counters include them.
 _MAX_WAITING: Final = 10_000
-_MAX_WAITING_BYTES: Final = 16 * 2**20
+_MAX_WAITING_BYTES: Final = 8 * 2**20
 _MAX_RUNNING: Final = 100
 
 
