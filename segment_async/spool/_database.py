@@ -72,7 +72,7 @@ class Options:
     monotonic: Callable[[], float] = time.monotonic
     fingerprint: str = ""
     # What is to be logged once no lock is held: a logging handler has a lock of its own, and may call the spool.
-    logs: list[LogLine] = field(default_factory=list)
+    logs: list[LogLine] = field(default_factory=list[LogLine])
 
     def log(self, text: str, *args: object, fault: BaseException | None = None) -> None:
         self.logs.append((text, args, fault))
@@ -497,7 +497,7 @@ def connect(database: Path | None, *, power_safe: bool = True, read_only: bool =
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
     try:
         # What is not UTF-8 any more becomes another text, which fits no checksum; Python by itself would raise.
-        connection.text_factory = lambda content: content.decode(errors="replace")
+        connection.text_factory = _text
         connection.execute(_BUSY_TIMEOUT)
         connection.execute("PRAGMA cache_size = -4000")
         if not read_only:
@@ -674,3 +674,7 @@ def _backwards(
             if is_sound(row) and after < row[0] < (rows[-1][0] if rows else before):
                 rows.append(row)
     return rows[::-1]
+
+
+def _text(content: bytes) -> str:
+    return content.decode(errors="replace")

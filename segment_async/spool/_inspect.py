@@ -13,7 +13,7 @@ import functools
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -211,7 +211,7 @@ class _Shard:
 
 
 @contextlib.contextmanager
-def _opened(place: Place, *, writes: bool) -> Iterator[_Shard]:
+def _opened(place: Place, *, writes: bool) -> Generator[_Shard, None, None]:
     with open_files.guard:
         own = open_files.databases.get(file_id(place.database))
         lock = None if own is not None else Lock.acquire(place.lock)
@@ -283,11 +283,12 @@ def _text(message_id: bytes) -> str:
 
 
 def _is_of(body: bytes, identity: str) -> bool:
+    message: dict[str, object]
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError:
         return False
-    return isinstance(message, dict) and any(message.get(name) == identity for name in _IDENTITIES)
+    return any(message.get(name) == identity for name in _IDENTITIES)
 
 
 # -- changes
@@ -330,7 +331,7 @@ def _erase_dead(rows: list[DeadRow], connection: sqlite3.Connection, counters: C
 
 
 @contextlib.contextmanager
-def _overwriting(connection: sqlite3.Connection) -> Iterator[None]:
+def _overwriting(connection: sqlite3.Connection) -> Generator[None, None, None]:
     """What is removed is overwritten with zeros."""
     connection.execute("PRAGMA secure_delete = ON")
     try:

@@ -308,11 +308,13 @@ class _Turn:
     counters: Counters
     elsewhere: Mapping[bytes, int]
     may_hold: bool
-    stored: list[tuple[int, Sequence[tuple[bytes, bytes]]]] = field(default_factory=list)
-    taken: dict[int, int] = field(default_factory=dict)
-    released: set[int] = field(default_factory=set)
-    dropped: dict[int, DroppedMessage] = field(default_factory=dict)
-    dropped_in_doubt: list[DroppedMessage] = field(default_factory=list)
+    stored: list[tuple[int, Sequence[tuple[bytes, bytes]]]] = field(
+        default_factory=list[tuple[int, Sequence[tuple[bytes, bytes]]]]
+    )
+    taken: dict[int, int] = field(default_factory=dict[int, int])
+    released: set[int] = field(default_factory=set[int])
+    dropped: dict[int, DroppedMessage] = field(default_factory=dict[int, DroppedMessage])
+    dropped_in_doubt: list[DroppedMessage] = field(default_factory=list[DroppedMessage])
     cursor: int = 0
 
     def take_back(self, doubt: _Turn) -> None:
@@ -362,15 +364,15 @@ class _Turn:
             raise Damaged("an id is pending that cannot be found")
         # The first message with an id is the stored one; further ones are known.
         stored = {message_id: answer for (message_id, _), answer in zip(fitting, answers, strict=True)}
-        answers = []
+        result: list[Appended] = []
         for message_id, _ in step.messages:
             answer = stored.pop(message_id, None)
             if answer is not None and answer.key is not None:
                 keys[message_id] = answer.key
             elif message_id in keys:
                 answer = Appended("known", keys[message_id])
-            answers.append(answer or _FULL)
-        return AppendResult(answers, tuple(itertools.islice(self.dropped.values(), dropped_before, None)))
+            result.append(answer or _FULL)
+        return AppendResult(result, tuple(itertools.islice(self.dropped.values(), dropped_before, None)))
 
     def _store(self, messages: Sequence[tuple[bytes, bytes]], hold: int) -> list[Appended] | None:
         """Store new messages, and hold the first of them unless an older one waits to be read; `None`: one is known."""
