@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import orjson
 
@@ -283,12 +283,13 @@ def _text(message_id: bytes) -> str:
 
 
 def _is_of(body: bytes, identity: str) -> bool:
-    message: dict[str, object]
+    message: object
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError:
         return False
-    return any(message.get(name) == identity for name in _IDENTITIES)
+    fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+    return any(fields.get(name) == identity for name in _IDENTITIES)
 
 
 # -- changes
