@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
 
-from .build import Fields, UserID, identifier, mapping
+from .build import Fields, ObjectLike, UserID, identifier, mapping
 from .encode import is_plain, plain
 
 WithoutIdentity = Literal["raise", "drop"]
@@ -38,7 +38,7 @@ def bound(
     *,
     user_id: UserID | None = None,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
     without_identity: WithoutIdentity | None = None,
 ) -> Generator[None, None, None]:
@@ -79,7 +79,7 @@ def bind(
     *,
     user_id: UserID | None = None,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
 ) -> None:
     """Change the fields of the innermost enclosing `bound` block in place.
@@ -104,8 +104,8 @@ def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any) ->
     if anonymous_id is not None:
         fields["anonymousId"] = identifier("anonymousId", anonymous_id)
     for name, value in (("context", context), ("integrations", integrations)):
-        if value is not None and mapping(name, value):
-            fields[name] = _reusable(name, value)
+        if value is not None and (given := mapping(name, value)):
+            fields[name] = _reusable(name, given)
     return fields
 
 
