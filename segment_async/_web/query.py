@@ -105,10 +105,10 @@ class _Examination:
     def __init__(self) -> None:
         self._left = _MAX_EXAMINED
 
-    def finds_secret(self, part: str, depth: int, *, is_checked: bool = False) -> bool:
+    def finds_secret(self, part: str, depth: int, *, is_checked: bool = False, is_decoded: bool = False) -> bool:
         """Whether the parameter is a secret, or contains one in a query string within it.
 
-        `is_checked`: it is a part of a value that was found to be harmless.
+        `is_checked`: it is a part of a value that was found to be harmless. `is_decoded`: decoding changes nothing.
         """
         self._left -= 1
         if self._left < 0:
@@ -117,18 +117,23 @@ class _Examination:
         # Decoding takes long for many percent signs, and makes text shorter by two thirds at most.
         if len(name) > 3 * _MAX_NAME or (len(part) > _MAX_NAME and 3 * part.count("%") > len(part)):
             return True
-        if "%" in part or "+" in part:
-            name, value, is_checked = unquote_plus(name), unquote_plus(value), False
+        encoded = value
+        if not is_decoded and ("%" in part or "+" in part):
+            name, value = unquote_plus(name), unquote_plus(value)
+        is_decoded = value == encoded
+        is_checked = is_checked and is_decoded
         if len(name) > _MAX_NAME or _names_a_secret(name):
             return True
         if len(value) < _SHORTEST_SECRET and value.isalnum():
             return False
-        is_random = not is_checked and not _CLICK_ID.fullmatch(name) and _looks_random(value)
-        if is_random or (not is_checked and _is_secret_value(value)):
+        may_be_random = _CLICK_ID.fullmatch(name) is not None
+        if not is_checked and (_is_secret_value(value) or (not may_be_random and _looks_random(value))):
             return True
-        is_checked = not _CLICK_ID.fullmatch(name)
-        nested = (piece for piece in _NESTED.split(value) if "=" in piece or "%" in piece)
-        return any(depth == 0 or self.finds_secret(piece, depth - 1, is_checked=is_checked) for piece in nested)
+        return any(
+            depth == 0 or self.finds_secret(piece, depth - 1, is_checked=not may_be_random, is_decoded=is_decoded)
+            for piece in _NESTED.split(value)
+            if "=" in piece or "%" in piece
+        )
 
 
 @lru_cache(maxsize=1_024)
