@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
+import time
 from collections.abc import Callable, Mapping
 from os import PathLike
 from signal import SIGTERM, Signals
@@ -18,16 +19,18 @@ from typing import Any, Final, Literal, Self
 import orjson
 
 from . import _options
-from ._exceptions import MessageError, stack_of
+from ._exceptions import MessageError, SpoolUnavailable, stack_of
 from ._http.transport import Transport
 from ._lifecycle import process
 from ._lifecycle.owner import LoopOwner
 from ._lifecycle.waiting import Host
 from ._message import build as _build
-from ._message.build import Fields, Timestamp, UserID, checked
+from ._message.build import Fields, ObjectLike, Timestamp, UserID, checked
 from ._message.context import innermost
-from ._message.encode import encode, plain
+from ._message.conversions import converting
+from ._message.encode import encode, own_fragment, plain
 from ._message.ids import new_message_id
+from ._message.timestamps import clock_text
 from ._outcome import Statistics
 from ._pipeline.auth import OAuth
 from ._pipeline.clock import LoopClock
@@ -43,7 +46,7 @@ from .spool._protocol import Spool
 
 # Encoded once: 0.1 µs of each call.
 _LIBRARY_FIELDS: Final = {"name": "segment-async", "version": __version__}
-_LIBRARY: Final = orjson.Fragment(orjson.dumps(_LIBRARY_FIELDS))
+_LIBRARY: Final = own_fragment(orjson.dumps(_LIBRARY_FIELDS))
 _CONTEXT: Final = {"library": _LIBRARY}
 
 BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -89,6 +92,12 @@ class Client:
             authorities.
         allow_http: allow a plain ``http://`` host beyond loopback.
         send: `False`: check and count messages, send nothing, and don't touch the spool.
+        on_invalid: what happens to a message that Segment would drop, or that cannot be encoded. ``"raise"``: the call
+            raises `MessageError`. ``"drop"``, for production: the message is accepted and at once dropped, with the
+            reason ``invalid``, and a warning that names the field is logged at most once a minute. With ``"drop"``, a
+            message that the spool cannot store is dropped as well (``spool_unavailable``).
+        default: as in `json.dumps`: gets a value of a type that has no conversion, and returns one that has; it raises
+            `TypeError` for what it does not know. It applies to calls of the client, not to `bound` or `messages`.
 
     Raises:
         ValueError: an option is out of range, contradicts another, or would put the key at risk.
@@ -121,11 +130,14 @@ class Client:
         ssl_context: ssl_module.SSLContext | None = None,
         allow_http: bool = False,
         send: bool = True,
+        on_invalid: Literal["raise", "drop"] = "raise",
+        default: Callable[[Any], Any] | None = None,
     ) -> None:
         write_key = _options.checked_key(write_key)
         _options.check_region(region)
         _options.check_times(timeout, close_timeout)
         _options.check_before_send(before_send)
+        _options.check_values(on_invalid, default)
         self._observers: list[Callable[[Request], object]] = []
         options = PipelineOptions(
             write_key=write_key,
@@ -159,6 +171,8 @@ class Client:
         self._max_bytes = min(MAX_MESSAGE_BYTES, max_queue_bytes)
         self._before_send = before_send
         self._send = send
+        self._drops_invalid = on_invalid == "drop"
+        self._convert = converting(default)
 
     def _now(self) -> float:
         return self._owner.clock.now()
@@ -176,10 +190,10 @@ class Client:
         self,
         user_id: UserID | None = None,
         event: str | None = None,
-        properties: Mapping[str, Any] | None = None,
+        properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
@@ -207,41 +221,49 @@ class Client:
             SpoolUnavailable: the spool could not store the message; it was not accepted.
             ClientClosed: `aclose` was called.
         """
-        message = _build.track(
-            user_id,
-            event,
-            properties,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        try:
+            delivery, body = self._take(
+                _build.track(
+                    user_id,
+                    event,
+                    properties,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def identify(
         self,
         user_id: UserID | None = None,
-        traits: Mapping[str, Any] | None = None,
+        traits: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
         """Record who a user is, with traits (https://segment.com/docs/connections/spec/identify/). Otherwise as `track`."""
-        message = _build.identify(
-            user_id,
-            traits,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        try:
+            delivery, body = self._take(
+                _build.identify(
+                    user_id,
+                    traits,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def page(
@@ -249,27 +271,31 @@ class Client:
         user_id: UserID | None = None,
         category: str | None = None,
         name: str | None = None,
-        properties: Mapping[str, Any] | None = None,
+        properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
         """Record a page view (https://segment.com/docs/connections/spec/page/). Otherwise as `track`."""
-        message = _build.page(
-            user_id,
-            category,
-            name,
-            properties,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        try:
+            delivery, body = self._take(
+                _build.page(
+                    user_id,
+                    category,
+                    name,
+                    properties,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def screen(
@@ -277,37 +303,41 @@ class Client:
         user_id: UserID | None = None,
         category: str | None = None,
         name: str | None = None,
-        properties: Mapping[str, Any] | None = None,
+        properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
         """Record a screen view of a mobile app (https://segment.com/docs/connections/spec/screen/). Otherwise as `track`."""
-        message = _build.screen(
-            user_id,
-            category,
-            name,
-            properties,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        try:
+            delivery, body = self._take(
+                _build.screen(
+                    user_id,
+                    category,
+                    name,
+                    properties,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def group(
         self,
         user_id: UserID | None = None,
         group_id: UserID | None = None,
-        traits: Mapping[str, Any] | None = None,
+        traits: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
@@ -316,17 +346,21 @@ class Client:
 
         `group_id` is required. Otherwise as `track`.
         """
-        message = _build.group(
-            user_id,
-            group_id,
-            traits,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        try:
+            delivery, body = self._take(
+                _build.group(
+                    user_id,
+                    group_id,
+                    traits,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def alias(
@@ -335,7 +369,7 @@ class Client:
         user_id: UserID | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
@@ -344,16 +378,20 @@ class Client:
 
         `previous_id` and `user_id` are both required. Otherwise as `track`.
         """
-        message = _build.alias(
-            previous_id,
-            user_id,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        try:
+            delivery, body = self._take(
+                _build.alias(
+                    previous_id,
+                    user_id,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     # -- messages in general
@@ -364,7 +402,10 @@ class Client:
         Returns once the message is accepted, not once it is delivered. If you cancel the call while it waits for room
         in the queue, the message is not accepted. Waits for a spool, and raises, as `track` does.
         """
-        delivery, body = self._take(checked(message))
+        try:
+            delivery, body = self._take(checked(message))
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     def enqueue_nowait(self, message: Message | Mapping[str, Any]) -> Delivery:
@@ -385,7 +426,10 @@ class Client:
         owner.pipeline.queue.check_open()
         if asyncio._get_running_loop() is not None:
             owner.run_here()
-        delivery, body = self._encoded(checked(message))
+        try:
+            delivery, body, _ = self._encoded(checked(message))
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         owner.hold()
         return owner.pipeline.put_nowait(delivery, body) if body else delivery
 
@@ -408,6 +452,7 @@ class Client:
         Returns how many messages are left after `timeout` seconds (`None`: no limit); 0 means all are settled.
         Cancelling it leaves the messages alone. It does not shorten a back-off, nor a pause that Segment asked for.
         """
+        _check_asyncio()
         return await self._owner.flush(timeout)
 
     async def aclose(self) -> None:
@@ -421,6 +466,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._owner.pipeline.queue.check_open()
+        _check_asyncio()
         self._owner.run_here()
         return self
 
@@ -448,11 +494,11 @@ class Client:
         clock = owner.clock
         # As `run_here` looks first: asking for the running loop costs Python 3.11 a system call.
         loop = clock.loop
-        shares_loop = (loop is not None and clock.thread == get_ident() and loop.is_running()) or owner.run_here()
-        delivery, body = self._encoded(message)
+        shares_loop = (loop is not None and clock.thread == get_ident() and loop.is_running()) or self._run_here()
+        delivery, body, size = self._encoded(message)
         if body:
             queue = owner.pipeline.queue
-            if queue.has_spool or not queue.offer(delivery, len(body), paced=shares_loop):
+            if queue.has_spool or not queue.offer(delivery, size, paced=shares_loop):
                 return delivery, body
         if not owner.is_held:
             owner.hold()
@@ -461,10 +507,20 @@ class Client:
     async def _put(self, delivery: Delivery, body: bytes) -> Delivery:
         owner = self._owner
         owner.hold()
-        return await owner.pipeline.put(delivery, body, shares_loop=owner.run_here())
+        try:
+            return await owner.pipeline.put(delivery, body, shares_loop=owner.run_here())
+        except SpoolUnavailable as error:
+            if not self._drops_invalid:
+                raise
+            owner.pipeline.reports.warn("spool_unavailable", "Dropping messages that the spool cannot store: %s", error)
+        return self._dropped(delivery.message_id, "spool_unavailable", body)[0]
 
-    def _encoded(self, message: Fields) -> tuple[Delivery, bytes]:
-        """The message's delivery, and its JSON; no JSON if it was dropped at once."""
+    def _run_here(self) -> bool:
+        _check_asyncio()
+        return self._owner.run_here()
+
+    def _encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:
+        """The message's delivery, its JSON, and the size of that; no JSON if it was dropped at once."""
         block = innermost.get()
         if block is not None:
             message = block.filled(message)
@@ -479,43 +535,61 @@ class Client:
                 "A message has no user_id and no anonymous_id and is dropped, as its block has without_identity='drop'. "
                 "This is logged once; client.statistics().reasons counts them.",
             )
-            return self._dropped(message["messageId"], "no_identity", body_of(message))
+            return *self._dropped(message["messageId"], "no_identity", body_of(message, self._convert)), 0
         if self._before_send is None:
-            body = encode(message)
+            body = encode(message, self._convert)
         else:
             # In JSON's own types: the hook gets nothing of the caller's, and nothing that can be read only once.
-            given = plain(message)
+            given = plain(message, self._convert)
+            message_id = given["messageId"]
             given["context"]["library"] = _LIBRARY_FIELDS.copy()
             # The call is judged before the hook: a wrong one is the caller's to mend.
             body = body_of(given)
-            changed = self._changed(self._before_send, given)
+            changed = self._changed(self._before_send, given, message_id)
             if changed is None:
-                return self._dropped(given["messageId"], "before_send", body)
+                return *self._dropped(message_id, "before_send", body), 0
             message, body = changed
-        if len(body) > self._max_bytes:
+        size = len(body)
+        if size > self._max_bytes:
             raise too_large(body, self._max_bytes)
         if not self._send:
-            return self._dropped(message["messageId"], "disabled", body)
+            return *self._dropped(message["messageId"], "disabled", body), 0
         # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
         body = b"%b" % body
-        return Delivery(message["messageId"], body, self._owner.pipeline.queue.queued), body
+        return Delivery(message["messageId"], body, self._owner.pipeline.queue.queued), body, size
 
-    def _changed(self, before_send: BeforeSend, message: Fields) -> tuple[Fields, bytes] | None:
+    def _changed(self, before_send: BeforeSend, message: Fields, message_id: str) -> tuple[Fields, bytes] | None:
         """What the application's hook makes of the message, and its JSON; `None`: drop it."""
         try:
             changed = before_send(message)
             if changed is None:
                 return None
-            message = {"messageId": message["messageId"], **checked(changed)}
+            message = {"messageId": message_id, **checked(changed)}
             message["context"] = {**message.get("context", {}), "library": _LIBRARY}
             if _lacks_identity(message):
                 raise _no_identity(message)
-            return message, body_of(message)
-        except Exception as error:
+            return message, body_of(message, self._convert)
+        except (Exception, asyncio.CancelledError) as error:
+            # A plain function cannot be cancelled: it met a cancelled future of its own.
             self._owner.pipeline.reports.warn_once(
                 "before_send", "before_send failed; its messages are dropped. This is logged once.\n%s", stack_of(error)
             )
             return None
+
+    def _invalid(self, error: MessageError) -> tuple[Delivery, bytes]:
+        """What `on_invalid` makes of a message that Segment would drop, or that cannot be encoded.
+
+        Raises:
+            MessageError: under ``on_invalid="raise"``.
+            ClientClosed: once closed.
+        """
+        if not self._drops_invalid:
+            raise error
+        clock_text(time.time())
+        message_id = new_message_id()
+        dropped = self._dropped(message_id, "invalid", orjson.dumps({"messageId": message_id}))
+        self._owner.pipeline.reports.warn("invalid", "Dropping a message that Segment would drop: %s", error)
+        return dropped
 
     def _dropped(self, message_id: str, reason: str, body: bytes) -> tuple[Delivery, bytes]:
         """Accepted, counted, and settled at once.
@@ -526,6 +600,17 @@ class Client:
         pipeline = self._owner.pipeline
         pipeline.queue.check_open()
         return pipeline.dropped(message_id, reason, body), b""
+
+
+def _check_asyncio() -> None:
+    """Raises:
+    RuntimeError: no asyncio event loop runs in this thread.
+    """
+    if asyncio._get_running_loop() is None:
+        raise RuntimeError(
+            "The client's coroutines need asyncio, and no asyncio event loop is running here. Trio is not supported: run "
+            "the program on asyncio (such as anyio.run(main, backend='asyncio')), or queue with client.enqueue_nowait()."
+        )
 
 
 def _no_identity(message: Fields) -> MessageError:
