@@ -7,9 +7,9 @@ import tracemalloc
 from typing import Any
 
 import aiohttp
-
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Handler
 
 from segment_async.devserver import Endpoint, serve
 from segment_async.devserver._arrivals import Arrivals, ReceivedBatch
@@ -151,10 +151,18 @@ def test_names_that_a_sender_made_up_do_not_make_updates_longer() -> None:
     with_endpoint(case, keep=1)
 
 
-async def stream_of(arrivals: Arrivals, **options: Any) -> TestServer:
-    stream = Stream(arrivals, Faults(None, Chaos(), random.Random()), {}, **options)
-    app = web.Application()
-    app.add_routes(stream.routes())
+async def stream_of(arrivals: Arrivals, ended: asyncio.Event, **options: Any) -> TestServer:
+    """A server of the stream alone, which sets `ended` when a page's request has ended."""
+
+    @web.middleware
+    async def note_end(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        finally:
+            ended.set()
+
+    app = web.Application(middlewares=[note_end])
+    app.add_routes(Stream(arrivals, Faults(None, Chaos(), random.Random()), {}, **options).routes())
     server = TestServer(app)
     await server.start_server()
     return server
@@ -165,15 +173,20 @@ def fill(arrivals: Arrivals, count: int) -> None:
     arrivals.add(batch, [({"type": "track"}, b"x" * 30_000, []) for _ in range(count)])
 
 
+async def open_without_reading(server: TestServer) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection(server.host, server.port, limit=1)
+    writer.write(b"GET /_dev/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return writer
+
+
 def test_a_page_that_stops_reading_holds_the_memory_of_one_update() -> None:
     async def main() -> None:
         arrivals = Arrivals(keep=1_000)
         fill(arrivals, 1_000)
-        server = await stream_of(arrivals)
-        _, writer = await asyncio.open_connection(server.host, server.port, limit=1)
+        server = await stream_of(arrivals, asyncio.Event())
         tracemalloc.start()
         try:
-            writer.write(b"GET /_dev/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            writer = await open_without_reading(server)
             for _ in range(40):
                 await asyncio.sleep(0)
                 fill(arrivals, 50)  # the ring turns over while the page does not read
@@ -181,8 +194,8 @@ def test_a_page_that_stops_reading_holds_the_memory_of_one_update() -> None:
             held, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-            writer.transport.abort()
-            await server.close()
+        writer.transport.abort()
+        await server.close()
         assert held < 1_000 * 30_000 + 12_000_000
 
     asyncio.run(main())
@@ -190,16 +203,12 @@ def test_a_page_that_stops_reading_holds_the_memory_of_one_update() -> None:
 
 def test_a_page_that_stops_reading_is_disconnected() -> None:
     async def main() -> None:
-        arrivals = Arrivals(keep=1_000)
+        arrivals, ended = Arrivals(keep=1_000), asyncio.Event()
         fill(arrivals, 1_000)
-        server = await stream_of(arrivals, stalled=0.05)
-        reader, writer = await asyncio.open_connection(server.host, server.port, limit=1)
-        writer.write(b"GET /_dev/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        server = await stream_of(arrivals, ended, stalled=0.05)
+        writer = await open_without_reading(server)
         async with asyncio.timeout(10):
-            while server.handler is not None and not server.handler.connections:
-                await asyncio.sleep(0)
-            while server.handler is not None and server.handler.connections:
-                await asyncio.sleep(0)
+            await ended.wait()
         writer.transport.abort()
         await server.close()
 
