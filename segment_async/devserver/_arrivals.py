@@ -16,6 +16,7 @@ import orjson
 
 from segment_async.verdicts import DUPLICATE_ID, MESSAGE_ID_CHARACTERS, SEVERITIES, Verdict
 
+from ._faults import answer_word
 from ._ids import RecentIds
 
 _IDS_REMEMBERED: Final = 100_000
@@ -48,7 +49,7 @@ class ReceivedBatch(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """One request that was not accepted. `status` 0 means that the connection was reset."""
+    """One request that was not accepted. `status` is 0 or less if it got no response; see `_faults`."""
 
     batch: ReceivedBatch
     status: int
@@ -131,14 +132,14 @@ class Arrivals:
 
     def refuse(self, refusal: Refusal) -> None:
         self.refusals.append(refusal)
-        self._counts["refused"][str(refusal.status) if refusal.status else "reset"] += 1
+        self._counts["refused"][answer_word(refusal.status)] += 1
         second = self._second(int(refusal.batch.received_at))
         second.verdicts["refused"] = second.verdicts.get("refused", 0) + 1
         self.wake()
 
     def _event(self, batch: ReceivedBatch, message: object, json: bytes, verdicts: list[Verdict]) -> Event:
         fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
-        if self._is_duplicate(fields.get("messageId")):
+        if self._is_duplicate(fields.get("messageId")) and DUPLICATE_ID not in verdicts:
             verdicts.insert(0, DUPLICATE_ID)
         self._numbers += 1
         call, name = fields.get("type"), fields.get("event")

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from ._arrivals import Arrivals, Event, Refusal
-from ._faults import Faults
+from ._faults import Faults, answer_word
 
 _PAUSE: Final = 0.1  # between two writes to a page, so that a burst becomes one update
 _KEEP_ALIVE: Final = 15.0  # a write notices that the page was closed
@@ -134,4 +134,5 @@ def _row(event: Event) -> dict[str, Any]:
 
 
 def _refused(refusal: Refusal) -> dict[str, Any]:
-    return {"status": refusal.status, "reason": refusal.reason, "batch": refusal.batch.as_dict()}
+    word = answer_word(refusal.status)
+    return {"status": refusal.status, "kind": word, "reason": refusal.reason, "batch": refusal.batch.as_dict()}
