@@ -6,7 +6,6 @@ endpoint.
 
 import asyncio
 import errno
-import io
 import os
 import secrets
 import signal
@@ -97,8 +96,9 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
 
 def _print_any_text() -> None:
     """Print what the terminal's encoding does not have as an escape, instead of failing: events have any text."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def _port_in_use(options: Options) -> str:

@@ -25,7 +25,7 @@ def route(faults: Faults) -> web.RouteDef:
 
 def settings_of(write_key: str, scheme: str, host: str) -> dict[str, object]:
     """The settings of a source without destinations."""
-    segment = {
+    segment: dict[str, object] = {
         "apiKey": write_key,
         "apiHost": f"{host}/v1",
         "protocol": scheme,
@@ -34,7 +34,7 @@ def settings_of(write_key: str, scheme: str, host: str) -> dict[str, object]:
         "maybeBundledConfigIds": {},
         "versionSettings": {"version": "4.4.7", "componentTypes": ["browser"]},
     }
-    every_call = {"__default": {"enabled": True, "integrations": {}}}
+    every_call: dict[str, object] = {"__default": {"enabled": True, "integrations": {}}}
     return {
         "integrations": {"Segment.io": segment},
         "plan": {"track": every_call, "identify": every_call, "group": every_call},
