@@ -68,7 +68,7 @@ class LoopOwner(Host):
         self._make = make
         self._transport = transport
         self._auth = auth
-        self._close_timeout = close_timeout
+        self.close_timeout = close_timeout
         self._guard: Guard | None = None
         self._begin()
         process.remember(self)
@@ -260,7 +260,7 @@ class LoopOwner(Host):
     def _time_to_close(self) -> float | None:
         if self._is_hurried or self._close_began is None:
             return 0.0
-        return self._close_began + self._close_timeout - self.clock.now()
+        return self._close_began + self.close_timeout - self.clock.now()
 
     async def _finish(self) -> None:
         if self._is_finishing:
@@ -286,7 +286,7 @@ class LoopOwner(Host):
                 "Closed with %s unsent after %.1f s (close_timeout=%g); dropped.",
                 _messages(dropped),
                 seconds,
-                self._close_timeout,
+                self.close_timeout,
             )
         if kept:
             _log.warning("Closed with %s unsent; kept in the spool for the next process.", _messages(kept))
