@@ -6,11 +6,12 @@ the subclass's to say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from ._message import build as _build
 from ._message.build import Fields, Timestamp, UserID, checked
+from ._pipeline.delivery import Delivery
 from .messages import Message
 
 DeliveryT = TypeVar("DeliveryT")
@@ -199,3 +200,18 @@ class Calls(Generic[DeliveryT]):
     def enqueue(self, message: Message | Mapping[str, Any]) -> DeliveryT:
         """Send a message that `messages` built, or any dict of that shape. Otherwise like `track`."""
         return self._accept(checked(message))
+
+
+class NowaitCalls(Calls[Delivery]):
+    """`client.nowait`: the calls of the asyncio client for code that cannot await, from any thread.
+
+    Each does what `Client.enqueue_nowait` does with a message.
+    """
+
+    __slots__ = ("_enqueue_nowait",)
+
+    def __init__(self, enqueue_nowait: Callable[[Fields], Delivery]) -> None:
+        self._enqueue_nowait = enqueue_nowait
+
+    def _accept(self, message: Fields) -> Delivery:
+        return self._enqueue_nowait(message)

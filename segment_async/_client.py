@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, Self
 import orjson
 
 from . import _options
+from ._calls import NowaitCalls
 from ._exceptions import MessageError, stack_of
 from ._http.transport import Transport
 from ._lifecycle import process
@@ -95,6 +96,7 @@ class Client:
         ImportError: `oauth` is given and its extra is not installed.
     """
 
+    @_options.explains_official_options
     def __init__(
         self,
         write_key: str,
@@ -373,14 +375,29 @@ class Client:
             QueueFull: only under ``overflow="raise"``.
             ClientClosed: `aclose` was called.
         """
+        return self._enqueue_nowait(checked(message))
+
+    @property
+    def nowait(self) -> NowaitCalls:
+        """The six calls without await, as in ``client.nowait.track("user-1", "Order Completed")``.
+
+        Each does what `enqueue_nowait` does.
+        """
+        return NowaitCalls(self._enqueue_nowait)
+
+    def _enqueue_nowait(self, message: Fields) -> Delivery:
         owner = self._owner
         owner.check_process()
         owner.pipeline.queue.check_open()
         if asyncio._get_running_loop() is not None:
             owner.run_here()
-        delivery, body = self._encoded(checked(message))
+        delivery, body = self._encoded(message)
         owner.hold()
-        return owner.pipeline.put_nowait(delivery, body) if body else delivery
+        if body:
+            delivery = owner.pipeline.put_nowait(delivery, body)
+            if not owner.has_run:
+                owner.note_waiting()
+        return delivery
 
     def statistics(self) -> Statistics:
         """One consistent look at the counters, from any thread."""

@@ -24,6 +24,7 @@ from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.pipeline import Pipeline
 
 from . import process
+from .idle_warning import IdleWarning
 from .loop_end import Guard, at_loop_end, end, release
 from .waiting import Host, Signal, wait_until
 
@@ -49,6 +50,7 @@ class LoopOwner(Host):
         clock: `clock.loop` is the owner; `None` before the first and between two.
         pipeline: made anew in a forked child.
         is_held: messages were given, so that the client lives until it is closed.
+    has_run: a loop has worked for the client in this process.
     """
 
     pipeline: Pipeline
@@ -82,6 +84,8 @@ class LoopOwner(Host):
         self._is_finishing = False
         self._is_closed = False
         self.is_held = False
+        self.has_run = False
+        self._idle_warning = IdleWarning()
         self._last_look = 0.0
         self.clock = LoopClock()
         self.pipeline = self._make(self.clock, self)
@@ -134,6 +138,7 @@ class LoopOwner(Host):
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> tuple[Guard | None, list[asyncio.Task[Any]]]:
         """Change owners; the lock is held. Returns what is left of the earlier one, to be ended without the lock."""
         left = self._detach()
+        self.has_run = True
         self._guard = at_loop_end(partial(self._loop_ends, loop))
         self.pipeline.attach(loop)
         return left
@@ -161,6 +166,13 @@ class LoopOwner(Host):
         if not self.is_held:
             self.is_held = True
             process.hold(self)
+
+    def note_waiting(self) -> None:
+        """A message was queued, and no loop has ever run for the client: log a warning when it has waited for long."""
+        queue = self.pipeline.queue
+        text = self._idle_warning.due(time.monotonic(), lambda: self.pipeline.statistics().pending, queue.room.is_full)
+        if text is not None:
+            _log.warning(text)
 
     # -- fork
 

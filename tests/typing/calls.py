@@ -85,6 +85,21 @@ def context() -> None:
         bind("user")  # type: ignore[call-arg]
 
 
+def right_without_await(client: Client) -> None:
+    assert_type(client.nowait.track("user", "Order Completed", {"total": 30.5}), Delivery)
+    assert_type(client.nowait.identify("user", {"email": None}), Delivery)
+    assert_type(client.nowait.page("user", "Category", "Name", {"a": 1}), Delivery)
+    assert_type(client.nowait.screen("user", name="Name"), Delivery)
+    assert_type(client.nowait.group("user", 5, {"name": "Acme"}), Delivery)
+    assert_type(client.nowait.alias("previous", "user"), Delivery)
+    assert_type(client.nowait.enqueue(messages.track("user", "e")), Delivery)
+
+
+def wrong_without_await(client: Client) -> None:
+    client.nowait.track("user", "e", propertis={"a": 1})  # type: ignore[call-arg]
+    client.nowait.track("user", 5)  # type: ignore[arg-type]
+
+
 def right_without_a_loop(client: blocking.Client) -> None:
     assert_type(blocking.Client("key", region="eu", flush_at=5), blocking.Client)
     assert_type(client.track("user", "Order Completed", {"total": 30.5}), blocking.Delivery)
