@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Self
 import orjson
 
 from . import _options
+from ._calls import NowaitCalls
 from ._exceptions import MessageError, SpoolUnavailable, stack_of
 from ._http.transport import Transport
 from ._lifecycle import process
@@ -104,6 +105,7 @@ class Client:
         ImportError: `oauth` is given and its extra is not installed.
     """
 
+    @_options.explains_official_options
     def __init__(
         self,
         write_key: str,
@@ -421,17 +423,32 @@ class Client:
             QueueFull: only with ``overflow="raise"``.
             ClientClosed: `aclose` was called.
         """
+        try:
+            return self._enqueue_nowait(checked(message))
+        except MessageError as error:
+            return self._invalid(error)[0]
+
+    @property
+    def nowait(self) -> NowaitCalls:
+        """The six calls without await, as in ``client.nowait.track("user-1", "Order Completed")``.
+
+        Each does what `enqueue_nowait` does.
+        """
+        return NowaitCalls(self._enqueue_nowait, self._refused)
+
+    def _enqueue_nowait(self, message: Fields) -> Delivery:
         owner = self._owner
         owner.check_process()
         owner.pipeline.queue.check_open()
         if asyncio._get_running_loop() is not None:
             owner.run_here()
-        try:
-            delivery, body, _ = self._encoded(checked(message))
-        except MessageError as error:
-            delivery, body = self._invalid(error)
+        delivery, body, _ = self._encoded(message)
         owner.hold()
-        return owner.pipeline.put_nowait(delivery, body) if body else delivery
+        if body:
+            delivery = owner.pipeline.put_nowait(delivery, body)
+            if not owner.has_run:
+                owner.note_waiting()
+        return delivery
 
     def statistics(self) -> Statistics:
         """A consistent snapshot of the counters; callable from any thread."""
@@ -590,6 +607,9 @@ class Client:
         dropped = self._dropped(message_id, "invalid", orjson.dumps({"messageId": message_id}))
         self._owner.pipeline.reports.warn("invalid", "Dropping a message that Segment would drop: %s", error)
         return dropped
+
+    def _refused(self, error: MessageError) -> Delivery:
+        return self._invalid(error)[0]
 
     def _dropped(self, message_id: str, reason: str, body: bytes) -> tuple[Delivery, bytes]:
         """Accepted, counted, and settled at once.

@@ -12,9 +12,10 @@ import random
 import ssl as ssl_module
 import time
 from collections.abc import Callable
+from functools import wraps
 from inspect import iscoroutinefunction
 from os import PathLike
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 
 from ._http.origin import batch_url, origin
 from ._http.transport import HTTPTransport, Transport
@@ -27,6 +28,39 @@ from .spool._protocol import Spool
 
 HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 _AUTH_SERVERS: Final = {"us": "https://oauth2.segment.io", "eu": "https://oauth2.eu1.segmentapis.com"}
+
+# Options of the official SDK that the client has by another name, and what to write instead.
+_OFFICIAL: Final = {
+    "debug": "logging.getLogger('segment_async').setLevel(logging.DEBUG)",
+    "log_handler": "logging.getLogger('segment_async').addHandler(…)",
+    "max_rate_limit_duration": "retry=RetryPolicy(max_retry_after=…)",
+    "max_retries": "retry=RetryPolicy(max_retries=…)",
+    "max_total_backoff_duration": "retry=RetryPolicy(give_up_after=…)",
+    "oauth_auth_server": "oauth=OAuth(…, auth_server=…)",
+    "oauth_client_id": "oauth=OAuth(client_id, client_key, key_id)",
+    "oauth_client_key": "oauth=OAuth(client_id, client_key, key_id)",
+    "oauth_key_id": "oauth=OAuth(client_id, client_key, key_id)",
+    "oauth_scope": "oauth=OAuth(…, scope=…)",
+    "proxies": "proxy='http://…'",
+    "sync_mode": "the Delivery that a call returns, and await it",
+    "thread": "max_in_flight=…",
+    "upload_interval": "flush_interval=…",
+    "upload_size": "flush_at=…",
+}
+
+P = ParamSpec("P")
+
+
+def explains_official_options(init: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a constructor: for an option of the official SDK, its `TypeError` names the one to use."""
+
+    @wraps(init)
+    def checking(*args: P.args, **options: P.kwargs) -> None:
+        for name in options.keys() & _OFFICIAL.keys():
+            raise TypeError(f"Client() has no {name}, which is the official SDK's: use {_OFFICIAL[name]}")
+        init(*args, **options)
+
+    return checking
 
 
 def checked_key(write_key: str) -> str:

@@ -24,6 +24,7 @@ from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.pipeline import Pipeline
 
 from . import process
+from .idle_warning import IdleWarning
 from .loop_end import Guard, at_loop_end, end, release
 from .waiting import Host, Signal, wait_until
 
@@ -51,6 +52,7 @@ class LoopOwner(Host):
         clock: `clock.loop` is the owner; `None` before the first and between two.
         pipeline: made anew in a forked child.
         is_held: messages were given, so that the client lives until it is closed.
+    has_run: a loop has worked for the client in this process.
     """
 
     pipeline: Pipeline
@@ -70,7 +72,7 @@ class LoopOwner(Host):
         self._make = make
         self._transport = transport
         self._auth = auth
-        self._close_timeout = close_timeout
+        self.close_timeout = close_timeout
         self._guard: Guard | None = None
         self._begin()
         process.remember(self)
@@ -84,6 +86,8 @@ class LoopOwner(Host):
         self._is_finishing = False
         self._is_closed = False
         self.is_held = False
+        self.has_run = False
+        self._idle_warning = IdleWarning()
         self._last_look = 0.0
         # The last flush ran out of time.
         self._flushed_in_vain = False
@@ -142,6 +146,7 @@ class LoopOwner(Host):
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> tuple[Guard | None, list[asyncio.Task[Any]]]:
         """Change owners; the lock is held. Returns what is left of the earlier one, to be ended without the lock."""
         left = self._detach()
+        self.has_run = True
         self._guard = at_loop_end(partial(self._loop_ends, loop))
         self.pipeline.attach(loop)
         return left
@@ -170,7 +175,7 @@ class LoopOwner(Host):
         pipeline = self.pipeline
         if self._is_closed or self._is_finishing or self._flushed_in_vain or not pipeline.can_send():
             return
-        left = await self.flush(min(self._close_timeout, _LOOP_END_SECONDS))
+        left = await self.flush(min(self.close_timeout, _LOOP_END_SECONDS))
         if left and pipeline.feed is None:
             _log.warning(
                 "The event loop ended with %s unsent; kept for the next loop, or dropped at exit. Await "
@@ -183,6 +188,13 @@ class LoopOwner(Host):
         if not self.is_held:
             self.is_held = True
             process.hold(self)
+
+    def note_waiting(self) -> None:
+        """A message was queued, and no loop has ever run for the client: log a warning when it has waited for long."""
+        queue = self.pipeline.queue
+        text = self._idle_warning.due(time.monotonic(), lambda: self.pipeline.statistics().pending, queue.room.is_full)
+        if text is not None:
+            _log.warning(text)
 
     # -- fork
 
@@ -284,7 +296,7 @@ class LoopOwner(Host):
     def _time_to_close(self) -> float | None:
         if self._is_hurried or self._close_began is None:
             return 0.0
-        return self._close_began + self._close_timeout - self.clock.now()
+        return self._close_began + self.close_timeout - self.clock.now()
 
     async def _finish(self) -> None:
         if self._is_finishing:
@@ -311,7 +323,7 @@ class LoopOwner(Host):
                 "Closed with %s unsent after %.1f s (close_timeout=%g); dropped.%s",
                 _messages(dropped),
                 seconds,
-                self._close_timeout,
+                self.close_timeout,
                 f" Last error: {error}." if error else "",
             )
         if kept:

@@ -12,6 +12,7 @@ import signal
 import sys
 import warnings
 import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, Protocol
 
@@ -28,6 +29,8 @@ class OpenClient(Protocol):
 # Every client that is not closed, for the fork; and those that were given messages, which must not be collected unsent.
 _all: weakref.WeakSet[OpenClient] = weakref.WeakSet()
 _unsent: set[OpenClient] = set()
+# What comes before the drain: clients with a thread of their own are closed there.
+_before_drain: list[Callable[[], None]] = []
 # Of this process, where it is a child of `multiprocessing`.
 _finalizer: Any = None
 # The loop that was last asked to end by a signal.
@@ -42,6 +45,13 @@ def hold(owner: OpenClient) -> None:
     """The client was given messages: it lives until it is closed, whether the application keeps it or not."""
     _unsent.add(owner)
     _drain_when_multiprocessing_ends()
+    _drain_when_celery_ends()
+    _drain_when_uwsgi_ends()
+
+
+def before_drain(function: Callable[[], None]) -> None:
+    """Call a function whenever this process, or a child of it, ends in order, before what is left is drained."""
+    _before_drain.append(function)
 
 
 def forget(owner: OpenClient) -> None:
@@ -49,7 +59,20 @@ def forget(owner: OpenClient) -> None:
     _unsent.discard(owner)
 
 
+def _prepare_drain() -> None:
+    for owner in list(_unsent):
+        # In a child of a fork without hooks: what is the parent's is for the parent to send.
+        owner.start_afresh()
+    try:
+        for function in _before_drain:
+            function()
+    except (KeyboardInterrupt, SystemExit):
+        # Interrupted: what is left gets the drain's two seconds.
+        pass
+
+
 def _drain() -> None:
+    _prepare_drain()
     owners: list[OpenClient] = []
     for owner in list(_unsent):
         if owner.has_pending():
@@ -109,6 +132,24 @@ def _drain_when_multiprocessing_ends() -> None:
         return
     if _finalizer is None or not _finalizer.still_active():
         _finalizer = util.Finalize(None, _drain, exitpriority=0)
+
+
+def _drain_when_celery_ends() -> None:
+    """A process of Celery's pool ends by `os._exit`, without `atexit` or finalizers, but it sends a signal before."""
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        signals.worker_process_shutdown.connect(_drain_worker, weak=False, dispatch_uid="segment_async")
+
+
+def _drain_when_uwsgi_ends() -> None:
+    """Its workers may end without `atexit` (``--skip-atexit-teardown``), but not without this hook of its own."""
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is not None and getattr(uwsgi, "atexit", None) is None:
+        uwsgi.atexit = _drain  # type: ignore[attr-defined]  # the server looks for it
+
+
+def _drain_worker(**_: object) -> None:
+    _drain()
 
 
 atexit.register(_drain)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, assert_type
 from uuid import UUID
 
-from segment_async import Client, Delivery, Outcome, Statistics, Status, bind, bound, messages
+from segment_async import Client, Delivery, Outcome, Statistics, Status, bind, blocking, bound, messages
 
 MOMENT = datetime(2025, 1, 2, tzinfo=UTC)
 
@@ -83,3 +83,45 @@ def context() -> None:
         bind(without_identity="drop")  # type: ignore[call-arg]
     with bound(without_identity="ignore"):  # type: ignore[arg-type]
         bind("user")  # type: ignore[call-arg]
+
+
+def right_without_await(client: Client) -> None:
+    assert_type(client.nowait.track("user", "Order Completed", {"total": 30.5}), Delivery)
+    assert_type(client.nowait.identify("user", {"email": None}), Delivery)
+    assert_type(client.nowait.page("user", "Category", "Name", {"a": 1}), Delivery)
+    assert_type(client.nowait.screen("user", name="Name"), Delivery)
+    assert_type(client.nowait.group("user", 5, {"name": "Acme"}), Delivery)
+    assert_type(client.nowait.alias("previous", "user"), Delivery)
+    assert_type(client.nowait.enqueue(messages.track("user", "e")), Delivery)
+
+
+def wrong_without_await(client: Client) -> None:
+    client.nowait.track("user", "e", propertis={"a": 1})  # type: ignore[call-arg]
+    client.nowait.track("user", 5)  # type: ignore[arg-type]
+
+
+def right_without_a_loop(client: blocking.Client) -> None:
+    assert_type(blocking.Client("key", region="eu", flush_at=5), blocking.Client)
+    assert_type(client.track("user", "Order Completed", {"total": 30.5}), blocking.Delivery)
+    assert_type(client.identify("user", {"email": None}, context={"ip": "192.0.2.1"}), blocking.Delivery)
+    assert_type(client.page("user", "Category", "Name", {"a": 1}), blocking.Delivery)
+    assert_type(client.screen("user", name="Name"), blocking.Delivery)
+    assert_type(client.group("user", 5, {"name": "Acme"}), blocking.Delivery)
+    assert_type(client.alias("previous", "user"), blocking.Delivery)
+    assert_type(client.enqueue(messages.track("user", "e")), blocking.Delivery)
+    assert_type(client.track("user", "e").wait(5), Outcome)
+    assert_type(client.track("user", "e").outcome, Outcome | None)
+    assert_type(client.flush(5), int)
+    assert_type(client.flush(timeout=5), int)
+    assert_type(client.close(), None)
+    assert_type(client.statistics(), Statistics)
+    with blocking.Client("key") as opened:
+        assert_type(opened, blocking.Client)
+
+
+def wrong_without_a_loop(client: blocking.Client) -> None:
+    blocking.Client("key", flush_att=5)  # type: ignore[call-arg]
+    blocking.Client("key", region="mars")  # type: ignore[arg-type]
+    blocking.Client("key", "us")  # type: ignore[call-arg]
+    client.track("user", "e", propertis={"a": 1})  # type: ignore[call-arg]
+    client.track("user", 5)  # type: ignore[arg-type]

@@ -1,0 +1,228 @@
+"""The six calls for code that does not await: `client.nowait`, and the blocking client.
+
+Each builds its message and passes it on in one step. What happens to the message, and what the caller gets for it, is
+the subclass's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from ._exceptions import MessageError
+from ._message import build as _build
+from ._message.build import Fields, Timestamp, UserID, checked
+from ._pipeline.delivery import Delivery
+from .messages import Message
+
+DeliveryT = TypeVar("DeliveryT")
+
+
+class Calls(Generic[DeliveryT]):
+    """The calls of a client, without await."""
+
+    __slots__ = ()
+
+    def _accept(self, message: Fields) -> DeliveryT:
+        """Take a message that `_build` made."""
+        raise NotImplementedError
+
+    def _refuse(self, error: MessageError) -> DeliveryT:
+        """What becomes of a message that Segment would drop, or that cannot be encoded."""
+        raise NotImplementedError
+
+    def _call(self, build: Callable[..., Fields], *args: Any, **kwargs: Any) -> DeliveryT:
+        try:
+            return self._accept(build(*args, **kwargs))
+        except MessageError as error:
+            return self._refuse(error)
+
+    def track(
+        self,
+        user_id: UserID | None = None,
+        event: str | None = None,
+        properties: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> DeliveryT:
+        """Record an action of a user (https://segment.com/docs/connections/spec/track/).
+
+        Returns once the message is accepted, not once it is delivered.
+
+        Raises:
+            MessageError: Segment would drop the message; names the field.
+            MessageTooLarge: it has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
+            QueueFull: only under ``overflow="raise"``.
+            ClientClosed: the client is closed.
+        """
+        return self._call(
+            _build.track,
+            user_id,
+            event,
+            properties,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
+        )
+
+    def identify(
+        self,
+        user_id: UserID | None = None,
+        traits: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> DeliveryT:
+        """Record who a user is (https://segment.com/docs/connections/spec/identify/). Otherwise like `track`."""
+        return self._call(
+            _build.identify,
+            user_id,
+            traits,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
+        )
+
+    def page(
+        self,
+        user_id: UserID | None = None,
+        category: str | None = None,
+        name: str | None = None,
+        properties: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> DeliveryT:
+        """Record a view of a page (https://segment.com/docs/connections/spec/page/). Otherwise like `track`."""
+        return self._call(
+            _build.page,
+            user_id,
+            category,
+            name,
+            properties,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
+        )
+
+    def screen(
+        self,
+        user_id: UserID | None = None,
+        category: str | None = None,
+        name: str | None = None,
+        properties: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> DeliveryT:
+        """Record a view of an app's screen (https://segment.com/docs/connections/spec/screen/). Otherwise like `track`."""
+        return self._call(
+            _build.screen,
+            user_id,
+            category,
+            name,
+            properties,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
+        )
+
+    def group(
+        self,
+        user_id: UserID | None = None,
+        group_id: UserID | None = None,
+        traits: Mapping[str, Any] | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> DeliveryT:
+        """Record the group of a user (https://segment.com/docs/connections/spec/group/).
+
+        `group_id` is required. Otherwise like `track`.
+        """
+        return self._call(
+            _build.group,
+            user_id,
+            group_id,
+            traits,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
+        )
+
+    def alias(
+        self,
+        previous_id: UserID | None = None,
+        user_id: UserID | None = None,
+        *,
+        anonymous_id: UserID | None = None,
+        context: Mapping[str, Any] | None = None,
+        integrations: Mapping[str, Any] | None = None,
+        timestamp: Timestamp | None = None,
+        message_id: UserID | None = None,
+    ) -> DeliveryT:
+        """Record that two ids are one user (https://segment.com/docs/connections/spec/alias/).
+
+        `previous_id` and `user_id` are required. Otherwise like `track`.
+        """
+        return self._call(
+            _build.alias,
+            previous_id,
+            user_id,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
+        )
+
+    def enqueue(self, message: Message | Mapping[str, Any]) -> DeliveryT:
+        """Send a message that `messages` built, or any dict of that shape. Otherwise like `track`."""
+        return self._call(checked, message)
+
+
+class NowaitCalls(Calls[Delivery]):
+    """`client.nowait`: the calls of the asyncio client for code that cannot await, from any thread.
+
+    Each does what `Client.enqueue_nowait` does with a message.
+    """
+
+    __slots__ = ("_enqueue_nowait", "_invalid")
+
+    def __init__(
+        self, enqueue_nowait: Callable[[Fields], Delivery], invalid: Callable[[MessageError], Delivery]
+    ) -> None:
+        self._enqueue_nowait = enqueue_nowait
+        self._invalid = invalid
+
+    def _accept(self, message: Fields) -> Delivery:
+        return self._enqueue_nowait(message)
+
+    def _refuse(self, error: MessageError) -> Delivery:
+        return self._invalid(error)

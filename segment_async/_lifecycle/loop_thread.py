@@ -1,0 +1,161 @@
+"""A daemon thread with an event loop, for code that has none: at most one in a process.
+
+It starts when it is first needed, never at an import. A forked child starts its own; the parent's loop is left alone
+there, since closing it would change the parent's. This file knows neither messages nor clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from threading import RLock, Thread, get_ident
+from typing import Any, Final, TypeVar
+
+from segment_async._exceptions import stack_of
+
+_log = logging.getLogger("segment_async")
+
+T = TypeVar("T")
+
+# Seconds that the thread gets to end once its loop was stopped.
+_STOP_SECONDS: Final = 1.0
+
+# By process, so that a child notices a fork without hooks (uWSGI's) as well.
+_threads: dict[int, LoopThread] = {}
+# In a forked child: the parent's, which must not be collected.
+_of_parent: list[LoopThread] = []
+
+
+class LoopThread:
+    """Attributes:
+    pid: of the process that the thread is in.
+    loop: runs in the thread, from the first `start` to `stop`.
+    """
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        # A signal handler may start the thread while it is being started.
+        self._lock = RLock()
+        self._thread: Thread | None = None
+        self._ident = 0
+        self._is_stopping = False
+
+    def is_started(self) -> bool:
+        return self._thread is not None
+
+    def start(self) -> None:
+        _check_gevent()
+        with self._lock:
+            if self._thread is not None:
+                return
+            self.loop = asyncio.new_event_loop()
+            self._thread = Thread(target=self._main, name="segment_async", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # No thread can be started while the interpreter ends.
+                self._thread = None
+                self.loop.close()
+                raise
+
+    def _main(self) -> None:
+        self._ident = get_ident()
+        try:
+            while not self._is_stopping:
+                try:
+                    self.loop.run_forever()
+                except (KeyboardInterrupt, SystemExit) as error:
+                    _log.error("A hook tried to end the program from segment_async's thread.\n%s", stack_of(error))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        finally:
+            self.loop.close()
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call a function on the loop, from any thread."""
+        self.loop.call_soon_threadsafe(function, context=Context())
+
+    def is_called_on_a_loop(self) -> bool:
+        """Whether a loop runs in the calling thread, so that the caller must not wait."""
+        loop = asyncio._get_running_loop()
+        # gevent's threads share one thread of the system, where this loop always runs.
+        return loop is not None and (loop is not self.loop or get_ident() == self._ident)
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run a coroutine on the loop, and wait for its result; if the wait ends early, the coroutine is cancelled.
+
+        Raises:
+            TimeoutError: it took longer than `timeout` seconds.
+            RuntimeError: called on the loop's own thread, which would wait for itself; or the loop was stopped.
+        """
+        try:
+            if get_ident() == self._ident:
+                raise RuntimeError("a hook runs on the client's own thread and cannot wait there for the client")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
+            coroutine.close()
+            raise
+        try:
+            return future.result(timeout)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the thread; the next `running` starts a new one."""
+        _threads.pop(self.pid, None)
+        self._is_stopping = True
+        if self._thread is not None and get_ident() != self._ident:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(_STOP_SECONDS)
+
+
+def running() -> LoopThread:
+    """This process's thread, started if need be.
+
+    Raises:
+        RuntimeError: the interpreter is ending, and starts no thread any more.
+    """
+    pid = os.getpid()
+    # Without a lock: at a fork, another thread of the parent might hold it.
+    thread = _threads.get(pid) or _threads.setdefault(pid, LoopThread(pid))
+    if not thread.is_started():
+        thread.start()
+    return thread
+
+
+def existing() -> LoopThread | None:
+    """This process's thread, if it was started."""
+    thread = _threads.get(os.getpid())
+    return thread if thread is not None and thread.is_started() else None
+
+
+def has_gevent() -> bool:
+    """Whether gevent has replaced threads by its own; the loop runs in one of them then."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def _check_gevent() -> None:
+    """Raises:
+    RuntimeError: gevent replaced threads after this package was imported.
+    """
+    if has_gevent() and get_ident is not threading.get_ident:
+        raise RuntimeError(
+            "gevent replaced threads after segment_async was imported; call gevent.monkey.patch_all() before that import"
+        )
+
+
+def _start_afresh() -> None:
+    _of_parent.extend(_threads.values())
+    _threads.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

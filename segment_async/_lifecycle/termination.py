@@ -1,0 +1,66 @@
+"""SIGTERM in a program that has no handler for it: drain, then end by the signal all the same.
+
+Nothing is raised in the program, and its exit status stays what it was. This file knows neither messages nor clients.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Final
+
+from .loop_thread import LoopThread, existing, has_gevent
+
+_PACKAGE: Final = __name__.partition(".")[0]
+# Seconds until the signal is sent again when it came amid a call of this package, which may hold a lock.
+_AGAIN_SECONDS: Final = 0.001
+# Seconds after which it is obeyed in any case.
+_PATIENCE_SECONDS: Final = 1.0
+# It waits without any lock, for as long as its caller said.
+_WAITS: Final[CodeType] = LoopThread.run.__code__
+
+_drain: Callable[[], None] | None = None
+_first_seen: float | None = None
+
+
+def drain_on_sigterm(drain: Callable[[], None]) -> None:
+    """Call `drain` before SIGTERM ends the program; only in the main thread, and where the signal has no handler.
+
+    Left alone are process 1, which the signal does not end without a handler, and gevent, where a handler cannot wait.
+    """
+    global _drain
+    if threading.current_thread() is not threading.main_thread() or os.getpid() == 1 or has_gevent():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        _drain = drain
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    global _first_seen
+    thread = existing()
+    now = time.monotonic()
+    _first_seen = now if _first_seen is None else _first_seen
+    if thread is not None and _is_amid_a_call(frame) and now - _first_seen < _PATIENCE_SECONDS:
+        loop, pid = thread.loop, os.getpid()
+        thread.call_soon(lambda: loop.call_later(_AGAIN_SECONDS, os.kill, pid, number))
+        return
+    # A second signal ends the program at once.
+    signal.signal(number, signal.SIG_DFL)
+    if _drain is not None:
+        _drain()
+    os.kill(os.getpid(), number)
+
+
+def _is_amid_a_call(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is _WAITS:
+            return False
+        if frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+            return True
+        frame = frame.f_back
+    return False

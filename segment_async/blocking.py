@@ -1,0 +1,236 @@
+"""The client for code without an event loop: Flask, Django under WSGI, Celery, scripts.
+
+    client = Client("WRITE_KEY")
+    client.track("user-1", "Order Completed", {"total": 30.5})
+
+Behind it runs the ordinary client, on an event loop in a daemon thread that all blocking clients of a process share. A
+call is checked, encoded and queued in the thread that makes it; only the loop's thread reads the queue.
+"""
+
+# This is the other face of the client, not a user of it: it goes the way of `segment_async.Client.track`.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import logging
+from collections.abc import Callable
+from os import getpid
+from types import TracebackType
+from typing import Any, Concatenate, Final, ParamSpec, Self
+
+from . import Client as AsyncClient
+from . import Delivery as AsyncDelivery
+from ._calls import Calls
+from ._exceptions import MessageError
+from ._lifecycle import loop_thread, process, uwsgi
+from ._lifecycle.loop_thread import LoopThread
+from ._lifecycle.termination import drain_on_sigterm
+from ._message.build import Fields
+from ._outcome import Outcome, Statistics
+from .instrumentation import Request
+
+__all__ = ["Client", "Delivery"]
+
+P = ParamSpec("P")
+
+_log = logging.getLogger("segment_async")
+
+# Seconds beyond `close_timeout` that a close may take: for hooks, connections and a spool's disk.
+_CLOSE_GRACE: Final = 5.0
+
+# The clients that were given messages: they are closed at the exit, whether the application keeps them or not.
+_open: set[Client] = set()
+
+
+class Delivery:
+    """A message on its way."""
+
+    __slots__ = ("_delivery", "_thread")
+
+    def __init__(self, delivery: AsyncDelivery, thread: LoopThread | None) -> None:
+        self._delivery = delivery
+        self._thread = thread
+
+    @property
+    def message_id(self) -> str:
+        """The `messageId` on the wire, which Segment deduplicates by."""
+        return self._delivery.message_id
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What became of the message; `None` while it is pending."""
+        return self._delivery.outcome
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """Wait until the message has its outcome. Giving up leaves the message alone.
+
+        Raises:
+            TimeoutError: it is still pending after `timeout` seconds (`None`: no limit).
+            RuntimeError: called in a hook, which runs on the thread that it would wait for; or in a forked child, whose
+                parent sends the message.
+        """
+        outcome = self._delivery.outcome
+        if outcome is not None:
+            return outcome
+        if self._thread is None or self._thread.pid != getpid():
+            raise RuntimeError("the message was accepted before the fork: the parent process sends it")
+        return self._thread.run(_outcome_of(self._delivery), timeout)
+
+    def __repr__(self) -> str:
+        return repr(self._delivery)
+
+
+async def _outcome_of(delivery: AsyncDelivery) -> Outcome:
+    return await delivery
+
+
+def _with_options_of(
+    init: Callable[Concatenate[Any, P], None],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """Give a constructor the signature of another one, for type checkers and for `inspect`."""
+
+    def decorate(own: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        own.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]  # functions have it
+        return own
+
+    return decorate
+
+
+class Client(Calls[Delivery]):
+    """Sends messages to one Segment source, from any thread of code that does not await.
+
+    Takes the options of `segment_async.Client`. Its calls return at once, unless the queue is full: then `overflow` and
+    `overflow_timeout` say what happens, and ``"wait"`` blocks the calling thread. With a spool, a call returns once the
+    message is on disk. On a thread with a running event loop no call waits: where it would, the message is dropped
+    (``queue_full``), as with `segment_async.Client.enqueue_nowait`.
+
+    The hook `before_send` runs in the calling thread, `on_error` in the client's.
+
+    The first call in a process starts the thread; so does the first one in a forked child. When the process ends, what
+    is pending is sent within `close_timeout`: at the interpreter's exit, at the end of a child of `multiprocessing` or
+    of a Celery worker, and at SIGTERM, if the first call came from the main thread and the signal had no handler.
+    """
+
+    @_with_options_of(AsyncClient.__init__)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._client = AsyncClient(*args, **options)
+        self._thread: LoopThread | None = None
+
+    def __repr__(self) -> str:
+        return f"<blocking {repr(self._client)[1:]}" if hasattr(self, "_client") else "<blocking Client (failed)>"
+
+    def _accept(self, message: Fields) -> Delivery:
+        thread = self._thread
+        if thread is None or thread.pid != getpid():
+            if uwsgi.will_fork():
+                return self._send_before_fork(message)
+            thread = self._start()
+        client = self._client
+        delivery, body, _ = client._encoded(message)
+        if body:
+            queue = client._owner.pipeline.queue
+            if queue.has_spool or not queue.offer(delivery, len(body), paced=False):
+                delivery = self._put(thread, delivery, body)
+        return Delivery(delivery, thread)
+
+    def _refuse(self, error: MessageError) -> Delivery:
+        return Delivery(self._client._refused(error), None)
+
+    def _put(self, thread: LoopThread, delivery: AsyncDelivery, body: bytes) -> AsyncDelivery:
+        """Wait for room, or for the spool's disk, on the thread's loop."""
+        pipeline = self._client._owner.pipeline
+        pipeline.queue.check_open()
+        if thread.is_called_on_a_loop():
+            return pipeline.put_nowait(delivery, body)
+        return thread.run(pipeline.put(delivery, body, shares_loop=False))
+
+    def _send_before_fork(self, message: Fields) -> Delivery:
+        """Send the message within the call: nothing may be pending, and no thread running, when uWSGI forks."""
+        delivery = self._client.enqueue_nowait(message)
+        left = asyncio.run(self._client.flush(timeout=self._client._owner.close_timeout))
+        if left:
+            _log.warning("Not sent before uWSGI forks: %d. Make calls in the workers, or use --lazy-apps.", left)
+        return Delivery(delivery, None)
+
+    def _start(self) -> LoopThread:
+        """Let the loop of this process's thread work for the client."""
+        owner = self._client._owner
+        owner.check_process()
+        owner.pipeline.queue.check_open()
+        if loop_thread.existing() is None:
+            uwsgi.warn_without_threads()
+        thread = loop_thread.running()
+        thread.call_soon(owner.run_here)
+        owner.hold()
+        _open.add(self)
+        drain_on_sigterm(_close_all)
+        self._thread = thread
+        return thread
+
+    def statistics(self) -> Statistics:
+        """One consistent look at the counters."""
+        self._client._owner.check_process()
+        return self._client.statistics()
+
+    def observe(self, listener: Callable[[Request], object]) -> None:
+        """Call this with each request once it is over, on the client's thread. Otherwise like the asyncio client's."""
+        self._client.observe(listener)
+
+    def flush(self, timeout: float | None = None) -> int:
+        """Send what is collected, and wait until every message accepted before the call has its outcome.
+
+        Returns how many are left after `timeout` seconds (`None`: no limit); 0: all are settled.
+
+        Raises:
+            RuntimeError: called in a hook, which runs on the thread that it would wait for.
+        """
+        thread = self._thread
+        if thread is None or thread.pid != getpid():
+            # Without a call there is nothing to send, except for what a spool has kept.
+            queue = self._client._owner.pipeline.queue
+            if not queue.has_spool or queue.closed or uwsgi.will_fork():
+                return 0
+            thread = self._start()
+        return thread.run(self._client.flush(timeout=timeout))
+
+    def close(self) -> None:
+        """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.
+
+        Safe to call twice, also at once.
+
+        Raises:
+            RuntimeError: called in a hook, which runs on the thread that it would wait for.
+        """
+        owner = self._client._owner
+        owner.check_process()
+        if not owner._is_closed:
+            loop_thread.running().run(self._client.aclose())
+        _open.discard(self)
+
+    def __enter__(self) -> Self:
+        self._client._owner.pipeline.queue.check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _close_all() -> None:
+    """The process ends: close what this process has opened, all at once, and end the thread."""
+    thread = loop_thread.existing()
+    clients = [client for client in list(_open) if client._thread is thread]
+    _open.clear()
+    if thread is None:
+        return
+    closing = [asyncio.run_coroutine_threadsafe(client._client.aclose(), thread.loop) for client in clients]
+    seconds = max((client._client._owner.close_timeout for client in clients), default=0.0)
+    concurrent.futures.wait(closing, timeout=seconds + _CLOSE_GRACE)
+    thread.stop()
+
+
+process.before_drain(_close_all)

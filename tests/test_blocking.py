@@ -1,0 +1,266 @@
+"""The blocking client in one process: its calls, its thread, its waits."""
+
+import asyncio
+import inspect
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import segment_async
+from segment_async import ClientClosed, DeliveryError, MessageError, QueueFull, Response, Status, bound, messages
+from segment_async.blocking import Client, Delivery
+
+
+class Gate:
+    """A transport that answers once it is open, and keeps what came."""
+
+    def __init__(self, *, is_open: bool = True, status: int = 200) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.threads: set[str] = set()
+        self.came = threading.Event()
+        self._status = status
+        self._is_open = is_open
+        self._held: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        self.threads.add(threading.current_thread().name)
+        self.came.set()
+        if not self._is_open:
+            event = asyncio.Event()
+            self._held.append((asyncio.get_running_loop(), event))
+            await event.wait()
+        self.messages += json.loads(body)["batch"]
+        return Response(self._status, {}, b'{"success": true}')
+
+    async def aclose(self) -> None:
+        pass
+
+    def open(self) -> None:
+        self._is_open = True
+        for loop, event in self._held:
+            loop.call_soon_threadsafe(event.set)
+
+
+@contextmanager
+def opened(gate: Gate, **options: Any) -> Iterator[Client]:
+    client = Client("KEY", transport=gate, gzip=False, **{"flush_interval": 0.01, **options})
+    try:
+        yield client
+    finally:
+        gate.open()
+        client.close()
+
+
+class TestCalls:
+    def test_each_returns_a_delivery_at_once(self) -> None:
+        gate = Gate(is_open=False)
+        with opened(gate) as client:
+            deliveries = [
+                client.track("user", "Event", {"n": 1}),
+                client.identify("user", {"plan": "pro"}),
+                client.page("user", "Category", "Name"),
+                client.screen("user", "Category", "Name"),
+                client.group("user", "group"),
+                client.alias("previous", "user"),
+                client.enqueue(messages.track("user", "Built")),
+            ]
+            assert all(isinstance(delivery, Delivery) and delivery.outcome is None for delivery in deliveries)
+            gate.open()
+            assert {delivery.wait(10).status for delivery in deliveries} == {Status.DELIVERED}
+            assert [message["messageId"] for message in gate.messages] == [each.message_id for each in deliveries]
+        kinds = [message["type"] for message in gate.messages]
+        assert kinds == ["track", "identify", "page", "screen", "group", "alias", "track"]
+        assert gate.threads == {"segment_async"}
+
+    def test_they_take_what_is_bound_around_them(self) -> None:
+        gate = Gate()
+        with opened(gate) as client:
+            with bound(user_id="user-1", context={"ip": "192.0.2.1"}):
+                client.track(event="Event")
+            client.flush()
+        (message,) = gate.messages
+        assert (message["userId"], message["context"]["ip"]) == ("user-1", "192.0.2.1")
+
+    def test_a_wrong_one_raises_where_it_is_made(self) -> None:
+        with opened(Gate()) as client:
+            with pytest.raises(MessageError, match="userId"):
+                client.track(event="Event")
+            with pytest.raises(MessageError, match="event"):
+                client.track("user")
+            assert client.statistics().accepted == 0
+
+    def test_from_any_thread(self) -> None:
+        gate = Gate()
+        with opened(gate) as client:
+            callers = [threading.Thread(target=lambda: [client.track("u", "E") for _ in range(500)]) for _ in range(8)]
+            for caller in callers:
+                caller.start()
+            for caller in callers:
+                caller.join()
+            assert client.flush(30) == 0
+            assert client.statistics().delivered == 4_000
+        assert len({message["messageId"] for message in gate.messages}) == len(gate.messages) == 4_000
+
+    def test_before_send_runs_in_the_calling_thread_and_on_error_in_the_clients(self) -> None:
+        ran: list[tuple[str, str]] = []
+
+        def before_send(message: dict[str, Any]) -> dict[str, Any]:
+            ran.append(("before_send", threading.current_thread().name))
+            return message
+
+        def on_error(error: DeliveryError, lost: list[dict[str, Any]]) -> None:
+            ran.append(("on_error", threading.current_thread().name))
+
+        with opened(Gate(status=400), before_send=before_send, on_error=on_error) as client:
+            outcome = client.track("user", "Event").wait(10)
+        assert (outcome.status, outcome.reason) == (Status.FAILED, "refused")
+        assert ran == [("before_send", threading.current_thread().name), ("on_error", "segment_async")]
+
+    def test_options_are_those_of_the_asyncio_client(self) -> None:
+        assert inspect.signature(Client) == inspect.signature(segment_async.Client)
+        with pytest.raises(ValueError, match="flush_at"):
+            Client("KEY", flush_at=0)
+        with pytest.raises(TypeError):
+            Client("KEY", nonsense=1)  # type: ignore[call-arg]
+
+
+class TestAFullQueue:
+    def test_a_caller_waits_for_room(self) -> None:
+        gate = Gate(is_open=False)
+        with opened(gate, max_queue_size=10, overflow_timeout=None) as client:
+            first = [client.track("user", "Event") for _ in range(10)]
+            late: list[Delivery] = []
+            caller = threading.Thread(target=lambda: late.append(client.track("user", "Late")))
+            caller.start()
+            assert gate.came.wait(10)
+            assert not late
+            gate.open()
+            caller.join(10)
+            assert late[0].wait(10).status is Status.DELIVERED
+            assert first[0].wait(10).status is Status.DELIVERED
+
+    def test_only_for_so_long(self) -> None:
+        with opened(Gate(is_open=False), max_queue_size=10, overflow_timeout=0.05, close_timeout=0.1) as client:
+            deliveries = [client.track("user", "Event") for _ in range(12)]
+            assert [delivery.outcome.reason for delivery in deliveries if delivery.outcome] == ["queue_full"] * 2
+
+    def test_it_may_raise(self) -> None:
+        with opened(Gate(is_open=False), max_queue_size=10, overflow="raise") as client:
+            for _ in range(10):
+                client.track("user", "Event")
+            with pytest.raises(QueueFull):
+                client.track("user", "Event")
+            assert client.statistics().accepted == 10
+
+    def test_a_call_on_an_event_loop_never_waits(self) -> None:
+        with opened(Gate(is_open=False), max_queue_size=10, overflow_timeout=None) as client:
+
+            async def main() -> list[Delivery]:
+                return [client.track("user", "Event") for _ in range(12)]
+
+            deliveries = asyncio.run(main())
+            assert [delivery.outcome.reason for delivery in deliveries if delivery.outcome] == ["queue_full"] * 2
+
+
+class TestWaits:
+    def test_a_wait_has_a_limit(self) -> None:
+        with opened(Gate(is_open=False), close_timeout=0) as client:
+            delivery = client.track("user", "Event")
+            with pytest.raises(TimeoutError):
+                delivery.wait(0.01)
+            assert client.flush(0.01) == 1
+            assert client.flush(timeout=0) == 1
+        assert delivery.wait().reason == "close_timeout"
+        assert "dropped" in repr(delivery)
+
+    def test_a_hook_cannot_wait_for_its_own_thread(self) -> None:
+        raised: list[str] = []
+
+        def on_error(error: DeliveryError, lost: list[dict[str, Any]]) -> None:
+            for wait in (client.flush, client.close, client.track("user", "From the hook").wait):
+                try:
+                    wait()
+                except RuntimeError as problem:
+                    raised.append(str(problem))
+
+        with opened(Gate(status=400), on_error=on_error) as client:
+            client.track("user", "Event").wait(10)
+        assert raised[:3] == ["a hook runs on the client's own thread and cannot wait there for the client"] * 3
+
+    def test_a_spool_has_the_message_when_the_call_returns(self, tmp_path: Any) -> None:
+        gate = Gate(is_open=False)
+        with opened(gate, spool=tmp_path / "spool.db", close_timeout=0.1) as client:
+            delivery = client.track("user", "Event")
+            inspect_it = [sys.executable, "-m", "segment_async.cli", "spool", "status", str(tmp_path / "spool.db")]
+            said = subprocess.run(inspect_it, capture_output=True, text=True, check=False).stdout
+            assert said.splitlines()[1].split()[:3] == ["spool.db", "yes", "1"]
+            gate.open()
+            assert delivery.wait(10).status is Status.DELIVERED
+
+
+class TestTheLife:
+    def test_a_closed_client_takes_nothing(self) -> None:
+        with opened(Gate()) as client:
+            client.track("user", "Event")
+            client.close()
+            client.close()
+            with pytest.raises(ClientClosed):
+                client.track("user", "Event")
+            with pytest.raises(ClientClosed), client:
+                pass
+            assert client.flush() == 0
+
+    def test_a_block_closes_it(self) -> None:
+        gate = Gate()
+        with Client("KEY", transport=gate, gzip=False, flush_interval=60) as client:
+            delivery = client.track("user", "Event")
+        assert delivery.wait(0).status is Status.DELIVERED
+        assert client.statistics().pending == 0
+
+    def test_a_client_without_a_call_has_nothing_to_flush(self) -> None:
+        assert Client("KEY", transport=Gate()).flush() == 0
+
+    def test_all_clients_share_a_thread(self) -> None:
+        with opened(Gate()) as one, opened(Gate()) as other:
+            one.track("user", "Event").wait(10)
+            other.track("user", "Event").wait(10)
+            assert [thread.name for thread in threading.enumerate()].count("segment_async") == 1
+
+    def test_a_request_can_be_observed(self) -> None:
+        seen: list[int] = []
+        with opened(Gate()) as client:
+            client.observe(lambda request: seen.append(request.count))
+            client.track("user", "Event").wait(10)
+        assert seen == [1]
+
+    def test_a_hook_that_tries_to_end_the_program_does_not_end_the_thread(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def on_error(error: DeliveryError, lost: list[dict[str, Any]]) -> None:
+            sys.exit(3)
+
+        with opened(Gate(status=400), on_error=on_error) as client:
+            client.track("user", "Event").wait(10)
+            client.track("user", "Event").wait(10)
+
+    def test_no_thread_starts_before_the_first_call(self) -> None:
+        program = """
+import asyncio, threading, segment_async, segment_async.blocking as blocking
+client = blocking.Client("KEY", host="http://127.0.0.1:9")
+async def main():
+    async with segment_async.Client("KEY", send=False) as other:
+        await other.track("user", "Event")
+asyncio.run(main())
+client.statistics(), client.flush()
+print(threading.active_count())
+"""
+        said = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
+        )
+        assert (said.stdout, said.stderr) == ("1\n", "")
