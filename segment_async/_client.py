@@ -90,7 +90,7 @@ class Client:
         proxy: an HTTP proxy's address for aiohttp; `None`: none, not even the environment's.
         ssl_context: for aiohttp, such as one that knows a private authority; it must verify. `None`: the system's
             authorities.
-        allow_http: let `host` be plain ``http://`` beyond loopback.
+        allow_http: let `host`, or an `HTTPTransport`, use plain ``http://`` beyond loopback or through a proxy.
         send: `False`: check and count, send nothing, and leave the spool alone.
         on_invalid: what happens to a message that Segment would drop, or that cannot be encoded. ``"raise"``: the call
             raises `MessageError`. ``"drop"``, for production: the message is accepted and at once dropped, with the
