@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ._exceptions import MessageError
 from ._message import build as _build
-from ._message.build import Fields, Timestamp, UserID, checked
+from ._message.build import Fields, ObjectLike, Timestamp, UserID, checked
 from ._pipeline.delivery import Delivery
 from .messages import Message
 
@@ -41,10 +41,10 @@ class Calls(Generic[DeliveryT]):
         self,
         user_id: UserID | None = None,
         event: str | None = None,
-        properties: Mapping[str, Any] | None = None,
+        properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
@@ -74,10 +74,10 @@ class Calls(Generic[DeliveryT]):
     def identify(
         self,
         user_id: UserID | None = None,
-        traits: Mapping[str, Any] | None = None,
+        traits: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
@@ -99,10 +99,10 @@ class Calls(Generic[DeliveryT]):
         user_id: UserID | None = None,
         category: str | None = None,
         name: str | None = None,
-        properties: Mapping[str, Any] | None = None,
+        properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
@@ -126,10 +126,10 @@ class Calls(Generic[DeliveryT]):
         user_id: UserID | None = None,
         category: str | None = None,
         name: str | None = None,
-        properties: Mapping[str, Any] | None = None,
+        properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
@@ -152,10 +152,10 @@ class Calls(Generic[DeliveryT]):
         self,
         user_id: UserID | None = None,
         group_id: UserID | None = None,
-        traits: Mapping[str, Any] | None = None,
+        traits: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
@@ -182,7 +182,7 @@ class Calls(Generic[DeliveryT]):
         user_id: UserID | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,

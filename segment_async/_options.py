@@ -17,7 +17,7 @@ from inspect import iscoroutinefunction
 from os import PathLike
 from typing import Any, Final, ParamSpec
 
-from ._http.origin import batch_url, origin
+from ._http.origin import PLAIN_HTTP, batch_url, origin
 from ._http.transport import HTTPTransport, Transport
 from ._pipeline.auth import Auth, Basic, OAuth, Tokens
 from ._pipeline.batch import MAX_BATCH_MESSAGES
@@ -155,11 +155,20 @@ def transport_for(
             raise ValueError("transport and host contradict each other: a transport knows its own address")
         if not has_oauth and (proxy is not None or ssl_context is not None):
             raise ValueError("proxy and ssl_context are for aiohttp: a custom transport has its own")
+        if isinstance(transport, HTTPTransport):
+            _check_readable(transport, allow_http=allow_http)
         return transport
     if host is None:
         host = os.environ.get("SEGMENT_HOST") or HOSTS[region]
     url = batch_url(host, allow_http=allow_http)
-    return HTTPTransport(url, timeout=timeout, proxy=proxy, ssl_context=ssl_context)
+    made = HTTPTransport(url, timeout=timeout, proxy=proxy, ssl_context=ssl_context)
+    _check_readable(made, allow_http=allow_http)
+    return made
+
+
+def _check_readable(transport: HTTPTransport, *, allow_http: bool) -> None:
+    if transport.is_readable and not allow_http:
+        raise ValueError(f"the transport must use https://, without a plain proxy in between: {PLAIN_HTTP}")
 
 
 def auth_for(
@@ -184,6 +193,7 @@ def auth_for(
         return Basic(write_key)
     server = origin(oauth.auth_server or _AUTH_SERVERS[region], allow_http=allow_http)
     tokens = HTTPTransport(f"{server}/token", timeout=timeout, proxy=proxy, ssl_context=ssl_context)
+    _check_readable(tokens, allow_http=allow_http)
     return Tokens(oauth, server, tokens, policy, now=now, wall=time.time, chance=random.random)
 
 

@@ -9,16 +9,26 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segment_async import Client, MessageError, MessageTooLarge, Response, Status, messages
+from segment_async import (
+    Client,
+    ClientClosed,
+    MessageError,
+    MessageTooLarge,
+    Response,
+    SpoolUnavailable,
+    Status,
+    messages,
+)
 from segment_async._message.encode import encode
 from segment_async.messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
+from tests.support.memory_spool import ScriptedDisk, SpoolStore
 from tests.support.virtual_clock import run
 
 SECRET = "THE-SECRET"
@@ -383,3 +393,194 @@ class TestBeforeSend:
 
         run(main())
         assert json.loads(transport.messages[0])["properties"] == {"tags": ["a", "b"]}
+
+
+class Money:
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+
+async def convert_later(value: Any) -> Any:
+    return value
+
+
+def in_cents(value: Any) -> Any:
+    if isinstance(value, Money):
+        return {"cents": value.cents, "at": datetime(2025, 1, 2, tzinfo=UTC)}
+    raise TypeError(SECRET)
+
+
+class TestDefault:
+    """The application's own conversion."""
+
+    def send(self, properties: Any, **options: Any) -> list[dict[str, Any]]:
+        transport = Recorder()
+
+        async def main() -> None:
+            async with Client("key", transport=transport, gzip=False, default=in_cents, **options) as client:
+                await client.track("u", "e", properties)
+
+        run(main())
+        return [json.loads(message)["properties"] for message in transport.messages]
+
+    @pytest.mark.parametrize("beside", [1, 2**70])
+    @pytest.mark.parametrize("options", [{}, {"before_send": lambda message: message}])
+    def test_it_converts_what_has_no_conversion(self, beside: int, options: dict[str, Any]) -> None:
+        (properties,) = self.send({"price": [Money(5)], "set": {1}, "beside": beside}, **options)
+        assert properties["price"] == [{"cents": 5, "at": "2025-01-02T00:00:00.000Z"}]
+        assert properties["set"] == [1]
+
+    def test_it_converts_what_before_send_returns(self) -> None:
+        def hook(message: dict[str, Any]) -> dict[str, Any]:
+            return {**message, "properties": {"price": Money(6)}}
+
+        (properties,) = self.send({}, before_send=hook)
+        assert properties["price"]["cents"] == 6
+
+    def test_what_it_refuses_is_named(self) -> None:
+        with pytest.raises(MessageError) as caught:
+            self.send({"cart": [object()]})
+        assert caught.value.path == "properties.cart[0]"
+        assert SECRET not in str(caught.value)
+        assert caught.value.__context__ is None
+
+    def test_one_that_changes_nothing(self) -> None:
+        async def main() -> None:
+            async with Client("key", transport=Recorder(), default=lambda value: value) as client:
+                with pytest.raises(MessageError, match=r"properties\.a"):
+                    await client.track("u", "e", {"a": object()})
+
+        run(main())
+
+    @pytest.mark.parametrize("default", ["hook", 5, convert_later])
+    def test_what_is_no_plain_function(self, default: Any) -> None:
+        with pytest.raises(ValueError, match=r"default must be a (plain )?function"):
+            Client("key", default=default)
+
+
+class TestOnInvalid:
+    """With ``on_invalid="drop"``, no message that is wrong fails the call."""
+
+    WRONG: ClassVar[dict[str, Callable[[Client], Any]]] = {
+        "no event": lambda client: client.track("u"),
+        "no identity": lambda client: client.track(event="e"),
+        "too large": lambda client: client.track("u", "e", {"comment": "x" * 40_000}),
+        "a value": lambda client: client.track("u", "e", {"a": object()}),
+        "properties": lambda client: client.track("u", "e", ["a"]),  # type: ignore[arg-type]
+        "an id": lambda client: client.identify(""),
+        "a timestamp": lambda client: client.page("u", timestamp=5),  # type: ignore[arg-type]
+        "a name": lambda client: client.screen("u", name=5),  # type: ignore[arg-type]
+        "no group": lambda client: client.group("u"),
+        "no previous id": lambda client: client.alias(user_id="u"),
+        "a message id": lambda client: client.track("u", "e", message_id="x" * 100),
+        "a message": lambda client: client.enqueue(FailingMapping()),
+        "a message, at once": lambda client: at_once(client, {"type": "track"}),
+        "a message without an id, at once": lambda client: at_once(client, {"type": "track", "event": "e"}),
+        "a fragment": lambda client: client.track("u", "e", {"a": orjson.Fragment(b"}")}),
+    }
+
+    @pytest.mark.parametrize("name", WRONG)
+    def test_the_message_is_dropped(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
+        told: list[tuple[str | None, list[dict[str, Any]]]] = []
+
+        async def main() -> None:
+            async with Client(
+                "key",
+                transport=Recorder(),
+                gzip=False,
+                on_invalid="drop",
+                on_error=lambda error, messages: told.append((error.outcome.reason, messages)),
+            ) as client:
+                for _ in range(3):
+                    delivery = await self.WRONG[name](client)
+                    outcome = await delivery
+                    assert (outcome.status, outcome.reason) == (Status.DROPPED, "invalid")
+                await client.track("u", "e")
+                await client.flush()
+                counts = client.statistics()
+                assert (counts.accepted, counts.delivered, counts.reasons) == (4, 1, {"invalid": 3})
+
+        run(main())
+        assert [(reason, list(messages[0])) for reason, messages in told] == [("invalid", ["messageId"])] * 3
+        (record,) = [record for record in caplog.records if "Segment would drop" in record.getMessage()]
+        assert ": " in record.getMessage()
+        assert SECRET not in caplog.text
+
+    @pytest.mark.parametrize("name", WRONG)
+    def test_by_default_it_raises(self, name: str) -> None:
+        async def main() -> None:
+            async with Client("key", transport=Recorder()) as client:
+                with pytest.raises(MessageError) as caught:
+                    await self.WRONG[name](client)
+                assert caught.value.__context__ is None
+                assert client.statistics().accepted == 0
+
+        run(main())
+
+    def test_the_log_names_the_field(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def main() -> None:
+            async with Client("key", transport=Recorder(), gzip=False, on_invalid="drop") as client:
+                await client.track("u", "e", {"cart": [{"owner": object()}]})
+
+        run(main())
+        assert "properties.cart[0].owner" in caplog.text
+
+    def test_a_closed_client_raises(self) -> None:
+        async def main() -> None:
+            client = Client("key", transport=Recorder(), gzip=False, on_invalid="drop")
+            await client.aclose()
+            with pytest.raises(ClientClosed):
+                await client.track("u")
+
+        run(main())
+
+    def test_a_spool_that_cannot_be_written(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def main() -> None:
+            store = SpoolStore(ScriptedDisk(refuses=True))
+            async with Client("key", transport=Recorder(), gzip=False, spool=store.open(), on_invalid="drop") as client:
+                for _ in range(3):
+                    outcome = await (await client.track("u", "e"))
+                    assert (outcome.status, outcome.reason) == (Status.DROPPED, "spool_unavailable")
+                counts = client.statistics()
+                assert (counts.accepted, counts.pending, counts.reasons) == (3, 0, {"spool_unavailable": 3})
+            async with Client("key", transport=Recorder(), gzip=False, spool=store.open()) as client:
+                with pytest.raises(SpoolUnavailable):
+                    await client.track("u", "e")
+
+        run(main())
+        assert caplog.text.count("that the spool cannot store") == 1
+
+    def test_a_spool_that_does_not_answer(self) -> None:
+        async def main() -> None:
+            disk = ScriptedDisk(stands_still=True)
+            store = SpoolStore(disk)
+            async with Client("key", transport=Recorder(), gzip=False, spool=store.open(), on_invalid="drop") as client:
+                outcome = await (await client.track("u", "e"))
+                assert (outcome.status, outcome.reason) == (Status.DROPPED, "spool_unavailable")
+                disk.stands_still = False
+                await client.flush()
+                counts = client.statistics()
+                # The disk stored it after all.
+                assert (counts.accepted, counts.dropped, counts.delivered, counts.pending) == (2, 1, 1, 0)
+
+        run(main())
+
+    def test_any_other_word_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="on_invalid"):
+            Client("key", on_invalid="ignore")  # type: ignore[arg-type]
+
+
+async def at_once(client: Client, message: dict[str, Any]) -> Any:
+    return client.enqueue_nowait(message)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda client: client.track("u", "e"), lambda client: client.__aenter__(), lambda client: client.flush()]
+)
+def test_without_asyncio_the_error_says_what_is_needed(call: Callable[[Client], Any]) -> None:
+    """As under Trio, which runs the coroutines without an asyncio event loop."""
+    client = Client("key", send=False)
+    coroutine = call(client)
+    with pytest.raises(RuntimeError, match=r"need asyncio.*Trio is not supported"):
+        coroutine.send(None)
+    asyncio.run(client.aclose())

@@ -6,7 +6,10 @@ No error repeats the address that it refuses, because the address may hold crede
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Final
 from urllib.parse import SplitResult, urlsplit
+
+PLAIN_HTTP: Final = "plain http:// shows the write key to the network; to allow it, pass allow_http=True"
 
 
 def batch_url(host: str, *, allow_http: bool = False) -> str:
@@ -37,11 +40,15 @@ def origin(host: str, *, allow_http: bool = False) -> str:
     if not _has_valid_port(parts):
         raise ValueError("host must have a port from 0 to 65535, or none")
     if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
-        raise ValueError(
-            "host must use https://: plain http:// shows the write key to the network; to allow it, "
-            "pass allow_http=True"
-        )
+        raise ValueError(f"host must use https://: {PLAIN_HTTP}")
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def is_readable(url: str, proxy: str | None) -> bool:
+    """Whether others can read the requests to this URL: plain HTTP beyond loopback, or through a proxy beyond it."""
+    parts = urlsplit(url)
+    hosts = [parts.hostname or "", *([urlsplit(proxy).hostname or ""] if proxy is not None else [])]
+    return parts.scheme == "http" and not all(map(is_loopback, hosts))
 
 
 def is_http_url(text: str) -> bool:

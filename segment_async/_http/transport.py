@@ -21,7 +21,7 @@ from weakref import WeakSet
 from segment_async._exceptions import TransportError
 
 from .deadline import Deadline
-from .origin import is_http_url
+from .origin import is_http_url, is_readable
 from .user_agent import USER_AGENT, extended
 
 if TYPE_CHECKING:
@@ -149,6 +149,11 @@ class HTTPTransport:
         """Where batches are posted to; it holds no credentials."""
         return self._url
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether others on the network can read what is sent: plain HTTP beyond this machine, or through a proxy."""
+        return is_readable(self._url, self._proxy)
+
     def __repr__(self) -> str:
         return f"<HTTPTransport to {self._hostname}>"
 
@@ -208,10 +213,8 @@ class HTTPTransport:
         import aiohttp
 
         text = type(error).__name__
-        # Before aiohttp 3.13, only the exception inside a certificate error says what is wrong.
-        cause = getattr(error, "certificate_error", error)
-        if isinstance(cause, (aiohttp.ClientConnectorError, OSError)) and getattr(cause, "strerror", None):
-            text = f"{text}: {cause.strerror}"
+        if isinstance(error, (aiohttp.ClientConnectorError, OSError)) and getattr(error, "strerror", None):
+            text = f"{text}: {error.strerror}"
         if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError)):
             return TransportError(f"no connection ({text})", maybe_sent=False)
         stale = progress.reused and isinstance(
@@ -320,8 +323,7 @@ def _make_session(url: str, ssl_context: ssl.SSLContext | None) -> _Session:
                 if self.closed:
                     protocol.close()
                 else:
-                    # aiohttp 3.11.0 to 3.11.6 can only close the connection at once, which loses the rest of the body.
-                    getattr(protocol, "force_close", protocol.close)()
+                    protocol.force_close()
             return self
 
     session = aiohttp.ClientSession(
