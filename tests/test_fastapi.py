@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from importlib import reload
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Response, WebS
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 import segment_async.fastapi
-from segment_async import Client, Statistics, bind, messages
+from segment_async import Client, Statistics, bind, bound, messages
 from segment_async.asgi import SegmentMiddleware
 from segment_async.fastapi import Segment, lifespan
 from tests.support.asgi import ANONYMOUS, FIREFOX, Recorder, answering, ask, served, visit
@@ -115,6 +116,62 @@ def test_every_kind_of_endpoint_has_the_fields_of_its_request() -> None:  # noqa
     assert [message["event"] for message in arrived if message.get("userId")] == [
         *("Dependency", "Async", "After the Endpoint"),
     ]
+
+
+def test_what_dependencies_bind() -> None:  # noqa: C901  # many kinds, each of them simple
+    app, arrived = shop()
+
+    async def asynchronous() -> AsyncIterator[None]:
+        with bound(context={"from": "async"}):
+            yield
+
+    def plain() -> Iterator[None]:
+        with bound(context={"from": "def"}):
+            yield
+
+    def identified() -> None:
+        bind(user_id="user-1")
+
+    def in_thread(client: Client, name: str) -> None:
+        client.enqueue_nowait(messages.track(event=name))
+
+    @app.get("/async", dependencies=[Depends(asynchronous)])
+    async def in_async(segment: Segment) -> None:
+        await segment.track(event="async")
+        await asyncio.to_thread(in_thread, segment, "to_thread")
+        run = copy_context().run
+        await asyncio.get_running_loop().run_in_executor(None, run, in_thread, segment, "run_in_executor")
+
+    @app.get("/async/def", dependencies=[Depends(asynchronous)])
+    def in_def(segment: Segment) -> None:
+        segment.enqueue_nowait(messages.track(event="def"))
+
+    @app.get("/plain", dependencies=[Depends(plain)])
+    async def in_plain(segment: Segment) -> None:
+        await segment.track(event="plain")
+
+    @app.get("/bind", dependencies=[Depends(identified)])
+    async def in_bind(segment: Segment) -> None:
+        await segment.track(event="bind")
+
+    @app.get("/after")
+    async def after(segment: Segment) -> None:
+        await segment.track(event="after")
+
+    async def main() -> None:
+        async with browsing(app) as session:
+            for path in ("/async", "/async/def", "/plain", "/bind", "/after"):
+                assert await get(session, path) == 200
+
+    asyncio.run(main())
+    found = {message["event"]: (message["context"].get("from"), message.get("userId")) for message in arrived}
+    assert found == {
+        **dict.fromkeys(("async", "to_thread", "run_in_executor", "def"), ("async", None)),
+        # Its parts run in copies of the context. It binds nothing, and changes nothing.
+        "plain": (None, None),
+        "bind": (None, "user-1"),
+        "after": (None, None),
+    }
 
 
 def test_function_middlewares_around_and_within() -> None:

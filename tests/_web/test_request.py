@@ -17,6 +17,7 @@ from segment_async._web.request import (
     headers_of,
     is_prefetch,
     locale,
+    path_within,
     referrer,
     user_agent_data,
 )
@@ -280,3 +281,37 @@ def test_no_request_raises_or_fills_a_message(
     found = headers_of(asked)
     is_prefetch(found)
     assert len(json.dumps(context_of(asked, found, PRIVATE, mode))) < 16_384
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path", "sent"),
+    [
+        ("/items", "", "/items"),
+        ("/items", "/api", "/api/items"),
+        ("/items", "/api/", "/api/items"),
+        ("/api/items", "/api", "/api/items"),
+        ("/api", "/api", "/api"),
+        ("/apiary", "/api", "/api/apiary"),
+        ("/", "/api", "/api/"),
+        ("/items", "/käse", "/k%C3%A4se/items"),
+    ],
+)
+def test_the_page_is_the_one_that_the_browser_sees(path: str, root_path: str, sent: str) -> None:
+    raw = path.encode()
+    for raw_path in ({}, {"raw_path": raw}):
+        page = context(path, root_path=root_path, **raw_path)["page"]
+        assert (page["path"], page["url"]) == (sent, f"https://shop.example{sent}")
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path", "within"),
+    [
+        ("/health", "", "/health"),
+        ("/health", "/api", "/health"),
+        ("/api/health", "/api", "/health"),
+        ("/api", "/api", "/"),
+        ("/apihealth", "/api", "/apihealth"),
+    ],
+)
+def test_the_path_within_the_application(path: str, root_path: str, within: str) -> None:
+    assert path_within(request(path, root_path=root_path)) == within
