@@ -135,4 +135,4 @@ def _row(event: Event) -> dict[str, Any]:
 
 def _refused(refusal: Refusal) -> dict[str, Any]:
     word = answer_word(refusal.status)
-    return {"status": refusal.status, "kind": word, "reason": refusal.reason, "batch": refusal.batch.as_dict()}
+    return {"status": refusal.status, "word": word, "reason": refusal.reason, "batch": refusal.batch.as_dict()}

@@ -5,9 +5,11 @@ Needs Playwright's Python package and a Chromium, found in the usual places or n
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,6 +23,10 @@ from tests.devserver.exchange import send, track
 playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+
+# `axe-core` is looked for among the tools of the tests that are marked "peers".
+PEERS = Path(os.environ.get("SEGMENT_PEERS") or Path(__file__).parents[2] / ".venv-peers")
+AXE = PEERS / "node_modules" / "axe-core" / "axe.min.js"
 
 Case = Callable[[Page, Endpoint, aiohttp.ClientSession], Awaitable[None]]
 
@@ -253,14 +259,14 @@ def test_the_switches_inject_faults_and_refused_requests_are_shown() -> None:
         await page.keyboard.press("Enter")
         await sees(page, "#chaos-spec", '--chaos "500:100%"')
         assert await send(session, track(1)) == 500
-        await sees(page, ".row .name", "chaos, as asked for")
+        await sees(page, ".row .name", "injected by --chaos")
         await page.locator("#chaos-500").uncheck()
         await sees(page, "#chaos-spec", "No faults.")
         assert await send(session, track(1)) == 200
         await page.keyboard.press("Escape")
         await sees(page, ".figure:has-text('requests refused') b", "1")
-        await page.locator(".row", has_text="chaos, as asked for").click()
-        await sees(page, ".request td", "500 – chaos, as asked for")
+        await page.locator(".row", has_text="injected by --chaos").click()
+        await sees(page, ".request td", "500 – injected by --chaos")
         await page.locator(".row", has_text="Order Completed").click()
         await sees(page, "#detail [aria-selected=true]", "Python")
 
@@ -299,6 +305,11 @@ def test_everything_works_with_the_keyboard() -> None:
         assert await page.locator("#help").is_visible()
         await page.keyboard.press("Escape")
         await page.keyboard.press("Shift+Backspace")
+        await sees(page, "#sure h2", "Delete all 100 events?")
+        await page.keyboard.press("Escape")
+        assert len(endpoint.events) == 100
+        await page.keyboard.press("Shift+Backspace")
+        await page.keyboard.press("Enter")
         await sees(page, ".empty h2", "Waiting for the first event")
         assert endpoint.events == []
 
@@ -314,7 +325,7 @@ def test_the_list_does_not_move_while_events_arrive() -> None:
         await row.wait_for()
         before = await row.bounding_box()
         await send(session, *(track(number, event=f"Step {number} Taken") for number in range(200, 300)))
-        await sees(page, "#count", "300 held")
+        await sees(page, "#count", "300 stored")
         assert await row.bounding_box() == before
 
     in_browser(case)
@@ -424,3 +435,170 @@ def test_a_phone_shows_the_list_and_then_the_event() -> None:
         assert await page.locator("#detail").is_hidden()
 
     in_browser(case, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+
+
+# --- with a keyboard, a screen reader, a small screen
+
+
+async def violations(page: Page) -> list[str]:
+    """What axe finds, with the elements."""
+    await page.evaluate(AXE.read_text("utf-8"))
+    found = await page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        f"{violation['id']}: {[node['html'][:150] + str(node['failureSummary'])[:200] for node in violation['nodes'][:3]]}"
+        for violation in found["violations"]
+    ]
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not in .venv-peers")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing(scheme: str, width: int) -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        assert await violations(page) == []
+        await send(
+            session,
+            *(track(number, type=call, name="Home") for number, call in enumerate(CALLS)),
+            track(9, userId=None, properties={"revenue": "30.50", "password": [1, True, None, "x"]}),
+            {"type": "odd"},
+        )
+        assert await send(session, track(1, padding="x" * 40_000)) == 400
+        await count(page, 9)
+        await page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
+        assert await violations(page) == []
+        await page.locator(".row", has_text="id-missing").first.click()
+        for tab in ("Python", "JSON", "Request"):
+            await page.get_by_role("tab", name=tab).click()
+            assert await violations(page) == []
+        await page.get_by_label("Close").click()
+        for key in ("x", "?", "Shift+Backspace"):
+            await page.keyboard.press(key)
+            assert await violations(page) == []
+            await page.keyboard.press("Escape")
+        await page.locator("#chips button", has_text="Event").click()
+        assert await violations(page) == []
+        await page.keyboard.press("Enter")
+        assert await violations(page) == []
+        await page.locator("#live").click()
+        await send(session, track(20))
+        await page.locator("#banner").wait_for()
+        assert await violations(page) == []
+
+    options = {"viewport": {"width": width, "height": 860}, "color_scheme": scheme, "bypass_csp": True}
+    in_browser(case, None, reduced_motion="reduce", **options)
+
+
+CALLS = ("track", "identify", "page", "screen", "group", "alias")
+
+
+def test_escape_closes_the_chaos_panel() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        panel = page.locator("#chaos")
+        for focus in ("input", "#chaos-button"):
+            await page.locator("#chaos-button").click()
+            await panel.wait_for()
+            await page.locator(focus if focus.startswith("#") else f"#chaos {focus}").first.focus()
+            await page.keyboard.press("Escape")
+            assert await panel.is_hidden()
+        await page.keyboard.press("x")
+        await panel.wait_for()
+        await page.keyboard.press("Escape")
+        assert await panel.is_hidden()
+
+    in_browser(case)
+
+
+def test_the_page_has_a_heading_and_tab_lists_hold_tabs_only() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        assert await page.locator("h1").all_inner_texts() == ["segment_async dev"]
+        assert await page.locator("[role=tablist] > :not([role=tab])").count() == 0
+        await page.get_by_role("tab", name="Browser").click()
+        await sees(page, ".start .code", re.compile(f'cdnURL: "{endpoint.url}"'))
+        await send(session, track(1))
+        await page.locator(".row").click()
+        assert await page.locator("[role=tablist] > :not([role=tab])").count() == 0
+
+    in_browser(case)
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 700])
+def test_filters_do_not_move_the_list(width: int) -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        name = "An Event With Quite A Long Name Completed"
+        await send(session, *(track(number, type=call, event=name) for number, call in enumerate(CALLS * 40)))
+        await page.locator(".row").first.wait_for()
+        before = await page.locator("#list").bounding_box()
+        await page.locator(".chip", has_text="track").click()
+        assert await page.locator("#list").bounding_box() == before
+        await page.locator("#chips button", has_text="Event").click()
+        await page.locator("#choices div button").first.click()
+        await page.locator("#chips button", has_text="User").click()
+        await page.locator("#choices div button").first.click()
+        await sees(page, "#count", "40 of 240")
+        assert await page.locator("#list").bounding_box() == before
+        assert await page.evaluate("document.body.scrollWidth") == width
+
+    in_browser(case, viewport={"width": width, "height": 800})
+
+
+def test_the_focus_ring_lies_above_the_rows() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, *(track(number) for number in range(50)))
+        await page.locator(".row").first.wait_for()
+        await page.keyboard.press("Escape")  # with nothing to close, it puts the focus on the list
+        ring = "(([pane]) => getComputedStyle(pane, '::after'))([document.querySelector('#list').parentElement])"
+        assert await page.evaluate(f"{ring}.borderTopWidth") == "2px"
+        assert await page.evaluate(f"{ring}.zIndex") == "1"
+        assert await page.evaluate("getComputedStyle(document.querySelector('.row')).zIndex") == "auto"
+
+    in_browser(case)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_json_wraps(width: int) -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await send(session, track(1, properties={"note": "word " * 200, "token": "x" * 2_000}))
+        await page.locator(".row").click()
+        for tab in ("Python", "JSON"):
+            await page.get_by_role("tab", name=tab).click()
+            wide, seen = await page.evaluate(
+                "((e) => [e.scrollWidth, e.clientWidth])(document.querySelector('#detail .code'))"
+            )
+            assert wide == seen
+
+    in_browser(case, viewport={"width": width, "height": 800})
+
+
+def test_on_a_phone_the_copy_button_lies_beside_the_tabs() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        async def check(part: str) -> None:
+            tabs = await page.locator(f"{part} [role=tablist]").bounding_box()
+            button = await page.locator(f"{part} .tabs > .button").bounding_box()
+            assert tabs["x"] + tabs["width"] <= button["x"]
+            assert button["x"] + button["width"] <= 390
+
+        await check(".start")
+        await page.get_by_role("tab", name="curl").tap()
+        await sees(page, ".start [aria-selected=true]", "curl")
+        await send(session, track(1))
+        await page.locator(".row").tap()
+        await check("#detail")
+
+    in_browser(case, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+
+
+def test_down_and_timeout_have_their_switches() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await page.keyboard.press("x")
+        for name in ("400", "401", "timeout"):
+            await page.locator(f"#chaos-{name}").check()
+        await sees(page, "#chaos-spec", '--chaos "400:5%,401:5%,timeout:1%"')
+        await page.locator("#chaos-down").check()
+        await sees(page, "#chaos-spec", '--chaos "400:5%,401:5%,timeout:1%,down"')
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await send(session, track(1))
+        await sees(page, ".row .type", "down")
+        await page.locator("#chaos-down").uncheck()
+        await sees(page, "#chaos-spec", '--chaos "400:5%,401:5%,timeout:1%"')
+
+    in_browser(case)
