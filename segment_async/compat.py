@@ -24,6 +24,7 @@ queue full: `False`            the same, in memory that is bounded by 32 MiB as 
 `upload_size`                  messages that make a batch due; under load, batches are larger
 `max_total_backoff_duration`   `give_up_after` of a `RetryPolicy`; the back-off itself is the `RetryPolicy`'s
 `max_rate_limit_duration`      the longest `Retry-After` that is obeyed
+`host` with plain ``http://``  the same, with a warning: the write key is readable on the way
 `proxies`                      the one for the host's scheme
 `flush`                        waits for requests that are under way, too
 `join`, `shutdown`             what cannot be sent within 5 s is dropped, with a warning; later calls return `False`
@@ -43,6 +44,7 @@ from datetime import datetime
 from functools import wraps
 from numbers import Number
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from . import ClientClosed, MessageError, MessageTooLarge, OAuth, RetryPolicy, __version__, blocking, messages
@@ -153,6 +155,7 @@ class Client:
             on_error=on_error or None,
             oauth=oauth,
             proxy=_proxy_for(host, proxies),
+            allow_http=_warned_of_http(host),
             send=send,
         )
 
@@ -328,6 +331,14 @@ def _proxy_for(host: str | None, proxies: Mapping[str, str] | str | None) -> str
         scheme = (host or "https").partition("://")[0]
         proxies = proxies.get(scheme) or proxies.get("all")
     return f"http://{proxies}" if proxies and "://" not in proxies else proxies
+
+
+def _warned_of_http(host: str | None) -> bool:
+    """Whether the host is spoken to in plain HTTP, as the official SDK would; logs a warning then, but on loopback."""
+    plain = (host or "").lower().startswith("http://")
+    if plain and urlsplit(host or "").hostname not in ("localhost", "127.0.0.1", "::1"):
+        Client.log.warning("The host has plain http://: the write key is readable on the way. Use https:// if you can.")
+    return plain
 
 
 def _set_up_log(log: logging.Logger, handler: logging.Handler | None, *, debug: bool) -> None:

@@ -194,6 +194,12 @@ class TestTheClient:
         client.shutdown()
         assert len(server.messages) == 1
 
+    def test_a_plain_host_is_taken_with_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        analytics.Client("KEY", "http://127.0.0.1:9")
+        assert caplog.text == ""
+        analytics.Client("KEY", "http://collector.example", send=False)
+        assert "plain http://" in caplog.text
+
     def test_no_hook_may_be_anything_false(self) -> None:
         assert analytics.Client("KEY", on_error=False, send=False).track("user", "Event")[0]  # type: ignore[arg-type]
 
