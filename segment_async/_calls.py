@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+from ._exceptions import MessageError
 from ._message import build as _build
 from ._message.build import Fields, Timestamp, UserID, checked
 from ._pipeline.delivery import Delivery
@@ -25,6 +26,16 @@ class Calls(Generic[DeliveryT]):
     def _accept(self, message: Fields) -> DeliveryT:
         """Take a message that `_build` made."""
         raise NotImplementedError
+
+    def _refuse(self, error: MessageError) -> DeliveryT:
+        """What becomes of a message that Segment would drop, or that cannot be encoded."""
+        raise NotImplementedError
+
+    def _call(self, build: Callable[..., Fields], *args: Any, **kwargs: Any) -> DeliveryT:
+        try:
+            return self._accept(build(*args, **kwargs))
+        except MessageError as error:
+            return self._refuse(error)
 
     def track(
         self,
@@ -48,17 +59,16 @@ class Calls(Generic[DeliveryT]):
             QueueFull: only under ``overflow="raise"``.
             ClientClosed: the client is closed.
         """
-        return self._accept(
-            _build.track(
-                user_id,
-                event,
-                properties,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        return self._call(
+            _build.track,
+            user_id,
+            event,
+            properties,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
 
     def identify(
@@ -73,16 +83,15 @@ class Calls(Generic[DeliveryT]):
         message_id: UserID | None = None,
     ) -> DeliveryT:
         """Record who a user is (https://segment.com/docs/connections/spec/identify/). Otherwise like `track`."""
-        return self._accept(
-            _build.identify(
-                user_id,
-                traits,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        return self._call(
+            _build.identify,
+            user_id,
+            traits,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
 
     def page(
@@ -99,18 +108,17 @@ class Calls(Generic[DeliveryT]):
         message_id: UserID | None = None,
     ) -> DeliveryT:
         """Record a view of a page (https://segment.com/docs/connections/spec/page/). Otherwise like `track`."""
-        return self._accept(
-            _build.page(
-                user_id,
-                category,
-                name,
-                properties,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        return self._call(
+            _build.page,
+            user_id,
+            category,
+            name,
+            properties,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
 
     def screen(
@@ -127,18 +135,17 @@ class Calls(Generic[DeliveryT]):
         message_id: UserID | None = None,
     ) -> DeliveryT:
         """Record a view of an app's screen (https://segment.com/docs/connections/spec/screen/). Otherwise like `track`."""
-        return self._accept(
-            _build.screen(
-                user_id,
-                category,
-                name,
-                properties,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        return self._call(
+            _build.screen,
+            user_id,
+            category,
+            name,
+            properties,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
 
     def group(
@@ -157,17 +164,16 @@ class Calls(Generic[DeliveryT]):
 
         `group_id` is required. Otherwise like `track`.
         """
-        return self._accept(
-            _build.group(
-                user_id,
-                group_id,
-                traits,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        return self._call(
+            _build.group,
+            user_id,
+            group_id,
+            traits,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
 
     def alias(
@@ -185,21 +191,20 @@ class Calls(Generic[DeliveryT]):
 
         `previous_id` and `user_id` are required. Otherwise like `track`.
         """
-        return self._accept(
-            _build.alias(
-                previous_id,
-                user_id,
-                anonymous_id=anonymous_id,
-                context=context,
-                integrations=integrations,
-                timestamp=timestamp,
-                message_id=message_id,
-            )
+        return self._call(
+            _build.alias,
+            previous_id,
+            user_id,
+            anonymous_id=anonymous_id,
+            context=context,
+            integrations=integrations,
+            timestamp=timestamp,
+            message_id=message_id,
         )
 
     def enqueue(self, message: Message | Mapping[str, Any]) -> DeliveryT:
         """Send a message that `messages` built, or any dict of that shape. Otherwise like `track`."""
-        return self._accept(checked(message))
+        return self._call(checked, message)
 
 
 class NowaitCalls(Calls[Delivery]):
@@ -208,10 +213,16 @@ class NowaitCalls(Calls[Delivery]):
     Each does what `Client.enqueue_nowait` does with a message.
     """
 
-    __slots__ = ("_enqueue_nowait",)
+    __slots__ = ("_enqueue_nowait", "_invalid")
 
-    def __init__(self, enqueue_nowait: Callable[[Fields], Delivery]) -> None:
+    def __init__(
+        self, enqueue_nowait: Callable[[Fields], Delivery], invalid: Callable[[MessageError], Delivery]
+    ) -> None:
         self._enqueue_nowait = enqueue_nowait
+        self._invalid = invalid
 
     def _accept(self, message: Fields) -> Delivery:
         return self._enqueue_nowait(message)
+
+    def _refuse(self, error: MessageError) -> Delivery:
+        return self._invalid(error)

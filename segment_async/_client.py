@@ -1,13 +1,14 @@
-"""The client: the calls, and the wiring of the stations behind them.
+"""The client: the six calls, and the parts behind them wired together.
 
-Each call builds its message (`_build`), fills in what is bound around it (`_context`), encodes it once (`messages`)
-and queues it (`_queue`). Which loop sends it, flush, close and the rest of its life are `_life`'s.
+Each call builds its message (`_message.build`), fills in what is bound around it (`_message.context`), encodes it once
+(`_message.encode`) and queues it (`_pipeline.queue`). Which loop sends it, flush and close are `_lifecycle.owner`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
+import time
 from collections.abc import Callable, Mapping
 from os import PathLike
 from signal import SIGTERM, Signals
@@ -19,16 +20,18 @@ import orjson
 
 from . import _options
 from ._calls import NowaitCalls
-from ._exceptions import MessageError, stack_of
+from ._exceptions import MessageError, SpoolUnavailable, stack_of
 from ._http.transport import Transport
 from ._lifecycle import process
 from ._lifecycle.owner import LoopOwner
 from ._lifecycle.waiting import Host
 from ._message import build as _build
-from ._message.build import Fields, Timestamp, UserID, checked
+from ._message.build import Fields, ObjectLike, Timestamp, UserID, checked
 from ._message.context import innermost
-from ._message.encode import encode, plain
+from ._message.conversions import converting
+from ._message.encode import encode, own_fragment, plain
 from ._message.ids import new_message_id
+from ._message.timestamps import clock_text
 from ._outcome import Statistics
 from ._pipeline.auth import OAuth
 from ._pipeline.clock import LoopClock
@@ -44,7 +47,7 @@ from .spool._protocol import Spool
 
 # Encoded once: 0.1 µs of each call.
 _LIBRARY_FIELDS: Final = {"name": "segment-async", "version": __version__}
-_LIBRARY: Final = orjson.Fragment(orjson.dumps(_LIBRARY_FIELDS))
+_LIBRARY: Final = own_fragment(orjson.dumps(_LIBRARY_FIELDS))
 _CONTEXT: Final = {"library": _LIBRARY}
 
 BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -53,43 +56,49 @@ BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 class Client:
     """Sends messages to one Segment source.
 
-    Use it as ``async with Client(key) as client``, or keep one for the life of a module: the first awaited call
-    opens it on the running loop, and a later loop carries on where an earlier one ended.
+    Use it as ``async with Client(key) as client``, or keep one at module level: the first awaited call opens it on the
+    running loop, and a later loop continues where an earlier one ended.
 
     Args:
-        write_key: of the source; white space around it is stripped.
-        region: ``"us"`` or ``"eu"``: where the workspace lives. A key of one region is worth nothing in the other.
+        write_key: the source's write key; surrounding white space is stripped.
+        region: ``"us"`` or ``"eu"``: the workspace's region. A key works only in its own region.
         host: another origin (a proxy, a custom domain, a local endpoint), with or without ``/v1``. Wins over the
             environment's ``SEGMENT_HOST``, which wins over `region`.
-        flush_at: messages that make a batch due at once.
-        flush_interval: seconds that the oldest message waits for company.
+        flush_at: a batch of this many messages is sent at once.
+        flush_interval: maximum seconds a message waits before its batch is sent.
         max_queue_size: messages that may be pending, in flight included.
         max_queue_bytes: bytes of JSON that may be pending.
-        overflow: what happens when the queue is full. ``"wait"``: the caller waits; ``"drop_newest"``: the message is
-            accepted and at once dropped; ``"drop_oldest"``: the oldest that are not in flight are dropped, a whole batch at a time;
-            ``"raise"``: `QueueFull`.
-        overflow_timeout: with ``"wait"``: seconds that a full queue may hold callers up, counted from when it became
-            full; then messages are accepted and at once dropped. `None`: wait as long as it takes.
-        max_in_flight: requests at once while there is a backlog; 1 keeps the order.
+        overflow: what happens when the queue is full. ``"wait"``: the caller waits. ``"drop_newest"``: the message is
+            accepted and dropped at once. ``"drop_oldest"``: the oldest messages that are not in flight are dropped, at
+            most a tenth of the bound at a time. ``"raise"``: `QueueFull`.
+        overflow_timeout: with ``"wait"``, seconds that a full queue may hold up callers, counted from the moment it
+            became full; after that, messages are accepted and dropped at once. `None`: wait as long as it takes.
+        max_in_flight: concurrent requests while there is a backlog; 1 keeps the order.
         gzip: compress bodies, with `isal` where the extra ``speedups`` is installed.
         timeout: seconds for one request, connecting included.
-        retry: how long and how often to try.
+        retry: how often and for how long to retry.
         close_timeout: seconds that `aclose` may flush.
-        before_send: gets each message before it is queued, as a dict of its own with the values as they travel (dates
-            are text, models are dicts), and gives it back, changed or not; `None` drops it, and so does an exception,
-            or a message that Segment would drop.
+        before_send: called with each message before it is queued: a dict of its own, with the values as they travel
+            (dates are text, models are dicts). Return it, changed or not; return `None` to drop it. An exception drops
+            the message too, and so does a message that Segment would drop.
         on_error: called on the client's loop with a `DeliveryError` and the messages that failed or were dropped;
             sync or async.
-        oauth: credentials for tokens in place of the write key in the header; needs the extra ``oauth``.
-        spool: a file's path, or a `Spool`: a message is on disk when its call returns, and what could not be delivered
-            is there for the next process. What one file may keep, and what happens when the disk refuses, are the
-            options of `segment_async.spool.SQLiteSpool`.
-        transport: carries requests in place of aiohttp; its `timeout` is the client's.
-        proxy: an HTTP proxy's address for aiohttp; `None`: none, not even the environment's.
-        ssl_context: for aiohttp, such as one that knows a private authority; it must verify. `None`: the system's
+        oauth: send OAuth tokens instead of the write key in the header; needs the extra ``oauth``.
+        spool: a file's path, or a `Spool`. A message is on disk when its call returns; what could not be delivered
+            is sent by the next process. A spool belongs to one write key and host. For its options see
+            `segment_async.spool.SQLiteSpool`.
+        transport: sends requests instead of aiohttp; `timeout` applies to it as well.
+        proxy: address of an HTTP proxy for aiohttp. `None`: no proxy; the environment's is ignored.
+        ssl_context: for aiohttp, such as one with a private certificate authority; it must verify. `None`: the system's
             authorities.
-        allow_http: let `host` be plain ``http://`` beyond loopback.
-        send: `False`: check and count, send nothing, and leave the spool alone.
+        allow_http: allow a plain ``http://`` host beyond loopback.
+        send: `False`: check and count messages, send nothing, and don't touch the spool.
+        on_invalid: what happens to a message that Segment would drop, or that cannot be encoded. ``"raise"``: the call
+            raises `MessageError`. ``"drop"``, for production: the message is accepted and at once dropped, with the
+            reason ``invalid``, and a warning that names the field is logged at most once a minute. With ``"drop"``, a
+            message that the spool cannot store is dropped as well (``spool_unavailable``).
+        default: as in `json.dumps`: gets a value of a type that has no conversion, and returns one that has; it raises
+            `TypeError` for what it does not know. It applies to calls of the client, not to `bound` or `messages`.
 
     Raises:
         ValueError: an option is out of range, contradicts another, or would put the key at risk.
@@ -123,11 +132,14 @@ class Client:
         ssl_context: ssl_module.SSLContext | None = None,
         allow_http: bool = False,
         send: bool = True,
+        on_invalid: Literal["raise", "drop"] = "raise",
+        default: Callable[[Any], Any] | None = None,
     ) -> None:
         write_key = _options.checked_key(write_key)
         _options.check_region(region)
         _options.check_times(timeout, close_timeout)
         _options.check_before_send(before_send)
+        _options.check_values(on_invalid, default)
         self._observers: list[Callable[[Request], object]] = []
         options = PipelineOptions(
             write_key=write_key,
@@ -161,6 +173,8 @@ class Client:
         self._max_bytes = min(MAX_MESSAGE_BYTES, max_queue_bytes)
         self._before_send = before_send
         self._send = send
+        self._drops_invalid = on_invalid == "drop"
+        self._convert = converting(default)
 
     def _now(self) -> float:
         return self._owner.clock.now()
@@ -178,62 +192,80 @@ class Client:
         self,
         user_id: UserID | None = None,
         event: str | None = None,
-        properties: Mapping[str, Any] | None = None,
+        properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that somebody did something (https://segment.com/docs/connections/spec/track/).
+        """Record an action of a user (https://segment.com/docs/connections/spec/track/).
 
-        Returns once the message is accepted, not once it is delivered; await the `Delivery` for that. Cancelled
-        while it waits for room in the queue, the message is not accepted. With a spool it returns once the message
-        is on disk; cancelled while it waits for that, the message stays accepted.
+        Returns once the message is accepted, not once it is delivered; await the returned `Delivery` for that. If you
+        cancel the call while it waits for room in the queue, the message is not accepted. With a spool the call returns
+        once the message is on disk; if you cancel it while it waits for the disk, the message stays accepted.
+
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            event: the action's name, such as ``"Order Completed"``.
+            properties: details of the action.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
 
         Raises:
             MessageError: Segment would drop the message; names the field.
-            MessageTooLarge: it has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
-            QueueFull: only under ``overflow="raise"``.
-            SpoolUnavailable: the disk refused; the message was not accepted.
+            MessageTooLarge: the message has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
+            QueueFull: only with ``overflow="raise"``.
+            SpoolUnavailable: the spool could not store the message; it was not accepted.
             ClientClosed: `aclose` was called.
         """
-        message = _build.track(
-            user_id,
-            event,
-            properties,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        try:
+            delivery, body = self._take(
+                _build.track(
+                    user_id,
+                    event,
+                    properties,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def identify(
         self,
         user_id: UserID | None = None,
-        traits: Mapping[str, Any] | None = None,
+        traits: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say who somebody is (https://segment.com/docs/connections/spec/identify/). As `track` otherwise."""
-        message = _build.identify(
-            user_id,
-            traits,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        """Record who a user is, with traits (https://segment.com/docs/connections/spec/identify/). Otherwise as `track`."""
+        try:
+            delivery, body = self._take(
+                _build.identify(
+                    user_id,
+                    traits,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def page(
@@ -241,27 +273,31 @@ class Client:
         user_id: UserID | None = None,
         category: str | None = None,
         name: str | None = None,
-        properties: Mapping[str, Any] | None = None,
+        properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that somebody saw a page (https://segment.com/docs/connections/spec/page/). As `track` otherwise."""
-        message = _build.page(
-            user_id,
-            category,
-            name,
-            properties,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        """Record a page view (https://segment.com/docs/connections/spec/page/). Otherwise as `track`."""
+        try:
+            delivery, body = self._take(
+                _build.page(
+                    user_id,
+                    category,
+                    name,
+                    properties,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def screen(
@@ -269,59 +305,64 @@ class Client:
         user_id: UserID | None = None,
         category: str | None = None,
         name: str | None = None,
-        properties: Mapping[str, Any] | None = None,
+        properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that somebody saw a screen of an app (https://segment.com/docs/connections/spec/screen/).
-
-        As `track` otherwise.
-        """
-        message = _build.screen(
-            user_id,
-            category,
-            name,
-            properties,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        """Record a screen view of a mobile app (https://segment.com/docs/connections/spec/screen/). Otherwise as `track`."""
+        try:
+            delivery, body = self._take(
+                _build.screen(
+                    user_id,
+                    category,
+                    name,
+                    properties,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def group(
         self,
         user_id: UserID | None = None,
         group_id: UserID | None = None,
-        traits: Mapping[str, Any] | None = None,
+        traits: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that somebody belongs to a group (https://segment.com/docs/connections/spec/group/).
+        """Record that a user belongs to a group (https://segment.com/docs/connections/spec/group/).
 
-        `group_id` is required. As `track` otherwise.
+        `group_id` is required. Otherwise as `track`.
         """
-        message = _build.group(
-            user_id,
-            group_id,
-            traits,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        try:
+            delivery, body = self._take(
+                _build.group(
+                    user_id,
+                    group_id,
+                    traits,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     async def alias(
@@ -330,25 +371,29 @@ class Client:
         user_id: UserID | None = None,
         *,
         anonymous_id: UserID | None = None,
-        context: Mapping[str, Any] | None = None,
+        context: ObjectLike | None = None,
         integrations: Mapping[str, Any] | None = None,
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that two ids are one person (https://segment.com/docs/connections/spec/alias/).
+        """Record that two ids belong to one user (https://segment.com/docs/connections/spec/alias/).
 
-        `previous_id` and `user_id` are both required. As `track` otherwise.
+        `previous_id` and `user_id` are both required. Otherwise as `track`.
         """
-        message = _build.alias(
-            previous_id,
-            user_id,
-            anonymous_id=anonymous_id,
-            context=context,
-            integrations=integrations,
-            timestamp=timestamp,
-            message_id=message_id,
-        )
-        delivery, body = self._take(message)
+        try:
+            delivery, body = self._take(
+                _build.alias(
+                    previous_id,
+                    user_id,
+                    anonymous_id=anonymous_id,
+                    context=context,
+                    integrations=integrations,
+                    timestamp=timestamp,
+                    message_id=message_id,
+                )
+            )
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     # -- messages in general
@@ -356,26 +401,32 @@ class Client:
     async def enqueue(self, message: Message | Mapping[str, Any]) -> Delivery:
         """Queue a message that `messages` built, or any dict of that shape, waiting while the queue is full.
 
-        Returns once the message is accepted, not once it is delivered. Cancelled while it waits for room in the
-        queue, the message is not accepted. Waits for a spool's disk, and raises, as `track` does.
+        Returns once the message is accepted, not once it is delivered. If you cancel the call while it waits for room
+        in the queue, the message is not accepted. Waits for a spool, and raises, as `track` does.
         """
-        delivery, body = self._take(checked(message))
+        try:
+            delivery, body = self._take(checked(message))
+        except MessageError as error:
+            delivery, body = self._invalid(error)
         return await self._put(delivery, body) if body else delivery
 
     def enqueue_nowait(self, message: Message | Mapping[str, Any]) -> Delivery:
         """Queue a message at once, from any thread, with or without a running loop.
 
-        It cannot wait: where `enqueue` would, the message is accepted and at once dropped (``queue_full``). Until a
-        loop opens the client it only queues; if none ever does, the drain at the interpreter's exit sends. With a
-        spool it does not wait for the disk; what that refuses is dropped (``spool_unavailable``).
+        It cannot wait: when `enqueue` would, the message is accepted and dropped at once (``queue_full``). Until a loop
+        opens the client it only queues; if none ever does, the drain at the interpreter's exit sends. With a spool it
+        does not wait for the disk; what that refuses is dropped (``spool_unavailable``).
 
         Raises:
             MessageError: Segment would drop the message; names the field.
-            MessageTooLarge: it has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
-            QueueFull: only under ``overflow="raise"``.
+            MessageTooLarge: the message has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
+            QueueFull: only with ``overflow="raise"``.
             ClientClosed: `aclose` was called.
         """
-        return self._enqueue_nowait(checked(message))
+        try:
+            return self._enqueue_nowait(checked(message))
+        except MessageError as error:
+            return self._invalid(error)[0]
 
     @property
     def nowait(self) -> NowaitCalls:
@@ -383,7 +434,7 @@ class Client:
 
         Each does what `enqueue_nowait` does.
         """
-        return NowaitCalls(self._enqueue_nowait)
+        return NowaitCalls(self._enqueue_nowait, self._refused)
 
     def _enqueue_nowait(self, message: Fields) -> Delivery:
         owner = self._owner
@@ -391,7 +442,7 @@ class Client:
         owner.pipeline.queue.check_open()
         if asyncio._get_running_loop() is not None:
             owner.run_here()
-        delivery, body = self._encoded(message)
+        delivery, body, _ = self._encoded(message)
         owner.hold()
         if body:
             delivery = owner.pipeline.put_nowait(delivery, body)
@@ -400,36 +451,39 @@ class Client:
         return delivery
 
     def statistics(self) -> Statistics:
-        """One consistent look at the counters, from any thread."""
+        """A consistent snapshot of the counters; callable from any thread."""
         return self._owner.pipeline.statistics()
 
     def observe(self, listener: Callable[[Request], object]) -> None:
-        """Call this with each request once it is over, on the client's loop; for metrics and traces.
+        """Call `listener` with each request once it is over, on the client's loop; for metrics and traces.
 
-        It must not block. An exception in it is logged once, never more.
+        It must not block. An exception in it is logged once and ignored.
         """
         self._observers.append(listener)
 
     # -- flush and close
 
     async def flush(self, *, timeout: float | None = None) -> int:
-        """Send what is collected, and wait until every message accepted before the call has its outcome.
+        """Send what is queued, and wait until every message accepted before the call has its outcome.
 
-        Returns how many are left after `timeout` seconds (`None`: no limit); 0: all are settled. Cancelling it
-        leaves the messages alone. A back-off is not cut short for it, nor is a pause that Segment asked for.
+        Returns how many messages are left after `timeout` seconds (`None`: no limit); 0 means all are settled.
+        Cancelling it leaves the messages alone. It does not shorten a back-off, nor a pause that Segment asked for.
         """
+        _check_asyncio()
         return await self._owner.flush(timeout)
 
     async def aclose(self) -> None:
-        """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.
+        """Accept no new messages, flush within `close_timeout`, then drop what is left, with one warning.
 
-        Safe to call twice, also at once. A cancellation that meets it lets it run within its limit and is raised
-        then; a second one shortens the limit to nothing. The client is closed in any case.
+        With a spool, what is left stays on disk. Calling it twice is fine, also concurrently. If it is cancelled, it
+        still runs within its limit and raises the cancellation afterwards; a second cancellation ends it at once. The
+        client is closed in any case.
         """
         await self._owner.aclose()
 
     async def __aenter__(self) -> Self:
         self._owner.pipeline.queue.check_open()
+        _check_asyncio()
         self._owner.run_here()
         return self
 
@@ -439,10 +493,10 @@ class Client:
         await self._owner.aclose(cancels=isinstance(error, asyncio.CancelledError))
 
     def drain_on_signals(self, *signals: Signals) -> None:
-        """Let these signals (SIGTERM, if none is given) end the program as `sys.exit` would.
+        """Make these signals (SIGTERM if none is given) end the program as `sys.exit` would.
 
-        So that blocks are left, the client is closed, and what is unsent gets its last drain. For plain programs:
-        servers such as uvicorn see to it themselves. A signal that already has a handler keeps it.
+        `async with` blocks are left then, the client is closed, and what is unsent gets a last drain. For plain
+        programs: servers such as uvicorn handle signals themselves. A signal that already has a handler keeps it.
 
         Raises:
             ValueError: not called from the main thread.
@@ -457,11 +511,11 @@ class Client:
         clock = owner.clock
         # As `run_here` looks first: asking for the running loop costs Python 3.11 a system call.
         loop = clock.loop
-        shares_loop = (loop is not None and clock.thread == get_ident() and loop.is_running()) or owner.run_here()
-        delivery, body = self._encoded(message)
+        shares_loop = (loop is not None and clock.thread == get_ident() and loop.is_running()) or self._run_here()
+        delivery, body, size = self._encoded(message)
         if body:
             queue = owner.pipeline.queue
-            if queue.has_spool or not queue.offer(delivery, len(body), paced=shares_loop):
+            if queue.has_spool or not queue.offer(delivery, size, paced=shares_loop):
                 return delivery, body
         if not owner.is_held:
             owner.hold()
@@ -470,10 +524,20 @@ class Client:
     async def _put(self, delivery: Delivery, body: bytes) -> Delivery:
         owner = self._owner
         owner.hold()
-        return await owner.pipeline.put(delivery, body, shares_loop=owner.run_here())
+        try:
+            return await owner.pipeline.put(delivery, body, shares_loop=owner.run_here())
+        except SpoolUnavailable as error:
+            if not self._drops_invalid:
+                raise
+            owner.pipeline.reports.warn("spool_unavailable", "Dropping messages that the spool cannot store: %s", error)
+        return self._dropped(delivery.message_id, "spool_unavailable", body)[0]
 
-    def _encoded(self, message: Fields) -> tuple[Delivery, bytes]:
-        """The message's delivery, and its JSON; no JSON if it was dropped at once."""
+    def _run_here(self) -> bool:
+        _check_asyncio()
+        return self._owner.run_here()
+
+    def _encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:
+        """The message's delivery, its JSON, and the size of that; no JSON if it was dropped at once."""
         block = innermost.get()
         if block is not None:
             message = block.filled(message)
@@ -483,43 +547,69 @@ class Client:
         if "userId" not in message and _lacks_identity(message):
             if block is None or not block.drops_without_identity:
                 raise _no_identity(message)
-            return self._dropped(message["messageId"], "no_identity", body_of(message))
+            self._owner.pipeline.reports.warn_once(
+                "no_identity",
+                "A message has no user_id and no anonymous_id and is dropped, as its block has without_identity='drop'. "
+                "This is logged once; client.statistics().reasons counts them.",
+            )
+            return *self._dropped(message["messageId"], "no_identity", body_of(message, self._convert)), 0
         if self._before_send is None:
-            body = encode(message)
+            body = encode(message, self._convert)
         else:
             # In JSON's own types: the hook gets nothing of the caller's, and nothing that can be read only once.
-            given = plain(message)
+            given = plain(message, self._convert)
+            message_id = given["messageId"]
             given["context"]["library"] = _LIBRARY_FIELDS.copy()
             # The call is judged before the hook: a wrong one is the caller's to mend.
             body = body_of(given)
-            changed = self._changed(self._before_send, given)
+            changed = self._changed(self._before_send, given, message_id)
             if changed is None:
-                return self._dropped(given["messageId"], "before_send", body)
+                return *self._dropped(message_id, "before_send", body), 0
             message, body = changed
-        if len(body) > self._max_bytes:
+        size = len(body)
+        if size > self._max_bytes:
             raise too_large(body, self._max_bytes)
         if not self._send:
-            return self._dropped(message["messageId"], "disabled", body)
+            return *self._dropped(message["messageId"], "disabled", body), 0
         # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
         body = b"%b" % body
-        return Delivery(message["messageId"], body, self._owner.pipeline.queue.queued), body
+        return Delivery(message["messageId"], body, self._owner.pipeline.queue.queued), body, size
 
-    def _changed(self, before_send: BeforeSend, message: Fields) -> tuple[Fields, bytes] | None:
+    def _changed(self, before_send: BeforeSend, message: Fields, message_id: str) -> tuple[Fields, bytes] | None:
         """What the application's hook makes of the message, and its JSON; `None`: drop it."""
         try:
             changed = before_send(message)
             if changed is None:
                 return None
-            message = {"messageId": message["messageId"], **checked(changed)}
+            message = {"messageId": message_id, **checked(changed)}
             message["context"] = {**message.get("context", {}), "library": _LIBRARY}
             if _lacks_identity(message):
                 raise _no_identity(message)
-            return message, body_of(message)
-        except Exception as error:
+            return message, body_of(message, self._convert)
+        except (Exception, asyncio.CancelledError) as error:
+            # A plain function cannot be cancelled: it met a cancelled future of its own.
             self._owner.pipeline.reports.warn_once(
                 "before_send", "before_send failed; its messages are dropped. This is logged once.\n%s", stack_of(error)
             )
             return None
+
+    def _invalid(self, error: MessageError) -> tuple[Delivery, bytes]:
+        """What `on_invalid` makes of a message that Segment would drop, or that cannot be encoded.
+
+        Raises:
+            MessageError: under ``on_invalid="raise"``.
+            ClientClosed: once closed.
+        """
+        if not self._drops_invalid:
+            raise error
+        clock_text(time.time())
+        message_id = new_message_id()
+        dropped = self._dropped(message_id, "invalid", orjson.dumps({"messageId": message_id}))
+        self._owner.pipeline.reports.warn("invalid", "Dropping a message that Segment would drop: %s", error)
+        return dropped
+
+    def _refused(self, error: MessageError) -> Delivery:
+        return self._invalid(error)[0]
 
     def _dropped(self, message_id: str, reason: str, body: bytes) -> tuple[Delivery, bytes]:
         """Accepted, counted, and settled at once.
@@ -530,6 +620,17 @@ class Client:
         pipeline = self._owner.pipeline
         pipeline.queue.check_open()
         return pipeline.dropped(message_id, reason, body), b""
+
+
+def _check_asyncio() -> None:
+    """Raises:
+    RuntimeError: no asyncio event loop runs in this thread.
+    """
+    if asyncio._get_running_loop() is None:
+        raise RuntimeError(
+            "The client's coroutines need asyncio, and no asyncio event loop is running here. Trio is not supported: run "
+            "the program on asyncio (such as anyio.run(main, backend='asyncio')), or queue with client.enqueue_nowait()."
+        )
 
 
 def _no_identity(message: Fields) -> MessageError:

@@ -6,7 +6,9 @@ Messages are plain dicts, as they are sent. This file does not know the client; 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from difflib import SequenceMatcher
 from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
@@ -33,8 +35,12 @@ class Difference(NamedTuple):
 
 def expectation(kind: str, user_id: ID | None, anonymous_id: ID | None, **fields: Any) -> MessageDict:
     """The fields that a message must have. An argument that is `None` is not compared."""
-    fields |= {"userId": _id(user_id), "anonymousId": _id(anonymous_id)}
+    fields |= {"userId": user_id, "anonymousId": anonymous_id}
+    fields |= {name: _id(fields[name]) for name in _IDS if name in fields}
     return {"type": kind} | {name: value for name, value in fields.items() if value is not None}
+
+
+_IDS: Final = ("userId", "anonymousId", "groupId", "previousId")
 
 
 def _id(value: Any) -> Any:
@@ -71,9 +77,44 @@ def _at_key(key: str, expected: Any, actual: MessageDict, path: str) -> list[Dif
 
 def _as_sent(value: Any) -> Any:
     try:
-        return orjson.loads(messages.body_of({"value": value}))["value"]
+        return read_json(messages.body_of({"value": value}))["value"]
     except MessageError:
         return value  # a matcher such as `mock.ANY`, which implements `==`
+
+
+def number(text: str) -> float | Decimal:
+    """The number as a float, or as a `Decimal` if no float holds it."""
+    nearest_float = float(text)
+    return nearest_float if math.isfinite(nearest_float) else Decimal(text)
+
+
+def read_json(body: bytes, large: Callable[[str], Any] = number) -> Any:
+    """Parse what is sent. `large` reads the numbers that orjson does not: production sends all digits of a `Decimal`."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body, parse_float=large, parse_int=lambda text: int(text) if len(text) < 20 else large(text))
+
+
+def slips(name: str, events: Iterable[MessageDict]) -> list[str]:
+    """The event names that differ from `name` by a slip of the pen: its case, its separators, or one letter."""
+    others = {event["event"] for event in events if isinstance(event.get("event"), str)} - {name}
+    return sorted(other for other in others if _is_slip(_letters(name), _letters(other)))
+
+
+def _letters(name: str) -> str:
+    return "".join(char for char in name.casefold() if char.isalnum())
+
+
+def _is_slip(one: str, other: str) -> bool:
+    """Whether one letter at most is missing, added or different. Digits count: `Step 1` and `Step 2` are two names."""
+    shorter, longer = sorted((one, other), key=len)
+    if len(longer) - len(shorter) > 1:
+        return False
+    at = next((i for i, letter in enumerate(shorter) if letter != longer[i]), len(shorter))
+    after = at if len(shorter) < len(longer) else at + 1
+    changed = shorter[at:after] + longer[at : at + 1]
+    return shorter[after:] == longer[at + 1 :] and not any(map(str.isdigit, changed))
 
 
 def _distance(expected: Any, actual: Any) -> float:

@@ -123,6 +123,17 @@ def check_before_send(hook: object) -> None:
         raise ValueError("before_send must be a plain function, not a coroutine function: it runs within the call")
 
 
+def check_values(on_invalid: str, default: object) -> None:
+    """Raises:
+    ValueError: `on_invalid` is none of its words, or `default` is no plain function.
+    """
+    _check_words(on_invalid=(on_invalid, ("raise", "drop")))
+    if default is not None and not callable(default):
+        raise ValueError("default must be a function")
+    if iscoroutinefunction(default) or iscoroutinefunction(type(default).__call__):
+        raise ValueError("default must be a plain function, not a coroutine function: it runs within the call")
+
+
 def transport_for(
     transport: Transport | None,
     host: str | None,

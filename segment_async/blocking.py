@@ -24,6 +24,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self
 from . import Client as AsyncClient
 from . import Delivery as AsyncDelivery
 from ._calls import Calls
+from ._exceptions import MessageError
 from ._lifecycle import loop_thread, process, uwsgi
 from ._lifecycle.loop_thread import LoopThread
 from ._lifecycle.termination import drain_on_sigterm
@@ -128,12 +129,15 @@ class Client(Calls[Delivery]):
                 return self._send_before_fork(message)
             thread = self._start()
         client = self._client
-        delivery, body = client._encoded(message)
+        delivery, body, _ = client._encoded(message)
         if body:
             queue = client._owner.pipeline.queue
             if queue.has_spool or not queue.offer(delivery, len(body), paced=False):
                 delivery = self._put(thread, delivery, body)
         return Delivery(delivery, thread)
+
+    def _refuse(self, error: MessageError) -> Delivery:
+        return Delivery(self._client._refused(error), None)
 
     def _put(self, thread: LoopThread, delivery: AsyncDelivery, body: bytes) -> AsyncDelivery:
         """Wait for room, or for the spool's disk, on the thread's loop."""

@@ -15,8 +15,9 @@ from typing import Any, Final, Literal, ParamSpec, Required, TypedDict, TypeVar,
 
 from ._exceptions import MessageTooLarge
 from ._message import build as _build
+from ._message.conversions import Conversion, convert
 from ._message.encode import encode, is_plain, plain
-from ._message.ids import fork_safe_message_id
+from ._message.ids import new_message_id
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
@@ -92,14 +93,14 @@ class AliasMessage(_Common, total=False):
 Message = TrackMessage | IdentifyMessage | PageMessage | ScreenMessage | GroupMessage | AliasMessage
 
 
-def body_of(message: Mapping[str, Any]) -> bytes:
-    """The message's JSON.
+def body_of(message: Mapping[str, Any], convert: Conversion = convert) -> bytes:
+    """The message's JSON. `convert` converts values of other types than JSON's.
 
     Raises:
         MessageError: a value cannot be encoded.
         MessageTooLarge: the JSON has more bytes than Segment accepts.
     """
-    body = encode(message)
+    body = encode(message, convert)
     if len(body) > MAX_MESSAGE_BYTES:
         raise too_large(body, MAX_MESSAGE_BYTES)
     return body
@@ -133,8 +134,7 @@ def _checking(
     def build_and_check(*args: Parameters.args, **kwargs: Parameters.kwargs) -> MessageT:
         message = build(*args, **kwargs)
         if "messageId" not in message:
-            # There is no client here that would notice a fork.
-            message["messageId"] = fork_safe_message_id()
+            message["messageId"] = new_message_id()
         complete = message if is_plain(message) else plain(message)
         body_of(complete)
         return cast("MessageT", complete)

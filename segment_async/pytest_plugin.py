@@ -42,12 +42,13 @@ def segment(request: pytest.FixtureRequest) -> Iterator[Recording]:
 
     At its end, the test fails if Segment would drop a message or if a message violates the spec.
     """
-    from .testing import recording
+    from .testing import Recording, close_in_thread
 
     stash = request.node.stash
-    with recording() as recorded:
-        stash[_recording] = recorded
-        yield recorded
+    # Not `with recording()`: an async test may ask for this fixture while its loop runs; the end is outside of it.
+    recorded = stash[_recording] = Recording()
+    yield recorded
+    close_in_thread(recorded)
     del stash[_recording]
     # If the test passed, check the messages that other fixtures sent during their teardown.
     if _checked_messages in stash:

@@ -1,8 +1,9 @@
 """For tests of code that sends events: the real client with a recording transport, and assertions on its messages.
 
-    with recording() as segment:
-        asyncio.run(signed_up(segment.client))
+    async with recording() as segment:  # or `with`, outside of a coroutine
+        await signed_up(segment.client)
         segment.assert_tracked("Signed Up", user_id="user-1", properties={"plan": "pro"})
+        segment.assert_nothing_else()
 
 Everything but the socket works as in production: checks, encoding, batches, compression, retries. This file does not
 know a test runner; `pytest_plugin` builds its fixtures on it.
@@ -11,16 +12,29 @@ know a test runner; `pytest_plugin` builds its fixtures on it.
 from __future__ import annotations
 
 import asyncio
+import warnings
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from . import Client, Response, messages
-from ._matching import ID, MessageDict, expectation, headline, listed, matching, nearest, shown
+from ._matching import (
+    ID,
+    MessageDict,
+    expectation,
+    headline,
+    listed,
+    matching,
+    nearest,
+    read_json,
+    shown,
+    slips,
+)
 from .verdicts import DUPLICATE_ID, judge
 
 if TYPE_CHECKING:
@@ -52,9 +66,7 @@ class RecordingTransport:
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
         """Record a batch and respond at once."""
-        batch: BatchDict = orjson.loads(
-            zlib.decompress(body, 31) if headers.get("Content-Encoding") == "gzip" else body
-        )
+        batch: BatchDict = read_json(zlib.decompress(body, 31) if headers.get("Content-Encoding") == "gzip" else body)
         self.batches.append(batch)
         if self._answer is not None:
             return self._answer(batch)
@@ -80,6 +92,8 @@ class Recording:
         # With no interval, a test that awaits a delivery does not have to wait.
         self.client: Client = Client("test", transport=self.transport, before_send=self._record, flush_interval=0)
         self._bodies: list[bytes] = []
+        # The ids of the messages that an assertion returned or counted, for `assert_nothing_else`.
+        self._asserted: set[str] = set()
         self._waiting: set[Callable[[], None]] = set()
 
     def __repr__(self) -> str:
@@ -96,9 +110,10 @@ class Recording:
         """The messages as they are sent, in the order of the calls. Each is here as soon as its call has returned.
 
         They are recorded in `before_send`: after all checks, with the bound fields, before the queue. A call that was
-        refused is not among them, nor one that was dropped because it had no id. The dicts are copies.
+        refused is not among them, nor one that was dropped because it had no id. The dicts are copies. A number that
+        no float holds is a `Decimal`.
         """
-        return [orjson.loads(body) for body in self._bodies]
+        return [read_json(body) for body in self._bodies]
 
     def assert_tracked(
         self,
@@ -108,19 +123,21 @@ class Recording:
         anonymous_id: ID | None = None,
         properties: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
+        count: int | None = None,
     ) -> MessageDict:
         """Assert that a `track` call matches, and return the first one that does.
 
         An argument that is `None` is not compared. A dict also matches one with more keys, on every level. Other values
-        are compared as they are sent, so that a `UUID` matches its text; a matcher such as `mock.ANY` may be used.
+        are compared as they are sent, so that a `UUID` matches its text; a matcher such as `mock.ANY` may be used. With
+        `count`, exactly so many calls must match.
 
         Raises:
-            AssertionError: none matches; shows the most similar ones and their differences.
+            AssertionError: none matches; shows the most similar ones and their differences. Or the number of those that
+                match is not `count`; shows them.
         """
         __tracebackhide__ = True
-        return self._first(
-            expectation("track", user_id, anonymous_id, event=event, properties=properties, context=context)
-        )
+        wanted = expectation("track", user_id, anonymous_id, event=event, properties=properties, context=context)
+        return self._first(wanted, count)
 
     def assert_identified(
         self,
@@ -129,10 +146,70 @@ class Recording:
         *,
         anonymous_id: ID | None = None,
         context: Mapping[str, Any] | None = None,
+        count: int | None = None,
     ) -> MessageDict:
         """Assert that an `identify` call matches, like `assert_tracked`."""
         __tracebackhide__ = True
-        return self._first(expectation("identify", user_id, anonymous_id, traits=traits, context=context))
+        return self._first(expectation("identify", user_id, anonymous_id, traits=traits, context=context), count)
+
+    def assert_page(
+        self,
+        name: str | None = None,
+        *,
+        category: str | None = None,
+        user_id: ID | None = None,
+        anonymous_id: ID | None = None,
+        properties: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        count: int | None = None,
+    ) -> MessageDict:
+        """Assert that a `page` call matches, like `assert_tracked`."""
+        __tracebackhide__ = True
+        fields = {"name": name, "category": category, "properties": properties, "context": context}
+        return self._first(expectation("page", user_id, anonymous_id, **fields), count)
+
+    def assert_screen(
+        self,
+        name: str | None = None,
+        *,
+        category: str | None = None,
+        user_id: ID | None = None,
+        anonymous_id: ID | None = None,
+        properties: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        count: int | None = None,
+    ) -> MessageDict:
+        """Assert that a `screen` call matches, like `assert_tracked`."""
+        __tracebackhide__ = True
+        fields = {"name": name, "category": category, "properties": properties, "context": context}
+        return self._first(expectation("screen", user_id, anonymous_id, **fields), count)
+
+    def assert_group(
+        self,
+        group_id: ID | None = None,
+        traits: Mapping[str, Any] | None = None,
+        *,
+        user_id: ID | None = None,
+        anonymous_id: ID | None = None,
+        context: Mapping[str, Any] | None = None,
+        count: int | None = None,
+    ) -> MessageDict:
+        """Assert that a `group` call matches, like `assert_tracked`."""
+        __tracebackhide__ = True
+        wanted = expectation("group", user_id, anonymous_id, groupId=group_id, traits=traits, context=context)
+        return self._first(wanted, count)
+
+    def assert_alias(
+        self,
+        previous_id: ID | None = None,
+        user_id: ID | None = None,
+        *,
+        context: Mapping[str, Any] | None = None,
+        count: int | None = None,
+    ) -> MessageDict:
+        """Assert that an `alias` call matches, like `assert_tracked`."""
+        __tracebackhide__ = True
+        return self._first(expectation("alias", user_id, None, previousId=previous_id, context=context), count)
 
     def assert_not_tracked(
         self,
@@ -145,22 +222,54 @@ class Recording:
     ) -> None:
         """Assert that no `track` call matches, in the sense of `assert_tracked`.
 
+        Warns if there is none, but one whose name differs only by its case, its separators or one letter: a misspelt
+        name would never match.
+
         Raises:
             AssertionError: at least one matches; shows all of them.
         """
         __tracebackhide__ = True
         unwanted = expectation("track", user_id, anonymous_id, event=event, properties=properties, context=context)
-        found = matching(unwanted, self.events)
+        events = self.events
+        found = matching(unwanted, events)
         if found:
             lines = "".join(f"\n  {shown(message)}" for message in found)
             verb = "matches" if len(found) == 1 else "match"
-            raise AssertionError(f"{len(found)} of {len(self._bodies)} messages {verb} {shown(unwanted)}:{lines}")
+            raise AssertionError(f"{len(found)} of {len(events)} messages {verb} {shown(unwanted)}:{lines}")
+        near = slips(event, matching(unwanted | {"event": _Anything()}, events)) if event is not None else []
+        if near:
+            names = ", ".join(map(shown, near))
+            warnings.warn(f"No event is named {shown(event)}, but there is {names}: is it misspelt?", stacklevel=2)
 
-    def _first(self, expected: MessageDict) -> MessageDict:
+    def assert_nothing_else(self) -> None:
+        """Assert that there are no messages but those that an earlier assertion returned, or counted by `count`.
+
+        Raises:
+            AssertionError: there are others; shows them.
+        """
         __tracebackhide__ = True
-        found = matching(expected, self.events)
+        events = self.events
+        others = [message for message in events if message["messageId"] not in self._asserted]
+        if others:
+            lines = "".join(f"\n  {shown(message)}" for message in others)
+            verb = "was" if len(others) == 1 else "were"
+            raise AssertionError(f"{len(others)} of {len(events)} messages {verb} not asserted:{lines}")
+
+    def _first(self, expected: MessageDict, count: int | None) -> MessageDict:
+        __tracebackhide__ = True
+        if count is not None and count < 1:
+            raise ValueError("count must be at least 1; to assert that there are none, use assert_not_tracked")
+        events = self.events
+        found = matching(expected, events)
+        if count is not None and found and len(found) != count:
+            lines = "".join(f"\n  {shown(message)}" for message in found)
+            verb = "matches" if len(found) == 1 else "match"
+            raise AssertionError(
+                f"{len(found)} of {len(events)} messages {verb}, not {count}: {shown(expected)}:{lines}"
+            )
         if not found:
-            raise AssertionError(f"No message matches {shown(expected)}.\n{nearest(expected, self.events)}")
+            raise AssertionError(f"No message matches {shown(expected)}.\n{nearest(expected, events)}")
+        self._asserted.update(message["messageId"] for message in found[: count or 1])
         return found[0]
 
     async def wait_for(self, count: int = 1, event: str | None = None, timeout: float = 5.0) -> list[MessageDict]:
@@ -205,8 +314,9 @@ class Recording:
         """
         seen: set[str] = set()
         lines: list[str] = []
-        for index, message in enumerate(self.events):
-            found = [verdict for verdict in judge(message) if verdict.severity != "style"]
+        for index, body in enumerate(self._bodies):
+            message = read_json(body, float)  # plain JSON, as the rules expect it
+            found = [verdict for verdict in judge(message, size=len(body)) if verdict.severity != "style"]
             if message["messageId"] in seen:
                 found.insert(0, DUPLICATE_ID)
             seen.add(message["messageId"])
@@ -218,20 +328,69 @@ class Recording:
         return "\n".join(lines)
 
 
-@contextmanager
-def recording() -> Generator[Recording, None, None]:
-    """A `Recording` whose client is closed at the end of the block, even if its loop is closed already.
+class _Anything:
+    """Equal to every value."""
 
-    The end of the block waits for that, so use it outside of the event loop. Within a coroutine, open and close a
-    `Client` with a `RecordingTransport` like any other client.
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+class recording:  # noqa: N801  # read as a function, as `contextlib.suppress` is
+    """A `Recording` whose client is closed at the end of the block.
+
+    In a coroutine: `async with recording()`. Elsewhere: `with recording()`, which closes the client even if its loop is
+    closed already.
+
+    Raises:
+        RuntimeError: `with` is used in a coroutine. Its end would block the loop that the client needs.
     """
-    recorded = Recording()
+
+    def __init__(self) -> None:
+        self._recorded: Recording | None = None
+
+    def __enter__(self) -> Recording:
+        if _in_coroutine():
+            raise RuntimeError("`with recording()` would block the event loop: use `async with recording()` here")
+        return self._begin()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        close_in_thread(self._end())
+
+    async def __aenter__(self) -> Recording:
+        return self._begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end().client.aclose()
+
+    def _begin(self) -> Recording:
+        if self._recorded is not None:
+            raise RuntimeError("recording() can be entered once: call it again for another block")
+        self._recorded = Recording()
+        return self._recorded
+
+    def _end(self) -> Recording:
+        assert self._recorded is not None, "a block ends after it began"
+        return self._recorded
+
+
+def _in_coroutine() -> bool:
     try:
-        yield recorded
-    finally:
-        # In another thread: the loop of this one may be closed, stopped or running.
-        with start_blocking_portal() as portal:
-            portal.call(recorded.client.aclose)
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def close_in_thread(recorded: Recording) -> None:
+    """Close the client on another thread: the loop of this one may be closed, stopped or running."""
+    with start_blocking_portal() as portal:
+        portal.call(recorded.client.aclose)
 
 
 # --- the endpoint, for code without an event loop

@@ -44,6 +44,9 @@ WRITE_KEY_MISSING: Final = Verdict(
     "dropped", "write-key-missing", "writeKey", "The request has no write key, so Segment cannot determine the source."
 )
 
+# The most characters of a path. A key may have 32 KB, and thousands of findings may be below it.
+_PATH_CHARACTERS: Final = 300
+
 _Found = list[Verdict]
 _JSONObject = dict[str, object]
 
@@ -370,7 +373,7 @@ def _integrations(found: _Found, integrations: object) -> None:
     if not isinstance(integrations, dict):
         return
     for name, choice in cast("_JSONObject", integrations).items():
-        _field(found, choice, _CHOICE, f"integrations.{name}")
+        _field(found, choice, _CHOICE, _at("integrations", name))
 
 
 def _container(found: _Found, value: object, kinds: dict[str, _Types], path: str) -> None:
@@ -446,14 +449,22 @@ def _keys(found: _Found, container: _JSONObject, path: str) -> None:
     while waiting:
         path, value = waiting.pop()
         if isinstance(value, list):
-            waiting.extend((f"{path}[{i}]", entry) for i, entry in enumerate(value) if _is_nested(entry))
+            waiting.extend(
+                (f"{path[:_PATH_CHARACTERS]}[{i}]", entry) for i, entry in enumerate(value) if _is_nested(entry)
+            )
             continue
         for key, entry in value.items():
             rule = _key_rule(key)
             if rule is not None:
-                _key(found, rule, f"{path}.{key}")
+                _key(found, rule, _at(path, key))
             if _is_nested(entry):
-                waiting.append((f"{path}.{key}", entry))
+                waiting.append((_at(path, key), entry))
+
+
+def _at(path: str, key: str) -> str:
+    """The path of a key, cut if it is too long."""
+    inner = f"{path}.{key}"
+    return inner if len(inner) <= _PATH_CHARACTERS else f"{inner[: _PATH_CHARACTERS - 1]}…"
 
 
 def _is_nested(value: object) -> TypeGuard[_JSONObject | list[object]]:

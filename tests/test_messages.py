@@ -1,10 +1,14 @@
 """Messages as plain dicts: what the functions return, what they refuse, and the size limit to the byte."""
 
+import asyncio
+import copy
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, get_args
 
 import orjson
@@ -31,8 +35,10 @@ DOORS: dict[str, Callable[[], Mapping[str, Any]]] = {
 class Recorder:
     def __init__(self) -> None:
         self.messages: list[bytes] = []
+        self.bodies: list[bytes] = []
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        self.bodies.append(body)
         self.messages += [json.dumps(message).encode() for message in orjson.loads(body)["batch"]]
         self.sizes = [len(orjson.dumps(message)) for message in orjson.loads(body)["batch"]]
         return Response(200)
@@ -223,6 +229,24 @@ def anonymous(message: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {key: message[key] for key in message if key != "userId"} | {"anonymousId": "a", **fields}
 
 
+def cancelled() -> Any:
+    raise asyncio.CancelledError
+
+
+class FailingMapping(Mapping[str, Any]):
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError(SECRET)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("a")
+
+    def __len__(self) -> int:
+        raise RuntimeError(SECRET)
+
+
+EXACT = Decimal("0.10000000000000000000000000001")
+
+
 class TestBeforeSend:
     """What the hook returns is checked like the call."""
 
@@ -246,10 +270,56 @@ class TestBeforeSend:
             lambda message: {**message, "properties": {"a": object()}},
             lambda message: {**message, "properties": {"a": "x" * 40_000}},
             lambda message: message["missing"],
+            lambda message: message.clear(),
+            lambda message: [message.clear(), message][1],
+            lambda message: [message.pop("messageId"), message.clear(), {**message}][2],
+            lambda message: cancelled(),
+            lambda message: FailingMapping(),
+            lambda message: {**message, "context": FailingMapping()},
         ],
     )
     def test_an_unusable_result_drops_the_message(self, hook: Callable[[dict[str, Any]], Any]) -> None:
         assert self.outcome(hook) == "before_send"
+
+    def test_its_exceptions_are_logged_once_without_their_text(self, caplog: pytest.LogCaptureFixture) -> None:
+        def hook(message: dict[str, Any]) -> Any:
+            raise asyncio.CancelledError(SECRET)
+
+        assert self.outcome(hook) == "before_send"
+        assert "CancelledError" in caplog.text
+        assert SECRET not in caplog.text
+
+    def test_numbers_are_json_numbers(self) -> None:
+        transport, types = Recorder(), set()
+
+        def hook(message: dict[str, Any]) -> dict[str, Any]:
+            properties = message["properties"]
+            types.add(type(properties["total"]).__mro__[-2])
+            assert properties["ratio"] is None
+            properties["gross"] = round(properties["total"] * 1.19, 2)
+            assert json.loads(json.dumps(properties))["total"] == 30.5
+            return copy.deepcopy(message)
+
+        async def main() -> None:
+            async with Client("key", transport=transport, gzip=False, before_send=hook) as client:
+                await client.track("u", "e", {"total": Decimal("30.50"), "ratio": math.nan, "exact": EXACT, "n": 2})
+                await client.track("u", "e", {"total": Decimal("30.50"), "ratio": math.inf, "exact": EXACT, "n": 2**70})
+
+        run(main())
+        assert types == {float}
+        assert len(transport.bodies) == 1
+        assert transport.bodies[0].count(b'"total":30.50,"ratio":null,"exact":' + str(EXACT).encode()) == 2
+        assert transport.bodies[0].count(b'"gross":36.3') == 2
+
+    def test_a_fragment_is_what_it_holds(self) -> None:
+        seen: list[dict[str, Any]] = []
+
+        async def main() -> None:
+            async with Client("key", transport=Recorder(), before_send=seen.append) as client:
+                await client.track("u", "e", {"a": orjson.Fragment(b'{"b":[1]}')})
+
+        run(main())
+        assert seen[0]["properties"] == {"a": {"b": [1]}}
 
     def test_a_hook_that_changes_something(self) -> None:
         assert self.outcome(lambda message: {**message, "properties": {"a": 2}}) is None

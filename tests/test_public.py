@@ -110,6 +110,8 @@ class TestTheList:
             "ssl_context": None,
             "allow_http": False,
             "send": True,
+            "on_invalid": "raise",
+            "default": None,
         }
 
 

@@ -105,6 +105,48 @@ def test_changing_a_recorded_event_changes_nothing_else() -> None:
     assert segment.transport.messages[0]["properties"] == {"plan": "pro"}
 
 
+@pytest.mark.parametrize("total", [Decimal("1E+400"), Decimal("-1E+400"), Decimal("9" * 5_000)])
+def test_a_decimal_that_no_float_holds_is_recorded(total: Decimal) -> None:
+    async def main() -> None:
+        async with recording() as segment:
+            await segment.client.track("user-1", "Order Completed", {"total": total, "step": 7, "seats": 2**40})
+            await segment.client.flush()
+            assert segment.transport.messages == segment.events
+            [event] = segment.events
+            assert event["properties"] == {"total": total, "step": 7, "seats": 2**40}
+            assert type(event["properties"]["step"]) is int
+            segment.assert_tracked(properties={"total": total})
+            segment.assert_not_tracked(properties={"total": total + 10**4_999})
+            assert segment.objections() == ""
+
+    asyncio.run(main())
+
+
+def test_a_recording_in_a_coroutine_is_an_async_block() -> None:
+    async def main() -> Recording:
+        async with recording() as segment:
+            await segment.client.track("user-1", "Signed Up")
+        with pytest.raises(ClientClosed):
+            await segment.client.track("user-1", "Signed Up")
+        return segment
+
+    assert len(asyncio.run(main()).transport.messages) == 1
+
+
+def test_a_plain_block_in_a_coroutine_is_an_error_at_once() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="use `async with recording"), recording():
+            pytest.fail("the block must not begin")
+
+    asyncio.run(main())
+
+
+def test_a_recording_is_for_one_block() -> None:
+    once = recording()
+    with once, pytest.raises(RuntimeError, match="entered once"):
+        once.__enter__()
+
+
 def test_calls_that_are_refused_or_have_no_id_are_not_recorded() -> None:
     with recording() as segment:
         with pytest.raises(MessageError):
@@ -152,7 +194,7 @@ def test_the_client_is_closed_in_any_state_of_its_loop(
 
 def test_the_client_is_closed_while_another_loop_runs() -> None:
     async def main() -> None:
-        with recording() as segment:
+        async with recording() as segment:
             segment.client.enqueue_nowait(messages.track("user-1", "Signed Up"))
 
     asyncio.run(main())
@@ -265,6 +307,67 @@ def test_unwanted_messages_are_shown(shop: Recording) -> None:
     assert said.startswith('1 of 4 messages matches {"type": "track", "event": "Order Completed"}:\n')
     assert '"total": 30.5' in said
     assert _failure(shop.assert_not_tracked).startswith('2 of 4 messages match {"type": "track"}')
+
+
+def test_every_call_has_its_assertion(shop: Recording) -> None:
+    for message in (
+        messages.screen("user-1", "Shop", "Cart", {"items": 2}),
+        messages.group("user-1", 7, {"seats": 3}),
+        messages.alias("visitor-7", 8),
+    ):
+        shop.client.enqueue_nowait(message)
+    assert shop.assert_page("Home", anonymous_id="visitor-7")["type"] == "page"
+    assert shop.assert_screen("Cart", category="Shop", properties={"items": 2})["type"] == "screen"
+    assert shop.assert_group(7, {"seats": 3}, user_id="user-1")["groupId"] == "7"
+    assert shop.assert_alias("visitor-7", 8)["type"] == "alias"
+    assert 'expected "Cart", got "Home"' in _failure(lambda: shop.assert_page("Cart"))
+    assert 'expected "Home", got "Cart"' in _failure(lambda: shop.assert_screen("Home"))
+    assert 'groupId: expected "8", got "7"' in _failure(lambda: shop.assert_group(8))
+    assert 'previousId: expected "a", got "visitor-7"' in _failure(lambda: shop.assert_alias("a"))
+
+
+def test_a_count_is_exact(shop: Recording) -> None:
+    shop.assert_tracked(count=2)
+    shop.assert_tracked("Order Completed", count=1)
+    shop.assert_identified(count=1)
+    shop.assert_page(count=1)
+    assert _failure(lambda: shop.assert_tracked("Order Completed", count=2)).startswith(
+        '1 of 4 messages matches, not 2: {"type": "track", "event": "Order Completed"}:\n  {'
+    )
+    assert _failure(lambda: shop.assert_tracked(count=1)).startswith("2 of 4 messages match, not 1: ")
+    assert _failure(lambda: shop.assert_screen(count=1)).startswith("No message matches ")
+    with pytest.raises(ValueError, match="assert_not_tracked"):
+        shop.assert_tracked(count=0)
+
+
+def test_what_was_not_asserted_is_something_else(shop: Recording) -> None:
+    shop.assert_identified()
+    shop.assert_tracked("Order Completed")
+    said = _failure(shop.assert_nothing_else)
+    assert said.startswith("2 of 4 messages were not asserted:\n  {")
+    assert '"event": "Product Added"' in said
+    assert '"name": "Home"' in said
+    shop.assert_tracked(count=2)
+    assert _failure(shop.assert_nothing_else).startswith("1 of 4 messages was not asserted:")
+    shop.assert_page("Home")
+    shop.assert_nothing_else()
+    shop.client.enqueue_nowait(messages.track(7, "Order Completed"))
+    assert "Order Completed" in _failure(shop.assert_nothing_else)
+
+
+@pytest.mark.parametrize("misspelt", ["Order Complete", "order_completed", "OrderCompleted", "Orders Completed"])
+def test_a_misspelt_name_is_noticed_where_it_is_not_wanted(shop: Recording, misspelt: str) -> None:
+    with pytest.warns(UserWarning, match=f'No event is named "{misspelt}", but there is "Order Completed"') as said:
+        shop.assert_not_tracked(misspelt)
+    assert said[0].filename == __file__
+    with pytest.warns(UserWarning, match="misspelt"):
+        shop.assert_not_tracked(misspelt, user_id=7)
+    shop.assert_not_tracked(misspelt, user_id="user-1")
+
+
+@pytest.mark.parametrize("other", ["Order Cancelled", "Order Completed 2", "Order", "Order Comple"])
+def test_another_name_is_no_misspelt_one(shop: Recording, other: str) -> None:
+    shop.assert_not_tracked(other)
 
 
 # --- waiting

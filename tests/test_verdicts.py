@@ -264,3 +264,11 @@ def test_a_deeply_nested_message_is_judged() -> None:
     for _ in range(5_000):
         deep = {"password": deep}
     assert len(judge(message(properties=deep), size=1)) == 5_000
+
+
+def test_the_path_of_a_long_key_is_cut() -> None:
+    inner = {f"password{number}": {"password": 1} for number in range(3)}
+    long = message(properties={"k" * 5_000: {**inner, "password": 1, "list": [[{"token": 1}]]}})
+    found = judge(long)
+    assert len(found) == 5
+    assert all(len(verdict.path) < 320 and verdict.path.startswith("properties.kkk") for verdict in found)

@@ -11,30 +11,75 @@ This file knows messages, not clients.
 from __future__ import annotations
 
 import operator
+import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any, Final, cast
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, ClassVar, Final, Protocol
 from uuid import UUID
 
 from segment_async._exceptions import MessageError
 
-from .encode import wire_text
+from .conversions import convert, is_text, wire_text
+from .encode import as_dict
 from .timestamps import clock_text, datetime_text
 
+# As seconds since the epoch, this is in the year 5138; as milliseconds, in 1973.
+_LEAST_MILLISECONDS: Final = 1e11
+_LEAP_SECOND: Final = re.compile(r"(.{1,12}[Tt ][0-9]{2}:?[0-9]{2}:?)60((?:[.,][0-9]{1,9})?(?:[Zz]|[+-][0-9:]{2,8})?)")
 MAX_MESSAGE_ID: Final = 99
 """The most characters that a message id may have: Segment drops messages whose id has 100 or more."""
 
+
+class _ObjectId(Protocol):
+    """Like MongoDB's."""
+
+    @property
+    def generation_time(self) -> datetime: ...
+
+
+class _ULID(Protocol):
+    def to_uuid(self) -> UUID: ...
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class _Attrs(Protocol):
+    __attrs_attrs__: ClassVar[Any]
+
+
+class _Struct(Protocol):
+    """Like msgspec's."""
+
+    __struct_fields__: ClassVar[tuple[str, ...]]
+
+
+class _Model(Protocol):
+    """Like pydantic's."""
+
+    def model_dump(self) -> dict[str, Any]: ...
+
+
+class _OldModel(Protocol):
+    """Like pydantic 1's."""
+
+    __fields_set__: set[str]
+
+
 Fields = dict[str, Any]
-UserID = str | int | UUID
-Timestamp = datetime | str
+UserID = str | int | UUID | _ObjectId | _ULID
+Timestamp = datetime | date | str
+ObjectLike = Mapping[str, Any] | _Dataclass | _Attrs | _Struct | _Model | _OldModel
+"""What may be given as `properties`, `traits` and `context`."""
 
 
 def _common(
     kind: str,
     user_id: UserID | None,
     anonymous_id: UserID | None,
-    context: Mapping[str, Any] | None,
+    context: ObjectLike | None,
     integrations: Mapping[str, Any] | None,
     timestamp: Timestamp | None,
     message_id: UserID | None,
@@ -50,7 +95,7 @@ def _common(
     if anonymous_id is not None:
         message["anonymousId"] = identifier("anonymousId", anonymous_id)
     # `_put_mapping`, written out for speed.
-    if context is not None and (context if type(context) is dict else mapping("context", context)):
+    if context is not None and (context := context if type(context) is dict else mapping("context", context)):
         message["context"] = context
     if integrations is not None:
         _put_mapping(message, "integrations", integrations)
@@ -60,10 +105,10 @@ def _common(
 def track(
     user_id: UserID | None = None,
     event: str | None = None,
-    properties: Mapping[str, Any] | None = None,
+    properties: ObjectLike | None = None,
     *,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
@@ -71,17 +116,19 @@ def track(
     message = _common("track", user_id, anonymous_id, context, integrations, timestamp, message_id)
     message["event"] = event if type(event) is str and event else _event(event)
     # `_put_mapping`, written out for speed.
-    if properties is not None and (properties if type(properties) is dict else mapping("properties", properties)):
-        message["properties"] = properties
+    if properties is not None:
+        properties = properties if type(properties) is dict else mapping("properties", properties)
+        if properties:
+            message["properties"] = properties
     return message
 
 
 def identify(
     user_id: UserID | None = None,
-    traits: Mapping[str, Any] | None = None,
+    traits: ObjectLike | None = None,
     *,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
@@ -96,10 +143,10 @@ def page(
     user_id: UserID | None = None,
     category: str | None = None,
     name: str | None = None,
-    properties: Mapping[str, Any] | None = None,
+    properties: ObjectLike | None = None,
     *,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
@@ -112,10 +159,10 @@ def screen(
     user_id: UserID | None = None,
     category: str | None = None,
     name: str | None = None,
-    properties: Mapping[str, Any] | None = None,
+    properties: ObjectLike | None = None,
     *,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
@@ -127,10 +174,10 @@ def screen(
 def group(
     user_id: UserID | None = None,
     group_id: UserID | None = None,
-    traits: Mapping[str, Any] | None = None,
+    traits: ObjectLike | None = None,
     *,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
@@ -147,7 +194,7 @@ def alias(
     user_id: UserID | None = None,
     *,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
@@ -163,14 +210,15 @@ def checked(message: Mapping[str, Any]) -> Fields:
     Raises:
         MessageError: a field is wrong, or a required one is missing.
     """
-    if not isinstance(message, Mapping):
+    given = as_dict("message", message)
+    if given is None:
         raise MessageError("message", f"must be a mapping, not {_type_name(message)}")
-    kind = message.get("type")
+    kind = given.get("type")
     required = _REQUIRED.get(kind) if isinstance(kind, str) else None
     if required is None:
         raise MessageError("type", f"must be one of {', '.join(_REQUIRED)}")
     fields = {"type": kind, "timestamp": clock_text(time.time())}
-    for name, value in message.items():
+    for name, value in given.items():
         if value is not None:
             check = _CHECKS.get(name, _unchecked)
             fields[name] = check(name, value)
@@ -195,34 +243,55 @@ def _view(message: Fields, category: Any, name: Any, properties: Any) -> Fields:
 
 def _put_mapping(message: Fields, name: str, value: Any) -> None:
     """Set the field, unless the mapping is empty: neither `null` nor `{}` is sent."""
-    if value if type(value) is dict else mapping(name, value):
-        message[name] = value
+    given = value if type(value) is dict else mapping(name, value)
+    if given:
+        message[name] = given
 
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+    """The value as a dict; its own code runs here and not later."""
+    given = value if type(value) is dict else as_dict(name, value)
+    if given is None:
         raise MessageError(name, f"must be a dict, not {_type_name(value)}")
-    return cast("Mapping[str, Any]", value)
+    return given
 
 
 def identifier(name: str, value: Any) -> str:
     """The id as text: large integers would lose digits in JavaScript."""
-    if isinstance(value, str):
-        if not value:
-            raise MessageError(name, "must not be empty; leave it out or pass None if there is no id")
-        return value
-    if isinstance(value, UUID):
-        return str(value)
-    text = None
-    if not isinstance(value, bool):
-        try:
-            text = str(operator.index(value))
-        except (TypeError, ValueError):
-            # Not an integer, or one with more digits than Python converts to text.
-            pass
+    text = _id_text(value)
     if text is None:
-        raise MessageError(name, f"must be a str, an int or a UUID, not {_type_name(value)}")
+        raise MessageError(name, f"must be a str, an int, a UUID, an ObjectId or a ULID, not {_type_name(value)}")
+    if not text:
+        raise MessageError(name, "must not be empty; leave it out or pass None if there is no id")
     return text
+
+
+def _id_text(value: Any) -> str | None:
+    if type(value) is str:
+        plain_text: str = value
+        return plain_text
+    if type(value) is bool:
+        return None
+    text = _text_of(value)
+    if text is not None:
+        return text
+    try:
+        return str(operator.index(value))
+    except Exception:
+        # It is no integer, or one with more digits than Python converts to text.
+        return None
+
+
+def _text_of(value: Any) -> str | None:
+    """The plain text of a str, a UUID, or a value whose `str` is its text; `None` for others, and if it fails."""
+    kind = type(value)
+    try:
+        if issubclass(kind, str):
+            return wire_text(value)
+        return wire_text(str(value)) if issubclass(kind, UUID) or is_text(kind) else None
+    except Exception:
+        # The exception may quote the value.
+        return None
 
 
 def _required(name: str, value: Any) -> str:
@@ -251,9 +320,10 @@ def _event(value: Any) -> str:
 
 
 def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
+    text = value if type(value) is str else None if isinstance(value, UUID) else _text_of(value)
+    if text is None:
         raise MessageError(name, f"must be a str, not {_type_name(value)}")
-    return value
+    return text
 
 
 def _given_timestamp(value: Any) -> str:
@@ -263,22 +333,60 @@ def _given_timestamp(value: Any) -> str:
 
 
 def _timestamp(value: Any) -> str:
-    moment = value
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            moment = None
-    # pandas' NaT is a datetime that does not equal itself.
-    if not isinstance(moment, datetime) or moment != moment:  # noqa: PLR0124
-        raise MessageError("timestamp", f"must be a datetime or ISO-8601 text, not this {_type_name(value)}")
+    moment = _moment(value)
+    if moment is None:
+        raise MessageError("timestamp", _timestamp_problem(value))
     problem = None
     try:
         return datetime_text(moment)
-    except (OverflowError, ValueError):
-        # The conversion to UTC leads to the year 0 or 10000.
+    except Exception:
+        # The conversion to UTC leads to the year 0 or 10000, or the time zone's own code failed.
         problem = "is outside the years 1 to 9999 in UTC"
     raise MessageError("timestamp", problem)
+
+
+def _moment(value: Any) -> datetime | None:
+    kind = type(value)
+    try:
+        if issubclass(kind, str):
+            return _parsed_moment(str.__str__(value))
+        if not issubclass(kind, date):
+            # Arrow's and numpy's become one; others do not.
+            value = convert(value)
+        if isinstance(value, datetime):
+            # pandas' NaT is a datetime that does not equal itself.
+            return value if value == value else None  # noqa: PLR0124
+        # Of a day, the first moment.
+        return datetime(value.year, value.month, value.day, tzinfo=UTC) if isinstance(value, date) else None
+    except Exception:
+        # The exception may quote the value.
+        return None
+
+
+def _parsed_moment(text: str) -> datetime:
+    """The moment of ISO-8601 text.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    leap = _LEAP_SECOND.fullmatch(text)
+    if leap is not None:
+        # The last second of a minute of 61: as on most clocks, the first of the next one.
+        return datetime.fromisoformat(f"{leap[1]}59{leap[2].upper()}") + timedelta(seconds=1)
+    return datetime.fromisoformat(text.upper())
+
+
+def _timestamp_problem(value: Any) -> str:
+    form = 'must be a datetime or ISO-8601 text such as "2026-01-31T09:30:00.000Z"'
+    number: float | None = None
+    try:
+        number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+    except (OverflowError, ValueError):
+        pass
+    if number is None:
+        return f"{form}, not this {_type_name(value)}"
+    seconds = "milliseconds / 1000" if abs(number) >= _LEAST_MILLISECONDS else "seconds"
+    return f"{form}; for a number, pass datetime.fromtimestamp({seconds}, UTC)"
 
 
 def _type_name(value: Any) -> str:

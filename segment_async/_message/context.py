@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, Literal
 
-from .build import Fields, UserID, identifier, mapping
+from .build import Fields, ObjectLike, UserID, identifier, mapping
 from .encode import is_plain, plain
 
 WithoutIdentity = Literal["raise", "drop"]
@@ -19,11 +19,12 @@ WithoutIdentity = Literal["raise", "drop"]
 class Bound:
     """The fields of one block, merged with those of the enclosing blocks."""
 
-    __slots__ = ("drops_without_identity", "fields")
+    __slots__ = ("drops_without_identity", "fields", "outer")
 
-    def __init__(self, fields: Fields, drops_without_identity: bool) -> None:
+    def __init__(self, fields: Fields, drops_without_identity: bool, outer: Bound | None) -> None:
         self.fields = fields
         self.drops_without_identity = drops_without_identity
+        self.outer = outer
 
     def filled(self, message: Fields) -> Fields:
         """The message with the bound fields added; its own fields take precedence."""
@@ -38,7 +39,7 @@ def bound(
     *,
     user_id: UserID | None = None,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
     without_identity: WithoutIdentity | None = None,
 ) -> Generator[None, None, None]:
@@ -48,6 +49,10 @@ def bound(
     `integrations` are merged key by key, one level deep. `without_identity` is what happens to a call without any id:
     ``"raise"``, as outside of a block, raises `MessageError`; ``"drop"`` accepts the message and drops it at once, with
     the reason ``no_identity``; `None` keeps the setting of the enclosing block.
+
+    Left in another context than it was entered in, the block changes nothing there. So it binds nothing in a FastAPI
+    dependency that is a plain ``def`` with ``yield``, whose parts run in threads of their own: write the dependency as
+    ``async def``, or call `bind` in it.
 
     Raises:
         MessageError: a field is wrong; names it as on the wire.
@@ -60,26 +65,43 @@ def bound(
     drops = without_identity == "drop"
     if without_identity is None and outer is not None:
         drops = outer.drops_without_identity
-    token = innermost.set(Bound(fields, drops))
+    block = Bound(fields, drops, outer)
+    token = innermost.set(block)
     try:
         yield
     finally:
-        _leave(token, outer)
+        _leave(block, token)
 
 
-def _leave(token: Any, outer: Bound | None) -> None:
+def _leave(block: Bound, token: Token[Bound | None]) -> None:
+    """Go back to the enclosing block, in the context in which this one was entered; in any other, change nothing.
+
+    A generator that is suspended within a block may be closed by the garbage collector, in the middle of another
+    request, or be left before a block that another generator entered after it.
+    """
+    current = innermost.get()
     try:
         innermost.reset(token)
     except ValueError:
-        # A generator-based dependency may be closed in a different context from the one in which it was opened.
-        innermost.set(outer)
+        # The token belongs to another context.
+        return
+    if current is block:
+        innermost.set(block.outer)
+        return
+    inner = current
+    while inner is not None and inner.outer is not block:
+        inner = inner.outer
+    if inner is not None:
+        # It is still open. Leaving it leads past this block.
+        inner.outer = block.outer
+    innermost.set(current)
 
 
 def bind(
     *,
     user_id: UserID | None = None,
     anonymous_id: UserID | None = None,
-    context: Mapping[str, Any] | None = None,
+    context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
 ) -> None:
     """Change the fields of the innermost enclosing `bound` block in place.
@@ -104,8 +126,8 @@ def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any) ->
     if anonymous_id is not None:
         fields["anonymousId"] = identifier("anonymousId", anonymous_id)
     for name, value in (("context", context), ("integrations", integrations)):
-        if value is not None and mapping(name, value):
-            fields[name] = _reusable(name, value)
+        if value is not None and (given := mapping(name, value)):
+            fields[name] = _reusable(name, given)
     return fields
 
 

@@ -1,38 +1,50 @@
 """Turns the values of a message into JSON bytes.
 
-The fast path is one call of `orjson.dumps`, with `_convert` for the types that orjson does not know. The slow path is
-a walk over the values that keeps track of the path, so that an error can name it. It takes what orjson refuses
-(integers beyond 64 bits, lone surrogates, keys that are not text) and iterators that can be read only once. Objects of
-pydantic, attrs, msgspec and numpy are recognised by their attributes, without importing these packages.
+The fast path is one call of `orjson.dumps`, with `conversions.convert` for the types that orjson does not know. The
+slow path is a walk over the values that keeps track of the path, so that an error can name it. It takes what orjson
+refuses (integers beyond 64 bits, lone surrogates, keys that are not text) and iterators that can be read only once.
+Both give the same JSON, so that a value does not change with its neighbours.
 
 This file knows values, not messages.
 """
 
 from __future__ import annotations
 
-import base64
+import json
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from itertools import islice
-from pathlib import PurePath
+from sys import getrefcount
 from types import GeneratorType
 from typing import Any, Final, NoReturn, cast
 from uuid import UUID
 
 import orjson
+from orjson import Fragment
 
 from segment_async._exceptions import MessageError
 
-from .timestamps import datetime_text
+from .conversions import (
+    Conversion,
+    ExactNumber,
+    convert,
+    decimal_digits,
+    fits_float,
+    is_object,
+    key_text,
+    pairs,
+    wire_text,
+)
 
-_MASK: Final = "**********"
-_OPTIONS: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+_OPTIONS: Final = (
+    orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    # A dict that keeps several values for a key has other items than orjson would see.
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 # The limits of orjson: containers nested 254 deep, integers of 64 bits.
 _MAX_DEPTH: Final = 254
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
@@ -40,32 +52,39 @@ _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _MAX_ITEMS: Final = 16_384
 # Iterators, which can be read only once.
 _ONE_SHOT: Final = (GeneratorType, map, filter, zip)
-# Types that the walk leaves to orjson; a converted Decimal is a Fragment.
-_NATIVE: Final = frozenset({bool, float, orjson.Fragment})
+# Types that need at most one step.
+_LEAVES: Final = frozenset({str, int, float, bool, type(None), ExactNumber})
+# Types that cannot contain a fragment.
+_SIMPLE: Final = _LEAVES | {Decimal, datetime, date, UUID}
+_FAILED: Final = object()
 
 
-def encode(message: Mapping[str, Any]) -> bytes:
+def encode(message: Mapping[str, Any], convert: Conversion = convert) -> bytes:
     """The message as JSON.
 
     Raises:
         MessageError: a value cannot be encoded; names its path and its type, never the value.
     """
-    try:
-        return orjson.dumps(message, _convert, _OPTIONS)
-    except TypeError as error:
-        _reraise_exit(error.__cause__)
-    return _encode_plain(plain(message))
+    # The condition of `may_be_in`, written out for speed.
+    if getrefcount(Fragment) == _fragments.references or not _fragments.may_be_in(message):
+        try:
+            return orjson.dumps(message, convert, _OPTIONS)
+        except TypeError as error:
+            _reraise_exit(error.__cause__)
+    return _encode_plain(plain(message, convert))
 
 
-def plain(message: Mapping[str, Any]) -> dict[str, Any]:
+def plain(message: Mapping[str, Any], convert: Conversion = convert) -> dict[str, Any]:
     """A copy of the message in JSON's own types; generators are consumed.
+
+    A Decimal becomes a float that remembers its digits.
 
     Raises:
         MessageError: as `encode`.
     """
     walked = None
     try:
-        walked = _walk(message, "", ())
+        walked = _Walk(convert).value(message, "", ())
     except RecursionError:
         # Raise the error outside of this handler, where the stack is short again.
         pass
@@ -77,7 +96,7 @@ def plain(message: Mapping[str, Any]) -> dict[str, Any]:
 def _encode_plain(message: dict[str, Any]) -> bytes:
     problem = None
     try:
-        return orjson.dumps(message, _convert, _OPTIONS)
+        return orjson.dumps(message, convert, _OPTIONS)
     except TypeError:
         # orjson's error may quote the value: raise a new one outside of this handler, so that it has no context.
         problem = "holds a value that cannot be encoded as JSON"
@@ -86,12 +105,69 @@ def _encode_plain(message: dict[str, Any]) -> bytes:
 
 def is_plain(message: Mapping[str, Any]) -> bool:
     """Whether the fast path can encode the message without consuming a generator."""
+    if _fragments.may_be_in(message):
+        return False
     try:
-        orjson.dumps(message, _convert, _OPTIONS)
+        orjson.dumps(message, convert, _OPTIONS)
     except TypeError as error:
         _reraise_exit(error.__cause__)
         return False
     return True
+
+
+def own_fragment(content: bytes) -> Fragment:
+    """JSON of this library's, encoded once for all messages."""
+    return _fragments.add(content)
+
+
+class _Fragments:
+    """Finds fragments of the application's, which may end the message and begin further ones.
+
+    orjson writes a fragment as it is. Looking for them in each message would take as long as encoding it. But each one
+    counts as a reference to its type, so that the number of references tells whether there can be any.
+
+    Attributes:
+        references: how many there are as long as the application has none.
+    """
+
+    def __init__(self) -> None:
+        self._own: list[Fragment] = []
+        self.references = getrefcount(Fragment)
+        self._own.append(Fragment(b"0"))
+        if getrefcount(Fragment) != self.references + 1:
+            # Some builds of Python, such as free-threaded ones, do not count at once: look into each message.
+            self.references = -1
+        self._own.clear()
+
+    def add(self, content: bytes) -> Fragment:
+        own = Fragment(content)
+        self._own.append(own)
+        if self.references >= 0:
+            self.references += 1
+        return own
+
+    def may_be_in(self, message: Mapping[str, Any]) -> bool:
+        """Whether the message may hold one that is not ours."""
+        if getrefcount(Fragment) == self.references:
+            return False
+        try:
+            return not self._is_simple(message)
+        except RecursionError:
+            # It contains itself.
+            return True
+
+    def _is_simple(self, value: Any) -> bool:
+        kind = type(value)
+        if kind in _SIMPLE:
+            return True
+        if kind is dict:
+            return all(map(self._is_simple, value.values()))
+        if kind is list or kind is tuple:
+            return all(map(self._is_simple, value))
+        return kind is Fragment and any(value is own for own in self._own)
+
+
+_fragments: Final = _Fragments()
 
 
 def _reraise_exit(cause: BaseException | None) -> None:
@@ -100,174 +176,60 @@ def _reraise_exit(cause: BaseException | None) -> None:
         raise cause
 
 
-class _Unsupported(Exception):
-    """There is no conversion for the value's type, or the conversion failed."""
-
-
-def _convert(value: object) -> Any:
-    """Convert a value one step towards JSON; the result may need further steps."""
-    conversion = _CONVERSIONS.get(type(value))
-    if conversion is None:
-        conversion = _inherited_conversion(value) or _duck_typed_conversion(value)
-        if conversion is None:
-            raise _Unsupported
-    return conversion(value)
-
-
-def _inherited_conversion(value: object) -> Callable[[Any], Any] | None:
-    return next((conversion for base, conversion in _BASE_TYPES if isinstance(value, base)), None)
-
-
-def _duck_typed_conversion(value: object) -> Callable[[Any], Any] | None:
-    kind = type(value)
-    if isinstance(value, type):
-        return None
-    if hasattr(kind, "get_secret_value") or kind.__name__ == "Secret":
-        return _mask
-    return next((conversion for attribute, conversion in _DUCK_TYPES if hasattr(kind, attribute)), None)
-
-
-def _mask(_: Any) -> str:
-    return _MASK
-
-
-def _datetime(value: datetime) -> str | None:
-    # pandas' NaT is a datetime that does not equal itself.
-    return datetime_text(value) if value == value else None  # noqa: PLR0124
-
-
-def _decimal(value: Decimal) -> orjson.Fragment | None:
-    # Call Decimal's own method: a subclass may return "$3", which would make the whole batch invalid JSON.
-    return orjson.Fragment(Decimal.__str__(value)) if Decimal.is_finite(value) else None
-
-
-def _isoformat(value: date | time) -> str:
-    return value.isoformat()
-
-
-def _float(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def _bytes(value: Any) -> str:
-    raw = bytes(value)
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return base64.b64encode(raw).decode()
-
-
-def _enum(value: Enum) -> Any:
-    return value.value
-
-
-def _dataclass(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-def _attrs(value: Any) -> dict[str, Any]:
-    kind = cast("Any", type(value))
-    names: list[str] = [field.name for field in kind.__attrs_attrs__]
-    return {name: getattr(value, name) for name in names}
-
-
-def _struct(value: Any) -> dict[str, Any]:
-    kind = cast("Any", type(value))
-    attributes: tuple[str, ...] = kind.__struct_fields__
-    names: tuple[str, ...] = kind.__struct_encode_fields__
-    items = zip(names, [getattr(value, attribute) for attribute in attributes], strict=True)
-    # Leave out unset fields, as msgspec does.
-    return {name: item for name, item in items if type(item).__name__ != "UnsetType"}
-
-
-def _model(value: Any) -> Any:
-    return value.model_dump(warnings=False)
-
-
-def _model_v1(value: Any) -> Any:
-    return value.dict()
-
-
-def _numpy(value: Any) -> Any:
-    if type(value).__module__ == "numpy" and value.dtype.kind in "mM":
-        # With units finer than microseconds, `tolist` would return bare integers.
-        return value.astype(f"{value.dtype.kind}8[us]").tolist()
-    listed = value.tolist()
-    return _float(listed) if type(listed) is type(value) else listed
-
-
-_CONVERSIONS: Final[dict[type, Callable[[Any], Any]]] = {
-    datetime: _datetime,
-    Decimal: _decimal,
-    date: _isoformat,
-    time: _isoformat,
-    timedelta: timedelta.total_seconds,
-    UUID: str,
-    set: list,
-    frozenset: list,
-    deque: list,
-    bytes: _bytes,
-    **dict.fromkeys((IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network), str),
-}
-# The first match wins, and base types go before duck types: a pandas Timestamp is a datetime and looks like a numpy
-# scalar; numpy's float64 is a float.
-_BASE_TYPES: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any], Any]], ...]] = (
-    (Enum, _enum),
-    (datetime, _datetime),
-    (Decimal, _decimal),
-    ((date, time), _isoformat),
-    (timedelta, timedelta.total_seconds),
-    (float, _float),
-    (UUID, str),
-    (PurePath, str),
-    ((bytes, bytearray, memoryview), _bytes),
-    ((set, frozenset, deque, tuple), list),
-    (Mapping, dict),
-)
-# The attribute that shows what a type is, in this order.
-_DUCK_TYPES: Final[tuple[tuple[str, Callable[[Any], Any]], ...]] = (
-    ("model_dump", _model),
-    ("__attrs_attrs__", _attrs),
-    ("__struct_encode_fields__", _struct),
-    ("__dataclass_fields__", _dataclass),
-    ("__fields_set__", _model_v1),
-    # pydantic's URL types, which `model_dump` leaves as objects.
-    ("unicode_string", str),
-    ("tolist", _numpy),
-)
-
-
-def _walk(value: Any, path: str, parents: tuple[int, ...]) -> Any:
-    """The value in JSON's own types; a finite Decimal stays one. `path` is where it is, for errors.
+class _Walk:
+    """The slow path over one message.
 
     Looks at `type(value)` and not at `__class__`: a proxy's `__class__` runs the application's code.
     """
-    kind = cast("type[object]", type(value))  # for pyright: the type of an Any is unknown to it
-    if value is None or kind in _NATIVE or (kind is Decimal and value.is_finite()):
-        return value
-    if issubclass(kind, Enum):
-        return _walk(value.value, path, parents)
-    if issubclass(kind, str):
-        return wire_text(value)
-    if issubclass(kind, int):
-        return _integer(value, path)
-    if id(value) in parents:
-        _refuse(path, value, "contains itself")
-    if len(parents) >= _MAX_DEPTH:
-        _refuse(path, value, "is nested too deeply")
-    parents = (*parents, id(value))
-    if issubclass(kind, Mapping):
-        return _walk_mapping(_read(value.items, value, path), path, parents)
-    if issubclass(kind, (list, tuple)):
-        return _walk_items(_read(lambda: value, value, path), path, parents)
-    if issubclass(kind, _ONE_SHOT):
-        return _walk_items(_consume(value, path), path, parents)
-    return _walk(_converted(value, path), path, parents)
 
+    __slots__ = ("_convert",)
 
-def _walk_items(items: Iterable[Any], path: str, parents: tuple[int, ...]) -> list[Any]:
-    return [_walk(item, f"{path}[{index}]", parents) for index, item in enumerate(items)]
+    def __init__(self, convert: Conversion) -> None:
+        self._convert = convert
+
+    def value(self, value: Any, path: str, parents: tuple[int, ...]) -> Any:
+        """The value in JSON's own types. `path` is where it is, for errors."""
+        kind = cast("type[object]", type(value))  # for pyright: the type of an Any is unknown to it
+        if kind in _LEAVES or issubclass(kind, Decimal):
+            return _leaf(value, path)
+        if id(value) in parents:
+            _refuse(path, value, "contains itself")
+        if len(parents) >= _MAX_DEPTH:
+            _refuse(path, value, "is nested too deeply")
+        parents = (*parents, id(value))
+        if kind is dict or (issubclass(kind, Mapping) and not issubclass(kind, Enum)):
+            return self._mapping(_read(lambda: pairs(value), value, path), path, parents)
+        if kind is list or kind is tuple:
+            return self._items(_read(lambda: value, value, path), path, parents)
+        if issubclass(kind, _ONE_SHOT):
+            return self._items(_consume(value, path), path, parents)
+        if kind is Fragment:
+            return self.value(_parsed(value, path), path, parents)
+        return self.value(self._converted(value, path), path, parents)
+
+    def _items(self, items: Iterable[Any], path: str, parents: tuple[int, ...]) -> list[Any]:
+        return [self.value(item, f"{path}[{index}]", parents) for index, item in enumerate(items)]
+
+    def _mapping(self, items: list[tuple[Any, Any]], path: str, parents: tuple[int, ...]) -> dict[str, Any]:
+        walked: dict[str, Any] = {}
+        for key, item in items:
+            name = key if type(key) is str and key.isascii() else _key_text(key, path)
+            inner = f"{path}.{name}" if path else name
+            if name in walked:
+                raise MessageError(inner, "two keys have the same text")
+            walked[name] = self.value(item, inner, parents)
+        return walked
+
+    def _converted(self, value: Any, path: str) -> Any:
+        converted: Any = _FAILED
+        try:
+            converted = self._convert(value)
+        except Exception:
+            # The exception may quote the value: raise another one outside of this handler, so that it has no context.
+            pass
+        if converted is _FAILED:
+            _refuse(path, value, "cannot be encoded as JSON")
+        return converted
 
 
 def _consume(value: Iterable[Any], path: str) -> list[Any]:
@@ -283,56 +245,70 @@ def _read(items: Callable[[], Iterable[Any]], value: Any, path: str) -> list[Any
     try:
         read = list(items())
     except Exception:
-        # The exception may quote the value: raise another one outside of this handler, so that it has no context.
+        # As in `_Walk._converted`.
         pass
     if read is None:
         _refuse(path, value, "raised an exception when it was read")
     return read
 
 
-def _walk_mapping(items: list[tuple[Any, Any]], path: str, parents: tuple[int, ...]) -> dict[str, Any]:
-    walked: dict[str, Any] = {}
-    for key, item in items:
-        name = key if type(key) is str and key.isascii() else _key_text(key, path)
-        inner = f"{path}.{name}" if path else name
-        if name in walked:
-            raise MessageError(inner, "two keys have the same text")
-        walked[name] = _walk(item, inner, parents)
-    return walked
-
-
-def _converted(value: Any, path: str) -> Any:
-    converted: Any = _Unsupported
+def _parsed(fragment: Fragment, path: str) -> Any:
+    """The JSON of a fragment of the application's, with all digits of its numbers."""
+    content = None
     try:
-        converted = _convert(value)
-    except Exception:
-        # The exception may quote the value: raise another one outside of this handler, so that it has no context.
+        content = orjson.dumps(fragment)
+        orjson.loads(content)
+        return json.loads(content, parse_float=Decimal)
+    except (TypeError, ValueError):
+        # As in `_Walk._converted`.
         pass
-    if converted is _Unsupported:
-        _refuse(path, value, "cannot be encoded as JSON")
-    return converted
+    return _refuse(path, fragment, "does not hold valid JSON")
+
+
+def as_dict(name: str, value: Any) -> dict[Any, Any] | None:
+    """The items of a mapping, a dataclass, or a model of pydantic, attrs or msgspec; `None` if it is none of these.
+
+    Raises:
+        MessageError: its own code failed.
+    """
+    read: list[Any] | None = None
+    try:
+        if not is_object(type(value)) and not isinstance(value, Mapping):
+            return None
+        converted = convert(value)
+        if not isinstance(converted, Mapping):
+            return None
+        read = list(pairs(converted))
+    except Exception:
+        # As in `_Walk._converted`.
+        pass
+    if read is None:
+        _refuse(name, value, "raised an exception when it was read")
+    return dict(read)
 
 
 def _refuse(path: str, value: Any, problem: str) -> NoReturn:
     raise MessageError(path or "message", f"{problem} (type {type(value).__qualname__})")
 
 
-def wire_text(value: str) -> str:
-    """The text as a plain `str`, with each lone surrogate replaced by U+FFFD."""
-    text = str.__str__(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+def _leaf(value: Any, path: str) -> Any:
+    if isinstance(value, str):
+        return wire_text(value)
+    if isinstance(value, Decimal):
+        return _exact_number(value)
+    if type(value) is int:
+        return _integer(value, path)
+    if type(value) is float and not math.isfinite(value):
+        return None
+    return value
 
 
 def _integer(value: int, path: str) -> int | str:
     if _SMALLEST <= value <= _LARGEST:
-        return int(value)
+        return value
     digits = None
     try:
-        digits = int.__str__(value)
+        digits = str(value)
     except ValueError:
         # Python does not convert integers of more than a few thousand digits.
         pass
@@ -341,29 +317,18 @@ def _integer(value: int, path: str) -> int | str:
     return digits
 
 
+def _exact_number(value: Decimal) -> ExactNumber | str | None:
+    digits = decimal_digits(value)
+    return ExactNumber.of(digits) if digits is not None and fits_float(digits) else digits
+
+
 def _key_text(key: Any, path: str) -> str:
     text: str | None = None
     try:
-        text = _key_as_text(key)
+        text = key_text(key)
     except Exception:
-        # As in `_converted`.
+        # As in `_Walk._converted`.
         pass
     if text is None:
         _refuse(path, key, "has a key that cannot be converted to text")
     return text
-
-
-def _key_as_text(key: Any) -> str:
-    if isinstance(key, Enum):
-        key = key.value
-    if isinstance(key, str):
-        return wire_text(key)
-    if isinstance(key, datetime):
-        return datetime_text(key)
-    if isinstance(key, (date, time)):
-        return key.isoformat()
-    if isinstance(key, bytes):
-        return _bytes(key)
-    if _duck_typed_conversion(key) is _mask:
-        return _MASK
-    return wire_text(str(key))

@@ -43,6 +43,9 @@ _FINAL: Final = frozenset({400, 401, 415})
 # What token servers say when a clock is off, theirs or ours.
 _SKEW: Final = re.compile(rb"\b(iat|exp|expired|too early)\b", re.IGNORECASE)
 _RENEW_AT: Final = 0.5
+# Seconds that a token must be good for. A shorter one has expired before a request can use it, and the next call would
+# fetch another one at once.
+_SHORTEST_LIFETIME: Final = 1.0
 
 
 class Refused(Exception):
@@ -264,9 +267,9 @@ class Tokens:
         return None
 
     def _take(self, answer: Response) -> bool:
-        """Whether the answer held a token."""
+        """Whether the answer held a token that is good for at least a second."""
         token, lifetime = _token_of(answer)
-        if not token or lifetime <= 0:
+        if not token or lifetime < _SHORTEST_LIFETIME:
             return False
         self._header = f"Bearer {token}"
         self._fetched_at = self._now()

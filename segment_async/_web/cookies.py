@@ -15,21 +15,33 @@ USER_ID: Final = b"ajs_user_id"
 
 MAX_ID: Final = 256
 """The most characters of an id; a longer one is not the browser library's and is ignored."""
+# Places where the cookie's name is looked at, and white space before it.
+_MAX_FOUND: Final = 16
+_MAX_SPACES: Final = 8
 _MAX_AGE: Final = 365 * 24 * 3600
 
 
 def read_id(header: bytes, name: bytes) -> str | None:
     """The id in this cookie of a `Cookie` header; `None` if the cookie is missing or does not contain an id."""
-    if name not in header:
-        return None
-    for cookie in header.split(b";"):
-        key, _, value = cookie.partition(b"=")
-        if key.strip() == name and (text := _decoded(value)):
+    begin = header.find(name)
+    for _ in range(_MAX_FOUND):
+        if begin < 0:
+            break
+        end = header.find(b";", begin)
+        key, _, value = header[begin : end if end >= 0 else len(header)].partition(b"=")
+        if key.strip() == name and _begins_cookie(header, begin) and (text := _decoded(value)):
             return text
+        begin = header.find(name, begin + len(name))
     return None
 
 
+def _begins_cookie(header: bytes, begin: int) -> bool:
+    return header[max(0, begin - _MAX_SPACES) : begin].rstrip(b" \t")[-1:] in (b"", b";")
+
+
 def _decoded(value: bytes) -> str | None:
+    if len(value) > 3 * MAX_ID + 8:
+        return None
     try:
         text = unquote_to_bytes(value.strip()).decode().strip('" ')
     except UnicodeDecodeError:

@@ -29,6 +29,7 @@ _HTML: Final = (b"text/html", b"application/xhtml+xml")
 _MAX_HEAD: Final = 32_768
 _MAX_TITLE: Final = 512
 _MAX_NAME: Final = 1_024
+_TITLE_END: Final = b"</title"
 
 RawHeaders = Sequence[Sequence[bytes]]
 
@@ -104,8 +105,10 @@ class TitleParser:
 
     def feed(self, part: bytes) -> None:
         if self._is_searching:
+            # The end may be in two parts.
+            begin = max(0, len(self._head) - len(_TITLE_END))
             self._head += part[: _MAX_HEAD - len(self._head)]
-            self._is_searching = len(self._head) < _MAX_HEAD and b"</title" not in self._head
+            self._is_searching = len(self._head) < _MAX_HEAD and self._head.find(_TITLE_END, begin) < 0
 
     def title(self) -> str | None:
         lower = self._head.lower()

@@ -8,7 +8,7 @@ messages.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
@@ -22,6 +22,9 @@ Network = IPv4Network | IPv6Network
 
 _MAX_HEADER: Final = 1_024
 _MAX_URL: Final = 2_048
+_MAX_BRANDS: Final = 10
+_MAX_LANGUAGES: Final = 16
+_MAX_PROXIES: Final = 32
 
 # Client hints, and their names in Segment's browser library.
 _HINTS: Final = {
@@ -50,9 +53,9 @@ _ENCODED: Final = re.compile(rb"[!#$%&'()*+,/:;=?@\[\]\-._~A-Za-z0-9]*")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,4}")
 _QUALITY: Final = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
-_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.){0,256})"')
-_BRAND: Final = re.compile(_QUOTED.pattern + r";\s*v=" + _QUOTED.pattern)
-_PORT: Final = re.compile(r"(?:\[([^\]]*)\]|([0-9.]+))(?::[0-9]*)?")
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.){0,256}+)"')
+_BRAND: Final = re.compile(rf"[\s,]{{0,8}}{_QUOTED.pattern};\s{{0,8}}v={_QUOTED.pattern}")
+_PORT: Final = re.compile(r"(?:\[([^\]]{0,64})\]|([0-9.]{1,15}))(?::[0-9]{0,5})?")
 
 
 def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
@@ -61,15 +64,15 @@ def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
     Joins the values of headers that may be repeated. Of the others, takes the first value that is not far too long.
     """
     headers: dict[bytes, bytes] = {}
+    repeated: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:
         if name not in _WANTED:
             continue
-        if name in headers:
-            if name in _SEPARATORS:
-                headers[name] += _SEPARATORS[name] + value
-        elif len(value) <= _MAX_URL or name in _SEPARATORS:
+        if name in _SEPARATORS:
+            repeated.setdefault(name, []).append(value)
+        elif name not in headers and len(value) <= _MAX_URL:
             headers[name] = value
-    return headers
+    return headers | {name: _SEPARATORS[name].join(values) for name, values in repeated.items()}
 
 
 def context_of(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Network], query: Mode) -> dict[str, Any]:
@@ -106,7 +109,8 @@ def client_ip(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Netw
     if len(forwarded) > _MAX_HEADER:
         # Drop the entry that was cut in two: its rest may look like another address.
         forwarded = forwarded[-_MAX_HEADER:].partition(b",")[2]
-    for entry in reversed(forwarded.decode("latin-1").split(",")) if forwarded else ():
+    entries = forwarded.decode("latin-1").rsplit(",", _MAX_PROXIES)[-_MAX_PROXIES:] if forwarded else ()
+    for entry in reversed(entries):
         if not _is_trusted(address, trusted):
             break
         if entry := entry.strip():
@@ -149,7 +153,7 @@ def _is_trusted(address: IPv4Address | IPv6Address | None, trusted: Sequence[Net
 def locale(accepted: bytes) -> str | None:
     """The preferred language of an `Accept-Language` header."""
     best, best_quality = None, 0.0
-    for entry in _decoded(accepted, _MAX_HEADER).split(","):
+    for entry in _decoded(accepted, _MAX_HEADER).split(",")[:_MAX_LANGUAGES]:
         language, _, parameter = (text.strip() for text in entry.partition(";"))
         weight = _QUALITY.fullmatch(parameter)
         quality = float(weight[1]) if weight else float(not parameter)
@@ -174,9 +178,20 @@ def _hint(field: str, text: str) -> Any:
     if field == "mobile":
         return {"?1": True, "?0": False}.get(text)
     if field in ("brands", "fullVersionList"):
-        return [{"brand": brand, "version": version} for brand, version in _BRAND.findall(text)[:10]]
+        return [{"brand": brand, "version": version} for brand, version in _brands(text)]
     quoted = _QUOTED.fullmatch(text)
     return quoted[1] if quoted else None
+
+
+def _brands(text: str) -> Iterator[tuple[str, str]]:
+    """The brands of a list, up to the first entry that is malformed."""
+    end = 0
+    for _ in range(_MAX_BRANDS):
+        entry = _BRAND.match(text, end)
+        if entry is None:
+            return
+        yield entry[1], entry[2]
+        end = entry.end()
 
 
 # -- the page
@@ -211,9 +226,24 @@ def _origin(scope: Mapping[str, Any], headers: Headers, behind_proxy: bool) -> s
 
 
 def _path(scope: Mapping[str, Any]) -> str | None:
+    """The path as the browser sees it, with the `root_path` in front, which some servers leave out of the path."""
     raw = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
-    path = _percent_encoded(raw.partition(b"?")[0][: _MAX_URL + 1])
+    raw, root = raw.partition(b"?")[0], scope.get("root_path", "").rstrip("/")
+    if root and not begins_with(scope.get("path", ""), root):
+        raw = quote(root, safe=_URL_SAFE).encode() + raw
+    path = _percent_encoded(raw[: _MAX_URL + 1])
     return path if path and len(path) <= _MAX_HEADER else None
+
+
+def path_within(scope: Mapping[str, Any]) -> str:
+    """The path within the application, without the `root_path`, whether the server's path contains it or not."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return (path[len(root) :] if begins_with(path, root) else path) or "/"
+
+
+def begins_with(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root}/")
 
 
 def _search(scope: Mapping[str, Any], query: Mode) -> str:

@@ -18,7 +18,17 @@ from . import cookies
 from .bots import is_bot
 from .consent import GPC, Consent, evaluate, parse_preferences
 from .query import Mode
-from .request import Headers, Network, Scope, asks_for_html, context_of, has_gpc_signal, headers_of, is_prefetch
+from .request import (
+    Headers,
+    Network,
+    Scope,
+    asks_for_html,
+    context_of,
+    has_gpc_signal,
+    headers_of,
+    is_prefetch,
+    path_within,
+)
 
 NoIdentity = Literal["skip", "mint", "raise"]
 Hook = Callable[[Any], Any] | None
@@ -133,8 +143,7 @@ class RequestReader:
         """Whether a person may be asking for a page, as far as the request shows."""
         if scope["type"] != "http" or scope["method"] != "GET" or is_prefetch(headers):
             return False
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        if self._excluded.match(path):
+        if self._excluded.match(path_within(scope)):
             return False
         return not (self._skips_bots and is_bot(headers.get(b"user-agent", b"").decode("latin-1")))
 

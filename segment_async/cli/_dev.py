@@ -10,7 +10,15 @@ from rich.text import Text
 
 from segment_async.devserver import Answered, Options, parts, run
 
-_STYLES = {"time": "dim", "size": "dim", "reason": "red", "dropped": "red", "spec": "yellow", "style": "cyan"}
+_STYLES = {
+    "time": "dim",
+    "size": "dim",
+    "names": "bold",
+    "reason": "red",
+    "dropped": "red",
+    "spec": "yellow",
+    "style": "cyan",
+}
 
 
 @click.command(short_help="Run a Segment on localhost, live in the browser.")
@@ -23,9 +31,17 @@ _STYLES = {"time": "dim", "size": "dim", "reason": "red", "dropped": "red", "spe
 )
 @click.option("--port", default=8765, show_default=True, metavar="N", help="Port to listen on; 0 picks a free one.")
 @click.option("--rate", type=int, metavar="N", help="Respond with 429 beyond N requests per second.")
-@click.option("--chaos", default="", metavar="SPEC", help='Inject faults: "429:10%,500:5%,slow:2s,reset:1%".')
+@click.option(
+    "--chaos",
+    default="",
+    metavar="SPEC",
+    help='Inject faults: "429:10%,500:5%,400:1%,401:1%,reset:1%,timeout:1%,slow:2s", or "down".',
+)
 @click.option(
     "--save", type=click.Path(path_type=Path), metavar="FILE", help="Append every event to this file, one per line."
+)
+@click.option(
+    "--load", type=click.Path(path_type=Path), metavar="FILE", help="Begin with the events that --save wrote to FILE."
 )
 @click.option("--keep", default=5_000, show_default=True, metavar="N", help="Keep the last N events.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="Also accept events from pages of this origin.")
@@ -36,6 +52,7 @@ def dev(
     rate: int | None,
     chaos: str,
     save: Path | None,
+    load: Path | None,
     keep: int,
     allow_origin: tuple[str, ...],
     command: tuple[str, ...],
@@ -54,6 +71,7 @@ def dev(
             rate=rate,
             chaos=chaos,
             save=save,
+            load=load,
             keep=keep,
             allow_origins=allow_origin,
             command=command,

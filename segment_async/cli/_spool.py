@@ -7,7 +7,7 @@ import itertools
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def rotate_key(path: Path) -> None:
 
 
 @contextmanager
-def _inspect(path: Path) -> Iterator[SpoolInspector]:
+def _inspect(path: Path) -> Generator[SpoolInspector, None, None]:
     try:
         yield SpoolInspector(path)
     except (SpoolUnavailable, OSError) as fault:
@@ -215,6 +215,7 @@ def _status_table(shards: list[ShardStatus]) -> Table:
 
 def _described(message: PendingMessage | DeadLetter) -> list[Text]:
     """Id, type, what it is about, whose it is."""
+    body: dict[str, Any]
     try:
         body = orjson.loads(message.body)
     except orjson.JSONDecodeError:

@@ -26,9 +26,15 @@ def _options() -> Options:
     parser.add_argument("--port", type=int, default=8765, help="port to listen on; 0 picks a free one (default: 8765)")
     parser.add_argument("--rate", type=int, metavar="N", help="respond with 429 beyond N requests per second")
     parser.add_argument(
-        "--chaos", default="", metavar="SPEC", help='inject faults: "429:10%%,500:5%%,slow:2s,reset:1%%"'
+        "--chaos",
+        default="",
+        metavar="SPEC",
+        help='inject faults: "429:10%%,500:5%%,400:1%%,401:1%%,reset:1%%,timeout:1%%,slow:2s", or "down"',
     )
     parser.add_argument("--save", type=Path, metavar="FILE", help="append every event to this file, one per line")
+    parser.add_argument(
+        "--load", type=Path, metavar="FILE", help="begin with the events that --save wrote to this file"
+    )
     parser.add_argument("--keep", type=int, default=5_000, metavar="N", help="keep the last N events (default: 5000)")
     parser.add_argument(
         "--allow-origin",
@@ -44,6 +50,7 @@ def _options() -> Options:
         rate=given.rate,
         chaos=given.chaos,
         save=given.save,
+        load=given.load,
         keep=given.keep,
         allow_origins=tuple(given.allow_origin),
     )

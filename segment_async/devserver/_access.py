@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 
 _COOKIE: Final = "segment-dev-token"
 _PREFLIGHT: Final = {
-    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Methods": "GET, POST",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Content-Encoding, X-Retry-Count",
     "Access-Control-Max-Age": "600",
 }

@@ -9,16 +9,20 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
 from segment_async.verdicts import DUPLICATE_ID, MESSAGE_ID_CHARACTERS, SEVERITIES, Verdict
 
+from ._faults import answer_word
 from ._ids import RecentIds
 
 _IDS_REMEMBERED: Final = 100_000
 _NAMES_COUNTED: Final = 1_000
+# The most characters of a type and of an event name, apart from the message itself. A sender may choose 32 KB.
+_LABEL: Final = 200
 _SECONDS: Final = 300
 _REFUSALS: Final = 200
 COUNTED: Final = ("type", "event", "verdict", "rule", "refused")
@@ -45,7 +49,7 @@ class ReceivedBatch(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """One request that was not accepted. `status` 0 means that the connection was reset."""
+    """One request that was not accepted. `status` is 0 or less if it got no response; see `_faults`."""
 
     batch: ReceivedBatch
     status: int
@@ -128,14 +132,14 @@ class Arrivals:
 
     def refuse(self, refusal: Refusal) -> None:
         self.refusals.append(refusal)
-        self._counts["refused"][str(refusal.status) if refusal.status else "reset"] += 1
+        self._counts["refused"][answer_word(refusal.status)] += 1
         second = self._second(int(refusal.batch.received_at))
         second.verdicts["refused"] = second.verdicts.get("refused", 0) + 1
         self.wake()
 
     def _event(self, batch: ReceivedBatch, message: object, json: bytes, verdicts: list[Verdict]) -> Event:
         fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
-        if self._is_duplicate(fields.get("messageId")):
+        if self._is_duplicate(fields.get("messageId")) and DUPLICATE_ID not in verdicts:
             verdicts.insert(0, DUPLICATE_ID)
         self._numbers += 1
         call, name = fields.get("type"), fields.get("event")
@@ -144,9 +148,9 @@ class Arrivals:
             batch,
             json,
             tuple(verdicts),
-            call if isinstance(call, str) else "",
-            name if isinstance(name, str) else None,
-            tuple(str(user) for user in (fields.get("userId"), fields.get("anonymousId")) if user is not None),
+            _label(call) if isinstance(call, str) else "",
+            _label(name) if isinstance(name, str) else None,
+            tuple(_label(str(user)) for user in (fields.get("userId"), fields.get("anonymousId")) if user is not None),
         )
 
     def _is_duplicate(self, message_id: object) -> bool:
@@ -186,24 +190,29 @@ class Arrivals:
     ) -> Iterator[Event]:
         """The events that match, oldest first. `verdict` is a severity, a rule, or "none" for those without verdicts."""
         for candidate in tuple(self.held):
-            if call is not None and candidate.type != call:
+            if call is not None and candidate.type != _label(call):
                 continue
-            if event is not None and candidate.event != event:
+            if event is not None and candidate.event != _label(event):
                 continue
-            if user is not None and user not in candidate.users:
+            if user is not None and _label(user) not in candidate.users:
                 continue
             if verdict is None or _has_verdict(candidate.verdicts, verdict):
                 yield candidate
 
-    def since(self, number: int) -> list[Event]:
-        """The stored events after the one with this number."""
+    def since(self, number: int, *, count: int, size: int) -> list[Event]:
+        """The first stored events after the one with this number: at most `count`, or about `size` bytes of JSON."""
         newer: list[Event] = []
-        for event in reversed(self.held):
-            if event.number <= number:
-                break
+        start = max(0, number + 1 - self.held[0].number) if self.held else 0  # their numbers are consecutive
+        for event in islice(self.held, start, start + count):
             newer.append(event)
-        newer.reverse()
+            size -= len(event.json)
+            if size <= 0:
+                break
         return newer
+
+    def has_newer(self, number: int) -> bool:
+        """Whether there is a stored event after the one with this number."""
+        return bool(self.held) and self.held[-1].number > number
 
     async def changed(self, seen: int) -> None:
         """Wait until `changes` differs from `seen`: an event arrived, or the events were cleared."""
@@ -238,6 +247,10 @@ class Second(NamedTuple):
     at: int
     types: dict[str, int]
     verdicts: dict[str, int]
+
+
+def _label(name: str) -> str:
+    return name if len(name) <= _LABEL else f"{name[: _LABEL - 1]}…"
 
 
 def _count_name(counter: Counter[str], name: str) -> None:

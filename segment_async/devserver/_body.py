@@ -46,7 +46,7 @@ def inflate(body: bytes, encoding: str) -> bytes:
     elif encoding == "gzip":
         plain = _gunzip(body)
     else:
-        raise RequestRefused(400, f"Content-Encoding {encoding!r} is not gzip")
+        raise RequestRefused(400, f"Content-Encoding {encoding[:50]!r} is not gzip")
     if len(plain) > BODY_BYTES:
         raise RequestRefused(400, TOO_LARGE)
     return plain

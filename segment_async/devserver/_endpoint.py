@@ -1,19 +1,21 @@
 """The endpoint: connects the parts of the devserver, opens and closes the listening socket. No rule is in this file."""
 
 import ipaddress
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
 from aiohttp import web
 
-from . import _oauth as oauth
 from . import _page as page
+from . import _settings as settings
 from ._access import AccessControl, harden, is_loopback_name
-from ._arrivals import Arrivals, Event
+from ._arrivals import Arrivals, Event, ReceivedBatch
 from ._faults import Chaos, Faults
 from ._inspect import Inspection
+from ._judging import Judged
+from ._oauth import TokenServer
 from ._stream import Stream
 from ._tracking import Answered, Tracking
 
@@ -59,13 +61,14 @@ async def serve(
     allow_origins: tuple[str, ...] = (),
     token: str | None = None,
     report: Callable[[Answered], None] = lambda answered: None,
+    load: Iterable[tuple[ReceivedBatch, list[Judged]]] = (),
     random: Random | None = None,
 ) -> AsyncGenerator[Endpoint, None]:
     """Listen within the block; port 0 picks a free one.
 
     The last `keep` events are stored, and all are counted. `rate` is the limit of requests per second; `chaos` has the
     format of `--chaos`, and its faults are drawn from `random`. `report` is called once for every request to
-    `/v1/*`. A `host` beyond loopback requires a `token`, which SDKs use as the write key and readers as a password.
+    `/v1/*`. `load` are requests to begin with, from `loaded`. A `host` beyond loopback requires a `token`, which SDKs use as the write key and readers as a password.
 
     Raises:
         OSError: the address cannot be opened.
@@ -74,11 +77,13 @@ async def serve(
     if token is None and not is_loopback_name(host):
         raise ValueError(f"host {host} can be reached from other machines, which requires a token")
     arrivals = Arrivals(keep)
+    for batch, judged in load:
+        arrivals.add(batch._replace(number=arrivals.next_batch()), judged)
     faults = Faults(rate, Chaos.parse(chaos), random or Random())  # noqa: S311  # not used for secrets
     stream = Stream(arrivals, faults, {"keep": keep, "token": token is not None})
     app = web.Application(middlewares=[web.middleware(AccessControl(allow_origins, token))])
     app.add_routes(Tracking(arrivals, faults, report, token).routes() + Inspection(arrivals, faults).routes())
-    app.add_routes([web.post("/token", oauth.token), *stream.routes(), page.route()])
+    app.add_routes([TokenServer(faults).route(), settings.route(faults), *stream.routes(), page.route()])
     app.on_response_prepare.append(harden)
     app.on_shutdown.append(stream.close)
     # aiohttp would decompress bodies without a limit.

@@ -14,7 +14,17 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s)")
 _MAX_DELAY: Final = 60.0
 
 
-RESET: Final = 0  # in place of a status: the connection is reset
+# In place of a status: the request gets no response.
+RESET: Final = 0  # the connection is reset
+TIMEOUT: Final = -1  # the connection stays open
+DOWN: Final = -2  # the connection is reset before the request is read
+_WORDS: Final = {RESET: "reset", TIMEOUT: "timeout", DOWN: "down"}
+_SHARES: Final = {"reset": RESET, "timeout": TIMEOUT}
+
+
+def answer_word(status: int) -> str:
+    """The status as it is shown, or the word for no response."""
+    return _WORDS.get(status) or str(status)
 
 
 class PlannedResponse(NamedTuple):
@@ -27,35 +37,44 @@ class PlannedResponse(NamedTuple):
 
 
 class Chaos(NamedTuple):
-    """`shares` are statuses and the percentage of requests that get them; `slow` is the delay of every response."""
+    """`shares` are statuses and the percentage of requests that get them; `slow` is the delay of every response.
+
+    With `down`, no request gets a response.
+    """
 
     shares: tuple[tuple[int, float], ...] = ()
     slow: float = 0.0
+    down: bool = False
 
     @classmethod
     def parse(cls, spec: str) -> "Chaos":
-        """Parse `429:10%,500:5%,slow:2s,reset:1%`; "" means no chaos.
+        """Parse `429:10%,401:5%,slow:2s,reset:1%,timeout:1%`, or `down`; "" means no chaos.
 
         Raises:
             ValueError: the text is malformed, or the percentages add up to more than 100.
         """
         shares: dict[int, float] = {}
         slow = 0.0
+        down = False
         for item in filter(None, (part.strip() for part in spec.split(","))):
             name, _, amount = item.partition(":")
             if name == "slow":
                 slow = _seconds(item, amount)
-            elif name == "reset" or _STATUS.fullmatch(name):
-                shares[RESET if name == "reset" else int(name)] = _share(item, amount)
+            elif item == "down":
+                down = True
+            elif name in _SHARES or _STATUS.fullmatch(name):
+                shares[_SHARES[name] if name in _SHARES else int(name)] = _share(item, amount)
             else:
-                raise ValueError(f"chaos {item!r}: must begin with a status from 200 to 599, “slow” or “reset”")
+                raise ValueError(
+                    f"chaos {item!r}: must be “down”, or begin with a status from 200 to 599, “reset”, “timeout” or “slow”"
+                )
         if sum(shares.values()) > 100:
             raise ValueError("chaos: the percentages add up to more than 100%")
-        return cls(tuple((status, share) for status, share in shares.items() if share), slow)
+        return cls(tuple((status, share) for status, share in shares.items() if share), slow, down)
 
     def __str__(self) -> str:
-        items = [f"{status or 'reset'}:{share:g}%" for status, share in self.shares]
-        return ",".join(items + ([f"slow:{self.slow:g}s"] if self.slow else []))
+        items = [f"{answer_word(status)}:{share:g}%" for status, share in self.shares]
+        return ",".join(items + ([f"slow:{self.slow:g}s"] if self.slow else []) + (["down"] if self.down else []))
 
     def draw(self, random: Random) -> PlannedResponse:
         left = random.random() * 100

@@ -5,19 +5,21 @@ endpoint.
 """
 
 import asyncio
+import errno
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
-
-import orjson
+from typing import Any, Final
 
 from ._access import is_loopback_name
 from ._endpoint import Endpoint, serve
+from ._saved import SavedFile, loaded
 from ._tracking import Answered
 
 
@@ -30,6 +32,7 @@ class Options:
     rate: int | None = None
     chaos: str = ""
     save: Path | None = None
+    load: Path | None = None
     keep: int = 5_000
     allow_origins: tuple[str, ...] = ()
     command: Sequence[str] = ()
@@ -51,54 +54,78 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
     `show` is called with each line to print, first the address; `show_answered` with each request.
 
     Raises:
-        OSError: the address or the file cannot be opened.
-        ValueError: `chaos` is malformed.
+        OSError: the address or a file cannot be opened.
+        ValueError: `chaos` or a line of `load` is malformed.
     """
+    _print_any_text()
     with ExitStack() as stack:
-        saved = stack.enter_context(_appended(options.save)) if options.save else None
+        saved = stack.enter_context(SavedFile(options.save, show)) if options.save else None
         stopped = stack.enter_context(_signals())
 
         def report(answered: Answered) -> None:
-            show_answered(answered)
-            if saved is not None:
-                save(saved, answered)
+            try:
+                show_answered(answered)
+                if saved is not None:
+                    saved.append(answered.events)
+            except OSError:
+                pass  # the terminal or the pipe is gone; the events are accepted all the same
 
         token = None if is_loopback_name(options.host) else os.environ.get(_VARIABLE) or secrets.token_urlsafe(16)
-        async with serve(
-            options.host,
-            options.port,
-            keep=options.keep,
-            rate=options.rate,
-            chaos=options.chaos,
-            allow_origins=options.allow_origins,
-            token=token,
-            report=report,
-        ) as endpoint:
-            _introduce(endpoint, token, show)
-            if options.command:
-                return await _run_beside(endpoint, options.command, stopped)
-            await stopped
-            return 0
+        try:
+            async with serve(
+                options.host,
+                options.port,
+                keep=options.keep,
+                rate=options.rate,
+                chaos=options.chaos,
+                allow_origins=options.allow_origins,
+                token=token,
+                report=report,
+                load=loaded(options.load) if options.load else (),
+            ) as endpoint:
+                _introduce(endpoint, token, options.command, show)
+                if options.command:
+                    return await _run_beside(endpoint, options.command, stopped)
+                await stopped
+                return 0
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise OSError(_port_in_use(options)) from error
+            raise
 
 
-def _introduce(endpoint: Endpoint, token: str | None, show: Show) -> None:
+def _print_any_text() -> None:
+    """Print what the terminal's encoding does not have as an escape, instead of failing: events have any text."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def _port_in_use(options: Options) -> str:
+    return (
+        f"port {options.port} of {options.host} is in use, perhaps by another segment-async dev: stop that program, or "
+        "choose another port with --port (0 picks a free one)"
+    )
+
+
+def _introduce(endpoint: Endpoint, token: str | None, command: Sequence[str], show: Show) -> None:
     show(f"Listening on {endpoint.url}")
+    variables = {"SEGMENT_HOST": endpoint.url}
+    page = endpoint.url
     if token is not None:
-        show(f"Other machines can reach it, so it requires a token (set {_VARIABLE} to choose one). Open")
-        show(f"{endpoint.url}/?token={token}")
-        show("in a browser, and use the token as the write key of your SDK.")
+        show(f"Other machines can reach it, so it requires a token (set {_VARIABLE} to choose one).")
+        variables["SEGMENT_WRITE_KEY"] = token
+        page = f"{endpoint.url}/?token={token}"
+    show(f"Open this in a browser:      {page}")
+    if not command:
+        show(f"Before your application, run: {_assignment(variables)}")
 
 
-def _appended(path: Path) -> BinaryIO:
-    """Open a file for appending. A new one is readable by its owner alone, because events are personal data."""
-    return open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
-
-
-def save(file: BinaryIO, answered: Answered) -> None:
-    """Append the events in the format of `/_dev/events`, one per line."""
-    # This blocks the event loop, which is acceptable in a development tool.
-    file.writelines(orjson.dumps(event.as_dict(), option=orjson.OPT_APPEND_NEWLINE) for event in answered.events)
-    file.flush()
+def _assignment(variables: dict[str, str]) -> str:
+    """The command that sets the variables, for PowerShell or another shell."""
+    if os.name == "nt":
+        return "; ".join(f'$env:{name} = "{value}"' for name, value in variables.items())
+    return "export " + " ".join(f"{name}={value}" for name, value in variables.items())
 
 
 @contextmanager
@@ -111,13 +138,21 @@ def _signals() -> Generator[asyncio.Future[signal.Signals], None, None]:
         if not stopped.done():
             stopped.set_result(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
-    try:
-        yield stopped
-    finally:
+    with ExitStack() as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+            try:
+                loop.add_signal_handler(number, stop, number)
+                stack.callback(loop.remove_signal_handler, number)
+            except NotImplementedError:  # on Windows
+                call_stop = partial(_call_soon, loop, stop, number)
+                stack.callback(signal.signal, number, signal.signal(number, call_stop))
+        yield stopped
+
+
+def _call_soon(
+    loop: asyncio.AbstractEventLoop, stop: Callable[[signal.Signals], None], number: signal.Signals, *_: Any
+) -> None:
+    loop.call_soon_threadsafe(stop, number)
 
 
 async def _run_beside(endpoint: Endpoint, command: Sequence[str], stopped: asyncio.Future[signal.Signals]) -> int:
@@ -128,7 +163,11 @@ async def _run_beside(endpoint: Endpoint, command: Sequence[str], stopped: async
     async def pass_on() -> None:
         number = await stopped
         # A terminal sends Ctrl-C to both processes, and many servers stop at once on a second one.
-        if number != signal.SIGINT or not os.isatty(0):
+        if number == signal.SIGINT and os.isatty(0):
+            return
+        if os.name == "nt":  # which has no signals to send
+            process.terminate()
+        else:
             process.send_signal(number)
 
     passing = asyncio.create_task(pass_on())

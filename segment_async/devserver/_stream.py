@@ -1,8 +1,8 @@
 """`/_dev/stream`: sends arriving events to open pages, as server-sent events.
 
-Each page has a cursor into the stored events and receives updates as fast as it reads them. A slow page takes no
-memory: it misses the events that the ring has dropped in the meantime, and each update has their number. The counts
-include all events.
+Each page has a cursor into the stored events and receives updates as fast as it reads them. A slow page takes the
+memory of one update: it misses the events that the ring has dropped in the meantime, and each update has their number.
+A page that does not read at all is disconnected; a browser connects again by itself. The counts include all events.
 """
 
 import asyncio
@@ -13,11 +13,14 @@ import orjson
 from aiohttp import web
 
 from ._arrivals import Arrivals, Event, Refusal
-from ._faults import Faults
+from ._faults import Faults, answer_word
 
 _PAUSE: Final = 0.1  # between two writes to a page, so that a burst becomes one update
 _KEEP_ALIVE: Final = 15.0  # a write notices that the page was closed
-_CHUNK: Final = 500
+_EVENTS: Final = 500  # in one update
+_BYTES: Final = 1_000_000  # of their JSON, about
+_STALLED: Final = 60.0  # seconds that a page may take to read an update
+_TYPES: Final = frozenset({"track", "identify", "page", "screen", "group", "alias"})
 
 
 class Cursor(NamedTuple):
@@ -32,10 +35,13 @@ class Cursor(NamedTuple):
 class Stream:
     """`about` is sent to each page: facts that do not change while the endpoint runs."""
 
-    def __init__(self, arrivals: Arrivals, faults: Faults, about: dict[str, object]) -> None:
+    def __init__(
+        self, arrivals: Arrivals, faults: Faults, about: dict[str, object], *, stalled: float = _STALLED
+    ) -> None:
         self._arrivals = arrivals
         self._faults = faults
         self._about = about
+        self._stalled = stalled
         self._run = secrets.token_hex(4)  # after a restart of the endpoint, an open page must start over
         self._closing = False
 
@@ -53,10 +59,15 @@ class Stream:
         try:
             while not self._closing:
                 seen = self._arrivals.changes
-                cursor = await self._send(response, cursor)
-                await self._wait_for_change(seen)
+                async with asyncio.timeout(self._stalled):
+                    cursor = await self._send(response, cursor)
+                if not self._arrivals.has_newer(cursor.event):
+                    await self._wait_for_change(seen)
         except ConnectionError:
             pass  # the page was closed
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()  # what it did not read is in the buffer, and would stay there
         return response
 
     async def _wait_for_change(self, seen: int) -> None:
@@ -77,14 +88,9 @@ class Stream:
         arrivals = self._arrivals
         if cursor.clearing != arrivals.clearings:
             cursor = Cursor(arrivals.clearings, arrivals.last_cleared)
-        events = arrivals.since(cursor.event)
-        for start in range(0, max(1, len(events)), _CHUNK):
-            cursor = await self._send_chunk(response, cursor, events[start : start + _CHUNK])
-        return cursor
-
-    async def _send_chunk(self, response: web.StreamResponse, cursor: Cursor, events: list[Event]) -> Cursor:
-        refusals = [refusal for refusal in self._arrivals.refusals if refusal.batch.number > cursor.refusal]
-        seconds = self._arrivals.seconds(cursor.second)
+        events = arrivals.since(cursor.event, count=_EVENTS, size=_BYTES)
+        refusals = [refusal for refusal in arrivals.refusals if refusal.batch.number > cursor.refusal]
+        seconds = arrivals.seconds(cursor.second)
         batches = {event.batch.number: event.batch for event in events}
         missed = events[0].number - cursor.event - 1 if events else 0
         cursor = Cursor(
@@ -97,7 +103,7 @@ class Stream:
             "run": f"{self._run}.{cursor.clearing}",
             "about": self._about,
             "chaos": str(self._faults.chaos),
-            "summary": self._arrivals.summary(("type", "verdict", "refused")),
+            "summary": self._summary(),
             "seconds": [tuple(second) for second in seconds],
             "missed": missed,
             "batches": {str(number): batch.as_dict() for number, batch in batches.items()},
@@ -107,6 +113,11 @@ class Stream:
         name = ".".join((self._run, *map(str, cursor)))
         await response.write(b"id: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(update)))
         return cursor
+
+    def _summary(self) -> dict[str, Any]:
+        """The counts that the page shows: types that senders made up are not among them."""
+        summary = self._arrivals.summary(("type", "verdict", "refused"))
+        return {**summary, "type": {name: count for name, count in summary["type"].items() if name in _TYPES}}
 
 
 def _row(event: Event) -> dict[str, Any]:
@@ -123,4 +134,5 @@ def _row(event: Event) -> dict[str, Any]:
 
 
 def _refused(refusal: Refusal) -> dict[str, Any]:
-    return {"status": refusal.status, "reason": refusal.reason, "batch": refusal.batch.as_dict()}
+    word = answer_word(refusal.status)
+    return {"status": refusal.status, "kind": word, "reason": refusal.reason, "batch": refusal.batch.as_dict()}

@@ -19,13 +19,16 @@ from aiohttp import web
 
 from ._arrivals import Arrivals, Event, ReceivedBatch, Refusal
 from ._body import BODY_BYTES, TOO_LARGE, ParsedRequest, RequestRefused, basic_user, inflate, parse
-from ._faults import RESET, Faults
+from ._faults import DOWN, RESET, TIMEOUT, Faults
 from ._judging import Judged, judge_in_slices
 
 _CALLS: Final = ("track", "identify", "page", "screen", "group", "alias")
 _BATCHES: Final = ("batch", "import", "b")
 # Gzip makes a body that cannot be compressed a little longer.
 _WIRE_BYTES: Final = BODY_BYTES + 4_096
+# Seconds that a request without a response is kept open; the clients' own limits are shorter.
+_MAX_HOLD: Final = 600.0
+_HOLD_CHECK: Final = 0.1
 # Limits for the headers of a request, which are kept as long as its messages.
 _MAX_HEADERS: Final = 40
 _MAX_CHARACTERS: Final = 400
@@ -69,7 +72,7 @@ class Tracking:
             batch = incoming.batch(request, self._arrivals.next_batch())
             self._arrivals.refuse(Refusal(batch, refusal.status, str(refusal)))
             self._report(Answered(batch, refusal.status, [], str(refusal)))
-            return _refuse(request, refusal)
+            return await _refuse(request, refusal)
         batch = incoming.batch(request, self._arrivals.next_batch())
         events: list[Event] = []
         async for some in _with_pauses(judged):
@@ -78,6 +81,8 @@ class Tracking:
         return web.Response(body=b'{"success":true}', content_type="application/json")
 
     async def _read(self, request: web.Request, call: str | None, incoming: "_IncomingRequest") -> list[list[Judged]]:
+        if self._faults.chaos.down:
+            raise RequestRefused(DOWN, "injected by --chaos")
         body = await _body(request)
         incoming.wire_bytes = len(body)
         plain = inflate(body, request.headers.get("Content-Encoding", "").strip().lower())
@@ -141,10 +146,11 @@ async def _body(request: web.Request) -> bytes:
     return bytes(body)
 
 
-def _refuse(request: web.Request, refusal: RequestRefused) -> web.Response:
-    if refusal.status == RESET:
-        _reset(request)
-        return web.Response(status=503)  # is never sent; aiohttp needs a response
+async def _refuse(request: web.Request, refusal: RequestRefused) -> web.Response:
+    if refusal.status == TIMEOUT:
+        await _hold(request)
+    if refusal.status in (RESET, TIMEOUT, DOWN):
+        return reset(request)
     headers: dict[str, str] = {}
     if refusal.retry_after is not None:
         headers["Retry-After"] = headers["X-RateLimit-Reset"] = str(math.ceil(refusal.retry_after))
@@ -152,14 +158,22 @@ def _refuse(request: web.Request, refusal: RequestRefused) -> web.Response:
     return web.Response(status=refusal.status, body=content, content_type="application/json", headers=headers)
 
 
-def _reset(request: web.Request) -> None:
+async def _hold(request: web.Request) -> None:
+    """Wait until the client has closed the connection."""
+    end = time.monotonic() + _MAX_HOLD
+    while request.transport is not None and time.monotonic() < end:  # noqa: ASYNC110  # aiohttp has no event for this
+        await asyncio.sleep(_HOLD_CHECK)
+
+
+def reset(request: web.Request) -> web.Response:
+    """Reset the connection. The response is never sent; aiohttp needs one."""
     transport = request.transport
-    if transport is None:
-        return
-    connection = transport.get_extra_info("socket")
-    # With a linger time of 0, closing the socket sends RST instead of FIN.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+    if transport is not None:
+        connection = transport.get_extra_info("socket")
+        # With a linger time of 0, closing the socket sends RST instead of FIN.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    return web.Response(status=503)
 
 
 def _with_key(parsed: ParsedRequest, request: web.Request) -> ParsedRequest:

@@ -13,10 +13,10 @@ import functools
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import orjson
 
@@ -211,20 +211,22 @@ class _Shard:
 
 
 @contextlib.contextmanager
-def _opened(place: Place, *, writes: bool) -> Iterator[_Shard]:
+def _opened(place: Place, *, writes: bool) -> Generator[_Shard, None, None]:
     with open_files.guard:
         own = open_files.databases.get(file_id(place.database))
         lock = None if own is not None else Lock.acquire(place.lock)
     if isinstance(own, Database):
         yield _Shard(own, in_use=True)
         return
+    options = Options()
     with contextlib.ExitStack() as stack:
         if lock is not None and writes:
-            database: PlainDatabase = Database(place, lock, Options(), None)
+            database: PlainDatabase = Database(place, lock, options, None)
         else:
-            database = PlainDatabase(place.database, Options(), read_only=not writes)
+            database = PlainDatabase(place.database, options, read_only=not writes)
             if lock is not None:
                 stack.callback(lock.close)
+        stack.callback(options.write_logs)
         stack.callback(database.close)
         yield _Shard(database, in_use=lock is None)
 
@@ -281,11 +283,13 @@ def _text(message_id: bytes) -> str:
 
 
 def _is_of(body: bytes, identity: str) -> bool:
+    message: object
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError:
         return False
-    return isinstance(message, dict) and any(message.get(name) == identity for name in _IDENTITIES)
+    fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+    return any(fields.get(name) == identity for name in _IDENTITIES)
 
 
 # -- changes
@@ -301,17 +305,14 @@ def _revive(rows: list[DeadRow], connection: sqlite3.Connection, counters: Count
     for row in rows:
         if row.message_id not in pending:
             revived.setdefault(row.message_id, row)
-    new = [
-        Row(counters.position + number, row.message_id, counters.clock, row.body)
-        for number, row in enumerate(revived.values(), 1)
-    ]
-    tables.insert_messages(connection, new)
-    for message, row in zip(new, revived.values(), strict=True):
-        if row.possibly_delivered:
-            tables.store_attempts(connection, [message.position], row.attempts)
-        counters = counters.revived(1, len(row.body), row.reason)
+    messages = [(row.message_id, row.body) for row in revived.values()]
+    tables.insert_messages(connection, counters.position + 1, counters.clock, messages)
     tables.remove(connection, "dead", [row.position for row in revived.values()])
-    return counters.plus(position=len(new)), len(new)
+    for row in revived.values():
+        counters = counters.revived(row.reason, len(row.body))
+        if row.possibly_delivered:
+            tables.store_attempts(connection, [counters.position], row.attempts)
+    return counters, len(revived)
 
 
 def _erase(rows: list[Row], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
@@ -331,7 +332,7 @@ def _erase_dead(rows: list[DeadRow], connection: sqlite3.Connection, counters: C
 
 
 @contextlib.contextmanager
-def _overwriting(connection: sqlite3.Connection) -> Iterator[None]:
+def _overwriting(connection: sqlite3.Connection) -> Generator[None, None, None]:
     """What is removed is overwritten with zeros."""
     connection.execute("PRAGMA secure_delete = ON")
     try:

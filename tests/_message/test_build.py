@@ -1,18 +1,26 @@
 """What each call builds, what each field may be, and which fields are refused, by name."""
 
+import dataclasses
 import enum
 import uuid
-from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, timedelta, timezone
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
+import attrs
+import msgspec
 import numpy as np
+import pydantic
+import pydantic.v1
 import pytest
+from django.conf import settings
+from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import MultiDict
 
-from segment_async import MessageError
+from segment_async import MessageError, bound
 from segment_async._message.build import (
     alias,
     checked,
@@ -23,6 +31,10 @@ from segment_async._message.build import (
     screen,
     track,
 )
+from segment_async._message.context import innermost
+
+if not settings.configured:
+    settings.configure(USE_I18N=False)
 
 CALLS: dict[str, Callable[..., dict[str, Any]]] = {
     "track": lambda *args, **fields: track("u", "Event", *args, **fields),
@@ -42,6 +54,114 @@ OWN = {
 }
 CONTENT = {"track": "properties", "identify": "traits", "page": "properties", "screen": "properties", "group": "traits"}
 SECRET = "THE-SECRET"
+
+
+class Text:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class ObjectId(Text):
+    """Like MongoDB's."""
+
+
+class ULID(Text):
+    """Like those of python-ulid."""
+
+
+class Unbound:
+    """A proxy without a target, like those of web frameworks outside of a request."""
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        raise RuntimeError(SECRET)
+
+
+class FailingText(str):
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise RuntimeError(SECRET)
+
+    __bool__ = __str__ = __len__  # type: ignore[assignment]
+
+
+class FailingIndex:
+    def __index__(self) -> int:
+        raise RuntimeError(SECRET)
+
+
+class FailingObjectId:
+    def __str__(self) -> str:
+        raise RuntimeError(SECRET)
+
+
+FailingObjectId.__name__ = "ObjectId"
+
+
+class FailingZone(datetime):
+    def __new__(cls) -> Self:
+        return super().__new__(cls, 2025, 1, 2, tzinfo=UTC)
+
+    def utcoffset(self) -> Any:
+        raise RuntimeError(SECRET)
+
+
+class Arrow:
+    def __init__(self, moment: datetime) -> None:
+        self.datetime = moment
+
+
+class FailingMapping(Mapping[str, Any]):
+    """A mapping whose own code fails in one place."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def fail(self, place: str) -> None:
+        if place == self.place:
+            raise RuntimeError(SECRET)
+
+    def __getitem__(self, key: str) -> Any:
+        self.fail("getitem")
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        self.fail("iter")
+        return iter("a")
+
+    def __len__(self) -> int:
+        self.fail("len")
+        return 1
+
+
+@dataclasses.dataclass
+class Order:
+    total: int = 1
+
+
+@attrs.define
+class AttrsOrder:
+    total: int = 1
+
+
+class StructOrder(msgspec.Struct):
+    total: int = 1
+
+
+class ModelOrder(pydantic.BaseModel):
+    total: int = 1
+
+
+class OldOrder(pydantic.v1.BaseModel):
+    total: int = 1
+
+
+class Numbers(pydantic.RootModel[list[int]]):
+    pass
 
 
 class NotATime(datetime):
@@ -127,7 +247,9 @@ class TestIds:
         "value", [True, False, 1.0, b"a", [], {}, object(), np.bool_(True), pytest.param(10**5_000, id="long")]
     )
     def test_what_is_refused(self, value: Any) -> None:
-        assert "must be a str, an int or a UUID" in refusal(identifier, "userId", value).problem
+        assert (
+            "must be a str, an int, a UUID, an ObjectId or a ULID, not" in refusal(identifier, "userId", value).problem
+        )
 
     @pytest.mark.parametrize(
         ("path", "call"),
@@ -195,6 +317,78 @@ class TestFields:
         assert page("u", "", "").items() >= {"category": "", "name": ""}.items()
 
 
+class TestObjects:
+    """What `properties`, `traits` and `context` may be."""
+
+    @pytest.mark.parametrize(
+        "given", [Order(), AttrsOrder(), StructOrder(), ModelOrder(), OldOrder(), MappingProxyType({"total": 1})]
+    )
+    @pytest.mark.parametrize("name", CONTENT)
+    def test_models_and_dataclasses_are_taken(self, name: str, given: Any) -> None:
+        message = CALLS[name](given, context=given, integrations=given)
+        for field in (CONTENT[name], "context", "integrations"):
+            assert message[field] == {"total": 1}
+        assert checked({**message, CONTENT[name]: given})[CONTENT[name]] == {"total": 1}
+        with bound(user_id="u", context=given), bound(context={"b": 2}):
+            assert innermost.get().filled({})["context"] == {"total": 1, "b": 2}  # type: ignore[union-attr]
+
+    def test_several_values_for_a_key_are_a_list(self) -> None:
+        items = [("a", 1), ("a", 2), ("b", 3)]
+        assert track("u", "e", MultiDict(items))["properties"] == {"a": [1, 2], "b": 3}
+
+    @pytest.mark.parametrize(
+        "value",
+        [Numbers([1]), pydantic.SecretStr(SECRET), [("a", 1)], SECRET, Order, ModelOrder, Unbound, 5, iter("a")],
+    )
+    def test_what_is_refused(self, value: Any) -> None:
+        error = refusal(track, "u", "e", value() if value is Unbound else value)
+        assert error.path == "properties"
+        assert error.__context__ is None
+
+    @pytest.mark.parametrize("place", ["getitem", "iter"])
+    def test_code_of_a_mapping_that_fails(self, place: str) -> None:
+        for refused in (
+            refusal(track, "u", "e", FailingMapping(place)),
+            refusal(identify, "u", FailingMapping(place)),
+            refusal(track, "u", "e", context=FailingMapping(place)),
+            refusal(checked, FailingMapping(place)),
+        ):
+            assert "raised an exception when it was read" in refused.problem
+            assert SECRET not in str(refused)
+            assert refused.__context__ is None
+
+    def test_its_length_is_not_asked(self) -> None:
+        assert track("u", "e", FailingMapping("len"))["properties"] == {"a": 1}
+
+
+class TestTextOfOtherTypes:
+    def test_ids_of_other_libraries(self) -> None:
+        message = track(ObjectId("507f"), "e", anonymous_id=ULID("01AR"), message_id=ULID("01AS"))  # type: ignore[arg-type]
+        assert (message["userId"], message["anonymousId"], message["messageId"]) == ("507f", "01AR", "01AS")
+        assert group("u", ObjectId("507f"))["groupId"] == "507f"  # type: ignore[arg-type]
+
+    def test_text_that_is_translated_late(self) -> None:
+        assert track("u", gettext_lazy("Shoes"))["event"] == "Shoes"
+        assert page("u", name=gettext_lazy("Shoes"))["name"] == "Shoes"
+
+    @pytest.mark.parametrize("make", [Unbound, FailingIndex, FailingObjectId, lambda: Text("a")])
+    def test_code_of_an_id_that_fails(self, make: Callable[[], Any]) -> None:
+        error = refusal(track, make(), "e")
+        assert error.path == "userId"
+        assert SECRET not in str(error)
+        assert error.__context__ is None
+
+    def test_code_of_a_time_zone_that_fails(self) -> None:
+        assert refusal(track, "u", "e", timestamp=FailingZone()).__context__ is None
+
+    def test_text_s_own_code_does_not_run(self) -> None:
+        assert type(track("u", FailingText("e"))["event"]) is str
+
+
+def isinstance_of_str(value: Any) -> bool:
+    return issubclass(type(value), str)
+
+
 class TestTimestamp:
     @pytest.mark.parametrize(
         ("value", "text"),
@@ -207,6 +401,15 @@ class TestTimestamp:
             ("2025-01-02 03:04:05", "2025-01-02T03:04:05.000Z"),
             ("2025-01-02", "2025-01-02T00:00:00.000Z"),
             ("20250102T030405Z", "2025-01-02T03:04:05.000Z"),
+            (date(2025, 1, 2), "2025-01-02T00:00:00.000Z"),
+            ("2025-01-02T03:04:05z", "2025-01-02T03:04:05.000Z"),
+            ("2025-01-02t03:04:05.5z", "2025-01-02T03:04:05.500Z"),
+            ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00.000Z"),
+            ("2016-12-31T23:59:60.250z", "2017-01-01T00:00:00.250Z"),
+            ("2017-01-01T00:59:60+01:00", "2017-01-01T00:00:00.000Z"),
+            ("20161231T235960Z", "2017-01-01T00:00:00.000Z"),
+            (np.datetime64("2025-01-02T03:04:05.123456789"), "2025-01-02T03:04:05.123Z"),
+            (Arrow(datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)), "2025-01-02T03:04:05.000Z"),
         ],
     )
     def test_it_is_sent_in_utc_with_milliseconds(self, value: Any, text: str) -> None:
@@ -217,7 +420,8 @@ class TestTimestamp:
         "value",
         [
             *("", "yesterday", SECRET, "2025-13-01", "2025-01-02T25:00:00Z", "1735786800", "\ud800"),
-            *(0, 1_735_786_800.0, date(2025, 1, 2), [], NotATime(2025, 1, 2)),
+            *(0, 1_735_786_800.0, True, [], NotATime(2025, 1, 2), np.datetime64("NaT"), time(1, 2), b"2025-01-02"),
+            *("2016-12-31T23:60:00Z", "2016-12-31T23:59:61Z", "60", "2016-12-31T60", FailingZone()),
             datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),
             datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
             "0001-01-01T00:00:00+01:00",
@@ -225,6 +429,21 @@ class TestTimestamp:
     )
     def test_what_is_refused(self, value: Any) -> None:
         assert refusal(track, "u", "e", timestamp=value).path == "timestamp"
+
+    @pytest.mark.parametrize(
+        ("value", "form"),
+        [
+            (1_735_786_800, "datetime.fromtimestamp(seconds, UTC)"),
+            (1_735_786_800.5, "datetime.fromtimestamp(seconds, UTC)"),
+            ("1735786800", "datetime.fromtimestamp(seconds, UTC)"),
+            (1_735_786_800_000, "datetime.fromtimestamp(milliseconds / 1000, UTC)"),
+            ("1735786800000", "datetime.fromtimestamp(milliseconds / 1000, UTC)"),
+            ("yesterday", '"2026-01-31T09:30:00.000Z"'),
+            (10**400, '"2026-01-31T09:30:00.000Z"'),
+        ],
+    )
+    def test_the_error_shows_the_right_form(self, value: Any, form: str) -> None:
+        assert form in refusal(track, "u", "e", timestamp=value).problem
 
     def test_the_default_is_the_current_time(self) -> None:
         before = datetime.now(UTC) - timedelta(milliseconds=1)

@@ -1,8 +1,10 @@
 """Bound fields: they complete a call, blocks nest, tasks inherit them, and nothing leaks."""
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Mapping
+import gc
+from collections.abc import Callable, Generator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -204,22 +206,70 @@ class TestTasks:
 
         run(main())
 
-    def test_a_generator_closed_in_another_context(self) -> None:
-        def dependency() -> Iterator[None]:
-            with bound(user_id="u"):
-                yield
-
+    def test_leaving_in_another_context_changes_nothing_there(self) -> None:
+        generator = rows("visitor-1")
+        first, second = contextvars.copy_context(), contextvars.copy_context()
+        first.run(next, generator)
         with bound(user_id="outer"):
-            generator = dependency()
-            opened = contextvars.copy_context()
-            opened.run(next, generator)
-            # Some frameworks run the parts of a dependency in different contexts.
-            closed = opened.copy()
-            assert closed.run(fill) == {"userId": "u"}
-            with pytest.raises(StopIteration):
-                closed.run(next, generator)
-            assert closed.run(fill) == {"userId": "outer"}
-            assert fill() == {"userId": "outer"}
+            third = contextvars.copy_context()
+        for other in (second, third, contextvars.copy_context()):
+            before = other.run(fill)
+            with contextlib.suppress(StopIteration):
+                other.run(next, generator)
+            assert other.run(fill) == before
+            generator = rows("visitor-1")
+            first.run(next, generator)
+        second.run(generator.close)
+        assert second.run(fill) == fill() == {}
+
+    def test_the_garbage_collector_changes_nothing(self) -> None:
+        def begin() -> None:
+            knot: list[Any] = [rows("visitor-1")]
+            next(knot[0])
+            knot.append(knot)
+
+        gc.collect()
+        contextvars.copy_context().run(begin)
+        with bound(user_id="visitor-2"):
+            gc.collect()
+            assert fill() == {"userId": "visitor-2"}
+
+    def test_a_block_that_is_left_before_an_inner_one(self) -> None:
+        with bound(anonymous_id="a"):
+            first, second, third = rows("visitor-1"), rows("visitor-2"), rows("visitor-3")
+            for generator in (first, second, third):
+                next(generator)
+            second.close()
+            assert fill()["userId"] == "visitor-3"
+            first.close()
+            assert fill()["userId"] == "visitor-3"
+            third.close()
+            assert fill() == {"anonymousId": "a"}
+        assert fill() == {}
+
+    def test_what_outlives_a_block_keeps_its_fields(self) -> None:
+        async def later(bell: asyncio.Event) -> list[dict[str, Any]]:
+            await bell.wait()
+            with bound(user_id="inner"):
+                inner = fill()
+            return [inner, fill()]
+
+        async def main() -> None:
+            bell = asyncio.Event()
+            with bound(anonymous_id="a"):
+                with bound(user_id="u"):
+                    task = asyncio.create_task(later(bell))
+                    await asyncio.sleep(0)
+            bell.set()
+            assert await task == [{"anonymousId": "a", "userId": "inner"}, {"anonymousId": "a", "userId": "u"}]
+
+        run(main())
+
+
+def rows(user_id: str) -> Generator[None, None, None]:
+    """A generator that is suspended within a block, as one that reads a database may be."""
+    with bound(user_id=user_id):
+        yield
 
 
 class Recorder:

@@ -1,18 +1,33 @@
-"""Message ids: each differs, each begins with the time of its call, and a forked child shares none with its parent."""
+"""Message ids: each differs, also in copies of one process, and each begins with the time of its call."""
 
+import subprocess
+import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from segment_async import messages
-from segment_async._message import ids as _ids
 from segment_async._message.build import checked, identify, track
-from segment_async._message.ids import fork_safe_message_id, new_message_id, prefill_ids, reseed
+from segment_async._message.ids import new_message_id
 from segment_async._message.timestamps import clock_text
 
-both = pytest.mark.parametrize("new_id", [new_message_id, fork_safe_message_id])
+# Copies of one process, as they are resumed from a snapshot: no hook runs, and no process id or clock tells them apart.
+COPIES = """
+import os
+from segment_async._message.ids import new_message_id
+from segment_async._message.timestamps import clock_text
+clock_text(1_800_000_000.0)
+before = [new_message_id() for _ in range(200)]
+for _ in range(10):
+    if os.fork() == 0:
+        os.write(1, "".join(new_message_id() + "\\n" for _ in range(100)).encode())
+        os._exit(0)
+for _ in range(10):
+    os.wait()
+"""
 
 
 def milliseconds() -> int:
@@ -20,32 +35,32 @@ def milliseconds() -> int:
 
 
 class TestIds:
-    @both
-    def test_they_differ(self, new_id: Callable[[], str]) -> None:
-        ids = {new_id() for _ in range(1_000)}
+    def test_they_differ(self) -> None:
+        ids = {new_message_id() for _ in range(10_000)}
+        assert len(ids) == 10_000
+
+    def test_they_are_short_text(self) -> None:
+        assert {len(new_message_id()) for _ in range(100)} == {28}
+        assert all(new_message_id().isalnum() for _ in range(100))
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
+    def test_copies_of_a_process_share_none(self) -> None:
+        done = subprocess.run([sys.executable, "-c", COPIES], capture_output=True, text=True, check=True, timeout=60)
+        ids = done.stdout.split()
         assert len(ids) == 1_000
-        assert {len(each) for each in ids} == {32}
+        assert len(set(ids)) == 1_000
+        assert len({each[12:] for each in ids}) == 1_000
 
-    def test_prefilled_ones_differ_too(self) -> None:
-        ids = set()
-        for _ in range(10):
-            prefill_ids()
-            ids |= {new_message_id() for _ in range(150)}
-        assert len(ids) == 1_500
-
-    def test_what_was_prefilled_before_a_fork_is_not_used_after_it(self) -> None:
-        prefill_ids()
-        parents = {new_message_id()[12:] for _ in range(20)}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_ids, "_prefilled", list(parents))
-            reseed()
-            assert not parents & {new_message_id()[12:] for _ in range(40)}
+    def test_they_take_few_bytes_on_the_wire(self) -> None:
+        clock_text(time.time())
+        together = ",".join(new_message_id() for _ in range(1_000)).encode()
+        # 8 random bytes each, which nothing compresses, and little else.
+        assert len(zlib.compress(together, 6)) < 12_000
 
 
 class TestTime:
     """A spool's index grows at its end for ids that sort by time, and at three times the cost for others."""
 
-    @both
     @pytest.mark.parametrize(
         "build",
         [
@@ -56,13 +71,11 @@ class TestTime:
         ],
         ids=["without a timestamp", "track", "identify", "checked"],
     )
-    def test_an_id_begins_with_the_time_of_its_call(
-        self, new_id: Callable[[], str], build: Callable[[], object]
-    ) -> None:
+    def test_an_id_begins_with_the_time_of_its_call(self, build: Callable[[], object]) -> None:
         clock_text(1.0)
         before = milliseconds()
         build()
-        assert before <= int(new_id()[:12], 16) <= milliseconds()
+        assert before <= int(new_message_id()[:12], 16) <= milliseconds()
 
     def test_ids_of_later_calls_sort_after_those_of_earlier_ones(self) -> None:
         found: list[Mapping[str, Any]] = []

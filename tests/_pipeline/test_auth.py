@@ -339,6 +339,8 @@ class TestFaults:
         "a token that no header holds": lambda: token_with(access_token="ключ"),
         "no life": lambda: token_with(expires_in=0),
         "less than no life": lambda: token_with(expires_in=-5),
+        "a life of less than a second": lambda: token_with(expires_in=0.0005),
+        "a life of nearly a second": lambda: token_with(expires_in=0.999),
         "a lifetime in words": lambda: token_with(expires_in="soon"),
     }
 

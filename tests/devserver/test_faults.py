@@ -1,5 +1,6 @@
 """The rate limit and the chaos: the decisions, and what an SDK receives."""
 
+import asyncio
 import random
 
 import aiohttp
@@ -12,12 +13,26 @@ from tests.devserver.exchange import KEY, body, get, send, track, with_endpoint
 
 def test_a_specification_is_parsed_and_printed() -> None:
     assert str(Chaos.parse(" 429:10%, 500:5%,slow:2s,reset:1% ")) == "429:10%,500:5%,reset:1%,slow:2s"
+    assert str(Chaos.parse("401:5%,400:1%,timeout:2%,down")) == "401:5%,400:1%,timeout:2%,down"
     assert str(Chaos.parse("slow:250ms")) == "slow:0.25s"
     assert Chaos.parse("") == Chaos.parse("500:0%") == Chaos()
 
 
 @pytest.mark.parametrize(
-    "spec", ["429", "429:10", "600:5%", "fast:2s", "slow:10%", "slow:2h", "slow:61s", "500:60%,429:50%", "500:101%"]
+    "spec",
+    [
+        "429",
+        "429:10",
+        "600:5%",
+        "fast:2s",
+        "slow:10%",
+        "slow:2h",
+        "slow:61s",
+        "500:60%,429:50%",
+        "500:101%",
+        "down:5%",
+        "timeout",
+    ],
 )
 def test_a_malformed_specification_is_refused(spec: str) -> None:
     with pytest.raises(ValueError, match="chaos"):
@@ -65,6 +80,39 @@ def test_a_reset_closes_the_connection_without_a_response() -> None:
         assert endpoint.messages == []
 
     with_endpoint(case, chaos="reset:100%")
+
+
+def test_without_an_answer_the_client_waits_until_it_gives_up() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await send(session, track())
+        assert endpoint.summary()["refused"] == {"timeout": 1}
+        assert endpoint.messages == []
+
+    with_endpoint(case, chaos="timeout:100%")
+
+
+def test_down_resets_every_request_for_events_settings_and_tokens() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await send(session, track())
+        for method, path in (("GET", "/v1/projects/key/settings"), ("POST", "/token")):
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await session.request(method, path)
+        assert endpoint.summary()["refused"] == {"down": 1}
+        assert await get(session, "/_dev/chaos") == {"chaos": "down"}
+
+    with_endpoint(case, chaos="down")
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_refusal_can_be_injected(status: int) -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        assert await send(session, track()) == status
+        assert endpoint.messages == []
+
+    with_endpoint(case, chaos=f"{status}:100%")
 
 
 def test_a_slow_response_arrives() -> None:

@@ -1,5 +1,6 @@
 """`python -m segment_async.devserver` and `segment-async dev` as processes."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,8 +10,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from segment_async.devserver import Options, run
 
 MODULE = (sys.executable, "-m", "segment_async.devserver")
 COMMAND = (sys.executable, "-m", "segment_async.cli", "dev")
@@ -27,12 +31,18 @@ raise SystemExit(3)
 
 @contextmanager
 def running(*command: str, env: Mapping[str, str] = os.environ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process and its first line of output; it is killed at the end if it still runs."""
+    """A process and its first line of output; it is killed at the end if it still runs.
+
+    The lines that follow the first one are read: where to look, and how to send.
+    """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     assert process.stdout
     assert process.stderr
     try:
-        yield process, process.stdout.readline().rstrip("\n")
+        first = process.stdout.readline().rstrip("\n")
+        for _ in range(1 if "--" in command else 2):
+            process.stdout.readline()
+        yield process, first
     finally:
         process.kill()
         process.communicate()
@@ -57,7 +67,7 @@ def test_it_prints_its_address_and_then_a_line_for_each_batch(program: tuple[str
         post(url, event="Order Completed")
         line = process.stdout.readline()
         assert "200 /v1/batch  1 message  " in line
-        assert line.endswith("  1 would be dropped: id-missing\n")
+        assert line.endswith("  Order Completed  1 would be dropped: id-missing in Order Completed (userId)\n")
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
 
@@ -78,6 +88,8 @@ def test_the_saved_file_is_readable_by_its_owner_alone(program: tuple[str, ...],
     ("program", "wrong", "said"),
     [
         (MODULE, ("--port", "70000"), "port must be from 0 to 65535, not 70000"),
+        (MODULE, ("--load", "/no/such/events.jsonl"), "No such file"),
+        (COMMAND, ("--load", __file__), "test_program.py, line 1: is not an event that --save wrote"),
         (MODULE, ("--save", "/no/such/folder/events.jsonl"), "No such file"),
         (COMMAND, ("--keep", "0"), "keep and rate must be at least 1"),
         (COMMAND, ("--chaos", "sometimes"), "sometimes"),
@@ -97,18 +109,114 @@ def test_a_port_in_use_is_an_error_of_one_line() -> None:
         taken = first.rpartition(":")[2]
         done = run_to_the_end(*MODULE, "--port", taken)
     assert done.returncode == 1
-    assert "address already in use" in done.stderr
+    assert f"port {taken} of 127.0.0.1 is in use" in done.stderr
+    assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_beyond_loopback_it_prints_the_token(tmp_path: Path) -> None:
-    environment = {**os.environ, "SEGMENT_DEV_TOKEN": "sesame"}
-    with running(*MODULE, "--host", "0.0.0.0", "--port", "0", env=environment) as (process, first):
+def introduction(*options: str, **environment: str) -> list[str]:
+    """What it prints before the first request."""
+    process = subprocess.Popen(
+        (*MODULE, "--port", "0", *options), stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+    assert process.stdout
+    lines = [process.stdout.readline().rstrip("\n")]
+    while not lines[-1].startswith("Before your application"):
+        lines.append(process.stdout.readline().rstrip("\n"))
+    process.kill()
+    process.communicate()
+    return lines
+
+
+def test_it_says_what_to_open_and_what_to_set() -> None:
+    first, page, setting = introduction()
+    url = first.removeprefix("Listening on ")
+    assert page == f"Open this in a browser:      {url}"
+    assert setting == f"Before your application, run: export SEGMENT_HOST={url}"
+
+
+def test_beyond_loopback_it_prints_the_token() -> None:
+    first, _, page, setting = introduction("--host", "0.0.0.0", SEGMENT_DEV_TOKEN="sesame")
+    url = first.removeprefix("Listening on ")
+    assert url.startswith("http://127.0.0.1:")
+    assert page.endswith(f" {url}/?token=sesame")
+    assert setting.endswith(f"export SEGMENT_HOST={url} SEGMENT_WRITE_KEY=sesame")
+
+
+def test_on_a_full_disk_events_are_accepted_and_shown(tmp_path: Path) -> None:
+    saved = tmp_path / "events.jsonl"
+    limited = ("sh", "-c", 'ulimit -f 4; exec "$@"', "sh", *MODULE)
+    with running(*limited, "--port", "0", "--save", str(saved)) as (process, first):
         assert process.stdout
         url = first.removeprefix("Listening on ")
-        assert url.startswith("http://127.0.0.1:")
+        post(url, event="Order Completed", userId="u1")
+        assert " 200 /v1/batch " in process.stdout.readline()
+        for _ in range(2):
+            post(url, event="Order Completed", userId="u" * 3_000)
+        assert " 200 /v1/batch " in process.stdout.readline()
+        assert process.stdout.readline().startswith(f"Cannot save events to {saved}: File too large.")
+        assert " 200 /v1/batch " in process.stdout.readline()
+        post(url, event="Order Completed", userId="u2")
         process.stdout.readline()
-        assert process.stdout.readline() == f"{url}/?token=sesame\n"
+        assert process.stdout.readline() == f"Saving events to {saved} again; 2 of them are missing there.\n"
+    events = [json.loads(line) for line in saved.read_text().splitlines()]
+    assert [event["message"]["userId"] for event in events] == ["u1", "u2"]
+
+
+def test_events_are_accepted_after_the_terminal_is_gone() -> None:
+    with running(*MODULE, "--port", "0") as (process, first):
+        assert process.stdout
+        process.stdout.close()
+        url = first.removeprefix("Listening on ")
+        for _ in range(3):
+            post(url, event="Order Completed", userId="u1")
+        process.stdout = None
+
+
+@BOTH
+def test_a_terminal_without_the_letters_of_an_event_shows_escapes(program: tuple[str, ...]) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with running(*program, "--port", "0", env=environment) as (process, first):
+        assert process.stdout
+        post(first.removeprefix("Listening on "), event="Überraschung", userId="u1")
+        assert "  \\xdcberraschung  " in process.stdout.readline()
+
+
+@BOTH
+def test_saved_events_can_be_loaded(program: tuple[str, ...], tmp_path: Path) -> None:
+    saved = tmp_path / "events.jsonl"
+    with running(*program, "--port", "0", "--save", str(saved)) as (_, first):
+        url = first.removeprefix("Listening on ")
+        post(url, event="Order Completed", userId="u1", properties={"total": 30.5})
+        post(url, event="order_lost")
+        before = json.load(urllib.request.urlopen(f"{url}/_dev/events", timeout=10))
+    with running(*program, "--port", "0", "--load", str(saved), "--save", str(saved)) as (_, first):
+        url = first.removeprefix("Listening on ")
+        assert json.load(urllib.request.urlopen(f"{url}/_dev/events", timeout=10)) == before
+        post(url, event="Order Completed", userId="u2")
+        after = json.load(urllib.request.urlopen(f"{url}/_dev/events", timeout=10))
+    assert [event["batch"] for event in after["events"]] == [1, 2, 3]
+    assert len(saved.read_text().splitlines()) == 3
+
+
+class WithoutSignals(asyncio.SelectorEventLoop):
+    """Like a loop on Windows."""
+
+    def add_signal_handler(self, *_: Any) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_starts_and_stops_where_a_loop_has_no_signals(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+
+    def show(text: str) -> None:
+        if text.startswith("Before your application"):
+            signal.raise_signal(number)
+
+    with asyncio.Runner(loop_factory=WithoutSignals) as runner:
+        assert runner.run(run(Options(port=0), show=show, show_answered=lambda _: None)) == 0
+    assert signal.getsignal(number) is before
 
 
 def test_it_exits_with_the_status_of_its_command() -> None:

@@ -2,11 +2,19 @@
 
 import asyncio
 import json
+import random
+import tracemalloc
 from typing import Any
 
 import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from aiohttp.typedefs import Handler
 
 from segment_async.devserver import Endpoint, serve
+from segment_async.devserver._arrivals import Arrivals, ReceivedBatch
+from segment_async.devserver._faults import Chaos, Faults
+from segment_async.devserver._stream import Stream
 from tests.devserver.exchange import send, track, with_endpoint
 
 
@@ -109,5 +117,99 @@ def test_an_open_page_does_not_delay_the_end_of_the_endpoint() -> None:
                 answer = await session.get(endpoint.url + "/_dev/stream")
                 await next_news(answer)
             assert await answer.content.read() == b""
+
+    asyncio.run(main())
+
+
+def test_an_update_has_a_megabyte_of_events_at_most() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        for start in range(0, 90, 15):
+            await send(session, *(track(start + number, padding="x" * 30_000) for number in range(15)))
+        seen: list[int] = []
+        async with session.get("/_dev/stream", read_bufsize=8_000_000) as answer:
+            while len(seen) < 90:
+                _, news = await next_news(answer)
+                assert len(json.dumps(news)) < 1_200_000
+                seen += numbers(news)
+        assert seen == list(range(1, 91))
+
+    with_endpoint(case)
+
+
+def test_names_that_a_sender_made_up_do_not_make_updates_longer() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        for start in range(0, 200, 10):
+            made_up = (track(n, type=f"{n}" + "t" * 30_000, event=f"{n}" + "e" * 10) for n in range(start, start + 10))
+            await send(session, *made_up)
+        async with session.get("/_dev/summary") as answer:
+            assert len(await answer.read()) < 200 * 250
+        async with session.get("/_dev/stream", headers={"Last-Event-ID": ""}) as answer:
+            _, news = await next_news(answer)
+            assert news["summary"]["type"] == {}
+            assert max(len(event["type"]) for event in news["events"]) == 200
+
+    with_endpoint(case, keep=1)
+
+
+async def stream_of(arrivals: Arrivals, ended: asyncio.Event, **options: Any) -> TestServer:
+    """A server of the stream alone, which sets `ended` when a page's request has ended."""
+
+    @web.middleware
+    async def note_end(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        finally:
+            ended.set()
+
+    app = web.Application(middlewares=[note_end])
+    app.add_routes(Stream(arrivals, Faults(None, Chaos(), random.Random()), {}, **options).routes())
+    server = TestServer(app)
+    await server.start_server()
+    return server
+
+
+def fill(arrivals: Arrivals, count: int) -> None:
+    batch = ReceivedBatch(arrivals.next_batch(), 0.0, "/v1/batch", "key", 1, count, 0, 0, None, {})
+    arrivals.add(batch, [({"type": "track"}, b"x" * 30_000, []) for _ in range(count)])
+
+
+async def open_without_reading(server: TestServer) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection(server.host, server.port, limit=1)
+    writer.write(b"GET /_dev/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return writer
+
+
+def test_a_page_that_stops_reading_holds_the_memory_of_one_update() -> None:
+    async def main() -> None:
+        arrivals = Arrivals(keep=1_000)
+        fill(arrivals, 1_000)
+        server = await stream_of(arrivals, asyncio.Event())
+        tracemalloc.start()
+        try:
+            writer = await open_without_reading(server)
+            for _ in range(40):
+                await asyncio.sleep(0)
+                fill(arrivals, 50)  # the ring turns over while the page does not read
+            await asyncio.sleep(0)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        writer.transport.abort()
+        await server.close()
+        assert held < 1_000 * 30_000 + 12_000_000
+
+    asyncio.run(main())
+
+
+def test_a_page_that_stops_reading_is_disconnected() -> None:
+    async def main() -> None:
+        arrivals, ended = Arrivals(keep=1_000), asyncio.Event()
+        fill(arrivals, 1_000)
+        server = await stream_of(arrivals, ended, stalled=0.05)
+        writer = await open_without_reading(server)
+        async with asyncio.timeout(10):
+            await ended.wait()
+        writer.transport.abort()
+        await server.close()
 
     asyncio.run(main())

@@ -62,18 +62,26 @@ class Points:
         parts: paths within the package: a folder, or a file.
         act: called at the place, with profiling off; what it raises is raised there.
         at: number of the place, from 0; `None`: none.
+        every: act again each time that so many more places are passed; `None`: once. For what does not raise.
 
     Attributes:
         count: places that were passed.
-        where: file, line and function of the place where it acted.
+        where: file, line and function of the place where it acted last.
     """
 
-    def __init__(self, *parts: str, act: Callable[[], object] = lambda: None, at: int | None = None) -> None:
+    def __init__(
+        self,
+        *parts: str,
+        act: Callable[[], object] = lambda: None,
+        at: int | None = None,
+        every: int | None = None,
+    ) -> None:
         self.count = 0
         self.where = ""
         self._prefixes = tuple(str(PACKAGE / part) for part in parts)
         self._act = act
         self._at = at
+        self._every = every
         self._known: dict[CodeType, bool] = {}
 
     def __enter__(self) -> Self:
@@ -89,6 +97,7 @@ class Points:
         if self._is_ours(frame.f_code) and self._is_place(frame, event, argument):
             self.count += 1
             if self.count - 1 == self._at:
+                self._at = None if self._every is None else self._at + self._every
                 self.where = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
                 self._act()
 

@@ -15,8 +15,10 @@ import asyncio
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
 from segment_async.spool import (
@@ -37,20 +39,29 @@ POLL_SECONDS = 0.5
 CLOSED = "the spool is closed"
 
 
+def _protocol_of_groups() -> Any:
+    """The module that has the answers to groups: a client looks at their types."""
+    for name in ("segment_async.spool", "segment_async.spool._protocol", "segment_async.spool._protocol_next"):
+        with suppress(ModuleNotFoundError):
+            module = import_module(name)
+            if hasattr(module, "AppendResult"):
+                return module
+    raise ModuleNotFoundError("no protocol of a spool knows groups")
+
+
+GROUPS: Any = _protocol_of_groups()
+
+
 class Answer(NamedTuple):
-    """The answer to one message; `dropped` is for callers that append a single one."""
+    """The answer to one message, and what was dropped to make room for it."""
 
     status: Literal["stored", "known", "memory", "full"]
     key: int | None = None
     held: bool = False
     dropped: Sequence[DroppedMessage] = ()
 
-
-class GroupAnswer(NamedTuple):
-    """The answers to a group, in its order."""
-
-    answers: Sequence[Answer]
-    dropped: Sequence[DroppedMessage] = ()
+    def in_a_group(self) -> Any:
+        return GROUPS.Appended(self.status, self.key, self.held)
 
 
 Done = Callable[[Any], None]
@@ -399,8 +410,8 @@ class MemorySpool:
             answer = self._store.append(message_id, body, holder, make_room=make_room)
             hold -= answer.held
             dropped += answer.dropped
-            answers.append(answer._replace(dropped=()))
-        _tell(done, GroupAnswer(answers, dropped))
+            answers.append(answer)
+        _tell(done, GROUPS.AppendResult([answer.in_a_group() for answer in answers], dropped))
 
     def _begin_read(self, reader: _Reader) -> None:
         if reader.is_gone:

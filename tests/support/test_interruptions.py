@@ -45,6 +45,12 @@ def test_it_acts_once_at_its_place() -> None:
     assert "_client.py" in points.where
 
 
+def test_it_acts_again_and_again_if_it_is_told_so() -> None:
+    acted: list[str] = []
+    points = scenario(Points("_pipeline", act=lambda: acted.append("here"), at=5, every=10))
+    assert len(acted) == 1 + (points.count - 6) // 10
+
+
 def test_what_it_raises_is_raised_in_the_package() -> None:
     with pytest.raises(Interrupted):
         scenario(Points("_client.py", act=interrupt, at=0))

@@ -7,7 +7,7 @@ import pytest
 
 from segment_async.spool import BatchResult, SpoolUnavailable, Status
 
-from .memory_spool import GroupAnswer, MemorySpool, ScriptedDisk, SpoolStore
+from .memory_spool import MemorySpool, ScriptedDisk, SpoolStore
 from .virtual_clock import run, running_clock
 
 DELIVERED = BatchResult(Status.DELIVERED, attempts=1)
@@ -29,7 +29,7 @@ async def read_ids(spool: MemorySpool, count: int = 10, size: int = MANY) -> lis
     return [message.message_id for message in (await spool.read(count, size)).messages]
 
 
-def statuses(result: GroupAnswer) -> list[str]:
+def statuses(result: Any) -> list[str]:
     return [answer.status for answer in result.answers]
 
 
