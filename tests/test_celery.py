@@ -1,0 +1,60 @@
+"""Celery in real workers: identity travels with a task, and what tasks tracked is received, once each."""
+
+import asyncio
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.fault_server import FaultServer
+from tests.support.programs import PROGRAMS, finished, running
+
+pytest.importorskip("celery")
+
+TASKS = 30
+
+
+def worked(folder: Path, pool: str, connect: str, *, user: str, until: str = "") -> FaultServer:
+    """What came of a worker that had so many tasks, and then SIGTERM."""
+
+    async def main() -> FaultServer:
+        environment = {"CELERY_FOLDER": str(folder), "CONNECT": connect, "PYTHONPATH": str(PROGRAMS)}
+        async with FaultServer() as server:
+            sent = await finished(PROGRAMS / "celery_shop.py", str(TASKS), host=server.url, **environment)
+            assert sent.code == 0, sent.err
+            worker = ("-m", "celery", "-A", "celery_shop", "worker", "-P", pool, "-c", "2", "-l", "INFO")
+            async with running(*worker, host=server.url, together=True, **environment) as program:
+                done = 0
+                while done < TASKS + (connect != "no"):
+                    await program.says("succeeded")
+                    done += 1
+                if until:
+                    await server.wait_for_requests(1)
+                program.signal(signal.SIGTERM)
+                said = await program.end()
+                assert "Traceback" not in said.out, said.out
+            return server
+
+    server = asyncio.run(main())
+    assert all(len(times) == 1 for times in server.taken.values())
+    assert Counter(message["userId"] for (message,) in server.taken.values()) == {user: TASKS}
+    return server
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+def test_a_tasks_calls_have_the_senders_identity_and_a_warm_shutdown_sends_them(pool: str, tmp_path: Path) -> None:
+    # The task that was sent without an identity is dropped, and counted.
+    server = worked(tmp_path, pool, "", user="user-1")
+    numbers = sorted(message["properties"]["n"] for (message,) in server.taken.values())
+    assert numbers == list(range(TASKS))
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+def test_a_shutdown_sends_what_was_tracked_without_connect_as_well(pool: str, tmp_path: Path) -> None:
+    worked(tmp_path, pool, "no", user="task")
+
+
+def test_a_task_may_wait_until_its_messages_are_sent(tmp_path: Path) -> None:
+    server = worked(tmp_path, "prefork", "5", user="user-1", until="sent")
+    assert len(server.requests) >= TASKS

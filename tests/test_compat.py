@@ -1,0 +1,212 @@
+"""The drop-in for the official SDK: its functions, its settings, its `Client`."""
+
+import inspect
+import logging
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+import segment_async.compat as analytics
+from segment_async import DeliveryError, MessageError, MessageTooLarge
+from tests.support.faults import answer
+from tests.support.served import Served
+
+
+@pytest.fixture
+def server() -> Iterator[Served]:
+    with Served() as served:
+        yield served
+
+
+@pytest.fixture
+def client(server: Served) -> Iterator[analytics.Client]:
+    client = analytics.Client("KEY", server.url, upload_interval=0.01)
+    yield client
+    client.join()
+
+
+@pytest.fixture
+def module() -> Iterator[Any]:
+    """The module, with its settings as they were at the import."""
+    settings = {name: value for name, value in vars(analytics).items() if not callable(value)}
+    yield analytics
+    if analytics.default_client is not None:
+        analytics.default_client.join()
+    vars(analytics).update(settings)
+
+
+class TestTheModule:
+    def test_settings_are_read_at_the_first_call(self, module: Any, server: Served) -> None:
+        module.write_key, module.host = "KEY", server.url
+        assert module.default_client is None
+        assert module.track("user", "Event", {"n": 1})[0]
+        assert module.identify("user", {"plan": "pro"})[0]
+        assert module.group("user", "group")[0]
+        assert module.alias("previous", "user")[0]
+        assert module.page("user", "Category", "Name")[0]
+        assert module.screen("user", "Category", "Name")[0]
+        module.flush()
+        assert [message["type"] for message in server.messages] == [
+            *("track", "identify", "group", "alias", "page", "screen"),
+        ]
+        module.shutdown()
+        assert not module.track("user", "Late")[0]
+
+    def test_without_a_key_a_call_raises(self, module: Any) -> None:
+        with pytest.raises(AssertionError, match="write_key"):
+            module.track("user", "Event")
+
+    def test_all_settings_reach_the_client(self, module: Any, caplog: pytest.LogCaptureFixture) -> None:
+        handler = logging.NullHandler()
+        module.write_key, module.host, module.timeout, module.send = "KEY", "http://127.0.0.1:9", 1.5, False
+        module.log_handler, module.gzip, module.sync_mode = handler, False, True
+        try:
+            ok, _ = module.track("user", "Event")
+            made = module.default_client
+            assert ok
+            assert (made.write_key, made.host, made.timeout, made.send) == ("KEY", "http://127.0.0.1:9", 1.5, False)
+            assert (made.gzip, made.sync_mode, made.debug) == (False, True, False)
+            assert handler in made.log.handlers
+        finally:
+            logging.getLogger("segment_async").removeHandler(handler)
+
+    def test_debug_sets_the_logger_up(self) -> None:
+        program = """
+import logging, segment_async.compat as analytics
+analytics.write_key, analytics.debug, analytics.send = "KEY", True, False
+analytics.track("user", "Event")
+log = logging.getLogger("segment_async")
+print(log.level == logging.DEBUG, len(log.handlers))
+"""
+        said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert said.stdout == "True 1\n"
+
+
+class TestTheClient:
+    def test_it_has_the_official_options_in_the_official_order(self) -> None:
+        parameters = inspect.signature(analytics.Client).parameters
+        assert list(parameters)[:20] == [
+            *("write_key", "host", "debug", "max_queue_size", "send", "on_error", "gzip", "max_retries", "sync_mode"),
+            *("timeout", "proxies", "thread", "upload_size", "upload_interval", "log_handler", "oauth_client_id"),
+            *("oauth_client_key", "oauth_key_id", "oauth_auth_server", "oauth_scope"),
+        ]
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        assert (defaults["max_queue_size"], defaults["max_retries"], defaults["timeout"]) == (10_000, 10, 15)
+        assert (defaults["thread"], defaults["upload_size"], defaults["upload_interval"]) == (1, 100, 0.5)
+
+    def test_a_call_returns_the_message_with_all_its_fields(self, client: analytics.Client) -> None:
+        moment = datetime(2014, 9, 3, tzinfo=UTC)
+        given = ({"a": 1}, {"ip": "192.0.2.1"}, moment, "anonymous", {"Amplitude": True}, "id-1")
+        ok, message = client.track("user", "Event", *given)
+        assert ok
+        assert message.pop("context")["ip"] == "192.0.2.1"
+        assert message == {
+            "type": "track",
+            "event": "Event",
+            "userId": "user",
+            "anonymousId": "anonymous",
+            "properties": {"a": 1},
+            "timestamp": "2014-09-03T00:00:00.000Z",
+            "integrations": {"Amplitude": True},
+            "messageId": "id-1",
+        }
+        for call in (client.page, client.screen):
+            _, message = call("user", "Category", "Name", *given)
+            assert (message["category"], message["name"], message["messageId"]) == ("Category", "Name", "id-1")
+        _, message = client.identify("user")
+        assert (message["traits"], message["anonymousId"], message["integrations"]) == ({}, None, {})
+        assert client.group("user", 5)[1]["groupId"] == "5"
+        assert client.alias("previous", "user", None, moment, None, "id-2")[1]["previousId"] == "previous"
+
+    def test_ids_are_made_text(self, client: analytics.Client) -> None:
+        assert client.track(157963456373623802, "Event")[1]["userId"] == "157963456373623802"
+        assert client.track(1.5, "Event")[1]["userId"] == "1.5"
+        assert client.track("", "Event", anonymous_id=Decimal(3))[1]["anonymousId"] == "3"
+        assert client.track("u", "Event", message_id=uuid.UUID(int=1))[1]["messageId"] == str(uuid.UUID(int=1))
+
+    def test_a_wrong_call_raises_what_the_official_sdk_raises_and_what_ours_does(
+        self, client: analytics.Client
+    ) -> None:
+        for kind in (AssertionError, MessageError, ValueError):
+            with pytest.raises(kind, match="event"):
+                client.track("user")
+            with pytest.raises(kind, match="userId"):
+                client.track(event="Event")
+        for kind in (RuntimeError, MessageTooLarge):
+            with pytest.raises(kind, match=r"properties\.text"):
+                client.track("user", "Event", {"text": "x" * 40_000})
+
+    def test_a_naive_time_of_just_now_is_local_and_any_other_utc(self, client: analytics.Client) -> None:
+        now = datetime.now()  # that is the point
+        sent = client.track("user", "Event", timestamp=now)[1]["timestamp"]
+        assert datetime.fromisoformat(sent).timestamp() == pytest.approx(now.timestamp(), abs=0.002)
+        assert client.identify("user", {"born": date(1981, 2, 2)})[0]
+
+    def test_nothing_is_sent_with_send_false(self, server: Served) -> None:
+        client = analytics.Client("KEY", server.url, send=False)
+        assert client.track("user", "Event")[0]
+        client.flush()
+        client.join()
+        assert server.messages == []
+
+    def test_a_full_queue_returns_false(self, server: Served) -> None:
+        server.script = lambda _: answer(503)
+        client = analytics.Client("KEY", server.url, max_queue_size=1, upload_interval=60, upload_size=100)
+        assert client.track("user", "Event")[0]
+        assert not client.track("user", "Event")[0]
+        server.script = ()
+        client.join()
+        assert len(server.messages) == 1
+
+    def test_sync_mode_waits_and_raises(self, server: Served) -> None:
+        client = analytics.Client("KEY", server.url, sync_mode=True, max_retries=0)
+        assert client.track("user", "Event")[0]
+        assert len(server.messages) == 1
+        server.script = [answer(400)]
+        with pytest.raises(DeliveryError, match="refused"):
+            client.track("user", "Event")
+        client.join()
+
+    def test_on_error_gets_the_error_and_the_messages(self, server: Served) -> None:
+        server.script = lambda _: answer(400)
+        failed: list[tuple[Exception, list[dict[str, Any]]]] = []
+        client = analytics.Client("KEY", server.url, on_error=lambda *what: failed.append(what), upload_interval=0.01)
+        client.track("user", "Event")
+        client.shutdown()
+        ((error, (message,)),) = failed
+        assert "refused" in str(error)
+        assert message["event"] == "Event"
+
+    def test_a_call_after_the_end_returns_false(self, client: analytics.Client) -> None:
+        client.shutdown()
+        ok, message = client.track("user", "Event")
+        assert (ok, message["event"]) == (False, "Event")
+
+    def test_a_queue_without_a_limit(self, server: Served) -> None:
+        client = analytics.Client("KEY", server.url, max_queue_size=0)
+        assert client.track("user", "Event")[0]
+        client.shutdown()
+        assert len(server.messages) == 1
+
+    def test_a_plain_host_is_taken_with_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        analytics.Client("KEY", "http://127.0.0.1:9")
+        assert caplog.text == ""
+        analytics.Client("KEY", "http://collector.example", send=False)
+        assert "plain http://" in caplog.text
+
+    def test_no_hook_may_be_anything_false(self) -> None:
+        assert analytics.Client("KEY", on_error=False, send=False).track("user", "Event")[0]  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("proxies", ["URL", {"http": "URL"}, {"all": "URL"}])
+    def test_the_proxy_of_the_hosts_scheme_is_used(self, server: Served, proxies: Any) -> None:
+        given = server.url if proxies == "URL" else dict.fromkeys(proxies, server.url)
+        client = analytics.Client("KEY", "http://127.0.0.1:9", proxies=given)
+        client.track("user", "Event")
+        client.shutdown()
+        assert len(server.messages) == 1
