@@ -1,0 +1,15 @@
+"""Tracking plans: reads them, judges messages against them as Segment does, and generates typed events from them.
+
+    plan = Plan.load("plan.json")
+    plan.judge({"type": "track", "event": "Order Completed", "properties": {"totl": 3}})
+
+Pure: of this package it imports only `verdicts`, so that the client, the local endpoint, the test kit and any script
+can use it. Judging needs the extra `plans`; the rest does not.
+"""
+
+from ._decision import CallSettings, Decision, Settings
+from ._plan import Plan
+from ._rule import PlanError, Problem, Rule
+from ._schema import NoValidator
+
+__all__ = ["CallSettings", "Decision", "NoValidator", "Plan", "PlanError", "Problem", "Rule", "Settings"]
