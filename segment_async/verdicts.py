@@ -6,7 +6,8 @@ message (a duplicate id, a batch that is too long) have their text here and are 
 messages.
 
 Severity "dropped": Segment would drop the message. "spec": Segment keeps it, but it violates the specification, and a
-destination may ignore a field. "style": it is valid, but not recommended.
+destination may ignore a field. "plan": it violates your tracking plan (`plans`). "style": it is valid, but not
+recommended.
 """
 
 import json
@@ -16,8 +17,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final, Literal, TypeGuard, cast
 
-Severity = Literal["dropped", "spec", "style"]
-SEVERITIES: Final[tuple[Severity, ...]] = ("dropped", "spec", "style")
+Severity = Literal["dropped", "spec", "plan", "style"]
+SEVERITIES: Final[tuple[Severity, ...]] = ("dropped", "spec", "plan", "style")
 
 MESSAGE_BYTES: Final = 32_768
 BATCH_MESSAGES: Final = 2_500

@@ -118,7 +118,11 @@ class SpoolFeed:
     def _note_recovered(self, recovered: int) -> None:
         accounts, new = self._queue.accounts, recovered - self._recovered
         # No call in between, as in the accounts themselves.
-        self._recovered, accounts.recovered, accounts.spooled = recovered, accounts.recovered + new, accounts.spooled + new
+        self._recovered, accounts.recovered, accounts.spooled = (
+            recovered,
+            accounts.recovered + new,
+            accounts.spooled + new,
+        )
 
     def _load(self, message: StoredMessage) -> None:
         queue = self._queue

@@ -9,7 +9,12 @@ from segment_async.verdicts import SEVERITIES
 from ._tracking import Answered
 
 _MAX_RULES: Final = 3
-_WORDS: Final = {"dropped": "would be dropped", "spec": "against the spec", "style": "not recommended"}
+_WORDS: Final = {
+    "dropped": "would be dropped",
+    "spec": "against the spec",
+    "plan": "against the plan",
+    "style": "not recommended",
+}
 
 
 def line(answered: Answered) -> str:
