@@ -37,6 +37,7 @@ from ._pipeline.queue import Overflow
 from ._pipeline.reports import OnError
 from ._pipeline.retry import RetryPolicy
 from ._version import __version__
+from .events import TrackEvent
 from .instrumentation import Request
 from .messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
 from .spool._protocol import Spool
@@ -175,7 +176,7 @@ class Client:
     async def track(
         self,
         user_id: UserID | None = None,
-        event: str | None = None,
+        event: str | TrackEvent | None = None,
         properties: Mapping[str, Any] | None = None,
         *,
         anonymous_id: UserID | None = None,
@@ -185,6 +186,8 @@ class Client:
         message_id: UserID | None = None,
     ) -> Delivery:
         """Say that somebody did something (https://segment.com/docs/connections/spec/track/).
+
+        `event` is a name, or a value of a class that `segment-async plan generate` wrote; that holds the properties.
 
         Returns once the message is accepted, not once it is delivered; await the `Delivery` for that. Cancelled
         while it waits for room in the queue, the message is not accepted. With a spool it returns once the message

@@ -21,6 +21,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from . import Client, Response, messages
 from ._matching import ID, MessageDict, expectation, headline, listed, matching, nearest, shown
+from .events import TrackEvent
 from .verdicts import DUPLICATE_ID, judge
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Recording:
 
     def assert_tracked(
         self,
-        event: str | None = None,
+        event: str | TrackEvent | None = None,
         *,
         user_id: ID | None = None,
         anonymous_id: ID | None = None,
@@ -111,6 +112,8 @@ class Recording:
     ) -> MessageDict:
         """Assert that a `track` call matches, and return the first one that does.
 
+        A planned event stands for its name and its properties; do not give `properties` as well.
+
         An argument that is `None` is not compared. A dict also matches one with more keys, on every level. Other values
         are compared as they are sent, so that a `UUID` matches its text; a matcher such as `mock.ANY` may be used.
 
@@ -118,6 +121,7 @@ class Recording:
             AssertionError: none matches; shows the most similar ones and their differences.
         """
         __tracebackhide__ = True
+        event, properties = _unplanned(event, properties)
         return self._first(
             expectation("track", user_id, anonymous_id, event=event, properties=properties, context=context)
         )
@@ -136,7 +140,7 @@ class Recording:
 
     def assert_not_tracked(
         self,
-        event: str | None = None,
+        event: str | TrackEvent | None = None,
         *,
         user_id: ID | None = None,
         anonymous_id: ID | None = None,
@@ -149,6 +153,7 @@ class Recording:
             AssertionError: at least one matches; shows all of them.
         """
         __tracebackhide__ = True
+        event, properties = _unplanned(event, properties)
         unwanted = expectation("track", user_id, anonymous_id, event=event, properties=properties, context=context)
         found = matching(unwanted, self.events)
         if found:
@@ -216,6 +221,17 @@ class Recording:
                     f"  {verdict.severity} ({verdict.rule}): {verdict.path}: {verdict.text}" for verdict in found
                 )
         return "\n".join(lines)
+
+
+def _unplanned(
+    event: str | TrackEvent | None, properties: Mapping[str, Any] | None
+) -> tuple[str | None, Mapping[str, Any] | None]:
+    """The name and the properties that a planned event stands for."""
+    if not isinstance(event, TrackEvent):
+        return event, properties
+    if properties is not None:
+        raise TypeError(f"leave properties out, because {type(event).__qualname__} holds them")
+    return event.EVENT, event
 
 
 @contextmanager

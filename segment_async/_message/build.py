@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 from segment_async._exceptions import MessageError
+from segment_async.events import PlannedTraits, TrackEvent
 
 from .encode import wire_text
 from .timestamps import clock_text, datetime_text
@@ -59,7 +60,7 @@ def _common(
 
 def track(
     user_id: UserID | None = None,
-    event: str | None = None,
+    event: str | TrackEvent | None = None,
     properties: Mapping[str, Any] | None = None,
     *,
     anonymous_id: UserID | None = None,
@@ -68,6 +69,10 @@ def track(
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
 ) -> Fields:
+    if type(event) is not str and isinstance(event, TrackEvent):
+        if properties is not None:
+            raise MessageError("properties", f"must be left out, because {_type_name(event)} holds them")
+        context, properties, event = _with_version(context, event.VERSION), event, event.EVENT
     message = _common("track", user_id, anonymous_id, context, integrations, timestamp, message_id)
     message["event"] = event if type(event) is str and event else _event(event)
     # `_put_mapping`, written out for speed.
@@ -86,6 +91,8 @@ def identify(
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
 ) -> Fields:
+    if isinstance(traits, PlannedTraits):
+        context = _with_version(context, traits.VERSION)
     message = _common("identify", user_id, anonymous_id, context, integrations, timestamp, message_id)
     if traits is not None:
         _put_mapping(message, "traits", traits)
@@ -135,6 +142,8 @@ def group(
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
 ) -> Fields:
+    if isinstance(traits, PlannedTraits):
+        context = _with_version(context, traits.VERSION)
     message = _common("group", user_id, anonymous_id, context, integrations, timestamp, message_id)
     message["groupId"] = _required("groupId", group_id)
     if traits is not None:
@@ -191,6 +200,16 @@ def _view(message: Fields, category: Any, name: Any, properties: Any) -> Fields:
     if properties is not None:
         _put_mapping(message, "properties", properties)
     return message
+
+
+def _with_version(context: Mapping[str, Any] | None, version: int | None) -> Mapping[str, Any] | None:
+    """The context with the version of the planned event; without one, Segment checks against the oldest."""
+    if version is None:
+        return context
+    given: Mapping[str, Any] = {} if context is None else mapping("context", context)
+    protocols: Any = given.get("protocols")
+    kept: Mapping[str, Any] = cast("Fields", protocols) if isinstance(protocols, Mapping) else {}
+    return {**given, "protocols": {**kept, "event_version": version}}
 
 
 def _put_mapping(message: Fields, name: str, value: Any) -> None:

@@ -8,8 +8,21 @@ can use it. Judging needs the extra `plans`; the rest does not.
 """
 
 from ._decision import CallSettings, Decision, Settings
+from ._generate import generate
+from ._lint import lint
 from ._plan import Plan
 from ._rule import PlanError, Problem, Rule
 from ._schema import NoValidator
 
-__all__ = ["CallSettings", "Decision", "NoValidator", "Plan", "PlanError", "Problem", "Rule", "Settings"]
+__all__ = [
+    "CallSettings",
+    "Decision",
+    "NoValidator",
+    "Plan",
+    "PlanError",
+    "Problem",
+    "Rule",
+    "Settings",
+    "generate",
+    "lint",
+]

@@ -84,3 +84,12 @@ def rule(
 
 def track(event: str = "Order Completed", properties: Any = None, **more: Any) -> dict[str, Any]:
     return {"type": "track", "userId": "u", "event": event, "properties": properties, **more}
+
+
+TYPED: list[dict[str, Any]] = [
+    ORDER_COMPLETED,
+    rule(version=1),
+    rule(version=2),
+    rule(None, {"Plan Name": {"type": "string"}}, kind="IDENTIFY"),
+]
+"""The plan of `tests/typing/planned.py`."""
