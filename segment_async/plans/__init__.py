@@ -8,7 +8,9 @@ can use it. Judging needs the extra `plans`; the rest does not.
 """
 
 from ._decision import CallSettings, Decision, Settings
+from ._diff import Change, diff
 from ._generate import generate
+from ._infer import infer
 from ._lint import lint
 from ._plan import Plan
 from ._rule import PlanError, Problem, Rule
@@ -16,6 +18,7 @@ from ._schema import NoValidator
 
 __all__ = [
     "CallSettings",
+    "Change",
     "Decision",
     "NoValidator",
     "Plan",
@@ -23,6 +26,8 @@ __all__ = [
     "Problem",
     "Rule",
     "Settings",
+    "diff",
     "generate",
+    "infer",
     "lint",
 ]
