@@ -1,7 +1,7 @@
-"""The client: the calls, and the wiring of the stations behind them.
+"""The client: the six calls, and the parts behind them wired together.
 
-Each call builds its message (`_build`), fills in what is bound around it (`_context`), encodes it once (`messages`)
-and queues it (`_queue`). Which loop sends it, flush, close and the rest of its life are `_life`'s.
+Each call builds its message (`_message.build`), fills in what is bound around it (`_message.context`), encodes it once
+(`_message.encode`) and queues it (`_pipeline.queue`). Which loop sends it, flush and close are `_lifecycle.owner`'s.
 """
 
 from __future__ import annotations
@@ -53,43 +53,43 @@ BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 class Client:
     """Sends messages to one Segment source.
 
-    Use it as ``async with Client(key) as client``, or keep one for the life of a module: the first awaited call
-    opens it on the running loop, and a later loop carries on where an earlier one ended.
+    Use it as ``async with Client(key) as client``, or keep one at module level: the first awaited call opens it on the
+    running loop, and a later loop continues where an earlier one ended.
 
     Args:
-        write_key: of the source; white space around it is stripped.
-        region: ``"us"`` or ``"eu"``: where the workspace lives. A key of one region is worth nothing in the other.
+        write_key: the source's write key; surrounding white space is stripped.
+        region: ``"us"`` or ``"eu"``: the workspace's region. A key works only in its own region.
         host: another origin (a proxy, a custom domain, a local endpoint), with or without ``/v1``. Wins over the
             environment's ``SEGMENT_HOST``, which wins over `region`.
-        flush_at: messages that make a batch due at once.
-        flush_interval: seconds that the oldest message waits for company.
+        flush_at: a batch of this many messages is sent at once.
+        flush_interval: maximum seconds a message waits before its batch is sent.
         max_queue_size: messages that may be pending, in flight included.
         max_queue_bytes: bytes of JSON that may be pending.
-        overflow: what happens when the queue is full. ``"wait"``: the caller waits; ``"drop_newest"``: the message is
-            accepted and at once dropped; ``"drop_oldest"``: the oldest that are not in flight are dropped, a whole batch at a time;
-            ``"raise"``: `QueueFull`.
-        overflow_timeout: with ``"wait"``: seconds that a full queue may hold callers up, counted from when it became
-            full; then messages are accepted and at once dropped. `None`: wait as long as it takes.
-        max_in_flight: requests at once while there is a backlog; 1 keeps the order.
+        overflow: what happens when the queue is full. ``"wait"``: the caller waits. ``"drop_newest"``: the message is
+            accepted and dropped at once. ``"drop_oldest"``: the oldest messages that are not in flight are dropped, at
+            most a tenth of the bound at a time. ``"raise"``: `QueueFull`.
+        overflow_timeout: with ``"wait"``, seconds that a full queue may hold up callers, counted from the moment it
+            became full; after that, messages are accepted and dropped at once. `None`: wait as long as it takes.
+        max_in_flight: concurrent requests while there is a backlog; 1 keeps the order.
         gzip: compress bodies, with `isal` where the extra ``speedups`` is installed.
         timeout: seconds for one request, connecting included.
-        retry: how long and how often to try.
+        retry: how often and for how long to retry.
         close_timeout: seconds that `aclose` may flush.
-        before_send: gets each message before it is queued, as a dict of its own with the values as they travel (dates
-            are text, models are dicts), and gives it back, changed or not; `None` drops it, and so does an exception,
-            or a message that Segment would drop.
+        before_send: called with each message before it is queued: a dict of its own, with the values as they travel
+            (dates are text, models are dicts). Return it, changed or not; return `None` to drop it. An exception drops
+            the message too, and so does a message that Segment would drop.
         on_error: called on the client's loop with a `DeliveryError` and the messages that failed or were dropped;
             sync or async.
-        oauth: credentials for tokens in place of the write key in the header; needs the extra ``oauth``.
-        spool: a file's path, or a `Spool`: a message is on disk when its call returns, and what could not be delivered
-            is there for the next process. What one file may keep, and what happens when the disk refuses, are the
-            options of `segment_async.spool.SQLiteSpool`.
-        transport: carries requests in place of aiohttp; its `timeout` is the client's.
-        proxy: an HTTP proxy's address for aiohttp; `None`: none, not even the environment's.
-        ssl_context: for aiohttp, such as one that knows a private authority; it must verify. `None`: the system's
+        oauth: send OAuth tokens instead of the write key in the header; needs the extra ``oauth``.
+        spool: a file's path, or a `Spool`. A message is on disk when its call returns; what could not be delivered
+            is sent by the next process. A spool belongs to one write key and host. For its options see
+            `segment_async.spool.SQLiteSpool`.
+        transport: sends requests instead of aiohttp; `timeout` applies to it as well.
+        proxy: address of an HTTP proxy for aiohttp. `None`: no proxy; the environment's is ignored.
+        ssl_context: for aiohttp, such as one with a private certificate authority; it must verify. `None`: the system's
             authorities.
-        allow_http: let `host` be plain ``http://`` beyond loopback.
-        send: `False`: check and count, send nothing, and leave the spool alone.
+        allow_http: allow a plain ``http://`` host beyond loopback.
+        send: `False`: check and count messages, send nothing, and don't touch the spool.
 
     Raises:
         ValueError: an option is out of range, contradicts another, or would put the key at risk.
@@ -185,19 +185,27 @@ class Client:
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that somebody did something (https://segment.com/docs/connections/spec/track/).
+        """Record an action of a user (https://segment.com/docs/connections/spec/track/).
 
-        `event` is a name, or a value of a class that `segment-async plan generate` wrote; that holds the properties.
+        Returns once the message is accepted, not once it is delivered; await the returned `Delivery` for that. If you
+        cancel the call while it waits for room in the queue, the message is not accepted. With a spool the call returns
+        once the message is on disk; if you cancel it while it waits for the disk, the message stays accepted.
 
-        Returns once the message is accepted, not once it is delivered; await the `Delivery` for that. Cancelled
-        while it waits for room in the queue, the message is not accepted. With a spool it returns once the message
-        is on disk; cancelled while it waits for that, the message stays accepted.
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            event: the action's name, such as ``"Order Completed"``; or a generated event, which holds the properties.
+            properties: details of the action.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
 
         Raises:
             MessageError: Segment would drop the message; names the field.
-            MessageTooLarge: it has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
-            QueueFull: only under ``overflow="raise"``.
-            SpoolUnavailable: the disk refused; the message was not accepted.
+            MessageTooLarge: the message has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
+            QueueFull: only with ``overflow="raise"``.
+            SpoolUnavailable: the spool could not store the message; it was not accepted.
             ClientClosed: `aclose` was called.
         """
         message = _build.track(
@@ -224,7 +232,7 @@ class Client:
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say who somebody is (https://segment.com/docs/connections/spec/identify/). As `track` otherwise."""
+        """Record who a user is, with traits (https://segment.com/docs/connections/spec/identify/). Otherwise as `track`."""
         message = _build.identify(
             user_id,
             traits,
@@ -250,7 +258,7 @@ class Client:
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that somebody saw a page (https://segment.com/docs/connections/spec/page/). As `track` otherwise."""
+        """Record a page view (https://segment.com/docs/connections/spec/page/). Otherwise as `track`."""
         message = _build.page(
             user_id,
             category,
@@ -278,10 +286,7 @@ class Client:
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that somebody saw a screen of an app (https://segment.com/docs/connections/spec/screen/).
-
-        As `track` otherwise.
-        """
+        """Record a screen view of a mobile app (https://segment.com/docs/connections/spec/screen/). Otherwise as `track`."""
         message = _build.screen(
             user_id,
             category,
@@ -308,9 +313,9 @@ class Client:
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that somebody belongs to a group (https://segment.com/docs/connections/spec/group/).
+        """Record that a user belongs to a group (https://segment.com/docs/connections/spec/group/).
 
-        `group_id` is required. As `track` otherwise.
+        `group_id` is required. Otherwise as `track`.
         """
         message = _build.group(
             user_id,
@@ -336,9 +341,9 @@ class Client:
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Say that two ids are one person (https://segment.com/docs/connections/spec/alias/).
+        """Record that two ids belong to one user (https://segment.com/docs/connections/spec/alias/).
 
-        `previous_id` and `user_id` are both required. As `track` otherwise.
+        `previous_id` and `user_id` are both required. Otherwise as `track`.
         """
         message = _build.alias(
             previous_id,
@@ -357,8 +362,8 @@ class Client:
     async def enqueue(self, message: Message | Mapping[str, Any]) -> Delivery:
         """Queue a message that `messages` built, or any dict of that shape, waiting while the queue is full.
 
-        Returns once the message is accepted, not once it is delivered. Cancelled while it waits for room in the
-        queue, the message is not accepted. Waits for a spool's disk, and raises, as `track` does.
+        Returns once the message is accepted, not once it is delivered. If you cancel the call while it waits for room
+        in the queue, the message is not accepted. Waits for a spool, and raises, as `track` does.
         """
         delivery, body = self._take(checked(message))
         return await self._put(delivery, body) if body else delivery
@@ -366,14 +371,14 @@ class Client:
     def enqueue_nowait(self, message: Message | Mapping[str, Any]) -> Delivery:
         """Queue a message at once, from any thread, with or without a running loop.
 
-        It cannot wait: where `enqueue` would, the message is accepted and at once dropped (``queue_full``). Until a
-        loop opens the client it only queues; if none ever does, the drain at the interpreter's exit sends. With a
-        spool it does not wait for the disk; what that refuses is dropped (``spool_unavailable``).
+        It cannot wait: when `enqueue` would, the message is accepted and dropped at once (``queue_full``). Until a loop
+        opens the client it only queues; if none ever does, the drain at the interpreter's exit sends. With a spool it
+        does not wait for the disk; what that refuses is dropped (``spool_unavailable``).
 
         Raises:
             MessageError: Segment would drop the message; names the field.
-            MessageTooLarge: it has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
-            QueueFull: only under ``overflow="raise"``.
+            MessageTooLarge: the message has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
+            QueueFull: only with ``overflow="raise"``.
             ClientClosed: `aclose` was called.
         """
         owner = self._owner
@@ -386,31 +391,32 @@ class Client:
         return owner.pipeline.put_nowait(delivery, body) if body else delivery
 
     def statistics(self) -> Statistics:
-        """One consistent look at the counters, from any thread."""
+        """A consistent snapshot of the counters; callable from any thread."""
         return self._owner.pipeline.statistics()
 
     def observe(self, listener: Callable[[Request], object]) -> None:
-        """Call this with each request once it is over, on the client's loop; for metrics and traces.
+        """Call `listener` with each request once it is over, on the client's loop; for metrics and traces.
 
-        It must not block. An exception in it is logged once, never more.
+        It must not block. An exception in it is logged once and ignored.
         """
         self._observers.append(listener)
 
     # -- flush and close
 
     async def flush(self, *, timeout: float | None = None) -> int:
-        """Send what is collected, and wait until every message accepted before the call has its outcome.
+        """Send what is queued, and wait until every message accepted before the call has its outcome.
 
-        Returns how many are left after `timeout` seconds (`None`: no limit); 0: all are settled. Cancelling it
-        leaves the messages alone. A back-off is not cut short for it, nor is a pause that Segment asked for.
+        Returns how many messages are left after `timeout` seconds (`None`: no limit); 0 means all are settled.
+        Cancelling it leaves the messages alone. It does not shorten a back-off, nor a pause that Segment asked for.
         """
         return await self._owner.flush(timeout)
 
     async def aclose(self) -> None:
-        """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.
+        """Accept no new messages, flush within `close_timeout`, then drop what is left, with one warning.
 
-        Safe to call twice, also at once. A cancellation that meets it lets it run within its limit and is raised
-        then; a second one shortens the limit to nothing. The client is closed in any case.
+        With a spool, what is left stays on disk. Calling it twice is fine, also concurrently. If it is cancelled, it
+        still runs within its limit and raises the cancellation afterwards; a second cancellation ends it at once. The
+        client is closed in any case.
         """
         await self._owner.aclose()
 
@@ -425,10 +431,10 @@ class Client:
         await self._owner.aclose(cancels=isinstance(error, asyncio.CancelledError))
 
     def drain_on_signals(self, *signals: Signals) -> None:
-        """Let these signals (SIGTERM, if none is given) end the program as `sys.exit` would.
+        """Make these signals (SIGTERM if none is given) end the program as `sys.exit` would.
 
-        So that blocks are left, the client is closed, and what is unsent gets its last drain. For plain programs:
-        servers such as uvicorn see to it themselves. A signal that already has a handler keeps it.
+        `async with` blocks are left then, the client is closed, and what is unsent gets a last drain. For plain
+        programs: servers such as uvicorn handle signals themselves. A signal that already has a handler keeps it.
 
         Raises:
             ValueError: not called from the main thread.
@@ -469,6 +475,11 @@ class Client:
         if "userId" not in message and _lacks_identity(message):
             if block is None or not block.drops_without_identity:
                 raise _no_identity(message)
+            self._owner.pipeline.reports.warn_once(
+                "no_identity",
+                "A message has no user_id and no anonymous_id and is dropped, as its block has without_identity='drop'. "
+                "This is logged once; client.statistics().reasons counts them.",
+            )
             return self._dropped(message["messageId"], "no_identity", body_of(message))
         if self._before_send is None:
             body = encode(message)

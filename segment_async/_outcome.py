@@ -142,6 +142,8 @@ class Statistics:
         requests: requests begun, `retries` of them not the first for their messages.
         recovered: messages found on disk.
         reasons: how many messages failed or were dropped, by reason.
+        retry_in: seconds until the next request may begin, while the server asked for a pause or does not answer;
+            0.0: at once.
     """
 
     accepted: int
@@ -159,3 +161,4 @@ class Statistics:
     recovered: int
     reasons: Mapping[str, int]
     handed_over: int = 0
+    retry_in: float = field(default=0.0, compare=False)

@@ -33,11 +33,12 @@ Handler = Callable[[Any, Any], Any]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def flush_after(client: Client, margin: float = 0.3) -> Callable[[Handler], Handler]:
+def flush_after(client: Client, margin: float = 0.3, *, timeout: float = 2.0) -> Callable[[Handler], Handler]:
     """Decorate a handler, sync or async: Lambda calls the result, which flushes the client after each invocation.
 
-    The flush ends `margin` seconds before the invocation's time limit. Messages that are left by then are logged, stay
-    in the client, and are sent during the next invocation. Async handlers run on one loop that is kept for the process.
+    The flush takes at most `timeout` seconds, and ends `margin` seconds before the invocation's time limit. While
+    Segment does not answer, invocations do not wait, except for one attempt now and then. Messages that are left are
+    logged, stay in the client, and are sent during the next invocation. Async handlers run on one loop that is kept for the process.
     The thread's current loop is not changed, so that the handler may be an adapter such as Mangum.
     """
     hooks = HookRunner()
@@ -54,7 +55,7 @@ def flush_after(client: Client, margin: float = 0.3) -> Callable[[Handler], Hand
                 return result
             finally:
                 try:
-                    _flush(client, run, _seconds_left(context) - margin)
+                    _flush(client, run, min(timeout, _seconds_left(context) - margin))
                 except Exception as error:
                     # It must replace neither the handler's result nor its exception.
                     hooks.log_once("flushing", error)
@@ -90,6 +91,9 @@ async def _awaited(result: Awaitable[Any]) -> Any:
 
 
 def _flush(client: Client, run: Run, seconds: float) -> None:
+    if client.statistics().retry_in > 0:
+        # Nothing can be sent now; the next invocations see whether it can.
+        seconds = 0.0
     flushing = client.flush(timeout=max(0.0, seconds))
     try:
         left = run(flushing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -71,6 +72,12 @@ def _settle(
 
 
 async def _look_up_in_child(host: str, port: int) -> Addresses:
+    if not _can_run_python():
+        # The executable is the application itself, which must not be started again.
+        try:
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise OSError(None, "name not resolved") from None
     command = [sys.executable, "-I", "-S", "-c", _CHILD, host, str(port)]
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: ASYNC220  # asyncio's subprocesses need threads
@@ -84,6 +91,12 @@ async def _look_up_in_child(host: str, port: int) -> Addresses:
                 child.kill()
     except (OSError, ValueError):
         raise OSError(None, "name not resolved") from None
+
+
+def _can_run_python() -> bool:
+    """Whether `sys.executable` is a Python: it is the application in a frozen program, and a server under uWSGI."""
+    name = os.path.basename(sys.executable or "").lower()
+    return not getattr(sys, "frozen", False) and name.startswith(("python", "pypy"))
 
 
 def _results(host: str, port: int, family: int, addresses: Addresses) -> list[ResolveResult]:

@@ -36,6 +36,8 @@ _BETWEEN_LOOKS: Final = 0.002
 _LONGEST_WATCH: Final = 5.0
 # Seconds between two looks of a wait on the owner itself: an exception may have interrupted what was to wake it.
 _OWN_WATCH_SECONDS: Final = 30.0
+# Seconds that messages get at the end of a loop that was not preceded by a flush or a close.
+_LOOP_END_SECONDS: Final = 1.0
 # Seconds that hooks and the transport get after everything is settled.
 _GRACE_SECONDS: Final = 0.25
 # Seconds that a spool gets to store what it was given, and to record how messages ended.
@@ -83,6 +85,8 @@ class LoopOwner(Host):
         self._is_closed = False
         self.is_held = False
         self._last_look = 0.0
+        # The last flush ran out of time.
+        self._flushed_in_vain = False
         self.clock = LoopClock()
         self.pipeline = self._make(self.clock, self)
 
@@ -112,6 +116,10 @@ class LoopOwner(Host):
             left = self._move_to(loop)
         _end(*left)
         return _OWN_WATCH_SECONDS
+
+    def send_now(self) -> None:
+        """A delivery is awaited: its batch does not wait for company."""
+        self.pipeline.flush_now()
 
     def _next_look(self) -> float:
         now = time.monotonic()
@@ -148,6 +156,7 @@ class LoopOwner(Host):
             return
         # It is being closed already.
         self._guard = None
+        await self._send_before_the_end()
         tasks = self.leave()
         if tasks:
             await asyncio.wait(tasks)
@@ -155,6 +164,19 @@ class LoopOwner(Host):
         if isinstance(self._transport, HTTPTransport):
             await self._transport.aclose()
         await self._auth.aclose()
+
+    async def _send_before_the_end(self) -> None:
+        """What is in flight or due gets a moment, unless deliveries fail anyway or a flush has just waited for them."""
+        pipeline = self.pipeline
+        if self._is_closed or self._is_finishing or self._flushed_in_vain or not pipeline.can_send():
+            return
+        left = await self.flush(min(self._close_timeout, _LOOP_END_SECONDS))
+        if left and pipeline.feed is None:
+            _log.warning(
+                "The event loop ended with %s unsent; kept for the next loop, or dropped at exit. Await "
+                "client.flush(timeout=...) or client.aclose() before the loop ends.",
+                _messages(left),
+            )
 
     def hold(self) -> None:
         """Messages were given: the client lives until it is closed, and is drained at exit."""
@@ -206,7 +228,9 @@ class LoopOwner(Host):
         )
         if feed is not None:
             await feed.until_recorded(self, time_left)
-        return pipeline.left(place)
+        left = pipeline.left(place)
+        self._flushed_in_vain = left > 0
+        return left
 
     # -- close
 
@@ -281,12 +305,14 @@ class LoopOwner(Host):
         seconds = self.clock.now() - (self._close_began or 0.0)
         dropped = await self._drop_or_keep("close_timeout", owner)
         kept = self.pipeline.statistics().pending
+        error = self.pipeline.outage.error
         if dropped:
             _log.warning(
-                "Closed with %s unsent after %.1f s (close_timeout=%g); dropped.",
+                "Closed with %s unsent after %.1f s (close_timeout=%g); dropped.%s",
                 _messages(dropped),
                 seconds,
                 self._close_timeout,
+                f" Last error: {error}." if error else "",
             )
         if kept:
             _log.warning("Closed with %s unsent; kept in the spool for the next process.", _messages(kept))

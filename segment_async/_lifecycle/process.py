@@ -39,7 +39,7 @@ def remember(owner: OpenClient) -> None:
 
 
 def hold(owner: OpenClient) -> None:
-    """Messages were given to it: it owners until it is closed, whether the application keeps it or not."""
+    """The client was given messages: it lives until it is closed, whether the application keeps it or not."""
     _unsent.add(owner)
     _drain_when_multiprocessing_ends()
 
@@ -51,7 +51,6 @@ def forget(owner: OpenClient) -> None:
 
 def _drain() -> None:
     owners: list[OpenClient] = []
-    unclosed = len(_unsent)
     for owner in list(_unsent):
         if owner.has_pending():
             owners.append(owner)
@@ -68,9 +67,9 @@ def _drain() -> None:
                 _say(f"{_messages(lost)} not sent before the program ended")
             if kept:
                 _say(f"{_messages(kept)} kept in a spool for the next process to send")
-    if unclosed:
+    if owners:
         warnings.warn(
-            f"{unclosed} segment_async client(s) were never closed; use 'async with', or await aclose()",
+            f"{len(owners)} segment_async client(s) had messages to send at exit; use 'async with', or await aclose()",
             ResourceWarning,
             stacklevel=1,
         )

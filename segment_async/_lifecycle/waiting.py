@@ -20,6 +20,9 @@ class Host(Protocol):
     def ensure_running(self) -> float | None:
         """Make sure that a running loop works for the client. Returns the seconds until the next check; `None`: none."""
 
+    def send_now(self) -> None:
+        """Something waits for a message: send what is there without waiting for company."""
+
 
 class Signal:
     """Wakes what waits on it.

@@ -38,6 +38,11 @@ class Accounts:
         self.requests = self.retries = 0
         self.reasons: dict[str, int] = {}
 
+    @property
+    def dropped(self) -> int:
+        """Messages that were dropped, for whatever reason."""
+        return sum(count for reason, count in self.reasons.items() if REASONS[reason].status is Status.DROPPED)
+
     # -- bounds
 
     def has_room(self, size: int) -> bool:
@@ -118,7 +123,7 @@ class Accounts:
         self.pending, self.pending_bytes = pending, pending_bytes
         return True
 
-    def statistics(self, in_flight: int, in_flight_bytes: int, oldest_age: float) -> Statistics:
+    def statistics(self, in_flight: int, in_flight_bytes: int, oldest_age: float, retry_in: float = 0.0) -> Statistics:
         reasons = Counts(self.reasons)
         failed = sum(count for reason, count in reasons.items() if REASONS[reason].status is Status.FAILED)
         dropped = sum(reasons.values()) - failed
@@ -138,4 +143,5 @@ class Accounts:
             recovered=self.recovered,
             reasons=reasons,
             handed_over=self.handed_over,
+            retry_in=retry_in,
         )

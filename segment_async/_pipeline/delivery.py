@@ -135,6 +135,8 @@ class Delivery:
         return self._settled().__await__()
 
     async def _settled(self) -> Outcome:
+        if self.outcome is None:
+            self._record.host.send_now()
         while (outcome := self.outcome) is None:
             record = self._record
             waiter = record.register(self._index)

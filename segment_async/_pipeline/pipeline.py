@@ -9,13 +9,14 @@ A client has one; a forked child makes a new one. Which loop works for it is `_l
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from segment_async._http.transport import Transport
+from segment_async._http.transport import HTTPTransport, Transport
 from segment_async._lifecycle.loop_end import end
 from segment_async._lifecycle.waiting import Host
 from segment_async._outcome import BatchResult, Statistics, Status
@@ -31,11 +32,14 @@ from .circuit import CircuitBreaker
 from .clock import LoopClock
 from .consumer import Consumer
 from .delivery import Delivery, Record
+from .outage import Outage
 from .queue import Overflow, Queue
 from .reports import OnError, Reports
 from .retry import RetryPolicy
 from .settlement import Settlement
 from .spool_feed import SpoolFeed
+
+_log = logging.getLogger("segment_async")
 
 # Under "drop_oldest" what is in flight, and what goes at once to make room, are a tenth of the bounds together: batches
 # are so small, in messages and in bytes, that the newest nine tenths always stay.
@@ -68,6 +72,7 @@ class Pipeline:
     queue: what is pending, and the counters.
     reports: what the application and its log learn.
     feed: between the queue and a spool; `None`: there is none.
+    outage: whether deliveries fail, and since when.
     """
 
     def __init__(
@@ -118,6 +123,8 @@ class Pipeline:
         )
         self._backlog = backlog
         self._circuit = circuit
+        host_name = transport.hostname if isinstance(transport, HTTPTransport) else type(transport).__name__
+        self.outage = Outage(host_name, _log.warning, _log.info)
         self._settlement = Settlement(
             self.queue,
             circuit,
@@ -127,6 +134,7 @@ class Pipeline:
             self.reports,
             self.feed,
             clock,
+            outage=self.outage,
             random=random.random,
             wall_clock=time.time,
         )
@@ -252,7 +260,12 @@ class Pipeline:
         self.queue.notify()
 
     def statistics(self) -> Statistics:
-        return self.queue.statistics()
+        retry_in = max(0.0, self._circuit.not_before - self.clock.now())
+        return self.queue.statistics(retry_in)
+
+    def can_send(self) -> bool:
+        """Whether there is something to send, and deliveries do not fail at the moment."""
+        return self.queue.statistics().pending > 0 and self.outage.since is None and not self._circuit.half_open
 
     def has_pending(self) -> bool:
         """Whether there is something to send, or to record."""

@@ -290,11 +290,6 @@ class Queue:
         limit = self.room.time_left() if waiter.has_limit else None
         await asyncio.wait((waiter.future,), timeout=shorter(limit, watch))
 
-    def patience_is_over(self) -> bool:
-        """Whether the queue, or the spool behind it, has been full for longer than callers are to be held up."""
-        self.room.note_full()
-        return self.room.time_left() == 0
-
     def _wake_waiters(self) -> None:
         with self.lock:
             woken = self.room.to_wake(is_piled_up=len(self._messages) > _UNREAD_AFTER_A_TURN)
@@ -483,8 +478,8 @@ class Queue:
         with self.lock:
             return self.backlog.left(place) + max(0, place - self.read_count)
 
-    def statistics(self) -> Statistics:
+    def statistics(self, retry_in: float = 0.0) -> Statistics:
         with self.lock:
             opened_at = self.backlog.opened_at()
             oldest_age = 0.0 if opened_at is None else max(0.0, self.clock.now() - opened_at)
-            return self.accounts.statistics(*self.backlog.in_flight_totals(), oldest_age)
+            return self.accounts.statistics(*self.backlog.in_flight_totals(), oldest_age, retry_in)

@@ -32,7 +32,7 @@ _LAST_SECONDS: Final = 0.1
 # What may wait for `on_error` to be called, and asynchronous calls of it that may run at once. Beyond that the oldest
 # reports are skipped; the counters include them.
 _MAX_WAITING: Final = 10_000
-_MAX_WAITING_BYTES: Final = 8 * 2**20
+_MAX_WAITING_BYTES: Final = 16 * 2**20
 _MAX_RUNNING: Final = 100
 
 
@@ -55,13 +55,15 @@ class Reports:
         self._waiting: deque[_Report] = deque()
         self._waiting_bytes = 0
         self._hooks: set[asyncio.Future[None]] = set()
-        self._scheduled = self._finishing = False
+        self._scheduled = False
+        # From the end of one loop until the next resumes.
+        self._is_stopped = False
         self._logged: dict[str, float] = {}
 
     @property
     def are_made(self) -> bool:
-        """Whether `on_error` was called for everything, or cannot be called as its calls do not end."""
-        return not self._waiting or len(self._hooks) >= _MAX_RUNNING
+        """Whether `on_error` was called for everything, or cannot be called now: its calls do not end, or no loop runs."""
+        return not self._waiting or self._is_stopped or len(self._hooks) >= _MAX_RUNNING
 
     def add(
         self,
@@ -84,19 +86,29 @@ class Reports:
         if skipped:
             self.warn("on_error skipped", "on_error is too slow, or no loop runs: reports are skipped.")
         if not self._scheduled and loop is not None:
-            self.resume(loop)
+            self._schedule(loop)
 
     def resume(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make the waiting reports on this loop."""
-        self._finishing = False
-        if not self._waiting:
+        self._is_stopped = False
+        self._schedule(loop)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._waiting or self._is_stopped:
             return
         # First, as the loop of another thread may have made them before the call returns.
         self._scheduled = True
         try:
-            loop.call_soon_threadsafe(self.make, context=Context())
+            loop.call_soon_threadsafe(self._make_scheduled, context=Context())
         except RuntimeError:
             self._scheduled = False
+
+    def _make_scheduled(self) -> None:
+        if self._is_stopped:
+            # The loop is about to end: they wait for the next.
+            self._scheduled = False
+        else:
+            self.make()
 
     def make(self) -> None:
         """Call `on_error` for what waits now, but not for what its calls add: that would hold the loop for ever."""
@@ -129,8 +141,8 @@ class Reports:
         fault = None if hook.cancelled() else hook.exception()
         if isinstance(fault, Exception):
             self._contain(fault)
-        if self._waiting and not self._scheduled and not self._finishing:
-            self.resume(hook.get_loop())
+        if not self._scheduled:
+            self._schedule(hook.get_loop())
 
     def _contain(self, fault: BaseException) -> None:
         self.warn("on_error", "on_error raised; the client goes on.\n%s", stack_of(fault))
@@ -140,18 +152,20 @@ class Reports:
         abandon_after_fork(self._hooks)
 
     async def finish(self, seconds: float) -> None:
-        """Give hooks that still run on this loop so many seconds, then cancel them."""
-        # The loop ends: what still waits is for the next one.
-        self._finishing = True
-        mine = asyncio.current_task()
-        hooks = {hook for hook in self._hooks if hook is not mine and hook.get_loop() is asyncio.get_running_loop()}
-        if not hooks:
-            return
-        _, late = await asyncio.wait(hooks, timeout=seconds)
+        """Give hooks that still run on this loop so many seconds, then cancel them, and begin no others on it."""
+        hooks = self._running_here()
+        if hooks:
+            await asyncio.wait(hooks, timeout=seconds)
+        self._is_stopped = True
+        late = self._running_here()
         for hook in late:
             hook.cancel()
         if late:
             await asyncio.wait(late, timeout=_LAST_SECONDS)
+
+    def _running_here(self) -> set[asyncio.Future[None]]:
+        mine, loop = asyncio.current_task(), asyncio.get_running_loop()
+        return {hook for hook in self._hooks if hook is not mine and hook.get_loop() is loop}
 
     def warn(self, kind: str, text: str, *args: object) -> None:
         """Log a warning, unless one of its kind was logged within the last minute."""

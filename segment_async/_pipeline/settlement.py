@@ -17,6 +17,7 @@ from .backlog import Backlog
 from .batch import Batch, OpenBatch
 from .circuit import CircuitBreaker
 from .clock import LoopClock
+from .outage import Outage
 from .queue import Queue
 from .reports import Reports
 from .retry import (
@@ -54,6 +55,7 @@ class Settlement:
         feed: SpoolFeed | None,
         clock: LoopClock,
         *,
+        outage: Outage,
         random: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -65,6 +67,7 @@ class Settlement:
         self._reports = reports
         self._feed = feed
         self._clock = clock
+        self._outage = outage
         self._random = random
         self._wall_clock = wall_clock
 
@@ -87,10 +90,13 @@ class Settlement:
                     batch.lineage.has_refusal = True
                 result = batch.history.result(action.status, action.reason)
                 self.settle(batch, result, _text_of(answer))
+                if action.status is Status.DELIVERED:
+                    self._outage.note_success(now, dropped=self._queue.accounts.dropped)
                 if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
                     self._explain(result, batch.count)
             case Retry():
                 self._retry(batch, action, now)
+                self._note_failure(answer, action, now)
             case Split():
                 self._split(batch, action, now)
             case Refresh():
@@ -152,6 +158,19 @@ class Settlement:
         batch.not_before = now + action.delay
         self._wait(batch)
 
+    def _note_failure(self, answer: Response | Failure, action: Retry, now: float) -> None:
+        if action.delay == 0.0:
+            # A stale connection, which is tried again at once.
+            return
+        accounts = self._queue.accounts
+        self._outage.note_failure(
+            _error_of(answer),
+            now,
+            pending=accounts.pending + accounts.spooled,
+            dropped=accounts.dropped,
+            retry_in=max(action.delay, self._circuit.not_before - now),
+        )
+
     def _wait(self, batch: Batch) -> None:
         with self._queue.lock, self._queue.change as backlog:
             backlog.wait(batch)
@@ -202,6 +221,16 @@ class Settlement:
             text = advice(status, self._transport.hostname, with_token=self._auth.has_tokens)
             if text:
                 self._reports.warn_once("advice", "Status %d from Segment. %s", status, text)
+
+
+def _error_of(answer: Response | Failure) -> str:
+    """What went wrong, for people."""
+    if isinstance(answer, NoResponse):
+        return answer.error or "no usable answer"
+    if isinstance(answer, NoCredentials):
+        return "no OAuth token"
+    status = getattr(answer, "status", None)
+    return "an unreadable answer" if status is None else f"status {status}"
 
 
 def _text_of(answer: Response | Failure) -> str:

@@ -144,11 +144,11 @@ class SpoolFeed:
         """Note an attempt. Returns the keys of messages that are no longer this process's to send."""
         try:
             ended = await self._spool.sending(keys, attempt)
-            self.intake.note_elsewhere(ended)
-            return ended
         except SpoolUnavailable as error:
             self._reports.warn("spool note", "The spool did not note an attempt: %s", error)
             return ()
+        self.intake.note_elsewhere(ended)
+        return ended
 
     def settle(self, keys: Iterable[int], result: BatchResult, answer: str) -> None:
         """Have an outcome recorded, by the recorder of this loop or of a later one; `notify` the queue afterwards."""

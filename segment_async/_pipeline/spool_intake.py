@@ -41,8 +41,9 @@ from .reports import Reports
 
 # Messages that one append takes.
 _GROUP: Final = 500
-# Seconds until a spool that was full is asked again.
+# Seconds until a spool that was full is asked again, for room that other processes make; doubled each time.
 _RETRY_SECONDS: Final = 0.5
+_LONGEST_RETRY_SECONDS: Final = 30.0
 # Seconds that a call waits for the disk at least: also one that is not to wait for room in the queue.
 _DISK_SECONDS: Final = 1.0
 # For messages whose delivery is the business of another process, or of an earlier message with the same id.
@@ -84,6 +85,8 @@ class SpoolIntake:
         # Changes with each group, so that an answer that comes twice or too late is passed over.
         self._group: object | None = None
         self._since: float | None = None
+        # When the spool became full; `None` once it took a message again.
+        self._full_since: float | None = None
         # A message has the id of one that has ended, which has to be recorded first.
         self._waits_for_record = False
         # Keys whose hold ended, the last ones: other processes have these messages.
@@ -101,6 +104,7 @@ class SpoolIntake:
                 callers are to be held up (`maybe_stored`: it counts as accepted if the spool stores it after all).
             QueueFull, ClientClosed: as for a queue in memory.
         """
+        pause = _RETRY_SECONDS
         while True:
             self._check_time()
             self._awaited[delivery] = stored = asyncio.get_running_loop().create_future()
@@ -117,8 +121,9 @@ class SpoolIntake:
                 raise answer
             if answer.status != "full":
                 return delivery
-            if not await self._may_wait_for_room():
+            if not await self._may_wait_for_room(pause):
                 return None
+            pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     def append_nowait(self, delivery: Delivery, size: int) -> Delivery | None:
         """Queue the message for the next group; `None`: it is to be dropped. A known id shares the first one's outcome.
@@ -181,15 +186,17 @@ class SpoolIntake:
         if left is not None and left <= 0:
             raise _no_answer(maybe_stored=False)
 
-    async def _may_wait_for_room(self) -> bool:
-        """Whether a full spool is worth another try; has waited a little then."""
+    async def _may_wait_for_room(self, seconds: float) -> bool:
+        """Whether a full spool is worth another try; has waited until something was settled then, or for so long."""
         queue = self._queue
         if queue.overflow == "raise":
             raise QueueFull("the spool is full: messages come faster than they can be sent")
-        if queue.overflow != "wait" or queue.patience_is_over():
+        limit, since = queue.room.timeout, self._full_since
+        is_over = limit is not None and since is not None and self._clock.now() >= since + limit - MOMENT
+        if queue.overflow != "wait" or is_over:
             return False
         gone = queue.accounts.gone
-        end = asyncio.get_running_loop().time() + _RETRY_SECONDS
+        end = asyncio.get_running_loop().time() + seconds
         await wait_until(
             lambda: queue.accounts.gone != gone,
             lambda: queue.changed,
@@ -292,6 +299,7 @@ class SpoolIntake:
         group = list(queue.appending)
         if self.keeps or not all(not isinstance(answer, SpoolUnavailable) and answer.held for answer in answers):
             return False
+        self._full_since = None
         stored_as(group, [0 if isinstance(answer, SpoolUnavailable) else answer.key or 0 for answer in answers])
         queue.ready.extend(starmap(queue.appending.popleft, repeat((), len(group))))
         for delivery, answer in zip(group, answers, strict=True):
@@ -326,6 +334,10 @@ class SpoolIntake:
             queue.unstored.appendleft(queue.appending.popleft())
             self._answers.popleft()
             return None
+        if status == "full":
+            self._full_since = self._clock.now() if self._full_since is None else self._full_since
+        elif status == "stored":
+            self._full_since = None
         queue.appending.popleft()
         self._answers.popleft()
         was_arriving = self._answer(delivery, answer, answered)

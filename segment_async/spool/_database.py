@@ -19,7 +19,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -55,6 +55,9 @@ _YEAR_MS: Final = 366 * 86_400_000
 _MINUTE_MS: Final = 60_000
 
 
+LogLine = tuple[str, tuple[object, ...], BaseException | None]
+
+
 @dataclass
 class Options:
     """What all shards of a spool have in common; the clocks are in seconds."""
@@ -68,6 +71,18 @@ class Options:
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     fingerprint: str = ""
+    # What is to be logged once no lock is held: a logging handler has a lock of its own, and may call the spool.
+    logs: list[LogLine] = field(default_factory=list)
+
+    def log(self, text: str, *args: object, fault: BaseException | None = None) -> None:
+        self.logs.append((text, args, fault))
+
+    def write_logs(self) -> None:
+        while self.logs:
+            text, args, fault = self.logs.pop(0)
+            # A handler that raises is the application's, and stops nothing here.
+            with contextlib.suppress(Exception):
+                _logger.log(logging.WARNING if fault is None else logging.ERROR, text, *args, exc_info=fault)
 
     def is_foreign(self, fingerprint: str) -> bool:
         return "" not in (self.fingerprint, fingerprint) and self.fingerprint != fingerprint and not self.key_rotated
@@ -431,7 +446,8 @@ class Database(PlainDatabase):
 
     def _report(self, what: str) -> None:
         self.damages += 1
-        _logger.warning("The spool is damaged: %s: %s; salvaging what is sound, counting what is lost", self.path, what)
+        text = "The spool is damaged: %s: %s; salvaging what is sound, counting what is lost"
+        self._options.log(text, self.path, what)
 
 
 # -- whose messages they are
@@ -603,7 +619,7 @@ def _carry_over(
     count = size = last = dead = dead_bytes = 0
     for found in _readable(source, _MESSAGES, lambda row: tables.Row(*row[:4]).is_sound(row[4])):
         row = tables.Row(*found[:4])
-        if tables.insert_messages(target, [row], "IGNORE"):
+        if tables.insert_messages(target, row.position, row.accepted_at, [(row.message_id, row.body)]):
             count, size, last = count + 1, size + len(row.body), row.position
             if attempts := max(_attempts(source, row.position), 0 if is_live else 1):
                 tables.store_attempts(target, [row.position], attempts)

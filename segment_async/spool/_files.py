@@ -127,6 +127,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     """
     base = base_path(path)
     folder = base.parent
+    if not hasattr(os, "getegid"):
+        raise ValueError("the spool needs a POSIX system: this one has no record locks")
     if base.is_dir():
         raise ValueError(f"the spool's path {base} is a folder: give the path of a file, such as {base}/analytics.db")
     if not folder.exists() and not folder.parent.is_dir():
@@ -223,7 +225,8 @@ class _OpenFiles:
     """The databases and lock files that this process has open.
 
     Attributes:
-        guard: held while a file is looked for, opened and registered, so that no two threads open the same one.
+        guard: held while a file is looked for, opened and registered, so that no two threads open the same one. The
+            one lock of the spool that is held while the disk is touched; nothing is logged meanwhile.
         databases: each with the `Database` that opened it.
         inherited: databases that a parent of this process had open when it forked.
     """
@@ -309,10 +312,9 @@ def _parse_watermark(content: bytes) -> Counters | None:
 
 
 def _lock(path: Path) -> int | None:
-    try:
-        import fcntl
-    except ImportError:
-        raise SpoolUnavailable("this system has no record locks: the spool needs a POSIX system") from None
+    # Missing on Windows, where no spool can be constructed.
+    import fcntl
+
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:

@@ -218,13 +218,15 @@ def _opened(place: Place, *, writes: bool) -> Iterator[_Shard]:
     if isinstance(own, Database):
         yield _Shard(own, in_use=True)
         return
+    options = Options()
     with contextlib.ExitStack() as stack:
         if lock is not None and writes:
-            database: PlainDatabase = Database(place, lock, Options(), None)
+            database: PlainDatabase = Database(place, lock, options, None)
         else:
-            database = PlainDatabase(place.database, Options(), read_only=not writes)
+            database = PlainDatabase(place.database, options, read_only=not writes)
             if lock is not None:
                 stack.callback(lock.close)
+        stack.callback(options.write_logs)
         stack.callback(database.close)
         yield _Shard(database, in_use=lock is None)
 
@@ -301,17 +303,14 @@ def _revive(rows: list[DeadRow], connection: sqlite3.Connection, counters: Count
     for row in rows:
         if row.message_id not in pending:
             revived.setdefault(row.message_id, row)
-    new = [
-        Row(counters.position + number, row.message_id, counters.clock, row.body)
-        for number, row in enumerate(revived.values(), 1)
-    ]
-    tables.insert_messages(connection, new)
-    for message, row in zip(new, revived.values(), strict=True):
-        if row.possibly_delivered:
-            tables.store_attempts(connection, [message.position], row.attempts)
-        counters = counters.revived(1, len(row.body), row.reason)
+    messages = [(row.message_id, row.body) for row in revived.values()]
+    tables.insert_messages(connection, counters.position + 1, counters.clock, messages)
     tables.remove(connection, "dead", [row.position for row in revived.values()])
-    return counters.plus(position=len(new)), len(new)
+    for row in revived.values():
+        counters = counters.revived(row.reason, len(row.body))
+        if row.possibly_delivered:
+            tables.store_attempts(connection, [counters.position], row.attempts)
+    return counters, len(revived)
 
 
 def _erase(rows: list[Row], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import logging
 import os
 import queue
 import threading
@@ -34,8 +33,6 @@ from ._database import Options, foreign_shard, other_owner
 from ._files import check_path, open_files
 from ._protocol import AppendResult, NewMessage, SpoolStatistics, Window
 from ._writer import Append, Note, Step, Writer
-
-_logger = logging.getLogger("segment_async")
 
 # What one transaction takes at most, so that a turn stays short.
 _TURN_BYTES: Final = 4 * 2**20
@@ -236,8 +233,9 @@ class SQLiteSpool:
         try:
             while not (self._is_closed and self._requests.empty()):
                 self._take_turn(self._await_requests())
-        except BaseException:
-            _logger.exception("The spool's thread stopped, and is started again: %s", self._base)
+        except BaseException as fault:
+            self._options.log("The spool's thread stopped, and is started again: %s", self._base, fault=fault)
+            self._options.write_logs()
             with self._starting:
                 self._thread = None
             self._ensure_thread()
@@ -269,11 +267,12 @@ class SQLiteSpool:
                     self._serve(requests, answers)
                 self._refuse_the_rest(requests, answers, _CLOSED if self._is_closed else None)
         except BaseException as fault:
-            _logger.exception("The spool failed, and refuses what it was asked for: %s", self._base)
+            self._options.log("The spool failed, and refuses what it was asked for: %s", self._base, fault=fault)
             self._refuse_the_rest(requests, answers, f"the spool failed: {type(fault).__name__}")
             if not isinstance(fault, Exception):
                 raise
         finally:
+            self._options.write_logs()
             self._give(answers)
 
     def _serve(self, requests: list[_Request], answers: list[_Answer]) -> None:
@@ -357,12 +356,13 @@ class SQLiteSpool:
             if isinstance(request, _Append):
                 try:
                     request.done(result)
-                except Exception:
-                    _logger.exception("A function that the spool called raised")
+                except Exception as fault:
+                    self._options.log("A function that the spool called raised", fault=fault)
             elif isinstance(request, _Visit):
                 request.future.set_result(result)
             elif not isinstance(request, _Release):
                 by_loop.setdefault(request.future.get_loop(), []).append((request.future, result))
+        self._options.write_logs()
         for loop, resolved in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_resolve, resolved)

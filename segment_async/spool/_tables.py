@@ -110,10 +110,10 @@ class Counters(NamedTuple):
         counters = self.plus(**{result.status.value: count}, pending_bytes=-size)
         return counters if result.reason is None else counters.with_reason(result.reason, count)
 
-    def revived(self, count: int, size: int, reason: str) -> Counters:
-        """The counters after this many dead letters with this reason became pending again."""
-        change = self.plus(failed=-count, pending_bytes=size, dead=-count, dead_bytes=-size)
-        return change.with_reason(reason, -count)
+    def revived(self, reason: str, size: int) -> Counters:
+        """The counters after a dead letter with this reason became pending again, at the next position."""
+        changed = self.plus(position=1, failed=-1, pending_bytes=size, dead=-1, dead_bytes=-size)
+        return changed.with_reason(reason, -1)
 
     def with_reason(self, reason: str, change: int) -> Counters:
         reasons = json.loads(self.reasons)
@@ -187,8 +187,7 @@ class Row(NamedTuple):
 
     @property
     def checksum(self) -> int:
-        head = _POSITION_AND_TIME.pack(self.position, self.accepted_at)
-        return crc32(self.body, crc32(self.message_id, crc32(head)))
+        return crc32(self.body, crc32(_POSITION_AND_TIME.pack(self.position, self.accepted_at) + self.message_id))
 
     def is_sound(self, checksum: object) -> bool:
         """Whether this is what was written; a damaged row may have other types."""
@@ -211,9 +210,17 @@ class Head(NamedTuple):
 _POSITION_AND_TIME: Final = struct.Struct(">qq")
 
 
-def insert_messages(connection: sqlite3.Connection, rows: Sequence[Row], how: str = "ABORT") -> int:
-    fields = [(row.position, row.message_id, row.accepted_at, row.checksum, row.body) for row in rows]
-    return insert(connection, "messages", fields, how)
+def insert_messages(
+    connection: sqlite3.Connection, first: int, accepted_at: int, messages: Sequence[tuple[bytes, bytes]]
+) -> int:
+    """Insert messages, by id and body, from this position on; returns how many, because pending ids are ignored."""
+    pack = _POSITION_AND_TIME.pack
+    rows = [
+        # The checksum of a `Row`, without making one.
+        (position, message_id, accepted_at, crc32(body, crc32(pack(position, accepted_at) + message_id)), body)
+        for position, (message_id, body) in enumerate(messages, first)
+    ]
+    return insert(connection, "messages", rows, "IGNORE")
 
 
 def find_ids(connection: sqlite3.Connection, message_ids: Sequence[bytes]) -> dict[bytes, int]:

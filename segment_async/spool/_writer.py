@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import sqlite3
 import time
 from collections import Counter
@@ -40,8 +39,6 @@ from ._database import Database, Options, PlainDatabase, foreign_shard, other_ow
 from ._files import Lock, Place, open_files
 from ._protocol import Appended, AppendResult, DroppedMessage, SpoolStatistics, StoredMessage, Window
 from ._tables import Counters, Damaged, Head, Row
-
-_logger = logging.getLogger("segment_async")
 
 _POSITION_BITS: Final = 44
 _MEMORY_SLOT: Final = 1 << 18
@@ -161,7 +158,7 @@ class Shard:
             turn, results = self.database.transact(work, sum(sizes) if sizes else None)
         finally:
             # What changed no rows cannot be in doubt.
-            self.doubts[doubts:] = [turn for turn in self.doubts[doubts:] if turn.rows or turn.dropped]
+            self.doubts[doubts:] = [turn for turn in self.doubts[doubts:] if turn.stored or turn.dropped]
         self.doubts.clear()
         self.unrecorded.clear()
         self.purged.clear()
@@ -301,7 +298,7 @@ class _Turn:
     """One transaction of a shard; what it changes in memory is applied once it is committed.
 
     Attributes:
-        rows: the messages stored. `taken`: those of them that are held at once, with their sizes.
+        stored: the groups stored, by first position. `taken`: messages that are held at once, with their sizes.
         released: positions that are not held any more.
         dropped: messages that made room, by position. `dropped_in_doubt`: those of a transaction that was in doubt.
     """
@@ -311,7 +308,7 @@ class _Turn:
     counters: Counters
     elsewhere: Mapping[bytes, int]
     may_hold: bool
-    rows: list[Row] = field(default_factory=list)
+    stored: list[tuple[int, Sequence[tuple[bytes, bytes]]]] = field(default_factory=list)
     taken: dict[int, int] = field(default_factory=dict)
     released: set[int] = field(default_factory=set)
     dropped: dict[int, DroppedMessage] = field(default_factory=dict)
@@ -320,8 +317,9 @@ class _Turn:
 
     def take_back(self, doubt: _Turn) -> None:
         """Remove messages that were refused because a commit failed, if they are there after all."""
-        found = tables.find_ids(self.connection, [row.message_id for row in doubt.rows])
-        positions = [row.position for row in doubt.rows if found.get(row.message_id) == row.position]
+        refused = {mid: p for first, messages in doubt.stored for p, (mid, _) in enumerate(messages, first)}
+        found = tables.find_ids(self.connection, list(refused))
+        positions = [position for message_id, position in found.items() if refused[message_id] == position]
         count, size = tables.remove_messages(self.connection, positions)
         self.counters = self.counters.plus(accepted=-count, pending_bytes=-size)
         there = tables.find_positions(self.connection, list(doubt.dropped))
@@ -336,46 +334,62 @@ class _Turn:
     # -- appends
 
     def _append(self, step: Append) -> AppendResult:
-        slot, max_bytes = self.shard.slot, self.shard.options.max_bytes
+        # Nearly always all messages of a group are new and have room.
+        if step.size <= self._room and not self.elsewhere:
+            answers = self._store(step.messages, step.hold)
+            if answers is not None:
+                return AppendResult(answers)
+        return self._append_each(step)
+
+    def _append_each(self, step: Append) -> AppendResult:
         pending = tables.find_ids(self.connection, [message_id for message_id, _ in step.messages])
-        keys = {message_id: key_of(slot, position) for message_id, position in pending.items()} | dict(self.elsewhere)
+        keys = {message_id: key_of(self.shard.slot, position) for message_id, position in pending.items()}
+        keys.update(self.elsewhere)
         fresh: dict[bytes, bytes] = {}
         for message_id, body in step.messages:
-            if message_id not in keys and len(body) <= max_bytes:
+            if message_id not in keys and len(body) <= self.shard.options.max_bytes:
                 fresh.setdefault(message_id, body)
         dropped_before = len(self.dropped)
         self._make_room(sum(map(len, fresh.values())), at_any_price=step.make_room)
-        room, now = self._room, self.shard.database.clock.now()
-        rows: list[Row] = []
+        room = self._room
+        fitting: list[tuple[bytes, bytes]] = []
         for message_id, body in fresh.items():
             if len(body) <= room:
                 room -= len(body)
-                rows.append(Row(self.counters.position + 1 + len(rows), message_id, now, body))
-        held = self._hold(rows[: step.hold])
-        tables.insert_messages(self.connection, rows)
-        self.counters = self.counters.plus(
-            position=len(rows), accepted=len(rows), pending_bytes=sum(len(row.body) for row in rows)
-        )
-        self.rows += rows
-        stored = {row.message_id: (key_of(slot, row.position), index < held) for index, row in enumerate(rows)}
-        answers: list[Appended] = []
+                fitting.append((message_id, body))
+        answers = self._store(fitting, step.hold)
+        if answers is None:
+            raise Damaged("an id is pending that cannot be found")
+        # The first message with an id is the stored one; further ones are known.
+        stored = {message_id: answer for (message_id, _), answer in zip(fitting, answers, strict=True)}
+        answers = []
         for message_id, _ in step.messages:
-            # The first one with an id is the stored one; further ones are known.
-            if (found := stored.pop(message_id, None)) is not None:
-                keys[message_id] = found[0]
-                answers.append(Appended("stored", *found))
-            else:
-                answers.append(Appended("known", keys[message_id]) if message_id in keys else _FULL)
+            answer = stored.pop(message_id, None)
+            if answer is not None and answer.key is not None:
+                keys[message_id] = answer.key
+            elif message_id in keys:
+                answer = Appended("known", keys[message_id])
+            answers.append(answer or _FULL)
         return AppendResult(answers, tuple(itertools.islice(self.dropped.values(), dropped_before, None)))
 
-    def _hold(self, rows: Sequence[Row]) -> int:
-        """Hold these new messages, unless an older one waits to be read; returns how many are held."""
+    def _store(self, messages: Sequence[tuple[bytes, bytes]], hold: int) -> list[Appended] | None:
+        """Store new messages, and hold the first of them unless an older one waits to be read; `None`: one is known."""
+        first, count = self.counters.position + 1, len(messages)
+        inserted = tables.insert_messages(self.connection, first, self.shard.database.clock.now(), messages)
+        if inserted < count:
+            tables.remove(self.connection, "messages", range(first, first + count))
+            return None
         held = len(self.shard.held) + len(self.taken) - len(self.released)
-        if not self.may_hold or self.counters.pending > held:
-            return 0
-        self.taken.update({row.position: len(row.body) for row in rows})
-        self.cursor = self.counters.position + len(rows)
-        return len(rows)
+        hold = min(hold, count) if self.may_hold and self.counters.pending <= held else 0
+        sizes = [len(body) for _, body in messages]
+        if hold:
+            self.taken.update(zip(range(first, first + hold), sizes, strict=False))
+            self.cursor = first + hold - 1
+        self.stored.append((first, messages))
+        self.counters = self.counters.plus(position=count, accepted=count, pending_bytes=sum(sizes))
+        key = key_of(self.shard.slot, first)
+        answers = [Appended("stored", each, True) for each in range(key, key + hold)]
+        return answers + [Appended("stored", each) for each in range(key + hold, key + count)]
 
     @property
     def _room(self) -> int:
@@ -485,7 +499,7 @@ class Writer:
             return shard.commit(steps, may_hold=not any(other.unread for other in others), elsewhere=elsewhere)
         except Exception as fault:
             if not isinstance(fault, SpoolUnavailable):
-                _logger.exception("The spool failed, and refuses what it was asked for: %s", self._base)
+                self._options.log("The spool failed, and refuses what it was asked for: %s", self._base, fault=fault)
                 fault = SpoolUnavailable(f"the spool failed: {type(fault).__name__}")
             if shard.unrecorded:
                 self._warn("unrecorded", f"The spool cannot record what was sent: {fault}; trying again")
@@ -540,7 +554,7 @@ class Writer:
         now = time.monotonic()
         if now >= self._next_warning.get(kind, now):
             self._next_warning[kind] = now + _QUIET_SECONDS
-            _logger.warning("%s", text)
+            self._options.log("%s", text)
 
     # -- out
 
@@ -680,7 +694,7 @@ class Writer:
         self.commit()
         statistics = self.statistics()
         if statistics.in_memory or statistics.unrecorded:
-            _logger.warning(
+            self._options.log(
                 "The spool closes while the disk refuses: %s: messages in memory only: %d, notes not recorded: %d",
                 self._base,
                 statistics.in_memory,

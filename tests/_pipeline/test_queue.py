@@ -1117,19 +1117,6 @@ class TestSpooled:
             offer(queue, 10)
         assert queue.window()[0] == 2
 
-    def test_callers_are_held_up_once_in_all(self) -> None:
-        async def main() -> None:
-            queue = make(timeout=1.0)
-            queue.clock.attach(running_clock())
-            assert not queue.patience_is_over()
-            await asyncio.sleep(0.9)
-            assert not queue.patience_is_over()
-            await asyncio.sleep(0.1)
-            assert queue.patience_is_over()
-            assert not make(timeout=None).patience_is_over()
-
-        run(main())
-
     def test_a_repair_counts_what_is_being_stored(self) -> None:
         queue = make(5, has_spool=True)
         for _ in range(3):

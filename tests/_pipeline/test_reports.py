@@ -244,6 +244,53 @@ class TestHooksGoneWrong:
         assert run(main()) == took
         assert ends == expected
 
+    def test_a_report_that_comes_as_the_loop_ends_waits_for_the_next_loop(self) -> None:
+        async def hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            told.append((error, group))
+            await asyncio.sleep(0.1)
+
+        told: Told = []
+        reports = reports_to(hook)
+
+        async def first() -> None:
+            reports.add(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            await reports.finish(0.0)
+            await turns()
+            assert not told
+            # A flush does not wait for it meanwhile.
+            assert reports.are_made
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        async def second() -> None:
+            reports.resume(asyncio.get_running_loop())
+            assert not reports.are_made
+            await turns()
+            await reports.finish(1.0)
+
+        run(first())
+        run(second())
+        assert ids(told) == [["a"]]
+
+    def test_hooks_that_are_cancelled_at_the_end_make_no_place_for_others(self) -> None:
+        async def main() -> None:
+            loop, began = asyncio.get_running_loop(), 0
+
+            async def hook(*_: object) -> None:
+                nonlocal began
+                began += 1
+                await asyncio.sleep(1_000)
+
+            reports = reports_to(hook)
+            for number in range(150):
+                reports.add(REFUSED, bodies(str(number)), 10, loop)
+            await turns()
+            await reports.finish(0.25)
+            await turns()
+            assert began == 100
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        run(main())
+
     def test_nothing_to_wait_for_takes_no_time(self) -> None:
         async def main() -> float:
             await telling([]).finish(5)

@@ -12,6 +12,7 @@ from segment_async._pipeline.auth import Basic
 from segment_async._pipeline.batch import Batch
 from segment_async._pipeline.circuit import CircuitBreaker
 from segment_async._pipeline.clock import LoopClock
+from segment_async._pipeline.outage import Outage
 from segment_async._pipeline.queue import Queue
 from segment_async._pipeline.reports import Reports
 from segment_async._pipeline.retry import NoCredentials, NoResponse
@@ -65,6 +66,7 @@ class Bench:
         self.backlog = backlog_with(self.circuit, has_keys=feed is not None)
         self.queue: Queue = queue_with(10_000, backlog=self.backlog)
         self.reports = Reports(on_error, lambda: 0.0, self.queue.notify)
+        self.said: list[str] = []
         self.settlement = Settlement(
             self.queue,
             self.circuit,
@@ -74,10 +76,14 @@ class Bench:
             self.reports,
             feed,  # type: ignore[arg-type]
             self.clock,
+            outage=Outage("example.com", self._say, self._say),
             random=lambda: 0.0,
             wall_clock=lambda: 1_763_000_000.0,
         )
         self.place = 0
+
+    def _say(self, text: str, *arguments: object) -> None:
+        self.said.append(text % arguments)
 
     def in_flight(self, count: int = 4, *, sends: int = 1, keys: Collection[int] | None = None) -> Batch:
         """A batch whose request has just been made."""

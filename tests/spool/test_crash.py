@@ -45,5 +45,11 @@ def test_errors_of_system_calls():
 
 
 @needs_strace
+def test_a_sync_that_fails_leaves_no_doubt(tmp_path):
+    """The log may have what was refused, or what is tried once more: neither is there twice, or against its answer."""
+    assert calls.fail_syncs(tmp_path, "sync", 3) > 3
+
+
+@needs_strace
 def test_power_loss():
     assert "'states': " in crash("--power", "200", "--steps", "6")

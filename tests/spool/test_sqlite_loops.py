@@ -1,7 +1,9 @@
 """The SQLite engine and event loops: nothing blocks one, and any kind will do."""
 
 import asyncio
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -9,6 +11,8 @@ from blockbuster import blockbuster_ctx
 from segment_async.spool import NewMessage, SpoolUnavailable, SQLiteSpool
 
 from .contract import DELIVERED, append, append_one, first_read, read
+
+ROOT = Path(__file__).parents[2]
 
 
 async def use(spool):
@@ -91,6 +95,38 @@ def test_a_thread_that_dies_is_started_again(tmp_path, caplog):
 
     asyncio.run(main())
     assert "The spool's thread stopped, and is started again" in caplog.text
+
+
+def test_a_logging_handler_that_calls_the_spool_meets_no_lock(tmp_path):
+    """Not even where no thread can be started, and the caller runs the turn."""
+    program = """
+import asyncio, atexit, logging, sys
+from segment_async.spool import NewMessage, SpoolUnavailable, SQLiteSpool
+from tests.spool.contract import append
+spool = SQLiteSpool(sys.argv[1], on_failure="memory")
+seen = []
+class Handler(logging.Handler):
+    def emit(self, record):
+        # Raises once the spool is closed.
+        spool.append_nowait([NewMessage(f"log-{len(seen)}", b"{}")], seen.append)
+logging.getLogger("segment_async").addHandler(Handler())
+def at_exit():
+    import pathlib
+    pathlib.Path(sys.argv[1]).parent.write_bytes(b"no folder")
+    asyncio.run(append(spool, "a"))
+    asyncio.run(spool.aclose())
+    assert seen
+atexit.register(at_exit)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "spool" / "a.db")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_reader_whose_loop_is_gone_holds_nothing(tmp_path):

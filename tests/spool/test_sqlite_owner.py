@@ -6,7 +6,7 @@ import pytest
 
 from segment_async.spool import SpoolInspector, SpoolUnavailable, SQLiteSpool
 
-from .contract import append, first_read, read_ids
+from .contract import DELIVERED, append, first_read, has_nothing_to_read, read_ids
 from .process import HOLDER, Process
 
 ONE, OTHER = "1" * 64, "2" * 64
@@ -19,7 +19,7 @@ def path(tmp_path):
 
 def run(path, fingerprint, part=None, **options):
     async def life():
-        spool = SQLiteSpool(path, check_interval=0.02, **options)
+        spool = SQLiteSpool(path, **{"check_interval": 0.02, **options})
         if fingerprint is not None:
             spool.claim(fingerprint)
         try:
@@ -107,23 +107,23 @@ def test_two_that_claim_before_anything_is_written_do_not_mix(path):
 
 
 def test_the_shard_of_another_key_is_not_adopted(path):
-    """Written by a process that claimed nothing, and so could not know."""
-    holder = Process(HOLDER.replace("SQLiteSpool(path)", "SQLiteSpool(path); spool.claim('3')"), path, "theirs")
-    assert holder.line() == "ready"
+    """Both claimed the path before either had written to it."""
 
-    async def main():
-        spool = SQLiteSpool(path, check_interval=0.01)
-        await append(spool, "ours")
-        spool.claim("3")
+    async def part(spool):
+        await first_read(spool)
+        holder = Process(HOLDER.replace("SQLiteSpool(path)", "SQLiteSpool(path); spool.claim('3')"), path, "theirs")
+        assert holder.line() == "ready"
         holder.kill()
+        await append(spool, "ours")
         assert await read_ids(spool) == ["ours"]
-        assert await read_ids(spool) == ["theirs"]
-        await spool.aclose()
-        late = SQLiteSpool(path, check_interval=0.01)
-        with pytest.raises(ValueError):
-            late.claim(ONE)
+        for _ in range(300):
+            await spool.settle([], DELIVERED)
+        assert await has_nothing_to_read(spool)
+        assert spool.statistics().recovered == 0
 
-    asyncio.run(main())
+    run(path, ONE, part, check_interval=0.001)
+    with pytest.raises(ValueError, match="belongs to another write key or host"):
+        SQLiteSpool(path).claim("3")
 
 
 def test_a_rotated_key_takes_over_for_one_start(path):

@@ -30,6 +30,9 @@ class AlwaysRunning:
         self.looks += 1
         return self.watch
 
+    def send_now(self) -> None:
+        """A delivery is awaited; nothing here waits for company."""
+
 
 def deliveries(bodies: Sequence[bytes], keys: Sequence[int] | None = None) -> list[Delivery]:
     record = QueuedRecord(AlwaysRunning())

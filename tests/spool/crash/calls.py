@@ -52,6 +52,19 @@ def kill_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict
     return seen
 
 
+def fail_syncs(folder: Path, seed: str, steps: int) -> int:
+    """Each sync fails, and the tries after it; returns how many there were."""
+    script = [seed, str(steps), "full"]
+    count = count_calls(_new_home(folder), script)["fdatasync"]
+    for number in range(1, count + 1):
+        home = _new_home(folder)
+        run_victim(
+            home, script, "-e", "trace=fdatasync", "-e", f"inject=fdatasync:error=EIO:when={number}..{number + 4}"
+        )
+        _check(home, once=True)
+    return count
+
+
 def fail_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict[str, int]:
     """Each call with each error: once, for a while, and from then on. A part of the calls: each in one of these ways."""
     script = [seed, str(steps), "full"]

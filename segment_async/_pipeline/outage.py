@@ -1,0 +1,68 @@
+"""What the log says while deliveries fail: when it begins, every few minutes, and when it is over.
+
+This file is pure but for the log that it is given: `now` is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+# Failures in a row without a usable answer after which it is an outage.
+_FAILURES_TO_TELL: Final = 3
+# Seconds between two warnings while it lasts.
+_REPEAT_SECONDS: Final = 300.0
+
+
+class Outage:
+    """Attributes:
+    since: the clock when the first of the failures came; `None`: deliveries work.
+    error: what the last failure said.
+    """
+
+    def __init__(self, host: str, warn: Callable[..., None], inform: Callable[..., None]) -> None:
+        self.since: float | None = None
+        self.error = ""
+        self._host = host
+        self._warn = warn
+        self._inform = inform
+        self._failures = 0
+        self._told_at: float | None = None
+        self._most_pending = 0
+        self._dropped_before = 0
+
+    def note_failure(self, error: str, now: float, *, pending: int, dropped: int, retry_in: float) -> None:
+        """An attempt failed and is to be repeated. `dropped`: messages that the client has dropped so far."""
+        if self.since is None:
+            self.since, self._dropped_before = now, dropped
+        self.error = error
+        self._failures += 1
+        self._most_pending = max(self._most_pending, pending)
+        is_due = self._told_at is None or now >= self._told_at + _REPEAT_SECONDS
+        if self._failures >= _FAILURES_TO_TELL and is_due:
+            self._told_at = now
+            self._warn(
+                "Deliveries to %s fail for %.0f s: %s. %s waiting; the next attempt is in %.1f s.",
+                self._host,
+                now - self.since,
+                error,
+                _messages(pending),
+                retry_in,
+            )
+
+    def note_success(self, now: float, *, dropped: int) -> None:
+        """Something was delivered."""
+        if self._told_at is not None and self.since is not None:
+            self._inform(
+                "Deliveries to %s work again after %.0f s. At most %s waiting; %s dropped.",
+                self._host,
+                now - self.since,
+                _messages(self._most_pending),
+                _messages(dropped - self._dropped_before),
+            )
+        self.since, self.error, self._told_at = None, "", None
+        self._failures = self._most_pending = 0
+
+
+def _messages(count: int) -> str:
+    return "1 message was" if count == 1 else f"{count:,} messages were"

@@ -1,0 +1,53 @@
+"""What the log says of an outage: nothing of one failure, when it begins, now and then, and once it is over."""
+
+from segment_async._pipeline.outage import Outage
+
+
+class Said:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.infos: list[str] = []
+        self.outage = Outage("api.segment.io", self._warn, self._inform)
+
+    def _warn(self, text: str, *arguments: object) -> None:
+        self.warnings.append(text % arguments)
+
+    def _inform(self, text: str, *arguments: object) -> None:
+        self.infos.append(text % arguments)
+
+    def fail(self, now: float, *, pending: int = 1, dropped: int = 0) -> None:
+        self.outage.note_failure("status 503", now, pending=pending, dropped=dropped, retry_in=0.5)
+
+
+def test_failures_that_pass_are_not_worth_a_word() -> None:
+    said = Said()
+    for now in range(10):
+        said.fail(now)
+        said.fail(now + 0.5)
+        said.outage.note_success(now + 0.6, dropped=0)
+    assert said.warnings == said.infos == []
+
+
+def test_it_is_told_when_it_begins_each_few_minutes_and_when_it_is_over() -> None:
+    said = Said()
+    for now in range(0, 601, 10):
+        said.fail(now, pending=now + 1, dropped=now)
+    assert said.warnings == [
+        "Deliveries to api.segment.io fail for 20 s: status 503. 21 messages were waiting; the next attempt is in 0.5 s.",
+        "Deliveries to api.segment.io fail for 320 s: status 503. 321 messages were waiting; the next attempt is in 0.5 s.",
+    ]
+    said.outage.note_success(610, dropped=601)
+    assert said.infos == [
+        "Deliveries to api.segment.io work again after 610 s. At most 601 messages were waiting; 601 messages were dropped."
+    ]
+    assert said.outage.since is None
+    said.outage.note_success(620, dropped=601)
+    assert len(said.infos) == 1
+
+
+def test_what_the_last_failure_said_is_kept_while_it_lasts() -> None:
+    said = Said()
+    said.fail(1.0)
+    assert (said.outage.error, said.outage.since) == ("status 503", 1.0)
+    said.outage.note_success(2.0, dropped=0)
+    assert (said.outage.error, said.outage.since) == ("", None)
