@@ -10,7 +10,15 @@ from rich.text import Text
 
 from segment_async.devserver import Answered, Options, parts, run
 
-_STYLES = {"time": "dim", "size": "dim", "reason": "red", "dropped": "red", "spec": "yellow", "style": "cyan"}
+_STYLES = {
+    "time": "dim",
+    "size": "dim",
+    "reason": "red",
+    "dropped": "red",
+    "spec": "yellow",
+    "plan": "magenta",
+    "style": "cyan",
+}
 
 
 @click.command(short_help="Run a Segment on localhost, live in the browser.")
@@ -29,6 +37,9 @@ _STYLES = {"time": "dim", "size": "dim", "reason": "red", "dropped": "red", "spe
 )
 @click.option("--keep", default=5_000, show_default=True, metavar="N", help="Keep the last N events.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="Also accept events from pages of this origin.")
+@click.option(
+    "--plan", type=click.Path(path_type=Path), metavar="FILE", help="Judge messages against this tracking plan, too."
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def dev(
     host: str,
@@ -38,6 +49,7 @@ def dev(
     save: Path | None,
     keep: int,
     allow_origin: tuple[str, ...],
+    plan: Path | None,
     command: tuple[str, ...],
 ) -> None:
     """Run a Segment on localhost, and COMMAND with SEGMENT_HOST set to its address.
@@ -57,10 +69,11 @@ def dev(
             keep=keep,
             allow_origins=allow_origin,
             command=command,
+            plan=plan,
         )
         shown = run(options, show=console.out, show_answered=lambda answered: console.print(styled(answered)))
         sys.exit(asyncio.run(shown))
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 

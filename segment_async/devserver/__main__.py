@@ -14,7 +14,7 @@ def main() -> None:
     try:
         options = _options()
         sys.exit(asyncio.run(run(options, show=_show, show_answered=_show_answered)))
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -37,6 +37,7 @@ def _options() -> Options:
         metavar="URL",
         help="also accept events from pages of this origin",
     )
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="judge messages against this tracking plan, too")
     given = parser.parse_args()
     return Options(
         host=given.host,
@@ -46,6 +47,7 @@ def _options() -> Options:
         save=given.save,
         keep=given.keep,
         allow_origins=tuple(given.allow_origin),
+        plan=given.plan,
     )
 
 

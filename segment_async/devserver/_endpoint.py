@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -16,6 +16,9 @@ from ._faults import Chaos, Faults
 from ._inspect import Inspection
 from ._stream import Stream
 from ._tracking import Answered, Tracking
+
+if TYPE_CHECKING:
+    from segment_async.plans import Plan
 
 
 class Endpoint:
@@ -60,12 +63,14 @@ async def serve(
     token: str | None = None,
     report: Callable[[Answered], None] = lambda answered: None,
     random: Random | None = None,
+    plan: "Plan | None" = None,
 ) -> AsyncGenerator[Endpoint, None]:
     """Listen within the block; port 0 picks a free one.
 
     The last `keep` events are stored, and all are counted. `rate` is the limit of requests per second; `chaos` has the
     format of `--chaos`, and its faults are drawn from `random`. `report` is called once for every request to
     `/v1/*`. A `host` beyond loopback requires a `token`, which SDKs use as the write key and readers as a password.
+    With a `plan`, messages are judged against it, too.
 
     Raises:
         OSError: the address cannot be opened.
@@ -77,7 +82,7 @@ async def serve(
     faults = Faults(rate, Chaos.parse(chaos), random or Random())  # noqa: S311  # not used for secrets
     stream = Stream(arrivals, faults, {"keep": keep, "token": token is not None})
     app = web.Application(middlewares=[web.middleware(AccessControl(allow_origins, token))])
-    app.add_routes(Tracking(arrivals, faults, report, token).routes() + Inspection(arrivals, faults).routes())
+    app.add_routes(Tracking(arrivals, faults, report, token, plan).routes() + Inspection(arrivals, faults).routes())
     app.add_routes([web.post("/token", oauth.token), *stream.routes(), page.route()])
     app.on_response_prepare.append(harden)
     app.on_shutdown.append(stream.close)

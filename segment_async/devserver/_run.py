@@ -12,13 +12,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import orjson
 
 from ._access import is_loopback_name
 from ._endpoint import Endpoint, serve
 from ._tracking import Answered
+
+if TYPE_CHECKING:
+    from segment_async.plans import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Options:
     keep: int = 5_000
     allow_origins: tuple[str, ...] = ()
     command: Sequence[str] = ()
+    plan: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -51,9 +55,11 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
     `show` is called with each line to print, first the address; `show_answered` with each request.
 
     Raises:
-        OSError: the address or the file cannot be opened.
-        ValueError: `chaos` is malformed.
+        OSError: the address or a file cannot be opened.
+        ValueError: `chaos` is malformed, or the plan cannot be used.
+        ImportError: there is a plan, and the extra `plans` is not installed.
     """
+    plan = _loaded(options.plan) if options.plan else None
     with ExitStack() as stack:
         saved = stack.enter_context(_appended(options.save)) if options.save else None
         stopped = stack.enter_context(_signals())
@@ -73,6 +79,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
             allow_origins=options.allow_origins,
             token=token,
             report=report,
+            plan=plan,
         ) as endpoint:
             _introduce(endpoint, token, show)
             if options.command:
@@ -87,6 +94,13 @@ def _introduce(endpoint: Endpoint, token: str | None, show: Show) -> None:
         show(f"Other machines can reach it, so it requires a token (set {_VARIABLE} to choose one). Open")
         show(f"{endpoint.url}/?token={token}")
         show("in a browser, and use the token as the write key of your SDK.")
+
+
+def _loaded(path: Path) -> "Plan":
+    from segment_async.plans import Plan, require_validator
+
+    require_validator()
+    return Plan.load(path)
 
 
 def _appended(path: Path) -> BinaryIO:
