@@ -26,6 +26,7 @@ from .verdicts import DUPLICATE_ID, judge
 
 if TYPE_CHECKING:
     from .devserver import Endpoint
+    from .plans import Plan
 
 __all__ = ["Recording", "RecordingTransport", "RunningEndpoint", "recording", "running_endpoint"]
 
@@ -76,7 +77,8 @@ class Recording:
         transport: the batches that the client sent. Messages get here after a flush or the close.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan | None = None) -> None:
+        self._plan = plan
         self.transport: RecordingTransport = RecordingTransport()
         # With no interval, a test that awaits a delivery does not have to wait.
         self.client: Client = Client("test", transport=self.transport, before_send=self._record, flush_interval=0)
@@ -204,7 +206,7 @@ class Recording:
         return [message for message in self.events if event is None or message.get("event") == event]
 
     def objections(self, start: int = 0) -> str:
-        """The messages from index `start` on that Segment would drop or that violate its spec, as text.
+        """The messages from index `start` on that Segment would drop or that violate its spec or the plan, as text.
 
         Empty if there are none. A message id that was used before `start` counts as a duplicate.
         """
@@ -212,6 +214,7 @@ class Recording:
         lines: list[str] = []
         for index, message in enumerate(self.events):
             found = [verdict for verdict in judge(message) if verdict.severity != "style"]
+            found += self._plan.judge(message) if self._plan is not None else []
             if message["messageId"] in seen:
                 found.insert(0, DUPLICATE_ID)
             seen.add(message["messageId"])
@@ -235,13 +238,13 @@ def _unplanned(
 
 
 @contextmanager
-def recording() -> Generator[Recording, None, None]:
-    """A `Recording` whose client is closed at the end of the block, even if its loop is closed already.
+def recording(plan: Plan | None = None) -> Generator[Recording, None, None]:
+    """A `Recording`, with a tracking plan for its objections, whose client is closed at the end of the block, even if its loop is closed already.
 
     The end of the block waits for that, so use it outside of the event loop. Within a coroutine, open and close a
     `Client` with a `RecordingTransport` like any other client.
     """
-    recorded = Recording()
+    recorded = Recording(plan)
     try:
         yield recorded
     finally:
