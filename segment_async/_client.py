@@ -13,7 +13,7 @@ from os import PathLike
 from signal import SIGTERM, Signals
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import orjson
 
@@ -36,11 +36,15 @@ from ._pipeline.pipeline import Pipeline, PipelineOptions
 from ._pipeline.queue import Overflow
 from ._pipeline.reports import OnError
 from ._pipeline.retry import RetryPolicy
+from ._plan_check import OnViolation, PlanCheck, check_on_violation
 from ._version import __version__
 from .events import TrackEvent
 from .instrumentation import Request
 from .messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
 from .spool._protocol import Spool
+
+if TYPE_CHECKING:
+    from .plans import Plan
 
 # Encoded once: 0.1 µs of each call.
 _LIBRARY_FIELDS: Final = {"name": "segment-async", "version": __version__}
@@ -90,10 +94,16 @@ class Client:
             authorities.
         allow_http: allow a plain ``http://`` host beyond loopback.
         send: `False`: check and count messages, send nothing, and don't touch the spool.
+        plan: a tracking plan, or its JSON file: each message is checked against it, as it is sent. Needs the extra
+            ``plans``.
+        on_violation: what a message does that violates the plan; it is never dropped. ``"warn"``: it is logged, once
+            per event and field. ``"raise"``: the call raises `MessageError`. ``"ignore"``: nothing. Or a plain function
+            that gets the message and its verdicts, in the thread of the call; an exception in it is logged once.
 
     Raises:
         ValueError: an option is out of range, contradicts another, or would put the key at risk.
-        ImportError: `oauth` is given and its extra is not installed.
+        OSError: the plan's file cannot be read.
+        ImportError: `oauth` or `plan` is given and its extra is not installed.
     """
 
     def __init__(
@@ -122,6 +132,8 @@ class Client:
         ssl_context: ssl_module.SSLContext | None = None,
         allow_http: bool = False,
         send: bool = True,
+        plan: str | PathLike[str] | Mapping[str, Any] | Plan | None = None,
+        on_violation: OnViolation = "warn",
     ) -> None:
         write_key = _options.checked_key(write_key)
         _options.check_region(region)
@@ -160,6 +172,8 @@ class Client:
         self._max_bytes = min(MAX_MESSAGE_BYTES, max_queue_bytes)
         self._before_send = before_send
         self._send = send
+        check_on_violation(on_violation)
+        self._plan_check = None if plan is None else PlanCheck(plan, on_violation)
 
     def _now(self) -> float:
         return self._owner.clock.now()
@@ -495,6 +509,8 @@ class Client:
             message, body = changed
         if len(body) > self._max_bytes:
             raise too_large(body, self._max_bytes)
+        if self._plan_check is not None:
+            self._plan_check.check(body)
         if not self._send:
             return self._dropped(message["messageId"], "disabled", body)
         # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.

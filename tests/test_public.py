@@ -110,6 +110,8 @@ class TestTheList:
             "ssl_context": None,
             "allow_http": False,
             "send": True,
+            "plan": None,
+            "on_violation": "warn",
         }
 
 
@@ -136,6 +138,8 @@ class TestImport:
             "msgspec",
             "multiprocessing",
             "sqlite3",
+            "jsonschema_rs",
+            "segment_async.plans",
         }
         assert not heavy & self.loaded_by("import segment_async")
 

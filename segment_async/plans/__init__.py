@@ -14,7 +14,7 @@ from ._infer import infer
 from ._lint import lint
 from ._plan import Plan
 from ._rule import PlanError, Problem, Rule
-from ._schema import NoValidator
+from ._schema import NoValidator, require_validator
 
 __all__ = [
     "CallSettings",
@@ -30,4 +30,5 @@ __all__ = [
     "generate",
     "infer",
     "lint",
+    "require_validator",
 ]

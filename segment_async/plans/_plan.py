@@ -114,7 +114,7 @@ class Plan:
         return None
 
     def _unplanned(self, name: object) -> str:
-        near = get_close_matches(str(name), self.events(), 1, 0.8)
+        near = get_close_matches(str(name), self.events(), 1, 0.7)
         return f"{name} is not in the tracking plan.{f' Did you mean “{near[0]}”?' if near else ''}"
 
 
@@ -156,7 +156,7 @@ class _Check:
             return
         for name in names:
             if name not in self._names and not any(_matches(pattern, name) for pattern in self._patterns):
-                near = get_close_matches(name, self._names, 1, 0.8)
+                near = get_close_matches(name, self._names, 1, 0.7)
                 hint = f" Did you mean “{near[0]}”?" if near else ""
                 text = f"{name} is not in the tracking plan.{hint}"
                 found.append(Verdict("plan", "plan-unplanned-property", f"{section}.{name}", text))

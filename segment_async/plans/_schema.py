@@ -72,6 +72,13 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
+def require_validator() -> None:
+    """Raises:
+    NoValidator: the extra is missing.
+    """
+    compiled({})
+
+
 def compiled(schema: JSONObject) -> Draft7Validator:
     """The validator.
 
