@@ -146,7 +146,13 @@ def test_the_margin_is_kept(thread: Callable[..., Any]) -> None:
             return 0
 
     watched = Watched("KEY", transport=Recorder())
-    for margin, context in ((0.3, Context(2.0)), (0.5, Context(2.0)), (0.3, Context(0.1)), (0.3, None), (0.3, Context(15.0))):
+    for margin, context in (
+        (0.3, Context(2.0)),
+        (0.5, Context(2.0)),
+        (0.3, Context(0.1)),
+        (0.3, None),
+        (0.3, Context(15.0)),
+    ):
         thread(flush_after(watched, margin)(lambda event, context: None), 0, context)
     assert waited == pytest.approx([1.7, 1.5, 0.0, 2.0, 2.0])
     thread(finish, client)
