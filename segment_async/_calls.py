@@ -13,6 +13,7 @@ from ._exceptions import MessageError
 from ._message import build as _build
 from ._message.build import Fields, ObjectLike, Timestamp, UserID, checked
 from ._pipeline.delivery import Delivery
+from .events import TrackEvent
 from .messages import Message
 
 DeliveryT = TypeVar("DeliveryT")
@@ -40,7 +41,7 @@ class Calls(Generic[DeliveryT]):
     def track(
         self,
         user_id: UserID | None = None,
-        event: str | None = None,
+        event: str | TrackEvent | None = None,
         properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,

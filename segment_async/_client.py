@@ -14,7 +14,7 @@ from os import PathLike
 from signal import SIGTERM, Signals
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import orjson
 
@@ -40,10 +40,15 @@ from ._pipeline.pipeline import Pipeline, PipelineOptions
 from ._pipeline.queue import Overflow
 from ._pipeline.reports import OnError
 from ._pipeline.retry import RetryPolicy
+from ._plan_check import OnViolation, PlanCheck, check_on_violation
 from ._version import __version__
+from .events import TrackEvent
 from .instrumentation import Request
 from .messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
 from .spool._protocol import Spool
+
+if TYPE_CHECKING:
+    from .plans import Plan
 
 # Encoded once: 0.1 µs of each call.
 _LIBRARY_FIELDS: Final = {"name": "segment-async", "version": __version__}
@@ -99,10 +104,17 @@ class Client:
             message that the spool cannot store is dropped as well (``spool_unavailable``).
         default: as in `json.dumps`: gets a value of a type that has no conversion, and returns one that has; it raises
             `TypeError` for what it does not know. It applies to calls of the client, not to `bound` or `messages`.
+        plan: a tracking plan, or its JSON file: each message is checked against it, as it is sent. Needs the extra
+            ``plans``.
+        on_violation: what a message does that violates the plan; it is never dropped. ``"warn"``: it is logged, once
+            per event and field. ``"raise"``: the call raises `MessageError`; not together with ``on_invalid="drop"``.
+            ``"ignore"``: nothing. Or a plain function that gets the message and its verdicts, in the thread of the
+            call; an exception in it is logged once.
 
     Raises:
         ValueError: an option is out of range, contradicts another, or would put the key at risk.
-        ImportError: `oauth` is given and its extra is not installed.
+        OSError: the plan's file cannot be read.
+        ImportError: `oauth` or `plan` is given and its extra is not installed.
     """
 
     @_options.explains_official_options
@@ -134,6 +146,8 @@ class Client:
         send: bool = True,
         on_invalid: Literal["raise", "drop"] = "raise",
         default: Callable[[Any], Any] | None = None,
+        plan: str | PathLike[str] | Mapping[str, Any] | Plan | None = None,
+        on_violation: OnViolation = "warn",
     ) -> None:
         write_key = _options.checked_key(write_key)
         _options.check_region(region)
@@ -175,6 +189,10 @@ class Client:
         self._send = send
         self._drops_invalid = on_invalid == "drop"
         self._convert = converting(default)
+        check_on_violation(on_violation)
+        if plan is not None:
+            _options.check_raises(on_invalid, on_violation)
+        self._plan_check = None if plan is None else PlanCheck(plan, on_violation)
 
     def _now(self) -> float:
         return self._owner.clock.now()
@@ -191,7 +209,7 @@ class Client:
     async def track(
         self,
         user_id: UserID | None = None,
-        event: str | None = None,
+        event: str | TrackEvent | None = None,
         properties: ObjectLike | None = None,
         *,
         anonymous_id: UserID | None = None,
@@ -208,7 +226,7 @@ class Client:
 
         Args:
             user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
-            event: the action's name, such as ``"Order Completed"``.
+            event: the action's name, such as ``"Order Completed"``; or a generated event, which holds the properties.
             properties: details of the action.
             anonymous_id: an id for a user whom you don't know yet.
             context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
@@ -569,6 +587,8 @@ class Client:
         size = len(body)
         if size > self._max_bytes:
             raise too_large(body, self._max_bytes)
+        if self._plan_check is not None:
+            self._plan_check.check(body)
         if not self._send:
             return *self._dropped(message["messageId"], "disabled", body), 0
         # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.

@@ -134,6 +134,17 @@ def check_values(on_invalid: str, default: object) -> None:
         raise ValueError("default must be a plain function, not a coroutine function: it runs within the call")
 
 
+def check_raises(on_invalid: str, on_violation: object) -> None:
+    """Raises:
+    ValueError: a violation of the plan would raise the `MessageError` that `on_invalid` makes a drop.
+    """
+    if on_invalid == "drop" and on_violation == "raise":
+        raise ValueError(
+            'on_violation="raise" contradicts on_invalid="drop", which drops messages instead of raising: choose '
+            'another on_violation, or on_invalid="raise"'
+        )
+
+
 def transport_for(
     transport: Transport | None,
     host: str | None,

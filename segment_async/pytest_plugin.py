@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
+    from .plans import Plan
     from .testing import Recording, RunningEndpoint
 
 _NAME: Final = "segment_verdicts"
 _CHOICES: Final = ("error", "warn", "ignore")
 _HINT: Final = f'To allow this, use @pytest.mark.{_NAME}("ignore"), or set {_NAME} in the ini file.'
 
+_PLAN: Final = "segment_plan"
+
+_plan: Final = pytest.StashKey["Plan | None"]()
 _recording: Final = pytest.StashKey["Recording"]()
 # How many messages had been checked when the test passed.
 _checked_messages: Final = pytest.StashKey[int]()
@@ -29,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "what to do about messages that Segment would drop or that violate its spec: error, warn or ignore",
         default="error",
     )
+    parser.addini(_PLAN, "a tracking plan, as a JSON file: messages that violate it count as well", type="paths")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,7 +51,7 @@ def segment(request: pytest.FixtureRequest) -> Iterator[Recording]:
 
     stash = request.node.stash
     # Not `with recording()`: an async test may ask for this fixture while its loop runs; the end is outside of it.
-    recorded = stash[_recording] = Recording()
+    recorded = stash[_recording] = Recording(_plan_of(request.config))
     yield recorded
     close_in_thread(recorded)
     del stash[_recording]
@@ -84,6 +89,21 @@ def _check(item: pytest.Item, recorded: Recording, start: int = 0) -> None:
         item.warn(pytest.PytestWarning(text))
     else:
         pytest.fail(text, pytrace=False)
+
+
+def _plan_of(config: pytest.Config) -> Plan | None:
+    """The plan of the ini file, read once; the path is relative to that file."""
+    if _plan not in config.stash:
+        from .plans import Plan, PlanError, require_validator
+
+        paths = config.getini(_PLAN)
+        try:
+            if paths:
+                require_validator()
+            config.stash[_plan] = Plan.load(paths[0]) if paths else None
+        except (OSError, PlanError) as error:
+            raise pytest.UsageError(f"{_PLAN}: {error}") from None
+    return config.stash[_plan]
 
 
 def _choice(item: pytest.Item) -> str:

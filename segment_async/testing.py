@@ -35,10 +35,12 @@ from ._matching import (
     shown,
     slips,
 )
+from .events import TrackEvent
 from .verdicts import DUPLICATE_ID, judge
 
 if TYPE_CHECKING:
     from .devserver import Endpoint
+    from .plans import Plan
 
 __all__ = ["Recording", "RecordingTransport", "RunningEndpoint", "recording", "running_endpoint"]
 
@@ -87,7 +89,8 @@ class Recording:
         transport: the batches that the client sent. Messages get here after a flush or the close.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan | None = None) -> None:
+        self._plan = plan
         self.transport: RecordingTransport = RecordingTransport()
         # With no interval, a test that awaits a delivery does not have to wait.
         self.client: Client = Client("test", transport=self.transport, before_send=self._record, flush_interval=0)
@@ -117,7 +120,7 @@ class Recording:
 
     def assert_tracked(
         self,
-        event: str | None = None,
+        event: str | TrackEvent | None = None,
         *,
         user_id: ID | None = None,
         anonymous_id: ID | None = None,
@@ -126,6 +129,8 @@ class Recording:
         count: int | None = None,
     ) -> MessageDict:
         """Assert that a `track` call matches, and return the first one that does.
+
+        A planned event stands for its name and its properties; do not give `properties` as well.
 
         An argument that is `None` is not compared. A dict also matches one with more keys, on every level. Other values
         are compared as they are sent, so that a `UUID` matches its text; a matcher such as `mock.ANY` may be used. With
@@ -136,6 +141,7 @@ class Recording:
                 match is not `count`; shows them.
         """
         __tracebackhide__ = True
+        event, properties = _unplanned(event, properties)
         wanted = expectation("track", user_id, anonymous_id, event=event, properties=properties, context=context)
         return self._first(wanted, count)
 
@@ -213,7 +219,7 @@ class Recording:
 
     def assert_not_tracked(
         self,
-        event: str | None = None,
+        event: str | TrackEvent | None = None,
         *,
         user_id: ID | None = None,
         anonymous_id: ID | None = None,
@@ -229,6 +235,7 @@ class Recording:
             AssertionError: at least one matches; shows all of them.
         """
         __tracebackhide__ = True
+        event, properties = _unplanned(event, properties)
         unwanted = expectation("track", user_id, anonymous_id, event=event, properties=properties, context=context)
         events = self.events
         found = matching(unwanted, events)
@@ -308,7 +315,7 @@ class Recording:
         return [message for message in self.events if event is None or message.get("event") == event]
 
     def objections(self, start: int = 0) -> str:
-        """The messages from index `start` on that Segment would drop or that violate its spec, as text.
+        """The messages from index `start` on that Segment would drop or that violate its spec or the plan, as text.
 
         Empty if there are none. A message id that was used before `start` counts as a duplicate.
         """
@@ -317,6 +324,7 @@ class Recording:
         for index, body in enumerate(self._bodies):
             message = read_json(body, float)  # plain JSON, as the rules expect it
             found = [verdict for verdict in judge(message, size=len(body)) if verdict.severity != "style"]
+            found += self._plan.judge(message) if self._plan is not None else []
             if message["messageId"] in seen:
                 found.insert(0, DUPLICATE_ID)
             seen.add(message["messageId"])
@@ -326,6 +334,17 @@ class Recording:
                     f"  {verdict.severity} ({verdict.rule}): {verdict.path}: {verdict.text}" for verdict in found
                 )
         return "\n".join(lines)
+
+
+def _unplanned(
+    event: str | TrackEvent | None, properties: Mapping[str, Any] | None
+) -> tuple[str | None, Mapping[str, Any] | None]:
+    """The name and the properties that a planned event stands for."""
+    if not isinstance(event, TrackEvent):
+        return event, properties
+    if properties is not None:
+        raise TypeError(f"leave properties out, because {type(event).__qualname__} holds them")
+    return event.EVENT, event
 
 
 class _Anything:
@@ -341,13 +360,14 @@ class recording:  # noqa: N801  # read as a function, as `contextlib.suppress` i
     """A `Recording` whose client is closed at the end of the block.
 
     In a coroutine: `async with recording()`. Elsewhere: `with recording()`, which closes the client even if its loop is
-    closed already.
+    closed already. With a tracking plan, `objections` names the messages that violate it as well.
 
     Raises:
         RuntimeError: `with` is used in a coroutine. Its end would block the loop that the client needs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan | None = None) -> None:
+        self._plan = plan
         self._recorded: Recording | None = None
 
     def __enter__(self) -> Recording:
@@ -371,7 +391,7 @@ class recording:  # noqa: N801  # read as a function, as `contextlib.suppress` i
     def _begin(self) -> Recording:
         if self._recorded is not None:
             raise RuntimeError("recording() can be entered once: call it again for another block")
-        self._recorded = Recording()
+        self._recorded = Recording(self._plan)
         return self._recorded
 
     def _end(self) -> Recording:

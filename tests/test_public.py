@@ -112,6 +112,8 @@ class TestTheList:
             "send": True,
             "on_invalid": "raise",
             "default": None,
+            "plan": None,
+            "on_violation": "warn",
         }
 
 
@@ -138,6 +140,8 @@ class TestImport:
             "msgspec",
             "multiprocessing",
             "sqlite3",
+            "jsonschema_rs",
+            "segment_async.plans",
         }
         assert not heavy & self.loaded_by("import segment_async")
 

@@ -399,3 +399,32 @@ def test_pytest_finds_it_if_the_package_is_installed(
     # Other installed plugins may warn about missing settings.
     result = pytester.runpytest_subprocess("--fixtures", "-W", "default")
     result.stdout.re_match_lines([re.escape("segment -- ") + ".*", re.escape("segment_endpoint -- ") + ".*"])
+
+
+PLAN = '[{"key": "Signed Up", "type": "TRACK", "jsonSchema": {"properties": {"properties": {"properties": {"plan": {}}}}}}]'
+SUITE = """
+from segment_async import messages
+
+def test_planned(segment):
+    segment.client.enqueue_nowait(messages.track("user-1", "Signed Up", {"plan": "pro"}))
+
+def test_misspelt(segment):
+    segment.client.enqueue_nowait(messages.track("user-1", "Signed Up", {"plam": "pro"}))
+"""
+
+
+def test_a_tracking_plan(pytester: pytest.Pytester) -> None:
+    pytester.path.joinpath("plan.json").write_text(PLAN)
+    configure(pytester, "segment_plan = plan.json")
+    result = run(pytester, SUITE)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*plan (plan-unplanned-property): properties.plam: plam is not in the tracking plan. Did you mean*"]
+    )
+
+
+def test_a_tracking_plan_that_cannot_be_read(pytester: pytest.Pytester) -> None:
+    configure(pytester, "segment_plan = missing.json")
+    result = run(pytester, SUITE)
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["*segment_plan: *missing.json*"])

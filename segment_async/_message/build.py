@@ -15,10 +15,11 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, cast
 from uuid import UUID
 
 from segment_async._exceptions import MessageError
+from segment_async.events import PlannedTraits, TrackEvent
 
 from .conversions import convert, is_text, wire_text
 from .encode import as_dict
@@ -104,7 +105,7 @@ def _common(
 
 def track(
     user_id: UserID | None = None,
-    event: str | None = None,
+    event: str | TrackEvent | None = None,
     properties: ObjectLike | None = None,
     *,
     anonymous_id: UserID | None = None,
@@ -113,6 +114,10 @@ def track(
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
 ) -> Fields:
+    if type(event) is not str and isinstance(event, TrackEvent):
+        if properties is not None:
+            raise MessageError("properties", f"must be left out, because {_type_name(event)} holds them")
+        context, properties, event = _with_version(context, event.VERSION), event, event.EVENT
     message = _common("track", user_id, anonymous_id, context, integrations, timestamp, message_id)
     message["event"] = event if type(event) is str and event else _event(event)
     # `_put_mapping`, written out for speed.
@@ -133,6 +138,8 @@ def identify(
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
 ) -> Fields:
+    if isinstance(traits, PlannedTraits):
+        context = _with_version(context, traits.VERSION)
     message = _common("identify", user_id, anonymous_id, context, integrations, timestamp, message_id)
     if traits is not None:
         _put_mapping(message, "traits", traits)
@@ -182,6 +189,8 @@ def group(
     timestamp: Timestamp | None = None,
     message_id: UserID | None = None,
 ) -> Fields:
+    if isinstance(traits, PlannedTraits):
+        context = _with_version(context, traits.VERSION)
     message = _common("group", user_id, anonymous_id, context, integrations, timestamp, message_id)
     message["groupId"] = _required("groupId", group_id)
     if traits is not None:
@@ -239,6 +248,16 @@ def _view(message: Fields, category: Any, name: Any, properties: Any) -> Fields:
     if properties is not None:
         _put_mapping(message, "properties", properties)
     return message
+
+
+def _with_version(context: ObjectLike | None, version: int | None) -> ObjectLike | None:
+    """The context with the version of the planned event; without one, Segment checks against the oldest."""
+    if version is None:
+        return context
+    given: Mapping[str, Any] = {} if context is None else mapping("context", context)
+    protocols: Any = given.get("protocols")
+    kept: Mapping[str, Any] = cast("Fields", protocols) if isinstance(protocols, Mapping) else {}
+    return {**given, "protocols": {**kept, "event_version": version}}
 
 
 def _put_mapping(message: Fields, name: str, value: Any) -> None:

@@ -17,6 +17,7 @@ _STYLES = {
     "reason": "red",
     "dropped": "red",
     "spec": "yellow",
+    "plan": "magenta",
     "style": "cyan",
 }
 
@@ -45,6 +46,9 @@ _STYLES = {
 )
 @click.option("--keep", default=5_000, show_default=True, metavar="N", help="Keep the last N events.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="Also accept events from pages of this origin.")
+@click.option(
+    "--plan", type=click.Path(path_type=Path), metavar="FILE", help="Judge messages against this tracking plan, too."
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def dev(
     host: str,
@@ -55,6 +59,7 @@ def dev(
     load: Path | None,
     keep: int,
     allow_origin: tuple[str, ...],
+    plan: Path | None,
     command: tuple[str, ...],
 ) -> None:
     """Run a Segment on localhost, and COMMAND with SEGMENT_HOST set to its address.
@@ -75,10 +80,11 @@ def dev(
             keep=keep,
             allow_origins=allow_origin,
             command=command,
+            plan=plan,
         )
         shown = run(options, show=console.out, show_answered=lambda answered: console.print(styled(answered)))
         sys.exit(asyncio.run(shown))
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -14,7 +14,7 @@ def main() -> None:
     try:
         options = _options()
         sys.exit(asyncio.run(run(options, show=_show, show_answered=_show_answered)))
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -43,6 +43,7 @@ def _options() -> Options:
         metavar="URL",
         help="also accept events from pages of this origin",
     )
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="judge messages against this tracking plan, too")
     given = parser.parse_args()
     return Options(
         host=given.host,
@@ -53,6 +54,7 @@ def _options() -> Options:
         load=given.load,
         keep=given.keep,
         allow_origins=tuple(given.allow_origin),
+        plan=given.plan,
     )
 
 

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -18,6 +18,9 @@ from ._judging import Judged
 from ._oauth import TokenServer
 from ._stream import Stream
 from ._tracking import Answered, Tracking
+
+if TYPE_CHECKING:
+    from segment_async.plans import Plan
 
 
 class Endpoint:
@@ -63,12 +66,14 @@ async def serve(
     report: Callable[[Answered], None] = lambda answered: None,
     load: Iterable[tuple[ReceivedBatch, list[Judged]]] = (),
     random: Random | None = None,
+    plan: "Plan | None" = None,
 ) -> AsyncGenerator[Endpoint, None]:
     """Listen within the block; port 0 picks a free one.
 
     The last `keep` events are stored, and all are counted. `rate` is the limit of requests per second; `chaos` has the
     format of `--chaos`, and its faults are drawn from `random`. `report` is called once for every request to
-    `/v1/*`. `load` are requests to begin with, from `loaded`. A `host` beyond loopback requires a `token`, which SDKs use as the write key and readers as a password.
+    `/v1/*`. `load` are requests to begin with, from `loaded`. A `host` beyond loopback requires a `token`, which SDKs
+    use as the write key and readers as a password. With a `plan`, messages are judged against it, too.
 
     Raises:
         OSError: the address cannot be opened.
@@ -82,7 +87,7 @@ async def serve(
     faults = Faults(rate, Chaos.parse(chaos), random or Random())  # noqa: S311  # not used for secrets
     stream = Stream(arrivals, faults, {"keep": keep, "token": token is not None})
     app = web.Application(middlewares=[web.middleware(AccessControl(allow_origins, token))])
-    app.add_routes(Tracking(arrivals, faults, report, token).routes() + Inspection(arrivals, faults).routes())
+    app.add_routes(Tracking(arrivals, faults, report, token, plan).routes() + Inspection(arrivals, faults).routes())
     app.add_routes([TokenServer(faults).route(), settings.route(faults), *stream.routes(), page.route()])
     app.on_response_prepare.append(harden)
     app.on_shutdown.append(stream.close)

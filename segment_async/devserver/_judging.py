@@ -1,13 +1,24 @@
 """Judges every message of a request. Pure; the rules are in `verdicts`."""
 
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import orjson
 
-from segment_async.verdicts import BATCH_MESSAGES, BATCH_TOO_LONG, MESSAGE_BYTES, WRITE_KEY_MISSING, Verdict, judge
+from segment_async.verdicts import (
+    BATCH_MESSAGES,
+    BATCH_TOO_LONG,
+    MESSAGE_BYTES,
+    SEVERITIES,
+    WRITE_KEY_MISSING,
+    Verdict,
+    judge,
+)
 
 from ._body import ParsedRequest, RequestRefused
+
+if TYPE_CHECKING:
+    from segment_async.plans import Plan
 
 _SLICE: Final = 250  # takes some milliseconds
 # A message of 32 KB can have thousands of verdicts; the most severe come first.
@@ -17,21 +28,25 @@ Judged = tuple[object, bytes, list[Verdict]]
 """A message, its JSON and its verdicts."""
 
 
-def judge_in_slices(request: ParsedRequest) -> Iterator[list[Judged]]:
-    """Judge the messages in slices, so that other tasks can run in between.
+def judge_in_slices(request: ParsedRequest, plan: "Plan | None" = None) -> Iterator[list[Judged]]:
+    """Judge the messages in slices, so that other tasks can run in between; also against the plan, if there is one.
 
     Raises:
         RequestRefused: a message is so large that Segment refuses the whole request.
     """
     for start in range(0, len(request.messages), _SLICE):
         some = request.messages[start : start + _SLICE]
-        yield [_judge_one(message, index, request) for index, message in enumerate(some, start)]
+        yield [_judge_one(message, index, request, plan) for index, message in enumerate(some, start)]
 
 
-def _judge_one(message: object, index: int, request: ParsedRequest) -> Judged:
-    _fields_of(message).pop("writeKey", None)  # some libraries repeat it in each message; it must not be shown
+def _judge_one(message: object, index: int, request: ParsedRequest, plan: "Plan | None") -> Judged:
+    fields = _fields_of(message)
+    fields.pop("writeKey", None)  # some libraries repeat it in each message; it must not be shown
     json = _json(message, index, len(request.messages))
     verdicts = judge(message, size=len(json))
+    if plan is not None and fields:
+        verdicts += plan.judge(fields)
+        verdicts.sort(key=lambda verdict: SEVERITIES.index(verdict.severity))
     if not request.write_key:
         verdicts.insert(0, WRITE_KEY_MISSING)
     if index >= BATCH_MESSAGES:

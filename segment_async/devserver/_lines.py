@@ -13,7 +13,12 @@ from ._tracking import Answered
 _MAX_RULES: Final = 3
 _MAX_NAMES: Final = 3
 _MAX_CHARACTERS: Final = 60
-_WORDS: Final = {"dropped": "would be dropped", "spec": "against the spec", "style": "not recommended"}
+_WORDS: Final = {
+    "dropped": "would be dropped",
+    "spec": "against the spec",
+    "plan": "against the plan",
+    "style": "not recommended",
+}
 
 
 def line(answered: Answered) -> str:

@@ -15,12 +15,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ._access import is_loopback_name
 from ._endpoint import Endpoint, serve
 from ._saved import SavedFile, loaded
 from ._tracking import Answered
+
+if TYPE_CHECKING:
+    from segment_async.plans import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class Options:
     keep: int = 5_000
     allow_origins: tuple[str, ...] = ()
     command: Sequence[str] = ()
+    plan: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -55,9 +59,11 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
 
     Raises:
         OSError: the address or a file cannot be opened.
-        ValueError: `chaos` or a line of `load` is malformed.
+        ValueError: `chaos` or a line of `load` is malformed, or the plan cannot be used.
+        ImportError: there is a plan, and the extra `plans` is not installed.
     """
     _print_any_text()
+    plan = _loaded_plan(options.plan) if options.plan else None
     with ExitStack() as stack:
         saved = stack.enter_context(SavedFile(options.save, show)) if options.save else None
         stopped = stack.enter_context(_signals())
@@ -82,6 +88,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
                 token=token,
                 report=report,
                 load=loaded(options.load) if options.load else (),
+                plan=plan,
             ) as endpoint:
                 _introduce(endpoint, token, options.command, show)
                 if options.command:
@@ -126,6 +133,13 @@ def _assignment(variables: dict[str, str]) -> str:
     if os.name == "nt":
         return "; ".join(f'$env:{name} = "{value}"' for name, value in variables.items())
     return "export " + " ".join(f"{name}={value}" for name, value in variables.items())
+
+
+def _loaded_plan(path: Path) -> "Plan":
+    from segment_async.plans import Plan, require_validator
+
+    require_validator()
+    return Plan.load(path)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 from aiohttp import web
@@ -21,6 +21,9 @@ from ._arrivals import Arrivals, Event, ReceivedBatch, Refusal
 from ._body import BODY_BYTES, TOO_LARGE, ParsedRequest, RequestRefused, basic_user, inflate, parse
 from ._faults import DOWN, RESET, TIMEOUT, Faults
 from ._judging import Judged, judge_in_slices
+
+if TYPE_CHECKING:
+    from segment_async.plans import Plan
 
 _CALLS: Final = ("track", "identify", "page", "screen", "group", "alias")
 _BATCHES: Final = ("batch", "import", "b")
@@ -47,12 +50,18 @@ class Tracking:
     """`report` is called with every request, accepted or refused. With a `token`, it is the only accepted write key."""
 
     def __init__(
-        self, arrivals: Arrivals, faults: Faults, report: Callable[[Answered], None], token: str | None = None
+        self,
+        arrivals: Arrivals,
+        faults: Faults,
+        report: Callable[[Answered], None],
+        token: str | None = None,
+        plan: "Plan | None" = None,
     ) -> None:
         self._arrivals = arrivals
         self._faults = faults
         self._report = report
         self._token = token
+        self._plan = plan
 
     def routes(self) -> list[web.RouteDef]:
         batches = [web.post(f"/v1/{path}", self._handler(None)) for path in _BATCHES]
@@ -91,7 +100,7 @@ class Tracking:
         if self._token is not None and not hmac.compare_digest(parsed.write_key.encode(), self._token.encode()):
             raise RequestRefused(401, "the write key must be the token that was printed at the start")
         await self._inject_fault()
-        return [some async for some in _with_pauses(judge_in_slices(parsed))]
+        return [some async for some in _with_pauses(judge_in_slices(parsed, self._plan))]
 
     async def _inject_fault(self) -> None:
         planned = self._faults.next(time.monotonic())

@@ -260,3 +260,19 @@ def test_the_devserver_imports_only_the_verdicts_of_this_package() -> None:
     done = run_to_the_end(sys.executable, "-c", loaded)
     others = [name for name in done.stdout.split() if not name.startswith("segment_async.devserver")]
     assert others == ["segment_async.verdicts"]
+
+
+@BOTH
+def test_a_tracking_plan(program: tuple[str, ...], tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps([{"key": "Signed Up", "type": "TRACK", "jsonSchema": {}}]))
+    with running(*program, "--port", "0", "--plan", str(plan)) as (process, first):
+        assert process.stdout
+        post(
+            first.removeprefix("Listening on "), event="Order Completed", userId="u1", timestamp="2026-11-21T19:20:03Z"
+        )
+        assert process.stdout.readline().endswith("  1 against the plan: plan-unplanned-event\n")
+    plan.write_text("[]")
+    done = run_to_the_end(*program, "--plan", str(plan))
+    assert done.returncode == 1
+    assert "the plan has no rules" in done.stderr

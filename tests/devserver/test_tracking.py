@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from segment_async.devserver import Answered, Endpoint
+from segment_async.plans import Plan
 from tests.devserver.exchange import KEY, body, send, track, with_endpoint
 
 CALLS = ["track", "identify", "page", "screen", "group", "alias"]
@@ -237,3 +238,15 @@ def test_an_aborted_post_stores_nothing_and_logs_nothing(caplog: pytest.LogCaptu
         assert caplog.text == ""
 
     with_endpoint(case)
+
+
+def test_messages_are_judged_against_a_plan() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        await session.post("/v1/batch", data=body(track(1, userId=""), track(2, event="Signed Up"), 3), headers=KEY)
+        assert [[verdict.rule for verdict in event.verdicts] for event in endpoint.events] == [
+            ["id-missing", "plan-unplanned-event"],
+            [],
+            ["not-an-object"],
+        ]
+
+    with_endpoint(case, plan=Plan.load([{"key": "Signed Up", "type": "TRACK", "jsonSchema": {}}]))

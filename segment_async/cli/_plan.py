@@ -1,0 +1,259 @@
+"""`segment-async plan`: tracking plans, from Segment to types in your editor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+import orjson
+
+from segment_async import SpoolUnavailable
+from segment_async.plans import NoValidator, Plan, PlanError, diff, generate, infer, lint
+from segment_async.specs import SPECS, plan_of
+from segment_async.spool import SpoolInspector
+
+from ._pull import HOST, PullError, pull
+
+Found = TypeVar("Found")
+
+_TOKEN = "SEGMENT_PUBLIC_API_TOKEN"  # noqa: S105  # the variable's name
+_PLAN = click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
+_EVENTS = click.argument("events", type=click.Path(path_type=Path, allow_dash=True))
+_OUTPUT = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Standard output by default."
+)
+
+
+class _BadInput(click.ClickException):
+    exit_code = 2
+
+
+@click.group
+def plan() -> None:
+    """Pull a tracking plan, check messages against it, and generate typed events from it.
+
+    PLAN is a JSON file, as `pull`, `infer` and `new` write it.
+    """
+
+
+@plan.command("pull")
+@click.argument("plan_id", metavar="TP_ID")
+@_OUTPUT
+@click.option("--host", default=HOST, show_default=True, metavar="URL", help="Where Segment's Public API is.")
+def pull_plan(plan_id: str, output: Path | None, host: str) -> None:
+    """Read a plan from Segment's Public API.
+
+    The token comes from SEGMENT_PUBLIC_API_TOKEN, or from standard input.
+    """
+    token = os.environ.get(_TOKEN) or ("" if sys.stdin.isatty() else sys.stdin.readline())
+    if not token.strip():
+        raise _BadInput(f"set {_TOKEN}, or write the token to standard input")
+    try:
+        pulled = asyncio.run(pull(plan_id, token.strip(), host))
+    except PullError as error:
+        raise click.ClickException(str(error)) from None
+    _write(_json(pulled), output)
+    click.echo(f"{_count(len(pulled['rules']), 'rule')} pulled", err=True)
+
+
+@plan.command("lint")
+@_PLAN
+def lint_plan(plan_path: Path) -> None:
+    """Show what is wrong with a plan; exit with 1 if there are errors."""
+    problems = _judging(lambda: lint(_load(plan_path)))
+    for problem in problems:
+        click.echo(_printable(str(problem)))
+    errors = sum(problem.severity == "error" for problem in problems)
+    click.echo(f"{_count(errors, 'error')}, {_count(len(problems) - errors, 'other finding')}", err=True)
+    sys.exit(1 if errors else 0)
+
+
+@plan.command
+@_PLAN
+@_EVENTS
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each violation, with its count.")
+def check(plan_path: Path, events: Path, as_json: bool) -> None:
+    """Check messages against a plan; exit with 1 if any violates it.
+
+    EVENTS is a file of JSON, one message a line (as `dev --save` writes it), or a spool; - is standard input.
+    """
+    loaded = _load(plan_path)
+    found: Counter[tuple[str, str, str, str]] = Counter()
+    total = violating = 0
+    for message in _messages(events):
+        total += 1
+        verdicts = _judging(partial(loaded.judge, message))
+        violating += bool(verdicts)
+        name = str(message.get("event") or message.get("type") or "")
+        found.update((name, verdict.rule, verdict.path, verdict.text) for verdict in verdicts)
+    for (name, rule, path, text), count in sorted(found.items(), key=lambda item: (-item[1], item[0])):
+        if as_json:
+            click.echo(orjson.dumps({"event": name, "rule": rule, "path": path, "text": text, "count": count}))
+        else:
+            click.echo(_printable(f"{count:>7,}  {name}  {rule}  {path}: {text}"))
+    click.echo(f"{violating:,} of {_count(total, 'message')} against the plan", err=True)
+    sys.exit(1 if violating else 0)
+
+
+@plan.command("generate")
+@_PLAN
+@_OUTPUT
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only events with this label.")
+@click.option("--event", "events", multiple=True, metavar="NAME", help="Only this event; may be given several times.")
+@click.option("--name", "names", multiple=True, metavar="EVENT=CLASS", help="The class of an event.")
+@click.option("--check", "only_check", is_flag=True, help="Write nothing; exit with 1 if FILE is not up to date.")
+def generate_module(
+    plan_path: Path,
+    output: Path | None,
+    labels: tuple[str, ...],
+    events: tuple[str, ...],
+    names: tuple[str, ...],
+    only_check: bool,
+) -> None:
+    """Write a Python module with a class for each event."""
+    if only_check and output is None:
+        raise click.UsageError("--check needs -o")
+    try:
+        code = generate(_load(plan_path), labels=_pairs(labels), events=events or None, names=_pairs(names))
+    except PlanError as error:
+        raise _BadInput(str(error)) from None
+    if not only_check or output is None:
+        _write(code, output)
+        return
+    if not output.is_file() or output.read_text("utf-8") != code:
+        raise click.ClickException(f"{output} is not what {plan_path} generates; run this command without --check")
+
+
+@plan.command("diff")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+def diff_plans(old: Path, new: Path) -> None:
+    """Show what changed between two plans, breaking changes first; exit with 1 if there are any."""
+    changes = diff(_load(old), _load(new))
+    for change in changes:
+        click.echo(_printable(str(change)))
+    sys.exit(1 if any(change.is_breaking for change in changes) else 0)
+
+
+@plan.command("infer")
+@_EVENTS
+@_OUTPUT
+def infer_plan(events: Path, output: Path | None) -> None:
+    """Write a plan for messages that were sent, as a start. EVENTS is as for `check`."""
+    inferred = infer(_messages(events))
+    if not inferred["rules"]:
+        raise _BadInput(f"{events} has no calls from which to infer a plan")
+    _write(_json(inferred), output)
+
+
+@plan.command
+@click.option(
+    "--spec", "specs", type=click.Choice(SPECS), multiple=True, required=True, help="May be given several times."
+)
+@_OUTPUT
+def new(specs: tuple[str, ...], output: Path | None) -> None:
+    """Write a plan with the events of Segment's semantic specs."""
+    rules = {rule["key"]: {**rule, "version": 1} for spec in specs for rule in plan_of(spec)["rules"]}
+    _write(_json({"rules": [rules[key] for key in sorted(rules)]}), output)
+
+
+# -- files
+
+
+def _load(path: Path) -> Plan:
+    try:
+        return Plan.load(path)
+    except (PlanError, OSError) as error:
+        raise _BadInput(str(error)) from None
+
+
+def _judging(judge: Callable[[], Found]) -> Found:
+    try:
+        return judge()
+    except NoValidator as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _messages(path: Path) -> Iterator[dict[str, Any]]:
+    """The messages of a file of JSON lines, of a spool, or of standard input."""
+    if str(path) == "-":
+        yield from _of_lines(sys.stdin.buffer, "standard input")
+    elif path.is_file() and not _is_database(path):
+        with path.open("rb") as lines:
+            yield from _of_lines(lines, str(path))
+    else:
+        try:
+            yield from (orjson.loads(each.body) for each in SpoolInspector(path).pending())
+        except (SpoolUnavailable, OSError) as error:
+            raise _BadInput(str(error)) from None
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
+
+
+def _of_lines(lines: Any, name: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            given = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise _BadInput(f"{name}:{number}:{error.colno}: not JSON: {error.msg}") from None
+        yield from _within(given)
+
+
+def _within(given: object) -> Iterator[dict[str, Any]]:
+    """A message, one that `dev --save` wrote, or the messages of a batch."""
+    if not isinstance(given, dict):
+        return
+    fields = cast("dict[str, Any]", given)
+    if isinstance(fields.get("batch"), list):
+        for each in fields["batch"]:
+            yield from _within(each)
+    elif "type" not in fields and isinstance(fields.get("message"), dict):
+        yield fields["message"]
+    else:
+        yield fields
+
+
+def _pairs(options: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for option in options:
+        name, separator, value = option.rpartition("=")
+        if not separator or not name:
+            raise click.UsageError(f"must be NAME=VALUE: {option}")
+        pairs[name] = value
+    return pairs
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, "utf-8")
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _printable(text: str) -> str:
+    """Text from outside without anything that a terminal obeys."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

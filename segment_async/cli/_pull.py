@@ -1,0 +1,110 @@
+"""Reads a tracking plan from Segment's Public API (https://docs.segmentapis.com/tag/Tracking-Plans).
+
+The token goes to the given host and, after a redirect, only to `https://*.segmentapis.com`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, cast
+
+import aiohttp
+from yarl import URL
+
+HOST: Final = "https://api.segmentapis.com"
+_PAGE: Final = 200  # the most rules that Segment gives at once
+_REDIRECTS: Final = 5
+_RETRIES: Final = 5
+_MAX_PAUSE: Final = 60.0
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=60)
+
+
+class PullError(Exception):
+    """The plan could not be read; the text says why, and never has the token in it."""
+
+
+async def pull(plan_id: str, token: str, host: str = HOST) -> dict[str, Any]:
+    """The plan and all its rules, sorted, with every field that Segment gives.
+
+    Raises:
+        PullError: Segment refused, or the answer is no plan.
+    """
+    async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as session:
+        api = _API(session, token, URL(host))
+        about = await api.get(f"tracking-plans/{plan_id}", {})
+        rules: list[dict[str, Any]] = []
+        query = {"pagination.count": str(_PAGE)}
+        while True:
+            page = await api.get(f"tracking-plans/{plan_id}/rules", query)
+            rules.extend(page.get("rules") or [])
+            pagination: dict[str, Any] = page.get("pagination") or {}
+            following = str(pagination.get("next") or "")
+            if not following or following == query.get("pagination.cursor"):
+                break
+            query = {**query, "pagination.cursor": following}
+    return {"trackingPlan": about.get("trackingPlan", {}), "rules": sorted(rules, key=_order)}
+
+
+def _order(rule: dict[str, Any]) -> tuple[str, str, int]:
+    version = rule.get("version")
+    return str(rule.get("type")), str(rule.get("key") or ""), version if isinstance(version, int) else 0
+
+
+class _API:
+    def __init__(self, session: aiohttp.ClientSession, token: str, origin: URL) -> None:
+        self._session = session
+        self._token = token
+        self._origin = origin
+
+    async def get(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        """The `data` of the answer."""
+        for _ in range(_RETRIES):
+            answer, pause = await self._follow((self._origin / path).with_query(query))
+            if pause is None:
+                return answer
+            await asyncio.sleep(pause)
+        raise PullError("Segment allows 200 requests a minute and refuses more; try again in a minute")
+
+    async def _follow(self, url: URL) -> tuple[dict[str, Any], float | None]:
+        """The answer behind all redirects, or the seconds to wait before the next attempt."""
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+        for _ in range(_REDIRECTS):
+            self._check(url)
+            try:
+                async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                    if response.status in (301, 302, 303, 307, 308):
+                        url = url.join(URL(response.headers.get("Location", "")))
+                        continue
+                    if response.status == 429:
+                        return {}, _pause(response.headers.get("Retry-After", ""))
+                    return await _data(response), None
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise PullError(f"no answer from {url.host}: {type(error).__name__}") from None
+        raise PullError(f"more than {_REDIRECTS} redirects, the last to {url.host}")
+
+    def _check(self, url: URL) -> None:
+        is_segment = url.scheme == "https" and f".{url.host}".endswith(".segmentapis.com")
+        if url.origin() != self._origin.origin() and not is_segment:
+            raise PullError(f"redirected to {url.host}, which does not get the token")
+
+
+async def _data(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    host, status = response.url.host, response.status
+    if status in (401, 403):
+        raise PullError(f"{host} answered {status}: the token is wrong, or may not read tracking plans")
+    if status == 404:
+        raise PullError(f"{host} answered 404: there is no such tracking plan in the token's workspace")
+    if status != 200:
+        raise PullError(f"{host} answered {status}")
+    try:
+        body: object = await response.json(content_type=None)
+    except ValueError:
+        raise PullError(f"{host} answered with something else than JSON") from None
+    data = cast("dict[str, Any]", body).get("data") if isinstance(body, dict) else None
+    if not isinstance(data, dict):
+        raise PullError(f"{host} answered without “data”")
+    return cast("dict[str, Any]", data)
+
+
+def _pause(retry_after: str) -> float:
+    return min(float(retry_after), _MAX_PAUSE) if retry_after.isdecimal() else 1.0

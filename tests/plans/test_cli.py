@@ -1,0 +1,244 @@
+"""`segment-async plan`, command by command."""
+
+import asyncio
+import json
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from aiohttp import web
+from click.testing import CliRunner, Result
+
+from segment_async import Client
+from segment_async.cli._commands import segment_async
+from segment_async.plans import Plan, generate
+from segment_async.specs import SPECS, plan_of
+from segment_async.testing import RecordingTransport
+from tests.plans.samples import COMMON, ORDER_COMPLETED, rule, track
+
+TOKEN = "THE-TOKEN"
+
+
+def run(*arguments: object, **options: Any) -> Result:
+    result = CliRunner().invoke(segment_async, ["plan", *map(str, arguments)], **options)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps([ORDER_COMPLETED]))
+    return path
+
+
+def lines(path: Path, *messages: Any) -> Path:
+    path.write_text("".join(f"{json.dumps(message)}\n" for message in messages))
+    return path
+
+
+class TestLint:
+    def test_a_plan_with_findings(self, plan: Path) -> None:
+        result = run("lint", plan)
+        assert result.exit_code == 0
+        assert "/properties/properties/properties/odd/type: 'any' is no type of JSON Schema" in result.output
+        assert "0 errors, 1 other finding\n" in result.output
+
+    def test_errors(self, plan: Path) -> None:
+        lines(plan, [rule(properties={"p": {"pattern": "(?!x)"}}), ORDER_COMPLETED])
+        result = run("lint", plan)
+        assert result.exit_code == 1
+        assert result.output.startswith("error: TRACK “Signed Up” version 1: cannot be judged: ")
+
+    @pytest.mark.parametrize(
+        ("content", "said"), [("{", "plan.json:1:2: not JSON"), ("a,b\n", "CSV"), ("{}", "Known are")]
+    )
+    def test_no_plan(self, plan: Path, content: str, said: str) -> None:
+        plan.write_text(content)
+        result = run("lint", plan)
+        assert (result.exit_code, said in result.output) == (2, True)
+
+
+class TestCheck:
+    GOOD = track(properties={"order_id": "o-1", "plan": None})
+    BAD = track(properties={"order_id": 1, "plan": None})
+
+    def test_messages_that_follow_it(self, plan: Path, tmp_path: Path) -> None:
+        result = run("check", plan, lines(tmp_path / "events.jsonl", self.GOOD))
+        assert (result.exit_code, result.output) == (0, "0 of 1 message against the plan\n")
+
+    def test_violations_are_counted(self, plan: Path, tmp_path: Path) -> None:
+        events = lines(
+            tmp_path / "e.jsonl", self.BAD, {"message": self.BAD, "id": 1}, {"batch": [self.GOOD, track("A\u001b")]}
+        )
+        result = run("check", plan, events)
+        assert result.exit_code == 1
+        first, second, last = result.output.splitlines()
+        assert first.split() == [
+            *("2", "Order", "Completed", "plan-violation", "properties.order_id:", "Invalid", "type.", "Expected:"),
+            *("string,", "given:", "integer"),
+        ]
+        assert "1  A\ufffd  plan-unplanned-event  event: A\ufffd is not in the tracking plan." in second
+        assert last == "3 of 4 messages against the plan"
+
+    def test_as_json_from_standard_input(self, plan: Path) -> None:
+        result = run("check", plan, "-", "--json", input=json.dumps(self.BAD))
+        assert json.loads(result.output.splitlines()[0]) == {
+            "event": "Order Completed",
+            "rule": "plan-violation",
+            "path": "properties.order_id",
+            "text": "Invalid type. Expected: string, given: integer",
+            "count": 1,
+        }
+
+    def test_a_spool(self, plan: Path, tmp_path: Path) -> None:
+        class Down(RecordingTransport):
+            async def send(self, body: bytes, headers: Any) -> Any:
+                await asyncio.Event().wait()
+
+        async def fill() -> None:
+            async with Client("key", spool=tmp_path / "spool.db", transport=Down(), close_timeout=0) as client:
+                await client.track("u", "Order Completed", {"order_id": 1, "plan": None})
+
+        asyncio.run(fill())
+        result = run("check", plan, tmp_path / "spool.db")
+        assert (result.exit_code, "1 of 1 message against the plan" in result.output) == (1, True)
+
+    def test_what_is_no_json(self, plan: Path, tmp_path: Path) -> None:
+        (tmp_path / "e.jsonl").write_text("{}\n{")
+        result = run("check", plan, tmp_path / "e.jsonl")
+        assert (result.exit_code, "e.jsonl:2:2: not JSON" in result.output) == (2, True)
+
+
+class TestGenerate:
+    def test_a_module(self, plan: Path, tmp_path: Path) -> None:
+        output = tmp_path / "events.py"
+        assert run("generate", plan, "-o", output).exit_code == 0
+        assert output.read_text("utf-8") == generate(Plan.load(plan)) == run("generate", plan).output
+
+    def test_whether_it_is_up_to_date(self, plan: Path, tmp_path: Path) -> None:
+        output = tmp_path / "events.py"
+        assert run("generate", plan, "-o", output, "--check").exit_code == 1
+        run("generate", plan, "-o", output)
+        assert run("generate", plan, "-o", output, "--check").exit_code == 0
+        output.write_text("# edited")
+        assert run("generate", plan, "-o", output, "--check").exit_code == 1
+        assert output.read_text() == "# edited"
+
+    def test_choices(self, plan: Path) -> None:
+        lines(plan, [ORDER_COMPLETED, rule("a b"), rule("A b")])
+        assert run("generate", plan).exit_code == 2
+        chosen = run("generate", plan, "--name", "a b=Other", "--event", "a b").output
+        assert "class Other(TrackEvent):" in chosen
+        assert "OrderCompleted" not in chosen
+        assert "class OrderCompleted" in run("generate", plan, "--name", "a b=X", "--label", "area=checkout").output
+        assert run("generate", plan, "--label", "area").exit_code == 2
+
+
+def test_diff(plan: Path, tmp_path: Path) -> None:
+    new = lines(tmp_path / "new.json", [ORDER_COMPLETED, rule()])
+    assert run("diff", plan, new).output == "compatible: TRACK “Signed Up” version 1: added\n"
+    result = run("diff", new, plan)
+    assert (result.exit_code, result.output) == (1, "breaking: TRACK “Signed Up” version 1: removed\n")
+
+
+def test_infer(tmp_path: Path) -> None:
+    events = lines(tmp_path / "events.jsonl", track("Signed Up", {"plan": "pro"}))
+    assert run("infer", events, "-o", tmp_path / "plan.json").exit_code == 0
+    assert run("check", tmp_path / "plan.json", events).exit_code == 0
+    assert run("infer", lines(events)).exit_code == 2
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_new(spec: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    assert run("new", "--spec", spec, "-o", path).exit_code == 0
+    assert Plan.load(path).events() == Plan.load(plan_of(spec)).events()
+    assert run("lint", path).exit_code == 0
+
+
+class PublicAPI:
+    """Two pages of rules; a first request is refused as too many; `redirect` sends all elsewhere."""
+
+    def __init__(self, redirect: str = "") -> None:
+        self.redirect = redirect
+        self.tokens: list[str] = []
+        self.refused = False
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.tokens.append(request.headers["Authorization"])
+        if self.redirect:
+            raise web.HTTPFound(self.redirect)
+        if not self.refused:
+            self.refused = True
+            return web.Response(status=429, headers={"Retry-After": "0"})
+        if TOKEN not in request.headers["Authorization"]:
+            return web.Response(status=401)
+        if not request.path.endswith("rules"):
+            return web.json_response({"data": {"trackingPlan": {"id": "tp_1", "name": "Shop"}}})
+        assert request.query["pagination.count"] == "200"
+        if "pagination.cursor" not in request.query:
+            return web.json_response(
+                {"data": {"rules": [ORDER_COMPLETED], "pagination": {"current": "a", "next": "b"}}}
+            )
+        return web.json_response({"data": {"rules": [COMMON], "pagination": {"current": "b"}}})
+
+
+@pytest.fixture
+def serve() -> Any:
+    """Runs a Public API in a thread of its own; the value is its address."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+    runners: list[web.AppRunner] = []
+
+    def started(api: PublicAPI) -> str:
+        async def start() -> int:
+            app = web.Application()
+            app.router.add_get("/{path:.*}", api.answer)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            runners.append(runner)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            return int(runner.addresses[0][1])
+
+        return f"http://127.0.0.1:{asyncio.run_coroutine_threadsafe(start(), loop).result(10)}"
+
+    yield started
+    for runner in runners:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+class TestPull:
+    def test_all_pages_sorted_and_lossless(self, serve: Any, tmp_path: Path) -> None:
+        api, path = PublicAPI(), tmp_path / "plan.json"
+        result = run("pull", "tp_1", "-o", path, "--host", serve(api), env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
+        assert (result.exit_code, result.output) == (0, "2 rules pulled\n")
+        assert json.loads(path.read_text()) == {
+            "trackingPlan": {"id": "tp_1", "name": "Shop"},
+            "rules": [COMMON, ORDER_COMPLETED],
+        }
+        assert set(api.tokens) == {f"Bearer {TOKEN}"}
+        assert [each.type for each in Plan.load(path).rules] == ["COMMON", "TRACK"]
+
+    def test_a_wrong_token_from_standard_input(self, serve: Any) -> None:
+        result = run(
+            "pull", "tp_1", "--host", serve(PublicAPI()), input="WRONG\n", env={"SEGMENT_PUBLIC_API_TOKEN": ""}
+        )
+        assert result.exit_code == 1
+        assert "answered 401: the token is wrong" in result.output
+        assert "WRONG" not in result.output
+
+    def test_without_a_token(self) -> None:
+        assert run("pull", "tp_1", input="", env={"SEGMENT_PUBLIC_API_TOKEN": ""}).exit_code == 2
+
+    def test_the_token_is_not_sent_elsewhere(self, serve: Any) -> None:
+        other = PublicAPI()
+        first = PublicAPI(serve(other).replace("127.0.0.1", "localhost"))
+        result = run("pull", "tp_1", "--host", serve(first), env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
+        assert (result.exit_code, "redirected to localhost, which does not get the token" in result.output) == (1, True)
+        assert other.tokens == []

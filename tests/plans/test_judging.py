@@ -1,0 +1,242 @@
+"""What violates a plan, in Segment's words and order, and what Segment does with it."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from segment_async.plans import Plan, PlanError, Settings
+from tests.plans.samples import COMMON, ORDER_COMPLETED, rule, track
+
+GOOD: dict[str, Any] = {"order_id": "o-1", "plan": None}
+PLAN = Plan.load([ORDER_COMPLETED])
+
+
+def found(plan: Plan, message: dict[str, Any]) -> list[tuple[str, str, str]]:
+    verdicts = plan.judge(message)
+    assert {verdict.severity for verdict in verdicts} <= {"plan"}
+    return [(verdict.rule, verdict.path, verdict.text) for verdict in verdicts]
+
+
+@pytest.mark.parametrize(
+    ("properties", "path", "text"),
+    [
+        ({"integer": 1.5}, "properties.integer", "Invalid type. Expected: integer, given: number"),
+        ({"integer": "1"}, "properties.integer", "Invalid type. Expected: integer, given: string"),
+        ({"coupon": 1}, "properties.coupon", "Invalid type. Expected: [string,null], given: integer"),
+        ({"season": "spring"}, "properties.season", "Does not match pattern 'fall|winter'"),
+        (
+            {"kind": "old"},
+            "properties.kind",
+            'properties.kind must be one of the following: "new", "repeat"',
+        ),
+        ({"paid_at": "yesterday"}, "properties.paid_at", "Does not match format 'date-time'"),
+        (
+            {"products": [{"price": 1}, {"price": None}]},
+            "properties.products[1].price",
+            "Invalid type. Expected: number, given: null",
+        ),
+        ({"products": {}}, "properties.products", "Invalid type. Expected: array, given: object"),
+    ],
+)
+def test_a_property_that_violates_its_rule(properties: dict[str, Any], path: str, text: str) -> None:
+    assert found(PLAN, track(properties=GOOD | properties)) == [("plan-violation", path, text)]
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {},
+        {"integer": 1.0},
+        {"paid_at": "2026-11-21"},
+        {"paid_at": "2026-11-21T19:20:03.047Z"},
+        {"odd": {"anything": []}},
+        {"coupon": None, "season": "fall", "kind": "new", "products": [{"price": 1.5}, {}]},
+    ],
+)
+def test_what_passes(properties: dict[str, Any]) -> None:
+    assert found(PLAN, track(properties=GOOD | properties)) == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "text"),
+    [
+        ({"const": 1}, 2, "properties.p does not match: 1"),
+        ({"minimum": 5}, 4, "Must be greater than or equal to 5"),
+        ({"exclusiveMinimum": 5}, 5, "Must be greater than 5"),
+        ({"maximum": 5}, 6, "Must be less than or equal to 5"),
+        ({"exclusiveMaximum": 5}, 5, "Must be less than 5"),
+        ({"multipleOf": 2}, 3, "Must be a multiple of 2"),
+        ({"minLength": 2}, "a", "String length must be greater than or equal to 2"),
+        ({"maxLength": 2}, "abc", "String length must be less than or equal to 2"),
+        ({"minItems": 1}, [], "Array must have at least 1 items"),
+        ({"maxItems": 1}, [1, 2], "Array must have at most 1 items"),
+        ({"minProperties": 1}, {}, "Must have at least 1 properties"),
+        ({"maxProperties": 0}, {"a": 1}, "Must have at most 0 properties"),
+        ({"anyOf": [{"type": "string"}]}, 1, "Must validate at least one schema (anyOf)"),
+        ({"oneOf": [{"type": "string"}]}, 1, "Must validate one and only one schema (oneOf)"),
+        ({"not": {"type": "integer"}}, 1, "Must not validate the schema (not)"),
+        ({"contains": {"const": 1}}, [2], "At least one of the items must match"),
+        ({"items": [{}], "additionalItems": False}, [1, 2], "No additional items allowed on array"),
+        ({"propertyNames": {"maxLength": 1}}, {"ab": 1}, 'Property name of "ab" does not match'),
+        ({"enum": [1, None]}, 2, "properties.p must be one of the following: 1, null"),
+    ],
+)
+def test_a_keyword(schema: dict[str, Any], value: object, text: str) -> None:
+    plan = Plan.load([rule(properties={"p": schema})])
+    assert found(plan, track("Signed Up", {"p": value})) == [("plan-violation", "properties.p", text)]
+
+
+def test_what_is_required() -> None:
+    assert found(PLAN, track(properties={"plan": "pro"})) == [
+        ("plan-violation", "properties.order_id", "properties.order_id is required")
+    ]
+    assert found(PLAN, {"type": "track", "userId": "u", "event": "Order Completed"}) == [
+        ("plan-violation", "properties", "properties is required")
+    ]
+
+
+def test_an_unplanned_event_is_found_by_its_exact_name() -> None:
+    assert found(PLAN, track("order completed")) == [
+        (
+            "plan-unplanned-event",
+            "event",
+            "order completed is not in the tracking plan. Did you mean “Order Completed”?",
+        )
+    ]
+
+
+def test_the_order_is_segments() -> None:
+    plan = Plan.load([ORDER_COMPLETED, COMMON])
+    message = track(properties={"ordr_id": "o-1", "plan": 1}, context={"userAgent": "a bot"})
+    assert [(verdict, path) for verdict, path, _ in found(plan, message)] == [
+        ("plan-unplanned-property", "properties.ordr_id"),
+        ("plan-violation", "properties.order_id"),
+        ("plan-violation", "properties.plan"),
+        ("plan-common", "context.userAgent"),
+    ]
+    assert "Did you mean “order_id”?" in found(plan, message)[0][2]
+
+
+def test_the_common_rule_is_for_every_call() -> None:
+    plan = Plan.load([COMMON])
+    assert found(plan, {"type": "alias", "userId": "u", "previousId": "p"}) == [
+        ("plan-common", "context", "context is required")
+    ]
+
+
+class TestVersions:
+    plan = Plan.load(
+        [rule(properties={"a": {"type": "string"}}), rule(properties={"b": {"type": "string"}}, version=2)]
+    )
+
+    def test_without_one_the_oldest_judges(self) -> None:
+        assert found(self.plan, track("Signed Up", {"a": "x"})) == []
+        assert [path for _, path, _ in found(self.plan, track("Signed Up", {"b": "x"}))] == ["properties.b"]
+        assert found(self.plan, track("Signed Up", {"a": "x"}, context={})) == []
+
+    def test_the_one_that_is_named_judges(self) -> None:
+        context = {"protocols": {"event_version": 2}}
+        assert found(self.plan, track("Signed Up", {"b": "x"}, context=context)) == []
+        assert [path for _, path, _ in found(self.plan, track("Signed Up", {"a": "x"}, context=context))] == [
+            "properties.a"
+        ]
+
+    def test_one_that_is_not_in_the_plan(self) -> None:
+        context = {"protocols": {"event_version": 3}}
+        assert [verdict for verdict, _, _ in found(self.plan, track("Signed Up", {}, context=context))] == [
+            "plan-unplanned-event"
+        ]
+
+
+@pytest.mark.parametrize(("call", "event"), [("page", "Page Viewed"), ("screen", "Screen Viewed")])
+def test_views_are_checked_as_events(call: str, event: str) -> None:
+    message = {"type": call, "userId": "u", "name": "Home", "properties": {"path": 1}}
+    plan = Plan.load([rule(event, {"path": {"type": "string"}})])
+    assert [verdict for verdict, _, _ in found(plan, message)] == ["plan-violation"]
+    assert found(PLAN, message) == [("plan-unplanned-event", "type", f"{event} is not in the tracking plan.")]
+    own = Plan.load([rule(None, {"path": {"type": "integer"}}, kind=call.upper())])
+    assert found(own, message) == []
+
+
+@pytest.mark.parametrize("call", ["identify", "group"])
+def test_traits(call: str) -> None:
+    plan = Plan.load([rule(None, {"age": {"type": "number"}}, kind=call.upper())])
+    message = {"type": call, "userId": "u", "groupId": "g", "traits": {"age": "3", "agee": 3}}
+    assert [(verdict, path) for verdict, path, _ in found(plan, message)] == [
+        ("plan-unplanned-property", "traits.agee"),
+        ("plan-violation", "traits.age"),
+    ]
+    assert found(PLAN, message) == []
+
+
+def test_property_patterns_are_planned() -> None:
+    plan = Plan.load([rule(patternProperties={"^x_": {"type": "string"}})])
+    assert found(plan, track("Signed Up", {"x_a": "a"})) == []
+    assert [path for _, path, _ in found(plan, track("Signed Up", {"y_a": "a"}))] == ["properties.y_a"]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"pattern": "(?!x)"}, {"$ref": "http://127.0.0.1:9/schema.json"}, {"$ref": "file:///etc/hosts"}, {"minimum": "3"}],
+    ids=["look-ahead", "remote", "file", "invalid"],
+)
+def test_a_rule_that_cannot_be_judged_is_logged_once(schema: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    plan = Plan.load([rule(properties={"p": schema}), ORDER_COMPLETED])
+    with caplog.at_level(logging.WARNING, "segment_async"):
+        for _ in range(2):
+            assert found(plan, track("Signed Up", {"p": "x"})) == []
+    (record,) = caplog.records
+    assert "Rule cannot be judged: TRACK “Signed Up” version 1" in record.getMessage()
+    assert found(plan, track("Order Completed", {})) != []
+
+
+class TestOutcome:
+    BAD = track(properties={"order_id": 1, "plan": None, "extra": 1})
+
+    @pytest.mark.parametrize(
+        ("settings", "message", "is_kept", "omitted"),
+        [
+            ({}, BAD, True, ()),
+            ({"track": {"allowUnplannedEventProperties": False}}, BAD, True, ("properties.extra",)),
+            ({"track": {"allowEventOnViolations": False}}, BAD, False, ()),
+            ({"track": {"allowPropertiesOnViolations": False}}, BAD, True, ("properties.order_id",)),
+            ({"track": {"allowUnplannedEvents": False}}, track("Other"), False, ()),
+            ({"track": {"allowUnplannedEvents": True}}, track("Other"), True, ()),
+            ({"track": {"allowUnplannedEvents": False}}, {"type": "page", "userId": "u"}, False, ()),
+            (
+                {"identify": {"allowUnplannedTraits": False}},
+                {"type": "identify", "traits": {"a": 1}},
+                True,
+                ("traits.a",),
+            ),
+            ({"group": {"allowUnplannedTraits": False}}, {"type": "identify", "traits": {"a": 1}}, True, ()),
+            ({"group": {"allowTraitsOnViolations": False}}, {"type": "group", "traits": {"b": 1}}, True, ("traits.b",)),
+        ],
+    )
+    def test_a_setting(
+        self, settings: dict[str, Any], message: dict[str, Any], is_kept: bool, omitted: tuple[str, ...]
+    ) -> None:
+        traits = {"b": {"type": "string"}}
+        plan = Plan.load([ORDER_COMPLETED, rule(None, {}, kind="IDENTIFY"), rule(None, traits, kind="GROUP")])
+        decision = plan.outcome(message, Settings.load(settings))
+        assert (decision.is_kept, decision.omitted) == (is_kept, omitted)
+
+    @pytest.mark.parametrize(
+        ("word", "is_kept", "omitted"),
+        [("ALLOW", True, ()), ("BLOCK", False, ()), ("OMIT_PROPERTIES", True, ("properties.x.y",))],
+    )
+    def test_the_common_rule(self, word: str, is_kept: bool, omitted: tuple[str, ...]) -> None:
+        schema = {"properties": {"properties": {"properties": {"x.y": {"type": "string"}}}}}
+        plan = Plan.load(
+            [rule(properties={"x.y": {}}), {"key": None, "type": "COMMON", "version": 1, "jsonSchema": schema}]
+        )
+        settings = Settings.load({"track": {"commonEventOnViolations": word}})
+        decision = plan.outcome(track("Signed Up", {"x.y": 1}), settings)
+        assert (decision.is_kept, decision.omitted) == (is_kept, omitted)
+        assert [verdict.rule for verdict in decision.verdicts] == ["plan-common"]
+
+    @pytest.mark.parametrize("settings", [{"commonEventOnViolations": "x"}, {"allowUnplannedEvents": 1}])
+    def test_a_setting_that_segment_does_not_know(self, settings: dict[str, Any]) -> None:
+        with pytest.raises(PlanError, match="must be"):
+            Settings.load({"track": settings})
