@@ -13,18 +13,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime
-from ipaddress import ip_network
 from typing import Any, Final, Literal
 
 from . import Client, bind, bound
 from ._hooks import HookRunner
-from ._web.consent import GPC, parse_preferences
+from ._web.consent import GPC
 from ._web.cookies import new_anonymous_id, set_anonymous_id
+from ._web.options import reader_for
 from ._web.page_views import (
     EXCLUDED,
     TitleParser,
     allows_cookie,
-    exclusion,
     is_html,
     parse_name,
     properties_of,
@@ -32,7 +31,7 @@ from ._web.page_views import (
 )
 from ._web.query import Mode
 from ._web.request import Scope, asks_for_html
-from ._web.visitor import NoIdentity, RequestReader, Visitor
+from ._web.visitor import NoIdentity, Visitor
 
 __all__ = ["EXCLUDED", "SegmentMiddleware", "lifespan"]
 
@@ -122,28 +121,23 @@ class SegmentMiddleware:
         gpc: GPC = "ignore",
         flush_on_response: float | None = None,
     ) -> None:
-        _check_words(no_identity=(no_identity, ("skip", "mint", "raise")), bots=(bots, ("skip", "include")))
-        _check_words(query=(query, ("scrub", "utm", "none", "all")))
-        if not isinstance(gpc, Mapping):
-            _check_words(gpc=(gpc, ("ignore", "drop")))
-        _check_lists(trusted_proxies=trusted_proxies, exclude=exclude)
         self.app = app
         self._without_identity: Literal["raise", "drop"] = "raise" if no_identity == "raise" else "drop"
         hooks = HookRunner()
         self._page_views = _PageViews(hooks, client, page_name, no_identity, flush_on_response)
-        self._reader = RequestReader(
+        self._reader = reader_for(
             hooks,
             user_id=user_id,
+            consent=consent,
             trust_user_cookie=trust_user_cookie,
-            proxies=tuple(ip_network(network, strict=False) for network in trusted_proxies),
+            trusted_proxies=trusted_proxies,
             no_identity=no_identity,
             set_cookie=set_cookie,
             page_views=page_views,
-            excluded=exclusion(exclude),
-            skip_bots=bots == "skip",
+            exclude=exclude,
+            bots=bots,
             query=query,
-            consent=consent,
-            gpc=gpc if isinstance(gpc, str) else parse_preferences(gpc) or {},
+            gpc=gpc,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -283,16 +277,3 @@ class _ResponseObserver:
             self._context.run(self._page_views.enqueue, self._scope, page)
         except Exception as error:
             self._page_views.hooks.log_once("sending a page view", error)
-
-
-def _check_words(**options: tuple[object, tuple[str, ...]]) -> None:
-    for name, (word, words) in options.items():
-        if word not in words:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}")
-
-
-def _check_lists(**options: Iterable[str]) -> None:
-    for name, texts in options.items():
-        # A single string would be taken as a list of its characters.
-        if isinstance(texts, str):
-            raise ValueError(f"{name} must be a list of strings, such as [{texts!r}]")  # noqa: TRY004  # as other options

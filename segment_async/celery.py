@@ -21,7 +21,7 @@ from ._message.context import innermost
 from .blocking import Client
 
 try:
-    from celery import signals as _signals
+    from celery import signals as _signals  # pyright: ignore[reportMissingTypeStubs]
 except ImportError as _error:
     raise ImportError("segment_async.celery needs Celery: pip install celery") from _error
 
@@ -103,8 +103,7 @@ def _identity(request: Any) -> dict[str, Any]:
     """The ids in a task's headers, which are attributes of its request; some brokers nest them once more."""
     sent: Any = getattr(request, _HEADER, None)
     if sent is None:
-        sent = (getattr(request, "headers", None) or {}).get(_HEADER)
-    if not isinstance(sent, dict):
-        return {}
-    headers = cast("dict[str, Any]", sent)
+        nested: dict[str, Any] = getattr(request, "headers", None) or {}
+        sent = nested.get(_HEADER)
+    headers = cast("dict[str, Any]", sent if isinstance(sent, dict) else {})
     return {name: headers[name] for name in _FIELDS.values() if isinstance(headers.get(name), str)}

@@ -96,8 +96,11 @@ def _common(
     if anonymous_id is not None:
         message["anonymousId"] = identifier("anonymousId", anonymous_id)
     # `_put_mapping`, written out for speed.
-    if context is not None and (context := context if type(context) is dict else mapping("context", context)):
-        message["context"] = context
+    if context is not None:
+        if type(context) is not dict:
+            _put_mapping(message, "context", context)
+        elif context:
+            message["context"] = context
     if integrations is not None:
         _put_mapping(message, "integrations", integrations)
     return message
@@ -122,8 +125,9 @@ def track(
     message["event"] = event if type(event) is str and event else _event(event)
     # `_put_mapping`, written out for speed.
     if properties is not None:
-        properties = properties if type(properties) is dict else mapping("properties", properties)
-        if properties:
+        if type(properties) is not dict:
+            _put_mapping(message, "properties", properties)
+        elif properties:
             message["properties"] = properties
     return message
 
@@ -262,14 +266,14 @@ def _with_version(context: ObjectLike | None, version: int | None) -> ObjectLike
 
 def _put_mapping(message: Fields, name: str, value: Any) -> None:
     """Set the field, unless the mapping is empty: neither `null` nor `{}` is sent."""
-    given = value if type(value) is dict else mapping(name, value)
+    given = mapping(name, value)
     if given:
         message[name] = given
 
 
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
     """The value as a dict; its own code runs here and not later."""
-    given = value if type(value) is dict else as_dict(name, value)
+    given = as_dict(name, value)
     if given is None:
         raise MessageError(name, f"must be a dict, not {_type_name(value)}")
     return given
@@ -303,7 +307,7 @@ def _id_text(value: Any) -> str | None:
 
 def _text_of(value: Any) -> str | None:
     """The plain text of a str, a UUID, or a value whose `str` is its text; `None` for others, and if it fails."""
-    kind = type(value)
+    kind = cast("type[object]", type(value))
     try:
         if issubclass(kind, str):
             return wire_text(value)
@@ -365,7 +369,7 @@ def _timestamp(value: Any) -> str:
 
 
 def _moment(value: Any) -> datetime | None:
-    kind = type(value)
+    kind = cast("type[object]", type(value))
     try:
         if issubclass(kind, str):
             return _parsed_moment(str.__str__(value))

@@ -163,7 +163,7 @@ def fits_float(digits: str) -> bool:
 
 def key_text(key: Any) -> str:
     """A dict's key as text: `None` and booleans as JSON writes them, dates in ISO format, else `str`."""
-    kind = type(key)
+    kind = cast("type[object]", type(key))
     if issubclass(kind, Enum):
         return key_text(key.value)
     if issubclass(kind, str):
@@ -280,7 +280,7 @@ def _model(value: Any) -> Any:
 
 
 def _pydantic_dataclass(value: Any) -> Any:
-    dump: Callable[..., Any] = type(value).__pydantic_serializer__.to_python
+    dump: Callable[..., Any] = cast("Any", type(value)).__pydantic_serializer__.to_python
 
     def dump_value(**options: Any) -> Any:
         return dump(value, **options)
@@ -301,21 +301,19 @@ def _as_elsewhere(dumped: Any, given: Any) -> Any:
 
     A value that a serializer of the application's replaced stays as that serializer wrote it.
     """
+    if isinstance(given, (Decimal, datetime, timedelta)):
+        is_default: bool = dumped == sys.modules["pydantic_core"].to_jsonable_python(given)
+        return given if is_default else dumped
     if isinstance(dumped, dict) and isinstance(given, dict):
-        written: dict[str, Any] = dumped
-        kept: dict[Any, Any] = given
+        written, kept = cast("dict[str, object]", dumped), cast("dict[object, object]", given)
         if len(written) == len(kept):
             both = zip(written.items(), kept.values(), strict=True)
             return {key: _as_elsewhere(item, before) for (key, item), before in both}
     elif isinstance(dumped, list) and isinstance(given, (list, tuple)):
-        items: list[Any] = dumped
-        kept_items: list[Any] | tuple[Any, ...] = given
+        items, kept_items = cast("list[object]", dumped), list(cast("Iterable[object]", given))
         if len(items) == len(kept_items):
             return [_as_elsewhere(item, before) for item, before in zip(items, kept_items, strict=True)]
-    elif isinstance(given, (Decimal, datetime, timedelta)):
-        is_default = dumped == sys.modules["pydantic_core"].to_jsonable_python(given)
-        return given if is_default else dumped
-    return dumped
+    return cast("object", dumped)
 
 
 def _model_v1(value: Any) -> Any:

@@ -157,7 +157,7 @@ class _Fragments:
             return True
 
     def _is_simple(self, value: Any) -> bool:
-        kind = type(value)
+        kind = cast("type[object]", type(value))
         if kind in _SIMPLE:
             return True
         if kind is dict:
@@ -271,14 +271,17 @@ def as_dict(name: str, value: Any) -> dict[Any, Any] | None:
     Raises:
         MessageError: its own code failed.
     """
-    read: list[Any] | None = None
+    if type(value) is dict:
+        return cast("dict[str, Any]", value)
+    read: list[tuple[Any, Any]] | None = None
     try:
-        if not is_object(type(value)) and not isinstance(value, Mapping):
+        kind = cast("type[object]", type(value))
+        if not is_object(kind) and not isinstance(value, Mapping):
             return None
-        converted = convert(value)
+        converted = convert(cast("object", value))
         if not isinstance(converted, Mapping):
             return None
-        read = list(pairs(converted))
+        read = list(pairs(cast("Mapping[object, Any]", converted)))
     except Exception:
         # As in `_Walk._converted`.
         pass

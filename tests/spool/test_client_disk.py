@@ -57,12 +57,15 @@ async def refused_until(path: Path, spoil: Change, mend: Change, why: str, *left
 
 
 def put_aside(path: Path) -> None:
-    path.rename(path.with_name("aside"))
+    """The spool with its lock, which says that a file in this place is one of ours."""
+    for each in (path, path.with_name(f"{path.name}.lock")):
+        each.rename(each.with_name(each.name.replace(path.name, "aside")))
 
 
 def bring_back(path: Path) -> None:
-    # In one step: with nothing in its place, the spool would begin a new one there.
-    path.with_name("aside").replace(path)
+    # The lock first: with neither in its place, the spool would begin a new one there.
+    for name in (f"{path.name}.lock", path.name):
+        path.with_name(name.replace(path.name, "aside")).replace(path.with_name(name))
 
 
 def by_a_foreign_file(path: Path) -> None:
@@ -96,7 +99,7 @@ def by_a_link(path: Path) -> None:
         (by_a_foreign_file, "is not a spool; it was left as it is"),
         (by_a_foreign_database, "is not a spool; it was left as it is"),
         (by_a_newer_version, "was written by a newer version of segment_async"),
-        (by_a_link, "is a symbolic link, and the spool follows none"),
+        (by_a_link, "is a symbolic link"),
     ],
 )
 def test_what_is_in_its_place_is_left_alone(path: Path, spoil: Change, why: str) -> None:

@@ -1,0 +1,115 @@
+"""The blocking client in a Flask application.
+
+    app = Flask(__name__)
+    client = init_app(app, Client("WRITE_KEY"), page_views=True)
+
+    @app.post("/orders")
+    def order():
+        client.track(event="Order Completed", properties={"total": 30.5})
+
+Each request binds its visitor and its context, as `segment_async.asgi.SegmentMiddleware` does, so that calls in views
+need no id. `_web.whole` reads requests and responses; this file contains what needs Flask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Unpack, cast
+
+from . import bind, bound
+from ._web.options import RequestOptions
+from ._web.whole import Visit, WholeResponses, in_this_context, run_now, scope_of
+from .blocking import Client
+
+try:
+    from flask import Flask, Request, Response, g, request
+except ImportError as _error:
+    raise ImportError("segment_async.flask needs Flask: pip install flask") from _error
+
+__all__ = ["init_app"]
+
+
+def init_app(
+    app: Flask,
+    client: Client | None = None,
+    *,
+    user_id: Callable[[Request], Any] | None = None,
+    consent: Callable[[Request], Any] | None = None,
+    page_name: Callable[[Request], Any] | None = None,
+    **options: Unpack[RequestOptions],
+) -> Client:
+    """Bind the visitor and the context of each request, and send page views if `page_views` is set.
+
+    Returns the client, which is ``app.extensions["segment"]`` as well. An exception in here, or in a function that was
+    passed, is logged once and never reaches the application.
+
+    Args:
+        app: the application; its own `before_request` functions should come later, so that their calls are bound.
+        client: `None`: one with the key in ``app.config["SEGMENT_WRITE_KEY"]``, and with the options in
+            ``app.config["SEGMENT_OPTIONS"]``, if there are any.
+        user_id: takes Flask's request; returns `None` for an unknown user. Without it, use `bind` where you learn it.
+        consent: takes Flask's request; returns the preferences by category, or `None` if they are not known.
+        page_name: takes Flask's request; `None`: the route's rule.
+        options: as for `segment_async.asgi.SegmentMiddleware`.
+
+    Raises:
+        ValueError: an option has none of its values, or a function would have to be awaited.
+    """
+    if client is None:
+        config = cast("dict[str, Any]", app.config)
+        client_options: dict[str, Any] = config.get("SEGMENT_OPTIONS", {})
+        client = Client(config["SEGMENT_WRITE_KEY"], **client_options)
+    pages = WholeResponses(user_id=user_id, consent=consent, page_name=page_name, can_await=False, **options)
+    requests = _Requests(client, pages)
+    app.before_request(requests.begin)
+    app.after_request(requests.see)
+    app.teardown_request(requests.end)
+    app.extensions["segment"] = client
+    return client
+
+
+class _Requests:
+    def __init__(self, client: Client, pages: WholeResponses) -> None:
+        self._client = client
+        self._pages = pages
+
+    def begin(self) -> None:
+        visit = run_now(self._pages.read(scope_of(request.environ), request))
+        block = ExitStack()
+        block.enter_context(
+            bound(
+                user_id=visit.visitor.user_id,
+                anonymous_id=visit.visitor.anonymous_id,
+                context=visit.visitor.context,
+                without_identity=self._pages.without_identity,
+            )
+        )
+        g.segment_async = visit, block
+
+    def see(self, response: Response) -> Response:
+        if "segment_async" in g:
+            try:
+                self._see(g.segment_async[0], response)
+            except Exception as error:
+                self._pages.hooks.log_once("reading a response", error)
+        return response
+
+    def _see(self, visit: Visit, response: Response) -> None:
+        headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in response.headers]
+        is_known = not (response.is_streamed or response.direct_passthrough)
+        body = response.get_data() if is_known and visit.visitor.may_be_counted else None
+        route = request.url_rule.rule if request.url_rule is not None else None
+        seen = run_now(self._pages.see(visit, response.status_code, headers, body, route))
+        if seen.cookie is not None:
+            response.headers.add("Set-Cookie", seen.cookie)
+            bind(anonymous_id=seen.anonymous_id)
+        if response.is_streamed:
+            response.response = in_this_context(response.response)
+        if seen.page is not None:
+            with bound(without_identity="drop"):
+                self._client.enqueue(seen.page)
+
+    def end(self, _: BaseException | None = None) -> None:
+        if "segment_async" in g:
+            g.pop("segment_async")[1].close()

@@ -1,0 +1,135 @@
+"""Django's middleware under WSGI and ASGI: what a request binds, page views, the cookie, and real servers."""
+
+import asyncio
+import os
+import re
+import signal
+from collections import Counter
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.asgi import ANONYMOUS, FIREFOX
+from tests.support.fault_server import FaultServer
+from tests.support.programs import running
+
+pytest.importorskip("django")
+
+BROWSER = {
+    "User-Agent": FIREFOX,
+    "Accept": "text/html",
+    "Accept-Language": "de-CH,de;q=0.9",
+    "Cookie": f"ajs_anonymous_id={ANONYMOUS}",
+}
+WSGI = ("-m", "gunicorn", "-b", "127.0.0.1:0", "--no-control-socket")
+ASGI = ("-m", "uvicorn", "--port", "0", "--no-proxy-headers")
+SERVERS = [
+    pytest.param((*WSGI, "tests.programs.django_shop.wsgi"), id="gunicorn"),
+    pytest.param(
+        (*WSGI, "-k", "gthread", "--threads", "4", "--preload", "tests.programs.django_shop.wsgi"),
+        id="gunicorn threads preloaded",
+    ),
+    pytest.param((*ASGI, "tests.programs.django_shop.asgi:application"), id="uvicorn"),
+]
+
+
+class Visited:
+    """What came of the requests to a server that was terminated afterwards."""
+
+    def __init__(self, command: tuple[str, ...], *requests: tuple[str, dict[str, str]]) -> None:
+        self.headers: list[Any] = []
+        asyncio.run(self._main(command, requests))
+
+    async def _main(self, command: tuple[str, ...], requests: tuple[tuple[str, dict[str, str]], ...]) -> None:
+        async with FaultServer() as server:
+            async with running(*command, host=server.url, together=True) as program:
+                found = re.search(r"(http://127\.0\.0\.1:\d+)", await program.says("http://127.0.0.1:"))
+                assert found is not None
+                async with aiohttp.ClientSession(found[1], cookie_jar=aiohttp.DummyCookieJar()) as session:
+                    for path, headers in requests:
+                        async with session.get(path, headers=headers, allow_redirects=False) as response:
+                            await response.read()
+                            assert response.status < 400
+                            self.headers.append(response.headers)
+                program.signal(signal.SIGTERM)
+                said = await program.end()
+                assert "Traceback" not in said.out, said.out
+            assert all(len(times) == 1 for times in server.taken.values())
+            self.messages = [message for (message,) in server.taken.values()]
+
+    def names(self) -> Counter[str]:
+        return Counter(message.get("event") or message.get("name") or message["type"] for message in self.messages)
+
+
+@pytest.fixture(params=SERVERS)
+def command(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_views_know_who_and_where_and_pages_are_counted(command: tuple[str, ...]) -> None:
+    visited = Visited(
+        command,
+        ("/shoes/42?utm_source=mail&token=secret", BROWSER),
+        ("/orders", BROWSER),
+        ("/aorders", BROWSER),
+        ("/login/ada", BROWSER),
+        ("/stream", BROWSER),
+        ("/orders", {"User-Agent": "curl"}),
+    )
+    expected = ("/shoes/<int:number>", "Order Completed", "Order Completed", "identify", "/stream", "Streamed")
+    assert visited.names() == Counter(expected)
+    assert {message["anonymousId"] for message in visited.messages} == {ANONYMOUS}
+    page = next(message for message in visited.messages if message.get("name") == "/shoes/<int:number>")
+    assert page["properties"]["title"] == "Shoes no. 42"
+    context = page["context"]
+    assert (context["ip"], context["userAgent"], context["locale"]) == ("127.0.0.1", FIREFOX, "de-CH")
+    assert context["campaign"] == {"source": "mail"}
+    assert "secret" not in str(visited.messages)
+    (identify,) = [message for message in visited.messages if message["type"] == "identify"]
+    assert identify["userId"] == "ada"
+
+
+def test_visitors_get_the_cookie(command: tuple[str, ...]) -> None:
+    new = {**BROWSER, "Cookie": ""}
+    visited = Visited(command, ("/shoes/1", new), ("/away", new), ("/shoes/2", BROWSER))
+    first, second, third = (headers.get("Set-Cookie", "") for headers in visited.headers)
+    assert first.startswith("ajs_anonymous_id=") and "Max-Age=31536000" in first and "SameSite=Lax" in first
+    assert second.startswith("ajs_anonymous_id=")
+    assert third == ""
+    assert visited.messages[0]["anonymousId"] == first.split(";")[0].split("=")[1]
+
+
+def test_djangos_own_test_client_and_user() -> None:
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.programs.django_shop.settings"
+    import django
+
+    django.setup()
+    from django.conf import settings
+    from django.contrib.auth import get_user_model
+    from django.core.management import call_command
+    from django.test import Client as Browser
+    from django.test import override_settings
+
+    from segment_async.django import SegmentMiddleware, client
+
+    call_command("migrate", verbosity=0)
+    user = get_user_model().objects.create_user("ada")
+    seen: list[Any] = []
+    options = {"SEGMENT_OPTIONS": {"send": False, "before_send": lambda message: seen.append(message) or message}}
+    assert settings.SEGMENT_WRITE_KEY == "KEY"
+    with override_settings(**options):
+        browser = Browser(headers={"user-agent": FIREFOX})
+        browser.force_login(user)
+        assert browser.get("/orders").status_code == 200
+        client.close()
+    assert [message["userId"] for message in seen] == [str(user.pk)]
+
+    async def name(request: Any) -> str:
+        return "Name"
+
+    with (
+        override_settings(SEGMENT_MIDDLEWARE={"page_name": name}),
+        pytest.raises(ValueError, match="page_name must be a plain function"),
+    ):
+        SegmentMiddleware(lambda request: None)
