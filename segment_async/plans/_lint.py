@@ -49,4 +49,5 @@ def _collisions(rule: Rule, schema: JSONObject, pointer: str) -> Iterator[Proble
             text = f"“{each.name}” is the argument {each.argument}, because its own name is taken"
             yield Problem("note", rule.label, pointer, text)
         for inner in (each.schema, as_object(each.schema.get("items"))):
-            yield from _collisions(rule, inner, f"{pointer}/properties/{each.name}")
+            if inner:
+                yield from _collisions(rule, inner, f"{pointer}/properties/{each.name}")

@@ -54,6 +54,8 @@ def fields_of(schema: JSONObject) -> list[Field]:
     """The properties of an object's schema, sorted; also those that are required but not described."""
     described = as_object(schema.get("properties"))
     required = {name for name in as_list(schema.get("required")) if isinstance(name, str)}
+    if not described and not required:
+        return []
     names = property_names([*described, *required])
     return [Field(name, names[name], as_object(described.get(name)), name in required) for name in names]
 

@@ -1,0 +1,37 @@
+"""What is wrong with a plan itself."""
+
+from typing import Any
+
+import pytest
+
+from segment_async.plans import Plan, lint
+from tests.plans.samples import rule
+
+
+def found(**properties: Any) -> list[tuple[str, str, str]]:
+    problems = lint(Plan.load([rule(properties=properties)]))
+    return [(problem.severity, problem.pointer, problem.text) for problem in problems]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"pattern": "(?!x)"}, {"$ref": "http://127.0.0.1:9/schema.json"}, {"$ref": "file:///etc/hosts"}, {"minimum": "3"}],
+    ids=["look-ahead", "remote", "file", "invalid"],
+)
+def test_a_rule_that_cannot_be_judged(schema: dict[str, Any]) -> None:
+    ((severity, _, text),) = found(p=schema)
+    assert severity == "error"
+    assert text.startswith("cannot be judged: ")
+
+
+@pytest.mark.parametrize("given", ["any", [], ["string", "text"], 3, None])
+def test_a_type_that_is_none(given: Any) -> None:
+    ((severity, pointer, text),) = found(**{"a/b~c": {"items": {"type": given}}})
+    assert (severity, pointer) == ("warning", "/properties/properties/properties/a~1b~0c/items/type")
+    assert text == f"{given!r} is no type of JSON Schema; any value passes"
+
+
+def test_what_was_skipped_and_a_good_plan() -> None:
+    assert found(p={"type": "string"}) == []
+    (problem,) = lint(Plan.load([rule(), rule(kind="SMELL")]))
+    assert str(problem) == "warning: rule 2: skipped: unknown type of rule 'SMELL'"
