@@ -83,6 +83,8 @@ class _API:
         raise PullError(f"more than {_REDIRECTS} redirects, the last to {url.host}")
 
     def _check(self, url: URL) -> None:
+        if not url.absolute or url.scheme not in ("http", "https"):
+            raise PullError(f"not an address of a server: {url}")
         is_segment = url.scheme == "https" and f".{url.host}".endswith(".segmentapis.com")
         if url.origin() != self._origin.origin() and not is_segment:
             raise PullError(f"redirected to {url.host}, which does not get the token")

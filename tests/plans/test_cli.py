@@ -233,6 +233,11 @@ class TestPull:
         assert "answered 401: the token is wrong" in result.output
         assert "WRONG" not in result.output
 
+    @pytest.mark.parametrize("host", ["nowhere", "ftp://127.0.0.1"])
+    def test_what_is_no_server(self, host: str) -> None:
+        result = run("pull", "tp_1", "--host", host, env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
+        assert (result.exit_code, "not an address of a server" in result.output) == (1, True)
+
     def test_without_a_token(self) -> None:
         assert run("pull", "tp_1", input="", env={"SEGMENT_PUBLIC_API_TOKEN": ""}).exit_code == 2
 

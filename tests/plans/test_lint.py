@@ -31,6 +31,11 @@ def test_a_type_that_is_none(given: Any) -> None:
     assert text == f"{given!r} is no type of JSON Schema; any value passes"
 
 
+def test_a_track_rule_without_a_key() -> None:
+    (problem,) = lint(Plan.load([rule(None), rule(None, kind="IDENTIFY")]))
+    assert str(problem) == "warning: TRACK version 1: has no key, so that no event is checked against it"
+
+
 def test_what_was_skipped_and_a_good_plan() -> None:
     assert found(p={"type": "string"}) == []
     (problem,) = lint(Plan.load([rule(), rule(kind="SMELL")]))
