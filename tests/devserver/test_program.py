@@ -271,7 +271,9 @@ def test_a_tracking_plan(program: tuple[str, ...], tmp_path: Path) -> None:
         post(
             first.removeprefix("Listening on "), event="Order Completed", userId="u1", timestamp="2026-11-21T19:20:03Z"
         )
-        assert process.stdout.readline().endswith("  1 against the plan: plan-unplanned-event\n")
+        assert process.stdout.readline().endswith(
+            "  1 against the plan: plan-unplanned-event in Order Completed (event)\n"
+        )
     plan.write_text("[]")
     done = run_to_the_end(*program, "--plan", str(plan))
     assert done.returncode == 1
