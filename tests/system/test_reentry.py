@@ -86,7 +86,7 @@ class Life:
     async def _send(self, first: int, last: int, *, settle: bool = False) -> None:
         with self.points:
             for number in range(first, last):
-                with suppress(Interrupted):
+                with suppress(Interrupted, MemoryError):
                     async with asyncio.timeout(BOUND):
                         delivery = await self.client.track("u", "E", message_id=f"m{number}")
                         self.deliveries[delivery.message_id] = delivery
