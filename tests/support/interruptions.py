@@ -62,7 +62,8 @@ class Points:
         parts: paths within the package: a folder, or a file.
         act: called at the place, with profiling off; what it raises is raised there.
         at: number of the place, from 0; `None`: none.
-        every: act again each time that so many more places are passed; `None`: once. For what does not raise.
+        every: act again each time that so many more places are passed; `None`: once. What raises ends the watch, until
+            `resume`.
 
     Attributes:
         count: places that were passed.
@@ -88,6 +89,11 @@ class Points:
         _watching.append(self)
         sys.setprofile(self._watch)
         return self
+
+    def resume(self) -> None:
+        """Watch again, after it raised."""
+        if self in _watching and sys.getprofile() is None:
+            sys.setprofile(self._watch)
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)

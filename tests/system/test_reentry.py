@@ -51,8 +51,9 @@ def every_life(_count: int) -> range:
 class Life:
     """A client with an answer lost, an outage and a change of its loop; interrupted while it runs, and then left alone."""
 
-    def __init__(self, points: Points, *, with_spool: bool = False) -> None:
+    def __init__(self, points: Points, *, with_spool: bool = False, calls_again: bool = False) -> None:
         self.points = points
+        self._calls_again = calls_again
         self.store = SpoolStore() if with_spool else None
         self.transport = ScriptedTransport([None, lost(), refused(), refused(), None])
         self.client = Client(
@@ -86,13 +87,16 @@ class Life:
     async def _send(self, first: int, last: int, *, settle: bool = False) -> None:
         with self.points:
             for number in range(first, last):
-                with suppress(Interrupted):
+                with suppress(Interrupted, MemoryError):
                     async with asyncio.timeout(BOUND):
                         delivery = await self.client.track("u", "E", message_id=f"m{number}")
                         self.deliveries[delivery.message_id] = delivery
+                self.points.resume()
                 await asyncio.sleep(0.02 * (number % 3))
             if settle:
                 await asyncio.sleep(BOUND / 2)
+        if settle and self._calls_again:
+            self.deliveries["again"] = await self.client.track("u", "E", message_id="again")
         if settle:
             await asyncio.sleep(BOUND)
             self.left = self.client.statistics()
@@ -132,6 +136,7 @@ def go_through(
     make_points: Callable[[int | None, Callable[[], Life]], Points],
     *,
     with_spool: bool,
+    calls_again: bool = False,
     lives_for: Callable[[int], range] = lambda count: range(0, count, max(1, count // PLACES) | 1),
 ) -> None:
     """Interrupt one life after the other, each at another place, and say at which places something broke.
@@ -142,7 +147,7 @@ def go_through(
 
     def live(at: int | None) -> Points:
         points = make_points(at, lambda: lives[-1])
-        lives.append(Life(points, with_spool=with_spool))
+        lives.append(Life(points, with_spool=with_spool, calls_again=calls_again))
         lives[-1].run()
         return points
 
@@ -177,6 +182,19 @@ with_and_without_a_spool = pytest.mark.parametrize("with_spool", [False, True], 
 @with_and_without_a_spool
 def test_a_signal_handler_that_raises_loses_nothing(with_spool: bool) -> None:
     go_through(lambda at, _life: Points(*PARTS, act=interrupt, at=at), with_spool=with_spool)
+
+
+@with_and_without_a_spool
+def test_after_many_that_raise_the_next_call_finds_everything_at_work(with_spool: bool) -> None:
+    """What begins again after one exception may meet the next one."""
+
+    def make(at: int | None, _life: object) -> Points:
+        return Points(*PARTS, act=interrupt, at=at, every=4 * EVERY)
+
+    def lives_for(_count: int) -> range:
+        return range(0, 4 * EVERY, max(1, 8 * EVERY // PLACES) | 1)
+
+    go_through(make, with_spool=with_spool, calls_again=True, lives_for=lives_for)
 
 
 @with_and_without_a_spool

@@ -165,7 +165,8 @@ class TestTheSameIdAgain:
             message = {"type": "track", "userId": "u", "event": "E", "messageId": "m"}
             deliveries = [client.enqueue_nowait(dict(message)) for _ in range(3)]
             assert {(await settled(delivery)).status for delivery in deliveries} == {Status.DELIVERED}
-            assert (client.statistics().accepted, transport.taken) == (1, ["m"])
+            assert await client.flush(timeout=SOON) == 0
+            assert (client.statistics().pending, transport.taken, store.accepted) == (0, ["m"], 1)
 
         with_spool(body)
 
@@ -207,6 +208,7 @@ class TestTheSameIdAfterAnOutcome:
             assert first.outcome == failed
             assert (await settled(again)).status is Status.DELIVERED
             assert first.outcome == failed
+            assert await client.flush(timeout=SOON) == 0
             counts = client.statistics()
             assert (counts.accepted, counts.failed, counts.delivered, counts.pending) == (2, 1, 1, 0)
             # An outcome is recorded once it is told.

@@ -38,11 +38,11 @@ class TestAnOutageBeforeASmallWindow:
         async def main() -> None:
             transport = ScriptedTransport(until(OUTAGE))
             options.setdefault("flush_interval", 0.02)
+            options["overflow_timeout"] = None
             client = Client("key", transport=transport, spool=SpoolStore().open(), retry=QUICK, **options)
-            for number in range(count):
-                await client.track("u", "E", {"n": number, "fill": "x" * 200})
-                if number % 20 == 0:
-                    await asyncio.sleep(0.001)
+            fill = "x" * 200
+            for first in range(0, count, 20):
+                await asyncio.gather(*(client.track("u", "E", {"n": first + n, "fill": fill}) for n in range(20)))
             await asyncio.sleep(OUTAGE)
             await asyncio.sleep(BOUND)
             left = client.statistics()
@@ -88,7 +88,7 @@ class TestAnOutageBeforeASmallWindow:
                 close_timeout=0,
             )
             for number in range(4_000):
-                await client.track("u", "E", {"n": number})
+                client.enqueue_nowait(messages.track("u", "E", {"n": number}))
             while client.statistics().retries < 3:  # noqa: ASYNC110  # a client has no event for this
                 await asyncio.sleep(0)
             is_up = True
@@ -211,9 +211,9 @@ class TestADiskThatWasFull:
         async def main() -> None:
             disk = ScriptedDisk(seconds=2.0)
             spool = SpoolStore(disk).open()
-            client = Client("key", transport=ScriptedTransport(), spool=spool, max_queue_size=10, overflow_timeout=None)
-            for number in range(100):
-                await client.track("u", "E", {"n": number})
+            options = {"max_queue_size": 10, "overflow_timeout": None}
+            client = Client("key", transport=ScriptedTransport(), spool=spool, **options)  # type: ignore[arg-type]
+            await asyncio.gather(*(client.track("u", "E", {"n": number}) for number in range(100)))
             await asyncio.sleep(20 * BOUND)
             assert client.statistics().delivered == 100
             await client.aclose()
