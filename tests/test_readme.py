@@ -13,7 +13,7 @@ from segment_async import Client
 from segment_async.devserver import serve
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "web.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "blocking.md", ROOT / "docs" / "web.md"]
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
@@ -22,17 +22,27 @@ BLOCKS = [
 
 FASTAPI = "from fastapi import FastAPI\nfrom segment_async.asgi import SegmentMiddleware\napp = FastAPI()\n"
 CLIENT = 'from segment_async import Client\nclient = Client("WRITE_KEY")\n'
+DJANGO = 'from django.conf import settings\nsettings.configure(SEGMENT_WRITE_KEY="WRITE_KEY", ALLOWED_HOSTS=["*"])\n'
 BEFORE = {
+    "# views.py": DJANGO,
+    "# asgi.py": DJANGO,
     "app.add_middleware(SegmentMiddleware, page_views=True": FASTAPI,
     "prometheus.watch(client)": CLIENT,
     "client.observe(": CLIENT,
 }
 SENDING = 'import asyncio\nasync def main():\n    async with client: await client.track("user-1", "Seen")\nasyncio.run(main())\n'
 AFTER = {
+    "init_app(app": (
+        "http = app.test_client()\n"
+        'http.set_cookie("ajs_anonymous_id", "visitor-7")\n'
+        'assert http.post("/orders").status_code == 200\n'
+    ),
+    "# views.py": 'from segment_async import bound\nwith bound(user_id="user-1"): order(None)\n',
+    "connect(client)": 'app.conf.task_always_eager = True\npay("A-1001", "user-1")\n',
     "@flush_after(client)": (
         "class Context:\n    def get_remaining_time_in_millis(self): return 9_000\nhandler({}, Context())\n"
     ),
-    'lifespan=lifespan("WRITE_KEY", on_invalid': (
+    'lifespan=lifespan("WRITE_KEY")': (
         "from fastapi.testclient import TestClient\n"
         "with TestClient(app) as http:\n"
         '    http.cookies.set("ajs_anonymous_id", "visitor-7")\n'
@@ -48,7 +58,7 @@ AFTER = {
         "    test_an_order_is_tracked(segment)\n"
     ),
 }
-SENDS_NOTHING = ("(segment)", "page_views=True", "async def account()")
+SENDS_NOTHING = ("(segment)", "SegmentMiddleware, page_views=True", "# settings.py", "# asgi.py")
 
 
 def _program(block: str) -> str:

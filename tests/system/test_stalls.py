@@ -88,7 +88,7 @@ class TestAnOutageBeforeASmallWindow:
                 close_timeout=0,
             )
             for number in range(4_000):
-                client.enqueue_nowait(messages.track("u", "E", {"n": number}))
+                await client.track("u", "E", {"n": number})
             while client.statistics().retries < 3:  # noqa: ASYNC110  # a client has no event for this
                 await asyncio.sleep(0)
             is_up = True

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, assert_type
 from uuid import UUID
 
-from segment_async import Client, Delivery, Outcome, Statistics, Status, bind, blocking, bound, messages
+from segment_async import Client, Delivery, Outcome, Statistics, Status, bind, blocking, bound, compat, messages
 
 MOMENT = datetime(2025, 1, 2, tzinfo=UTC)
 
@@ -125,3 +125,15 @@ def wrong_without_a_loop(client: blocking.Client) -> None:
     blocking.Client("key", "us")  # type: ignore[call-arg]
     client.track("user", "e", propertis={"a": 1})  # type: ignore[call-arg]
     client.track("user", 5)  # type: ignore[arg-type]
+
+
+def right_as_the_official_sdk() -> None:
+    assert_type(compat.track("user", "e", {"a": 1}), tuple[bool, dict[str, Any]])
+    assert_type(compat.Client("key", "https://api.segment.io", max_retries=3).flush(), None)
+    compat.write_key = "key"
+    compat.on_error = lambda error, items: None
+
+
+def wrong_as_the_official_sdk() -> None:
+    compat.track("user", "e", propertis={"a": 1})  # type: ignore[call-arg]
+    compat.Client("key", flush_at=1)  # type: ignore[call-arg]
