@@ -58,7 +58,13 @@ AFTER = {
         "    test_an_order_is_tracked(segment)\n"
     ),
 }
-SENDS_NOTHING = ("(segment)", "SegmentMiddleware, page_views=True", "# settings.py", "# asgi.py")
+SENDS_NOTHING = (
+    "(segment)",
+    "SegmentMiddleware, page_views=True",
+    "async def account()",
+    "# settings.py",
+    "# asgi.py",
+)
 
 
 def _program(block: str) -> str:
