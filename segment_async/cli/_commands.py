@@ -5,6 +5,7 @@ import click
 from segment_async import __version__
 
 from ._dev import dev
+from ._import import import_
 from ._spool import spool
 
 
@@ -15,4 +16,5 @@ def segment_async() -> None:
 
 
 segment_async.add_command(dev)
+segment_async.add_command(import_)
 segment_async.add_command(spool)
