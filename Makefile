@@ -6,13 +6,16 @@ ARGS ?=
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-oldest lint format types bench backlog sim soak stress crash conformance clean
+.PHONY: help demo demo-import test test-all test-oldest lint format types bench backlog sim soak stress crash conformance clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.demo ## a day of shop events, delivered to an endpoint on this machine (ARGS="--outage 60")
 	@$(BIN)/python examples/demo.py $(ARGS)
+
+demo-import: $(VENV)/.dev ## a shop's history from files, interrupted once and resumed (ARGS="--orders 20000")
+	@$(BIN)/python examples/demo_import.py $(ARGS)
 
 test: $(VENV)/.dev ## the tests (ARGS="-k flush")
 	$(BIN)/python -m pytest $(ARGS)

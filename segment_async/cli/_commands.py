@@ -5,6 +5,7 @@ import click
 from segment_async import __version__
 
 from ._dev import dev
+from ._import import import_
 from ._plan import plan
 from ._spool import spool
 
@@ -17,4 +18,5 @@ def segment_async() -> None:
 
 segment_async.add_command(dev)
 segment_async.add_command(plan)
+segment_async.add_command(import_)
 segment_async.add_command(spool)

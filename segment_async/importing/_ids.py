@@ -1,0 +1,92 @@
+"""Where messageIds come from, and which were used before in this run.
+
+Every id that is made here depends on the write key's fingerprint: Segment deduplicates by id across sources, so the same
+file under two keys must have different ids. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+
+import orjson
+
+from ._records import Record
+from ._values import Unreadable, as_id, as_text, dumps
+
+_REMEMBERED: Final = 200_000
+
+
+def fingerprint_of(write_key: str) -> str:
+    """A hash that stands for the write key in the state file and in ids."""
+    return hashlib.sha256(b"segment-async import\n" + write_key.strip().encode()).hexdigest()[:16]
+
+
+class MessageIds:
+    """Gives every message its id.
+
+    Args:
+        mode: ``content``, ``columns``, ``row`` or ``keep``.
+        columns: with ``columns``: the columns whose values make the id.
+        fingerprint: of the write key.
+    """
+
+    def __init__(self, mode: str, columns: tuple[str, ...], fingerprint: str) -> None:
+        self._mode = mode
+        self._columns = columns
+        self._key = fingerprint.encode()
+
+    def assign(
+        self, message: dict[str, Any], content: bytes, index: int, record: Record, cell: Callable[[str], Any]
+    ) -> str:
+        """The id of the message, the `index`-th one of its record; `content` is its JSON with sorted keys.
+
+        Raises:
+            Unreadable: with ``keep``, the message has no id; with ``columns``, none of the columns has a value.
+        """
+        if self._mode == "keep":
+            kept = message.get("messageId")
+            if kept in (None, ""):
+                raise Unreadable("message-id-missing", "The message has no id to keep.", "messageId")
+            return as_id(kept)
+        if self._mode == "content":
+            return self._hash(content)
+        if self._mode == "row":
+            return self._hash(dumps([record.source.identity, record.number, index]))
+        values = [None if (value := cell(column)) in (None, "") else as_text(value) for column in self._columns]
+        if not any(value is not None for value in values):
+            raise Unreadable("message-id-missing", "All columns of the id are empty.", "messageId")
+        return self._hash(dumps([*values, index] if index else values))
+
+    def _hash(self, content: bytes) -> str:
+        return hashlib.blake2b(content, digest_size=16, key=self._key).hexdigest()
+
+
+def sorted_json(message: dict[str, Any]) -> bytes:
+    """The message's JSON without its id, the same for equal messages."""
+    kept = message
+    if "messageId" in message:
+        kept = {name: value for name, value in message.items() if name != "messageId"}
+    return dumps(kept, orjson.OPT_SORT_KEYS)
+
+
+class RecentIds:
+    """The last ids of a run: at least `remembered` of them, at most twice as many, so that memory is bounded.
+
+    An id that comes again later is sent again; Segment drops it.
+    """
+
+    def __init__(self, remembered: int = _REMEMBERED) -> None:
+        self._remembered = remembered
+        self._new: set[bytes] = set()
+        self._old: set[bytes] = set()
+
+    def seen_before(self, message_id: str) -> bool:
+        short = hashlib.blake2b(message_id.encode(errors="replace"), digest_size=16).digest()
+        if short in self._new or short in self._old:
+            return True
+        self._new.add(short)
+        if len(self._new) >= self._remembered:
+            self._old, self._new = self._new, set()
+        return False

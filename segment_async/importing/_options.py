@@ -1,0 +1,176 @@
+"""The options of an import, checked before anything is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from segment_async import Transport
+
+from ._mapping import Mapping
+from ._prepare import Transform
+from ._report import ImportUsageError
+from ._sources import FORMATS, REJECTS_SUFFIX, STATE_SUFFIX, Source
+from ._values import Unreadable, dumps, read_time
+
+Ids = Literal["content", "columns", "row", "keep"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """What to import, and how.
+
+    Attributes:
+        sources: files, directories, globs, addresses, or ``-``.
+        write_key: of the source that gets the messages; a dry run needs none.
+        mapping: how rows become messages; `None`: rows are messages, or their columns are named as in one.
+        format: ``csv``, ``jsonl``, ``parquet`` or ``segment`` (ready-made messages); `None`: by name and first bytes.
+        destinations: ``all``, ``none``, or names separated by commas; `None`: the mapping says it.
+        limit: stop after so many records, those of earlier runs included.
+        since, until: ISO-8601; messages before `since`, or at `until` and later, are skipped.
+        strict: also reject what violates Segment's spec without being dropped.
+        rate: messages a second; 0: no limit.
+        ordered: one request at a time, for calls where the last one wins.
+        ids: where messageIds come from: a hash of the ``content``; of ``columns``; of file and ``row``; or ``keep``.
+        id_columns: with ``columns``.
+        transform: a function from a row to a message, messages or `None`, in place of a mapping.
+        transform_name: stands for `transform` in the state file.
+        state: the state file; `None`: beside the source.
+        restart: ignore what an earlier run did.
+        rejects: the rejects file; `None`: beside the state file.
+        max_rejects: stop at so many rejected and failed records, or at a share such as ``2%``.
+        give_up_after: seconds without a usable answer after which the import stops; it can be resumed.
+        grace: seconds that requests under way have at an interruption.
+        transport: in place of HTTP; `address` then stands for it in the state file.
+        stdin: opens standard input.
+    """
+
+    sources: Sequence[str]
+    write_key: str = ""
+    region: str = "us"
+    host: str | None = None
+    mapping: Mapping | None = None
+    format: str | None = None
+    destinations: str | None = None
+    limit: int | None = None
+    since: str | None = None
+    until: str | None = None
+    strict: bool = False
+    rate: float = 500
+    ordered: bool = False
+    ids: Ids = "content"
+    id_columns: tuple[str, ...] = ()
+    transform: Transform | None = None
+    transform_name: str = ""
+    state: Path | None = None
+    restart: bool = False
+    rejects: Path | None = None
+    max_rejects: str | None = None
+    timeout: float = 15.0
+    give_up_after: float = 43_200
+    grace: float = 5.0
+    transport: Transport | None = field(default=None, repr=False)
+    stdin: Callable[[], BinaryIO] | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<ImportOptions of {', '.join(self.sources)}>"
+
+    def check(self) -> None:
+        """Raises:
+        ImportUsageError: an option is wrong, or contradicts another.
+        """
+        if self.format is not None and self.format not in FORMATS:
+            raise ImportUsageError(f"format must be one of {', '.join(FORMATS)}")
+        if self.mapping is not None and self.transform is not None:
+            raise ImportUsageError("a mapping and a transform contradict each other: the transform makes the messages")
+        if self.destinations is None and not (self.mapping is not None and self.mapping.has_integrations):
+            raise ImportUsageError(
+                "destinations are not given: --destinations all, none, or names such as Mixpanel,Amplitude; or "
+                "[integrations] in the mapping"
+            )
+        if not 0 <= self.rate < math.inf:
+            raise ImportUsageError("rate must be 0 (no limit) or a number of messages a second")
+        if self.limit is not None and self.limit < 1:
+            raise ImportUsageError("limit must be a positive number of records")
+        self._check_ids()
+        self.most_rejects()
+        for name in ("since", "until"):
+            self.moment(name)
+
+    def _check_ids(self) -> None:
+        if self.ids not in ("content", "columns", "row", "keep"):
+            raise ImportUsageError("ids must be content, columns:NAME,NAME, row or keep")
+        if self.ids == "columns" and not self.id_columns:
+            raise ImportUsageError("ids from columns need their names: columns:NAME,NAME")
+        if self.mapping is not None and (self.mapping.keeps_id or self.mapping.id_columns) and self.ids != "content":
+            raise ImportUsageError("the mapping sets messageId: leave --id out")
+
+    def id_source(self) -> tuple[str, tuple[str, ...]]:
+        """The mode and the columns that ids come from."""
+        if self.mapping is not None and self.mapping.id_columns:
+            return "columns", self.mapping.id_columns
+        if self.mapping is not None and self.mapping.keeps_id:
+            return "keep", ()
+        return self.ids, self.id_columns
+
+    def moment(self, name: str) -> datetime | None:
+        given = getattr(self, name)
+        try:
+            return None if given is None else read_time(given)
+        except Unreadable as error:
+            raise ImportUsageError(f"{name} {given!r}: {error.text}") from None
+
+    def integrations(self) -> dict[str, bool] | None:
+        """The `integrations` of every message: empty for all destinations, `None` to leave it to the message."""
+        if self.destinations is None:
+            return None
+        words = [word.strip() for word in self.destinations.split(",") if word.strip()]
+        if [word.lower() for word in words] == ["all"]:
+            return {}
+        if [word.lower() for word in words] == ["none"]:
+            return {"All": False}
+        if not words or {"all", "none"} & {word.lower() for word in words}:
+            raise ImportUsageError("destinations must be all, none, or names separated by commas")
+        return {"All": False, **dict.fromkeys(words, True)}
+
+    def most_rejects(self) -> Callable[[int, int], bool]:
+        """Whether there are too many: of rejected and failed records, and of all."""
+        given = self.max_rejects
+        if given is None:
+            return lambda _, __: False
+        number = given.removesuffix("%")
+        try:
+            most = float(number)
+        except ValueError:
+            most = -1
+        if not 0 <= most < math.inf:
+            raise ImportUsageError("max-rejects must be a number of records, or a share such as 2%")
+        if given.endswith("%"):
+            return lambda rejects, records: rejects > records * most / 100
+        return lambda rejects, records: rejects >= max(1, most)
+
+    def digest(self) -> str:
+        """Changes with everything that changes messages."""
+        mapping = self.mapping.digest if self.mapping is not None else ""
+        parts: list[Any] = [mapping, self.transform_name, self.format, self.destinations, self.since, self.until]
+        return hashlib.sha256(dumps([*parts, self.strict, self.ids, self.id_columns])).hexdigest()
+
+    def state_path(self, sources: Sequence[Source]) -> Path:
+        """Beside a single source; else in the folder that the import runs in."""
+        if self.state is not None:
+            return self.state
+        if len(sources) == 1 and sources[0].path is not None:
+            path = sources[0].path
+            return path.with_name(path.name + STATE_SUFFIX)
+        names = "\n".join(source.name for source in sources)
+        return Path(f"segment-{hashlib.sha256(names.encode()).hexdigest()[:8]}{STATE_SUFFIX}")
+
+    def rejects_path(self, state: Path) -> Path:
+        if self.rejects is not None:
+            return self.rejects
+        return state.with_name(state.name.removesuffix(STATE_SUFFIX) + REJECTS_SUFFIX)

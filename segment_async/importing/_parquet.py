@@ -1,0 +1,125 @@
+"""Reads the records of Parquet files, row group by row group; needs the extra ``parquet``.
+
+Values come in JSON's types: decimals stay exact, integers keep their digits, times are text in UTC. A row group is read
+in slices, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ._records import Problem, Record
+from ._report import ImportUsageError, SourceBroken
+from ._sources import Source
+from ._values import Unreadable, plain_json
+
+_SLICE: Final = 1_000
+
+
+class ParquetReader:
+    """One open file.
+
+    Raises:
+        ImportUsageError: the extra is not installed.
+        SourceBroken: the file is truncated or damaged.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._pyarrow = _pyarrow(source)
+        self._source = source
+        self._stream = source.open_stored()
+        try:
+            self._file: Any = self._pyarrow.parquet.ParquetFile(self._stream)
+        except (self._pyarrow.ArrowInvalid, OSError) as error:
+            self._stream.close()
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            size = source.size or 0
+            raise SourceBroken(size, f"is truncated or damaged: no footer at its end, byte {size:,}") from error
+        self._schema: Any = self._microseconds(self._file.schema_arrow)
+
+    @property
+    def columns(self) -> list[str]:
+        names: list[str] = list(self._file.schema_arrow.names)
+        return names
+
+    @property
+    def count(self) -> int:
+        """Rows in the file."""
+        return int(self._file.metadata.num_rows)
+
+    def close(self) -> None:
+        self._file.close()
+        self._stream.close()
+
+    def read(self, record: int, group: int, row: int) -> Iterator[Record]:
+        """The records from this row of this row group on; `record` are those before.
+
+        Raises:
+            SourceBroken: a row group cannot be read.
+        """
+        number = record
+        groups: int = self._file.num_row_groups
+        for at in range(group, groups):
+            before = 0
+            for rows in self._slices(at):
+                start = max(0, row - before) if at == group else 0
+                for index, fields in enumerate(rows[start:], before + start):
+                    number += 1
+                    yield self._record(number, fields, (at, index + 1))
+                before += len(rows)
+
+    def _slices(self, group: int) -> Iterator[list[dict[str, Any]]]:
+        try:
+            for batch in self._file.iter_batches(_SLICE, row_groups=[group]):
+                yield self._pyarrow.Table.from_batches([batch]).cast(self._schema, safe=False).to_pylist()
+        except (self._pyarrow.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            column = self._file.metadata.row_group(group).column(0)
+            byte = int(column.dictionary_page_offset or column.data_page_offset)
+            text = f"is damaged in row group {group}, which begins at byte {byte:,}"
+            raise SourceBroken(byte, text) from error
+
+    def _record(self, number: int, fields: dict[str, Any], after: tuple[int, int]) -> Record:
+        try:
+            return Record(self._source, number, None, None, plain_json(fields), after)
+        except Unreadable as error:
+            problem = Problem(error.rule, error.path, error.text)
+            return Record(self._source, number, None, None, repr(fields), after, problem)
+
+    def _microseconds(self, schema: Any) -> Any:
+        """The schema with times in microseconds, which is what Python's have."""
+        fields = [field.with_type(self._reduced(field.type)) for field in schema]
+        return self._pyarrow.schema(fields)
+
+    def _reduced(self, kind: Any) -> Any:
+        arrow, types = self._pyarrow, self._pyarrow.types
+        if types.is_timestamp(kind):
+            return arrow.timestamp("us", kind.tz)
+        if types.is_time(kind):
+            return arrow.time64("us")
+        if types.is_duration(kind):
+            return arrow.duration("us")
+        if types.is_struct(kind):
+            inner = [kind.field(index) for index in range(kind.num_fields)]
+            return arrow.struct([field.with_type(self._reduced(field.type)) for field in inner])
+        if types.is_list(kind) or types.is_large_list(kind):
+            reduced = kind.value_field.with_type(self._reduced(kind.value_type))
+            return arrow.list_(reduced) if types.is_list(kind) else arrow.large_list(reduced)
+        if types.is_dictionary(kind):
+            return self._reduced(kind.value_type)
+        return kind
+
+
+def _pyarrow(source: Source) -> Any:
+    try:
+        pyarrow: Any = importlib.import_module("pyarrow")
+        importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise ImportUsageError(
+            f'source {source.name}: Parquet requires the extra "parquet": pip install "segment-async[parquet]"'
+        ) from None
+    return pyarrow

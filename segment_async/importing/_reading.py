@@ -1,0 +1,174 @@
+"""Reads sources in a thread of its own, a slice of records at a time, so that a slow pipe never holds up the loop."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from itertools import islice
+from typing import BinaryIO, Final, ParamSpec, TypeVar
+
+from ._mapping import Mapping
+from ._parquet import ParquetReader
+from ._prepare import Prepared, Preparer, check_ready_made
+from ._records import Place, Record, csv_header, read_csv, read_json_lines
+from ._report import SourceBroken
+from ._sources import Source
+from ._state import Position
+
+_SLICE: Final = 256
+_SLICE_SECONDS: Final = 0.2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ReaderThread(Executor):
+    """One daemon thread: the end of the process does not wait for a read that never returns."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="segment-async import", daemon=True).start()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._jobs.put(job)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # Executor's
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+@dataclass(slots=True)
+class Opened:
+    """A source that is being read."""
+
+    columns: list[str] | None
+    records: Iterator[Record]
+    stored: BinaryIO | None
+    close: Callable[[], None]
+
+    def done_bytes(self) -> int | None:
+        """How far the stored bytes are read."""
+        try:
+            return None if self.stored is None else self.stored.tell()
+        except (OSError, ValueError):
+            return None
+
+
+def check_columns(source: Source, mapping: Mapping | None, *, transformed: bool) -> list[str] | None:
+    """The source's columns, checked against the mapping; `None` where rows name their own.
+
+    Raises:
+        ImportUsageError: the header is wrong, or lacks a mapped column.
+    """
+    columns: list[str] | None = None
+    if source.format == "csv":
+        columns, _ = csv_header(source)
+    elif source.format == "parquet":
+        try:
+            reader = ParquetReader(source)
+        except SourceBroken:
+            return None  # reported when its turn comes
+        columns = reader.columns
+        reader.close()
+    if columns is not None and mapping is not None:
+        mapping.check_columns(source.name, columns)
+    elif columns is not None and not transformed:
+        check_ready_made(source.name, columns)
+    return columns
+
+
+def open_at(source: Source, position: Position) -> Opened:
+    """Open a source at a position in it.
+
+    Raises:
+        SourceBroken: it is damaged before the position.
+        OSError: it cannot be opened.
+    """
+    if source.format == "parquet":
+        reader = ParquetReader(source)
+        records = reader.read(position.record, position.group, position.row)
+        return Opened(None, records, None, reader.close)
+    # Before the stream is opened: some file systems give one file object to all who open a file.
+    columns, delimiter = csv_header(source) if source.format == "csv" else (None, "")
+    stream, stored = source.open()
+
+    def close() -> None:
+        stream.close()
+        stored.close()
+
+    place, skipped = Place(), position.record
+    if source.is_seekable and position.byte:
+        stream.seek(position.byte)
+        place, skipped = Place(position.record, position.line, position.byte), 0
+    if columns is not None:
+        found = read_csv(source, stream, columns, delimiter, place)
+        return Opened(columns, _after(found, skipped), stored, close)
+    return Opened(None, _after(read_json_lines(source, stream, place), skipped), stored, close)
+
+
+def _after(records: Iterator[Record], count: int) -> Iterator[Record]:
+    return islice(records, count, None)
+
+
+@dataclass(slots=True)
+class Slice:
+    """The next records, prepared, and the error that came after them; neither at the end of the source."""
+
+    prepared: list[Prepared]
+    error: SourceBroken | OSError | None = None
+
+
+def next_slice(records: Iterator[Record], preparer: Preparer, most: int | None = None) -> Slice:
+    """Read on. A slow source gives fewer records at a time."""
+    read = Slice([])
+    until = time.monotonic() + _SLICE_SECONDS
+    try:
+        for record in islice(records, _SLICE if most is None else min(_SLICE, most)):
+            read.prepared.append(preparer.prepare(record))
+            if time.monotonic() > until:
+                break
+    except (SourceBroken, OSError) as error:
+        read.error = error
+    return read
+
+
+def sample_size(sources: Sequence[Source]) -> tuple[int | None, int | None]:
+    """Bytes of all sources, and an estimate of their records; `None` where it cannot be told."""
+    if any(source.size is None for source in sources):
+        return None, None
+    total = sum(source.size or 0 for source in sources)
+    records = 0.0
+    for source in sources:
+        if source.format == "parquet":
+            try:
+                reader = ParquetReader(source)
+            except SourceBroken:
+                continue
+            records += reader.count
+            reader.close()
+            continue
+        lines = source.sample.count(b"\n")
+        if source.compressed or not lines:
+            return total, None
+        records += (source.size or 0) / (len(source.sample) / lines) - (source.format == "csv")
+    return total, max(0, round(records))

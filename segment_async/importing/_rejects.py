@@ -1,0 +1,62 @@
+"""The rejects file: one JSON line for each record that was not delivered, to be repaired and imported again."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from ._records import Problem, Record, shown_row
+from ._values import dumps
+
+
+class RejectsFile:
+    """Appends rejects. A resumed run first removes what an interrupted one wrote beyond its saved state.
+
+    Args:
+        size: bytes that the saved state knows of.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        # Rows are personal data: the file is its owner's.
+        self._file = open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb", buffering=1 << 16)  # noqa: SIM115
+        self.size = size
+        # A pipe or a device has no size.
+        self._is_file = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        if self._is_file:
+            self._file.truncate(size)
+            self._file.seek(size)
+
+    def add(self, record: Record, columns: list[str] | None, problem: Problem, message: dict[str, Any] | None) -> None:
+        """Raises:
+        OSError: the disk is full, or refused.
+        """
+        line = {
+            "source": record.source.name,
+            "record": record.number,
+            "line": record.line,
+            "byte": record.byte,
+            "rule": problem.rule,
+            "path": problem.path,
+            "text": problem.text,
+            "row": shown_row(record, columns),
+            "message": message,
+        }
+        self.size += self._file.write(dumps(line) + b"\n")
+
+    def sync(self) -> None:
+        """Have on disk what was added.
+
+        Raises:
+            OSError: the disk is full, or refused.
+        """
+        self._file.flush()
+        if self._is_file:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,304 @@
+"""Which sources an import reads, and what each one is: its name, its identity, its format, its compression.
+
+Files, directories, globs, standard input, and everything that fsspec knows. Only the first 64 KiB of a source are read
+here; records are the business of `_records` and `_parquet`.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import io
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import orjson
+
+from ._report import ImportUsageError
+
+HEAD_BYTES: Final = 65_536
+FORMATS: Final = ("csv", "jsonl", "parquet", "segment")
+STATE_SUFFIX: Final = ".import.json"
+REJECTS_SUFFIX: Final = ".rejects.jsonl"
+_OURS: Final = (STATE_SUFFIX, STATE_SUFFIX + ".lock", STATE_SUFFIX + ".new", REJECTS_SUFFIX)
+_SUFFIXES: Final = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_GZIP: Final = b"\x1f\x8b"
+_UTF8_BOM: Final = b"\xef\xbb\xbf"
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input.
+
+    Attributes:
+        name: as it is shown: the path, the address, or ``-``.
+        format: one of `FORMATS`, or ``rejects``: a repaired rejects file.
+        size: in bytes as it is stored; `None` if unknown.
+        mtime: in nanoseconds; `None` if unknown.
+        head: a hash of the first 64 KiB.
+        sample: the first bytes after decompression.
+        path: of a local file.
+    """
+
+    name: str
+    format: str
+    compressed: bool
+    size: int | None
+    mtime: int | None
+    head: str
+    sample: bytes = field(repr=False)
+    path: Path | None
+    _open: Callable[[], BinaryIO] = field(repr=False)
+
+    @property
+    def identity(self) -> list[object]:
+        """What makes this source another one than its copy's content: part of ids made from positions."""
+        return [os.path.basename(self.name), self.size, self.head]
+
+    @property
+    def is_seekable(self) -> bool:
+        """Whether a byte offset is a place to resume at."""
+        return not self.compressed and self.name != "-"
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"name": self.name, "size": self.size, "mtime": self.mtime, "hash": self.head}
+
+    def open_stored(self) -> BinaryIO:
+        """The bytes as they are stored.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        return self._open()
+
+    def open(self) -> tuple[BinaryIO, BinaryIO]:
+        """The bytes after decompression, and the stored bytes that they are read from, whose place is the progress."""
+        stored = self._open()
+        if not self.compressed:
+            return stored, stored
+        # Without a buffer around it: that would drop what was read before a truncated end.
+        return cast("BinaryIO", gzip.GzipFile(fileobj=stored)), stored
+
+
+def find(
+    arguments: Iterable[str], file_format: str | None = None, stdin: Callable[[], BinaryIO] | None = None
+) -> list[Source]:
+    """The sources that the arguments name, in name order.
+
+    Raises:
+        ImportUsageError: one does not exist, matches nothing, or is not in a format that can be read.
+    """
+    found: dict[str, Source] = {}
+    for argument in arguments:
+        for name, make in _named(argument, stdin):
+            if name not in found:
+                found[name] = make(file_format)
+    if not found:
+        raise ImportUsageError("no source: give files, directories, globs, addresses, or - for standard input")
+    if "-" in found and len(found) > 1:
+        raise ImportUsageError("standard input (-) cannot be combined with other sources")
+    return [found[name] for name in sorted(found)]
+
+
+_Make = Callable[[str | None], Source]
+
+
+def _named(argument: str, stdin: Callable[[], BinaryIO] | None) -> list[tuple[str, _Make]]:
+    if argument == "-":
+        return [("-", lambda file_format: _standard_input(file_format, stdin or _stdin))]
+    if "://" in argument:
+        return _remote(argument)
+    path = Path(argument).expanduser()
+    if path.is_dir():
+        inside = [each for each in path.rglob("*") if each.is_file() and not _is_passed_over(each, path)]
+        if not inside:
+            raise ImportUsageError(f"source {argument}: the directory has no files")
+        return [_file(each) for each in inside]
+    if path.exists():
+        return [_file(path)]
+    if glob.has_magic(argument):
+        matches = [Path(each) for each in glob.glob(str(path), recursive=True)]
+        files = [each for each in matches if each.is_file() and not each.name.endswith(_OURS)]
+        if not files:
+            raise ImportUsageError(f"source {argument}: no file matches")
+        return [_file(each) for each in files]
+    raise ImportUsageError(f"source {argument}: no such file")
+
+
+def _is_passed_over(path: Path, directory: Path) -> bool:
+    """Hidden files, and what imports leave beside their sources."""
+    hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
+    return hidden or path.name.endswith(_OURS)
+
+
+def _file(path: Path) -> tuple[str, _Make]:
+    name = os.path.normpath(path)
+
+    def make(file_format: str | None) -> Source:
+        try:
+            with open(path, "rb") as file:
+                head = file.read(HEAD_BYTES)
+                status = os.fstat(file.fileno())
+        except OSError as error:
+            raise ImportUsageError(f"source {name}: cannot be read: {error.strerror}") from error
+        return _source(name, head, status.st_size, status.st_mtime_ns, path, lambda: open(path, "rb"), file_format)
+
+    return name, make
+
+
+def _remote(address: str) -> list[tuple[str, _Make]]:
+    try:
+        import fsspec  # pyright: ignore[reportMissingTypeStubs]
+    except ModuleNotFoundError:
+        raise ImportUsageError(
+            f"source {address}: addresses require fsspec: pip install fsspec, and the package for this scheme; or pipe "
+            "the file into segment-async import -"
+        ) from None
+    try:
+        system, path = cast("Any", fsspec.core).url_to_fs(address)
+        paths = sorted(system.glob(path)) if glob.has_magic(path) else [path]
+        if not glob.has_magic(path) and system.isdir(path):
+            paths = sorted(system.find(path))
+        names = [str(system.unstrip_protocol(each)) for each in paths]
+    except (OSError, ValueError, ImportError) as error:
+        raise ImportUsageError(f"source {address}: cannot be opened: {error}") from error
+    if not paths:
+        raise ImportUsageError(f"source {address}: no file matches")
+
+    def maker(name: str, path: str) -> _Make:
+        def make(file_format: str | None) -> Source:
+            def open_it() -> BinaryIO:
+                return cast("BinaryIO", system.open(path, "rb"))
+
+            try:
+                size = system.info(path).get("size")
+                with open_it() as file:
+                    head = file.read(HEAD_BYTES)
+            except OSError as error:
+                raise ImportUsageError(f"source {name}: cannot be read: {error}") from error
+            return _source(name, head, size, None, None, open_it, file_format)
+
+        return make
+
+    return [(name, maker(name, path)) for name, path in zip(names, paths, strict=True)]
+
+
+class _Prefixed(io.RawIOBase):
+    """A stream whose first bytes were read already."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head = memoryview(head)
+        self._rest = rest
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        if self._head:
+            count = min(len(buffer), len(self._head))
+            buffer[:count] = self._head[:count]
+            self._head = self._head[count:]
+        else:
+            # What a pipe has at once: a full buffer may be a long time coming.
+            read = getattr(self._rest, "read1", self._rest.read)
+            chunk = read(len(buffer))
+            count = len(chunk)
+            buffer[:count] = chunk
+        self._place += count
+        return count
+
+
+def _stdin() -> BinaryIO:
+    # A file object of its own: the interpreter's end does not wait for a read of it that never returns.
+    return open(os.dup(sys.stdin.fileno()), "rb")
+
+
+def _standard_input(file_format: str | None, stdin: Callable[[], BinaryIO]) -> Source:
+    stream = stdin()
+    head = b""
+    while len(head) < HEAD_BYTES and (more := stream.read(HEAD_BYTES - len(head))):
+        head += more
+
+    def open_once() -> BinaryIO:
+        return cast("BinaryIO", io.BufferedReader(_Prefixed(head, stream), 1 << 18))
+
+    return _source("-", head, None, None, None, open_once, file_format)
+
+
+def _source(
+    name: str,
+    head: bytes,
+    size: int | None,
+    mtime: int | None,
+    path: Path | None,
+    open_it: Callable[[], BinaryIO],
+    file_format: str | None,
+) -> Source:
+    compressed = head.startswith(_GZIP)
+    sample = _inflated(head) if compressed else head
+    chosen = file_format or _format_of(name, sample)
+    if chosen == "jsonl" and file_format is None and _is_rejects(sample):
+        chosen = "rejects"
+    if chosen == "parquet" and (compressed or name == "-"):
+        raise ImportUsageError(f"source {name}: Parquet cannot be read from a pipe or a gzip file; save it as a file")
+    if chosen != "parquet":
+        _check_text(name, sample)
+        if chosen != "csv" and sample.removeprefix(_UTF8_BOM).lstrip().startswith(b"["):
+            raise ImportUsageError(
+                f"source {name}: is one JSON array, not JSON lines; convert it: jq -c '.[]' {name} > lines.jsonl"
+            )
+    digest = hashlib.sha256(head).hexdigest()
+    return Source(name, chosen, compressed, size, mtime, digest, sample, path, open_it)
+
+
+def _inflated(head: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(31).decompress(head, HEAD_BYTES)
+    except zlib.error:
+        return b""  # damaged from the start: reading it says so
+
+
+def _format_of(name: str, sample: bytes) -> str:
+    if sample.startswith(b"PAR1"):
+        return "parquet"
+    suffix = Path(name.lower().removesuffix(".gz")).suffix
+    by_name = _SUFFIXES.get(suffix)
+    if by_name is not None:
+        return by_name
+    return "jsonl" if sample.removeprefix(_UTF8_BOM).lstrip().startswith((b"{", b"[")) else "csv"
+
+
+def _is_rejects(sample: bytes) -> bool:
+    line = sample.partition(b"\n")[0]
+    try:
+        first = orjson.loads(line)
+    except ValueError:
+        # A row may be longer than the sample.
+        return line.startswith(b'{"source":') and b',"record":' in line and b',"rule":' in line
+    return isinstance(first, dict) and {"source", "record", "rule", "row"} <= cast("dict[str, object]", first).keys()
+
+
+def _check_text(name: str, sample: bytes) -> None:
+    if sample.startswith(_UTF16) or sample[:4_096].count(0) > len(sample[:4_096]) // 4:
+        raise ImportUsageError(
+            f"source {name}, line 1: is UTF-16 or binary, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {name}"
+        )

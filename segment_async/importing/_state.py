@@ -1,0 +1,198 @@
+"""The state file: what was imported, up to which record, and with what. Written atomically, under a lock.
+
+A state belongs to one import: the sources, the mapping, the write key and the address must be the same for a resume.
+This file knows neither formats nor the network.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from ._report import Counts, ImportUsageError
+from ._sources import Source
+
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The first record without an outcome.
+
+    Attributes:
+        source: index of its source; the number of sources when all are done.
+        record: records of the source before it.
+        line: lines of the source before it.
+        byte: its offset; meaningful for files that are neither compressed nor Parquet.
+        group: Parquet: its row group.
+        row: Parquet: its row in that group.
+    """
+
+    source: int = 0
+    record: int = 0
+    line: int = 0
+    byte: int = 0
+    group: int = 0
+    row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """What an import is made of: a state fits only the same."""
+
+    sources: tuple[dict[str, Any], ...]
+    mapping: str
+    key: str
+    address: str
+
+    @classmethod
+    def of(cls, sources: Sequence[Source], mapping: str, key: str, address: str) -> Belongings:
+        return cls(tuple(source.fingerprint() for source in sources), mapping, key, address)
+
+
+@dataclass(slots=True)
+class Saved:
+    """The contents of a state file."""
+
+    belongings: Belongings
+    position: Position
+    counts: Counts
+    rejects_bytes: int
+    broken: list[str]
+    finished: bool
+
+
+class StateFile:
+    """The state of one import, locked by this process until `close`.
+
+    Raises:
+        ImportUsageError: another process works on this state.
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock_path = path.with_name(path.name + ".lock")
+        self._descriptor = _locked(self._lock_path)
+
+    def load(self, belongings: Belongings) -> Saved | None:
+        """What an earlier run saved; `None` if there is nothing.
+
+        Raises:
+            ImportUsageError: it belongs to another import, or is not a state file; says what differs.
+        """
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            saved = _parse(orjson.loads(content))
+        except (ValueError, KeyError, TypeError):
+            raise ImportUsageError(
+                f"state file {self.path}: not a state of this version of segment-async import; remove it, or choose "
+                "another file with --state"
+            ) from None
+        if not saved.counts.records:
+            return None  # nothing was sent, such as with a wrong key
+        _check_same(self.path, saved.belongings, belongings)
+        return saved
+
+    def save(self, saved: Saved) -> None:
+        """Replace the file as a whole; after a crash it holds either this state or the one before.
+
+        Raises:
+            OSError: the disk refused, or is full.
+        """
+        content = {
+            "version": _VERSION,
+            "finished": saved.finished,
+            "position": asdict(saved.position),
+            "counts": saved.counts.as_dict(),
+            "rejects_bytes": saved.rejects_bytes,
+            "broken": saved.broken,
+            "belongings": asdict(saved.belongings),
+        }
+        new = self.path.with_name(self.path.name + ".new")
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.path)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._descriptor is not None:
+            # Removed while it is locked: whoever opened it in between notices that and opens it again.
+            self._lock_path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _locked(path: Path) -> int | None:
+    if sys.platform == "win32":
+        raise ImportUsageError("segment-async import requires a POSIX system: it locks its state file")
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            name = path.name.removesuffix(".lock")
+            raise ImportUsageError(f"state file {name}: another process is working on this import") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _parse(content: dict[str, Any]) -> Saved:
+    if content["version"] != _VERSION:
+        raise ValueError
+    belongings = content["belongings"]
+    return Saved(
+        Belongings(
+            tuple(belongings["sources"]), str(belongings["mapping"]), str(belongings["key"]), str(belongings["address"])
+        ),
+        Position(**content["position"]),
+        Counts.from_dict(content["counts"]),
+        int(content["rejects_bytes"]),
+        [str(text) for text in content["broken"]],
+        bool(content["finished"]),
+    )
+
+
+def _check_same(path: Path, saved: Belongings, given: Belongings) -> None:
+    changed = [*_changed_sources(saved.sources, given.sources)]
+    changed += [text for name, text in _NAMES.items() if getattr(saved, name) != getattr(given, name)]
+    if changed:
+        raise ImportUsageError(
+            f"state file {path}: belongs to another import: {', '.join(changed)} changed. Use --restart to import "
+            "everything again, or --state for a second import"
+        )
+
+
+_NAMES: Final = {
+    "mapping": "the mapping (or an option that changes messages)",
+    "key": "the write key",
+    "address": "the address",
+}
+
+
+def _changed_sources(saved: tuple[dict[str, Any], ...], given: tuple[dict[str, Any], ...]) -> list[str]:
+    if [source["name"] for source in saved] != [source["name"] for source in given]:
+        return ["the list of sources"]
+    return [
+        f"source {new['name']} ({', '.join(key for key in new if new[key] != old.get(key))})"
+        for old, new in zip(saved, given, strict=True)
+        if new != old
+    ]

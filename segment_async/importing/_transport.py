@@ -1,0 +1,68 @@
+"""The client's transport with one addition: it compares the first answer's `Date` with this machine's clock.
+
+Segment computes an event's time from the clock of the machine that sends it, so a wrong clock shifts a whole import.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from segment_async import Client, HTTPTransport, Response, Transport
+
+HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
+MAX_SKEW: Final = 60.0
+
+
+class ClockChecked:
+    """Attributes:
+    skew: seconds that this machine is ahead of the server, by the first answer; `None` before it, or if that says none.
+    """
+
+    def __init__(self, transport: Transport, wall_clock: Callable[[], float] = time.time) -> None:
+        self.skew: float | None = None
+        self._transport = transport
+        self._wall_clock = wall_clock
+        self._answered = False
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        response = await self._transport.send(body, headers)
+        if not self._answered:
+            self._answered = True
+            self.skew = _skew(response, self._wall_clock())
+        return response
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    @property
+    def is_clock_wrong(self) -> bool:
+        return self.skew is not None and abs(self.skew) > MAX_SKEW
+
+
+def _skew(response: Response, now: float) -> float | None:
+    given = next((value for name, value in response.headers.items() if name.lower() == "date"), None)
+    try:
+        return None if given is None else now - parsedate_to_datetime(given).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def address_of(region: str, host: str | None) -> str:
+    """Where batches are posted. `Client` checks the address first.
+
+    Raises:
+        ValueError: the write key must not be sent there, or there is no such region.
+    """
+    if region not in HOSTS:
+        raise ValueError(f"region must be one of {', '.join(HOSTS)}")
+    given = host or os.environ.get("SEGMENT_HOST") or HOSTS[region]
+    Client("checks-the-address", host=given, send=False)
+    return given.rstrip("/").removesuffix("/v1").rstrip("/") + "/v1/batch"
+
+
+def http_transport(address: str, timeout: float) -> HTTPTransport:
+    return HTTPTransport(address, timeout=timeout)

@@ -1,0 +1,242 @@
+"""From a cell or a JSON value to the value that travels: numbers, booleans, times, ids.
+
+Strict: what cannot be read exactly raises `Unreadable`, so that no value is guessed. `None` is an absent value and never
+gets here. Pure: the current time is an argument.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from decimal import Decimal
+from typing import Any, Final
+
+import orjson
+
+Convert = Callable[[Any], Any]
+
+
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+AHEAD: Final = timedelta(hours=1)
+_MILLISECONDS_FROM: Final = 1e11
+_NO_TIME_FROM: Final = 1e14
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_INTEGER: Final = re.compile(r"[+-]?\d+", re.ASCII)
+_EPOCH: Final = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+_BOOLEANS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_EXACT_DIGITS: Final = 15
+_MOST_DIGITS: Final = 4_000  # beyond them, Python refuses to convert text to an integer
+
+
+class Unreadable(ValueError):
+    """A value cannot be read as what the mapping says it is.
+
+    Attributes:
+        rule: a stable word, such as ``number``.
+        path: the field of the message; the mapping fills it in.
+    """
+
+    def __init__(self, rule: str, text: str, path: str = "") -> None:
+        super().__init__(text)
+        self.rule = rule
+        self.text = text
+        self.path = path
+
+
+def as_text(value: Any) -> str:
+    """Text as it is; numbers and booleans as JSON writes them."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, Decimal)):
+        return str(value)
+    if isinstance(value, bytes):
+        return _utf8(value)
+    return dumps(value).decode().strip('"')
+
+
+def as_id(value: Any) -> str:
+    """Ids are always text. A fraction is no id: a program before us has rounded it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return _utf8(value)
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or value != value // 1:
+        kind = type(value).__name__
+        raise Unreadable("id-type", f"An id must be text or an integer, not {kind}.")
+    return str(int(value))
+
+
+def as_number(decimal: str | None = None) -> Convert:
+    """Reads a number; `decimal` is the text's decimal separator, and the other one may then group by thousands."""
+    grouped = _grouped(decimal) if decimal is not None else None
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, str):
+            return _finite(value)
+        text = value.strip()
+        if grouped is not None:
+            if not grouped.fullmatch(text):
+                raise Unreadable("number", f"Not a number with {decimal!r} as its decimal separator.")
+            text = re.sub(r"[ \u00a0\u202f']", "", text)
+            text = text.replace(".", "").replace(",", ".") if decimal == "," else text.replace(",", "")
+        if not _NUMBER.fullmatch(text) or len(text) > _MOST_DIGITS:
+            raise Unreadable("number", "Not a number.")
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        exact = sum(map(str.isdigit, text)) <= _EXACT_DIGITS
+        return _finite(float(text)) if exact else Decimal(text)
+
+    return convert
+
+
+def _grouped(decimal: str) -> re.Pattern[str]:
+    group = r"[.  \u202f']" if decimal == "," else r"[,  \u202f']"
+    return re.compile(rf"[+-]?(\d+|\d{{1,3}}({group}\d{{3}})+)({re.escape(decimal)}\d+)?", re.ASCII)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        raise Unreadable("number", f"Not a number, but {type(value).__name__}.")
+    if not math.isfinite(value):
+        raise Unreadable("number", "Not a finite number.")
+    return value
+
+
+def as_integer(value: Any) -> Any:
+    if isinstance(value, str):
+        text = value.strip()
+        if not _INTEGER.fullmatch(text) or len(text) > _MOST_DIGITS:
+            raise Unreadable("integer", "Not an integer.")
+        return int(text)
+    number = _finite(value)
+    if number != number // 1:
+        raise Unreadable("integer", "Not an integer, but a fraction.")
+    return int(number)
+
+
+def as_boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = value.strip().lower() if isinstance(value, str) else str(value)
+    if text not in _BOOLEANS:
+        raise Unreadable("boolean", "Must be true, false, yes, no, 1 or 0.")
+    return _BOOLEANS[text]
+
+
+def as_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except ValueError:
+        raise Unreadable("json", "Not valid JSON.") from None
+
+
+def as_time(pattern: str | None = None, zone: tzinfo = UTC) -> Convert:
+    """Reads a time and gives it back in ISO-8601, UTC. `zone` is for times that name none."""
+
+    def convert(value: Any) -> str:
+        return time_text(read_time(value, pattern, zone))
+
+    return convert
+
+
+def as_moment(pattern: str | None = None, zone: tzinfo = UTC) -> Convert:
+    """Like `as_time`, but gives the datetime."""
+    return lambda value: read_time(value, pattern, zone)
+
+
+def read_time(value: Any, pattern: str | None = None, zone: tzinfo = UTC) -> datetime:
+    """The time as an aware datetime.
+
+    Raises:
+        Unreadable: it is none, or its time in UTC is outside the years 1 to 9999.
+    """
+    try:
+        moment = _moment(value, pattern)
+        if moment.tzinfo is UTC:
+            return moment
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        problem = (
+            "in the format " + repr(pattern) if pattern else "in ISO-8601 or as seconds or milliseconds since 1970"
+        )
+        raise Unreadable("time", f"Not a time {problem}.") from None
+
+
+def _moment(value: Any, pattern: str | None) -> datetime:
+    if isinstance(value, str):
+        text = value.strip()
+        if pattern is not None:
+            return datetime.strptime(text, pattern)  # noqa: DTZ007  # the caller adds the zone
+        # Eight digits are a day: as seconds since 1970, it would be one of 1970 to 1973.
+        if len(text) == 8 or not _EPOCH.fullmatch(text):
+            return datetime.fromisoformat(text)
+        value = float(text)
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, date):
+        return datetime.combine(value, time())
+    is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+    seconds = float(value) if is_number else math.inf
+    if not abs(seconds) < _NO_TIME_FROM:
+        raise ValueError
+    return EARLIEST + timedelta(seconds=seconds / 1000 if abs(seconds) >= _MILLISECONDS_FROM else seconds)
+
+
+def time_text(moment: datetime) -> str:
+    """ISO-8601 with milliseconds of a time in UTC, as `read_time` gives it."""
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def plain_json(value: Any) -> Any:
+    """A value of a Parquet file in JSON's types; decimals stay exact, times without a zone are taken as UTC."""
+    if isinstance(value, (str, int, float, Decimal)) or value is None:
+        return value
+    if isinstance(value, dict):
+        return {as_text(key): plain_json(inner) for key, inner in _items(value)}
+    if isinstance(value, list):
+        items = _list(value)
+        if items and all(isinstance(item, tuple) for item in items):
+            # A map: pairs of key and value.
+            return {as_text(key): plain_json(inner) for key, inner in items}
+        return [plain_json(item) for item in items]
+    if isinstance(value, datetime):
+        return time_text(read_time(value))
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return as_text(value)
+
+
+def _items(value: Any) -> Any:
+    return value.items()
+
+
+def _list(value: Any) -> list[Any]:
+    return [*value]
+
+
+def _utf8(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise Unreadable("utf-8", "Bytes that are not UTF-8.") from None
+
+
+def dumps(value: Any, option: int = 0) -> bytes:
+    """JSON of what a record may hold, for hashes and reports."""
+    return orjson.dumps(value, _default, option | orjson.OPT_NON_STR_KEYS)
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value)) if value.is_finite() else None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value)

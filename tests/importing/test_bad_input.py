@@ -1,0 +1,280 @@
+"""Bad input: each row of the table, what it gets, and that the rows around it arrive."""
+
+import gzip
+from collections import Counter
+
+import orjson
+import pytest
+
+from segment_async.importing import ImportUsageError, dry_run, parse_mapping
+
+from .support import MAPPING, RecordingSegment, answer, imported, options, orders, rejects_of, write_csv
+
+GOOD = "u1,2024-05-01T10:00:00Z,1.5"
+JSON_GOOD = b'{"type":"track","userId":"u1","event":"Order Completed","timestamp":"2024-05-01T10:00:00Z"}'
+
+
+def users(segment):
+    return [message["userId"] for message in segment.messages]
+
+
+@pytest.mark.parametrize(
+    ("line", "rule", "path"),
+    [
+        ("u2,2024-05-01T10:00:00Z", "columns", ""),
+        ("u2,2024-05-01T10:00:00Z,1.5,extra", "columns", ""),
+        ('u2,"2024"x,1', "csv", ""),
+        ('u2,"2024-05-01T10:00:00Z,1.5', "csv", ""),
+        ("u2,2024-05-01T10:00:00Z,1.5x", "number", "properties.total"),
+        ("u2,yesterday,1.5", "time", "timestamp"),
+        ("u2,2199-05-01T10:00:00Z,1.5", "time-range", "timestamp"),
+        ("u2,1969-12-31T23:59:59Z,1.5", "time-range", "timestamp"),
+        (",2024-05-01T10:00:00Z,1.5", "id-missing", "userId"),
+    ],
+)
+def test_a_bad_row_of_csv_is_rejected_alone(tmp_path, line, rule, path):
+    file = tmp_path / "orders.csv"
+    file.write_text(f"user,at,total\n{GOOD}\n{line}\nu3,2024-05-01T10:00:00Z,3\n")
+    report, segment = imported(file)
+    assert users(segment) == ["u1", "u3"]
+    assert report.exit_code == 1
+    (reject,) = rejects_of(report)
+    assert list(reject) == ["source", "record", "line", "byte", "rule", "path", "text", "row", "message"]
+    assert (reject["rule"], reject["path"], reject["record"], reject["line"]) == (rule, path, 2, 3)
+    assert file.read_bytes()[reject["byte"] :].startswith(line.encode())
+    assert reject["text"]
+
+
+def test_bad_utf8_rejects_its_row(tmp_path):
+    file = tmp_path / "orders.csv"
+    file.write_bytes(b"user,at,total\nu\xff,2024-05-01T10:00:00Z,1\n" + GOOD.encode() + b"\n")
+    report, segment = imported(file)
+    assert users(segment) == ["u1"]
+    (reject,) = rejects_of(report)
+    assert reject["rule"] == "utf-8"
+    assert reject["row"]["user"] == "u\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        (b"{broken", "json"),
+        (b"[1]", "json"),
+        (b'{"type":"track","userId":"\xff"}', "json"),
+        (b'{"type":"track","userId":"u2"}', "event-missing"),
+        (b'{"type":"track","event":"A","userId":1.5}', "id-type"),
+        (b'{"type":"trakc","event":"A","userId":"u"}', "type-unknown"),
+        (b'{"type":"track","event":"A"}', "id-missing"),
+        (b'{"type":"group","userId":"u"}', "group-id-missing"),
+        (b'{"type":"track","event":"A","userId":"u","properties":{"a":"' + b"x" * 33_000 + b'"}}', "message-too-large"),
+        (b'{"type":"track","event":7,"userId":"u"}', "invalid"),
+    ],
+)
+def test_a_bad_line_of_json_is_rejected_alone(tmp_path, line, rule):
+    file = tmp_path / "messages.jsonl"
+    file.write_bytes(JSON_GOOD + b"\n" + line + b"\n\n" + JSON_GOOD.replace(b"u1", b"u3") + b"\n")
+    report, segment = imported(file, mapping=None, destinations="all")
+    assert users(segment) == ["u1", "u3"]
+    (reject,) = rejects_of(report)
+    assert (reject["rule"], reject["line"]) == (rule, 2)
+
+
+def test_a_message_id_of_a_hundred_characters_is_rejected(tmp_path):
+    file = tmp_path / "messages.jsonl"
+    lines = [orjson.dumps(orjson.loads(JSON_GOOD) | {"messageId": "x" * length}) for length in (99, 100)]
+    file.write_bytes(b"\n".join(lines))
+    report, segment = imported(file, mapping=None, destinations="all", ids="keep")
+    assert segment.ids == ["x" * 99]
+    assert rejects_of(report)[0]["rule"] == "message-id-long"
+
+
+def test_a_violation_of_the_spec_is_counted_and_under_strict_rejected(tmp_path):
+    file = tmp_path / "messages.jsonl"
+    bad = orjson.dumps(orjson.loads(JSON_GOOD) | {"properties": {"revenue": "12"}})
+    file.write_bytes(JSON_GOOD + b"\n" + bad + b"\n")
+    report, segment = imported(file, mapping=None, destinations="all")
+    assert (report.exit_code, report.counts.spec) == (0, {"field-type": 1})
+    assert len(segment.messages) == 2
+    report, segment = imported(file, mapping=None, destinations="all", strict=True, restart=True)
+    assert (report.exit_code, report.counts.reasons) == (1, {"field-type": 1})
+
+
+def test_what_is_judged_once_is_judged_again_where_it_differs(tmp_path):
+    good = orjson.loads(JSON_GOOD) | {"properties": {"revenue": 1.5}}
+    bad = [
+        (good | {"userId": ""}, "id-missing"),
+        (good | {"properties": {"revenue": "1.5"}}, "field-type"),
+        (good | {"properties": {"revenue": 2, "note": "x" * 33_000}}, "message-too-large"),
+        (good | {"properties": {"revenue": 1.5, "currency": 5}}, "field-type"),
+        (good | {"properties": 5}, "field-type"),
+        (good | {"traits": {"createdAt": "soon"}}, "timestamp-format"),
+        (good | {"context": {"ip": 5}}, "field-type"),
+        (good | {"sentAt": "soon"}, "timestamp-format"),
+        (good | {"integrations": {"All": {"a": 1}}, "event": ""}, "event-missing"),
+    ]
+    file = tmp_path / "messages.jsonl"
+    file.write_bytes(b"\n".join(orjson.dumps(each) for message, _ in bad for each in (good, message)))
+    found = dry_run(options(file, mapping=None, strict=True, ids="row", destinations="all", transform=dict))
+    assert found.counts.delivered == len(bad)
+    assert found.counts.reasons == Counter(rule for _, rule in bad)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("user,at,total\n".encode("utf-16"), "UTF-16"),
+        (b"user,when,total\n", "line 5: source .* has no column 'at'"),
+        (b"user,at,Total\n", "has no column 'total'; did you mean 'Total'"),
+        (b"user,at,total,user\n", "line 1: two columns are named 'user'"),
+        (b"", "no header"),
+    ],
+)
+def test_what_is_wrong_with_a_whole_file_is_found_before_anything_is_sent(tmp_path, content, text):
+    good = write_csv(tmp_path / "a.csv", orders(3))
+    bad = tmp_path / "b.csv"
+    bad.write_bytes(content)
+    segment = RecordingSegment()
+    with pytest.raises(ImportUsageError, match=text):
+        imported(good, bad, segment=segment)
+    assert not segment.batches
+
+
+def test_a_json_array_is_no_json_lines(tmp_path):
+    file = tmp_path / "all.json"
+    file.write_text('[{"type": "track"}]')
+    with pytest.raises(ImportUsageError, match="jq -c"):
+        imported(file, mapping=None, destinations="all")
+
+
+def test_a_byte_order_mark_is_fine(tmp_path):
+    file = tmp_path / "orders.csv"
+    file.write_bytes(b"\xef\xbb\xbfuser,at,total\r\n" + GOOD.encode() + b"\r\n")
+    assert imported(file)[0].exit_code == 0
+    lines = tmp_path / "lines.jsonl"
+    lines.write_bytes(b"\xef\xbb\xbf" + JSON_GOOD)
+    assert imported(lines, mapping=None, destinations="all")[0].counts.delivered == 1
+
+
+def test_of_a_truncated_gzip_file_what_came_before_is_sent(tmp_path):
+    file = tmp_path / "orders.csv.gz"
+    whole = gzip.compress(write_csv(tmp_path / "orders.csv", orders(5_000)).read_bytes())
+    file.write_bytes(whole[: len(whole) // 2])
+    other = write_csv(tmp_path / "z.csv", orders(3, first=9_000))
+    report, segment = imported(file, other, state=tmp_path / "state.import.json")
+    assert report.exit_code == 1
+    assert "truncated or damaged after byte" in report.broken[0]
+    assert 1_000 < len(segment.messages) < 5_000
+    assert users(segment)[-3:] == ["u9000", "u9001", "u9002"]
+    assert users(segment)[:-3] == [f"u{number}" for number in range(len(segment.messages) - 3)]
+
+
+def test_the_same_id_twice_in_a_run_is_sent_once(tmp_path):
+    report, segment = imported(write_csv(tmp_path / "orders.csv", [*orders(3), *orders(2)]))
+    assert (report.counts.duplicates, report.exit_code) == (2, 0)
+    assert len(segment.messages) == 3
+
+
+def test_one_row_among_500_that_segment_refuses_is_rejected_alone(tmp_path):
+    def refuses(batch):
+        return answer(400) if any(message["userId"] == "u137" for message in batch) else None
+
+    report, segment = imported(write_csv(tmp_path / "orders.csv", orders(500)), segment=RecordingSegment(refuses))
+    assert (report.counts.delivered, report.counts.failed, report.exit_code) == (499, 1, 1)
+    assert "u137" not in users(segment)
+    (reject,) = rejects_of(report)
+    assert (reject["rule"], reject["row"]["user"], reject["message"]["userId"]) == ("refused", "u137", "u137")
+
+
+def test_a_stray_quote_does_not_take_the_rows_behind_it_along(tmp_path):
+    file = tmp_path / "orders.csv"
+    rows = [",".join(map(str, row)) for row in orders(20_000)]
+    rows[10] = 'u10,"2024-05-01T10:00:00Z,1'
+    file.write_text("user,at,total\n" + "\n".join(rows) + "\n")
+    report, segment = imported(file)
+    assert report.counts.reasons == {"csv": 1}
+    assert len(segment.messages) == 19_999
+
+
+def test_a_line_without_an_end_is_rejected_without_being_kept(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(JSON_GOOD + b"\n" + b'{"a":"' + b"x" * 5_000_000 + b'"}\n' + JSON_GOOD.replace(b"u1", b"u3"))
+    report, segment = imported(file, mapping=None, destinations="all")
+    assert users(segment) == ["u1", "u3"]
+    assert report.counts.reasons == {"json": 1}
+    wide = tmp_path / "wide.csv"
+    wide.write_text(f"user,at,total\n{GOOD}\nu2,{'x' * 3_000_000},1\nu3,2024-05-01T10:00:00Z,3\n")
+    report, segment = imported(wide)
+    assert users(segment) == ["u1", "u3"]
+    assert report.counts.reasons == {"csv": 1}
+
+
+def test_repaired_rejects_are_imported(tmp_path):
+    file = write_csv(tmp_path / "orders.csv", [*orders(3), ("u9", "2024-05-01T10:00:00Z", "1o")])
+    with file.open("a") as more:
+        more.write('u10,2024-05-01T10:00:00Z\nu11,2024-05-01T10:00:00Z,1,2\nu12,"x"y,1\n')
+    report, _ = imported(file)
+    assert report.counts.rejected == 4
+    rejects = rejects_of(report)
+    assert rejects[2]["row"]["(extra)"] == ["2"]
+    rejects[0]["row"]["total"] = "10"
+    rejects[1]["row"]["total"] = ""
+    del rejects[2]["row"]["(extra)"]
+    rejects[3]["row"] = {"user": "u12", "at": "2024-05-01", "total": "5"}
+    repaired = tmp_path / "repaired.jsonl"
+    repaired.write_bytes(b"\n".join(map(orjson.dumps, rejects)))
+    report, segment = imported(repaired)
+    assert report.exit_code == 0
+    assert [message.get("properties") for message in segment.messages] == [
+        {"total": 10},
+        None,
+        {"total": 1},
+        {"total": 5},
+    ]
+
+
+def test_rejects_that_were_not_repaired_are_rejected_again(tmp_path):
+    report, _ = imported(
+        write_csv(tmp_path / "orders.csv", [*orders(1), ("u9", "soon", "1"), ("u9", "soon", "1", "2")])
+    )
+    with open(report.rejects, "a") as file:
+        file.write('{"source":"a","record":1,"rule":"csv","row":"u1;2"}\n')
+    again, segment = imported(report.rejects)
+    assert not segment.messages
+    assert again.counts.reasons == {"time": 1, "columns": 1, "row": 1}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "text"),
+    [
+        ("type = 'track'\nuserID = {column='a'}", r"line 2: unknown key 'userID'; did you mean 'userId'\?"),
+        ("type = 'trak'", r"line 1: unknown type 'trak'; did you mean 'track'\?"),
+        (
+            "type = 'track'\nevent = 'E'\n[propertys]\na = 1",
+            r"line 3: unknown key 'propertys'; did you mean 'properties'\?",
+        ),
+        ("type='track'\n[properties]\na = {colum='x'}", r"line 3: unknown key 'colum'; did you mean 'column'\?"),
+        ("type='track'\n[properties]\na = {column='x', az='json'}", r"line 3: unknown key 'az' .*did you mean 'as'\?"),
+        ("type='track'\n[properties]\na = {column='x', as='nummer'}", r"line 3: unknown as = 'nummer'.*'number'\?"),
+        ("type='track'\n[properties]\na = {as='json'}", "line 3: properties.a needs a column"),
+        ("type='track'\ntimestamp={column='x', zone='Europe/Berlim'}", r"line 2: unknown zone .*'Europe/Berlin'\?"),
+        ("type='track'\nmessageId={colums=['a']}", r"line 2: unknown key 'colums'; did you mean 'columns'\?"),
+        ("type='track'\nmessageId={columns=[]}", "line 2: columns must be a list"),
+        ("type='track'\nuserId = 5", "line 2: userId must be text"),
+        ("type='track'\nrest='context'", "line 2: rest must be"),
+        ("type='track'\ntimestamp='soon'", "line 2: Not a time"),
+        ("type='track'\nproperties = 5", "line 2: properties must be a table"),
+        ("type='track'\n[properties]\na={column='x',decimal=','}", "line 3: decimal of"),
+        ("type='track'\n[properties]\na={column='x',as='json',zone='UTC'}", "line 3: format and zone"),
+        ("event = 'a'", "type is missing"),
+        ("type = ", "line 1: not valid TOML"),
+        ("[[message]]\ntype='track'\nevnt='x'", r"line 3: unknown key 'evnt'; did you mean 'event'\?"),
+        ("type='track'\nmessage = 5", r"line 2: must be \[\[message\]\] tables"),
+    ],
+)
+def test_a_mapping_that_is_wrong_is_explained(mapping, text):
+    with pytest.raises(ImportUsageError, match=f"orders.toml,? ?.*{text}"):
+        parse_mapping(mapping, "orders.toml")
+
+
+def test_the_mapping_of_these_tests_is_right():
+    assert parse_mapping(MAPPING).columns == {"user", "at", "total"}

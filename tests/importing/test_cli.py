@@ -1,0 +1,190 @@
+"""The command in processes of its own, against the local endpoint: exit codes, output, signals, kill -9."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from segment_async.devserver import serve
+from segment_async.testing import running_endpoint
+
+from .support import MAPPING, orders, write_csv
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "segment_async.cli", "import"]
+
+
+def environment(host="http://127.0.0.1:1", **more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "SEGMENT_HOST": host, "SEGMENT_WRITE_KEY": "KEY", **more}
+
+
+def run(folder, *arguments, host="http://127.0.0.1:1", **more):
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], cwd=folder, env=environment(host, **more), capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "map.toml").write_text(MAPPING)
+    return tmp_path
+
+
+def test_an_import_with_rejects(folder):
+    write_csv(folder / "orders.csv", [*orders(20), ("u", "soon", "1")])
+    with running_endpoint() as endpoint:
+        done = run(folder, "orders.csv", "--map", "map.toml", "--rate", 0, host=endpoint.url)
+        assert len(endpoint.events) == 20
+        assert not any(event["verdicts"] for event in endpoint.events)
+        again = run(folder, "orders.csv", "--map", "map.toml", "--rate", 0, "--json", host=endpoint.url)
+        assert len(endpoint.events) == 20
+    assert done.returncode == 1, done.stderr
+    assert "About 21 records" in done.stderr
+    assert "Rejects: orders.csv.rejects.jsonl" in done.stderr
+    assert "delivered" in done.stdout
+    report = orjson.loads(again.stdout)
+    assert (report["already_done"], report["delivered"], report["rejected"]) == (True, 20, 1)
+
+
+def test_a_dry_run_tells_what_would_happen(folder):
+    write_csv(folder / "orders.csv", [*orders(20), ("u", "soon", "1")])
+    done = run(folder, "orders.csv", "--map", "map.toml", "--dry-run", SEGMENT_WRITE_KEY="")
+    assert done.returncode == 1, done.stderr
+    assert "orders.csv, line 22: timestamp: Not a time" in done.stdout
+    found = orjson.loads(run(folder, "orders.csv", "--map", "map.toml", "--dry-run", "--json").stdout)
+    assert (found["users"], found["types"], len(found["first_messages"])) == (20, {"track": 20}, 5)
+    assert (found["first"], found["unmapped_columns"]) == ("2024-05-01T10:00:00.000Z", [])
+    assert sorted(each.name for each in folder.iterdir()) == ["map.toml", "orders.csv"]
+
+
+def test_a_first_mapping_is_one_that_works(folder):
+    write_csv(folder / "orders.csv", [(*row, "true") for row in orders(20)], header="customer_id,created_at,total,gift")
+    done = run(folder, "orders.csv", "--init")
+    assert done.returncode == 0, done.stderr
+    assert 'total = { column = "total", as = "number" }' in done.stdout
+    (folder / "first.toml").write_text(done.stdout)
+    found = orjson.loads(run(folder, "orders.csv", "--map", "first.toml", "--dry-run", "--json").stdout)
+    assert (found["delivered"], found["rejected"]) == (20, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["none.csv", "--map", "map.toml"], "no such file"),
+        (["orders.csv"], "--destinations"),
+        (["orders.csv", "--map", "none.toml"], "none.toml: cannot be read"),
+        (["orders.csv", "--map", "map.toml", "--id", "columns"], "columns:NAME,NAME"),
+        (["orders.csv", "--map", "map.toml", "--transform", "no:thing"], "cannot be imported"),
+        (["orders.csv", "--map", "map.toml", "--since", "soon"], "since"),
+        (["orders.csv", "--map", "map.toml", "--max-rejects", "x"], "max-rejects"),
+        (["orders.csv", "--map", "map.toml", "--host", "http://example.com"], "https://"),
+        (["orders.csv", "--map", "map.toml", "--write-key-file", "none"], "write key file"),
+        (["orders.csv", "--map", "map.toml", "--rate", "-1"], "rate"),
+    ],
+)
+def test_wrong_usage_exits_2(folder, arguments, text):
+    write_csv(folder / "orders.csv", orders(1))
+    done = run(folder, *arguments)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_transform(folder):
+    write_csv(folder / "orders.csv", orders(4))
+    (folder / "mine.py").write_text(
+        "def made(row):\n"
+        "    if row['user'] == 'u0': return None\n"
+        "    if row['user'] == 'u1': raise KeyError\n"
+        "    message = {'type': 'track', 'userId': row['user'], 'event': 'A'}\n"
+        "    return [message, message | {'event': 'B'}] if row['user'] == 'u2' else message\n"
+    )
+    done = run(folder, "orders.csv", "--transform", "mine:made", "--destinations", "all", "--dry-run", "--json")
+    found = orjson.loads(done.stdout)
+    assert (found["skipped"], found["rejected"], found["delivered"], found["messages"]) == (1, 1, 2, 3)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_state(folder, number, code):
+    write_csv(folder / "orders.csv", orders(2_000))
+
+    async def main():
+        async with serve(keep=10_000) as endpoint:
+            command = [*COMMAND, "orders.csv", "--map", "map.toml", "--rate", "400"]
+            process = await asyncio.create_subprocess_exec(
+                *command, cwd=folder, env=environment(endpoint.url), stderr=asyncio.subprocess.PIPE
+            )
+            assert await endpoint.wait(200, timeout=60)
+            process.send_signal(number)
+            _, errors = await process.communicate()
+            assert process.returncode == code, errors.decode()
+            assert b"run the same command again to resume" in errors
+            saved = orjson.loads((folder / "orders.csv.import.json").read_bytes())
+            assert 200 <= saved["counts"]["records"] < 2_000
+            process = await asyncio.create_subprocess_exec(
+                *[*command[:-1], "0"], cwd=folder, env=environment(endpoint.url), stderr=asyncio.subprocess.DEVNULL
+            )
+            assert await process.wait() == 0
+            ids = [message["messageId"] for message in endpoint.messages]
+            assert len(set(ids)) == 2_000
+            assert len(ids) - 2_000 <= 400
+
+    asyncio.run(main())
+
+
+def test_kill_9_loses_nothing(folder):
+    """Several kills at random moments of one import: the union is complete, repeats have the same ids."""
+    count = 12_000
+    write_csv(folder / "orders.csv", orders(count))
+    chance = random.Random(5)
+
+    async def main():
+        async with serve(keep=100_000) as endpoint:
+            command = [*COMMAND, "orders.csv", "--map", "map.toml", "--rate", "0"]
+            for _ in range(4):
+                process = await asyncio.create_subprocess_exec(
+                    *command, cwd=folder, env=environment(endpoint.url), stderr=asyncio.subprocess.DEVNULL
+                )
+                arrived = len(endpoint.events)
+                await endpoint.wait(arrived + chance.randrange(1, 2_000), timeout=60)
+                process.kill()
+                await process.wait()
+            process = await asyncio.create_subprocess_exec(
+                *command, cwd=folder, env=environment(endpoint.url), stderr=asyncio.subprocess.DEVNULL
+            )
+            assert await process.wait() == 0
+            ids = [message["messageId"] for message in endpoint.messages]
+            users = {message["userId"] for message in endpoint.messages}
+            assert len(users) == len(set(ids)) == count
+            # Each kill repeats at most the window, and what the last second's state does not know of.
+            assert len(ids) > count
+
+    asyncio.run(main())
+
+
+def test_two_processes_on_one_state(folder):
+    write_csv(folder / "orders.csv", orders(2_000))
+
+    async def main():
+        async with serve() as endpoint:
+            command = [*COMMAND, "orders.csv", "--map", "map.toml", "--rate", "100"]
+            first = await asyncio.create_subprocess_exec(
+                *command, cwd=folder, env=environment(endpoint.url), stderr=asyncio.subprocess.DEVNULL
+            )
+            assert await endpoint.wait(1, timeout=60)
+            second = await asyncio.create_subprocess_exec(
+                *command, cwd=folder, env=environment(endpoint.url), stderr=asyncio.subprocess.PIPE
+            )
+            _, errors = await second.communicate()
+            assert second.returncode == 2
+            assert b"another process" in errors
+            first.send_signal(signal.SIGTERM)
+            assert await first.wait() == 143
+
+    asyncio.run(main())

@@ -1,0 +1,117 @@
+"""The mapping: rows become messages as it says."""
+
+import pytest
+
+from segment_async.importing import ImportUsageError, parse_mapping
+
+from .support import imported
+
+CSV_COLUMNS = ["id", "kind", "total", "items", "note", "city"]
+
+
+def mapped(text, row, columns=CSV_COLUMNS):
+    return parse_mapping(text).bind(columns)(row)
+
+
+def test_the_example_of_the_documentation():
+    (message,) = mapped(
+        """
+        type = { column = "kind", values = { buy = "track", signup = "identify" } }
+        userId = { column = "id" }
+        event = "Order Completed"
+        [properties]
+        total = { column = "total", as = "number", decimal = "," }
+        products = { column = "items", as = "json" }
+        source = "import"
+        [properties.address]
+        city = { column = "city" }
+        [integrations]
+        All = false
+        Mixpanel = true
+        """,
+        ["0042", "buy", "1,5", '[{"sku":"a"}]', "", "Berlin"],
+    )
+    assert message == {
+        "type": "track",
+        "userId": "0042",
+        "event": "Order Completed",
+        "properties": {
+            "total": 1.5,
+            "products": [{"sku": "a"}],
+            "source": "import",
+            "address": {"city": "Berlin"},
+        },
+        "integrations": {"All": False, "Mixpanel": True},
+    }
+
+
+def test_an_empty_cell_is_absent_and_so_is_what_holds_only_such():
+    (message,) = mapped("type='track'\n[properties.address]\ncity = {column='city'}", ["", "", "", "", "", ""])
+    assert message == {"type": "track"}
+
+
+def test_rest_takes_the_unmapped_columns():
+    (message,) = mapped(
+        "type='track'\nrest='properties'\nuserId={column='id'}\n[properties]\nsum={column='total', as='integer'}",
+        ["1", "k", "5", "", "n", "c"],
+    )
+    assert message["properties"] == {"kind": "k", "note": "n", "city": "c", "sum": 5}
+
+
+def test_several_messages_of_a_row():
+    messages = mapped(
+        "userId={column='id'}\n[[message]]\ntype='identify'\ntraits={city={column='city'}}\n"
+        "[[message]]\ntype='track'\nevent='Ordered'",
+        ["7", "", "", "", "", "Bonn"],
+    )
+    assert messages == [
+        {"userId": "7", "type": "identify", "traits": {"city": "Bonn"}},
+        {"userId": "7", "type": "track", "event": "Ordered"},
+    ]
+
+
+def test_columns_of_json_are_paths_and_keep_their_types():
+    (message,) = mapped(
+        "type='track'\nuserId={column='user.id'}\n[properties]\nflag={column='flag'}\ntext={column='n', as='text'}\n"
+        "dotted={column='a.b'}",
+        {"user": {"id": 1234567890123456789}, "flag": False, "n": 5, "a.b": "x"},
+        columns=None,
+    )
+    assert message == {
+        "type": "track",
+        "userId": "1234567890123456789",
+        "properties": {"flag": False, "text": "5", "dotted": "x"},
+    }
+
+
+def test_a_value_that_values_do_not_have_is_rejected(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,kind\n1,buy\n2,sell\n")
+    mapping = parse_mapping('type={column="kind", values={buy="track"}}\nuserId={column="id"}\nevent="E"')
+    report, segment = imported(path, mapping=mapping, destinations="none")
+    assert (len(segment.messages), report.counts.reasons) == (1, {"values": 1})
+
+
+def test_the_digest_changes_with_the_meaning_alone():
+    one = parse_mapping("type='track'\nevent='A'")
+    assert one.digest == parse_mapping("# a comment\ntype = 'track'\nevent = 'A'").digest
+    assert one.digest != parse_mapping("type='track'\nevent='B'").digest
+
+
+def test_destinations(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id\n1\n")
+    mapping = parse_mapping('type="track"\nuserId={column="id"}\nevent="E"')
+    with pytest.raises(ImportUsageError, match="--destinations"):
+        imported(path, mapping=mapping)
+    found = {}
+    for destinations in ("all", "none", "Mixpanel, Amplitude"):
+        _, segment = imported(path, mapping=mapping, destinations=destinations, restart=True)
+        found[destinations] = segment.messages[0].get("integrations")
+    assert found == {
+        "all": None,
+        "none": {"All": False},
+        "Mixpanel, Amplitude": {"All": False, "Mixpanel": True, "Amplitude": True},
+    }
+    with pytest.raises(ImportUsageError, match="destinations"):
+        imported(path, mapping=mapping, destinations="all,Mixpanel")

@@ -1,0 +1,114 @@
+"""Parquet: nested values, decimals, times with and without a zone, nulls, long ids; resuming within a row group."""
+
+import asyncio
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from segment_async.importing import Importer, ImportUsageError, parse_mapping
+
+from .support import RecordingSegment, imported, options, orders
+
+NESTED = """
+type = "track"
+userId = { column = "customer" }
+event = "Order Completed"
+timestamp = { column = "at" }
+[properties]
+amount = { column = "amount" }
+local = { column = "local" }
+city = { column = "address.city" }
+tags = { column = "tags" }
+day = { column = "day" }
+big = { column = "customer", as = "text" }
+"""
+
+
+def write(path, table, **given):
+    pyarrow.parquet.write_table(table, path, **given)
+    return path
+
+
+def table_of(rows):
+    users, times, totals = zip(*rows, strict=True)
+    return pa.table({"user": users, "at": times, "total": totals})
+
+
+def test_every_kind_of_value(tmp_path):
+    struct = pa.struct([("city", pa.string()), ("since", pa.timestamp("ns"))])
+    table = pa.table(
+        {
+            "customer": pa.array([1234567890123456789, None], pa.int64()),
+            "at": pa.array([datetime(2024, 5, 1, 10, tzinfo=UTC)] * 2, pa.timestamp("ns", "Europe/Berlin")),
+            "local": pa.array([datetime(2024, 5, 1, 10), None], pa.timestamp("us")),
+            "amount": pa.array([Decimal("12345678901234567.89"), None], pa.decimal128(20, 2)),
+            "address": pa.array([{"city": "Bonn", "since": datetime(2020, 1, 1)}, None], struct),
+            "tags": pa.array([["a", None], []], pa.list_(pa.string())),
+            "day": pa.array([date(2024, 5, 1), None]),
+        }
+    )
+    sent = []
+
+    class Raw(RecordingSegment):
+        async def send(self, body, headers):
+            import zlib
+
+            sent.append(zlib.decompress(body, 31))
+            return await super().send(body, headers)
+
+    path = write(tmp_path / "orders.parquet", table)
+    report, segment = imported(path, segment=Raw(), mapping=parse_mapping(NESTED), destinations="none")
+    (message,) = segment.messages
+    assert message["userId"] == "1234567890123456789"
+    assert message["timestamp"] == "2024-05-01T10:00:00.000Z"
+    assert b'"amount":12345678901234567.89' in sent[0]
+    del message["properties"]["amount"]
+    assert message["properties"] == {
+        "local": "2024-05-01T10:00:00.000Z",
+        "city": "Bonn",
+        "tags": ["a", None],
+        "day": "2024-05-01",
+        "big": "1234567890123456789",
+    }
+    assert report.counts.reasons == {"id-missing": 1}
+
+
+def test_it_resumes_within_a_row_group(tmp_path):
+    path = write(tmp_path / "orders.parquet", table_of(orders(30_000)), row_group_size=7_000)
+    first, second = RecordingSegment(), RecordingSegment()
+
+    async def main():
+        importer = Importer(options(path, transport=first))
+        first._answer = lambda batch: importer.stop() if len(first.messages) > 9_000 else None
+        try:
+            importer.prepare()
+            return await importer.run()
+        finally:
+            importer.close()
+
+    assert asyncio.run(main()).exit_code == 130
+    saved = orjson.loads((tmp_path / "orders.parquet.import.json").read_bytes())
+    assert saved["position"]["group"] >= 1
+    report, _ = imported(path, segment=second)
+    assert report.counts.delivered == 30_000
+    assert len({*first.ids, *second.ids}) == 30_000
+    assert len(second.messages) < 25_000
+
+
+def test_a_truncated_file_is_reported_and_the_others_are_sent(tmp_path):
+    whole = write(tmp_path / "a.parquet", table_of(orders(10)))
+    broken = tmp_path / "b.parquet"
+    broken.write_bytes(whole.read_bytes()[:-20])
+    report, segment = imported(whole, broken, state=tmp_path / "state.json")
+    assert (report.exit_code, len(segment.messages)) == (1, 10)
+    assert f"byte {broken.stat().st_size:,}" in report.broken[0]
+
+
+def test_a_missing_column_is_found_first(tmp_path):
+    path = write(tmp_path / "a.parquet", pa.table({"usr": ["u"], "at": ["2024-01-01"], "total": ["1"]}))
+    with pytest.raises(ImportUsageError, match=r"no column 'user'; did you mean 'usr'\?"):
+        imported(path)

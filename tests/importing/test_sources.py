@@ -1,0 +1,117 @@
+"""Sources: files, directories, globs, standard input, fsspec; formats by name and first bytes; ids of each mode."""
+
+import gzip
+import io
+
+import fsspec
+import pytest
+
+from segment_async.importing import ImportUsageError
+from segment_async.importing._sources import find
+
+from .support import imported, orders, write_csv
+
+MESSAGE = '{"type":"track","userId":"u1","event":"A","messageId":"m1","sentAt":"2024-01-01T00:00:00Z","timestamp":"2024-01-01"}'
+
+
+def names(*arguments):
+    return [(source.name.rpartition("/")[2], source.format) for source in find(map(str, arguments))]
+
+
+def test_files_directories_and_globs_in_name_order(tmp_path):
+    for name in ("b.csv", "a.jsonl", "c.txt", ".hidden.csv", "b.csv.import.json", "b.rejects.jsonl", "sub/d.ndjson"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}\n" if "json" in name else "a,b\n")
+    everything = [("a.jsonl", "jsonl"), ("b.csv", "csv"), ("c.txt", "csv"), ("d.ndjson", "jsonl")]
+    assert names(tmp_path) == everything
+    assert names(tmp_path / "*.csv", tmp_path / "a.jsonl", tmp_path / "b.csv") == [everything[0], everything[1]]
+    with pytest.raises(ImportUsageError, match="no file matches"):
+        names(tmp_path / "*.parquet")
+    with pytest.raises(ImportUsageError, match="no such file"):
+        names(tmp_path / "none.csv")
+    with pytest.raises(ImportUsageError, match="no files"):
+        (tmp_path / "empty").mkdir()
+        names(tmp_path / "empty")
+
+
+def test_formats_are_known_by_first_bytes(tmp_path):
+    (tmp_path / "one").write_bytes(gzip.compress(b'{"type":"track"}\n'))
+    (tmp_path / "two").write_text("a;b\n1;2\n")
+    assert names(tmp_path) == [("one", "jsonl"), ("two", "csv")]
+
+
+def test_gzip_with_several_members(tmp_path):
+    plain = write_csv(tmp_path / "plain.csv", orders(1_000)).read_bytes()
+    path = tmp_path / "orders.csv.gz"
+    path.write_bytes(b"".join(gzip.compress(plain[start : start + 999]) for start in range(0, len(plain), 999)))
+    assert imported(path)[0].counts.delivered == 1_000
+
+
+def test_delimiters(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("user\tat\ttotal\nu1\t2024-01-01\t1\n")
+    assert imported(path)[0].counts.delivered == 1
+
+
+def test_quoted_newlines_and_crlf(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"user,at,total,note\r\n" + b'u1,2024-01-01,1,"a\r\nb, ""c"""\r\nu2,2024-01-01,2,\r\n' * 1)
+    _, segment = imported(path)
+    assert [message["userId"] for message in segment.messages] == ["u1", "u2"]
+
+
+def test_addresses_of_fsspec(tmp_path):
+    system = fsspec.filesystem("memory")
+    system.pipe("/import/a.csv", b"user,at,total\nu1,2024-01-01,1\n")
+    system.pipe("/import/b.csv", b"user,at,total\nu2,2024-01-01,1\n")
+    report, segment = imported("memory://import/*.csv", state=tmp_path / "state.json")
+    assert report.exit_code == 0
+    assert [message["userId"] for message in segment.messages] == ["u1", "u2"]
+    with pytest.raises(ImportUsageError, match="cannot be"):
+        imported("memory://import/none.csv", state=tmp_path / "other.json")
+
+
+def test_standard_input(tmp_path):
+    report, segment = imported(
+        "-", stdin=lambda: io.BytesIO(b"user,at,total\nu1,2024-01-01,1\n"), state=tmp_path / "state.json"
+    )
+    assert (report.counts.delivered, len(segment.messages)) == (1, 1)
+    with pytest.raises(ImportUsageError, match="cannot be combined"):
+        find(["-", str(write_csv(tmp_path / "a.csv", []))], stdin=io.BytesIO)
+
+
+def test_ready_made_messages_lose_what_archives_add(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(MESSAGE)
+    _, segment = imported(path, mapping=None, destinations="all")
+    (message,) = segment.messages
+    assert "sentAt" not in message
+    assert message["messageId"] != "m1"
+    assert message["timestamp"] == "2024-01-01T00:00:00.000Z"
+    _, segment = imported(path, mapping=None, destinations="all", ids="keep", restart=True)
+    assert segment.ids == ["m1"]
+
+
+def test_dotted_columns_without_a_mapping(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("type,userId,traits.address.city,integrations.Mixpanel\nidentify,1,Bonn,false\n")
+    _, segment = imported(path, mapping=None, destinations="all", restart=True)
+    assert segment.messages[0]["traits"] == {"address": {"city": "Bonn"}}
+    bad = write_csv(tmp_path / "b.csv", orders(1))
+    with pytest.raises(ImportUsageError, match="no column 'type'"):
+        imported(bad, mapping=None, destinations="all")
+
+
+def test_ids_of_each_mode(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [*orders(2), *orders(1)])
+    found = {}
+    for ids, columns in (("content", ()), ("row", ()), ("columns", ("user",))):
+        for key in ("ONE", "TWO"):
+            _, segment = imported(path, ids=ids, id_columns=columns, write_key=key, restart=True)
+            found[ids, key] = segment.ids
+    assert [len(found[ids, "ONE"]) for ids in ("content", "row", "columns")] == [2, 3, 2]
+    for ids in ("content", "row", "columns"):
+        assert not {*found[ids, "ONE"]} & {*found[ids, "TWO"]}
+    turned = write_csv(tmp_path / "turned.csv", [*reversed(orders(2))])
+    assert {*imported(turned, write_key="ONE")[1].ids} == {*found["content", "ONE"]}

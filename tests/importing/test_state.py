@@ -1,0 +1,259 @@
+"""Resuming: the state, its lock, what it belongs to, and what a stopped import leaves."""
+
+import asyncio
+import gzip
+import io
+import os
+
+import orjson
+import pytest
+
+from segment_async import Response
+from segment_async.importing import Importer, ImportUsageError, parse_mapping, run_import
+
+from .support import MAPPING, RecordingSegment, answer, imported, options, orders, rejects_of, write_csv
+
+
+def stopped_after(segment, count, *sources, **given):
+    """Run an import that is interrupted once so many messages have arrived."""
+
+    async def main():
+        importer = Importer(options(*sources, transport=segment, **given))
+
+        def stop(batch):
+            if len(segment.messages) + len(batch) >= count:
+                importer.stop(130, "interrupted by a test")
+
+        segment._answer = stop
+        try:
+            importer.prepare()
+            return await importer.run()
+        finally:
+            importer.close()
+
+    return asyncio.run(main())
+
+
+def content_of(path, kind):
+    if kind == "gzip":
+        return gzip.compress(path.read_bytes()[:7_000]) + gzip.compress(path.read_bytes()[7_000:])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip", "stdin", "jsonl"])
+def test_an_interrupted_import_resumes_where_it_stopped(tmp_path, kind):
+    plain = write_csv(tmp_path / "plain.csv", orders(40_000))
+    given = {"state": tmp_path / "state.import.json"}
+    if kind == "jsonl":
+        source = tmp_path / "orders.jsonl"
+        rows = [dict(zip(("user", "at", "total"), row, strict=True)) for row in orders(40_000)]
+        source.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    elif kind == "stdin":
+        source = "-"
+        given["stdin"] = lambda: io.BytesIO(plain.read_bytes())
+    else:
+        source = tmp_path / "orders.csv.gz"
+        source.write_bytes(content_of(plain, kind))
+    first, second = RecordingSegment(), RecordingSegment()
+    report = stopped_after(first, 5_000, source, **given)
+    assert (report.exit_code, report.counts.records + report.pending < 40_000) == (130, True)
+    assert "run the same command again" in report.problem
+    report, _ = imported(source, segment=second, **given)
+    assert (report.exit_code, report.counts.delivered) == (0, 40_000)
+    assert len({*first.ids, *second.ids}) == 40_000
+    assert len(second.messages) < 40_000
+    repeated = {*first.ids} & {*second.ids}
+    assert len(repeated) <= 10_000
+
+
+def test_a_finished_import_is_not_sent_again_but_restarted(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(10))
+    _, first = imported(path)
+    report, second = imported(path)
+    assert (report.already_done, report.exit_code, report.counts.delivered) == (True, 0, 10)
+    assert not second.batches
+    _, third = imported(path, restart=True)
+    assert third.ids == first.ids
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("content", r"source .*orders.csv \(.*hash"),
+        ("size", r"source .*orders.csv \(size"),
+        ("mtime", r"source .*orders.csv \(mtime\)"),
+        ("mapping", "the mapping"),
+        ("key", "the write key"),
+        ("host", "the address"),
+        ("strict", "the mapping"),
+    ],
+)
+def test_what_changed_is_said(tmp_path, change, text):
+    path = write_csv(tmp_path / "orders.csv", orders(10))
+    imported(path)
+    given = {}
+    status = path.stat()
+    if change == "content":
+        path.write_bytes(path.read_bytes().replace(b"u3", b"x3"))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "size":
+        write_csv(path, orders(11))
+    elif change == "mtime":
+        os.utime(path, ns=(0, 0))
+    elif change == "mapping":
+        given["mapping"] = parse_mapping(MAPPING.replace("Order Completed", "Order Paid"))
+    elif change == "key":
+        given["write_key"] = "OTHER"
+    elif change == "host":
+        given["host"] = "elsewhere"
+    else:
+        given["strict"] = True
+    segment = RecordingSegment()
+    with pytest.raises(ImportUsageError, match=f"belongs to another import: .*{text}"):
+        imported(path, segment=segment, **given)
+    assert not segment.batches
+
+
+def test_a_changed_list_of_sources_is_said(tmp_path):
+    state = tmp_path / "state.json"
+    path = write_csv(tmp_path / "orders.csv", orders(10))
+    imported(path, state=state)
+    with pytest.raises(ImportUsageError, match="the list of sources changed"):
+        imported(path, write_csv(tmp_path / "more.csv", orders(1)), state=state)
+
+
+def test_two_imports_on_one_state(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(10))
+    first = Importer(options(path, transport=RecordingSegment()))
+    first.prepare()
+    with pytest.raises(ImportUsageError, match="another process is working on this import"):
+        imported(path)
+    first.close()
+    assert imported(path)[0].exit_code == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "orders.csv",
+        "orders.csv.import.json",
+        "orders.csv.rejects.jsonl",
+    ]
+
+
+def test_a_file_that_is_no_state_is_left_alone(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(10))
+    other = tmp_path / "notes.json"
+    other.write_text('{"version": 99}')
+    with pytest.raises(ImportUsageError, match="not a state"):
+        imported(path, state=other)
+    assert other.read_text() == '{"version": 99}'
+
+
+def test_rejects_beyond_the_saved_state_are_not_repeated(tmp_path):
+    rows = [row if number % 10 else (*row[:2], "bad") for number, row in enumerate(orders(20_000))]
+    path = write_csv(tmp_path / "orders.csv", rows)
+    report = stopped_after(RecordingSegment(), 3_000, path)
+    with open(report.rejects, "a") as file:
+        file.write('{"half a line')
+    report, _ = imported(path)
+    assert report.counts.rejected == 2_000
+    assert [reject["record"] for reject in rejects_of(report)] == list(range(1, 20_001, 10))
+
+
+def test_a_refused_key_stops_after_one_request_and_the_right_one_may_follow(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(1_000))
+    wrong = RecordingSegment(lambda batch: answer(401))
+    report, _ = imported(path, segment=wrong, write_key="WRONG")
+    assert (report.exit_code, len(wrong.batches), report.counts.records) == (4, 1, 0)
+    assert "SEGMENT_WRITE_KEY" in report.problem
+    report, right = imported(path)
+    assert (report.exit_code, len(right.messages)) == (0, 1_000)
+
+
+@pytest.mark.parametrize("response", [answer(302, {"Location": "https://login.example/"}), answer(404)])
+def test_a_wrong_address_stops_after_one_request(tmp_path, response):
+    segment = RecordingSegment(lambda batch: response)
+    report, _ = imported(write_csv(tmp_path / "orders.csv", orders(1_000)), segment=segment)
+    assert (report.exit_code, len(segment.batches), report.counts.records) == (4, 1, 0)
+
+
+def test_an_unreachable_segment_can_be_resumed(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(1_000))
+    report, _ = imported(path, segment=RecordingSegment(lambda batch: answer(503)), give_up_after=0)
+    assert (report.exit_code, report.counts.records) == (75, 0)
+    assert imported(path)[0].counts.delivered == 1_000
+
+
+def test_a_wrong_clock_stops_the_import(tmp_path):
+    class Elsewhen(RecordingSegment):
+        async def send(self, body, headers):
+            await super().send(body, headers)
+            return Response(200, {"Date": "Mon, 01 Jan 2024 10:00:00 GMT"}, b'{"success":true}')
+
+    segment = Elsewhen()
+    report, _ = imported(write_csv(tmp_path / "orders.csv", orders(1_000)), segment=segment)
+    assert (report.exit_code, len(segment.batches), report.counts.records) == (75, 1, 0)
+    assert "clock" in report.problem
+
+
+@pytest.mark.parametrize(("limit", "code"), [("10", 3), ("2%", 3), ("100", 1), ("90%", 1)])
+def test_too_many_rejects_stop_the_import(tmp_path, limit, code):
+    rows = [row if number % 20 else (*row[:2], "bad") for number, row in enumerate(orders(1_200))]
+    report, _ = imported(write_csv(tmp_path / "orders.csv", rows), max_rejects=limit)
+    assert report.exit_code == code
+    if limit == "10":
+        assert report.counts.rejected == 10
+
+
+def test_a_share_of_a_short_file_counts_at_its_end(tmp_path):
+    rows = [*orders(50), ("u", "soon", "1"), ("u", "soon", "2")]
+    assert imported(write_csv(tmp_path / "orders.csv", rows), max_rejects="2%")[0].exit_code == 3
+
+
+def test_a_full_disk_for_rejects_stops_and_skips_nothing(tmp_path):
+    rows = [*orders(10), *[("u", "soon", "x" * 100)] * 2_000, *orders(10, first=100)]
+    path = write_csv(tmp_path / "orders.csv", rows)
+    first = RecordingSegment()
+    report, _ = imported(path, segment=first, rejects="/dev/full")
+    assert report.exit_code == 75
+    assert "space" in report.problem.lower()
+    saved = orjson.loads((tmp_path / "orders.csv.import.json").read_bytes())
+    assert saved["counts"]["rejected"] == 0
+    assert saved["position"]["record"] <= 10
+    report, second = imported(path)
+    assert (report.counts.records, report.counts.rejected) == (2_020, 2_000)
+    assert len({*first.ids, *second.ids}) == 20
+
+
+def test_a_state_that_cannot_be_written_stops_before_anything_is_sent(tmp_path):
+    segment = RecordingSegment()
+    with pytest.raises(ImportUsageError, match="state file"):
+        imported(write_csv(tmp_path / "orders.csv", orders(1)), segment=segment, state=tmp_path / "no" / "state.json")
+    assert not segment.batches
+
+
+def test_a_limit_counts_over_runs(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(50))
+    _, first = imported(path, limit=20)
+    report, second = imported(path, limit=30)
+    assert (len(first.messages), len(second.messages), report.counts.records) == (20, 10, 30)
+    _, third = imported(path)
+    assert len({*first.ids, *second.ids, *third.ids}) == 50
+
+
+def test_cancelling_it_saves_the_state(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(30_000))
+    segment = RecordingSegment()
+
+    async def main():
+        task = asyncio.create_task(run_import(options(path, transport=segment)))
+        reached = asyncio.Event()
+        segment._answer = lambda batch: reached.set() if len(segment.messages) > 5_000 else None
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    saved = orjson.loads((tmp_path / "orders.csv.import.json").read_bytes())
+    assert 0 < saved["counts"]["records"] < 30_000
+    report, rest = imported(path)
+    assert report.counts.delivered == 30_000
+    assert len({*segment.ids, *rest.ids}) == 30_000

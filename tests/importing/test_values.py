@@ -1,0 +1,139 @@
+"""Values are read exactly, or not at all."""
+
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from segment_async.importing._values import (
+    Unreadable,
+    as_boolean,
+    as_id,
+    as_integer,
+    as_json,
+    as_number,
+    as_text,
+    as_time,
+    plain_json,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", 1), ("-3", -3), ("30.5", 30.5), ("1e3", 1000.0), (".5", 0.5), ("1234567890123456789", 1234567890123456789)],
+)
+def test_a_number(text, value):
+    assert as_number()(text) == value
+    assert type(as_number()(text)) is type(value)
+
+
+def test_a_number_with_more_digits_than_a_float_has_stays_exact():
+    assert as_number()("0.1234567890123456789") == Decimal("0.1234567890123456789")
+
+
+@pytest.mark.parametrize("text", ["", "abc", "1,5", "1 000", "0x10", "nan", "inf", "1_000", "٣", "--1", "1e9999"])
+def test_no_number(text):
+    with pytest.raises(Unreadable) as caught:
+        as_number()(text)
+    assert caught.value.rule == "number"
+
+
+@pytest.mark.parametrize(("text", "value"), [("1,5", 1.5), ("1.234,50", 1234.5), ("1 234 567", 1234567), ("-7", -7)])
+def test_a_number_with_a_decimal_comma(text, value):
+    assert as_number(",")(text) == value
+
+
+@pytest.mark.parametrize("text", ["1.5", "12.34,5", "1,2,3", "1.23"])
+def test_no_number_with_a_decimal_comma(text):
+    with pytest.raises(Unreadable):
+        as_number(",")(text)
+
+
+def test_an_integer_is_no_fraction():
+    assert as_integer("007") == 7
+    assert as_integer(3.0) == 3
+    for value in ("1.0", 1.5, True, "x"):
+        with pytest.raises(Unreadable):
+            as_integer(value)
+
+
+@pytest.mark.parametrize(
+    ("given", "value"), [("true", True), ("No", False), ("1", True), ("0", False), (0, False), (True, True)]
+)
+def test_a_boolean(given, value):
+    assert as_boolean(given) is value
+
+
+@pytest.mark.parametrize("given", ["falsch", "2", "", "on", 2, None])
+def test_anything_else_is_no_boolean(given):
+    with pytest.raises(Unreadable):
+        as_boolean(given)
+
+
+def test_ids_are_text_and_keep_their_digits():
+    assert as_id("0042") == "0042"
+    assert as_id(1234567890123456789) == "1234567890123456789"
+    assert as_id(Decimal(12345678901234567890123)) == "12345678901234567890123"
+    for value in (1.5e18, True, Decimal("1.5"), [1]):
+        with pytest.raises(Unreadable):
+            as_id(value)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("2024-11-21T09:30:00Z", "2024-11-21T09:30:00.000Z"),
+        ("2024-11-21 10:30:00+01:00", "2024-11-21T09:30:00.000Z"),
+        ("2024-11-21", "2024-11-21T00:00:00.000Z"),
+        ("20241121", "2024-11-21T00:00:00.000Z"),
+        ("1732181400", "2024-11-21T09:30:00.000Z"),
+        ("1732181400123", "2024-11-21T09:30:00.123Z"),
+        (1732181400.5, "2024-11-21T09:30:00.500Z"),
+        (datetime(2024, 11, 21, 9, 30), "2024-11-21T09:30:00.000Z"),
+        (datetime(2024, 11, 21, 11, 30, tzinfo=timezone(timedelta(hours=2))), "2024-11-21T09:30:00.000Z"),
+        (date(2024, 11, 21), "2024-11-21T00:00:00.000Z"),
+    ],
+)
+def test_a_time(given, text):
+    assert as_time()(given) == text
+
+
+def test_a_time_in_a_format_and_a_zone_with_summer_time():
+    convert = as_time("%d.%m.%Y %H:%M", ZoneInfo("Europe/Berlin"))
+    assert convert("21.11.2024 10:30") == "2024-11-21T09:30:00.000Z"
+    assert convert("21.06.2024 10:30") == "2024-06-21T08:30:00.000Z"
+
+
+@pytest.mark.parametrize("given", ["", "soon", "21.11.2024", True, None, "1e400", 10**17, "99999-01-01", float("nan")])
+def test_no_time(given):
+    with pytest.raises(Unreadable) as caught:
+        as_time()(given)
+    assert caught.value.rule == "time"
+
+
+def test_json_and_text():
+    assert as_json('{"a": [1]}') == {"a": [1]}
+    assert as_json({"a": 1}) == {"a": 1}
+    with pytest.raises(Unreadable):
+        as_json("{")
+    assert [as_text(each) for each in ("x", 5, True, 1.5, {"a": "b"})] == ["x", "5", "true", "1.5", '{"a":"b"}']
+
+
+def test_plain_json_of_what_a_parquet_file_holds():
+    value = {
+        "amount": Decimal("1.10"),
+        "day": date(2024, 1, 2),
+        "at": datetime(2024, 1, 2, 3, tzinfo=UTC),
+        "took": timedelta(seconds=1.5),
+        "map": [("a", 1), ("b", 2)],
+        "list": [None, b"x"],
+    }
+    assert plain_json(value) == {
+        "amount": Decimal("1.10"),
+        "day": "2024-01-02",
+        "at": "2024-01-02T03:00:00.000Z",
+        "took": 1.5,
+        "map": {"a": 1, "b": 2},
+        "list": [None, "x"],
+    }
