@@ -128,7 +128,7 @@ class StateFile:
     def close(self) -> None:
         """Release the lock."""
         if self._descriptor is not None:
-            # Removed while it is locked: whoever opened it in between notices that and opens it again.
+            # Removed while it is locked: a process that opened it in between finds it without a link, and opens it again.
             self._lock_path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
