@@ -398,7 +398,18 @@ _DESTINATIONS: Final = frozenset(
         "Facebook Pixel",
     }
     | {"FullStory", "Gainsight", "Google Ads", "Google Analytics", "Google Tag Manager", "Heap", "Help Scout", "Hotjar"}
-    | {"HubSpot", "Intercom", "Iterable", "Keen", "KISSmetrics", "Klaviyo", "Kustomer", "Localytics", "MailChimp"}
+    | {
+        "HubSpot",
+        "Intercom",
+        "Iterable",
+        "Keen",
+        "KISSmetrics",
+        "Klaviyo",
+        "Kustomer",
+        "Localytics",
+        "MailChimp",
+        "Mailchimp",
+    }
     | {"Marketo V2", "Mixpanel", "MoEngage", "Optimizely", "Pendo", "Salesforce", "Slack", "Totango", "UserVoice"}
     | {"Vero", "Webhooks", "Woopra", "Zendesk"}
 )

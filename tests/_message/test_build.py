@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -14,7 +15,6 @@ import numpy as np
 import pydantic
 import pydantic.v1
 import pytest
-from django.conf import settings
 from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,8 +33,8 @@ from segment_async._message.build import (
 )
 from segment_async._message.context import innermost
 
-if not settings.configured:
-    settings.configure(USE_I18N=False)
+# Django's settings are those of the process, and these are all that the tests use.
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.programs.django_shop.settings"
 
 CALLS: dict[str, Callable[..., dict[str, Any]]] = {
     "track": lambda *args, **fields: track("u", "Event", *args, **fields),

@@ -8,6 +8,7 @@ import ipaddress
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 import uuid
@@ -31,7 +32,6 @@ import pydantic.v1
 import pytest
 import werkzeug.datastructures
 import yarl
-from django.conf import settings
 from django.http import QueryDict
 from django.utils.datastructures import MultiValueDict
 from django.utils.functional import SimpleLazyObject
@@ -47,8 +47,8 @@ from segment_async._message.encode import encode, is_plain, plain
 from segment_async._message.timestamps import datetime_text
 from tests.support.virtual_clock import run
 
-if not settings.configured:
-    settings.configure(USE_I18N=False)
+# Django's settings are those of the process, and these are all that the tests use.
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.programs.django_shop.settings"
 
 SECRET = "THE-SECRET"
 PLUS_TWO = timezone(timedelta(hours=2))

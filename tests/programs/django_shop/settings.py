@@ -15,3 +15,4 @@ INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "django.
 SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 USE_TZ = True
+USE_I18N = False
