@@ -42,7 +42,7 @@ AFTER = {
     "@flush_after(client)": (
         "class Context:\n    def get_remaining_time_in_millis(self): return 9_000\nhandler({}, Context())\n"
     ),
-    'lifespan=lifespan("WRITE_KEY", on_invalid': (
+    'lifespan=lifespan("WRITE_KEY"': (
         "from fastapi.testclient import TestClient\n"
         "with TestClient(app) as http:\n"
         '    http.cookies.set("ajs_anonymous_id", "visitor-7")\n'

@@ -186,8 +186,8 @@ def test_a_signal_in_the_drain_ends_it_at_once() -> None:
             await program.says("ready")
             await server.wait_for_requests(1)
             program.signal(signal.SIGINT)
-            # The drain's own.
-            await server.wait_for_requests(2)
+            # The one at the loop's end, and then the drain's own.
+            await server.wait_for_requests(3)
             program.signal(signal.SIGINT)
             said = await program.end()
             assert "segment_async: some messages were not sent before the program ended" in said.err

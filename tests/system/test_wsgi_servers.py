@@ -40,10 +40,12 @@ def check(server: FaultServer, tracked: set[str], imported: int) -> Counter[int]
     return Counter(message["properties"]["process"] for message in messages if message["event"] == "Visited")
 
 
-async def served(program: Program, address: str) -> tuple[set[str], str]:
-    """What was tracked, and what the server said."""
+async def served(program: Program, address: str, *ready: str) -> tuple[set[str], str]:
+    """What was tracked, and what the server said; `ready`: what it says before it is visited."""
     found = re.search(address, await program.says("127.0.0.1:"))
     assert found is not None
+    for text in ready:
+        await program.says(text)
     tracked = await visit(f"http://{found[1]}")
     program.signal(signal.SIGTERM)
     said = await program.end()
@@ -97,7 +99,7 @@ def test_uwsgi(options: tuple[str, ...], imported: int) -> None:
             async with running(
                 *command, address, *app, *options, host=server.url, together=True, **environment
             ) as program:
-                tracked, said = await served(program, r"(127\.0\.0\.1:\d+)")
+                tracked, said = await served(program, r"(127\.0\.0\.1:\d+)", *["WSGI app 0"] * imported)
             check(server, tracked, imported)
             assert ("uWSGI runs without threads" in said) == (not options)
 
