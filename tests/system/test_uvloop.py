@@ -34,7 +34,7 @@ class Stumbling:
 @pytest.mark.parametrize(
     "options",
     [
-        {"flush_interval": 0.0004},
+        {"flush_interval": 0.0004, "retry": RetryPolicy(backoff=0.01, max_backoff=0.05)},
         {"flush_interval": 0.002, "retry": RetryPolicy(backoff=0.0004, max_backoff=0.0004)},
         {"flush_interval": 0.01, "retry": RetryPolicy(backoff=0.001, max_backoff=0.01), "max_in_flight": 1},
     ],
