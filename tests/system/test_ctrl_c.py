@@ -31,7 +31,7 @@ def complaint(report: dict[str, Any]) -> str | None:
     found = re.fullmatch(r"segment_async: ([\d,]+) messages? (?:was|were) not sent.*", "\n".join(said))
     told = int(found[1].replace(",", "")) if found else 0
     if report["code"] != 0:
-        return f"ended with {report['code']} after {report['seconds']:.1f} s"
+        return f"ended with {report['code']} after {report['seconds']:.1f} s: {report['err'][-2_000:]}"
     if report["seconds"] > DRAIN_SECONDS + ROOM:
         return f"took {report['seconds']:.1f} s"
     if said and not found:
