@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Transport
-from segment_async._message.ids import reseed
 from segment_async._pipeline.auth import Auth
 from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.pipeline import Pipeline
@@ -50,9 +49,9 @@ class LoopOwner(Host):
 
     Attributes:
         clock: `clock.loop` is the owner; `None` before the first and between two.
-        pipeline: made anew in a forked child.
+        pipeline: a new one in a forked child.
         is_held: messages were given, so that the client lives until it is closed.
-    has_run: a loop has worked for the client in this process.
+        has_run: a loop has worked for the client in this process.
     """
 
     pipeline: Pipeline
@@ -79,8 +78,6 @@ class LoopOwner(Host):
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        # The process may have been forked since the package was imported.
-        reseed()
         self._close_began: float | None = None
         self._is_hurried = False
         self._is_finishing = False

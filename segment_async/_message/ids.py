@@ -19,11 +19,3 @@ from . import timestamps
 def new_message_id() -> str:
     """An id for the message that was just built."""
     return timestamps.latest[2] + urandom(8).hex()
-
-
-def prefill_ids() -> None:
-    """Nothing is drawn ahead of a call; see above."""
-
-
-def reseed() -> None:
-    """A forked child needs nothing: it shares no randomness with its parent."""

@@ -170,7 +170,7 @@ class Tokens:
         while self._now() >= self._expires_at:
             if self._refusal_stands():
                 raise Refused(self._refusal)
-            # Whoever stops waiting leaves the fetching to the others.
+            # A caller that stops waiting leaves the fetching to the others.
             await asyncio.wait((self._fetch_once(),))
         if self._now() >= self._renew_at and not self._refusal_stands():
             self._fetch_once()

@@ -14,7 +14,6 @@ from typing import Any, Final
 from segment_async._http.transport import Response
 from segment_async._lifecycle.loop_end import abandon_after_fork, unwind
 from segment_async._lifecycle.tasks import SupervisedTask
-from segment_async._message.ids import prefill_ids
 
 from .attempt import HoldsEnded, RequestSender
 from .batch import Batch, OpenBatch
@@ -103,7 +102,6 @@ class Consumer:
         opened = self._backlog.open
         if opened is not None:
             opened.press()
-        prefill_ids()
         return size >= _SLICE // 8
 
     def _seal(self, opened: OpenBatch) -> Batch | None:

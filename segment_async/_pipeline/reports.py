@@ -113,9 +113,6 @@ class Reports:
     def make(self) -> None:
         """Call `on_error` for what waits now, but not for what its calls add: that would hold the loop for ever."""
         self._scheduled = False
-        if self._is_stopped:
-            # It was scheduled before its loop began to end; the next loop makes them.
-            return
         for _ in range(len(self._waiting)):
             if len(self._hooks) >= _MAX_RUNNING:
                 break
