@@ -14,19 +14,33 @@ from segment_async._message.build import checked, identify, track
 from segment_async._message.ids import new_message_id
 from segment_async._message.timestamps import clock_text
 
-# Copies of one process, as they are resumed from a snapshot: no hook runs, and no process id or clock tells them apart.
+# Copies of one process, as they are resumed from a snapshot in the middle of a millisecond: no hook runs, and no process
+# id or clock tells them apart.
 COPIES = """
-import os
+import ctypes, os
 from segment_async._message.ids import new_message_id
 from segment_async._message.timestamps import clock_text
 clock_text(1_800_000_000.0)
 before = [new_message_id() for _ in range(200)]
+fork = ctypes.PyDLL(None).fork  # os.fork would run hooks
 for _ in range(10):
-    if os.fork() == 0:
+    if fork() == 0:
         os.write(1, "".join(new_message_id() + "\\n" for _ in range(100)).encode())
         os._exit(0)
 for _ in range(10):
     os.wait()
+"""
+FORKED = """
+import os
+from segment_async._message.ids import new_message_id
+from segment_async._message.timestamps import clock_text
+clock_text(1_800_000_000.0)
+os.write(1, (new_message_id() + "\\n").encode())
+if os.fork() == 0:
+    os.write(1, (new_message_id() + "\\n").encode())
+    os._exit(0)
+os.wait()
+os.write(1, (new_message_id() + "\\n").encode())
 """
 
 
@@ -43,19 +57,60 @@ class TestIds:
         assert {len(new_message_id()) for _ in range(100)} == {28}
         assert all(new_message_id().isalnum() for _ in range(100))
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the fork of the C library")
     def test_copies_of_a_process_share_none(self) -> None:
-        done = subprocess.run([sys.executable, "-c", COPIES], capture_output=True, text=True, check=True, timeout=60)
-        ids = done.stdout.split()
+        ids = printed(COPIES)
         assert len(ids) == 1_000
         assert len(set(ids)) == 1_000
-        assert len({each[12:] for each in ids}) == 1_000
+        # Each call draws for itself: the copies' digits are not those of the others, nor in the same order.
+        assert len({each[12:20] for each in ids}) == 1_000
+        assert len({each[20:] for each in ids}) == 1
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
+    def test_a_forked_process_has_a_block_of_its_own(self) -> None:
+        before, in_child, after = printed(FORKED)
+        assert before[20:] == after[20:] != in_child[20:]
+
+    def test_no_digits_are_used_twice_in_a_millisecond(self) -> None:
+        draws = iter((b"blok", b"once", b"once", b"once", b"more", b"once"))
+
+        def draw(count: int) -> bytes:
+            return next(draws)[:count]
+
+        clock_text(5.0)
+        first, second = new_message_id(draw), new_message_id(draw)
+        assert (first[12:20], second[12:20]) == (b"once".hex(), b"more".hex())
+        clock_text(5.001)
+        assert new_message_id(draw)[12:] == first[12:]
+
+    def test_a_block_lasts_for_a_second(self) -> None:
+        def block(now: float) -> str:
+            clock_text(now)
+            return new_message_id()[20:]
+
+        first = block(2.0)
+        assert block(2.5) == block(2.999) == first
+        second = block(3.0)
+        assert second != first
+        # The clock was set back: ids of that time may exist.
+        assert block(2.5) not in (first, second)
+
+    def test_what_is_remembered_is_bounded(self) -> None:
+        clock_text(7.0)
+        ids = [new_message_id() for _ in range(10_000)]
+        assert len(set(ids)) == 10_000
+        assert len({each[20:] for each in ids}) == 3
 
     def test_they_take_few_bytes_on_the_wire(self) -> None:
         clock_text(time.time())
         together = ",".join(new_message_id() for _ in range(1_000)).encode()
-        # 8 random bytes each, which nothing compresses, and little else.
-        assert len(zlib.compress(together, 6)) < 12_000
+        # 4 random bytes each, which nothing compresses, and little else.
+        assert len(zlib.compress(together, 6)) < 7_000
+
+
+def printed(program: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.split()
 
 
 class TestTime:
