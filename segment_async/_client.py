@@ -22,7 +22,6 @@ from . import _options
 from ._calls import NowaitCalls
 from ._exceptions import MessageError, SpoolUnavailable, stack_of
 from ._http.transport import Transport
-from ._lifecycle import process
 from ._lifecycle.owner import LoopOwner
 from ._lifecycle.waiting import Host
 from ._message import build as _build
@@ -41,6 +40,7 @@ from ._pipeline.queue import Overflow
 from ._pipeline.reports import OnError
 from ._pipeline.retry import RetryPolicy
 from ._plan_check import OnViolation, PlanCheck, check_on_violation
+from ._signals import exit_on
 from ._version import __version__
 from .events import TrackEvent
 from .instrumentation import Request
@@ -481,6 +481,11 @@ class Client:
 
     # -- flush and close
 
+    @property
+    def close_timeout(self) -> float:
+        """The option: seconds that `aclose` may flush."""
+        return self._owner.close_timeout
+
     async def flush(self, *, timeout: float | None = None) -> int:
         """Send what is queued, and wait until every message accepted before the call has its outcome.
 
@@ -513,13 +518,19 @@ class Client:
     def drain_on_signals(self, *signals: Signals) -> None:
         """Make these signals (SIGTERM if none is given) end the program as `sys.exit` would.
 
-        `async with` blocks are left then, the client is closed, and what is unsent gets a last drain. For plain
-        programs: servers such as uvicorn handle signals themselves. A signal that already has a handler keeps it.
+        `async with` blocks are left then, the client is closed, and what is unsent gets a last drain. A signal that
+        already has a handler keeps it.
+
+        uvicorn handles SIGTERM and Ctrl+C itself, and raises them again when it has stopped, which ends the process at
+        once unless this was called before it started: in the program that runs it, or in the module of ``uvicorn
+        module:app``. In processes of its options ``--workers`` and ``--reload`` the call comes too late and does
+        nothing. `SegmentMiddleware` and `lifespan` of `segment_async.asgi` need no signals, only the server's lifespan
+        events.
 
         Raises:
             ValueError: not called from the main thread.
         """
-        process.exit_on(*(signals or (SIGTERM,)))
+        exit_on(*(signals or (SIGTERM,)))
 
     # -- the way of a message to the queue
 

@@ -3,12 +3,15 @@
     app = SegmentMiddleware(app, client)
 
 binds the visitor and the context of each request, so that `await client.track(event="…")` in a handler sends them.
-`lifespan` opens and closes the client with the application. `_web.visitor` reads the visitor and `_web.page_views` the
-response; this file wraps both around the application and keeps their exceptions away from it.
+`lifespan` opens and closes the client with the application; without it, the middleware flushes its client when the
+server stops. `_web.visitor` reads the visitor and `_web.page_views` the response; this file wraps both around the
+application and keeps their exceptions away from it.
 """
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import copy_context
@@ -17,6 +20,7 @@ from typing import Any, Final, Literal
 
 from . import Client, bind, bound
 from ._hooks import HookRunner
+from ._signals import exits_on
 from ._web.consent import GPC
 from ._web.cookies import new_anonymous_id, set_anonymous_id
 from ._web.options import reader_for
@@ -31,6 +35,7 @@ from ._web.page_views import (
 )
 from ._web.query import Mode
 from ._web.request import Scope, asks_for_html
+from ._web.shutdown import Lifespan as LifespanEvents
 from ._web.visitor import NoIdentity, Visitor
 
 __all__ = ["EXCLUDED", "SegmentMiddleware", "lifespan"]
@@ -40,6 +45,8 @@ Receive = Callable[[], Awaitable[ASGIMessage]]
 Send = Callable[[ASGIMessage], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+
+_log = logging.getLogger("segment_async")
 
 _MARK: Final = "segment_async"
 _BODIES: Final = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
@@ -75,7 +82,10 @@ def lifespan(
 class SegmentMiddleware:
     """Binds the visitor and the context of each request, and sends page views if `page_views` is set.
 
-    If it is installed twice, the inner one does nothing. An exception in it, or in a function that was passed to it, is
+    With a client of its own, it flushes that within `close_timeout` when the server stops, after the application's own
+    shutdown, and leaves it open. The server must send lifespan events for that (uvicorn does unless told otherwise).
+
+    If it is installed twice, the inner one does nothing for requests. An exception in it, or in a function that was passed to it, is
     logged once and never reaches the application; an asynchronous function has one second to finish.
 
     Args:
@@ -124,6 +134,7 @@ class SegmentMiddleware:
         self.app = app
         self._without_identity: Literal["raise", "drop"] = "raise" if no_identity == "raise" else "drop"
         hooks = HookRunner()
+        self._shutdown = None if client is None else _Shutdown(hooks, client, is_silent=flush_on_response is not None)
         self._page_views = _PageViews(hooks, client, page_name, no_identity, flush_on_response)
         self._reader = reader_for(
             hooks,
@@ -141,9 +152,14 @@ class SegmentMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" and self._shutdown is not None:
+            await self._shutdown.run(self.app, scope, receive, send)
+            return
         if scope["type"] not in ("http", "websocket") or _MARK in scope:
             await self.app(scope, receive, send)
             return
+        if self._shutdown is not None and not self._shutdown.is_checked:
+            self._shutdown.check()
         scope[_MARK] = True
         visitor = await self._reader.read(scope)
         with bound(
@@ -167,6 +183,48 @@ class SegmentMiddleware:
             raise
         # Background tasks run after the response, and their calls are flushed as well.
         await self._page_views.flush(scope)
+
+
+class _Shutdown:
+    """Flushes a client that no `lifespan` closes, when the server is about to stop.
+
+    Attributes:
+        is_checked: it is known, or was said, whether the server sends lifespan events.
+    """
+
+    def __init__(self, hooks: HookRunner, client: Client, *, is_silent: bool) -> None:
+        self._hooks = hooks
+        self._client = client
+        self.is_checked = is_silent
+
+    async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
+        self.is_checked = True
+        await LifespanEvents(receive, send, self._flush).run(app, scope)
+
+    def check(self) -> None:
+        """Warn under a server that ends by the signal that stopped it, without an event before."""
+        self.is_checked = True
+        server = getattr(signal.getsignal(signal.SIGTERM), "__module__", None)
+        if server == "uvicorn.server" and not exits_on(signal.SIGTERM):
+            _log.warning(
+                "uvicorn sends no lifespan events, so messages that wait when it stops are lost. Run it without "
+                "'--lifespan off', or call client.drain_on_signals() before it starts."
+            )
+
+    async def _flush(self) -> None:
+        timeout = self._client.close_timeout
+        try:
+            left = await self._client.flush(timeout=timeout)
+        except Exception as error:
+            self._hooks.log_once("the flush at shutdown", error)
+            return
+        if left:
+            _log.warning(
+                "The server stops with %s unsent after %g s (close_timeout). Without a spool, messages that are unsent "
+                "when the process ends are lost.",
+                "1 message" if left == 1 else f"{left:,} messages",
+                timeout,
+            )
 
 
 class _PageViews:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from segment_async import Client, ClientClosed, MessageError, bind, messages
+from segment_async import Client, ClientClosed, MessageError, Response, bind, messages
 from segment_async.asgi import SegmentMiddleware, lifespan
 from tests.support.asgi import ANONYMOUS, App, Recorder, answering, ask, recording, request, visit
 from tests.support.virtual_clock import run, running_clock
 
 Message = dict[str, Any]
+
+ORDERLY = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+class Hanging(Recorder):
+    """Takes requests and never answers."""
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
 
 def sent(
@@ -145,6 +154,62 @@ def test_lifespan_events_pass_unchanged() -> None:
 
     asyncio.run(SegmentMiddleware(app)({"type": "lifespan"}, "receive", "send"))  # type: ignore[arg-type]
     assert seen == [({"type": "lifespan"}, "receive", "send")]
+
+
+async def stop(app: Any) -> list[str]:
+    """What a server hears from an application that it starts and stops."""
+    events, heard = iter(("lifespan.startup", "lifespan.shutdown")), []
+
+    async def receive() -> Message:
+        return {"type": next(events)}
+
+    async def send(message: Any) -> None:
+        heard.append(message["type"])
+
+    await app({"type": "lifespan", "state": {}}, receive, send)
+    return heard
+
+
+async def http_only(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError(scope["type"])
+
+
+def test_a_client_of_its_own_is_flushed_when_the_server_stops_and_stays_open() -> None:
+    client, arrived = recording()
+
+    async def main() -> None:
+        await client.track("user-1", "Seen")
+        assert await stop(SegmentMiddleware(http_only, client)) == ORDERLY
+        assert len(arrived) == 1
+        await client.track("user-1", "Seen again")
+        await client.aclose()
+        assert await stop(SegmentMiddleware(http_only, client)) == ORDERLY
+
+    asyncio.run(main())
+    assert len(arrived) == 2
+
+
+def test_the_flush_at_the_stop_takes_close_timeout_and_says_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        client = Client("KEY", transport=Hanging(), close_timeout=3.0)
+        for _ in range(2):
+            await client.track("user-1", "Seen")
+        began = running_clock().time()
+        assert await stop(SegmentMiddleware(http_only, client)) == ORDERLY
+        assert running_clock().time() - began == pytest.approx(3.0, abs=0.01)
+        await client.aclose()
+
+    run(main())
+    assert "The server stops with 2 messages unsent after 3 s (close_timeout)." in caplog.text
+
+
+def test_an_error_of_the_flush_does_not_reach_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Client):
+        async def flush(self, *, timeout: float | None = None) -> int:
+            raise OSError(timeout)
+
+    assert asyncio.run(stop(SegmentMiddleware(http_only, Broken("KEY", transport=Recorder())))) == ORDERLY
+    assert "Error in the flush at shutdown: OSError" in caplog.text
 
 
 # -- the user

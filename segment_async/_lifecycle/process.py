@@ -1,4 +1,4 @@
-"""Ends that come unannounced: the interpreter's exit, a fork, a signal.
+"""Ends that come unannounced: the interpreter's exit and a fork.
 
 This file keeps the list of open clients, and drains them once, all together, within two seconds.
 """
@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
-import signal
 import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Final, Protocol
 
 _DRAIN_SECONDS: Final = 2.0
@@ -33,8 +31,6 @@ _unsent: set[OpenClient] = set()
 _before_drain: list[Callable[[], None]] = []
 # Of this process, where it is a child of `multiprocessing`.
 _finalizer: Any = None
-# The loop that was last asked to end by a signal.
-_asked: asyncio.AbstractEventLoop | None = None
 
 
 def remember(owner: OpenClient) -> None:
@@ -155,24 +151,3 @@ def _drain_worker(**_: object) -> None:
 atexit.register(_drain)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)
-
-
-def exit_on(*signals: signal.Signals) -> None:
-    """Turn signals that would end the program on the spot into an ordinary exit; existing handlers stay.
-
-    Raises:
-        ValueError: not called from the main thread.
-    """
-    for number in signals:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _exit)
-
-
-def _exit(number: int, _frame: FrameType | None) -> None:
-    """A running loop is asked to exit between two of its callbacks; a second signal ends even a loop that is blocked."""
-    global _asked
-    loop = asyncio._get_running_loop()
-    if loop is None or loop is _asked:
-        raise SystemExit(128 + number)
-    _asked = loop
-    loop.call_soon_threadsafe(sys.exit, 128 + number)
