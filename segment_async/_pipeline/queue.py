@@ -292,7 +292,8 @@ class Queue:
 
     def _wake_waiters(self) -> None:
         with self.lock:
-            woken = self.room.to_wake(is_piled_up=len(self._messages) > _UNREAD_AFTER_A_TURN)
+            unread = len(self._messages)
+            woken = self.room.to_wake(_UNREAD_BEFORE_A_TURN - unread if unread <= _UNREAD_AFTER_A_TURN else 0)
         wake(woken)
 
     # -- making room

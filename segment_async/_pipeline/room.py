@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from itertools import islice
+from typing import Final
 
 from segment_async._lifecycle.waiting import MOMENT
 
 from .accounts import Accounts
 from .clock import LoopClock
+
+# How many waiters on other loops are woken at once. The next ones are woken when one of these goes.
+_OTHERS_AT_ONCE: Final = 100
 
 
 class Waiter:
@@ -99,11 +103,14 @@ class Room:
             room -= waiter.size
         return places > 0 and room >= size
 
-    def to_wake(self, is_piled_up: bool) -> list[asyncio.Future[None]]:
-        """The waiters that there is room for; paced ones only if unread messages are not piled up."""
+    def to_wake(self, readable: int) -> list[asyncio.Future[None]]:
+        """The waiters that there is room for, and at most so many paced ones: that many messages more may be unread.
+
+        Thousands may wait for messages to be read, and each of them looks when it goes: a look must not pass all of them.
+        """
         woken: list[asyncio.Future[None]] = []
         places, room = self._places, self._bytes
-        for waiter in list(islice(self.waiters, max(places, 0) + 1)):
+        for waiter in list(islice(self.waiters, min(max(places, 0), readable + _OTHERS_AT_ONCE) + 1)):
             places -= 1
             room -= waiter.size
             if places < 0 or room < 0:
@@ -111,7 +118,8 @@ class Room:
                     # It found room before; its time counts from now on.
                     woken.append(waiter.future)
                 break
-            if waiter.paced and is_piled_up:
+            readable -= waiter.paced
+            if waiter.paced and readable < 0:
                 break
             if not waiter.woken:
                 waiter.woken = True

@@ -28,9 +28,9 @@ def join(room: Room, *sizes: int, paced: bool = False, has_limit: bool = True) -
     return joined
 
 
-def woken(room: Room, waiters: list[Waiter], *, is_piled_up: bool = False) -> list[int]:
+def woken(room: Room, waiters: list[Waiter], readable: int = 500) -> list[int]:
     """The indices of those that a look wakes."""
-    futures = room.to_wake(is_piled_up)
+    futures = room.to_wake(readable)
     return [index for index, waiter in enumerate(waiters) if waiter.future in futures]
 
 
@@ -121,12 +121,12 @@ class TestWaking:
             room, _ = room_with()
             (waiter,) = join(room, 1)
             future = waiter.future
-            assert room.to_wake(False) == [future]
+            assert room.to_wake(500) == [future]
             future.set_result(None)
             waiter.wait_again(has_limit=True)
             assert not waiter.woken
             assert waiter.future is not future
-            assert room.to_wake(False) == [waiter.future]
+            assert room.to_wake(500) == [waiter.future]
 
         run(main())
 
@@ -134,8 +134,8 @@ class TestWaking:
         async def main() -> None:
             room, _ = room_with()
             waiters = join(room, 1, paced=True, has_limit=False)
-            assert woken(room, waiters, is_piled_up=True) == []
-            assert woken(room, waiters, is_piled_up=False) == [0]
+            assert woken(room, waiters, readable=0) == []
+            assert woken(room, waiters) == [0]
 
         run(main())
 
@@ -143,7 +143,32 @@ class TestWaking:
         async def main() -> None:
             room, _ = room_with()
             waiters = join(room, 1)
-            assert woken(room, waiters, is_piled_up=True) == [0]
+            assert woken(room, waiters, readable=0) == [0]
+
+        run(main())
+
+    def test_no_more_paced_ones_than_messages_may_be_unread(self) -> None:
+        async def main() -> None:
+            room, _ = room_with(max_messages=10_000, max_bytes=10_000)
+            waiters = join(room, *[1] * 5_000, paced=True, has_limit=False)
+            assert woken(room, waiters, readable=400) == list(range(400))
+            # Those have not taken their room yet.
+            assert woken(room, waiters, readable=400) == []
+            for waiter in waiters[:400]:
+                del room.waiters[waiter]
+            assert woken(room, waiters, readable=3) == [400, 401, 402]
+
+        run(main())
+
+    def test_a_look_does_not_pass_all_waiters(self) -> None:
+        async def main() -> None:
+            room, _ = room_with(max_messages=10_000, max_bytes=10_000)
+            waiters = join(room, *[1] * 5_000)
+            assert len(woken(room, waiters, readable=0)) < 200
+            # When one of them goes, the next ones are woken.
+            for waiter in waiters[:50]:
+                del room.waiters[waiter]
+            assert len(woken(room, waiters, readable=0)) == 50
 
         run(main())
 
@@ -217,7 +242,7 @@ class TestForAll:
         async def main() -> None:
             room, _ = room_with()
             join(room, 30, 30)
-            assert len(room.to_wake(False)) == 2
+            assert len(room.to_wake(500)) == 2
             assert room.is_for_all(size) is fits
 
         run(main())
@@ -226,7 +251,7 @@ class TestForAll:
         async def main() -> None:
             room, accounts = room_with(max_messages=10)
             join(room, 1, 1)
-            room.to_wake(False)
+            room.to_wake(500)
             accounts.pending = 7
             assert room.is_for_all(1)
             accounts.pending = 8
