@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+WORKERS ?= auto
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
@@ -17,8 +18,8 @@ demo: $(VENV)/.demo ## a day of shop events, delivered to an endpoint on this ma
 demo-import: $(VENV)/.dev ## a shop's history from files, interrupted once and resumed (ARGS="--orders 20000")
 	@$(BIN)/python examples/demo_import.py $(ARGS)
 
-test: $(VENV)/.dev ## the tests (ARGS="-k flush")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## the tests (ARGS="-k flush"; WORKERS=0 runs them in one process)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 test-all: ## the tests on each Python that is claimed
 	@for version in 3.11 3.12 3.13; do \
@@ -28,7 +29,7 @@ test-all: ## the tests on each Python that is claimed
 test-oldest: ## the tests with the oldest versions of our dependencies that are claimed
 	@$(MAKE) --no-print-directory .venv-oldest/.dev VENV=.venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet $$(.venv-oldest/bin/python -m tests.support.oldest)
-	.venv-oldest/bin/python -m pytest $(ARGS)
+	.venv-oldest/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.dev ## format, lint, and which file may import which
 	$(BIN)/ruff format --check .
