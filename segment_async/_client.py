@@ -92,6 +92,8 @@ class Client:
         spool: a file's path, or a `Spool`. A message is on disk when its call returns; what could not be delivered
             is sent by the next process. A spool belongs to one write key and host. For its options see
             `segment_async.spool.SQLiteSpool`.
+        deliver: `False`: only hand messages over to the spool; another process delivers them, such as a relay
+            (`segment_async.relay`). Their outcome is `Status.HANDED_OVER`.
         transport: sends requests instead of aiohttp; `timeout` applies to it as well.
         proxy: address of an HTTP proxy for aiohttp. `None`: no proxy; the environment's is ignored.
         ssl_context: for aiohttp, such as one with a private certificate authority; it must verify. `None`: the system's
@@ -139,6 +141,7 @@ class Client:
         on_error: OnError | None = None,
         oauth: OAuth | None = None,
         spool: str | PathLike[str] | Spool | None = None,
+        deliver: bool = True,
         transport: Transport | None = None,
         proxy: str | None = None,
         ssl_context: ssl_module.SSLContext | None = None,
@@ -168,7 +171,7 @@ class Client:
             timeout=timeout if transport is not None else None,
             retry=retry if retry is not None else RetryPolicy(),
             on_error=on_error,
-            deliver=True,
+            deliver=deliver,
             observers=self._observers,
         )
         _options.check_pipeline(options)
@@ -178,6 +181,7 @@ class Client:
         auth = _options.auth_for(
             write_key, oauth, region, timeout, proxy, ssl_context, options.retry, self._now, allow_http=allow_http
         )
+        _options.check_spool(spool, deliver=deliver, overflow=overflow)
         keeper = _options.spool_for(spool, write_key, transport, send=send)
 
         def make(clock: LoopClock, host: Host) -> Pipeline:

@@ -24,7 +24,7 @@ from ._pipeline.batch import MAX_BATCH_MESSAGES
 from ._pipeline.pipeline import PipelineOptions
 from ._pipeline.queue import Overflow
 from ._pipeline.retry import RetryPolicy
-from .spool._protocol import Spool
+from .spool._protocol import Spool, is_shared
 
 HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 _AUTH_SERVERS: Final = {"us": "https://oauth2.segment.io", "eu": "https://oauth2.eu1.segmentapis.com"}
@@ -208,10 +208,24 @@ def auth_for(
     return Tokens(oauth, server, tokens, policy, now=now, wall=time.time, chance=random.random)
 
 
+def check_spool(spool: str | PathLike[str] | Spool | None, *, deliver: bool, overflow: str) -> None:
+    """Raises:
+    ValueError: the spool contradicts another option.
+    """
+    if spool is None and not deliver:
+        raise ValueError("deliver=False hands messages over to a spool: set spool=")
+    if spool is not None and not isinstance(spool, (str, PathLike)) and is_shared(spool) and overflow == "drop_oldest":
+        raise ValueError(
+            'overflow="drop_oldest" would drop messages of other hosts from a shared spool: choose another'
+        )
+
+
 def spool_for(
     spool: str | PathLike[str] | Spool | None, write_key: str, transport: Transport, *, send: bool
 ) -> Spool | None:
     """The spool that was given, or SQLite's at the path; it belongs to this key and address from now on.
+
+    A shared one belongs to the key alone, as a host that only hands over has no use for the address.
 
     With ``send=False`` there is none: nothing is sent, not even what an earlier process left on disk.
 
@@ -225,7 +239,8 @@ def spool_for(
 
         spool = SQLiteSpool(spool)
     address = transport.address if isinstance(transport, HTTPTransport) else ""
-    spool.claim(hashlib.sha256(f"{write_key}\n{address}".encode()).hexdigest()[:16])
+    owner = write_key if is_shared(spool) else f"{write_key}\n{address}"
+    spool.claim(hashlib.sha256(owner.encode()).hexdigest()[:16])
     return spool
 
 

@@ -105,6 +105,7 @@ class TestTheList:
             "on_error": None,
             "oauth": None,
             "spool": None,
+            "deliver": True,
             "transport": None,
             "proxy": None,
             "ssl_context": None,

@@ -22,7 +22,7 @@ from segment_async._lifecycle.loop_end import abandon_after_fork
 from segment_async._lifecycle.tasks import SupervisedTask
 from segment_async._lifecycle.waiting import Host, Signal, wait_until
 from segment_async._outcome import BatchResult, Status
-from segment_async.spool._protocol import Spool, StoredMessage, Window
+from segment_async.spool._protocol import Spool, StoredMessage, Window, is_shared
 
 from .clock import LoopClock
 from .delivery import Delivery, bodies_of, bring_back, forget_bodies
@@ -85,7 +85,8 @@ class SpoolFeed:
 
     async def _read(self) -> None:
         queue = self._queue
-        while not self.intake.keeps:
+        # A closing client leaves the rest of a shared spool to the others.
+        while not (self.intake.keeps or (queue.closed and is_shared(self._spool))):
             self._load_rest()
             await wait_until(lambda: queue.window()[0] > 0, lambda: queue.changed, queue.queued.host)
             count, size = queue.window()

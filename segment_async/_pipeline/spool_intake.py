@@ -23,7 +23,15 @@ from weakref import WeakValueDictionary
 from segment_async._exceptions import QueueFull, SpoolUnavailable, stack_of
 from segment_async._lifecycle.waiting import MOMENT, call_in, wait_until
 from segment_async._outcome import BatchResult, Status
-from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, Intake, NewMessage
+from segment_async.spool._protocol import (
+    Appended,
+    AppendResult,
+    DroppedMessage,
+    Intake,
+    NewMessage,
+    TryLater,
+    is_shared,
+)
 
 from .clock import LoopClock
 from .delivery import (
@@ -75,6 +83,8 @@ class SpoolIntake:
         self._clock = clock
         self._reports = reports
         self._deliver = deliver
+        # Whatever is stored is another process's business.
+        self._hands_over = not deliver or is_shared(spool)
         # Whether what the spool calls so has ended, and is not recorded yet.
         self._is_ending = is_ending
         # Calls that wait until their message is stored; `None`: one that has waited for too long.
@@ -87,6 +97,9 @@ class SpoolIntake:
         self._since: float | None = None
         # When the spool became full; `None` once it took a message again.
         self._full_since: float | None = None
+        # The spool lets messages wait in memory: when it is asked again, and the loop that has a timer for it.
+        self._not_before: float | None = None
+        self._timer_loop: asyncio.AbstractEventLoop | None = None
         # A message has the id of one that has ended, which has to be recorded first.
         self._waits_for_record = False
         # Keys whose hold ended, the last ones: other processes have these messages.
@@ -106,6 +119,10 @@ class SpoolIntake:
         """
         pause = _RETRY_SECONDS
         while True:
+            if self._not_before is not None:
+                taken = await self._queue.put(delivery, size, paced=False)
+                self._pump_for_call()
+                return delivery if taken else None
             self._check_time()
             self._awaited[delivery] = stored = asyncio.get_running_loop().create_future()
             try:
@@ -210,6 +227,8 @@ class SpoolIntake:
     def pump(self) -> None:
         """Deal with the answers that are there, and give the spool the next group; from any thread."""
         self._take_answers()
+        if self._has_to_wait():
+            return
         queue = self._queue
         group = object()
         unstored, appending = queue.unstored, queue.appending
@@ -253,20 +272,53 @@ class SpoolIntake:
     @property
     def is_interrupted(self) -> bool:
         """Something was left undone by an exception: `pump` has to be called."""
-        is_idle = self._group is None and not self._waits_for_record
+        is_idle = self._group is None and not self._waits_for_record and self._not_before is None
         return is_idle and bool(self._answers or self._queue.appending or self._queue.unstored)
 
-    def _answered(self, group: object, result: AppendResult | SpoolUnavailable) -> None:
+    def _answered(self, group: object, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         """Called on a thread of the spool's."""
+        answered: list[tuple[asyncio.Future[_Answer], _Answer]] = []
         with self._queue.lock:
             if group is not self._group:
                 return
-            if isinstance(result, SpoolUnavailable):
+            self._not_before = None
+            if isinstance(result, TryLater):
+                self._postpone(result.seconds, answered)
+            elif isinstance(result, SpoolUnavailable):
                 self._answers.extend(repeat(result, len(self._queue.appending)))
             else:
                 self._dropped.extend(result.dropped)
                 self._answers.extend(result.answers)
             self._since = self._group = None
+        _resolve(answered)
+        self.pump()
+
+    # -- a spool that lets messages wait in memory
+
+    def _postpone(self, seconds: float, answered: list[tuple[asyncio.Future[_Answer], _Answer]]) -> None:
+        """Calls go on as if their messages were stored: these are accepted, and pending. The lock is held."""
+        self._not_before = self._clock.now() + seconds
+        for delivery in (*self._queue.appending, *self._queue.unstored):
+            self._answer(delivery, Appended("memory"), answered)
+
+    def _has_to_wait(self) -> bool:
+        """Whether it is too early to ask the spool again; sees to it that it is asked in time if a loop runs."""
+        if self._not_before is None:
+            return False
+        left = self._not_before - self._clock.now()
+        if left <= MOMENT:
+            return False
+        loop = self._clock.loop
+        if loop is not None and loop is not self._timer_loop and not loop.is_closed():
+            self._timer_loop = loop
+            call_in(loop, self._set_timer, left)
+        return True
+
+    def _set_timer(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._timer_loop = None
         self.pump()
 
     def _take_answers(self) -> None:
@@ -341,17 +393,20 @@ class SpoolIntake:
         queue.appending.popleft()
         self._answers.popleft()
         was_arriving = self._answer(delivery, answer, answered)
-        if status in ("stored", "memory"):
-            if not self._deliver:
-                accounts.settle(1, len(body), _HANDED_OVER)
-                settle_alone(delivery, queue.queued.host, _HANDED_OVER)
-            elif not isinstance(answer, SpoolUnavailable) and answer.held and not self.keeps:
+        if status in ("stored", "memory") and not self._hands_over:
+            if not isinstance(answer, SpoolUnavailable) and answer.held and not self.keeps:
                 stored_as((delivery,), (key,))
                 queue.ready.append(delivery)
             else:
                 accounts.unload(1, len(body))
                 forget_bodies((delivery,))
                 self.known[delivery.message_id] = delivery
+            return None
+        # It will not be read: a flush must not wait for it.
+        queue.read_count += 1
+        if status in ("stored", "memory"):
+            accounts.settle(1, len(body), _HANDED_OVER)
+            settle_alone(delivery, queue.queued.host, _HANDED_OVER)
             return None
         if was_arriving and not (status == "known" and key in self._elsewhere):
             # It is not accepted after all.

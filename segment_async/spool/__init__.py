@@ -23,6 +23,7 @@ from ._protocol import (
     Spool,
     SpoolStatistics,
     StoredMessage,
+    TryLater,
     Window,
 )
 
@@ -57,6 +58,7 @@ __all__ = [
     "SpoolUnavailable",
     "Status",
     "StoredMessage",
+    "TryLater",
     "Window",
 ]
 

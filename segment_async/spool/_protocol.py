@@ -8,14 +8,18 @@ SQLite is; a host of a fleet may have the intake alone, while another process wo
                   │                      │         │            └─► dropped: gone, with a reason
                   └── the hold ended ◄───┴─────────┘  (process died, lease expired)
 
-    accepted == delivered + failed + dropped + pending        at every instant, and across restarts
+    accepted == delivered + failed + dropped + handed_over + pending        at every instant, and across restarts
 
 Rules for an engine:
 
 - Every call may come from any thread and any event loop. Nothing is bound to the loop that made it.
 - Calls take effect in the order in which they are made.
-- The files are opened at the first call, not at construction.
+- The files are opened, or the server is reached, at the first call, not at construction.
 - After a fork the child starts with nothing held and nothing appended; what the parent has stays the parent's.
+
+An engine whose stored messages are delivered by several processes has a true attribute `shared`, as a Redis stream
+does: what a client appends there is handed over, and what it reads may come from any process. An engine without the
+attribute is not shared.
 
 The only user of the protocol is the client's spool feed. This file knows no disk.
 """
@@ -86,6 +90,15 @@ class AppendResult(NamedTuple):
     dropped: Sequence[DroppedMessage] = ()
 
 
+class TryLater(NamedTuple):
+    """The spool took none of the messages, and callers need not know: keep them in memory and append them again.
+
+    Only from a spool that was configured for that. `seconds`: until the next try.
+    """
+
+    seconds: float
+
+
 class StoredMessage(NamedTuple):
     """A message that `read` returned: this process holds it until it is settled, or the hold ends.
 
@@ -114,10 +127,12 @@ class Window(NamedTuple):
 class SpoolStatistics:
     """One consistent look at what this process holds of a spool; the counters go on across restarts.
 
-    `accepted == delivered + failed + dropped + pending`, always.
+    `accepted == delivered + failed + dropped + handed_over + pending`, always. Of a shared spool these are the messages
+    that this process appended, which are handed over, and those that it read.
 
     Attributes:
         accepted: messages ever taken.
+        handed_over: messages whose delivery is another process's business.
         pending_bytes: bytes of JSON of the pending messages.
         recovered: messages that other processes had left behind when this one opened or adopted their part.
         dead: dead letters kept; `dead_bytes`: their bytes of JSON.
@@ -143,6 +158,7 @@ class SpoolStatistics:
     unrecorded: int = 0
     damages: int = 0
     reasons: Mapping[str, int] = field(default_factory=Counts)
+    handed_over: int = 0
 
 
 class Intake(Protocol):
@@ -160,7 +176,7 @@ class Intake(Protocol):
     def append_nowait(
         self,
         messages: Sequence[NewMessage],
-        done: Callable[[AppendResult | SpoolUnavailable], None],
+        done: Callable[[AppendResult | TryLater | SpoolUnavailable], None],
         *,
         hold: int = 0,
         make_room: bool = False,
@@ -168,7 +184,8 @@ class Intake(Protocol):
         """Take a group of messages without waiting; they are safe once `done` was called with an `AppendResult`.
 
         `done` is called exactly once, on any thread; it returns at once and does not raise. With `SpoolUnavailable`
-        none of the messages was taken; its `maybe_stored` says that a reply was lost and they may be there anyway.
+        none of the messages was taken; its `maybe_stored` says that a reply was lost and they may be there anyway. With
+        `TryLater` the caller keeps the messages, and appends the same group again.
 
         `hold`: up to so many of the messages, from the first on, may be held by this process right away, but only if
         no older message waits to be read; an engine may always hold none. `make_room`: if the spool is full, drop the
@@ -226,3 +243,8 @@ class Outlet(Protocol):
 
 class Spool(Intake, Outlet, Protocol):
     """Both roles: what `Client(spool=...)` takes to deliver by itself."""
+
+
+def is_shared(spool: Intake) -> bool:
+    """Whether several processes deliver what the spool stores."""
+    return bool(getattr(spool, "shared", False))

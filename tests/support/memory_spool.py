@@ -28,6 +28,7 @@ from segment_async.spool import (
     SpoolUnavailable,
     Status,
     StoredMessage,
+    TryLater,
     Window,
 )
 
@@ -74,8 +75,8 @@ class Disk:
         """Seconds that the next group takes; `None`: the disk stands still for now."""
         return 0.0
 
-    def append_fault(self) -> SpoolUnavailable | Literal["full"] | None:
-        """What an append meets."""
+    def append_fault(self) -> Any:
+        """What an append meets: `None`, ``"full"``, or what `done` is to be called with."""
         return None
 
     def read_fault(self) -> Exception | None:
@@ -97,11 +98,14 @@ class ScriptedDisk(Disk):
     refuses: bool = False
     read_faults: deque[Exception] = field(default_factory=deque)
     ending_holds: set[int] = field(default_factory=set)
+    asks_to_wait: float | None = None
 
     def delay(self) -> float | None:
         return None if self.stands_still else self.seconds
 
-    def append_fault(self) -> SpoolUnavailable | Literal["full"] | None:
+    def append_fault(self) -> Any:
+        if self.asks_to_wait is not None:
+            return TryLater(self.asks_to_wait)
         if self.refuses:
             return SpoolUnavailable("the disk refuses")
         return "full" if self.is_full else None
@@ -149,9 +153,9 @@ class SpoolStore:
         self._owner: str | None = None
         self._processes: list[MemorySpool] = []
 
-    def open(self) -> "MemorySpool":
-        """The spool of a new process."""
-        spool = MemorySpool(self)
+    def open(self, *, shared: bool = False) -> "MemorySpool":
+        """The spool of a new process. `shared`: other processes deliver what this one appends."""
+        spool = MemorySpool(self, shared=shared)
         self._processes.append(spool)
         return spool
 
@@ -238,6 +242,9 @@ class SpoolStore:
         for row in rows:
             row.holder = None
             heapq.heappush(self._ready, row.key)
+        self.serve_readers()
+
+    def serve_readers(self) -> None:
         for process in self._processes:
             process.serve_readers()
 
@@ -277,7 +284,8 @@ class MemorySpool:
         is_claimed: the client called `claim`, so that it knows of groups, holds and leases.
     """
 
-    def __init__(self, store: SpoolStore) -> None:
+    def __init__(self, store: SpoolStore, *, shared: bool = False) -> None:
+        self.shared = shared
         self.recovered = 0
         self.is_claimed = False
         self._store = store
@@ -382,6 +390,9 @@ class MemorySpool:
     def _open(self) -> None:
         if not self._is_open:
             self._is_open = True
+            if self.shared:
+                # What it will read of these is not known.
+                return
             self.recovered += sum(row.holder is None for row in self._store.rows.values())
 
     # -- effects
@@ -397,7 +408,7 @@ class MemorySpool:
 
     def _append_group(self, messages: Sequence[Any], done: Done, hold: int, make_room: bool) -> None:
         fault = self._store.disk.append_fault()
-        if isinstance(fault, SpoolUnavailable):
+        if isinstance(fault, (SpoolUnavailable, TryLater)):
             _tell(done, fault)
             return
         answers: list[Answer] = []
@@ -406,12 +417,14 @@ class MemorySpool:
             if fault == "full":
                 answers.append(Answer("full"))
                 continue
-            holder = self if hold > 0 and self._store.oldest() is None else None
+            holder = self if hold > 0 and not self.shared and self._store.oldest() is None else None
             answer = self._store.append(message_id, body, holder, make_room=make_room)
             hold -= answer.held
             dropped += answer.dropped
             answers.append(answer)
         _tell(done, GROUPS.AppendResult([answer.in_a_group() for answer in answers], dropped))
+        if self.shared:
+            self._store.serve_readers()
 
     def _begin_read(self, reader: _Reader) -> None:
         if reader.is_gone:
