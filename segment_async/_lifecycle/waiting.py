@@ -28,13 +28,14 @@ class Signal:
     """Wakes what waits on it.
 
     Attributes:
-        count: of notifications: a look that begins with one count and ends with another may have missed something.
+        mark: another object after each notification: a look that begins with one and ends with another may have missed
+            something. Not a number, as threads that increase one at once would lose a step in builds without the GIL.
     """
 
-    __slots__ = ("_waiters", "count")
+    __slots__ = ("_waiters", "mark")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.mark = object()
         # A dict, as thousands may wait and each may leave from anywhere.
         self._waiters: dict[asyncio.Future[None], Callable[[], bool] | None] = {}
 
@@ -51,9 +52,10 @@ class Signal:
         self._waiters.pop(waiter, None)
 
     def notify(self) -> None:
-        self.count += 1
+        self.mark = object()
         if self._waiters:
-            woken = [waiter for waiter, done in list(self._waiters.items()) if done is None or done()]
+            # The copy is made in one step: a finalizer that comes here too may remove waiters.
+            woken = [waiter for waiter, done in self._waiters.copy().items() if done is None or done()]
             # In this order: if an exception interrupts it, the next `notify` wakes them again.
             wake(woken)
             for waiter in woken:
@@ -112,5 +114,12 @@ def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[Any], None], ar
 
 def _resolve(waiters: list[asyncio.Future[None]]) -> None:
     for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
+        settle(waiter, None)
+
+
+def settle(future: asyncio.Future[Any], result: Any) -> None:
+    """Give a future its result, unless it is done; a signal handler may give it one at any moment."""
+    try:
+        future.set_result(result)
+    except asyncio.InvalidStateError:
+        pass

@@ -107,9 +107,9 @@ class Accounts:
         left = max(0, self.spooled - 1)
         self._end(result, 1, spooled=(left, max(0, self.spooled_bytes - size) if left else 0))
 
-    def forget(self, size: int) -> None:
-        """A message in memory was not accepted after all."""
-        self.pending, self.pending_bytes = self.pending - 1, self.pending_bytes - size
+    def forget(self, count: int, size: int) -> None:
+        """Messages in memory were not accepted after all."""
+        self.pending, self.pending_bytes = self.pending - count, self.pending_bytes - size
 
     # -- looks
 

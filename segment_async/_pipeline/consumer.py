@@ -53,10 +53,10 @@ class Consumer:
         requests, self._requests = self._requests, {}
         task = self._supervised.stop()
         self._backlog.looks_at = None
-        with self._queue.lock, self._queue.change as backlog:
-            for batch in list(backlog.in_flight):
+        with self._queue.lock:
+            for batch in list(self._backlog.in_flight):
                 batch.history = batch.history._replace(maybe_sent=batch.history.maybe_sent or batch.history.sends > 0)
-                backlog.wait(batch)
+                self._backlog.wait(batch)
         tasks: list[asyncio.Task[Any]] = [*requests.values()]
         if task is not None:
             tasks.append(task)
@@ -84,7 +84,7 @@ class Consumer:
                     self._take_answers()
                     self._start_requests()
             self._take_answers()
-            seen = self._queue.changed.count
+            seen = self._queue.changed.mark
             self._start_requests()
             await self._sleep(seen)
 
@@ -107,11 +107,11 @@ class Consumer:
     def _seal(self, opened: OpenBatch) -> Batch | None:
         """The sealed batch, which waits now; `None`: another thread has dropped its messages meanwhile."""
         batch = opened.seal()
-        with self._queue.lock, self._queue.change as backlog:
-            if backlog.open is not opened:
+        with self._queue.lock:
+            if self._backlog.open is not opened:
                 return None
-            backlog.wait(batch)
-            backlog.open = None
+            self._backlog.wait(batch)
+            self._backlog.open = None
         self._queue.place(batch)
         return batch
 
@@ -130,7 +130,7 @@ class Consumer:
         queue, backlog = self._queue, self._backlog
         while True:
             now = self._clock.now()
-            with queue.lock, queue.change:
+            with queue.lock:
                 overdue = backlog.overdue(now)
                 batch = backlog.next(now, queue.room.is_full) if not overdue else None
             for late in overdue:
@@ -147,8 +147,8 @@ class Consumer:
     def _start_request(self, batch: Batch) -> None:
         loop = asyncio.get_running_loop()
         self._queue.place(batch)
-        with self._queue.lock, self._queue.change as backlog:
-            if not backlog.mark_in_flight(batch):
+        with self._queue.lock:
+            if not self._backlog.mark_in_flight(batch):
                 # Another thread has dropped it to make room.
                 return
         sending = self._sender.send(batch)
@@ -168,8 +168,8 @@ class Consumer:
 
     # -- sleep
 
-    async def _sleep(self, seen: int) -> None:
-        """Until something has changed since `changed` had this count, or the moment has come that the backlog names."""
+    async def _sleep(self, seen: object) -> None:
+        """Until something has changed since `changed` had this mark, or the moment has come that the backlog names."""
         now = self._clock.now()
         when = self._backlog.next_look(now, self._queue.room.is_full)
         sleeper = self._queue.sleep_until_unread(seen, when)

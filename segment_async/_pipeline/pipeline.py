@@ -254,8 +254,8 @@ class Pipeline:
 
     def retry_now(self) -> None:
         """The client is closing: what waits for a back-off gets one more try now."""
-        with self.queue.lock, self.queue.change as backlog:
-            backlog.retry_now()
+        with self.queue.lock:
+            self._backlog.retry_now()
             self._circuit.probe_now()
         self.queue.notify()
 
@@ -291,7 +291,7 @@ class Pipeline:
             _, to_seal = queue.read(MAX_BODY_BYTES, all_of_it=True)
             if to_seal is not None:
                 sealed = to_seal.seal()
-                with queue.lock, queue.change as backlog:
-                    backlog.wait(sealed)
-                    backlog.open = None
+                with queue.lock:
+                    self._backlog.wait(sealed)
+                    self._backlog.open = None
         return list(self._backlog.batches())

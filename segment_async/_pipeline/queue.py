@@ -7,8 +7,8 @@ is done by the client's loop, or by whatever takes the client over from it.
 
 **The lock lets its own thread in again**, since a signal handler or a finalizer may put a message at any call. A put
 changes its counters without a call between reading and writing them, and a message moves from the queue into a batch
-within one call; so what comes in between finds whole state. Only dropping the oldest touches batches: it is refused
-while this thread is amid a change of them.
+within one call; so what comes in between finds whole state. Dropping the oldest, and taking a spool's answers, do more
+than that: they are refused while this thread holds the lock already (`is_amid_a_change`).
 
 **Everything that waits is woken by `notify`**: the consumer, a flush, a close, the spool feed, and the callers that
 wait for room. Each change that may let something go on is followed by it.
@@ -22,7 +22,7 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import accumulate, islice, repeat
+from itertools import accumulate, repeat
 from operator import add
 from typing import Final, Literal
 
@@ -58,32 +58,9 @@ class _Messages(asyncio.Queue[Delivery]):
         self._queue = self.deque = deque[Delivery]()
 
 
-class _Change:
-    """Entered with the lock held: ``with queue.lock, queue.change as backlog``.
-
-    It does not hold the lock itself: an exception from a signal handler, at the first or the last call of methods
-    written in Python, would leave the lock held for ever. A class, as a generator of `contextlib`'s costs a batch five
-    times as much.
-    """
-
-    __slots__ = ("_backlog", "is_going_on")
-
-    def __init__(self, backlog: Backlog) -> None:
-        self._backlog = backlog
-        self.is_going_on = False
-
-    def __enter__(self) -> Backlog:
-        self.is_going_on = True
-        return self._backlog
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.is_going_on = False
-
-
 class Queue:
     """Attributes:
     lock: see the rule above.
-    change: entered for a change of batches, with the lock held: a put of this thread must not meet it half done.
     accounts, backlog: change under the lock only.
     changed: notified with every change that may let something go on.
     room: callers that wait for room.
@@ -97,7 +74,7 @@ class Queue:
 
     # fmt: off
     __slots__ = (
-        "_messages", "_wake_at", "accounts", "appending", "attempts", "backlog", "change", "changed", "clock", "closed",
+        "_messages", "_wake_at", "accounts", "appending", "attempts", "backlog", "changed", "clock", "closed",
         "evicted", "has_spool", "lock", "overflow", "queued", "read_count", "ready", "room",
     )
     # fmt: on
@@ -132,7 +109,11 @@ class Queue:
         self.attempts: dict[int, int] = {}
         # Unread messages at which a put notifies: the consumer says so when it goes to sleep.
         self._wake_at = sys.maxsize
-        self.change = _Change(backlog)
+
+    def is_amid_a_change(self) -> bool:
+        """Whether this thread holds the lock: a signal handler or a finalizer has come in the middle of something."""
+        # What `threading.Condition` asks as well. A flag of ours would stay set if an exception came at the wrong moment.
+        return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     # -- the one place that wakes
 
@@ -204,9 +185,10 @@ class Queue:
             QueueFull: under ``overflow="raise"``.
             ClientClosed: always, once closed.
         """
+        is_nested = self.is_amid_a_change()
         with self.lock:
             self.check_open()
-            taken = self.room.is_for_all(size) or self._made_room(size)
+            taken = self.room.is_for_all(size) or self._made_room(size, is_nested)
             if taken:
                 self._take(delivery, size)
         self._announce()
@@ -261,6 +243,7 @@ class Queue:
 
     def _try(self, delivery: Delivery, size: int, paced: bool, arriving: bool, waiter: Waiter | None) -> bool | None:
         """Whether the message is taken or given up; `None`: the caller is to wait."""
+        is_nested = self.is_amid_a_change()
         with self.lock:
             self.check_open()
             may_take = waiter.woken if waiter is not None else not self.room.waiters
@@ -271,7 +254,7 @@ class Queue:
             elif has_room:
                 taken = None
             elif self._policy() != "wait":
-                taken = self._made_room(size)
+                taken = self._made_room(size, is_nested)
                 if taken:
                     self._take(delivery, size, arriving)
             else:
@@ -302,8 +285,8 @@ class Queue:
         """What happens if memory is full. With a spool, the oldest are dropped there, and what is stored stays."""
         return "wait" if self.has_spool and self.overflow == "drop_oldest" else self.overflow
 
-    def _made_room(self, size: int) -> bool:
-        """What the policy does for a message that finds no room; the lock is held.
+    def _made_room(self, size: int, is_nested: bool) -> bool:
+        """What the policy does for a message that finds no room; the lock is held, and was before if it `is_nested`.
 
         Raises:
             QueueFull: under ``overflow="raise"``.
@@ -311,10 +294,9 @@ class Queue:
         self.room.note_full()
         if self.overflow == "raise":
             raise QueueFull("the queue is full: messages come faster than they can be sent")
-        if self._policy() == "drop_oldest" and not self.change.is_going_on:
-            with self.change:
-                while not self.accounts.has_room(size) and self._drop_oldest():
-                    pass
+        if self._policy() == "drop_oldest" and not is_nested:
+            while not self.accounts.has_room(size) and self._drop_oldest():
+                pass
             return self.accounts.has_room(size)
         return False
 
@@ -359,7 +341,7 @@ class Queue:
         Returns their bytes (0: nothing was read), and the open batch if it has to be sealed before more can be read.
         `all_of_it`: also when the open batch is large enough to be sent.
         """
-        with self.lock, self.change:
+        with self.lock:
             size, to_seal = self._read(MAX_BATCH_MESSAGES if all_of_it else self._most(), room)
         if size and self.room.waiters:
             self._wake_waiters()
@@ -374,7 +356,8 @@ class Queue:
         messages = self.ready
         if not messages or most <= 0:
             return 0, None
-        looked_at = list(islice(messages, min(most, _READ_AT_ONCE)))
+        # By their indices: an iterator fails if a finalizer enqueues meanwhile.
+        looked_at = list(map(messages.__getitem__, range(min(most, _READ_AT_ONCE, len(messages)))))
         key = sends = 0
         if self.attempts:
             # Messages that earlier processes tried go by themselves.
@@ -403,7 +386,7 @@ class Queue:
 
     def settle(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         """The messages of a batch have their outcome."""
-        with self.lock, self.change:
+        with self.lock:
             self._settle(batch, result)
         self.notify()
 
@@ -415,6 +398,17 @@ class Queue:
         self.backlog.remove(batch)
         self.room.note_room()
 
+    def leave(self, count: int, size: int, result: BatchResult | None = None) -> None:
+        """With a spool: messages leave before they are read; `None`: they were not accepted after all. The lock is held.
+
+        They have passed in the order of acceptance, so that a flush does not wait for them.
+        """
+        if result is None:
+            self.accounts.forget(count, size)
+        else:
+            self.accounts.settle(count, size, result)
+        self.read_count += count
+
     def keep(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         """At the close of a client with a spool: the messages are in the spool, and pending. The lock is held."""
         self.place(batch)
@@ -425,7 +419,8 @@ class Queue:
     def repair(self) -> None:
         """Make everything consistent again after an exception interrupted a change, wherever that was."""
         accounts = self.accounts
-        with self.lock, self.change as backlog:
+        backlog = self.backlog
+        with self.lock:
             settled = backlog.repair()
             if backlog.open is not None:
                 self.read_count = max(self.read_count, backlog.open.stop)
@@ -442,7 +437,8 @@ class Queue:
     def _count_pending(self) -> tuple[int, int]:
         """Messages in memory, and bytes of their JSON, counted one by one."""
         batches = list(self.backlog.batches())
-        bodies = bodies_of(self.ready) + (bodies_of([*self._messages, *self.appending]) if self.has_spool else [])
+        unread = [*self.ready, *self._messages, *self.appending] if self.has_spool else [*self.ready]
+        bodies = bodies_of(unread)
         return (
             len(bodies) + sum(batch.count for batch in batches),
             sum(map(len, bodies)) + sum(batch.size for batch in batches),
@@ -450,8 +446,8 @@ class Queue:
 
     # -- the consumer goes to sleep
 
-    def sleep_until_unread(self, seen: int, looks_at: float | None) -> asyncio.Future[None] | None:
-        """What the consumer awaits; `None`: something has changed since `changed` had this count, or there is much to read.
+    def sleep_until_unread(self, seen: object, looks_at: float | None) -> asyncio.Future[None] | None:
+        """What the consumer awaits; `None`: something has changed since `changed` had this mark, or there is much to read.
 
         `looks_at`: when it will look by itself.
         """
@@ -459,7 +455,7 @@ class Queue:
         with self.lock:
             self.backlog.looks_at = looks_at
             wake_at = self.backlog.wake_at(self.clock.now())
-            if self.changed.count == seen and len(self.ready) < wake_at:
+            if self.changed.mark is seen and len(self.ready) < wake_at:
                 self._wake_at = sys.maxsize if self.has_spool else wake_at
                 return waiter
             self._wake_at = sys.maxsize

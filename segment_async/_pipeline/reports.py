@@ -45,7 +45,7 @@ class _Report(NamedTuple):
 class Reports:
     """Calls `on_error`, and logs.
 
-    `now` is a monotonic clock; `notify` is called after reports were made, for what waits for them.
+    `now` is a monotonic clock; `notify` is called when `are_made` may have become true, for what waits for that.
     """
 
     def __init__(self, on_error: OnError | None, now: Callable[[], float], notify: Callable[[], None]) -> None:
@@ -90,7 +90,7 @@ class Reports:
 
     def resume(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make the waiting reports on this loop."""
-        self._is_stopped = False
+        self._is_stopped = self._scheduled = False
         self._schedule(loop)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -104,22 +104,22 @@ class Reports:
             self._scheduled = False
 
     def _make_scheduled(self) -> None:
-        if self._is_stopped:
-            # The loop is about to end: they wait for the next.
-            self._scheduled = False
-        else:
+        self._scheduled = False
+        # On a loop that is about to end, they wait for the next one.
+        if not self._is_stopped:
             self.make()
 
     def make(self) -> None:
         """Call `on_error` for what waits now, but not for what its calls add: that would hold the loop for ever."""
-        self._scheduled = False
-        for _ in range(len(self._waiting)):
-            if len(self._hooks) >= _MAX_RUNNING:
-                break
-            report = self._waiting.popleft()
-            self._waiting_bytes -= report.size
-            self._call(report.result, report.bodies)
-        self._notify()
+        try:
+            for _ in range(len(self._waiting)):
+                if len(self._hooks) >= _MAX_RUNNING:
+                    break
+                report = self._waiting.popleft()
+                self._waiting_bytes -= report.size
+                self._call(report.result, report.bodies)
+        finally:
+            self._notify()
 
     def _call(self, result: BatchResult, bodies: Callable[[], Iterable[bytes]]) -> None:
         assert self._on_error is not None
@@ -157,6 +157,7 @@ class Reports:
         if hooks:
             await asyncio.wait(hooks, timeout=seconds)
         self._is_stopped = True
+        self._notify()
         late = self._running_here()
         for hook in late:
             hook.cancel()

@@ -13,7 +13,6 @@ from segment_async._outcome import BatchResult, Status
 
 from .attempt import HoldsEnded
 from .auth import Auth
-from .backlog import Backlog
 from .batch import Batch, OpenBatch
 from .circuit import CircuitBreaker
 from .clock import LoopClock
@@ -82,8 +81,8 @@ class Settlement:
             action, answer, batch.history, batch.count, now
         ):
             # The others need not wait out their own back-off.
-            with self._queue.lock, self._queue.change as backlog:
-                backlog.retry_now()
+            with self._queue.lock:
+                self._queue.backlog.retry_now()
         match action:
             case Finish():
                 if action.reason == "refused" and batch.count == 1:
@@ -172,38 +171,38 @@ class Settlement:
         )
 
     def _wait(self, batch: Batch) -> None:
-        with self._queue.lock, self._queue.change as backlog:
-            backlog.wait(batch)
+        with self._queue.lock:
+            self._queue.backlog.wait(batch)
         self._queue.notify()
 
     def _split(self, batch: Batch, action: Split, now: float) -> None:
         parts = batch.split(first_alone=action.first_alone)
         for part in parts:
             part.not_before = now
-        with self._queue.lock, self._queue.change as backlog:
+        with self._queue.lock:
             if action.too_large:
-                backlog.learn_limit(batch, now)
-            self._replace(backlog, batch, parts)
+                self._queue.backlog.learn_limit(batch, now)
+            self._replace(batch, parts)
         self._queue.notify()
 
     def split_to_limit(self, batch: Batch) -> None:
         """A batch is larger than the server has turned out to take."""
         parts = batch.split()
-        with self._queue.lock, self._queue.change as backlog:
-            self._replace(backlog, batch, parts)
+        with self._queue.lock:
+            self._replace(batch, parts)
 
-    def _replace(self, backlog: Backlog, batch: Batch, parts: list[Batch]) -> None:
+    def _replace(self, batch: Batch, parts: list[Batch]) -> None:
         # In this order: `repair` can remove parts beside the whole, but messages that are nowhere are lost.
         for part in parts:
-            backlog.wait(part)
-        backlog.remove(batch)
+            self._queue.backlog.wait(part)
+        self._queue.backlog.remove(batch)
 
     def _give_up_holds(self, batch: Batch, keys: Collection[int]) -> None:
         """Messages that other processes deliver now: this one neither sends nor settles them any more."""
         lost = set(keys)
         ours, theirs = batch.parts({index for index, key in enumerate(batch.keys) if key in lost})
-        with self._queue.lock, self._queue.change as backlog:
-            self._replace(backlog, batch, [*ours, *theirs])
+        with self._queue.lock:
+            self._replace(batch, [*ours, *theirs])
         for part in theirs:
             self._queue.settle(part, part.history.result(Status.HANDED_OVER))
         self._queue.notify()

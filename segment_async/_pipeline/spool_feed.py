@@ -104,7 +104,7 @@ class SpoolFeed:
         if window is None:
             return
         recovered = self._spool.statistics().recovered
-        with queue.lock, queue.change:
+        with queue.lock:
             self._note_recovered(recovered)
             while self._lost < len(window.dropped):
                 dropped = window.dropped[self._lost]
@@ -214,12 +214,12 @@ class SpoolFeed:
         queue = self._queue
         kept = BatchResult(Status.KEPT)
         dropped = self.intake.drop_unstored(BatchResult(Status.DROPPED, "close_timeout"))
-        with queue.lock, queue.change as backlog:
-            ready = bodies_of(queue.ready)
+        with queue.lock:
+            ready = bodies_of([*queue.ready])
             queue.accounts.unload(len(ready), sum(map(len, ready)))
             forget_bodies(queue.ready)
             queue.ready.clear()
-            for batch in list(backlog.batches()):
+            for batch in list(queue.backlog.batches()):
                 queue.keep(batch, kept)
         queue.queued.settle(0, _EVERY_INDEX, kept)
         queue.queued.moved.notify()

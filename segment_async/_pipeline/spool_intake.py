@@ -21,7 +21,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from segment_async._exceptions import QueueFull, SpoolUnavailable, stack_of
-from segment_async._lifecycle.waiting import MOMENT, call_in, wait_until
+from segment_async._lifecycle.waiting import MOMENT, call_in, settle, wait_until
 from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import (
     Appended,
@@ -225,14 +225,20 @@ class SpoolIntake:
     # -- groups
 
     def pump(self) -> None:
-        """Deal with the answers that are there, and give the spool the next group; from any thread."""
-        self._take_answers()
-        if self._has_to_wait():
-            return
+        """Deal with the answers that are there, and give the spool the next group; from any thread.
+
+        A signal handler or a finalizer that comes here amid a change of this thread's leaves that to the recorder, which
+        its message has woken.
+        """
         queue = self._queue
+        if queue.is_amid_a_change():
+            return
         group = object()
         unstored, appending = queue.unstored, queue.appending
         try:
+            self._take_answers()
+            if self._has_to_wait():
+                return
             with queue.lock:
                 # No call from here to where the group is set: a signal handler must not begin one of its own.
                 if self._group is not None or self._waits_for_record or not (appending or unstored):
@@ -246,9 +252,10 @@ class SpoolIntake:
                 self._since = self._clock.now()
             self._hand_over(group, messages, hold)
         except BaseException:
-            # The group is handed over again; what the spool has of it is known then.
+            # The group is handed over again, by the recorder; what the spool has of it is known then.
             if self._group is group:
                 self._group = None
+            queue.notify()
             raise
 
     def _pump_for_call(self) -> None:
@@ -256,8 +263,8 @@ class SpoolIntake:
         try:
             self.pump()
         except MemoryError:
-            # `is_interrupted` now, so that the recorder goes on.
-            self._queue.notify()
+            # The recorder goes on.
+            pass
 
     def _hand_over(self, group: object, messages: list[NewMessage], hold: int) -> None:
         done = partial(self._answered, group)
@@ -328,7 +335,7 @@ class SpoolIntake:
         try:
             while answers or self._dropped:
                 refused = None
-                with queue.lock, queue.change:
+                with queue.lock:
                     while len(answers) > len(queue.appending):
                         # Its message was moved when an exception came in between.
                         answers.popleft()
@@ -353,9 +360,10 @@ class SpoolIntake:
             return False
         self._full_since = None
         stored_as(group, [0 if isinstance(answer, SpoolUnavailable) else answer.key or 0 for answer in answers])
-        queue.ready.extend(starmap(queue.appending.popleft, repeat((), len(group))))
+        # Before the messages move: if an exception comes in between, this is done again for the others.
         for delivery, answer in zip(group, answers, strict=True):
             self._answer(delivery, answer, answered)
+        queue.ready.extend(starmap(queue.appending.popleft, repeat((), len(group))))
         answers.clear()
         return True
 
@@ -365,17 +373,19 @@ class SpoolIntake:
         """Note that the call of this message gets its answer; whether it was waited for, and so not accepted so far."""
         if delivery not in self._awaited:
             return False
-        self._queue.accounts.arriving -= 1
-        future = self._awaited.pop(delivery)
+        future = self._awaited[delivery]
         if future is not None:
             answered.append((future, answer))
+        # No call in between.
+        del self._awaited[delivery]
+        self._queue.accounts.arriving -= 1
         return True
 
     def _take_one(
         self, answered: list[tuple[asyncio.Future[_Answer], _Answer]]
     ) -> tuple[Delivery, BatchResult, bytes] | None:
         """The first message goes where its answer says; what is dropped is returned. The lock is held."""
-        queue, accounts, answer = self._queue, self._queue.accounts, self._answers[0]
+        queue, answer = self._queue, self._answers[0]
         delivery = queue.appending[0]
         body = bodies_of((delivery,))[0]
         status = "unavailable" if isinstance(answer, SpoolUnavailable) else answer.status
@@ -398,28 +408,26 @@ class SpoolIntake:
                 stored_as((delivery,), (key,))
                 queue.ready.append(delivery)
             else:
-                accounts.unload(1, len(body))
+                queue.accounts.unload(1, len(body))
                 forget_bodies((delivery,))
                 self.known[delivery.message_id] = delivery
             return None
-        # It will not be read: a flush must not wait for it.
-        queue.read_count += 1
         if status in ("stored", "memory"):
-            accounts.settle(1, len(body), _HANDED_OVER)
+            queue.leave(1, len(body), _HANDED_OVER)
             settle_alone(delivery, queue.queued.host, _HANDED_OVER)
             return None
         if was_arriving and not (status == "known" and key in self._elsewhere):
             # It is not accepted after all.
-            accounts.forget(len(body))
+            queue.leave(1, len(body))
             if status == "known":
                 self._share(delivery, key)
             return None
         if status == "known":
-            accounts.settle(1, len(body), _HANDED_OVER)
+            queue.leave(1, len(body), _HANDED_OVER)
             settle_alone(delivery, queue.queued.host, _HANDED_OVER)
             return None
         result = BatchResult(Status.DROPPED, "queue_full" if status == "full" else "spool_unavailable")
-        accounts.settle(1, len(body), result)
+        queue.leave(1, len(body), result)
         return delivery, result, body
 
     def _refuse(self, delivery: Delivery, result: BatchResult, body: bytes) -> None:
@@ -475,7 +483,7 @@ class SpoolIntake:
         queue = self._queue
         answered: list[tuple[asyncio.Future[_Answer], _Answer]] = []
         closed = SpoolUnavailable("the client was closed before the spool answered")
-        with queue.lock, queue.change:
+        with queue.lock:
             self.keeps, self._group, self._since = True, None, None
             unstored = [*queue.appending, *queue.unstored]
             bodies = bodies_of(unstored)
@@ -484,7 +492,7 @@ class SpoolIntake:
             self._answers.clear()
             for delivery in unstored:
                 self._answer(delivery, closed, answered)
-            queue.accounts.settle(len(unstored), sum(map(len, bodies)), result)
+            queue.leave(len(unstored), sum(map(len, bodies)), result)
         for delivery, body in zip(unstored, bodies, strict=True):
             self._refuse(delivery, result, body)
         _resolve(answered)
@@ -510,5 +518,4 @@ def _resolve(answered: Iterable[tuple[asyncio.Future[_Answer], _Answer]]) -> Non
 
 def _resolve_all(pairs: Iterable[tuple[asyncio.Future[_Answer], _Answer]]) -> None:
     for future, answer in pairs:
-        if not future.done():
-            future.set_result(answer)
+        settle(future, answer)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from segment_async._lifecycle.waiting import MOMENT, Signal, call_in, shorter, wait_until, wake
+from segment_async._lifecycle.waiting import MOMENT, Signal, call_in, settle, shorter, wait_until, wake
 from tests.support.stations import AlwaysRunning
 from tests.support.virtual_clock import Deadlock, run, running_clock
 
@@ -29,11 +29,13 @@ class TestSignal:
 
         run(main())
 
-    def test_it_counts_also_what_wakes_nothing(self) -> None:
+    def test_its_mark_changes_also_when_nothing_is_woken(self) -> None:
         signal = Signal()
-        signal.notify()
-        signal.notify()
-        assert signal.count == 2
+        marks = [signal.mark]
+        for _ in range(3):
+            signal.notify()
+            marks.append(signal.mark)
+        assert len(set(marks)) == len(marks)
 
     def test_a_waiter_with_a_condition_is_woken_once_it_is_true(self) -> None:
         async def main() -> None:
@@ -308,3 +310,18 @@ def reaches(state: dict[str, int], number: int) -> Callable[[], bool]:
 )
 def test_the_shorter_limit(one: float | None, other: float | None, expected: float | None) -> None:
     assert shorter(one, other) == expected
+
+
+def test_a_future_that_is_done_keeps_its_result() -> None:
+    """A signal handler may have settled it a moment ago."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        settled, cancelled, open_one = loop.create_future(), loop.create_future(), loop.create_future()
+        settled.set_result(1)
+        cancelled.cancel()
+        for future in (settled, cancelled, open_one):
+            settle(future, 2)
+        assert (settled.result(), cancelled.cancelled(), open_one.result()) == (1, True, 2)
+
+    run(main())

@@ -114,7 +114,7 @@ class TestSpool:
         one.arriving += 1
         assert (look(one).accepted, look(one).pending) == (0, 0)
         one.arriving -= 1
-        one.forget(10)
+        one.forget(1, 10)
         assert (look(one).accepted, one.pending, one.pending_bytes, one.arriving) == (0, 0, 0, 0)
 
     def test_what_the_spool_gives_up_is_dropped(self) -> None:
@@ -243,7 +243,7 @@ class LawOfAccounts(RuleBasedStateMachine):
             self.accepted += 1
         else:
             self.one.arriving -= 1
-            self.one.forget(size)
+            self.one.forget(1, size)
 
     @precondition(lambda self: self.memory)
     @rule(count=st.integers(1, 5), result=st.sampled_from(ENDS))

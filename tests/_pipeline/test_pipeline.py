@@ -91,7 +91,8 @@ async def in_each_place(pipeline: Pipeline) -> list[Delivery]:
     opened = pipeline.queue.backlog.open
     assert opened is not None
     sealed = opened.seal()
-    with pipeline.queue.lock, pipeline.queue.change as backlog:
+    backlog = pipeline.queue.backlog
+    with pipeline.queue.lock:
         backlog.wait(sealed)
         backlog.open = None
     pipeline.queue.place(sealed)

@@ -63,7 +63,8 @@ async def put(queue: Queue, size: int = 1, name: str = "", *, paced: bool = True
 def seal(queue: Queue, opened: OpenBatch) -> Batch:
     """As the consumer does it."""
     batch = opened.seal()
-    with queue.lock, queue.change as backlog:
+    backlog = queue.backlog
+    with queue.lock:
         backlog.wait(batch)
         backlog.open = None
     queue.place(batch)
@@ -132,7 +133,8 @@ class TestBounds:
         read(queue)
         assert not offer(queue, 1)
         first = queue.backlog.waiting[0]
-        with queue.lock, queue.change as backlog:
+        backlog = queue.backlog
+        with queue.lock:
             backlog.mark_in_flight(first)
         assert not offer(queue, 1)
         assert queue.statistics().in_flight == 1
@@ -197,7 +199,8 @@ class TestPolicies:
             read(queue)
             assert queue.backlog.open is not None
             seal(queue, queue.backlog.open)
-            with queue.lock, queue.change as backlog:
+            backlog = queue.backlog
+            with queue.lock:
                 for batch in list(backlog.waiting):
                     backlog.mark_in_flight(batch)
             assert not await put(queue)
@@ -584,7 +587,8 @@ class TestThreads:
                 read(queue)
                 assert queue.backlog.open is not None
                 batch = seal(queue, queue.backlog.open)
-                with queue.lock, queue.change as backlog:
+                backlog = queue.backlog
+                with queue.lock:
                     backlog.mark_in_flight(batch)
                 queue.settle(batch, DELIVERED)
             over.set()
@@ -718,7 +722,7 @@ class TestWaking:
             queue = queue_with(1_000)
             offer(queue)
             read(queue)
-            sleeper = queue.sleep_until_unread(queue.changed.count, None)
+            sleeper = queue.sleep_until_unread(queue.changed.mark, None)
             assert sleeper is not None
             for _ in range(98):
                 assert queue.offer(message(queue), 1, paced=True)
@@ -731,7 +735,7 @@ class TestWaking:
     def test_from_the_first_one_where_no_batch_is_open(self) -> None:
         async def main() -> None:
             queue = make(5)
-            sleeper = queue.sleep_until_unread(queue.changed.count, None)
+            sleeper = queue.sleep_until_unread(queue.changed.mark, None)
             assert sleeper is not None
             assert queue.offer(message(queue), 1, paced=True)
             assert sleeper.done()
@@ -743,7 +747,7 @@ class TestWaking:
             queue = queue_with(3)
             offer(queue)
             read(queue)
-            sleeper = queue.sleep_until_unread(queue.changed.count, None)
+            sleeper = queue.sleep_until_unread(queue.changed.mark, None)
             assert sleeper is not None
             queue.offer(message(queue), 1, paced=True)
             assert not sleeper.done()
@@ -756,12 +760,12 @@ class TestWaking:
     def test_not_at_all_if_something_has_changed_before(self) -> None:
         async def main() -> None:
             queue = make(5)
-            seen = queue.changed.count
+            seen = queue.changed.mark
             queue.notify()
             assert queue.sleep_until_unread(seen, None) is None
-            seen = queue.changed.count
+            seen = queue.changed.mark
             offer(queue)
-            assert queue.sleep_until_unread(queue.changed.count, None) is None
+            assert queue.sleep_until_unread(queue.changed.mark, None) is None
 
         run(main())
 
@@ -776,10 +780,10 @@ class TestWaking:
                 if not is_awake:
                     is_awake = True
                     settle_all(queue)
-                    sleepers.append(queue.sleep_until_unread(queue.changed.count, None))
+                    sleepers.append(queue.sleep_until_unread(queue.changed.mark, None))
                 return True
 
-            assert queue.sleep_until_unread(queue.changed.count, None) is not None
+            assert queue.sleep_until_unread(queue.changed.mark, None) is not None
             queue.changed.register(as_a_consumer_in_another_thread)
             assert queue.offer(message(queue), 1, paced=True)
             (sleeper,) = sleepers
@@ -793,7 +797,7 @@ class TestWaking:
     def test_with_a_spool_messages_are_unread_once_they_are_stored(self) -> None:
         async def main() -> None:
             queue = queue_with(50, has_spool=True)
-            sleeper = queue.sleep_until_unread(queue.changed.count, None)
+            sleeper = queue.sleep_until_unread(queue.changed.mark, None)
             assert sleeper is not None
             assert queue.offer(message(queue), 1, paced=False)
             assert not sleeper.done()
@@ -809,7 +813,8 @@ class TestDropOldest:
             offer(queue, name=str(number))
         read(queue)
         first = queue.backlog.waiting[0]
-        with queue.lock, queue.change as backlog:
+        backlog = queue.backlog
+        with queue.lock:
             backlog.mark_in_flight(first)
         assert offer(queue)
         assert queue.statistics().reasons == {"queue_full": 2}
@@ -864,7 +869,7 @@ class TestReentry:
         queue = make(2, overflow="drop_oldest")
         offer(queue)
         offer(queue)
-        with queue.lock, queue.change:
+        with queue.lock:
             assert not offer(queue)
         assert not queue.evicted
         assert offer(queue)
@@ -872,7 +877,7 @@ class TestReentry:
 
     def test_amid_a_change_a_message_that_finds_room_is_taken(self) -> None:
         queue = make(3)
-        with queue.lock, queue.change:
+        with queue.lock:
             assert offer(queue)
             assert queue.offer(message(queue), 1, paced=True)
         assert queue.unread == 2
@@ -958,14 +963,16 @@ def made_ready(overflow: Overflow) -> Queue:
         assert offer(queue, 10, str(number))
     read(queue, 5)
     second = queue.backlog.waiting[1]
-    with queue.lock, queue.change as backlog:
+    backlog = queue.backlog
+    with queue.lock:
         backlog.mark_in_flight(second)
     return queue
 
 
 def _split(queue: Queue) -> None:
     batch = next(iter(queue.backlog.in_flight))
-    with queue.lock, queue.change as backlog:
+    backlog = queue.backlog
+    with queue.lock:
         # As the settlement does it.
         for part in batch.split():
             backlog.wait(part)
@@ -986,7 +993,7 @@ CHANGES: Mapping[str, Callable[[Queue], object]] = {
     "seal": _seal,
     "split": _split,
     "repair": lambda queue: queue.repair(),
-    "sleep": lambda queue: queue.sleep_until_unread(queue.changed.count, None),
+    "sleep": lambda queue: queue.sleep_until_unread(queue.changed.mark, None),
 }
 # Changes that bring a message, which is counted in any case.
 PUTS = ("offer", "put_nowait", "drop")
@@ -1040,7 +1047,8 @@ def hold_to_the_law(queue: Queue, expected: int) -> None:
     assert queue.accounts.pending_bytes == 10 * counters.pending
     assert all(body == b"x" * 10 for batch in batches for body in batch.bodies())
     assert set(bodies_of(queue.ready)) <= {b"x" * 10}
-    with queue.lock, queue.change as backlog:
+    backlog = queue.backlog
+    with queue.lock:
         for batch in list(backlog.in_flight):
             backlog.wait(batch)
     settle_all(queue)
@@ -1202,13 +1210,15 @@ class LawOfTheQueue(RuleBasedStateMachine):
     @precondition(lambda self: self.queue.backlog.waiting)
     @rule()
     def launch(self) -> None:
-        with self.queue.lock, self.queue.change as backlog:
+        backlog = self.queue.backlog
+        with self.queue.lock:
             backlog.mark_in_flight(backlog.waiting[0])
 
     @precondition(lambda self: self.queue.backlog.in_flight)
     @rule()
     def retry(self) -> None:
-        with self.queue.lock, self.queue.change as backlog:
+        backlog = self.queue.backlog
+        with self.queue.lock:
             backlog.wait(next(iter(backlog.in_flight)))
         self.queue.notify()
 

@@ -271,6 +271,31 @@ class TestHooksGoneWrong:
         run(second())
         assert ids(told) == [["a"]]
 
+    def test_a_flush_of_another_thread_learns_that_no_more_are_made(self) -> None:
+        async def main() -> None:
+            seen: list[bool] = []
+            reports = reports_to(lambda *_: None, notify=lambda: seen.append(reports.are_made))
+            reports.add(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            assert not reports.are_made
+            await reports.finish(0.0)
+            assert seen == [True]
+
+        run(main())
+
+    def test_a_hook_that_ends_the_program_leaves_no_wait_behind(self) -> None:
+        def end(*_: object) -> None:
+            raise SystemExit
+
+        async def main() -> None:
+            seen: list[bool] = []
+            reports = reports_to(end, notify=lambda: seen.append(reports.are_made))
+            reports.add(REFUSED, bodies("a"), 10, None)
+            with pytest.raises(SystemExit):
+                reports.make()
+            assert seen == [True]
+
+        run(main())
+
     def test_hooks_that_are_cancelled_at_the_end_make_no_place_for_others(self) -> None:
         async def main() -> None:
             loop, began = asyncio.get_running_loop(), 0

@@ -43,8 +43,8 @@ _watching: list["Points"] = []
 
 @contextmanager
 def unwatched() -> Iterator[None]:
-    """Count no place meanwhile: what runs here runs on another thread in truth."""
-    if not _watching:
+    """Count no place meanwhile, but for finalizers: what runs here runs on another thread in truth."""
+    if not _watching or _watching[-1].on_any_thread:
         yield
         return
     profile = sys.getprofile()
@@ -64,6 +64,7 @@ class Points:
         at: number of the place, from 0; `None`: none.
         every: act again each time that so many more places are passed; `None`: once. What raises ends the watch, until
             `resume`.
+        on_any_thread: a finalizer's places, and not a signal handler's: also what runs on another thread in truth.
 
     Attributes:
         count: places that were passed.
@@ -76,7 +77,9 @@ class Points:
         act: Callable[[], object] = lambda: None,
         at: int | None = None,
         every: int | None = None,
+        on_any_thread: bool = False,
     ) -> None:
+        self.on_any_thread = on_any_thread
         self.count = 0
         self.where = ""
         self._prefixes = tuple(str(PACKAGE / part) for part in parts)

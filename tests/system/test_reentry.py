@@ -213,6 +213,24 @@ def test_a_signal_handler_that_looks_at_the_counters_sees_the_law(with_spool: bo
     go_through(make, with_spool=with_spool, lives_for=every_life)
 
 
+@pytest.mark.parametrize(
+    ("parts", "with_spool"),
+    [
+        (("_pipeline/queue.py", "_lifecycle/waiting.py"), False),
+        (("_pipeline/queue.py", "_lifecycle/waiting.py"), True),
+        (("_pipeline/spool_intake.py",), True),
+    ],
+    ids=["memory", "spool", "intake"],
+)
+def test_a_finalizer_that_enqueues_at_any_place_stops_nothing(parts: tuple[str, ...], with_spool: bool) -> None:
+    """Also amid the answers of a spool, which come on a thread of its own."""
+
+    def make(at: int | None, life: Callable[[], Life]) -> Points:
+        return Points(*parts, act=lambda: life().enqueue_within(), at=at, on_any_thread=True)
+
+    go_through(make, with_spool=with_spool)
+
+
 class Finalized:
     """Part of a cycle: the garbage collector ends it, in the middle of whatever runs."""
 

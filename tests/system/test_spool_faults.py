@@ -81,6 +81,65 @@ class TestKilledAfterTheCallReturned:
         asyncio.run(main())
 
 
+class TestAFlushMeanwhile:
+    """Messages that leave before they are read are not waited for."""
+
+    def flushes(self, offer: Callable[[Client, ScriptedDisk], Coroutine[Any, Any, None]], **options: Any) -> None:
+        async def main() -> None:
+            disk = ScriptedDisk(seconds=1.0)
+            transport = ScriptedTransport()
+            async with Client("key", transport=transport, spool=SpoolStore(disk).open(), **options) as client:
+                await client.track("u", "E", message_id="first")
+                assert await client.flush(timeout=SOON) == 0
+                await offer(client, disk)
+                async with asyncio.timeout(SOON):
+                    assert await client.flush() == 0
+                check_counters(client.statistics())
+                assert client.statistics().pending == 0
+
+        run(main())
+
+    def test_what_the_disk_refuses(self) -> None:
+        async def offer(client: Client, disk: ScriptedDisk) -> None:
+            disk.refuses = True
+            for _ in range(3):
+                client.nowait.track("u", "E")
+
+        self.flushes(offer)
+
+    def test_what_finds_the_disk_full(self) -> None:
+        async def offer(client: Client, disk: ScriptedDisk) -> None:
+            disk.is_full = True
+            client.nowait.track("u", "E")
+
+        self.flushes(offer)
+
+    def test_a_call_that_is_refused(self) -> None:
+        async def offer(client: Client, disk: ScriptedDisk) -> None:
+            disk.refuses = True
+            call = asyncio.create_task(client.track("u", "E"))
+            await asyncio.sleep(0.1)
+            left = asyncio.create_task(client.flush())
+            with pytest.raises(SpoolUnavailable):
+                await call
+            async with asyncio.timeout(SOON):
+                assert await left == 0
+
+        self.flushes(offer)
+
+    def test_the_same_id_again(self) -> None:
+        async def offer(client: Client, disk: ScriptedDisk) -> None:
+            await client.track("u", "E", message_id="twice")
+            client.nowait.track("u", "E")
+            again = asyncio.create_task(client.track("u", "E", message_id="twice"))
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(SOON):
+                assert await client.flush() == 0
+                await again
+
+        self.flushes(offer, flush_interval=5)
+
+
 Body = Callable[[Client, ScriptedTransport, SpoolStore], Coroutine[Any, Any, None]]
 
 
