@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from segment_async._exceptions import SpoolUnavailable
+from segment_async._outcome import BatchResult, Status
 
 from . import _files as files
 from . import _tables as tables
@@ -377,7 +378,8 @@ class Database(PlainDatabase):
                 _checkpoint(connection, "TRUNCATE")
             tables.check_schema(connection)
             counters = tables.load_counters(connection)
-            if counters.caught_up(self._lock.watermark()) is not counters:
+            watermark = self._lock.watermark()
+            if watermark is not None and watermark.revision > counters.revision:
                 raise Damaged("the end of its log is missing")
         except BaseException:
             connection.close()
@@ -588,6 +590,7 @@ _DEAD: Final = "SELECT * FROM dead NOT INDEXED WHERE position > ? AND position <
 _FARTHEST: Final = 2**40
 _LAST: Final = 2**63 - 1
 _IsSound = Callable[[tuple[Any, ...]], bool]
+_DAMAGED: Final = BatchResult(Status.DROPPED, "damaged")
 
 
 def _make_file(
@@ -628,14 +631,27 @@ def _carry_over(
         tables.insert(target, "dead", [letter])
         dead, dead_bytes = dead + 1, dead_bytes + len(letter.body)
     try:
-        own = None if source is None else tables.load_counters(source).caught_up(watermark)
+        own = None if source is None else tables.load_counters(source)
     except (*tables.ERRORS, Damaged):
         own = None
-    counters = (own or watermark or Counters(accepted=count + dead, failed=dead)).salvaged(count)
+    counters = _after_salvage(own, watermark, count, dead)
     position = max(counters.position, last)
     tables.store_counters(
         target, counters._replace(position=position, pending_bytes=size, dead=dead, dead_bytes=dead_bytes)
     )
+
+
+def _after_salvage(own: Counters | None, watermark: Counters | None, found: int, dead: int) -> Counters:
+    """The counters after so many pending messages and dead letters were found in a damaged file."""
+    counters = own or watermark or Counters(accepted=found + dead, failed=dead)
+    if own is not None and watermark is not None and watermark.revision > own.revision:
+        # Which of the lost transactions were appends and which were outcomes is not known: what was appended is lost,
+        # what was settled is pending again.
+        lost = max(0, watermark.accepted - own.accepted)
+        counters = own.plus(accepted=lost).settled(lost, 0, _DAMAGED)
+        counters = counters._replace(revision=watermark.revision, position=max(counters.position, watermark.position))
+    lost = counters.pending - found
+    return counters.settled(lost, 0, _DAMAGED) if lost > 0 else counters.plus(accepted=-lost)
 
 
 def _attempts(source: sqlite3.Connection | None, position: int) -> int:

@@ -32,7 +32,7 @@ from ._tables import Counters, Damaged
 
 APPLICATION_ID: Final = 0x73A9C55B
 """Marks our files in SQLite's header."""
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of the tables. A file with a higher number was written by a newer version."""
 _SQLITE_MARK: Final = b"SQLite format 3\0"
 _LOCK_MARK: Final = b"segment-async spool\n"
@@ -283,10 +283,10 @@ class Lock:
 
     def set_watermark(self, counters: Counters) -> None:
         content = counters.pack()
-        os.pwrite(self._descriptor, _LOCK_MARK + bytes([len(content)]) + content, 0)
+        os.pwrite(self._descriptor, _LOCK_MARK + len(content).to_bytes(4, "big") + content, 0)
 
     def watermark(self) -> Counters | None:
-        return _parse_watermark(os.pread(self._descriptor, 512, 0))
+        return _parse_watermark(os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0))
 
     def close(self) -> None:
         with open_files.guard:
@@ -305,10 +305,11 @@ def peek_watermark(place: Place) -> Counters | None:
 
 
 def _parse_watermark(content: bytes) -> Counters | None:
-    start = len(_LOCK_MARK) + 1
-    if len(content) < start or not content.startswith(_LOCK_MARK):
-        return None
-    return Counters.unpack(content[start : start + content[start - 1]])
+    mark, size, rest = content[: len(_LOCK_MARK)], content[len(_LOCK_MARK) :][:4], content[len(_LOCK_MARK) + 4 :]
+    if mark == _LOCK_MARK:
+        with contextlib.suppress(Damaged):
+            return Counters.unpack(rest[: int.from_bytes(size, "big")])
+    return None
 
 
 def _lock(path: Path) -> int | None:

@@ -260,16 +260,10 @@ def _load_attempts(rows: list[Row], connection: sqlite3.Connection, _: Counters)
 
 
 def _dead_letter(counters: Counters, row: DeadRow) -> DeadLetter:
+    reason, status_code, attempts, possibly_delivered, failed_at, answer = row.failure
+    accepted, failed = _wall_seconds(counters, row.accepted_at), _wall_seconds(counters, failed_at)
     return DeadLetter(
-        _text(row.message_id),
-        row.body,
-        _wall_seconds(counters, row.accepted_at),
-        _wall_seconds(counters, row.failed_at),
-        row.reason,
-        row.status_code,
-        row.attempts,
-        bool(row.possibly_delivered),
-        row.answer,
+        _text(row.message_id), row.body, accepted, failed, reason, status_code, attempts, possibly_delivered, answer
     )
 
 
@@ -309,9 +303,11 @@ def _revive(rows: list[DeadRow], connection: sqlite3.Connection, counters: Count
     tables.insert_messages(connection, counters.position + 1, counters.clock, messages)
     tables.remove(connection, "dead", [row.position for row in revived.values()])
     for row in revived.values():
-        counters = counters.revived(row.reason, len(row.body))
-        if row.possibly_delivered:
-            tables.store_attempts(connection, [counters.position], row.attempts)
+        size, failure = len(row.body), row.failure
+        counters = counters.plus(position=1, failed=-1, pending_bytes=size, dead=-1, dead_bytes=-size)
+        counters = counters.with_reason(failure.reason, -1)
+        if failure.possibly_delivered:
+            tables.store_attempts(connection, [counters.position], failure.attempts)
     return counters, len(revived)
 
 
@@ -325,10 +321,9 @@ def _erase(rows: list[Row], connection: sqlite3.Connection, counters: Counters) 
 
 def _erase_dead(rows: list[DeadRow], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
     with _overwriting(connection):
-        there = tables.find_positions(connection, [row.position for row in rows], "dead")
-        tables.remove(connection, "dead", list(there))
-    size = sum(len(row.body) for row in rows if row.position in there)
-    return counters.plus(dead=-len(there), dead_bytes=-size), len(there)
+        there = [row for row in tables.read_dead(connection, rows[0].position - 1, _ROWS) if row in rows]
+        tables.remove(connection, "dead", [row.position for row in there])
+    return counters.plus(dead=-len(there), dead_bytes=-sum(len(row.body) for row in there)), len(there)
 
 
 @contextlib.contextmanager

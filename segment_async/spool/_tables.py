@@ -8,15 +8,16 @@ Nothing here begins or ends a transaction, opens a file, or decides anything.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from segment_async._outcome import BatchResult, Status
+import orjson
+
+from segment_async._outcome import BatchResult, Counts
 
 PAGE_SIZE: Final = 4096
 PAGE: Final = 512
@@ -25,21 +26,16 @@ _MAX_PARAMETERS: Final = 768
 
 # A file whose tables were made with other words, or other white space, counts as damaged: that takes another FORMAT.
 SCHEMA: Final = [
-    """CREATE TABLE counters (
-        id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, position INTEGER NOT NULL, accepted INTEGER NOT NULL,
-        delivered INTEGER NOT NULL, failed INTEGER NOT NULL, dropped INTEGER NOT NULL, pending_bytes INTEGER NOT NULL,
-        dead INTEGER NOT NULL, dead_bytes INTEGER NOT NULL, clock INTEGER NOT NULL, wall INTEGER NOT NULL,
-        reasons TEXT NOT NULL, fingerprint TEXT NOT NULL, checksum INTEGER NOT NULL)""",
+    "CREATE TABLE counters (id INTEGER PRIMARY KEY, content BLOB NOT NULL)",
     # Pending messages. The position is their order of acceptance, and is never used twice.
     """CREATE TABLE messages (
         position INTEGER PRIMARY KEY, message_id BLOB NOT NULL UNIQUE, accepted_at INTEGER NOT NULL,
         checksum INTEGER NOT NULL, body BLOB NOT NULL)""",
     "CREATE TABLE attempts (position INTEGER PRIMARY KEY, number INTEGER NOT NULL, checksum INTEGER NOT NULL)",
+    # Messages that failed; `failure` is a packed `Failure`, and `checksum` the message's own.
     """CREATE TABLE dead (
         position INTEGER PRIMARY KEY, message_id BLOB NOT NULL, accepted_at INTEGER NOT NULL,
-        checksum INTEGER NOT NULL, body BLOB NOT NULL, reason TEXT NOT NULL, status_code INTEGER,
-        attempts INTEGER NOT NULL, possibly_delivered INTEGER NOT NULL, failed_at INTEGER NOT NULL,
-        answer TEXT NOT NULL, result_checksum INTEGER NOT NULL)""",
+        checksum INTEGER NOT NULL, body BLOB NOT NULL, failure BLOB NOT NULL)""",
     # Messages erased by another process, until the one that uses the file has noticed.
     "CREATE TABLE purged (position INTEGER PRIMARY KEY, message_id BLOB NOT NULL)",
 ]
@@ -48,7 +44,6 @@ _SCHEMA_QUERY: Final = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND 
 
 # SQLite quotes a damaged file in its errors, and Python fails if the quote is not UTF-8.
 ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
-_DAMAGED: Final = BatchResult(Status.DROPPED, "damaged")
 
 
 class Damaged(Exception):
@@ -67,6 +62,20 @@ def check_schema(connection: sqlite3.Connection) -> None:
         raise Damaged("the tables are not as they were created")
 
 
+def _pack(values: Sequence[object]) -> bytes:
+    """Values as JSON, with a checksum."""
+    content = orjson.dumps(values)
+    return crc32(content).to_bytes(4, "big") + content
+
+
+def _unpack(packed: object) -> list[Any]:
+    """Raises `Damaged` if these are not packed values; a damaged row may have another type."""
+    if not isinstance(packed, bytes) or crc32(packed[4:]) != int.from_bytes(packed[:4], "big") or len(packed) < 5:
+        raise Damaged("a row does not match its checksum")
+    values: list[Any] = orjson.loads(packed[4:])
+    return values
+
+
 # -- the counters
 
 
@@ -76,8 +85,8 @@ class Counters(NamedTuple):
     Attributes:
         revision: number of transactions. `position`: the last one given out.
         clock, wall: the clock that messages age by and the wall clock at the last transaction, in milliseconds.
-        reasons: JSON of how many messages failed or were dropped, by reason.
         fingerprint: of the write key and host that the spool belongs to; empty until a client has written.
+        reasons: how many messages failed or were dropped, by reason.
     """
 
     revision: int = 0
@@ -91,16 +100,12 @@ class Counters(NamedTuple):
     dead_bytes: int = 0
     clock: int = 0
     wall: int = 0
-    reasons: str = "{}"
     fingerprint: str = ""
+    reasons: Mapping[str, int] = Counts()
 
     @property
     def pending(self) -> int:
         return self.accepted - self.delivered - self.failed - self.dropped
-
-    @property
-    def checksum(self) -> int:
-        return crc32(f"{self.reasons}\n{self.fingerprint}".encode(errors="replace"), crc32(_NUMBERS.pack(*self[:11])))
 
     def plus(self, **changes: int) -> Counters:
         return self._replace(**{name: getattr(self, name) + change for name, change in changes.items()})
@@ -110,68 +115,29 @@ class Counters(NamedTuple):
         counters = self.plus(**{result.status.value: count}, pending_bytes=-size)
         return counters if result.reason is None else counters.with_reason(result.reason, count)
 
-    def revived(self, reason: str, size: int) -> Counters:
-        """The counters after a dead letter with this reason became pending again, at the next position."""
-        changed = self.plus(position=1, failed=-1, pending_bytes=size, dead=-1, dead_bytes=-size)
-        return changed.with_reason(reason, -1)
-
     def with_reason(self, reason: str, change: int) -> Counters:
-        reasons = json.loads(self.reasons)
-        reasons[reason] = reasons.get(reason, 0) + change
-        return self._replace(reasons=json.dumps({word: count for word, count in reasons.items() if count}))
-
-    @property
-    def damaged(self) -> int:
-        count: int = json.loads(self.reasons).get("damaged", 0)
-        return count
-
-    def caught_up(self, watermark: Counters | None) -> Counters:
-        """The counters with what the file has lost since its watermark was set counted as damaged.
-
-        Which of the lost transactions were appends and which were outcomes is not known: what was appended is lost,
-        what was settled is pending again.
-        """
-        if watermark is None or watermark.revision <= self.revision:
-            return self
-        lost = max(0, watermark.accepted - self.accepted)
-        later = self.plus(accepted=lost).settled(lost, 0, _DAMAGED)
-        return later._replace(revision=watermark.revision, position=max(self.position, watermark.position))
-
-    def salvaged(self, found: int) -> Counters:
-        """The counters after so many pending messages were found in a damaged file."""
-        lost = self.pending - found
-        return self.settled(lost, 0, _DAMAGED) if lost > 0 else self.plus(accepted=-lost)
+        reasons = {**self.reasons, reason: self.reasons.get(reason, 0) + change}
+        return self._replace(reasons={word: count for word, count in reasons.items() if count})
 
     def pack(self) -> bytes:
-        """What is kept beside the file as its watermark: everything but the reasons."""
-        content = _NUMBERS.pack(*self[:11]) + self.fingerprint.encode()
-        return content + crc32(content).to_bytes(4, "big")
+        return _pack([*self[:-1], dict(self.reasons)])
 
     @classmethod
-    def unpack(cls, packed: bytes) -> Counters | None:
-        content = packed[:-4]
-        if len(content) < _NUMBERS.size or crc32(content) != int.from_bytes(packed[-4:], "big"):
-            return None
-        numbers, fingerprint = content[: _NUMBERS.size], content[_NUMBERS.size :]
-        return cls(*_NUMBERS.unpack(numbers))._replace(fingerprint=fingerprint.decode(errors="replace"))
-
-
-_NUMBERS: Final = struct.Struct(">11q")
+    def unpack(cls, packed: object) -> Counters:
+        """Raises `Damaged` if it does not match its checksum."""
+        return cls(*_unpack(packed))
 
 
 def load_counters(connection: sqlite3.Connection) -> Counters:
     """Raises `Damaged` if the row does not match its checksum."""
-    row = connection.execute("SELECT * FROM counters WHERE id = 1").fetchone()
-    if row is None or not _are_integers(row[:12]):
-        raise Damaged("the counters are missing, or are not numbers")
-    counters = Counters(*row[1:-1])
-    if counters.checksum != row[-1]:
-        raise Damaged("the counters do not match their checksum")
-    return counters
+    row = connection.execute("SELECT content FROM counters").fetchone()
+    if row is None:
+        raise Damaged("the counters are missing")
+    return Counters.unpack(row[0])
 
 
 def store_counters(connection: sqlite3.Connection, counters: Counters) -> None:
-    insert(connection, "counters", [(1, *counters, counters.checksum)])
+    connection.execute("INSERT OR REPLACE INTO counters VALUES (1, ?)", (counters.pack(),))
 
 
 # -- messages
@@ -229,22 +195,22 @@ def find_ids(connection: sqlite3.Connection, message_ids: Sequence[bytes]) -> di
     return dict(_for_each(connection, query, message_ids))
 
 
-def find_positions(connection: sqlite3.Connection, positions: Sequence[int], table: str = "messages") -> set[int]:
-    """Those of the positions that are in the table."""
-    texts = _for_each(connection, f"SELECT group_concat(position) FROM {table} WHERE position IN ({{}})", positions)  # noqa: S608 -- a constant
+def find_positions(connection: sqlite3.Connection, positions: Sequence[int]) -> set[int]:
+    """Those of the positions at which a message is pending."""
+    texts = _for_each(connection, "SELECT group_concat(position) FROM messages WHERE position IN ({})", positions)
     return {int(position) for (text,) in texts if text is not None for position in str(text).split(",")}
 
 
 _HEADS: Final = """
     SELECT group_concat(position || ' ' || accepted_at || ' ' || checksum || ' ' || id_size || ' ' || body_size)
     FROM (SELECT position, accepted_at, checksum, length(message_id) AS id_size, length(body) AS body_size
-          FROM {} WHERE position > ? ORDER BY position LIMIT ?)
+          FROM messages WHERE position > ? ORDER BY position LIMIT ?)
 """
 
 
-def read_heads(connection: sqlite3.Connection, after: int, count: int = PAGE, table: str = "messages") -> list[Head]:
+def read_heads(connection: sqlite3.Connection, after: int, count: int = PAGE) -> list[Head]:
     """The next messages after a position, without their bodies. Raises `Damaged` if they are not in order."""
-    [text] = connection.execute(_HEADS.format(table), (after, count)).fetchone()
+    [text] = connection.execute(_HEADS, (after, count)).fetchone()
     try:
         heads = [] if text is None else [Head(*map(int, head.split())) for head in text.split(",")]
     except (ValueError, TypeError):
@@ -301,43 +267,59 @@ def store_attempts(connection: sqlite3.Connection, positions: Sequence[int], num
 def load_attempts(connection: sqlite3.Connection, positions: Sequence[int]) -> dict[int, int]:
     """Requests noted for these messages. Raises `Damaged` if a row does not match its checksum."""
     rows = _for_each(connection, "SELECT * FROM attempts WHERE position IN ({})", positions)
-    if not all(_are_integers(row) and _attempt_checksum(*row[:2]) == row[2] for row in rows):
+    if not all(_attempt_checksum(position, number) == checksum for position, number, checksum in rows):
         raise Damaged("an attempt does not match its checksum")
-    return {row[0]: row[1] for row in rows}
+    return {position: number for position, number, _ in rows}
 
 
 def _attempt_checksum(position: int, number: int) -> int:
-    return crc32(b"%d %d" % (position, number))
+    return crc32(f"{position} {number}".encode())
 
 
 # -- dead letters
 
 
+class Failure(NamedTuple):
+    """Why a message failed; the same for all of a batch."""
+
+    reason: str
+    status_code: int | None
+    attempts: int
+    possibly_delivered: bool
+    failed_at: int
+    answer: str
+
+
 class DeadRow(NamedTuple):
-    """A dead letter as stored; its outcome has a checksum of its own, the same for all of a batch."""
+    """A dead letter as stored."""
 
     position: int
     message_id: bytes
     accepted_at: int
     checksum: int
     body: bytes
-    reason: str
-    status_code: int | None
-    attempts: int
-    possibly_delivered: int
-    failed_at: int
-    answer: str
-    result_checksum: int
+    packed_failure: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.body)
+
+    @property
+    def failure(self) -> Failure:
+        """Raises `Damaged` if it does not match its checksum."""
+        return Failure(*_unpack(self.packed_failure))
 
     @property
     def is_sound(self) -> bool:
-        row = Row(self.position, self.message_id, self.accepted_at, self.body)
-        return row.is_sound(self.checksum) and _result_checksum(self[5:11]) == self.result_checksum
+        try:
+            return bool(self.failure) and Row(*self[:3], self.body).is_sound(self.checksum)
+        except Damaged:
+            return False
 
 
 _MOVE: Final = """
     INSERT OR REPLACE INTO dead
-    SELECT position, message_id, accepted_at, checksum, body, ?, ?, ?, ?, ?, ?, ? FROM messages WHERE position IN ({})
+    SELECT position, message_id, accepted_at, checksum, body, ? FROM messages WHERE position IN ({})
 """
 
 
@@ -345,12 +327,8 @@ def move_to_dead_letters(
     connection: sqlite3.Connection, positions: Sequence[int], result: BatchResult, answer: str, now: int
 ) -> None:
     """Copy these messages to the dead letters; the caller removes them."""
-    outcome = (result.reason or "", result.status_code, result.attempts, int(result.possibly_delivered), now, answer)
-    _for_each(connection, _MOVE, positions, (*outcome, _result_checksum(outcome)))
-
-
-def _result_checksum(outcome: Sequence[object]) -> int:
-    return crc32(repr(tuple(outcome)).encode(errors="replace"))
+    failure = Failure(result.reason or "", result.status_code, result.attempts, result.possibly_delivered, now, answer)
+    _for_each(connection, _MOVE, positions, (_pack(list(failure)),))
 
 
 def read_dead(connection: sqlite3.Connection, after: int, count: int) -> list[DeadRow]:
@@ -400,7 +378,3 @@ def _for_each(
         statement = query.format(", ".join("?" * size))
         rows += connection.execute(statement, (*first, *part, *part[-1:] * (size - len(part)))).fetchall()
     return rows
-
-
-def _are_integers(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, int) for value in values)

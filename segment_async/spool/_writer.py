@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Counts, Status
@@ -38,13 +37,14 @@ from . import _tables as tables
 from ._database import Database, Options, PlainDatabase, foreign_shard, other_owner
 from ._files import Lock, Place, open_files
 from ._protocol import Appended, AppendResult, DroppedMessage, SpoolStatistics, StoredMessage, Window
-from ._tables import Counters, Damaged, Head, Row
+from ._tables import Counters, Damaged, DeadRow, Head, Row
 
 _POSITION_BITS: Final = 44
 _MEMORY_SLOT: Final = 1 << 18
 _MEMORY_BYTES: Final = 2**25
 _MOVED_AT_ONCE: Final = (256, 2**20)
 _QUIET_SECONDS: Final = 60.0
+_Sized = TypeVar("_Sized", Head, DeadRow)
 _FULL: Final = Appended("full")
 _MADE_ROOM: Final = BatchResult(Status.DROPPED, "queue_full")
 _TOO_OLD: Final = BatchResult(Status.DROPPED, "too_old")
@@ -278,7 +278,7 @@ class Shard:
         purged = {p: mid for p, mid in tables.read_purged(connection).items() if p not in self.purged}
         there = tables.find_positions(connection, list(self.held))
         gone = [position for position in self.held if position not in there]
-        lost = counters.damaged - self._damaged - sum(position not in purged for position in gone)
+        lost = counters.reasons.get("damaged", 0) - self._damaged - sum(position not in purged for position in gone)
         if self._version is not None:
             # What is held is on its way, and its holder says how it ends.
             unheld = [mid for position, mid in purged.items() if position not in self.held]
@@ -289,7 +289,7 @@ class Shard:
         for position in gone:
             del self.held[position]
         self.purged.update(purged)
-        self._damaged = counters.damaged
+        self._damaged = counters.reasons.get("damaged", 0)
         self._version = self.database.version
 
 
@@ -400,11 +400,12 @@ class _Turn:
     def _make_room(self, wanted: int, *, at_any_price: bool) -> None:
         """Dead letters go first: their outcome is known. Then, if the caller says so, the oldest that are not held."""
         while self._room < wanted and self.counters.dead:
-            heads = _until(tables.read_heads(self.connection, 0, table="dead"), wanted - self._room)
-            if not heads:
+            letters = _until(tables.read_dead(self.connection, 0, 100), wanted - self._room)
+            if not letters:
                 raise Damaged("dead letters are counted that are not there")
-            tables.remove(self.connection, "dead", [head.position for head in heads])
-            self.counters = self.counters.plus(dead=-len(heads), dead_bytes=-sum(head.size for head in heads))
+            tables.remove(self.connection, "dead", [letter.position for letter in letters])
+            size = sum(letter.size for letter in letters)
+            self.counters = self.counters.plus(dead=-len(letters), dead_bytes=-size)
         if self._room < wanted and at_any_price:
             unheld = (head for head in self.shard.unheld(self.connection) if head.position not in self.taken)
             rows = tables.read_rows(self.connection, _until(unheld, wanted - self._room))
@@ -430,12 +431,12 @@ class _Turn:
         self.released.update(p for p in note.keys if p in self.shard.held or p in self.taken)
 
 
-def _until(heads: Iterable[Head], wanted: int) -> list[Head]:
-    """The first messages, until their sizes reach what is wanted."""
-    taken: list[Head] = []
-    for head in heads:
-        taken.append(head)
-        wanted -= head.size
+def _until(rows: Iterable[_Sized], wanted: int) -> list[_Sized]:
+    """The first of them, until their sizes reach what is wanted."""
+    taken: list[_Sized] = []
+    for row in rows:
+        taken.append(row)
+        wanted -= row.size
         if wanted <= 0:
             break
     return taken
@@ -718,7 +719,7 @@ def statistics_of(shards: Sequence[Counters], **others: int) -> SpoolStatistics:
     names = ("accepted", "delivered", "failed", "dropped", "pending", "pending_bytes", "dead", "dead_bytes")
     reasons: Counter[str] = Counter()
     for counters in shards:
-        reasons.update({} if counters.reasons == "{}" else json.loads(counters.reasons))
+        reasons.update(counters.reasons)
     sums = {name: sum(getattr(counters, name) for counters in shards) for name in names}
     return SpoolStatistics(**sums, **others, reasons=Counts(reasons))
 
