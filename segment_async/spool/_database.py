@@ -17,6 +17,7 @@ import errno
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,20 +35,20 @@ from ._tables import Counters, Damaged
 
 _logger = logging.getLogger("segment_async")
 _T = TypeVar("_T")
+_Row = TypeVar("_Row", tables.Row, tables.DeadRow)
 
 Read = Callable[[sqlite3.Connection, Counters], _T]
 Write = Callable[[sqlite3.Connection, Counters], tuple[Counters, _T]]
 
-CHECKPOINT_BYTES: Final = 4 * 2**20
-"""Size of the log at which it is copied into the database; the log's file keeps this size and is written over."""
-MAX_LOG_BYTES: Final = 32 * 2**20
-"""Size of the log at which messages are refused, because another process reads an old state and holds the log."""
-_NOTES_LOG_BYTES: Final = 40 * 2**20
-_LITTLE_ROOM: Final = 64 * 2**20
+# Size of the log at which it is copied into the database; the log's file keeps this size and is written over.
+_CHECKPOINT_BYTES: Final = 4 * 2**20
+# Sizes of the log at which messages, and later outcomes, are refused: another process reads an old state and holds it.
+_MAX_LOG_BYTES: Final = 32 * 2**20
+_MAX_LOG_BYTES_FOR_NOTES: Final = 40 * 2**20
 _OVERHEAD: Final = 128 * 1024
 # Free pages are given back to the disk when there are many of them, in steps that hold up no caller.
 _MANY_FREE: Final = 16 * 2**20
-SHRINK_SECONDS: Final = 0.02
+_SHRINK_SECONDS: Final = 0.02
 _SHRINK_PAGES: Final = 128
 _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 5000"
 _TRIES: Final = 3
@@ -89,11 +90,7 @@ class Options:
         return "" not in (self.fingerprint, fingerprint) and self.fingerprint != fingerprint and not self.key_rotated
 
 
-class _Removed(Exception):
-    """The files are not where they were opened."""
-
-
-_FAULTS: Final = (*tables.ERRORS, OSError, Damaged, _Removed)
+_FAULTS: Final = (*tables.ERRORS, OSError, Damaged)
 
 
 class AgeClock:
@@ -129,22 +126,23 @@ class AgeClock:
 class PlainDatabase:
     """A database in memory (no path), or the file of another process: neither looked after nor repaired.
 
+    Any thread may use it, one at a time.
+
     Attributes:
         counters: as of the last transaction or look.
-        version: changes when the file was reopened, or changed by another process.
         damages: how often damage was found.
     """
 
     def __init__(self, path: Path | None, options: Options, *, read_only: bool = False) -> None:
         self.path = path
         self.counters = Counters()
-        self.version = (0, 0)
         self.damages = 0
         self.clock = AgeClock(options)
         self._options = options
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
-        self._openings = 0
+        # Held while the connection is used. Taken before `open_files.guard`, if both are.
+        self._busy = threading.RLock()
 
     def transact(self, work: Write[_T], size: int | None = None) -> _T:
         """Run the work in a transaction that ends with the counters that it returns; returns once that is safe.
@@ -164,58 +162,71 @@ class PlainDatabase:
         """
         return self._survive(lambda: self._read(work))
 
+    def shrink(self) -> bool:
+        """Give free pages back to the disk, for a moment; returns whether there are more. If not, the log is emptied.
+
+        Raises:
+            SpoolUnavailable: it cannot be written.
+        """
+        return self._survive(lambda: _shrink(self._opened(), mode="TRUNCATE"))
+
     def _transact(self, work: Write[_T], size: int | None) -> _T:
-        connection = self._opened()
-        self._check_room(connection, size)
+        connection = self._prepared(size)
         connection.execute("BEGIN IMMEDIATE")
         try:
-            before = self._look(connection)
+            before = self._load(connection)
             after, result = work(connection, before)
-            after = self._stamped(after._replace(revision=max(after.revision, before.revision) + 1))
+            after = self._stamped(after._replace(revision=before.revision + 1))
             tables.store_counters(connection, after)
             connection.execute("COMMIT")
         except BaseException:
             _roll_back(connection)
             raise
         self.counters = after
-        self._after_commit(connection)
+        self._note_commit()
         return result
 
     def _read(self, work: Read[_T]) -> _T:
         connection = self._opened()
         connection.execute("BEGIN")
         try:
-            return work(connection, self._look(connection))
+            return work(connection, self._load(connection))
         finally:
             _roll_back(connection)
 
-    def _look(self, connection: sqlite3.Connection) -> Counters:
-        """Load the counters if another process has changed them. Within a transaction."""
-        version = (self._openings, connection.execute("PRAGMA data_version").fetchone()[0])
-        if version != self.version:
-            self.counters = tables.load_counters(connection)
-            if self._options.is_foreign(self.counters.fingerprint):
-                raise SpoolUnavailable(other_owner(self.path))
-            self.clock.begin(self.counters)
-            self.version = version
+    def _load(self, connection: sqlite3.Connection) -> Counters:
+        self.counters = tables.load_counters(connection)
+        if self._options.is_foreign(self.counters.fingerprint):
+            raise SpoolUnavailable(other_owner(self.path))
+        self.clock.begin(self.counters)
         return self.counters
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             with open_files.guard:
                 self._connection = self._open()
-                self._openings += 1
         return self._connection
 
     def _survive(self, action: Callable[[], _T]) -> _T:
-        try:
-            return action()
-        except _FAULTS as fault:
-            raise self._refusal(fault) from fault
-
-    def _refusal(self, fault: Exception) -> SpoolUnavailable:
-        name = getattr(fault, "sqlite_errorname", None)
-        return SpoolUnavailable(f"{self.path}: {fault}" + (f" ({name})" if name else ""))
+        """Run the action, and again once what was wrong is mended."""
+        with self._busy:
+            try:
+                for _ in range(_TRIES - 1):
+                    try:
+                        return action()
+                    except _FAULTS as fault:
+                        self._mend(fault)
+                return action()
+            except SpoolUnavailable:
+                raise
+            except _FAULTS as fault:
+                if not _is_no_room(fault):
+                    self._give_up_connection()
+                name = getattr(fault, "sqlite_errorname", None)
+                raise SpoolUnavailable(f"{self.path}: {fault}" + (f" ({name})" if name else "")) from fault
+            except BaseException:
+                self._give_up_connection()
+                raise
 
     def abandon(self) -> None:
         """In a forked child: leave everything to the parent."""
@@ -232,135 +243,116 @@ class PlainDatabase:
             tables.create(connection)
         return connection
 
+    def _prepared(self, size: int | None) -> sqlite3.Connection:
+        return self._opened()
+
     def _stamped(self, counters: Counters) -> Counters:
         return counters
 
-    def _check_room(self, connection: sqlite3.Connection, size: int | None) -> None: ...
+    def _note_commit(self) -> None: ...
 
-    def _after_commit(self, connection: sqlite3.Connection) -> None: ...
+    def _mend(self, fault: Exception) -> None:
+        """Do what lets the action be tried again; raises if nothing does."""
+        raise fault
+
+    def _give_up_connection(self) -> None: ...
 
     def maintain(self) -> bool:
         """Do what can wait until there is time; returns whether there is more of it."""
         return False
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        with self._busy:
+            if self._connection is not None:
+                self._connection.close()
 
 
 class Database(PlainDatabase):
-    """The file of a shard that this process holds; `owner` is the spool that it belongs to."""
+    """The file of a shard that this process holds."""
 
-    def __init__(self, place: Place, lock: Lock, options: Options, owner: object) -> None:
+    def __init__(self, place: Place, lock: Lock, options: Options) -> None:
         super().__init__(place.database, options)
-        self.owner = owner
         self._place = place
         self._lock = lock
         self._id = (0, 0)
-        self._had_fault = False
-        self._was_written = False
+        self._idle_revision = 0
         self._shrinks = False
 
     def _stamped(self, counters: Counters) -> Counters:
         fingerprint = self._options.fingerprint or counters.fingerprint
         return counters._replace(clock=self.clock.now(), wall=self.clock.wall(), fingerprint=fingerprint)
 
+    def _note_commit(self) -> None:
+        with contextlib.suppress(OSError):
+            self._lock.set_watermark(self.counters)
+
     # -- room for the log
 
-    def _check_room(self, connection: sqlite3.Connection, size: int | None) -> None:
-        """Refuse what would fill the disk so that the log could not be copied into the database any more.
+    def _prepared(self, size: int | None) -> sqlite3.Connection:
+        """The connection, if the files are in their place and the disk has room for what is to be written.
 
-        The log's own file is the room that outcomes are recorded in when the disk is full: it is written over once it
-        has been copied, so it is copied before anything is refused.
+        The log is the room that outcomes are recorded in when the disk is full: it is written over once it has been
+        copied into the database. So messages are refused before the disk has no room for that copy.
         """
-        self._check_place()
+        connection = self._opened()
+        if files.file_id(self._place.database) != self._id or not self._lock.is_in_place():
+            self._restore()
+            connection = self._opened()
         log = files.size_of(self._place.log)
-        if log > (_NOTES_LOG_BYTES if size is None else MAX_LOG_BYTES) and not _checkpoint(connection):
+        limit = _MAX_LOG_BYTES_FOR_NOTES if size is None else _MAX_LOG_BYTES
+        if log > _CHECKPOINT_BYTES and not _checkpoint(connection) and log > limit:
             raise SpoolUnavailable(
                 f"{self._place.log} has grown to {log // 2**20} MiB, because another process has been reading the spool "
                 "for long: end that process"
             )
-        if size is None:
-            return
-        if self._free_room() < min(_LITTLE_ROOM + 3 * size, self._wanted_room(connection, size, log)):
-            uncopied = 0 if _checkpoint(connection) else log
-            shrink(connection)
-            if self._free_room() < self._wanted_room(connection, size, uncopied):
+        if size is not None and self._free_bytes() < max(log, _CHECKPOINT_BYTES) + 3 * size + _OVERHEAD:
+            _checkpoint(connection)
+            _shrink(connection)
+            uncopied = 0 if _checkpoint(connection) else files.size_of(self._place.log)
+            wanted = max(uncopied, _CHECKPOINT_BYTES) + 3 * size + _OVERHEAD
+            if self._free_bytes() + _free_bytes(connection) < wanted:
                 raise SpoolUnavailable(f"{self.path}: the disk is full")
+        return connection
 
-    def _free_room(self) -> int:
+    def _free_bytes(self) -> int:
         disk = os.statvfs(self._place.database.parent)
         return disk.f_bavail * disk.f_frsize
 
-    def _wanted_room(self, connection: sqlite3.Connection, size: int, uncopied: int) -> int:
-        """For the messages in the log, and for the log in the database, where free pages are used first."""
-        pages = size + size // 4 + _OVERHEAD
-        in_log = max(CHECKPOINT_BYTES, pages) + _OVERHEAD - files.size_of(self._place.log)
-        return max(0, in_log) + max(0, uncopied + pages - _free_bytes(connection))
-
-    def _after_commit(self, connection: sqlite3.Connection) -> None:
-        self._was_written = True
-        with contextlib.suppress(OSError):
-            self._lock.set_watermark(self.counters)
-        if files.size_of(self._place.log) > CHECKPOINT_BYTES:
-            _checkpoint(connection)
-
     def maintain(self) -> bool:
-        connection = self._connection
-        if connection is None:
-            return False
-        with contextlib.suppress(*_FAULTS):
-            if not self._was_written and files.size_of(self._place.log):
-                connection.execute("PRAGMA busy_timeout = 0")
-                _checkpoint(connection, "TRUNCATE")
-                connection.execute(_BUSY_TIMEOUT)
-            self._was_written = False
+        with self._busy, contextlib.suppress(*_FAULTS):
+            if self._connection is None:
+                return False
+            if self._idle_revision == self.counters.revision and files.size_of(self._place.log):
+                self._connection.execute("PRAGMA busy_timeout = 0")
+                _checkpoint(self._connection, "TRUNCATE")
+                self._connection.execute(_BUSY_TIMEOUT)
+            self._idle_revision = self.counters.revision
             used = self.counters.pending_bytes + self.counters.dead_bytes
-            self._shrinks = (self._shrinks or _free_bytes(connection) > max(_MANY_FREE, used)) and shrink(connection)
+            has_much = self._shrinks or _free_bytes(self._connection) > max(_MANY_FREE, used)
+            self._shrinks = has_much and _shrink(self._connection)
             return self._shrinks
         return False
 
     # -- faults
 
-    def _survive(self, action: Callable[[], _T]) -> _T:
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                return action()
-            except _FAULTS as fault:
-                if not tries_left or _is(fault, sqlite3.SQLITE_BUSY):
-                    self._close_connection()
-                    raise self._refusal(fault) from fault
-                try:
-                    self._recover(fault, is_first=tries_left == _TRIES - 1)
-                except _FAULTS as another:
-                    raise self._refusal(another) from another
-            except SpoolUnavailable:
-                raise
-            except BaseException:
-                self._close_connection()
-                raise
-        raise AssertionError
-
-    def _recover(self, fault: Exception, *, is_first: bool) -> None:
-        """Do what lets the work be tried again; raises if nothing does."""
-        if _is_no_room(fault):
-            if not is_first or self._connection is None or not _checkpoint(self._connection):
-                raise fault
-        elif isinstance(fault, _Removed):
-            self._follow()
-        elif isinstance(fault, (Damaged, UnicodeDecodeError)) or _is(fault, *_DAMAGE):
+    def _mend(self, fault: Exception) -> None:
+        if isinstance(fault, (Damaged, UnicodeDecodeError)) or _is(fault, *_DAMAGE):
             self._salvage(fault)
-        else:
-            self._had_fault = True
-            self._close_connection()
+        elif _is(fault, sqlite3.SQLITE_BUSY):
+            raise fault
+        elif not _is_no_room(fault):
+            self._give_up_connection()
+        elif self._connection is None or not _checkpoint(self._connection):
+            raise fault
 
     # -- opening and closing
 
     def _open(self) -> sqlite3.Connection:
         path = self._place.database
+        if self._lock.is_closed:
+            raise SpoolUnavailable(f"{path} was closed meanwhile")
         files.prepare_folder(path)
-        if not self._lock.is_in_place():
-            self._renew_lock()
+        self._renew_lock()
         self._place.finish_salvage()
         if files.file_id(path) in open_files.inherited:
             raise SpoolUnavailable(f"{path} was open in the process that this one was forked from")
@@ -373,12 +365,10 @@ class Database(PlainDatabase):
             path.chmod(0o600)
         connection = connect(path, power_safe=self._options.power_safe)
         try:
-            if self._had_fault:
-                # Nothing may build on pages of the log whose sync failed.
-                _checkpoint(connection, "TRUNCATE")
+            # Nothing may build on pages of the log whose sync has failed.
+            _checkpoint(connection)
             tables.check_schema(connection)
-            counters = tables.load_counters(connection)
-            watermark = self._lock.watermark()
+            counters, watermark = tables.load_counters(connection), self._lock.watermark()
             if watermark is not None and watermark.revision > counters.revision:
                 raise Damaged("the end of its log is missing")
         except BaseException:
@@ -386,10 +376,9 @@ class Database(PlainDatabase):
             raise
         self._id = files.file_id(path)
         open_files.databases[self._id] = self
-        self._had_fault = False
         return connection
 
-    def _close_connection(self) -> None:
+    def _give_up_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with open_files.guard:
@@ -398,53 +387,49 @@ class Database(PlainDatabase):
                 open_files.databases.pop(self._id, None)
 
     def close(self) -> None:
-        self._close_connection()
-        self._lock.close()
+        with self._busy:
+            self._give_up_connection()
+            self._lock.close()
+
+    def _renew_lock(self) -> None:
+        """Take the lock again if its file was removed."""
+        if not self._lock.is_in_place():
+            self._lock.close()
+            lock = Lock.acquire(self._place.lock)
+            if lock is None:
+                raise SpoolUnavailable(f"another process has taken {self._place.database}")
+            self._lock = lock
 
     # -- damage, and files that were removed
 
     def _salvage(self, damage: Exception) -> None:
         # SQLite's own text may quote pages of the file.
         self._report(str(damage) if isinstance(damage, Damaged) else getattr(damage, "sqlite_errorname", "damage"))
-        self._close_connection()
+        self._give_up_connection()
         with contextlib.ExitStack() as stack:
             source = None
             with contextlib.suppress(*tables.ERRORS):
                 source = stack.enter_context(contextlib.closing(connect(self._place.database, read_only=True)))
             self._replace(source)
 
-    def _replace(self, source: sqlite3.Connection | None) -> None:
-        """Put a new file in place that has everything sound of the old one, and set the old one aside."""
-        is_live = source is not None and source is self._connection
-        _make_file(self._place.new, source, self._lock.watermark(), is_live=is_live)
-        self._place.new.rename(self._place.salvaged)
-        if is_live:
-            self._close_connection()
-        self._place.finish_salvage()
-
-    def _check_place(self) -> None:
-        if files.file_id(self._place.database) != self._id or not self._lock.is_in_place():
-            raise _Removed("the files were removed")
-
-    def _follow(self) -> None:
-        """The files were removed while they were open; the connection still has everything that was in them."""
+    def _restore(self) -> None:
+        """The files were removed while they were open: make them again from the connection, which still has everything."""
         path = self._place.database
         if not path.parent.exists():
             raise SpoolUnavailable(f"{path.parent} was removed; its messages wait until it is back")
         if path.exists() and files.file_id(path) != self._id:
             raise SpoolUnavailable(f"another file has taken the place of {path}")
         files.prepare_folder(path)
-        if not self._lock.is_in_place():
-            self._renew_lock()
+        self._renew_lock()
         if files.file_id(path) != self._id:
             self._replace(self._connection)
 
-    def _renew_lock(self) -> None:
-        self._lock.close()
-        lock = Lock.acquire(self._place.lock)
-        if lock is None:
-            raise SpoolUnavailable(f"another process has taken {self._place.database}")
-        self._lock = lock
+    def _replace(self, source: sqlite3.Connection | None) -> None:
+        """Put a new file in place that has everything sound of the old one, and set the old one aside."""
+        make_file(self._place.new, source, self._lock.watermark())
+        self._place.new.rename(self._place.salvaged)
+        self._give_up_connection()
+        self._place.finish_salvage()
 
     def _report(self, what: str) -> None:
         self.damages += 1
@@ -522,7 +507,7 @@ def _configure(connection: sqlite3.Connection, power_safe: bool) -> None:
     connection.execute(f"PRAGMA fullfsync = {power_safe:d}")
     # The log is copied after a transaction and not within it.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT_BYTES}")
     # What is deleted is overwritten within its page; free pages are erased by giving them back.
     connection.execute("PRAGMA secure_delete = FAST")
 
@@ -545,15 +530,14 @@ def _free_bytes(connection: sqlite3.Connection) -> int:
     return pages * tables.PAGE_SIZE
 
 
-def shrink(connection: sqlite3.Connection) -> bool:
-    """Give free pages back to the disk, for a moment; returns whether there are more."""
-    end = time.monotonic() + SHRINK_SECONDS
+def _shrink(connection: sqlite3.Connection, mode: str = "PASSIVE") -> bool:
+    end = time.monotonic() + _SHRINK_SECONDS
     while _free_bytes(connection):
         if time.monotonic() >= end:
             return True
         # Its rows have no columns: `execute` would stop after the first page.
         connection.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
-    _checkpoint(connection)
+    _checkpoint(connection, mode)
     return False
 
 
@@ -581,22 +565,15 @@ def leave_open(connection: sqlite3.Connection) -> None:
 
 # -- salvage
 
-_MESSAGES: Final = """
-    SELECT position, message_id, accepted_at, body, checksum
-    FROM messages NOT INDEXED WHERE position > ? AND position < ? ORDER BY position
-"""
-_DEAD: Final = "SELECT * FROM dead NOT INDEXED WHERE position > ? AND position < ? ORDER BY position "
+_MESSAGES: Final = "SELECT position, message_id, accepted_at, body, checksum FROM messages NOT INDEXED"
+_DEAD: Final = "SELECT * FROM dead NOT INDEXED"
+_DAMAGED: Final = BatchResult(Status.DROPPED, "damaged")
 # Positions to look ahead, past pages that cannot be read, before the rest is given up.
 _FARTHEST: Final = 2**40
-_LAST: Final = 2**63 - 1
-_IsSound = Callable[[tuple[Any, ...]], bool]
-_DAMAGED: Final = BatchResult(Status.DROPPED, "damaged")
 
 
-def _make_file(
-    path: Path, source: sqlite3.Connection | None, watermark: Counters | None, *, is_live: bool = False
-) -> None:
-    """Make a complete database with everything sound of another one, safe on disk."""
+def make_file(path: Path, source: sqlite3.Connection | None, watermark: Counters | None) -> None:
+    """Make a complete database with everything sound of another one, safe on disk. `None`: not even that can be opened."""
     for leftover in (path, path.with_name(path.name + "-wal")):
         leftover.unlink(missing_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -606,39 +583,55 @@ def _make_file(
         target.execute(f"PRAGMA user_version = {files.user_version(files.FORMAT)}")
         target.execute("BEGIN")
         tables.create(target)
-        _carry_over(source, target, watermark, is_live=is_live)
+        _carry_over(source, target, watermark)
         target.execute("COMMIT")
         target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     files.sync(path)
 
 
-def _carry_over(
-    source: sqlite3.Connection | None, target: sqlite3.Connection, watermark: Counters | None, *, is_live: bool
-) -> None:
-    """Copy what is sound, and set the counters to what was found. `None`: not even the file could be opened.
+def _carry_over(source: sqlite3.Connection | None, target: sqlite3.Connection, watermark: Counters | None) -> None:
+    """Copy what is sound, and set the counters to what was found.
 
-    Which messages of a damaged file may have been sent is not known any more: all of them are marked.
+    Which of the messages may have been sent is not relied on any more: all of them are marked.
     """
-    count = size = last = dead = dead_bytes = 0
-    for found in _readable(source, _MESSAGES, lambda row: tables.Row(*row[:4]).is_sound(row[4])):
-        row = tables.Row(*found[:4])
-        if tables.insert_messages(target, row.position, row.accepted_at, [(row.message_id, row.body)]):
-            count, size, last = count + 1, size + len(row.body), row.position
-            if attempts := max(_attempts(source, row.position), 0 if is_live else 1):
-                tables.store_attempts(target, [row.position], attempts)
-    for found in _readable(source, _DEAD, lambda row: tables.DeadRow(*row).is_sound):
-        letter = tables.DeadRow(*found)
-        tables.insert(target, "dead", [letter])
-        dead, dead_bytes = dead + 1, dead_bytes + len(letter.body)
-    try:
-        own = None if source is None else tables.load_counters(source)
-    except (*tables.ERRORS, Damaged):
-        own = None
-    counters = _after_salvage(own, watermark, count, dead)
+    own = None
+    found = size = last = dead = dead_bytes = 0
+    if source is not None:
+        with contextlib.suppress(*tables.ERRORS, Damaged):
+            own = tables.load_counters(source)
+        for row in _readable(source, _MESSAGES, tables.sound_row):
+            tables.insert_messages(target, row.position, row.accepted_at, [(row.message_id, row.body)])
+            tables.store_attempts(target, [row.position], 1)
+            found, size, last = found + 1, size + row.size, row.position
+        for letter in _readable(source, _DEAD, tables.sound_letter):
+            tables.insert(target, "dead", [letter])
+            dead, dead_bytes = dead + 1, dead_bytes + letter.size
+    counters = _after_salvage(own, watermark, found, dead)
     position = max(counters.position, last)
     tables.store_counters(
         target, counters._replace(position=position, pending_bytes=size, dead=dead, dead_bytes=dead_bytes)
     )
+
+
+def _readable(
+    source: sqlite3.Connection, query: str, sound: Callable[[tuple[Any, ...]], _Row | None]
+) -> Iterator[_Row]:
+    """The sound rows in the order of their positions, stepping over pages that cannot be read.
+
+    The position of a row that is not sound may be what is damaged: it is not relied on.
+    """
+    last = step = 0
+    while step < _FARTHEST:
+        try:
+            for values in source.execute(query + " WHERE position > ? ORDER BY position", (last + step,)):
+                row = sound(values)
+                if row is not None and row.position > last:
+                    last, step = row.position, 0
+                    yield row
+            break
+        except tables.ERRORS:
+            # The page after the last row cannot be read: look beyond it, a little farther each time.
+            step += 1 + step // 64
 
 
 def _after_salvage(own: Counters | None, watermark: Counters | None, found: int, dead: int) -> Counters:
@@ -652,44 +645,6 @@ def _after_salvage(own: Counters | None, watermark: Counters | None, found: int,
         counters = counters._replace(revision=watermark.revision, position=max(counters.position, watermark.position))
     lost = counters.pending - found
     return counters.settled(lost, 0, _DAMAGED) if lost > 0 else counters.plus(accepted=-lost)
-
-
-def _attempts(source: sqlite3.Connection | None, position: int) -> int:
-    with contextlib.suppress(*tables.ERRORS, Damaged):
-        return 0 if source is None else tables.load_attempts(source, [position]).get(position, 0)
-    return 0
-
-
-def _readable(source: sqlite3.Connection | None, query: str, is_sound: _IsSound) -> Iterator[tuple[Any, ...]]:
-    """The sound rows in the order of their positions, stepping over pages that cannot be read.
-
-    The position of a row that is not sound may be what is damaged: it is not relied on.
-    """
-    last = step = 0
-    while source is not None and step < _FARTHEST:
-        try:
-            for row in source.execute(query + "ASC", (last + step, _LAST)):
-                if is_sound(row) and row[0] > last:
-                    if step:
-                        yield from _backwards(source, query, is_sound, last, row[0])
-                    last, step = row[0], 0
-                    yield row
-            break
-        except tables.ERRORS:
-            # The page after the last row cannot be read: look beyond it, farther each time.
-            step = step * 2 or 1
-
-
-def _backwards(
-    source: sqlite3.Connection, query: str, is_sound: _IsSound, after: int, before: int
-) -> list[tuple[Any, ...]]:
-    """Rows between two positions, from the end back to the first that cannot be read."""
-    rows: list[tuple[Any, ...]] = []
-    with contextlib.suppress(*tables.ERRORS):
-        for row in source.execute(query + "DESC", (after, before)):
-            if is_sound(row) and after < row[0] < (rows[-1][0] if rows else before):
-                rows.append(row)
-    return rows[::-1]
 
 
 def _text(content: bytes) -> str:

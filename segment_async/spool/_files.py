@@ -278,6 +278,10 @@ class Lock:
             open_files.locks.add(lock._id)
             return lock
 
+    @property
+    def is_closed(self) -> bool:
+        return self._descriptor < 0
+
     def is_in_place(self) -> bool:
         return file_id(self._path) == self._id
 
@@ -290,7 +294,7 @@ class Lock:
 
     def close(self) -> None:
         with open_files.guard:
-            if self._descriptor >= 0:
+            if not self.is_closed:
                 open_files.locks.discard(self._id)
                 os.close(self._descriptor)
                 self._descriptor = -1

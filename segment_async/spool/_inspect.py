@@ -1,22 +1,22 @@
 """What is on disk at a spool's path, shown and changed with or without processes that use it.
 
 A shard that no process uses is locked, so that none begins to. One that another process uses is opened beside it, which
-SQLite allows. One that this process uses is never opened once more (see `_files`): its own writer does the work.
+SQLite allows. One that this process uses is never opened once more (see `_files`): its own connection does the work.
 
-Rows are read page by page, so that memory stays flat and transactions short.
+Rows are read and changed page by page, so that memory stays flat and transactions short.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple, TypeVar, cast
 
 import orjson
 
@@ -24,14 +24,17 @@ from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
-from ._database import Database, Options, PlainDatabase, Read, Write, shrink
+from ._database import Database, Options, PlainDatabase
 from ._files import Lock, Place, base_path, check_files, file_id, open_files, slots_on_disk
 from ._protocol import SpoolStatistics, without_body
-from ._sqlite import SQLiteSpool
 from ._tables import Counters, Damaged, DeadRow, Row
 from ._writer import disk_bytes_of, statistics_of
 
-_T = TypeVar("_T")
+_Row = TypeVar("_Row", Row, DeadRow)
+_Page = Callable[[sqlite3.Connection, int], list[_Row]]
+"""Reads the rows after a position, the next ones only."""
+_Change = Callable[[sqlite3.Connection, Counters, Sequence[_Row]], tuple[Counters, int]]
+"""Changes these rows; returns the counters after that, and how many were changed."""
 _PURGED: Final = BatchResult(Status.DROPPED, "purged")
 _ROWS: Final = 256
 _IDENTITIES: Final = ("userId", "anonymousId", "previousId")
@@ -106,18 +109,18 @@ class SpoolInspector:
 
     def pending(self) -> Iterator[PendingMessage]:
         for place in self._places():
-            with _opened(place, writes=False) as shard:
-                for rows in _pages(shard, _read_messages):
-                    attempts = shard.read(functools.partial(_load_attempts, rows))
+            with _opened(place, writes=False) as (database, _):
+                for rows in _pages(database, _read_messages):
+                    attempts = _attempts(database, rows)
                     for row in rows:
-                        at = _wall_seconds(shard.counters, row.accepted_at)
+                        at = _wall_seconds(database.counters, row.accepted_at)
                         yield PendingMessage(_text(row.message_id), row.body, at, attempts.get(row.position, 0))
 
     def dead(self) -> Iterator[DeadLetter]:
         for place in self._places():
-            with _opened(place, writes=False) as shard:
-                for rows in _pages(shard, _read_dead):
-                    yield from (_dead_letter(shard.counters, row) for row in rows)
+            with _opened(place, writes=False) as (database, _):
+                for rows in _pages(database, _read_dead):
+                    yield from (_dead_letter(database.counters, row) for row in rows)
 
     def retry(self, is_wanted: Callable[[DeadLetter], bool]) -> int:
         """Put dead letters back behind what is pending; returns how many.
@@ -126,10 +129,10 @@ class SpoolInspector:
         """
         count = 0
         for place in self._places():
-            with _opened(place, writes=True) as shard:
-                for rows in _pages(shard, _read_dead):
-                    wanted = [row for row in rows if is_wanted(_dead_letter(shard.counters, row))]
-                    count += _changed(shard, _revive, wanted)
+            with _opened(place, writes=True) as (database, _):
+                for rows in _pages(database, _read_dead):
+                    wanted = {row.position for row in rows if is_wanted(_dead_letter(database.counters, row))}
+                    count += _change(database, _read_dead, rows[0].position, wanted, _revive)
         return count
 
     def count_of_user(self, identity: str) -> int:
@@ -145,12 +148,15 @@ class SpoolInspector:
         """
         count = 0
         for place in self._places():
-            with _opened(place, writes=True) as shard:
-                for rows in _pages(shard, _read_messages):
-                    count += _changed(shard, _erase, [row for row in rows if _is_of(row.body, identity)])
-                for dead_rows in _pages(shard, _read_dead):
-                    count += _changed(shard, _erase_dead, [row for row in dead_rows if _is_of(row.body, identity)])
-                _scrub(shard)
+            with _opened(place, writes=True) as (database, _):
+                for rows in _pages(database, _read_messages):
+                    theirs = {row.position for row in rows if _is_of(row.body, identity)}
+                    count += _change(database, _read_messages, rows[0].position, theirs, _erase)
+                for letters in _pages(database, _read_dead):
+                    theirs = {letter.position for letter in letters if _is_of(letter.body, identity)}
+                    count += _change(database, _read_dead, letters[0].position, theirs, _erase_dead)
+                while database.shrink():
+                    time.sleep(_PAUSE_SECONDS)
         return count
 
     def rotate_key(self) -> None:
@@ -165,70 +171,41 @@ class SpoolInspector:
                 raise SpoolUnavailable(f"a process uses {place.database}: stop it before the key is rotated")
             lock.close()
         for place in self._places():
-            with _opened(place, writes=True) as shard:
-                shard.write(lambda _, counters: (counters._replace(fingerprint=""), None))
+            with _opened(place, writes=True) as (database, _):
+                database.transact(lambda _, counters: (counters._replace(fingerprint=""), None))
 
     def _places(self) -> list[Place]:
         places = [Place(self._base, slot) for slot in slots_on_disk(self._base)]
         return [place for place in places if _is_spool(place)]
 
     def _status(self, place: Place) -> ShardStatus:
-        with _opened(place, writes=False) as shard:
-            oldest = shard.read(lambda connection, _: tables.read_heads(connection, 0, 1))
-            statistics = statistics_of([shard.counters], disk_bytes=disk_bytes_of(place.database))
-            at = _wall_seconds(shard.counters, oldest[0].accepted_at) if oldest else None
-            return ShardStatus(place.database, shard.in_use, statistics, at)
-
-
-# -- ways to a shard
-
-
-class _Shard:
-    """One shard, opened for an inspector."""
-
-    def __init__(self, database: PlainDatabase, *, in_use: bool) -> None:
-        self.in_use = in_use
-        self._database = database
-        self._spool = database.owner if in_use and isinstance(database, Database) else None
-
-    @property
-    def counters(self) -> Counters:
-        return self._database.counters
-
-    def read(self, work: Read[_T]) -> _T:
-        return self._database.read(work) if self._spool is None else self._visit(work, writes=False)
-
-    def write(self, work: Write[_T]) -> _T:
-        result: _T = self._database.transact(work) if self._spool is None else self._visit(work, writes=True)
-        time.sleep(_PAUSE_SECONDS)
-        return result
-
-    def _visit(self, work: Any, *, writes: bool) -> Any:
-        if not isinstance(self._spool, SQLiteSpool):
-            raise SpoolUnavailable(f"{self._database.path} is in use by another inspector of this process")
-        path = self._database.path
-        return self._spool.visit(lambda writer: writer.visit(path, work, writes=writes))
+        with _opened(place, writes=False) as (database, in_use):
+            oldest = database.read(lambda connection, _: tables.read_heads(connection, 0, 1))
+            statistics = statistics_of([database.counters], disk_bytes=disk_bytes_of(place.database))
+            at = _wall_seconds(database.counters, oldest[0].accepted_at) if oldest else None
+            return ShardStatus(place.database, in_use, statistics, at)
 
 
 @contextlib.contextmanager
-def _opened(place: Place, *, writes: bool) -> Generator[_Shard, None, None]:
+def _opened(place: Place, *, writes: bool) -> Generator[tuple[PlainDatabase, bool], None, None]:
+    """The database of a shard, and whether a process uses it."""
     with open_files.guard:
         own = open_files.databases.get(file_id(place.database))
         lock = None if own is not None else Lock.acquire(place.lock)
     if isinstance(own, Database):
-        yield _Shard(own, in_use=True)
+        yield own, True
         return
     options = Options()
     with contextlib.ExitStack() as stack:
+        stack.callback(options.write_logs)
         if lock is not None and writes:
-            database: PlainDatabase = Database(place, lock, options, None)
+            database: PlainDatabase = Database(place, lock, options)
         else:
             database = PlainDatabase(place.database, options, read_only=not writes)
             if lock is not None:
                 stack.callback(lock.close)
-        stack.callback(options.write_logs)
         stack.callback(database.close)
-        yield _Shard(database, in_use=lock is None)
+        yield database, lock is None
 
 
 def _is_spool(place: Place) -> bool:
@@ -240,23 +217,28 @@ def _is_spool(place: Place) -> bool:
 # -- rows, page by page
 
 
-def _pages(shard: _Shard, read: Callable[[int, sqlite3.Connection, Counters], list[Any]]) -> Iterator[list[Any]]:
+def _pages(database: PlainDatabase, read: _Page[_Row]) -> Iterator[list[_Row]]:
     last = 0
-    while rows := shard.read(functools.partial(read, last)):
-        last = rows[-1].position
+    while rows := database.read(partial(_page, read, last)):
         yield rows
+        last = rows[-1].position
 
 
-def _read_messages(after: int, connection: sqlite3.Connection, _: Counters) -> list[Row]:
+def _page(read: _Page[_Row], after: int, connection: sqlite3.Connection, _: Counters) -> list[_Row]:
+    return read(connection, after)
+
+
+def _read_messages(connection: sqlite3.Connection, after: int) -> list[Row]:
     return tables.read_rows(connection, tables.read_heads(connection, after, _ROWS))
 
 
-def _read_dead(after: int, connection: sqlite3.Connection, _: Counters) -> list[DeadRow]:
+def _read_dead(connection: sqlite3.Connection, after: int) -> list[DeadRow]:
     return tables.read_dead(connection, after, _ROWS)
 
 
-def _load_attempts(rows: list[Row], connection: sqlite3.Connection, _: Counters) -> dict[int, int]:
-    return tables.load_attempts(connection, [row.position for row in rows])
+def _attempts(database: PlainDatabase, rows: list[Row]) -> dict[int, int]:
+    positions = [row.position for row in rows]
+    return database.read(lambda connection, _: tables.load_attempts(connection, positions))
 
 
 def _dead_letter(counters: Counters, row: DeadRow) -> DeadLetter:
@@ -289,62 +271,42 @@ def _is_of(body: bytes, identity: str) -> bool:
 # -- changes
 
 
-def _changed(shard: _Shard, change: Callable[..., tuple[Counters, int]], rows: list[Any]) -> int:
-    return shard.write(functools.partial(change, rows)) if rows else 0
+def _change(database: PlainDatabase, read: _Page[_Row], first: int, wanted: set[int], change: _Change[_Row]) -> int:
+    """Change those of the rows of a page that are there still; returns how many."""
+    if not wanted:
+        return 0
+
+    def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
+        rows = [row for row in read(connection, first - 1) if row.position in wanted]
+        return change(connection, counters, rows)
+
+    count = database.transact(work)
+    time.sleep(_PAUSE_SECONDS)
+    return count
 
 
-def _revive(rows: list[DeadRow], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
+def _revive(connection: sqlite3.Connection, counters: Counters, rows: Sequence[DeadRow]) -> tuple[Counters, int]:
     pending = tables.find_ids(connection, [row.message_id for row in rows])
-    revived: dict[bytes, DeadRow] = {}
-    for row in rows:
-        if row.message_id not in pending:
-            revived.setdefault(row.message_id, row)
-    messages = [(row.message_id, row.body) for row in revived.values()]
+    revived = {row.message_id: row for row in reversed(rows) if row.message_id not in pending}
+    letters = sorted(revived.values())
+    messages = [(row.message_id, row.body) for row in letters]
     tables.insert_messages(connection, counters.position + 1, counters.clock, messages)
-    tables.remove(connection, "dead", [row.position for row in revived.values()])
-    for row in revived.values():
-        size, failure = len(row.body), row.failure
-        counters = counters.plus(position=1, failed=-1, pending_bytes=size, dead=-1, dead_bytes=-size)
+    tables.remove(connection, "dead", [row.position for row in letters])
+    for row in letters:
+        failure = row.failure
+        counters = counters.plus(position=1, failed=-1, pending_bytes=row.size, dead=-1, dead_bytes=-row.size)
         counters = counters.with_reason(failure.reason, -1)
         if failure.possibly_delivered:
             tables.store_attempts(connection, [counters.position], failure.attempts)
-    return counters, len(revived)
+    return counters, len(letters)
 
 
-def _erase(rows: list[Row], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
-    with _overwriting(connection):
-        there = tables.find_positions(connection, [row.position for row in rows])
-        tables.insert(connection, "purged", [row[:2] for row in rows if row.position in there])
-        count, size = tables.remove_messages(connection, [row.position for row in rows])
+def _erase(connection: sqlite3.Connection, counters: Counters, rows: Sequence[Row]) -> tuple[Counters, int]:
+    tables.insert(connection, "purged", [row[:2] for row in rows])
+    count, size = tables.remove_messages(connection, [row.position for row in rows])
     return counters.settled(count, size, _PURGED), count
 
 
-def _erase_dead(rows: list[DeadRow], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
-    with _overwriting(connection):
-        there = [row for row in tables.read_dead(connection, rows[0].position - 1, _ROWS) if row in rows]
-        tables.remove(connection, "dead", [row.position for row in there])
-    return counters.plus(dead=-len(there), dead_bytes=-sum(len(row.body) for row in there)), len(there)
-
-
-@contextlib.contextmanager
-def _overwriting(connection: sqlite3.Connection) -> Generator[None, None, None]:
-    """What is removed is overwritten with zeros."""
-    connection.execute("PRAGMA secure_delete = ON")
-    try:
-        yield
-    finally:
-        connection.execute("PRAGMA secure_delete = FAST")
-
-
-def _scrub(shard: _Shard) -> None:
-    """Take free pages off the file, step by step, and empty the log."""
-    while shard.read(lambda connection, _: _shrunk(connection)):
-        time.sleep(_PAUSE_SECONDS)
-
-
-def _shrunk(connection: sqlite3.Connection) -> bool:
-    connection.rollback()
-    has_more = shrink(connection)
-    if not has_more:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    return has_more
+def _erase_dead(connection: sqlite3.Connection, counters: Counters, rows: Sequence[DeadRow]) -> tuple[Counters, int]:
+    tables.remove(connection, "dead", [row.position for row in rows])
+    return counters.plus(dead=-len(rows), dead_bytes=-sum(row.size for row in rows)), len(rows)

@@ -15,7 +15,6 @@ The way of one message: `append_nowait` here, `Writer.commit` and `_Turn` in `_w
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import os
 import queue
@@ -118,7 +117,7 @@ class SQLiteSpool:
         """The state of a process that has not called yet."""
         self._pid = os.getpid()
         self._has_threads = has_threads
-        self._writer = Writer(self._base, self._options, self)
+        self._writer = Writer(self._base, self._options)
         self._statistics = SpoolStatistics()
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._readers: deque[_Read] = deque()
@@ -196,12 +195,6 @@ class SQLiteSpool:
     def _new_future(self) -> _Future:
         self._refuse_if_closing()
         return asyncio.get_running_loop().create_future()
-
-    def visit(self, work: Callable[[Writer], Any]) -> Any:
-        """Run an inspector's work in the writer's thread, on files that this process must not open twice. Blocks."""
-        visit = _Visit(work, concurrent.futures.Future())
-        self._submit(visit)
-        return _raised(visit.future.result())
 
     # -- the thread
 
@@ -287,8 +280,6 @@ class SQLiteSpool:
                     self._readers.append(request)
                 elif isinstance(request, _Release):
                     self._writer.release(request.window)
-                elif isinstance(request, _Visit):
-                    answers.append((request, self._visited(request)))
             if any(isinstance(request, _Close) for request in requests):
                 self._is_closed = True
                 self._statistics = self._writer.close()
@@ -333,12 +324,6 @@ class SQLiteSpool:
             else:
                 self._writer.release(window)
 
-    def _visited(self, request: _Visit) -> Any:
-        try:
-            return request.work(self._writer)
-        except SpoolUnavailable as refusal:
-            return refusal
-
     def _refuse_the_rest(self, requests: Iterable[_Request], answers: list[_Answer], reason: str | None) -> None:
         """Answer what has no answer yet, and readers that wait; to close is never refused. `None`: there is no reason."""
         if reason is None:
@@ -358,8 +343,6 @@ class SQLiteSpool:
                     request.done(result)
                 except Exception as fault:
                     self._options.log("A function that the spool called raised", fault=fault)
-            elif isinstance(request, _Visit):
-                request.future.set_result(result)
             elif not isinstance(request, _Release):
                 by_loop.setdefault(request.future.get_loop(), []).append((request.future, result))
         self._options.write_logs()
@@ -398,11 +381,6 @@ class _Release(NamedTuple):
     window: Window
 
 
-class _Visit(NamedTuple):
-    work: Callable[[Writer], Any]
-    future: concurrent.futures.Future[Any]
-
-
 class _Close(NamedTuple):
     future: _Future
 
@@ -433,7 +411,7 @@ class _Read:
             return False
 
 
-_Request = _Append | _Note | _Read | _Release | _Visit | _Close
+_Request = _Append | _Note | _Read | _Release | _Close
 _Answer = tuple[_Request, Any]
 
 

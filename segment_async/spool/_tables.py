@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -34,8 +35,8 @@ SCHEMA: Final = [
     "CREATE TABLE attempts (position INTEGER PRIMARY KEY, number INTEGER NOT NULL, checksum INTEGER NOT NULL)",
     # Messages that failed; `failure` is a packed `Failure`, and `checksum` the message's own.
     """CREATE TABLE dead (
-        position INTEGER PRIMARY KEY, message_id BLOB NOT NULL, accepted_at INTEGER NOT NULL,
-        checksum INTEGER NOT NULL, body BLOB NOT NULL, failure BLOB NOT NULL)""",
+        position INTEGER PRIMARY KEY, message_id BLOB NOT NULL, accepted_at INTEGER NOT NULL, body BLOB NOT NULL,
+        checksum INTEGER NOT NULL, failure BLOB NOT NULL)""",
     # Messages erased by another process, until the one that uses the file has noticed.
     "CREATE TABLE purged (position INTEGER PRIMARY KEY, message_id BLOB NOT NULL)",
 ]
@@ -152,15 +153,21 @@ class Row(NamedTuple):
     body: bytes
 
     @property
+    def size(self) -> int:
+        return len(self.body)
+
+    @property
     def checksum(self) -> int:
         return crc32(self.body, crc32(_POSITION_AND_TIME.pack(self.position, self.accepted_at) + self.message_id))
 
-    def is_sound(self, checksum: object) -> bool:
-        """Whether this is what was written; a damaged row may have other types."""
-        try:
-            return self.checksum == checksum
-        except (struct.error, TypeError):
-            return False
+
+def sound_row(values: Sequence[Any]) -> Row | None:
+    """The message, if it and the checksum behind it are what was written; a damaged row may have other types."""
+    row = Row(*values[:4])
+    try:
+        return row if row.checksum == values[4] else None
+    except (struct.error, TypeError):
+        return None
 
 
 class Head(NamedTuple):
@@ -296,8 +303,8 @@ class DeadRow(NamedTuple):
     position: int
     message_id: bytes
     accepted_at: int
-    checksum: int
     body: bytes
+    checksum: int
     packed_failure: bytes
 
     @property
@@ -309,17 +316,18 @@ class DeadRow(NamedTuple):
         """Raises `Damaged` if it does not match its checksum."""
         return Failure(*_unpack(self.packed_failure))
 
-    @property
-    def is_sound(self) -> bool:
-        try:
-            return bool(self.failure) and Row(*self[:3], self.body).is_sound(self.checksum)
-        except Damaged:
-            return False
+
+def sound_letter(values: Sequence[Any]) -> DeadRow | None:
+    """The dead letter, if it is what was written."""
+    with suppress(Damaged):
+        if sound_row(values) and _unpack(values[-1]):
+            return DeadRow(*values)
+    return None
 
 
 _MOVE: Final = """
     INSERT OR REPLACE INTO dead
-    SELECT position, message_id, accepted_at, checksum, body, ? FROM messages WHERE position IN ({})
+    SELECT position, message_id, accepted_at, body, checksum, ? FROM messages WHERE position IN ({})
 """
 
 
@@ -334,10 +342,10 @@ def move_to_dead_letters(
 def read_dead(connection: sqlite3.Connection, after: int, count: int) -> list[DeadRow]:
     """Raises `Damaged` if one of them is not what was written."""
     query = "SELECT * FROM dead WHERE position > ? ORDER BY position LIMIT ?"
-    rows = [DeadRow(*row) for row in connection.execute(query, (after, count)).fetchall()]
-    if not all(row.is_sound for row in rows):
+    letters = [sound_letter(values) for values in connection.execute(query, (after, count)).fetchall()]
+    if None in letters:
         raise Damaged("a dead letter does not match its checksum")
-    return rows
+    return [letter for letter in letters if letter is not None]
 
 
 def read_purged(connection: sqlite3.Connection) -> dict[int, bytes]:

@@ -24,10 +24,10 @@ import itertools
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple, TypeVar
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Counts, Status
@@ -50,11 +50,12 @@ _MADE_ROOM: Final = BatchResult(Status.DROPPED, "queue_full")
 _TOO_OLD: Final = BatchResult(Status.DROPPED, "too_old")
 _DAMAGED: Final = DroppedMessage("", b"", "damaged")
 
+Messages = Sequence[tuple[bytes, bytes]]
+"""Messages to store: their ids and bodies."""
+
 
 class Append(NamedTuple):
-    """A group of messages to store: their ids and bodies."""
-
-    messages: Sequence[tuple[bytes, bytes]]
+    messages: Messages
     hold: int = 0
     make_room: bool = False
 
@@ -97,7 +98,6 @@ class Shard:
         recovered: messages that were there when the shard was opened.
         unrecorded: notes that the disk has not taken; they go first with the next transaction.
         dropped: messages that the shard gave up by itself, until a reader takes them.
-        purged: positions of messages that another process erased, and that were reported.
         doubts: transactions of which it is not known whether they were committed: their messages were refused.
     """
 
@@ -108,10 +108,12 @@ class Shard:
         self.held: dict[int, int] = {}
         self.unrecorded: list[Note] = []
         self.dropped: list[DroppedMessage] = []
-        self.purged: set[int] = set()
-        self.doubts: list[_Turn] = []
+        self.doubts: list[_Transaction] = []
+        # Positions of messages that another process erased, and that were reported.
+        self._purged: set[int] = set()
         self._cursor = 0
-        self._version: tuple[int, int] | None = None
+        # The revision that what is known here belongs to, and the messages that were lost by then.
+        self._revision: int | None = None
         self._damaged = 0
         self.look()
         self.recovered = self.counters.pending
@@ -143,31 +145,29 @@ class Shard:
         self.unrecorded += [step for step in steps if isinstance(step, Note)]
         sizes = [step.size for step in steps if isinstance(step, Append)]
 
-        def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, tuple[_Turn, Any]]:
+        def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, _Transaction]:
             self._sync(connection, counters)
-            turn = _Turn(self, connection, counters, elsewhere or {}, may_hold)
-            tables.remove(connection, "purged", list(self.purged))
+            transaction = _Transaction(self, connection, counters, elsewhere or {}, may_hold)
+            tables.remove(connection, "purged", list(self._purged))
             for doubt in self.doubts:
-                turn.take_back(doubt)
-            results = [turn.take(step) for step in all_steps]
-            self.doubts.append(turn)
-            return turn.counters, (turn, [result for result in results if result is not None])
+                transaction.take_back(doubt)
+            for step in all_steps:
+                transaction.take(step)
+            if transaction.stored or transaction.dropped:
+                self.doubts.append(transaction)
+            return transaction.counters, transaction
 
-        doubts = len(self.doubts)
-        try:
-            turn, results = self.database.transact(work, sum(sizes) if sizes else None)
-        finally:
-            # What changed no rows cannot be in doubt.
-            self.doubts[doubts:] = [turn for turn in self.doubts[doubts:] if turn.stored or turn.dropped]
+        done = self.database.transact(work, sum(sizes) if sizes else None)
+        self._revision = done.revision
         self.doubts.clear()
         self.unrecorded.clear()
-        self.purged.clear()
-        self.held.update(turn.taken)
-        for position in turn.released:
+        self._purged.clear()
+        self.held.update(done.held)
+        for position in done.released:
             self.held.pop(position, None)
-        self._cursor = max(self._cursor, turn.cursor)
-        self.dropped += turn.dropped_in_doubt
-        return cast("list[AppendResult]", results)
+        self._cursor = max(self._cursor, *done.held, 0)
+        self.dropped += done.dropped_in_doubt
+        return done.answers
 
     def read(self, max_count: int, max_bytes: int) -> list[StoredMessage]:
         """Hold the next messages; none if there is none.
@@ -175,7 +175,7 @@ class Shard:
         Raises:
             SpoolUnavailable: they cannot be read.
         """
-        if not self.unread and self._version == self.database.version:
+        if not self.unread and self._revision == self.counters.revision:
             return []
 
         def work(connection: sqlite3.Connection, counters: Counters) -> tuple[list[Row], dict[int, int]]:
@@ -185,7 +185,7 @@ class Shard:
 
         rows, attempts = self.database.read(work)
         for row in rows:
-            self.held[row.position] = len(row.body)
+            self.held[row.position] = row.size
             self._cursor = max(self._cursor, row.position)
         messages = [
             StoredMessage(
@@ -233,10 +233,9 @@ class Shard:
 
     def forget(self, keys: Sequence[int]) -> None:
         """Remove messages that another shard has now, without an outcome."""
-        positions = [position_of(key) for key in keys]
 
         def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, None]:
-            count, size = tables.remove_messages(connection, positions)
+            count, size = tables.remove_messages(connection, [position_of(key) for key in keys])
             return counters.plus(accepted=-count, pending_bytes=-size), None
 
         self.database.transact(work)
@@ -247,16 +246,6 @@ class Shard:
         found = self.database.read(lambda connection, _: tables.find_ids(connection, message_ids))
         return {message_id: key_of(self.slot, position) for message_id, position in found.items()}
 
-    def visit(self, work: Any, *, writes: bool) -> Any:
-        """Run an inspector's work."""
-        try:
-            return self.database.transact(work) if writes else self.database.read(work)
-        finally:
-            if writes:
-                # A change by this connection looks like none.
-                self._version = (0, 0)
-                self.look()
-
     def counted(self) -> Counters:
         """The counters with what is not recorded yet."""
         counters = self.counters
@@ -266,39 +255,36 @@ class Shard:
                 counters = counters.settled(len(sizes), sum(sizes), note.what)
         return counters
 
-    # -- changes by others
-
     def look(self) -> None:
-        """Notice what other processes, or a salvage, have changed."""
+        """Notice what an inspector, or a salvage, has changed."""
         self.database.read(self._sync)
 
     def _sync(self, connection: sqlite3.Connection, counters: Counters) -> None:
-        if self._version == self.database.version:
+        if self._revision == counters.revision:
             return
-        purged = {p: mid for p, mid in tables.read_purged(connection).items() if p not in self.purged}
+        purged = {p: mid for p, mid in tables.read_purged(connection).items() if p not in self._purged}
         there = tables.find_positions(connection, list(self.held))
         gone = [position for position in self.held if position not in there]
-        lost = counters.reasons.get("damaged", 0) - self._damaged - sum(position not in purged for position in gone)
-        if self._version is not None:
+        damaged = counters.reasons.get("damaged", 0)
+        if self._revision is not None:
             # What is held is on its way, and its holder says how it ends.
             unheld = [mid for position, mid in purged.items() if position not in self.held]
             self.dropped += [DroppedMessage(message_id.decode(), b"", "purged") for message_id in unheld]
+            lost = damaged - self._damaged - sum(position not in purged for position in gone)
             self.dropped += itertools.repeat(_DAMAGED, lost)
-        if self._version is None or self._version[0] != self.database.version[0]:
-            self._cursor = 0
         for position in gone:
             del self.held[position]
-        self.purged.update(purged)
-        self._damaged = counters.reasons.get("damaged", 0)
-        self._version = self.database.version
+        self._purged.update(purged)
+        self._revision, self._damaged, self._cursor = counters.revision, damaged, 0
 
 
 @dataclass(eq=False)
-class _Turn:
+class _Transaction:
     """One transaction of a shard; what it changes in memory is applied once it is committed.
 
     Attributes:
-        stored: the groups stored, by first position. `taken`: messages that are held at once, with their sizes.
+        counters: as they will be. `answers`: to the appends.
+        stored: the groups stored, by first position. `held`: messages that are held at once, with their sizes.
         released: positions that are not held any more.
         dropped: messages that made room, by position. `dropped_in_doubt`: those of a transaction that was in doubt.
     """
@@ -308,16 +294,17 @@ class _Turn:
     counters: Counters
     elsewhere: Mapping[bytes, int]
     may_hold: bool
-    stored: list[tuple[int, Sequence[tuple[bytes, bytes]]]] = field(
-        default_factory=list[tuple[int, Sequence[tuple[bytes, bytes]]]]
-    )
-    taken: dict[int, int] = field(default_factory=dict[int, int])
-    released: set[int] = field(default_factory=set[int])
-    dropped: dict[int, DroppedMessage] = field(default_factory=dict[int, DroppedMessage])
-    dropped_in_doubt: list[DroppedMessage] = field(default_factory=list[DroppedMessage])
-    cursor: int = 0
 
-    def take_back(self, doubt: _Turn) -> None:
+    def __post_init__(self) -> None:
+        self.revision = self.counters.revision + 1
+        self.answers: list[AppendResult] = []
+        self.stored: list[tuple[int, Messages]] = []
+        self.held: dict[int, int] = {}
+        self.released: set[int] = set()
+        self.dropped: dict[int, DroppedMessage] = {}
+        self.dropped_in_doubt: list[DroppedMessage] = []
+
+    def take_back(self, doubt: _Transaction) -> None:
         """Remove messages that were refused because a commit failed, if they are there after all."""
         refused = {mid: p for first, messages in doubt.stored for p, (mid, _) in enumerate(messages, first)}
         found = tables.find_ids(self.connection, list(refused))
@@ -327,21 +314,15 @@ class _Turn:
         there = tables.find_positions(self.connection, list(doubt.dropped))
         self.dropped_in_doubt += [message for position, message in doubt.dropped.items() if position not in there]
 
-    def take(self, step: Step) -> AppendResult | None:
-        if isinstance(step, Append):
-            return self._append(step)
-        self._record(step)
-        return None
+    def take(self, step: Step) -> None:
+        if isinstance(step, Note):
+            self._record(step)
+            return
+        # Nearly always all messages of a group are new and have room.
+        answers = self._store(step.messages, step.hold) if step.size <= self._room and not self.elsewhere else None
+        self.answers.append(self._append_each(step) if answers is None else AppendResult(answers))
 
     # -- appends
-
-    def _append(self, step: Append) -> AppendResult:
-        # Nearly always all messages of a group are new and have room.
-        if step.size <= self._room and not self.elsewhere:
-            answers = self._store(step.messages, step.hold)
-            if answers is not None:
-                return AppendResult(answers)
-        return self._append_each(step)
 
     def _append_each(self, step: Append) -> AppendResult:
         pending = tables.find_ids(self.connection, [message_id for message_id, _ in step.messages])
@@ -374,19 +355,17 @@ class _Turn:
             result.append(answer or _FULL)
         return AppendResult(result, tuple(itertools.islice(self.dropped.values(), dropped_before, None)))
 
-    def _store(self, messages: Sequence[tuple[bytes, bytes]], hold: int) -> list[Appended] | None:
+    def _store(self, messages: Messages, hold: int) -> list[Appended] | None:
         """Store new messages, and hold the first of them unless an older one waits to be read; `None`: one is known."""
         first, count = self.counters.position + 1, len(messages)
         inserted = tables.insert_messages(self.connection, first, self.shard.database.clock.now(), messages)
         if inserted < count:
             tables.remove(self.connection, "messages", range(first, first + count))
             return None
-        held = len(self.shard.held) + len(self.taken) - len(self.released)
+        held = len(self.shard.held) + len(self.held) - len(self.released)
         hold = min(hold, count) if self.may_hold and self.counters.pending <= held else 0
         sizes = [len(body) for _, body in messages]
-        if hold:
-            self.taken.update(zip(range(first, first + hold), sizes, strict=False))
-            self.cursor = first + hold - 1
+        self.held.update(zip(range(first, first + hold), sizes, strict=False))
         self.stored.append((first, messages))
         self.counters = self.counters.plus(position=count, accepted=count, pending_bytes=sum(sizes))
         key = key_of(self.shard.slot, first)
@@ -407,7 +386,7 @@ class _Turn:
             size = sum(letter.size for letter in letters)
             self.counters = self.counters.plus(dead=-len(letters), dead_bytes=-size)
         if self._room < wanted and at_any_price:
-            unheld = (head for head in self.shard.unheld(self.connection) if head.position not in self.taken)
+            unheld = (head for head in self.shard.unheld(self.connection) if head.position not in self.held)
             rows = tables.read_rows(self.connection, _until(unheld, wanted - self._room))
             count, size = tables.remove_messages(self.connection, [row.position for row in rows])
             self.counters = self.counters.settled(count, size, _MADE_ROOM)
@@ -428,7 +407,7 @@ class _Turn:
         self.counters = self.counters.settled(count, size, note.what)
         if failed:
             self.counters = self.counters.plus(dead=count, dead_bytes=size)
-        self.released.update(p for p in note.keys if p in self.shard.held or p in self.taken)
+        self.released.update(p for p in note.keys if p in self.shard.held or p in self.held)
 
 
 def _until(rows: Iterable[_Sized], wanted: int) -> list[_Sized]:
@@ -446,12 +425,11 @@ def _until(rows: Iterable[_Sized], wanted: int) -> list[_Sized]:
 
 
 class Writer:
-    """The shards of one spool that this process holds; `owner` is the spool."""
+    """The shards of one spool that this process holds."""
 
-    def __init__(self, base: Path, options: Options, owner: object) -> None:
+    def __init__(self, base: Path, options: Options) -> None:
         self._base = base
         self._options = options
-        self._owner = owner
         self._own: Shard | None = None
         self._memory: Shard | None = None
         self._adopted: list[Shard] = []
@@ -649,7 +627,7 @@ class Writer:
             lock = Lock.acquire(place.lock)
         if lock is None:
             return None
-        database = Database(place, lock, self._options, self._owner)
+        database = Database(place, lock, self._options)
         try:
             return Shard(slot, database, self._options)
         except BaseException:
@@ -672,13 +650,6 @@ class Writer:
         shard.database.close()
 
     # -- books, and the end
-
-    def visit(self, path: Path | None, work: Callable[..., Any], *, writes: bool) -> Any:
-        """Run an inspector's work on a shard that this process holds."""
-        for shard in self._all():
-            if shard.database.path == path:
-                return shard.visit(work, writes=writes)
-        raise SpoolUnavailable(f"{path} was closed meanwhile: try again")
 
     def statistics(self) -> SpoolStatistics:
         shards = self._all()

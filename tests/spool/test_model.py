@@ -40,7 +40,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.number = itertools.count()
 
     def open(self):
-        return Writer(Path(self.folder.name, "a.db"), Options(max_bytes=ROOM, power_safe=False), None)
+        return Writer(Path(self.folder.name, "a.db"), Options(max_bytes=ROOM, power_safe=False))
 
     def teardown(self):
         self.writer.close()

@@ -18,7 +18,7 @@ class Lost(AssertionError):
 
 def open_writer(path: Path) -> Writer:
     """The spool without its thread: a witness may fork."""
-    return Writer(base_path(path), Options(), None)
+    return Writer(base_path(path), Options())
 
 
 def read_all(writer: Writer) -> list[StoredMessage]:
