@@ -607,10 +607,9 @@ def _carry_over(source: sqlite3.Connection | None, target: sqlite3.Connection, w
             tables.insert(target, "dead", [letter])
             dead, dead_bytes = dead + 1, dead_bytes + letter.size
     counters = _after_salvage(own, watermark, found, dead)
-    position = max(counters.position, last)
-    tables.store_counters(
-        target, counters._replace(position=position, pending_bytes=size, dead=dead, dead_bytes=dead_bytes)
-    )
+    position, revision = max(counters.position, last), counters.revision + 1
+    counters = counters._replace(position=position, revision=revision)
+    tables.store_counters(target, counters._replace(pending_bytes=size, dead=dead, dead_bytes=dead_bytes))
 
 
 def _readable(
