@@ -26,7 +26,7 @@ from ._lifecycle.owner import LoopOwner
 from ._lifecycle.waiting import Host
 from ._message import build as _build
 from ._message.build import Fields, ObjectLike, Timestamp, UserID, checked
-from ._message.context import innermost
+from ._message.context import Bound, innermost
 from ._message.conversions import converting
 from ._message.encode import encode, own_fragment, plain
 from ._message.ids import new_message_id
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 _LIBRARY_FIELDS: Final = {"name": "segment-async", "version": __version__}
 _LIBRARY: Final = own_fragment(orjson.dumps(_LIBRARY_FIELDS))
 _CONTEXT: Final = {"library": _LIBRARY}
+# For a context whose members are encoded already.
+_CONTEXT_JSON: Final = b'{%%b,"library":%b}' % orjson.dumps(_LIBRARY_FIELDS)
 
 BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
@@ -572,22 +574,18 @@ class Client:
     def _encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:
         """The message's delivery, its JSON, and the size of that; no JSON if it was dropped at once."""
         block = innermost.get()
+        context = b""
         if block is not None:
-            message = block.filled(message)
-        message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
+            message, context = block.completed(message, self._before_send is not None)
+        if not context:
+            message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
         if "messageId" not in message:
             message["messageId"] = new_message_id()
         if "userId" not in message and _lacks_identity(message):
-            if block is None or not block.drops_without_identity:
-                raise _no_identity(message)
-            self._owner.pipeline.reports.warn_once(
-                "no_identity",
-                "A message has no user_id and no anonymous_id and is dropped, as its block has without_identity='drop'. "
-                "This is logged once; client.statistics().reasons counts them.",
-            )
-            return *self._dropped(message["messageId"], "no_identity", body_of(message, self._convert)), 0
+            return *self._without_identity(message, context, block), 0
         if self._before_send is None:
             body = encode(message, self._convert)
+            body = b'%b,"context":%b}' % (body[:-1], _CONTEXT_JSON % context) if context else body
         else:
             # In JSON's own types: the hook gets nothing of the caller's, and nothing that can be read only once.
             given = plain(message, self._convert)
@@ -609,6 +607,23 @@ class Client:
         # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
         body = b"%b" % body
         return Delivery(message["messageId"], body, self._owner.pipeline.queue.queued), body, size
+
+    def _without_identity(self, message: Fields, context: bytes, block: Bound | None) -> tuple[Delivery, bytes]:
+        """What becomes of a message without an id that says whose it is.
+
+        Raises:
+            MessageError: no enclosing block drops such messages.
+        """
+        if block is None or not block.drops_without_identity:
+            raise _no_identity(message)
+        self._owner.pipeline.reports.warn_once(
+            "no_identity",
+            "A message has no user_id and no anonymous_id and is dropped, as its block has without_identity='drop'. "
+            "This is logged once; client.statistics().reasons counts them.",
+        )
+        if context:
+            message["context"] = orjson.loads(_CONTEXT_JSON % context)
+        return self._dropped(message["messageId"], "no_identity", body_of(message, self._convert))
 
     def _changed(self, before_send: BeforeSend, message: Fields, message_id: str) -> tuple[Fields, bytes] | None:
         """What the application's hook makes of the message, and its JSON; `None`: drop it."""

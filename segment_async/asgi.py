@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 
 from . import Client, bind, bound
 from ._hooks import HookRunner
+from ._message.context import DeferredBound, innermost, leave
 from ._signals import exits_on
 from ._web.consent import GPC
 from ._web.cookies import new_anonymous_id, set_anonymous_id
@@ -132,7 +133,7 @@ class SegmentMiddleware:
         flush_on_response: float | None = None,
     ) -> None:
         self.app = app
-        self._without_identity: Literal["raise", "drop"] = "raise" if no_identity == "raise" else "drop"
+        self._drops_without_identity = no_identity != "raise"
         hooks = HookRunner()
         self._shutdown = None if client is None else _Shutdown(hooks, client, is_silent=flush_on_response is not None)
         self._page_views = _PageViews(hooks, client, page_name, no_identity, flush_on_response)
@@ -161,17 +162,22 @@ class SegmentMiddleware:
         if self._shutdown is not None and not self._shutdown.is_checked:
             self._shutdown.check()
         scope[_MARK] = True
-        visitor = await self._reader.read(scope)
-        with bound(
-            user_id=visitor.user_id,
-            anonymous_id=visitor.anonymous_id,
-            context=visitor.context,
-            without_identity=self._without_identity,
-        ):
-            if visitor.may_be_counted or visitor.may_get_cookie or self._page_views.flushes:
-                await self._observed(scope, receive, send, visitor)
+        visitor = None
+        if self._reader.must_read_first(scope):
+            visitor = await self._reader.read(scope)
+            read = visitor.encoded
+        else:
+            read = await self._reader.read_later(scope)
+        # As `with bound(...)`, which takes four times as long.
+        block = DeferredBound(read, self._drops_without_identity, innermost.get())
+        token = innermost.set(block)
+        try:
+            if self._page_views.flushes or (visitor and (visitor.may_be_counted or visitor.may_get_cookie)):
+                await self._observed(scope, receive, send, visitor or Visitor())
             else:
                 await self.app(scope, receive, send)
+        finally:
+            leave(block, token)
 
     async def _observed(self, scope: Scope, receive: Receive, send: Send, visitor: Visitor) -> None:
         observer = _ResponseObserver(self._page_views, scope, send, visitor)

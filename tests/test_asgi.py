@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
-from segment_async import Client, ClientClosed, MessageError, Response, bind, messages
+from segment_async import Client, ClientClosed, MessageError, Response, bind, bound, messages
 from segment_async.asgi import SegmentMiddleware, lifespan
 from tests.support.asgi import ANONYMOUS, App, Recorder, answering, ask, recording, request, visit
 from tests.support.virtual_clock import run, running_clock
@@ -210,6 +213,210 @@ def test_an_error_of_the_flush_does_not_reach_the_server(caplog: pytest.LogCaptu
 
     assert asyncio.run(stop(SegmentMiddleware(http_only, Broken("KEY", transport=Recorder())))) == ORDERLY
     assert "Error in the flush at shutdown: OSError" in caplog.text
+
+
+# -- a request is read at its first call
+
+
+class Headers(list[tuple[bytes, bytes]]):
+    """Counts how often it is read."""
+
+    times = 0
+
+    def __iter__(self) -> Any:
+        type(self).times += 1
+        return super().__iter__()
+
+    def copy(self) -> Any:
+        return self
+
+
+class WatchedScope(dict[str, Any]):
+    """One that can be referred to weakly."""
+
+
+def test_nothing_is_read_without_a_call() -> None:
+    headers = Headers(visit()["headers"])
+    for options, times in (({}, 0), ({"user_id": lambda scope: "user-1"}, 0), ({"page_views": True}, 1)):
+        Headers.times = 0
+        app = SegmentMiddleware(answering(content_type="text/plain"), recording()[0], **options)
+        assert asyncio.run(ask(app, visit() | {"headers": headers})).status == 200
+        assert Headers.times == times
+
+
+def test_what_counts_is_what_the_request_said_when_it_came() -> None:
+    scope = visit("/shoes", {"referer": "https://search.example/"}, root_path="/shop", method="POST")
+
+    async def change(client: Client) -> None:
+        scope["headers"].append((b"cookie", b"ajs_anonymous_id=other"))
+        scope["headers"][0] = (b"host", b"other.example")
+        scope["headers"] = []
+        scope.update(path="/other", raw_path=b"/other", root_path="/other", query_string=b"q=1", client=None)
+        await client.track(event="Seen")
+
+    (message,) = sent(scope, change)
+    assert message["anonymousId"] == ANONYMOUS
+    assert message["context"]["ip"] == "203.0.113.9"
+    assert message["context"]["page"] == {
+        "path": "/shop/shoes",
+        "url": "https://shop.example/shop/shoes",
+        "referrer": "https://search.example/",
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"page_views": True, "set_cookie": True}, {"flush_on_response": 1}], ids=str)
+def test_a_task_that_outlives_its_request_and_calls_only_then(options: Any) -> None:
+    client, arrived = recording()
+    tasks: list[asyncio.Task[Any]] = []
+    answered = asyncio.Event()
+
+    async def late() -> None:
+        await answered.wait()
+        await client.track(event="Late")
+        bind(user_id="user-1")
+        await client.track(event="Later")
+
+    async def handler() -> None:
+        tasks.append(asyncio.create_task(late()))
+
+    async def main() -> None:
+        async with client:
+            app = SegmentMiddleware(answering(doing=handler, content_type="text/plain"), client, **options)
+            scope = WatchedScope(visit("/shoes"))
+            watched = weakref.ref(scope)
+            await ask(app, scope)
+            del scope
+            gc.collect()
+            assert watched() is None, "the task keeps the scope in memory"
+            answered.set()
+            await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert [(message["event"], message["anonymousId"], message.get("userId")) for message in arrived] == [
+        ("Late", ANONYMOUS, None),
+        ("Later", ANONYMOUS, "user-1"),
+    ]
+    assert {message["context"]["page"]["path"] for message in arrived} == {"/shoes"}
+
+
+def test_a_late_identity_needs_no_reading() -> None:
+    headers = Headers(visit()["headers"])
+    client, arrived = recording()
+
+    async def handler() -> None:
+        bind(user_id="user-1")
+        assert Headers.times == 0
+        await client.track(event="Seen")
+
+    async def main() -> None:
+        Headers.times = 0
+        async with client:
+            await ask(SegmentMiddleware(answering(doing=handler), client), visit() | {"headers": headers})
+
+    asyncio.run(main())
+    assert (arrived[0]["userId"], arrived[0]["anonymousId"]) == ("user-1", ANONYMOUS)
+
+
+def test_a_minted_id_stays_although_the_user_is_learnt_before_the_first_call() -> None:
+    async def log_in(client: Client) -> None:
+        bind(user_id="user-1")
+        await client.track(event="One")
+        await client.track(event="Two")
+
+    messages = sent(request(), log_in, no_identity="mint")
+    assert {message["userId"] for message in messages} == {"user-1"}
+    assert len({message["anonymousId"] for message in messages}) == 1
+
+
+def test_a_response_that_streams_and_calls_meanwhile() -> None:
+    client, arrived = recording()
+
+    async def streaming(scope: Any, receive: Any, send: Any) -> None:
+        async def parts() -> AsyncIterator[bytes]:
+            for number in range(3):
+                with bound(context={"app": {"name": f"part {number}"}}):
+                    await client.track(event="Part")
+                    yield b"part"
+
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async for part in parts():
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        await client.track(event="Done")
+
+    async def main() -> None:
+        async with client:
+            assert (await ask(SegmentMiddleware(streaming, client), visit())).body == b"part" * 3
+
+    asyncio.run(main())
+    assert [message["context"].get("app", {}).get("name") for message in arrived] == [
+        "part 0",
+        "part 1",
+        "part 2",
+        None,
+    ]
+    assert {message["anonymousId"] for message in arrived} == {ANONYMOUS}
+
+
+def test_a_generator_that_is_collected_during_another_request() -> None:
+    client, arrived = recording()
+    left: list[Any] = []
+
+    def rows() -> Iterator[None]:
+        with bound(user_id="row"):
+            yield
+
+    async def leaving(_: Client) -> None:
+        left.append(rows())
+        next(left[0])
+
+    async def collecting(client: Client) -> None:
+        left.clear()
+        gc.collect()
+        await client.track(event="Seen")
+
+    async def main() -> None:
+        async with client:
+            for doing in (leaving, collecting):
+                app = SegmentMiddleware(answering(doing=partial(doing, client)), client)
+                await asyncio.create_task(ask(app, visit()))
+
+    asyncio.run(main())
+    assert [(message.get("userId"), message["anonymousId"]) for message in arrived] == [(None, ANONYMOUS)]
+
+
+def test_consent_is_asked_at_once_and_sent_with_each_call() -> None:
+    asked: list[str] = []
+
+    def consent(scope: Any) -> dict[str, bool]:
+        asked.append(scope["path"])
+        return {"Analytics": True, "odd \ud800": False}
+
+    async def twice(client: Client) -> None:
+        assert asked == ["/"]
+        await client.track(event="One")
+        await client.track(event="Two", context={"locale": "de"})
+
+    one, two = sent(visit(), twice, consent=consent)
+    assert asked == ["/"]
+    for message in (one, two):
+        assert message["context"]["consent"] == {"categoryPreferences": {"Analytics": True, "odd \ufffd": False}}
+    assert two["context"]["locale"] == "de"
+
+
+def test_within_a_block_of_the_server() -> None:
+    client, arrived = recording()
+
+    async def main() -> None:
+        async with client:
+            app = SegmentMiddleware(answering(doing=lambda: track(client)), client)
+            with bound(user_id="outer", context={"app": {"name": "shop"}}):
+                await ask(app, visit())
+
+    asyncio.run(main())
+    assert (arrived[0]["userId"], arrived[0]["anonymousId"]) == ("outer", ANONYMOUS)
+    assert arrived[0]["context"]["app"] == {"name": "shop"}
+    assert arrived[0]["context"]["ip"] == "203.0.113.9"
 
 
 # -- the user

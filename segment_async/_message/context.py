@@ -1,34 +1,111 @@
 """Fields bound for a block: identity, context and integrations of every call within it.
 
-Fills in the fields that a call leaves out. This file does not know the client.
+Fills in the fields that a call leaves out. This file knows neither the client nor requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+import orjson
 
 from .build import Fields, ObjectLike, UserID, identifier, mapping
 from .encode import is_plain, plain
 
 WithoutIdentity = Literal["raise", "drop"]
 
+_NOTHING: Final[Fields] = {}
+
 
 class Bound:
     """The fields of one block, merged with those of the enclosing blocks."""
 
-    __slots__ = ("drops_without_identity", "fields", "outer")
+    __slots__ = ("_fields", "drops_without_identity", "outer")
 
     def __init__(self, fields: Fields, drops_without_identity: bool, outer: Bound | None) -> None:
-        self.fields = fields
+        self._fields = fields
         self.drops_without_identity = drops_without_identity
         self.outer = outer
+
+    @property
+    def fields(self) -> Fields:
+        return self._fields
+
+    def add(self, fields: Fields) -> None:
+        """Change the block in place; what is added takes precedence over what it has."""
+        self._fields = _merged(self._fields, fields)
 
     def filled(self, message: Fields) -> Fields:
         """The message with the bound fields added; its own fields take precedence."""
         return _merged(self.fields, message)
+
+    def completed(self, message: Fields, as_values: bool) -> tuple[Fields, bytes]:
+        """As `filled`, but a context that is encoded already is left out, and returned beside the message.
+
+        It is the JSON of the context's members, without braces; empty if the message has its context. `as_values`: the
+        message must have it. May change the given message.
+        """
+        return self.filled(message), b""
+
+
+DeferredFields = tuple[str | None, str | None, bytes]
+"""A user id, an anonymous id, and the JSON of a context's members, without braces."""
+
+
+class DeferredBound(Bound):
+    """A block whose fields are read at the first call within it, which may never come.
+
+    `read` must not raise. Several threads may call it at once; the first result counts for all.
+    """
+
+    __slots__ = ("_added", "_read", "_results")
+
+    def __init__(
+        self, read: Callable[[], DeferredFields], drops_without_identity: bool, outer: Bound | None = None
+    ) -> None:
+        super().__init__(_NOTHING if outer is None else outer.fields, drops_without_identity, outer)
+        self._added = _NOTHING
+        self._read: Callable[[], DeferredFields] | None = read
+        self._results: list[DeferredFields] = []
+
+    @property
+    def fields(self) -> Fields:
+        user_id, anonymous_id, context = self._result()
+        fields: Fields = {}
+        if user_id is not None:
+            fields["userId"] = user_id
+        if anonymous_id is not None:
+            fields["anonymousId"] = anonymous_id
+        if context:
+            fields["context"] = orjson.loads(b"{%b}" % context)
+        return _merged(_merged(self._fields, fields), self._added)
+
+    def add(self, fields: Fields) -> None:
+        self._added = _merged(self._added, fields)
+
+    def completed(self, message: Fields, as_values: bool) -> tuple[Fields, bytes]:
+        added = self._added
+        if as_values or self._fields or "context" in message or "context" in added:
+            return self.filled(message), b""
+        if added:
+            message = _merged(added, message)
+        user_id, anonymous_id, context = self._result()
+        if user_id is not None and "userId" not in message:
+            message["userId"] = user_id
+        if anonymous_id is not None and "anonymousId" not in message:
+            message["anonymousId"] = anonymous_id
+        return message, context
+
+    def _result(self) -> DeferredFields:
+        read = self._read
+        if read is not None:
+            self._results.append(read())
+            # What it refers to is not needed any more, and a task may keep this block for long.
+            self._read = None
+        return self._results[0]
 
 
 innermost: ContextVar[Bound | None] = ContextVar("segment_async_bound", default=None)
@@ -70,10 +147,10 @@ def bound(
     try:
         yield
     finally:
-        _leave(block, token)
+        leave(block, token)
 
 
-def _leave(block: Bound, token: Token[Bound | None]) -> None:
+def leave(block: Bound, token: Token[Bound | None]) -> None:
     """Go back to the enclosing block, in the context in which this one was entered; in any other, change nothing.
 
     A generator that is suspended within a block may be closed by the garbage collector, in the middle of another
@@ -116,7 +193,7 @@ def bind(
     block = innermost.get()
     if block is None:
         raise RuntimeError("bind() needs an enclosing bound() block, and there is none")
-    block.fields = _merged(block.fields, _fields(user_id, anonymous_id, context, integrations))
+    block.add(_fields(user_id, anonymous_id, context, integrations))
 
 
 def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any) -> Fields:

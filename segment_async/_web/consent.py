@@ -5,6 +5,7 @@ Pure: knows neither requests nor messages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
@@ -12,6 +13,8 @@ from typing import Any, Final, Literal, cast
 Preferences = Mapping[str, bool]
 GPC = Literal["ignore", "drop"] | Preferences
 
+# Surrogates, which no JSON holds.
+_LONE: Final = re.compile("[\ud800-\udfff]")
 _MAX_CATEGORIES: Final = 64
 _MAX_CHARACTERS: Final = 2_048
 
@@ -44,7 +47,7 @@ def parse_preferences(value: Any) -> dict[str, bool] | None:
     if not isinstance(value, Mapping):
         raise TypeError
     given = cast("Mapping[object, object]", value)
-    preferences = {str(category): granted is True for category, granted in given.items()}
+    preferences = {_LONE.sub("\ufffd", str(category)): granted is True for category, granted in given.items()}
     if len(preferences) > _MAX_CATEGORIES or sum(map(len, preferences)) > _MAX_CHARACTERS:
         raise ValueError
     return preferences

@@ -5,6 +5,7 @@ Pure: header values in, ids and header values out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -18,12 +19,16 @@ MAX_ID: Final = 256
 # Places where the cookie's name is looked at, and white space before it.
 _MAX_FOUND: Final = 16
 _MAX_SPACES: Final = 8
+_PLAIN: Final = re.compile(rb"; ajs_[a-z]{1,16}_id=([0-9A-Za-z-]{1,256})(?:;|\Z)")
 _MAX_AGE: Final = 365 * 24 * 3600
 
 
 def read_id(header: bytes, name: bytes) -> str | None:
     """The id in this cookie of a `Cookie` header; `None` if the cookie is missing or does not contain an id."""
     begin = header.find(name)
+    # Nearly all ids are a UUID in a cookie that is not the first: the rest of this function takes twice as long.
+    if begin > 1 and (found := _PLAIN.match(header, begin - 2)) and found[1] != b"null":
+        return found[1].decode()
     for _ in range(_MAX_FOUND):
         if begin < 0:
             break

@@ -8,7 +8,7 @@ messages.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
@@ -27,7 +27,7 @@ _MAX_LANGUAGES: Final = 16
 _MAX_PROXIES: Final = 32
 
 # Client hints, and their names in Segment's browser library.
-_HINTS: Final = {
+HINTS: Final = {
     b"sec-ch-ua": "brands",
     b"sec-ch-ua-mobile": "mobile",
     b"sec-ch-ua-platform": "platform",
@@ -40,7 +40,7 @@ _HINTS: Final = {
 _PURPOSES: Final = (b"sec-purpose", b"purpose", b"x-moz", b"x-purpose")
 _WANTED: Final = frozenset(
     (
-        *_HINTS,
+        *HINTS,
         *(b"cookie", b"user-agent", b"accept", b"accept-language", b"referer", b"host"),
         *(b"x-forwarded-for", b"x-forwarded-proto", b"sec-gpc"),
         *_PURPOSES,
@@ -63,11 +63,17 @@ def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
 
     Joins the values of headers that may be repeated. Of the others, takes the first value that is not far too long.
     """
+    found = [pair for pair in scope["headers"] if pair[0] in _WANTED]
+    headers: dict[bytes, bytes] = dict(found)
+    if len(headers) == len(found) and len(b"".join(headers.values())) <= _MAX_URL:
+        return headers
+    return _joined(found)
+
+
+def _joined(found: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
     repeated: dict[bytes, list[bytes]] = {}
-    for name, value in scope["headers"]:
-        if name not in _WANTED:
-            continue
+    for name, value in found:
         if name in _SEPARATORS:
             repeated.setdefault(name, []).append(value)
         elif name not in headers and len(value) <= _MAX_URL:
@@ -75,22 +81,30 @@ def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
     return headers | {name: _SEPARATORS[name].join(values) for name, values in repeated.items()}
 
 
+def pieces_of(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """What is read here of a scope, as it is now: the application may change it, and need not keep it for us."""
+    headers: Any = scope.get("headers")
+    return {
+        "headers": headers.copy() if hasattr(headers, "copy") else headers,
+        "client": scope.get("client"),
+        "scheme": scope.get("scheme", "http"),
+        "path": scope.get("path", ""),
+        "raw_path": scope.get("raw_path"),
+        "root_path": scope.get("root_path", ""),
+        "query_string": scope.get("query_string", b""),
+    }
+
+
 def context_of(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Network], query: Mode) -> dict[str, Any]:
     """Segment's `context` for the calls made in this request, without the fields that are not known."""
     context: dict[str, Any] = {"channel": "server"}
-    behind_proxy = bool(trusted) and _is_trusted(_peer(scope), trusted)
     if ip := client_ip(scope, headers, trusted):
         context["ip"] = ip
-    if agent := _text(headers.get(b"user-agent")):
-        context["userAgent"] = agent
-    if hints := user_agent_data(headers):
-        context["userAgentData"] = hints
-    if language := locale(headers.get(b"accept-language", b"")):
-        context["locale"] = language
-    search = _search(scope, query)
+    context |= device_of(headers)
+    search = search_of(scope, query)
     if fields := campaign(search[1:]):
         context["campaign"] = fields
-    if fields := _page(scope, headers, search, query, behind_proxy):
+    if fields := _page(scope, headers, search, query, trusted):
         context["page"] = fields
     return context
 
@@ -116,6 +130,10 @@ def client_ip(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Netw
         if entry := entry.strip():
             address = _address(entry)
     return _address_text(address)
+
+
+def is_behind_proxy(scope: Mapping[str, Any], trusted: Sequence[Network]) -> bool:
+    return bool(trusted) and _is_trusted(_peer(scope), trusted)
 
 
 def _peer(scope: Mapping[str, Any]) -> IPv4Address | IPv6Address | None:
@@ -149,6 +167,18 @@ def _is_trusted(address: IPv4Address | IPv6Address | None, trusted: Sequence[Net
 # -- the browser
 
 
+def device_of(headers: Headers) -> dict[str, Any]:
+    """The fields of the context that describe the browser."""
+    device: dict[str, Any] = {}
+    if agent := _text(headers.get(b"user-agent")):
+        device["userAgent"] = agent
+    if hints := user_agent_data(headers):
+        device["userAgentData"] = hints
+    if language := locale(headers.get(b"accept-language", b"")):
+        device["locale"] = language
+    return device
+
+
 @lru_cache(maxsize=256)
 def locale(accepted: bytes) -> str | None:
     """The preferred language of an `Accept-Language` header."""
@@ -164,7 +194,7 @@ def locale(accepted: bytes) -> str | None:
 
 def user_agent_data(headers: Headers) -> dict[str, Any] | None:
     """The client hints in the format of Segment's browser library."""
-    sent = tuple([(field, headers[name]) for name, field in _HINTS.items() if name in headers])
+    sent = tuple([(field, headers[name]) for name, field in HINTS.items() if name in headers])
     return (_hints(sent) or None) if sent else None
 
 
@@ -197,13 +227,15 @@ def _brands(text: str) -> Iterator[tuple[str, str]]:
 # -- the page
 
 
-def _page(scope: Mapping[str, Any], headers: Headers, search: str, query: Mode, behind_proxy: bool) -> dict[str, str]:
+def _page(
+    scope: Mapping[str, Any], headers: Headers, search: str, query: Mode, trusted: Sequence[Network]
+) -> dict[str, str]:
     page: dict[str, str] = {}
-    path = _path(scope)
+    path = path_of(scope)
     if path is not None:
-        search = search if len(path) + len(search) <= _MAX_URL else ""
+        search = fitting(search, path)
         page["path"] = path
-        if origin := _origin(scope, headers, behind_proxy):
+        if origin := origin_of(scope, headers, is_behind_proxy(scope, trusted)):
             page["url"] = f"{origin}{path}{search}"
         if search:
             page["search"] = search
@@ -217,7 +249,7 @@ def host_of(headers: Headers) -> str | None:
     return host if _HOST.fullmatch(host) else None
 
 
-def _origin(scope: Mapping[str, Any], headers: Headers, behind_proxy: bool) -> str | None:
+def origin_of(scope: Mapping[str, Any], headers: Headers, behind_proxy: bool) -> str | None:
     host, scheme = host_of(headers), scope.get("scheme", "http")
     if behind_proxy and scheme in ("http", "https"):
         forwarded = _decoded(headers.get(b"x-forwarded-proto", b""), 10)
@@ -225,7 +257,7 @@ def _origin(scope: Mapping[str, Any], headers: Headers, behind_proxy: bool) -> s
     return f"{scheme}://{host}" if host else None
 
 
-def _path(scope: Mapping[str, Any]) -> str | None:
+def path_of(scope: Mapping[str, Any]) -> str | None:
     """The path as the browser sees it, with the `root_path` in front, which some servers leave out of the path."""
     raw = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
     raw, root = raw.partition(b"?")[0], scope.get("root_path", "").rstrip("/")
@@ -246,7 +278,12 @@ def begins_with(path: str, root: str) -> bool:
     return path == root or path.startswith(f"{root}/")
 
 
-def _search(scope: Mapping[str, Any], query: Mode) -> str:
+def fitting(search: str, path: str) -> str:
+    """The query string, unless the URL would become too long with it."""
+    return search if len(path) + len(search) <= _MAX_URL else ""
+
+
+def search_of(scope: Mapping[str, Any], query: Mode) -> str:
     """The query string that may be sent, with its question mark."""
     text = _url_text(scope.get("query_string", b""))
     if text is None:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
+
+import orjson
 
 from segment_async._hooks import HookRunner
 
 from . import cookies
 from .bots import is_bot
 from .consent import GPC, Consent, evaluate, parse_preferences
+from .encoded import context_json
 from .query import Mode
 from .request import (
     Headers,
@@ -28,10 +32,13 @@ from .request import (
     headers_of,
     is_prefetch,
     path_within,
+    pieces_of,
 )
 
 NoIdentity = Literal["skip", "mint", "raise"]
 Hook = Callable[[Any], Any] | None
+EncodedFields = tuple[str | None, str | None, bytes]
+"""A user id, an anonymous id, and the JSON of a context's members, without braces."""
 
 _UNRESTRICTED: Final = Consent()
 # The most characters of a user id that the application returns; several longer ones would not fit in a message.
@@ -58,6 +65,23 @@ class Visitor:
     def page(self) -> Mapping[str, str]:
         page: Mapping[str, str] = self.context.get("page", {})
         return page
+
+    def encoded(self) -> EncodedFields:
+        return self.user_id, self.anonymous_id, orjson.dumps(self.context)[1:-1]
+
+
+class Answers(NamedTuple):
+    """What the application's functions returned for one request.
+
+    Attributes:
+        preferences: the visitor's consent by category; `None`: it is not known.
+    """
+
+    user_id: str | None = None
+    preferences: dict[str, bool] | None = None
+
+
+_NO_ANSWERS: Final = Answers()
 
 
 class RequestReader:
@@ -88,7 +112,42 @@ class RequestReader:
         self._skips_bots = skip_bots
         self._query: Mode = query
         self._consent = consent
+        self._asks = user_id is not None or consent is not None
         self._gpc: GPC = gpc
+        self._considers_consent = consent is not None or gpc != "ignore"
+
+    def must_read_first(self, scope: Scope) -> bool:
+        """Whether the request must be read before the application answers: a page view or a cookie may follow."""
+        return (
+            (self._counts_pages or self._sets_cookie)
+            and scope["type"] == "http"
+            and scope.get("method", "GET") == "GET"
+        )
+
+    async def read_later(self, scope: Scope) -> Callable[[], EncodedFields]:
+        """Ask the application's functions now. Returns what reads the rest, at the first call, and never raises."""
+        answers = await self._ask(scope) if self._asks else _NO_ANSWERS
+        try:
+            pieces = pieces_of(scope)
+        except Exception:
+            # Then it cannot be read either, which is logged.
+            pieces = {}
+        return partial(self._read_late, pieces, answers)
+
+    def _read_late(self, pieces: Mapping[str, Any], answers: Answers) -> EncodedFields:
+        try:
+            headers = headers_of(pieces)
+            context = context_json(pieces, headers, self._proxies, self._query)
+            if self._considers_consent and (preferences := self._evaluate(answers, headers).preferences) is not None:
+                context += b',"consent":{"categoryPreferences":%b}' % orjson.dumps(preferences)
+            user_id = self._user_id_of(answers, headers)
+            anonymous_id = cookies.read_id(headers.get(b"cookie", b""), cookies.ANONYMOUS_ID)
+            if self._mints and user_id is None and anonymous_id is None:
+                anonymous_id = cookies.new_anonymous_id()
+        except Exception as error:
+            self._hooks.log_once("reading a request", error)
+            return None, None, b""
+        return user_id, anonymous_id, context
 
     async def read(self, scope: Scope) -> Visitor:
         """Read the visitor. Never raises: the visitor of a malformed request is unknown."""
@@ -102,8 +161,9 @@ class RequestReader:
         headers = headers_of(scope)
         visitor = Visitor(headers, context=context_of(scope, headers, self._proxies, self._query))
         visitor.anonymous_id = cookies.read_id(headers.get(b"cookie", b""), cookies.ANONYMOUS_ID)
-        visitor.user_id = await self._read_user_id(scope, headers)
-        consent = await self._read_consent(scope, headers)
+        answers = await self._ask(scope)
+        visitor.user_id = self._user_id_of(answers, headers)
+        consent = self._evaluate(answers, headers)
         if consent.preferences is not None:
             visitor.context["consent"] = {"categoryPreferences": consent.preferences}
         if (self._counts_pages or self._sets_cookie) and self._is_visit(scope, headers):
@@ -120,24 +180,27 @@ class RequestReader:
         gets_cookie = visitor.may_get_cookie and asks_for_html(visitor.headers)
         return gets_cookie or (self._mints and visitor.user_id is None)
 
-    async def _read_user_id(self, scope: Scope, headers: Headers) -> str | None:
-        user_id = None
+    async def _ask(self, scope: Scope) -> Answers:
+        user_id: str | None = None
         if self._user_id is not None:
             user_id = await self._hooks.call("user_id", self._user_id, scope, _parse_user_id, None)
-        if user_id is None and self._trusts_user_cookie:
-            user_id = cookies.read_id(headers.get(b"cookie", b""), cookies.USER_ID)
-        return user_id
-
-    async def _read_consent(self, scope: Scope, headers: Headers) -> Consent:
-        if self._consent is None and self._gpc == "ignore":
-            return _UNRESTRICTED
-        given: dict[str, bool] | None = None
+        preferences: dict[str, bool] | None = None
         if self._consent is not None:
             # If the function fails, nothing is allowed: an empty mapping denies everything.
             denied: dict[str, bool] | None = {}
-            given = await self._hooks.call("consent", self._consent, scope, parse_preferences, denied)
-        signal = has_gpc_signal(headers)
-        return evaluate(given, is_required=self._consent is not None, gpc=self._gpc, has_gpc_signal=signal)
+            preferences = await self._hooks.call("consent", self._consent, scope, parse_preferences, denied)
+        return Answers(user_id, preferences)
+
+    def _user_id_of(self, answers: Answers, headers: Headers) -> str | None:
+        if answers.user_id is None and self._trusts_user_cookie:
+            return cookies.read_id(headers.get(b"cookie", b""), cookies.USER_ID)
+        return answers.user_id
+
+    def _evaluate(self, answers: Answers, headers: Headers) -> Consent:
+        if not self._considers_consent:
+            return _UNRESTRICTED
+        is_required, signal = self._consent is not None, has_gpc_signal(headers)
+        return evaluate(answers.preferences, is_required=is_required, gpc=self._gpc, has_gpc_signal=signal)
 
     def _is_visit(self, scope: Scope, headers: Headers) -> bool:
         """Whether a person may be asking for a page, as far as the request shows."""

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from segment_async import Client, Delivery, MessageError, Response, bind, bound, messages
-from segment_async._message.context import innermost
+from segment_async import Client, Delivery, MessageError, MessageTooLarge, Response, bind, bound, messages
+from segment_async._message.context import DeferredBound, DeferredFields, innermost, leave
 from tests.support.virtual_clock import run
 
 
@@ -266,6 +266,127 @@ class TestTasks:
         run(main())
 
 
+ENCODED = b'"ip":"192.0.2.1","page":{"path":"/"}'
+
+
+class Reading:
+    """A block whose fields are read at the first call, and how often they were."""
+
+    def __init__(self, fields: DeferredFields = (None, "a", ENCODED), *, drops: bool = False) -> None:
+        self.fields = fields
+        self.drops = drops
+        self.times = 0
+
+    def read(self) -> DeferredFields:
+        self.times += 1
+        return self.fields
+
+    @contextlib.contextmanager
+    def __call__(self) -> Generator[DeferredBound, None, None]:
+        block = DeferredBound(self.read, self.drops, innermost.get())
+        token = innermost.set(block)
+        try:
+            yield block
+        finally:
+            leave(block, token)
+
+
+class TestDeferred:
+    def test_nothing_is_read_without_a_call(self) -> None:
+        reading = Reading()
+        with reading():
+            bind(user_id="u", context={"b": 1})
+        assert reading.times == 0
+        assert fill() == {}
+
+    def test_it_is_read_once_and_forgets_how(self) -> None:
+        reading = Reading()
+        with reading() as block:
+            for _ in range(3):
+                assert block.completed({"event": "e"}, False) == ({"event": "e", "anonymousId": "a"}, ENCODED)
+            assert fill() == {"anonymousId": "a", "context": {"ip": "192.0.2.1", "page": {"path": "/"}}}
+            assert reading.times == 1
+            assert not [each for each in gc.get_referrers(reading) if each is block]
+
+    def test_values_where_values_are_needed(self) -> None:
+        with Reading(("u", None, ENCODED))() as block:
+            expected = {"userId": "u", "context": {"ip": "192.0.2.1", "page": {"path": "/"}}}
+            assert block.completed({}, True) == (expected, b"")
+
+    def test_a_call_s_own_fields_win(self) -> None:
+        with Reading(("u", "a", ENCODED))() as block:
+            assert block.completed({"userId": "own", "anonymousId": "own"}, False)[0] == {
+                "userId": "own",
+                "anonymousId": "own",
+            }
+            message, context = block.completed({"context": {"ip": "own", "locale": "de"}}, False)
+            assert message["context"] == {"ip": "own", "locale": "de", "page": {"path": "/"}}
+            assert context == b""
+
+    def test_what_is_bound_before_and_after_the_first_call_wins(self) -> None:
+        with Reading(("read", "a", ENCODED))() as block:
+            bind(user_id="before", integrations={"A": True})
+            assert block.completed({}, False) == (
+                {"userId": "before", "anonymousId": "a", "integrations": {"A": True}},
+                ENCODED,
+            )
+            bind(user_id="after", anonymous_id="after", integrations={"B": True})
+            assert block.completed({"integrations": {"A": False}}, False) == (
+                {"userId": "after", "anonymousId": "after", "integrations": {"A": False, "B": True}},
+                ENCODED,
+            )
+            bind(context={"ip": "bound"})
+            message, context = block.completed({}, False)
+            assert message["context"] == {"ip": "bound", "page": {"path": "/"}}
+            assert context == b""
+
+    def test_blocks_around_it_and_within_it(self) -> None:
+        reading = Reading((None, "a", ENCODED))
+        with bound(user_id="outer", anonymous_id="outer", context={"ip": "outer", "app": {"name": "shop"}}):
+            with reading() as block:
+                bind(integrations={"A": True})
+                assert reading.times == 0
+                expected = {
+                    "userId": "outer",
+                    "anonymousId": "a",
+                    "context": {"ip": "192.0.2.1", "app": {"name": "shop"}, "page": {"path": "/"}},
+                    "integrations": {"A": True},
+                }
+                assert block.completed({}, False) == (expected, b"")
+                with bound(user_id="inner", context={"page": {}}):
+                    assert fill() == expected | {"userId": "inner", "context": expected["context"] | {"page": {}}}
+            assert fill()["context"] == {"ip": "outer", "app": {"name": "shop"}}
+
+    def test_of_two_that_read_at_once_the_first_counts(self) -> None:
+        """As two threads may; here the second reads while the first does."""
+        results = iter((b"2", b"1"))
+        blocks: list[DeferredBound] = []
+
+        def read() -> DeferredFields:
+            result = next(results)
+            if result == b"2":
+                inner = blocks[0].completed({}, False)
+                assert inner == ({}, b"1")
+            return None, None, result
+
+        blocks.append(DeferredBound(read, False))
+        assert blocks[0].completed({}, False) == ({}, b"1")
+
+    def test_one_that_is_interrupted_reads_again(self) -> None:
+        results: list[Any] = [KeyboardInterrupt(), ("u", None, b"")]
+
+        def read() -> DeferredFields:
+            result = results.pop(0)
+            if isinstance(result, BaseException):
+                raise result
+            return result  # type: ignore[no-any-return]
+
+        block = DeferredBound(read, False)
+        with pytest.raises(KeyboardInterrupt):
+            block.completed({}, False)
+        assert block.completed({}, False) == ({"userId": "u"}, b"")
+
+
 def rows(user_id: str) -> Generator[None, None, None]:
     """A generator that is suspended within a block, as one that reads a database may be."""
     with bound(user_id=user_id):
@@ -333,3 +454,55 @@ class TestThroughTheClient:
         deliveries, arrived = sent(use)
         assert [delivery.outcome.reason for delivery in deliveries if delivery.outcome] == ["no_identity"] * 2
         assert arrived == []
+
+    def test_a_context_that_is_encoded_already(self) -> None:
+        async def use(client: Client) -> Any:
+            with Reading(("u", None, ENCODED))():
+                yield await client.track(event="e", properties={"a": 1})
+                yield await client.track(event="e", context={"locale": "de"})
+                yield client.enqueue_nowait(messages.identify(traits={"a": 1}))
+                yield await client.track(event="e", properties={"odd": 2**70, "lone": "\ud800"})
+            with Reading(("u", None, b""))():
+                yield await client.track(event="e")
+
+        _, arrived = sent(use)
+        contexts = [message["context"] for message in arrived]
+        assert {context.pop("library")["name"] for context in contexts} == {"segment-async"}
+        page = {"ip": "192.0.2.1", "page": {"path": "/"}}
+        assert contexts == [page, {"locale": "de", **page}, page, page, {}]
+        assert arrived[3]["properties"] == {"odd": str(2**70), "lone": "\ufffd"}
+
+    def test_it_counts_towards_the_size(self) -> None:
+        async def use(client: Client) -> Any:
+            with Reading(("u", None, b'"x":"%b"' % (b"x" * 32_000)))():
+                with pytest.raises(MessageTooLarge, match=r"context\.x \(32,00"):
+                    await client.track(event="e", properties={"y": "y" * 700})
+                yield await client.track(event="e")
+
+        assert len(sent(use)[1]) == 1
+
+    def test_it_is_among_what_is_reported_without_an_identity(self) -> None:
+        reported: list[dict[str, Any]] = []
+
+        async def main() -> None:
+            async with Client(
+                "key", transport=Recorder(), on_error=lambda _, messages: reported.extend(messages)
+            ) as client:
+                with Reading((None, None, ENCODED), drops=True)():
+                    await client.track(event="e")
+
+        run(main())
+        assert reported[0]["context"].keys() == {"ip", "page", "library"}
+
+    def test_before_send_sees_it(self) -> None:
+        seen: list[dict[str, Any]] = []
+
+        async def main() -> None:
+            client = Client("key", transport=Recorder(), gzip=False, before_send=seen.append)
+            async with client:
+                with Reading(("u", None, ENCODED))():
+                    await client.track(event="e")
+
+        run(main())
+        assert seen[0]["context"]["page"] == {"path": "/"}
+        assert seen[0]["context"]["library"]["name"] == "segment-async"

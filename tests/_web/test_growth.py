@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segment_async._web import bots, consent, cookies, page_views, query, request, visitor
+from segment_async._web import bots, consent, cookies, encoded, page_views, query, request, visitor
 from segment_async._web.page_views import TitleParser
 from segment_async._web.request import context_of, headers_of
 
-MODULES = (bots, consent, cookies, page_views, query, request, visitor)
+MODULES = (bots, consent, cookies, encoded, page_views, query, request, visitor)
 PATTERNS = [
     pytest.param(pattern, id=f"{module.__name__.rpartition('.')[2]}.{name}")
     for module in MODULES
@@ -74,6 +74,8 @@ def steps(work: Callable[[], object]) -> int:
         for function in vars(module).values():
             if hasattr(function, "cache_clear"):
                 function.cache_clear()
+            if isinstance(function, encoded.Pieces):
+                function.kept.clear()
     count = 0
 
     def count_line(frame: FrameType, event: str, _: object) -> Any:
@@ -151,6 +153,16 @@ def test_headers(unit: str) -> None:
     # Each header has its own limit: beyond the largest of them, nothing grows.
     assert steps(read(60_000)) <= max(steps(read(length)) for length in (900, 2_000)) + 100
     assert steps(read(900)) < 6_000
+
+
+@given(unit=UNITS, trusted=st.sampled_from([PROXIES, ()]))
+@settings(max_examples=50, deadline=None)
+def test_encoded_headers(unit: str, trusted: Any) -> None:
+    def read(length: int) -> Callable[[], object]:
+        pieces = request.pieces_of({"headers": headers(unit.encode(), length), "client": (unit * length, 1)})
+        return lambda: encoded.context_json(pieces, headers_of(pieces), trusted, "scrub")
+
+    assert steps(read(60_000)) <= max(steps(read(length)) for length in (900, 2_000)) + 100
 
 
 @pytest.mark.parametrize("name", [b"cookie", b"x-forwarded-for"])
