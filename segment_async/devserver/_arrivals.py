@@ -45,6 +45,7 @@ class ReceivedBatch(NamedTuple):
     headers: Mapping[str, str]
 
     def as_dict(self) -> dict[str, object]:
+        """The batch for JSON."""
         return {**self._asdict(), "received_at": iso(self.received_at)}
 
 

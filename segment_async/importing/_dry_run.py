@@ -94,6 +94,7 @@ class DryRun:
 
     @property
     def exit_code(self) -> int:
+        """0: every row can be sent; 1: some are rejected, or a source is damaged."""
         return 1 if self.counts.rejected or self.broken else 0
 
     def as_dict(self) -> dict[str, Any]:

@@ -119,6 +119,7 @@ class ImportOptions:
         return self.ids, self.id_columns
 
     def moment(self, name: str) -> datetime | None:
+        """The option ``since`` or ``until`` as a time; `None` if it is not set."""
         given = getattr(self, name)
         try:
             return None if given is None else read_time(given)
@@ -171,6 +172,7 @@ class ImportOptions:
         return Path(f"segment-{hashlib.sha256(names.encode()).hexdigest()[:8]}{STATE_SUFFIX}")
 
     def rejects_path(self, state: Path) -> Path:
+        """The file for rejected rows: `rejects`, or one beside the state file."""
         if self.rejects is not None:
             return self.rejects
         return state.with_name(state.name.removesuffix(STATE_SUFFIX) + REJECTS_SUFFIX)

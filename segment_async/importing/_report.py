@@ -65,6 +65,7 @@ class Counts:
     spec: Counter[str] = field(default_factory=Counter[str])
 
     def as_dict(self) -> dict[str, Any]:
+        """The counts for JSON, as `from_dict` reads them."""
         return {name: getattr(self, name) for name in _NUMBERS} | {
             "reasons": dict(self.reasons),
             "spec": dict(self.spec),
@@ -72,6 +73,7 @@ class Counts:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Counts:
+        """The counts that `as_dict` made."""
         numbers = {name: int(saved[name]) for name in _NUMBERS}
         return cls(**numbers, reasons=Counter(saved["reasons"]), spec=Counter(saved["spec"]))
 

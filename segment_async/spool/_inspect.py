@@ -101,6 +101,7 @@ class SpoolInspector:
             raise SpoolUnavailable(f"there is no spool at {self._base}")
 
     def status(self) -> list[ShardStatus]:
+        """The state of each process's part of the spool."""
         return [self._status(place) for place in self._places()]
 
     def set_aside(self) -> list[Path]:
@@ -108,6 +109,7 @@ class SpoolInspector:
         return [path for place in self._places() for path in place.corrupt_files()]
 
     def pending(self) -> Iterator[PendingMessage]:
+        """Messages without an outcome, part by part, in the order of sending."""
         for place in self._places():
             with _opened(place, writes=False) as (database, _):
                 for rows in _pages(database, _read_messages):
@@ -117,6 +119,7 @@ class SpoolInspector:
                         yield PendingMessage(_text(row.message_id), row.body, at, attempts.get(row.position, 0))
 
     def dead(self) -> Iterator[DeadLetter]:
+        """Messages that failed for good, part by part."""
         for place in self._places():
             with _opened(place, writes=False) as (database, _):
                 for rows in _pages(database, _read_dead):
