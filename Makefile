@@ -7,10 +7,19 @@ WORKERS ?= auto
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-import test test-all test-oldest lint format types bench backlog sim soak stress crash conformance clean
+.PHONY: help demo demo-import test test-all test-oldest lint format types bench backlog sim soak stress crash conformance docs dashboard pictures clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+docs: $(VENV)/.docs ## the documentation, in site/; fails on broken links and on public names without a docstring
+	$(BIN)/python -m website.build
+
+dashboard: $(VENV)/.dev ## the Grafana dashboard, from the names of the metrics
+	$(BIN)/python -m website.dashboard
+
+pictures: $(VENV)/.dev ## the pictures of the local endpoint; needs Chromium
+	$(BIN)/python -m tests.devserver.screenshots docs/images
 
 demo: $(VENV)/.demo ## a day of shop events, delivered to an endpoint on this machine (ARGS="--outage 60")
 	@$(BIN)/python examples/demo.py $(ARGS)
@@ -66,7 +75,7 @@ conformance: $(VENV)/.dev ## how this and Segment's own SDKs keep to the rules, 
 	$(BIN)/python -m tests.conformance --table $(ARGS)
 
 clean: ## remove the environments and caches
-	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -80,4 +89,8 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group docs
 	@touch $@

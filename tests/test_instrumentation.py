@@ -145,7 +145,7 @@ def test_statistics_with_equal_counts_are_equal() -> None:
 
 
 def test_every_reason_belongs_to_one_outcome() -> None:
-    """The README's list of reasons, in the order of `outcomes`."""
+    """The documentation's list of reasons, in the order of `outcomes`."""
     failed = {"refused", "unauthorized", "redirected", "too_large", "unexpected_answer", "gave_up"}
     dropped = {"queue_full", "no_identity", "before_send", "disabled", "close_timeout", "exit"}
 

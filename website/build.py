@@ -34,7 +34,7 @@ def main() -> None:
     if not problems:
         collect()
         command = [Path(sys.executable).with_name("zensical"), "build", "--strict", "--clean"]
-        if subprocess.run(command, cwd=SOURCE).returncode:
+        if subprocess.run(command, check=False, cwd=SOURCE).returncode:
             sys.exit("The documentation has errors; see above.")
         shutil.rmtree(SITE, ignore_errors=True)
         shutil.move(SOURCE / "site", SITE)
@@ -125,7 +125,11 @@ def write_texts() -> None:
 
 def navigation(config: str) -> list[tuple[str, str]]:
     """The entries of the configuration's navigation in order, as title and path; a section has no path."""
-    entries = re.findall(r'^ +- (?:"?(?P<title>[^":\n]+)"?:)?(?: *(?P<path>[\w./-]+\.md))?$', config[config.index("nav:") :], re.MULTILINE)
+    entries = re.findall(
+        r'^ +- (?:"?(?P<title>[^":\n]+)"?:)?(?: *(?P<path>[\w./-]+\.md))?$',
+        config[config.index("nav:") :],
+        re.MULTILINE,
+    )
     return [(title, path) for title, path in entries]
 
 

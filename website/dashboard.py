@@ -25,7 +25,12 @@ def panels() -> list[tuple[str, str, str, str]]:
     durations = "histogram_quantile({}, sum by (le) (rate(segment_request_duration_seconds_bucket[$__rate_interval])))"
     return [
         gauges[0],
-        ("Messages by outcome", "sum by (outcome) (rate(segment_messages_total[$__rate_interval]))", "{{outcome}}", "mps"),
+        (
+            "Messages by outcome",
+            "sum by (outcome) (rate(segment_messages_total[$__rate_interval]))",
+            "{{outcome}}",
+            "mps",
+        ),
         (
             "Failed and dropped, by reason",
             'sum by (outcome, reason) (rate(segment_messages_total{outcome!="delivered"}[$__rate_interval]))',

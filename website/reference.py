@@ -13,7 +13,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -158,7 +158,14 @@ def specs() -> str:
     rows = []
     for each in SPECS:
         made = importlib.import_module(f"segment_async.specs.{each}")
-        events = [text for kind, text in vars(made).items() if inspect.isclass(text) and hasattr(text, "__dataclass_fields__") and text.__module__ == made.__name__ and kind[0] != "_"]
+        events = [
+            text
+            for kind, text in vars(made).items()
+            if inspect.isclass(text)
+            and hasattr(text, "__dataclass_fields__")
+            and text.__module__ == made.__name__
+            and kind[0] != "_"
+        ]
         rows.append((code(made.__name__), ", ".join(code(event.__name__) for event in events)))
     return table(("module", "classes"), rows)
 
@@ -169,13 +176,22 @@ def options() -> str:
     for parameter in inspect.signature(Client).parameters.values():
         if parameter.name == "write_key":
             continue
-        default = DEFAULTS.get(parameter.name, code(json.dumps(parameter.default) if isinstance(parameter.default, str) else repr(parameter.default)))
+        default = DEFAULTS.get(
+            parameter.name,
+            code(json.dumps(parameter.default) if isinstance(parameter.default, str) else repr(parameter.default)),
+        )
         rows.append((code(parameter.name), default, texts[parameter.name]))
     spool = arguments(inspect.getdoc(SQLiteSpool) or "")
     of_spool = [
-        (code(parameter.name), code(json.dumps(parameter.default) if isinstance(parameter.default, str) else repr(parameter.default)), spool[parameter.name])
+        (
+            code(parameter.name),
+            code(json.dumps(parameter.default) if isinstance(parameter.default, str) else repr(parameter.default)),
+            spool[parameter.name],
+        )
         for parameter in inspect.signature(SQLiteSpool).parameters.values()
-        if parameter.name in spool and parameter.default is not parameter.empty and parameter.name not in ("clock", "monotonic")
+        if parameter.name in spool
+        and parameter.default is not parameter.empty
+        and parameter.name not in ("clock", "monotonic")
     ]
     objects = "\n".join(f"::: segment_async.{name}\n" for name in ON_OTHER_PAGES["reference/options.md"])
     return f"""# Options
@@ -247,7 +263,12 @@ def verdicts() -> str:
         seen[verdict.rule] = (verdict, SPEC["http-api"])
     order = ("dropped", "spec", "plan", "style")
     rows = [
-        (f'<span id="{verdict.rule}">{code(verdict.rule)}</span>', verdict.severity, verdict.text, f"[Segment’s page]({link})")
+        (
+            f'<span id="{verdict.rule}">{code(verdict.rule)}</span>',
+            verdict.severity,
+            verdict.text,
+            f"[Segment’s page]({link})",
+        )
         for verdict, link in sorted(seen.values(), key=lambda found: (order.index(found[0].severity), found[0].rule))
     ]
     return f"""# Verdicts
@@ -265,13 +286,34 @@ What the [local Segment](../how-to/local-segment.md), the [test kit](../how-to/t
 
 def metrics() -> str:
     rows = [
-        (code(name), code(f"segment_{name}" + ("_seconds" if unit == "s" else "")), code(f"segment.{name}"), "gauge", text)
+        (
+            code(name),
+            code(f"segment_{name}" + ("_seconds" if unit == "s" else "")),
+            code(f"segment.{name}"),
+            "gauge",
+            text,
+        )
         for name, (unit, text) in GAUGES.items()
     ]
-    rows += [(code(name), code(f"segment_{name}_total"), code(f"segment.{name}"), "counter", text) for name, text in COUNTERS.items()]
     rows += [
-        ("", "`segment_messages_total{outcome, reason}`", "`segment.messages`", "counter", "Messages by outcome and [reason](reasons.md)."),
-        ("", "`segment_request_duration_seconds{status}`", "`segment.request.duration`", "histogram", "Duration of requests, by the status of the response; `none` without one."),
+        (code(name), code(f"segment_{name}_total"), code(f"segment.{name}"), "counter", text)
+        for name, text in COUNTERS.items()
+    ]
+    rows += [
+        (
+            "",
+            "`segment_messages_total{outcome, reason}`",
+            "`segment.messages`",
+            "counter",
+            "Messages by outcome and [reason](reasons.md).",
+        ),
+        (
+            "",
+            "`segment_request_duration_seconds{status}`",
+            "`segment.request.duration`",
+            "histogram",
+            "Duration of requests, by the status of the response; `none` without one.",
+        ),
     ]
     return f"""# Metrics
 
@@ -286,7 +328,15 @@ The prefix `segment` of the Prometheus names is `watch(client, name="segment")`.
 def commands() -> str:
     from segment_async.cli._commands import segment_async as group
 
-    return "\n".join(["# Command line", "", "`segment-async` needs the extra `cli`. `python -m segment_async` is the same command.", "", *_command(group, "segment-async", 2)])
+    return "\n".join(
+        [
+            "# Command line",
+            "",
+            "`segment-async` needs the extra `cli`. `python -m segment_async` is the same command.",
+            "",
+            *_command(group, "segment-async", 2),
+        ]
+    )
 
 
 def _command(command: click.Command, path: str, level: int) -> Iterator[str]:

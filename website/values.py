@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import ipaddress
@@ -29,7 +29,11 @@ class Item:
 
 # Kind of value, an expression, and a note.
 ROWS: Final = [
-    ("aware `datetime`", 'datetime(2026, 11, 21, 20, 20, tzinfo=ZoneInfo("Europe/Berlin"))', "in UTC, with milliseconds"),
+    (
+        "aware `datetime`",
+        'datetime(2026, 11, 21, 20, 20, tzinfo=ZoneInfo("Europe/Berlin"))',
+        "in UTC, with milliseconds",
+    ),
     ("naive `datetime`", "datetime(2026, 11, 21, 19, 20)", "taken as UTC; one warning per process"),
     ("`date`", "date(2026, 11, 21)", ""),
     ("`time`", "time(19, 20)", ""),
@@ -61,18 +65,18 @@ def shown(expression: str) -> str:
 
 
 def _value_of(expression: str) -> Any:
-    import numpy
+    import numpy as np
     from pydantic import SecretStr
 
     names = {
-        **vars(datetime),
+        **vars(dt),
         "Decimal": decimal.Decimal,
         "Item": Item,
         "Plan": Plan,
         "PurePosixPath": pathlib.PurePosixPath,
         "SecretStr": SecretStr,
         "UUID": uuid.UUID,
-        "array": numpy.array,
+        "array": np.array,
         "deque": deque,
         "ip_address": ipaddress.ip_address,
         "nan": float("nan"),

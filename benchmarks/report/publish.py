@@ -1,4 +1,4 @@
-"""Writes the last complete run's figures into the README's block and the page of all figures."""
+"""Writes the last complete run's figures into the README's sentence and the page of all figures."""
 
 import re
 from typing import Any

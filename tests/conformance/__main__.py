@@ -1,6 +1,6 @@
 """Run the cases against one client or all: `python -m tests.conformance [--table] [--rows] [--client NAME] [CASE ...]`.
 
-With `--table` the README's table is printed: how many cases of each group every client keeps to; with `--rows` one
+With `--table` the documentation's table is printed: how many cases of each group every client keeps to; with `--rows` one
 line a promise and what was found against it; with neither every finding. The exit status is 1 when our own client
 differs in anything.
 """

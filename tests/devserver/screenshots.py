@@ -1,4 +1,4 @@
-"""Takes the screenshots for the README: a shop's day, sent to the endpoint, in a browser.
+"""Takes the screenshots for the documentation: a shop's day, sent to the endpoint, in a browser.
 
     python -m tests.devserver.screenshots docs/images
 

@@ -41,7 +41,9 @@ SHOWN = {"", "text", "http"}
 ALL = [block for page in pages() for block in blocks(page)]
 RUN = [block for block in ALL if block.page not in HAVE_TESTS and block.remark("not run") is None]
 PYTHON = [block for block in RUN if block.language == "python"]
-SHELL = {page: [block for block in RUN if (block.page, block.language) == (page, "sh")] for page in {b.page for b in RUN}}
+SHELL = {
+    page: [block for block in RUN if (block.page, block.language) == (page, "sh")] for page in {b.page for b in RUN}
+}
 
 
 def _environment(url: str) -> dict[str, str]:

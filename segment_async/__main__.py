@@ -1,0 +1,5 @@
+"""`python -m segment_async` runs the command `segment-async`."""
+
+from .cli import main
+
+main()

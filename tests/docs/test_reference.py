@@ -1,0 +1,135 @@
+"""The generated pages of the reference are complete: they have every name, option, reason, rule, metric and command."""
+
+import ast
+import inspect
+import re
+import tomllib
+
+import pytest
+
+import segment_async
+from segment_async import Client
+from segment_async._outcome import REASONS
+from segment_async.instrumentation import COUNTERS, GAUGES
+from tests.docs.blocks import ROOT, blocks
+from website import dashboard, public, reference, rules
+
+PAGES = reference.pages()
+BY_HAND = {f"reference/{path.name}": path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md")}
+ALL = PAGES | BY_HAND
+
+
+def test_no_public_name_lacks_a_docstring() -> None:
+    assert public.undocumented() == []
+
+
+def test_every_public_name_is_on_a_page() -> None:
+    text = "\n".join(ALL.values())
+    shown = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    wanted = {f"{module}.{name}" for module in public.modules() for name in public.names(module)}
+    assert wanted - shown == set()
+    assert {name for name in segment_async.__all__ if f"segment_async.{name}" not in shown} == {
+        "__version__",
+        "messages",
+    }
+
+
+def test_the_public_modules_are_those_of_the_package() -> None:
+    files = {path.stem for path in (ROOT / "segment_async").glob("*") if path.suffix == ".py" or path.is_dir()}
+    expected = {name for name in files if not name.startswith("_")} - public.NOT_IMPORTED_BY_USERS
+    assert {name.partition(".")[2] for name in public.modules()[1:]} == expected
+
+
+def test_every_option_is_there_with_its_default() -> None:
+    page = PAGES["reference/options.md"]
+    for parameter in [*inspect.signature(Client).parameters.values()][1:]:
+        row = re.search(rf"^\| `{parameter.name}` \| (.+?) \| (.+) \|$", page, re.MULTILINE)
+        assert row is not None, parameter.name
+        if parameter.name not in reference.DEFAULTS:
+            assert ast.literal_eval(row[1].strip("`")) == parameter.default
+
+
+def test_every_reason_is_there_with_a_remedy() -> None:
+    assert reference.REMEDIES.keys() == REASONS.keys()
+    for word in REASONS:
+        assert f"| `{word}` |" in PAGES["reference/reasons.md"]
+
+
+def _rules() -> set[str]:
+    """The names of all rules that `verdicts` can find: the second argument of a `Verdict`, or of what makes one."""
+    tree = ast.parse((ROOT / "segment_async" / "verdicts.py").read_text())
+    position = {"Verdict": 1, "_required": 3}
+    return {
+        argument.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in position
+        for argument in call.args[position[call.func.id] : position[call.func.id] + 1]
+        if isinstance(argument, ast.Constant)
+    } | {"key-secret", "key-personal"}
+
+
+def test_every_rule_is_there_with_a_link_to_segments_documentation() -> None:
+    page = PAGES["reference/verdicts.md"]
+    found = dict(re.findall(r'<span id="([\w-]+)">.*\]\((https://[^)]+)\)', page))
+    assert found.keys() == _rules()
+    assert set(found.values()) <= set(rules.SPEC.values())
+
+
+def test_every_metric_is_there() -> None:
+    page = PAGES["reference/metrics.md"]
+    for name in [*GAUGES, *COUNTERS]:
+        assert f"| `{name}` |" in page
+
+
+def test_the_metrics_have_the_names_that_prometheus_gets() -> None:
+    prometheus = pytest.importorskip("segment_async.prometheus")
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry()
+    prometheus.watch(Client("WRITE_KEY", send=False), registry=registry)
+    exported = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))
+    documented = {
+        name for name in re.findall(r"`(segment_[a-z_]+)", PAGES["reference/metrics.md"]) if name != "segment_async"
+    }
+    assert {name.removesuffix("_created") for name in exported} <= documented
+    used = dashboard.text() + "".join(block.text for block in blocks(ROOT / "docs" / "how-to" / "alerts.md"))
+    for name in re.findall(r"segment_[a-z_]+", used):
+        assert name == "segment_async" or re.sub("_(bucket|count)$", "", name) in documented, name
+
+
+def test_the_dashboard_is_up_to_date() -> None:
+    assert dashboard.FILE.read_text() == dashboard.text(), "run `make dashboard`"
+
+
+def test_every_command_is_there() -> None:
+    from segment_async.cli._commands import segment_async as group
+
+    page = PAGES["reference/cli.md"]
+    for name, command in group.commands.items():
+        assert f"\n### segment-async {name}\n" in page
+        for verb in getattr(command, "commands", {}):
+            assert f"\n#### segment-async {name} {verb}\n" in page
+
+
+def test_the_extras_are_listed_once_and_all() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs" / "start" / "install.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+)` \|.*\| (.+) \|$", page, re.MULTILINE))
+    assert listed.keys() == project["optional-dependencies"].keys()
+    for extra, requirements in project["optional-dependencies"].items():
+        for requirement in requirements:
+            assert re.split(r"[\[>]", requirement)[0] in listed[extra]
+
+
+def test_the_exit_codes_of_an_import_are_those_of_its_page() -> None:
+    rows = re.compile(r"^\| ([\d, ]+) \|", re.MULTILINE)
+    of_import = BY_HAND["reference/exit-codes.md"].partition("## `segment-async plan`")[0]
+    page = (ROOT / "docs" / "import.md").read_text()
+    assert rows.findall(of_import) == rows.findall(page[page.index("## Exit codes") :])
+
+
+def test_the_wire_format_shows_a_real_batch() -> None:
+    page = PAGES["reference/wire.md"]
+    assert '"event": "Order Completed"' in page
+    assert f'"version": "{segment_async.__version__}"' in page
+    assert "Authorization: Basic " in page
