@@ -20,7 +20,7 @@ import orjson
 
 from . import _options
 from ._calls import NowaitCalls
-from ._exceptions import MessageError, SpoolUnavailable, stack_of
+from ._exceptions import MessageError, QueueFull, SpoolUnavailable, stack_of
 from ._http.transport import Transport
 from ._lifecycle.owner import LoopOwner
 from ._lifecycle.waiting import Host
@@ -469,7 +469,10 @@ class Client:
         delivery, body, _ = self._encoded(message)
         owner.hold()
         if body:
-            delivery = owner.pipeline.put_nowait(delivery, body)
+            try:
+                delivery = owner.pipeline.put_nowait(delivery, body)
+            except QueueFull as error:
+                return self._not_taken(error, delivery, body)
             if not owner.has_run:
                 owner.note_waiting()
         return delivery
@@ -561,10 +564,16 @@ class Client:
         owner.hold()
         try:
             return await owner.pipeline.put(delivery, body, shares_loop=owner.run_here())
-        except SpoolUnavailable as error:
-            if not self._drops_invalid:
-                raise
-            owner.pipeline.reports.warn("spool_unavailable", "Dropping messages that the spool cannot store: %s", error)
+        except (QueueFull, SpoolUnavailable) as error:
+            return self._not_taken(error, delivery, body)
+
+    def _not_taken(self, error: QueueFull | SpoolUnavailable, delivery: Delivery, body: bytes) -> Delivery:
+        """A message for which there is no room, or that the spool cannot store: raise the error, or drop the message."""
+        pipeline = self._owner.pipeline
+        if isinstance(error, QueueFull) or not self._drops_invalid:
+            pipeline.queue.reject()
+            raise error
+        pipeline.reports.warn("spool_unavailable", "Dropping messages that the spool cannot store: %s", error)
         return self._dropped(delivery.message_id, "spool_unavailable", body)[0]
 
     def _run_here(self) -> bool:
@@ -651,6 +660,7 @@ class Client:
             ClientClosed: once closed.
         """
         if not self._drops_invalid:
+            self._owner.pipeline.queue.reject()
             raise error
         clock_text(time.time())
         message_id = new_message_id()

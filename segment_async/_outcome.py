@@ -144,6 +144,12 @@ class Statistics:
         reasons: how many messages failed or were dropped, by reason.
         retry_in: seconds until the next request may begin, while the server asked for a pause or does not answer;
             0.0: at once.
+        rejected: calls that raised `MessageError`, `QueueFull` or `SpoolUnavailable`; their messages were not accepted.
+        capacity, capacity_bytes: what may be pending in memory, in messages and in bytes of JSON.
+        server_up: `False` while deliveries fail.
+        last_delivery: when messages were last delivered, in seconds since the epoch; `None`: never so far.
+        dead_letters: failed messages that the spool keeps.
+        disk_bytes: size of the spool's files.
     """
 
     accepted: int
@@ -162,3 +168,23 @@ class Statistics:
     reasons: Mapping[str, int]
     handed_over: int = 0
     retry_in: float = field(default=0.0, compare=False)
+    rejected: int = 0
+    capacity: int = 0
+    capacity_bytes: int = 0
+    server_up: bool = True
+    last_delivery: float | None = field(default=None, compare=False)
+    dead_letters: int = 0
+    disk_bytes: int = field(default=0, compare=False)
+
+
+class Health(NamedTuple):
+    """What statistics say beyond the accounts: of the server, and of the spool."""
+
+    retry_in: float = 0.0
+    server_up: bool = True
+    last_delivery: float | None = None
+    dead_letters: int = 0
+    disk_bytes: int = 0
+
+
+HEALTHY: Final = Health()

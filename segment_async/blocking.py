@@ -24,7 +24,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self
 from . import Client as AsyncClient
 from . import Delivery as AsyncDelivery
 from ._calls import Calls
-from ._exceptions import MessageError
+from ._exceptions import MessageError, QueueFull, SpoolUnavailable
 from ._lifecycle import loop_thread, process, uwsgi
 from ._lifecycle.loop_thread import LoopThread
 from ._lifecycle.termination import drain_on_sigterm
@@ -143,9 +143,12 @@ class Client(Calls[Delivery]):
         """Wait for room, or for the spool's disk, on the thread's loop."""
         pipeline = self._client._owner.pipeline
         pipeline.queue.check_open()
-        if thread.is_called_on_a_loop():
-            return pipeline.put_nowait(delivery, body)
-        return thread.run(pipeline.put(delivery, body, shares_loop=False))
+        try:
+            if thread.is_called_on_a_loop():
+                return pipeline.put_nowait(delivery, body)
+            return thread.run(pipeline.put(delivery, body, shares_loop=False))
+        except (QueueFull, SpoolUnavailable) as error:
+            return self._client._not_taken(error, delivery, body)
 
     def _send_before_fork(self, message: Fields) -> Delivery:
         """Send the message within the call: nothing may be pending, and no thread running, when uWSGI forks."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import orjson
 
 from ._outcome import REASONS, Statistics
 
-__all__ = ["COUNTERS", "GAUGES", "Request", "outcomes"]
+__all__ = ["COUNTERS", "GAUGES", "SUFFIXES", "Request", "Watched", "outcomes"]
 
 GAUGES: Final = {
     "queued": ("{message}", "Messages waiting to be sent."),
@@ -25,11 +25,21 @@ GAUGES: Final = {
     "in_flight": ("{message}", "Messages in requests under way."),
     "pending": ("{message}", "Messages without an outcome."),
     "oldest_age": ("s", "Seconds since the oldest pending message was accepted."),
+    "capacity": ("{message}", "Messages that may be pending in memory."),
+    "capacity_bytes": ("By", "Bytes of JSON that may be pending in memory."),
+    "server_up": ("1", "1 while deliveries work, 0 while they fail."),
+    "last_delivery": ("s", "Time of the last delivery, in seconds since the epoch; absent before the first."),
+    "dead_letters": ("{message}", "Failed messages that the spool keeps."),
+    "disk_bytes": ("By", "Size of the spool's files."),
 }
-"""Fields of `Statistics` that rise and fall, each with its unit (UCUM) and a description."""
+"""Fields of `Statistics` that rise and fall, each with its unit (UCUM) and a description. A value may be `None`."""
+
+SUFFIXES: Final = {"oldest_age": "_seconds", "last_delivery": "_timestamp_seconds"}
+"""What Prometheus's conventions append to the names of some gauges."""
 
 COUNTERS: Final = {
     "accepted": "Messages accepted.",
+    "rejected": "Calls that raised, so that their message was not accepted.",
     "requests": "Requests started.",
     "retries": "Requests that were retries.",
 }
@@ -66,3 +76,14 @@ class Request:
     def message_ids(self) -> list[str]:
         """The ids of the messages, in order. Unpacks the batch."""
         return [orjson.loads(body)["messageId"] for body in self.bodies()]
+
+
+class Watched(Protocol):
+    """What exporters need of a client; `segment_async.Client` and `segment_async.blocking.Client` both have it."""
+
+    def statistics(self) -> Statistics:
+        """As `segment_async.Client.statistics`."""
+        ...
+
+    def observe(self, listener: Callable[[Request], object]) -> None:
+        """As `segment_async.Client.observe`."""

@@ -1,4 +1,4 @@
-"""OpenTelemetry metrics for a client, and a span for each batch that it sends.
+"""OpenTelemetry metrics for clients, and a span for each batch that they send.
 
     client = Client("WRITE_KEY", before_send=remember)
     watch(client)
@@ -14,9 +14,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
-from . import Client, __version__
-from .instrumentation import COUNTERS, GAUGES, Request, outcomes
+from . import __version__
+from .instrumentation import COUNTERS, GAUGES, Request, Watched, outcomes
 
 try:
     from opentelemetry import metrics, trace
@@ -38,16 +39,37 @@ _spans: Final[OrderedDict[str, SpanContext]] = OrderedDict()
 
 
 def watch(
-    client: Client, *, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
+    client: Watched,
+    *,
+    label: str | None = None,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> None:
-    """Report the client's counters and, for each request, its duration and a span; `None`: to the global providers."""
-    meter = metrics.get_meter(_NAME, __version__, meter_provider)
+    """Report the client's counters and, for each request, its duration and a span.
+
+    Args:
+        client: of `segment_async` or of `segment_async.blocking`; watched once, however often it is passed.
+        label: value of the attribute ``client``, by which clients are told apart. `None`: ``"1"``, ``"2"`` and so on.
+        meter_provider: creates the metrics. `None`: the global one.
+        tracer_provider: creates the spans. `None`: the global one.
+
+    Raises:
+        ValueError: another client has this label.
+    """
+    meters = _meters.get(meter_provider) if meter_provider is not None else _global_meters[0]
+    if meters is None:
+        meters = _Meters(metrics.get_meter(_NAME, __version__, meter_provider))
+        if meter_provider is None:
+            _global_meters[0] = meters
+        else:
+            _meters[meter_provider] = meters
+    name = meters.add(client, label)
+    if name is None:
+        return
     tracer = trace.get_tracer(_NAME, __version__, tracer_provider)
-    _count(client, meter)
-    durations = meter.create_histogram("segment.request.duration", "s", "Duration of requests.")
 
     def report(request: Request) -> None:
-        durations.record(request.seconds, _status(request))
+        meters.durations.record(request.seconds, {"client": name, **_status(request)})
         _trace(tracer, request)
 
     client.observe(report)
@@ -63,20 +85,51 @@ def remember(message: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-def _count(client: Client, meter: Meter) -> None:
-    def read(field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        return lambda options: [Observation(getattr(client.statistics(), field))]
+class _Meters:
+    """The instruments of a provider. There is one of each, however many clients are watched."""
 
-    for field, (unit, text) in GAUGES.items():
-        meter.create_observable_gauge(f"segment.{field}", [read(field)], unit, text)
-    for field, text in COUNTERS.items():
-        meter.create_observable_counter(f"segment.{field}", [read(field)], description=text)
+    def __init__(self, meter: Meter) -> None:
+        self._clients: dict[str, Watched] = {}
+        self.durations = meter.create_histogram("segment.request.duration", "s", "Duration of requests.")
+        for field, (unit, text) in GAUGES.items():
+            meter.create_observable_gauge(f"segment.{field}", [self._reading(field)], unit, text)
+        for field, text in COUNTERS.items():
+            meter.create_observable_counter(f"segment.{field}", [self._reading(field)], description=text)
+        meter.create_observable_counter(
+            "segment.messages", [self._outcomes], "{message}", "Messages by outcome and reason."
+        )
 
-    def ended(options: CallbackOptions) -> Iterable[Observation]:
-        for outcome, reason, count in outcomes(client.statistics()):
-            yield Observation(count, {"outcome": outcome, **({"reason": reason} if reason else {})})
+    def add(self, client: Watched, label: str | None) -> str | None:
+        """Returns the label; `None`: the client was added before."""
+        if client in self._clients.values():
+            return None
+        if label is None:
+            label = str(len(self._clients) + 1)
+        if label in self._clients:
+            raise ValueError(f"another client is watched with the label {label!r}; pass a different label")
+        self._clients[label] = client
+        return label
 
-    meter.create_observable_counter("segment.messages", [ended], "{message}", "Messages by outcome and reason.")
+    def _reading(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def read(options: CallbackOptions) -> Iterable[Observation]:
+            for label, client in list(self._clients.items()):
+                value = getattr(client.statistics(), field)
+                if value is not None:
+                    # A number, where the field is a truth value.
+                    yield Observation(+value, {"client": label})
+
+        return read
+
+    def _outcomes(self, options: CallbackOptions) -> Iterable[Observation]:
+        for label, client in list(self._clients.items()):
+            for outcome, reason, count in outcomes(client.statistics()):
+                attributes = {"client": label, "outcome": outcome}
+                yield Observation(count, {**attributes, "reason": reason} if reason else attributes)
+
+
+# By provider; and those of the global one, which may be replaced by another while its instruments stay.
+_meters: Final[WeakKeyDictionary[MeterProvider, _Meters]] = WeakKeyDictionary()
+_global_meters: Final[list[_Meters | None]] = [None]
 
 
 def _trace(tracer: trace.Tracer, request: Request) -> None:

@@ -13,8 +13,19 @@ from typing import Any
 import pytest
 
 import segment_async
-from segment_async import ClientClosed, DeliveryError, MessageError, QueueFull, Response, Status, bound, messages
+from segment_async import (
+    ClientClosed,
+    DeliveryError,
+    MessageError,
+    QueueFull,
+    Response,
+    SpoolUnavailable,
+    Status,
+    bound,
+    messages,
+)
 from segment_async.blocking import Client, Delivery
+from tests.support.memory_spool import ScriptedDisk, SpoolStore
 
 
 class Gate:
@@ -156,7 +167,20 @@ class TestAFullQueue:
                 client.track("user", "Event")
             with pytest.raises(QueueFull):
                 client.track("user", "Event")
-            assert client.statistics().accepted == 10
+            assert (client.statistics().accepted, client.statistics().rejected) == (10, 1)
+
+    @pytest.mark.parametrize("on_invalid", ["raise", "drop"])
+    def test_a_disk_that_refuses(self, on_invalid: str) -> None:
+        spool = SpoolStore(ScriptedDisk(refuses=True)).open()
+        with opened(Gate(), spool=spool, on_invalid=on_invalid) as client:
+            if on_invalid == "raise":
+                with pytest.raises(SpoolUnavailable):
+                    client.track("user", "Event")
+            else:
+                outcome = client.track("user", "Event").outcome
+                assert outcome is not None
+                assert outcome.reason == "spool_unavailable"
+            assert client.statistics().rejected == (on_invalid == "raise")
 
     def test_a_call_on_an_event_loop_never_waits(self) -> None:
         with opened(Gate(is_open=False), max_queue_size=10, overflow_timeout=None) as client:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 import segment_async.otel
-from segment_async import Client
+from segment_async import Client, MessageError
 from segment_async.otel import remember, watch
 from tests.support.fault_server import FaultServer
 from tests.support.faults import answer
@@ -58,10 +58,50 @@ def test_counts_by_outcome_and_reason() -> None:
             assert points["segment.queued_bytes"][0].value > 100
             assert points["segment.oldest_age"][0].value >= 0
             ended = {tuple(point.attributes.values()): point.value for point in points["segment.messages"]}
-            assert ended == {("delivered",): 1, ("failed", "refused"): 1}
+            assert ended == {("1", "delivered"): 1, ("1", "failed", "refused"): 1}
             assert [point.value for point in points["segment.requests"]] == [2]
 
     asyncio.run(main())
+
+
+def test_each_client_has_its_label_and_is_watched_once(caplog: pytest.LogCaptureFixture) -> None:
+    telemetry = Telemetry()
+
+    async def main() -> None:
+        async with FaultServer() as server, Client("KEY", host=server.url) as shop, Client("KEY", send=False) as admin:
+            for client, label in ((shop, None), (shop, None), (admin, "admin")):
+                watch(client, label=label, meter_provider=telemetry.meters, tracer_provider=telemetry.spans)
+            assert "segment.last_delivery" not in telemetry.points()
+            await (await shop.track("user-1", "Seen"))
+            await admin.track("user-1", "Disabled")
+            with pytest.raises(MessageError):
+                await admin.track("user-1")
+        with pytest.raises(ValueError, match="label 'admin'"):
+            watch(Client("KEY", send=False), label="admin", meter_provider=telemetry.meters)
+
+    asyncio.run(main())
+    points = telemetry.points()
+
+    def by_client(name: str) -> dict[str, Any]:
+        return {point.attributes["client"]: point.value for point in points[name]}
+
+    assert by_client("segment.accepted") == {"1": 1, "admin": 1}
+    assert by_client("segment.rejected") == {"1": 0, "admin": 1}
+    assert by_client("segment.capacity") == {"1": 10_000, "admin": 10_000}
+    assert by_client("segment.server_up") == {"1": 1, "admin": 1}
+    assert by_client("segment.last_delivery").keys() == {"1"}
+    assert by_client("segment.dead_letters") == by_client("segment.disk_bytes") == {"1": 0, "admin": 0}
+    assert [point.attributes["client"] for point in points["segment.request.duration"]] == ["1"]
+    assert len(telemetry.batches()) == 1
+    assert not caplog.records
+
+
+def test_clients_of_the_global_provider_share_its_instruments() -> None:
+    clients = [Client("KEY", send=False) for _ in range(2)]
+    watch(clients[0], label="first")
+    watch(clients[1], label="second")
+    with pytest.raises(ValueError, match="label 'first'"):
+        watch(Client("KEY", send=False), label="first")
 
 
 def test_a_batchs_span_links_to_the_spans_of_its_messages() -> None:

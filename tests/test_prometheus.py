@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from importlib import reload
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 import segment_async.prometheus
-from segment_async import Client, bound
+from segment_async import Client, MessageError, Response, bound
+from segment_async.blocking import Client as BlockingClient
 from segment_async.prometheus import watch
 from tests.support.asgi import recording
 from tests.support.fault_server import FaultServer
 from tests.support.faults import answer, silence
+from tests.support.programs import PROGRAMS, finished
+from tests.support.scripted_transport import ScriptedTransport
+from tests.support.served import Served
+from tests.support.virtual_clock import run
 
 
 def test_counts_by_outcome_and_reason() -> None:
     registry = CollectorRegistry()
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, {"client": "1", **labels})
 
     async def main() -> None:
         async with FaultServer([answer(400), answer(200)]) as server:
@@ -34,38 +44,135 @@ def test_counts_by_outcome_and_reason() -> None:
                 with bound(without_identity="drop"):
                     await client.track(event="Without Identity")
                 await client.track("user-1", "Waiting")
-                assert registry.get_sample_value("segment_pending") == 1
-                assert registry.get_sample_value("segment_queued") == 1
-                waiting = registry.get_sample_value("segment_queued_bytes")
+                assert value("segment_pending") == 1
+                assert value("segment_queued") == 1
+                waiting = value("segment_queued_bytes")
                 assert waiting is not None
                 assert waiting > 100
-                age = registry.get_sample_value("segment_oldest_age_seconds")
+                age = value("segment_oldest_age_seconds")
                 assert age is not None
                 assert age >= 0
 
     asyncio.run(main())
 
     def messages(outcome: str, reason: str = "") -> float | None:
-        return registry.get_sample_value("segment_messages_total", {"outcome": outcome, "reason": reason})
+        return value("segment_messages_total", outcome=outcome, reason=reason)
 
     assert messages("delivered") == 2
     assert messages("failed", "refused") == 1
     assert messages("dropped", "no_identity") == 1
-    assert registry.get_sample_value("segment_accepted_total") == 4
-    assert registry.get_sample_value("segment_requests_total") == 3
-    assert registry.get_sample_value("segment_retries_total") == 0
-    assert registry.get_sample_value("segment_pending") == 0
+    assert value("segment_accepted_total") == 4
+    assert value("segment_requests_total") == 3
+    assert value("segment_retries_total") == 0
+    assert value("segment_pending") == 0
+    assert value("segment_capacity") == 10_000
+    assert value("segment_capacity_bytes") == 33_554_432
+    assert value("segment_server_up") == 1
+    assert value("segment_dead_letters") == value("segment_disk_bytes") == value("segment_rejected_total") == 0
+    assert abs((value("segment_last_delivery_timestamp_seconds") or 0) - time.time()) < 60
     assert b"# HELP segment_in_flight" in generate_latest(registry)
 
 
-def test_clients_of_one_registry_need_different_names() -> None:
+def test_each_client_has_its_label_and_is_watched_once() -> None:
+    registry = CollectorRegistry()
+    first, second, third = recording()[0], recording()[0], recording()[0]
+    collector = watch(first, registry=registry)
+    assert watch(first, registry=registry, label="again") is collector
+    assert watch(second, registry=registry) is collector
+    watch(third, registry=registry, label="admin")
+    for _ in range(3):
+        with pytest.raises(MessageError):
+            second.enqueue_nowait({})
+    rejected = {
+        label: registry.get_sample_value("segment_rejected_total", {"client": label})
+        for label in ("1", "2", "admin", "again")
+    }
+    assert rejected == {"1": 0, "2": 3, "admin": 0, "again": None}
+    assert registry.get_sample_value("segment_last_delivery_timestamp_seconds", {"client": "1"}) is None
+    assert generate_latest(registry).count(b"# TYPE segment_pending gauge") == 1
+    with pytest.raises(ValueError, match="label 'admin'"):
+        watch(recording()[0], registry=registry, label="admin")
+
+
+def test_prefixes_of_one_registry_are_apart() -> None:
     registry = CollectorRegistry()
     first, second = recording()[0], recording()[0]
     watch(first, registry=registry, name="shop")
     collector = watch(second, registry=registry, name="admin")
-    assert registry.get_sample_value("shop_accepted_total") == registry.get_sample_value("admin_accepted_total") == 0
+    assert registry.get_sample_value("shop_accepted_total", {"client": "1"}) == 0
+    assert registry.get_sample_value("admin_accepted_total", {"client": "1"}) == 0
     registry.unregister(collector)
-    assert registry.get_sample_value("admin_accepted_total") is None
+    assert registry.get_sample_value("admin_accepted_total", {"client": "1"}) is None
+    # A new start of the application in the same process.
+    assert watch(second, registry=registry, name="admin") is not collector
+    assert registry.get_sample_value("admin_accepted_total", {"client": "1"}) == 0
+
+
+def test_names_of_another_collector_are_not_taken() -> None:
+    registry = CollectorRegistry()
+    Gauge("segment_pending", "The application's own.", registry=registry)
+    with pytest.raises(ValueError, match="segment_pending"):
+        watch(recording()[0], registry=registry)
+
+
+def test_a_blocking_client() -> None:
+    registry = CollectorRegistry()
+    with Served() as server, BlockingClient("KEY", host=server.url) as client:
+        watch(client, registry=registry)
+        client.track("user-1", "Seen")
+    assert registry.get_sample_value("segment_accepted_total", {"client": "1"}) == 1
+
+
+def test_an_outage() -> None:
+    registry = CollectorRegistry()
+    seen = []
+
+    async def main() -> None:
+        async with Client("KEY", transport=ScriptedTransport([Response(200), Response(500), Response(200)])) as client:
+            watch(client, registry=registry)
+            client.observe(lambda _: seen.append(registry.get_sample_value("segment_server_up", {"client": "1"})))
+            for _ in range(2):
+                await (await client.track("user-1", "Seen"))
+
+    run(main())
+    assert seen == [1, 0, 1]
+
+
+def test_a_spool(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+
+    async def main() -> None:
+        async with FaultServer([answer(400)]) as server:
+            async with Client("KEY", host=server.url, spool=tmp_path / "spool.db") as client:
+                watch(client, registry=registry)
+                await (await client.track("user-1", "Refused"))
+                await client.flush()
+                assert registry.get_sample_value("segment_dead_letters", {"client": "1"}) == 1
+                assert (registry.get_sample_value("segment_disk_bytes", {"client": "1"}) or 0) > 4_096
+
+    asyncio.run(main())
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    async def main() -> str:
+        async with FaultServer([answer(400), answer(200)]) as server:
+            environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+            ended = await finished(PROGRAMS / "multiprocess_metrics.py", host=server.url, **environment)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    lines = set(asyncio.run(main()).splitlines())
+    # Two messages of the parent, three each of two children that it forks while its own are counted.
+    for line in (
+        'segment_accepted_total{client="1"} 8.0',
+        'segment_messages_total{client="1",outcome="delivered",reason=""} 7.0',
+        'segment_messages_total{client="1",outcome="failed",reason="refused"} 1.0',
+        'segment_request_duration_seconds_count{client="1",status="200"} 3.0',
+        'segment_pending{client="1"} 0.0',
+        'segment_server_up{client="1"} 1.0',
+        'segment_retries_total{client="1"} 0.0',
+    ):
+        assert line in lines, lines
 
 
 def test_requests_are_timed_by_status() -> None:
@@ -82,7 +189,7 @@ def test_requests_are_timed_by_status() -> None:
 
     asyncio.run(main())
     counts = {
-        status: registry.get_sample_value("segment_request_duration_seconds_count", {"status": status})
+        status: registry.get_sample_value("segment_request_duration_seconds_count", {"client": "1", "status": status})
         for status in ("200", "503", "none")
     }
     assert counts == {"200": 2, "503": 1, "none": 1}

@@ -6,20 +6,25 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from segment_async.instrumentation import COUNTERS, GAUGES
+from segment_async.instrumentation import COUNTERS, GAUGES, SUFFIXES
 
 FILE: Final = Path(__file__).parents[1] / "docs" / "assets" / "grafana.json"
 _SOURCE: Final = {"type": "prometheus", "uid": "${source}"}
 # Grafana's names of the units.
-_UNITS: Final = {"{message}": "short", "By": "bytes", "s": "s"}
+_UNITS: Final = {"{message}": "short", "By": "bytes", "s": "s", "1": "short"}
+# They do not change.
+_NOT_SHOWN: Final = ("capacity", "capacity_bytes")
 
 
 def panels() -> list[tuple[str, str, str, str]]:
     """Title, query, legend and unit of each panel, what matters most first."""
     gauges = [
-        (text, f"segment_{name}" + ("_seconds" if unit == "s" else ""), "{{instance}}", _UNITS[unit])
+        (text, f"segment_{name}{SUFFIXES.get(name, '')}", "{{instance}} {{client}}", _UNITS[unit])
         for name, (unit, text) in GAUGES.items()
+        if name not in (*_NOT_SHOWN, "last_delivery")
     ]
+    since = f"time() - segment_last_delivery{SUFFIXES['last_delivery']}"
+    gauges.append(("Seconds since the last delivery.", since, "{{instance}} {{client}}", "s"))
     # The oldest message's age is what an alert looks at.
     gauges.sort(key=lambda panel: panel[3] != "s")
     durations = "histogram_quantile({}, sum by (le) (rate(segment_request_duration_seconds_bucket[$__rate_interval])))"

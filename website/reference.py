@@ -19,7 +19,7 @@ import click
 
 from segment_async import Client, Response, Status, bound
 from segment_async._outcome import REASONS
-from segment_async.instrumentation import COUNTERS, GAUGES
+from segment_async.instrumentation import COUNTERS, GAUGES, SUFFIXES
 from segment_async.spool import SQLiteSpool
 from segment_async.verdicts import BATCH_TOO_LONG, DUPLICATE_ID, WRITE_KEY_MISSING, Verdict, judge
 from website import public
@@ -288,12 +288,12 @@ def metrics() -> str:
     rows = [
         (
             code(name),
-            code(f"segment_{name}" + ("_seconds" if unit == "s" else "")),
+            code(f"segment_{name}{SUFFIXES.get(name, '')}"),
             code(f"segment.{name}"),
             "gauge",
             text,
         )
-        for name, (unit, text) in GAUGES.items()
+        for name, (_, text) in GAUGES.items()
     ]
     rows += [
         (code(name), code(f"segment_{name}_total"), code(f"segment.{name}"), "counter", text)
@@ -321,7 +321,7 @@ What `segment_async.prometheus.watch(client)` and `segment_async.otel.watch(clie
 
 {table(("statistics()", "Prometheus", "OpenTelemetry", "kind", "meaning"), rows)}
 
-The prefix `segment` of the Prometheus names is `watch(client, name="segment")`.
+Each has the label `client`: `watch(client, label="shop")`; without it, clients are `1`, `2` and so on. The prefix `segment` of the Prometheus names is `watch(client, name="segment")`.
 """
 
 

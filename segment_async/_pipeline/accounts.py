@@ -11,7 +11,7 @@ that a signal handler or a finalizer, which only run at calls, never finds half 
 
 from __future__ import annotations
 
-from segment_async._outcome import REASONS, BatchResult, Counts, Statistics, Status
+from segment_async._outcome import HEALTHY, REASONS, BatchResult, Counts, Health, Statistics, Status
 
 
 class Accounts:
@@ -22,11 +22,12 @@ class Accounts:
     gone: messages with an outcome.
     handed_over: of these, messages that another process delivers.
     reasons: of these, how many failed or were dropped, by reason.
+    rejected: calls whose messages were not accepted.
     """
 
     __slots__ = (
         "arriving", "gone", "handed_over", "max_bytes", "max_messages", "pending", "pending_bytes", "reasons",
-        "recovered", "requests", "retries", "spooled", "spooled_bytes",
+        "recovered", "rejected", "requests", "retries", "spooled", "spooled_bytes",
     )  # fmt: skip
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
@@ -35,7 +36,7 @@ class Accounts:
         self.pending = self.pending_bytes = self.arriving = 0
         self.spooled = self.spooled_bytes = self.recovered = 0
         self.gone = self.handed_over = 0
-        self.requests = self.retries = 0
+        self.requests = self.retries = self.rejected = 0
         self.reasons: dict[str, int] = {}
 
     @property
@@ -123,7 +124,9 @@ class Accounts:
         self.pending, self.pending_bytes = pending, pending_bytes
         return True
 
-    def statistics(self, in_flight: int, in_flight_bytes: int, oldest_age: float, retry_in: float = 0.0) -> Statistics:
+    def statistics(
+        self, in_flight: int, in_flight_bytes: int, oldest_age: float, health: Health = HEALTHY
+    ) -> Statistics:
         reasons = Counts(self.reasons)
         failed = sum(count for reason, count in reasons.items() if REASONS[reason].status is Status.FAILED)
         dropped = sum(reasons.values()) - failed
@@ -143,5 +146,8 @@ class Accounts:
             recovered=self.recovered,
             reasons=reasons,
             handed_over=self.handed_over,
-            retry_in=retry_in,
+            rejected=self.rejected,
+            capacity=self.max_messages,
+            capacity_bytes=self.max_bytes,
+            **health._asdict(),
         )

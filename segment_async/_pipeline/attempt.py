@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -69,6 +70,7 @@ class RequestSender:
         self._clock = clock
         self._wall_clock = wall_clock
         self._observers = observers
+        self._over: deque[Request] = deque()
 
     async def send(self, batch: Batch) -> Response | Failure | HoldsEnded:
         """The answer, or why there is none. No credentials among the locals: a traceback may be shown with them."""
@@ -118,32 +120,38 @@ class RequestSender:
         batch.sent_at = self._clock.now()
 
     async def _post(self, batch: Batch, authorization: Secret) -> Response:
-        started_at, start, answer = self._wall_clock(), self._clock.now(), None
+        started_at, start = self._wall_clock(), self._clock.now()
         try:
             answer = await self._transport.send(
                 batch.body(self._envelope.tail(clock_text(started_at))), self._headers(batch.history, authorization)
             )
-            return answer
-        finally:
-            for observer in self._observers:
-                self._tell(observer, batch, started_at, self._clock.now() - start, answer)
-
-    def _tell(
-        self,
-        observer: Callable[[Request], object],
-        batch: Batch,
-        started_at: float,
-        seconds: float,
-        answer: Response | None,
-    ) -> None:
-        status = getattr(answer, "status", None)
-        try:
-            observer(Request(started_at, seconds, status, batch.history.sends, batch.count, batch.bodies))
         except BaseException as error:
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-            # An answer that came must not be lost for it: the batch would be sent twice.
-            self._reports.warn_once("observe", "An observer failed. This is logged once.\n%s", stack_of(error))
+            self._note_over(batch, started_at, start, None)
+            if _ends_the_task(error):
+                # Nothing comes back to the consumer.
+                self.tell()
+            raise
+        self._note_over(batch, started_at, start, answer)
+        return answer
+
+    def _note_over(self, batch: Batch, started_at: float, start: float, answer: Response | None) -> None:
+        if self._observers:
+            status = getattr(answer, "status", None)
+            seconds = self._clock.now() - start
+            self._over.append(Request(started_at, seconds, status, batch.history.sends, batch.count, batch.bodies))
+
+    def tell(self) -> None:
+        """Call the observers for each request that is over: once the counters know what became of its messages."""
+        while self._over:
+            request = self._over.popleft()
+            for observer in self._observers:
+                try:
+                    observer(request)
+                except BaseException as error:
+                    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                        raise
+                    # Requests and their answers must not be lost for it: the batch would be sent twice.
+                    self._reports.warn_once("observe", "An observer failed. This is logged once.\n%s", stack_of(error))
 
     def _headers(self, history: History, authorization: Secret) -> dict[str, str]:
         headers = {

@@ -125,6 +125,7 @@ class Consumer:
             else:
                 self._settlement.conclude(batch, request.result())
             self._requests.pop(batch, None)
+        self._sender.tell()
 
     def _start_requests(self) -> None:
         queue, backlog = self._queue, self._backlog

@@ -18,11 +18,13 @@ class Outage:
     """Attributes:
     since: the clock when the first of the failures came; `None`: deliveries work.
     error: what the last failure said.
+    last_success: when something was last delivered, in seconds since the epoch; `None`: never so far.
     """
 
     def __init__(self, host: str, warn: Callable[..., None], inform: Callable[..., None]) -> None:
         self.since: float | None = None
         self.error = ""
+        self.last_success: float | None = None
         self._host = host
         self._warn = warn
         self._inform = inform
@@ -50,8 +52,9 @@ class Outage:
                 retry_in,
             )
 
-    def note_success(self, now: float, *, dropped: int) -> None:
-        """Something was delivered."""
+    def note_success(self, now: float, *, dropped: int, wall: float) -> None:
+        """Something was delivered. `wall`: seconds since the epoch."""
+        self.last_success = wall
         if self._told_at is not None and self.since is not None:
             self._inform(
                 "Deliveries to %s work again after %.0f s. At most %s waiting; %s dropped.",

@@ -19,7 +19,7 @@ from typing import Any, Final
 from segment_async._http.transport import HTTPTransport, Transport
 from segment_async._lifecycle.loop_end import end
 from segment_async._lifecycle.waiting import Host
-from segment_async._outcome import BatchResult, Statistics, Status
+from segment_async._outcome import BatchResult, Health, Statistics, Status
 from segment_async.instrumentation import Request
 from segment_async.spool._protocol import Spool
 
@@ -138,7 +138,7 @@ class Pipeline:
             random=random.random,
             wall_clock=time.time,
         )
-        sender = RequestSender(
+        self._sender = sender = RequestSender(
             self.queue,
             transport,
             auth,
@@ -261,7 +261,16 @@ class Pipeline:
 
     def statistics(self) -> Statistics:
         retry_in = max(0.0, self._circuit.not_before - self.clock.now())
-        return self.queue.statistics(retry_in)
+        spooled = self.feed.statistics() if self.feed is not None else None
+        return self.queue.statistics(
+            Health(
+                retry_in=retry_in,
+                server_up=self.outage.since is None and not self._circuit.half_open,
+                last_delivery=self.outage.last_success,
+                dead_letters=spooled.dead if spooled is not None else 0,
+                disk_bytes=spooled.disk_bytes if spooled is not None else 0,
+            )
+        )
 
     def can_send(self) -> bool:
         """Whether there is something to send, and deliveries do not fail at the moment."""
@@ -274,6 +283,7 @@ class Pipeline:
     def drop_all(self, reason: str) -> int:
         """Settle everything that is pending as dropped; with a spool keep it. Returns how many were dropped."""
         end(self.detach())
+        self._sender.tell()
         if self.feed is not None:
             return self.feed.keep_all()
         batches = self._everything()

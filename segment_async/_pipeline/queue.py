@@ -28,7 +28,7 @@ from typing import Final, Literal
 
 from segment_async._exceptions import ClientClosed, QueueFull
 from segment_async._lifecycle.waiting import Host, Signal, shorter, wake
-from segment_async._outcome import BatchResult, Statistics, Status
+from segment_async._outcome import HEALTHY, BatchResult, Health, Statistics, Status
 
 from .accounts import Accounts
 from .backlog import Backlog
@@ -198,6 +198,11 @@ class Queue:
         """Count a message that has its outcome as soon as it is accepted."""
         with self.lock:
             self.accounts.refuse(result)
+
+    def reject(self) -> None:
+        """Count a call that raises."""
+        with self.lock:
+            self.accounts.rejected += 1
 
     def close(self) -> None:
         """Take nothing more; callers that wait for room get `ClientClosed`."""
@@ -475,8 +480,8 @@ class Queue:
         with self.lock:
             return self.backlog.left(place) + max(0, place - self.read_count)
 
-    def statistics(self, retry_in: float = 0.0) -> Statistics:
+    def statistics(self, health: Health = HEALTHY) -> Statistics:
         with self.lock:
             opened_at = self.backlog.opened_at()
             oldest_age = 0.0 if opened_at is None else max(0.0, self.clock.now() - opened_at)
-            return self.accounts.statistics(*self.backlog.in_flight_totals(), oldest_age, retry_in)
+            return self.accounts.statistics(*self.backlog.in_flight_totals(), oldest_age, health)

@@ -22,7 +22,7 @@ from segment_async._lifecycle.loop_end import abandon_after_fork
 from segment_async._lifecycle.tasks import SupervisedTask
 from segment_async._lifecycle.waiting import Host, Signal, wait_until
 from segment_async._outcome import BatchResult, Status
-from segment_async.spool._protocol import Spool, StoredMessage, Window, is_shared
+from segment_async.spool._protocol import Spool, SpoolStatistics, StoredMessage, Window, is_shared
 
 from .clock import LoopClock
 from .delivery import Delivery, bodies_of, bring_back, forget_bodies
@@ -191,6 +191,9 @@ class SpoolFeed:
     def is_recorded(self) -> bool:
         """Every outcome is recorded, as far as the spool takes them."""
         return not self._outcomes
+
+    def statistics(self) -> SpoolStatistics:
+        return self._spool.statistics()
 
     # -- flush and close
 

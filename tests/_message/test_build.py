@@ -420,7 +420,16 @@ class TestTimestamp:
         "value",
         [
             *("", "yesterday", SECRET, "2025-13-01", "2025-01-02T25:00:00Z", "1735786800", "\ud800"),
-            *(0, 1_735_786_800.0, True, [], NotATime(2025, 1, 2), np.datetime64("NaT"), time(1, 2), b"2025-01-02"),
+            *(
+                0,
+                1_735_786_800.0,
+                True,
+                [],
+                NotATime(2025, 1, 2),
+                np.datetime64("NaT", "ns"),
+                time(1, 2),
+                b"2025-01-02",
+            ),
             *("2016-12-31T23:60:00Z", "2016-12-31T23:59:61Z", "60", "2016-12-31T60", FailingZone()),
             datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),
             datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),

@@ -24,7 +24,7 @@ def test_failures_that_pass_are_not_worth_a_word() -> None:
     for now in range(10):
         said.fail(now)
         said.fail(now + 0.5)
-        said.outage.note_success(now + 0.6, dropped=0)
+        said.outage.note_success(now + 0.6, dropped=0, wall=0.0)
     assert said.warnings == said.infos == []
 
 
@@ -36,12 +36,12 @@ def test_it_is_told_when_it_begins_each_few_minutes_and_when_it_is_over() -> Non
         "Deliveries to api.segment.io fail for 20 s: status 503. 21 messages were waiting; the next attempt is in 0.5 s.",
         "Deliveries to api.segment.io fail for 320 s: status 503. 321 messages were waiting; the next attempt is in 0.5 s.",
     ]
-    said.outage.note_success(610, dropped=601)
+    said.outage.note_success(610, dropped=601, wall=0.0)
     assert said.infos == [
         "Deliveries to api.segment.io work again after 610 s. At most 601 messages were waiting; 601 messages were dropped."
     ]
     assert said.outage.since is None
-    said.outage.note_success(620, dropped=601)
+    said.outage.note_success(620, dropped=601, wall=0.0)
     assert len(said.infos) == 1
 
 
@@ -49,5 +49,5 @@ def test_what_the_last_failure_said_is_kept_while_it_lasts() -> None:
     said = Said()
     said.fail(1.0)
     assert (said.outage.error, said.outage.since) == ("status 503", 1.0)
-    said.outage.note_success(2.0, dropped=0)
+    said.outage.note_success(2.0, dropped=0, wall=0.0)
     assert (said.outage.error, said.outage.since) == ("", None)

@@ -5,11 +5,12 @@ import copy
 import logging
 import pickle
 import re
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from typing import Literal
 
 import pytest
 
-from segment_async import Client, QueueFull, SpoolUnavailable, Statistics, messages
+from segment_async import Client, MessageError, MessageTooLarge, QueueFull, SpoolUnavailable, Statistics, messages
 from tests.support.law import check_counters
 from tests.support.memory_spool import ScriptedDisk, SpoolStore
 from tests.support.scripted_transport import ScriptedTransport, Slow, refused
@@ -106,6 +107,57 @@ class TestTheyOnlyRise:
             await asyncio.wait(calls)
             assert watch.look().accepted == 5
             await client.aclose()
+
+        run(main())
+
+
+class TestRejected:
+    """Calls that raise are counted, and their messages are not."""
+
+    def test_wrong_calls(self) -> None:
+        async def main() -> None:
+            client = Client("key", transport=ScriptedTransport())
+            for call in (client.track("u"), client.identify(), client.enqueue({"type": "track", "userId": "u"})):
+                with pytest.raises(MessageError):
+                    await call
+            with pytest.raises(MessageTooLarge):
+                await client.track("u", "E", {"text": "x" * 40_000})
+            with pytest.raises(MessageError):
+                client.enqueue_nowait({})
+            with pytest.raises(MessageError):
+                client.nowait.track("u")
+            await client.aclose()
+            assert (client.statistics().rejected, client.statistics().accepted) == (6, 0)
+
+        run(main())
+
+    def test_wrong_calls_that_are_dropped(self) -> None:
+        client = Client("key", send=False, on_invalid="drop")
+        client.nowait.track("u")
+        assert (client.statistics().rejected, client.statistics().accepted) == (0, 1)
+
+    def test_a_full_queue(self) -> None:
+        async def main() -> None:
+            client = Client("key", transport=ScriptedTransport(), overflow="raise", max_queue_size=1, flush_interval=60)
+            await client.track("u", "E")
+            with pytest.raises(QueueFull):
+                await client.track("u", "E")
+            with pytest.raises(QueueFull):
+                client.nowait.track("u", "E")
+            await client.aclose()
+            assert (client.statistics().rejected, client.statistics().accepted) == (2, 1)
+
+        run(main())
+
+    @pytest.mark.parametrize(("on_invalid", "rejected"), [("raise", 1), ("drop", 0)])
+    def test_a_disk_that_refuses(self, on_invalid: Literal["raise", "drop"], rejected: int) -> None:
+        async def main() -> None:
+            store = SpoolStore(ScriptedDisk(refuses=True))
+            client = Client("key", transport=ScriptedTransport(), spool=store.open(), on_invalid=on_invalid)
+            with pytest.raises(SpoolUnavailable) if rejected else nullcontext():
+                await client.track("u", "E")
+            await client.aclose()
+            assert (client.statistics().rejected, client.statistics().accepted) == (rejected, 1 - rejected)
 
         run(main())
 
