@@ -37,7 +37,7 @@ from ._web.page_views import (
 from ._web.query import Mode
 from ._web.request import Scope, asks_for_html
 from ._web.shutdown import Lifespan as LifespanEvents
-from ._web.visitor import NoIdentity, Visitor
+from ._web.visitor import NO_ANSWERS, NoIdentity, Visitor
 
 __all__ = ["EXCLUDED", "SegmentMiddleware", "lifespan"]
 
@@ -162,12 +162,13 @@ class SegmentMiddleware:
         if self._shutdown is not None and not self._shutdown.is_checked:
             self._shutdown.check()
         scope[_MARK] = True
-        visitor = None
-        if self._reader.must_read_first(scope):
-            visitor = await self._reader.read(scope)
+        visitor, reader = None, self._reader
+        if reader.must_read_first(scope):
+            visitor = await reader.read(scope)
             read = visitor.encoded
         else:
-            read = await self._reader.read_later(scope)
+            answers = await reader.ask(scope) if reader.asks else NO_ANSWERS
+            read = reader.later(scope, answers)
         # As `with bound(...)`, which takes four times as long.
         block = DeferredBound(read, self._drops_without_identity, innermost.get())
         token = innermost.set(block)

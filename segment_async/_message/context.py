@@ -61,19 +61,22 @@ class DeferredBound(Bound):
     `read` must not raise. Several threads may call it at once; the first result counts for all.
     """
 
-    __slots__ = ("_added", "_read", "_results")
+    __slots__ = ("_added", "_read", "_result", "_results")
 
     def __init__(
         self, read: Callable[[], DeferredFields], drops_without_identity: bool, outer: Bound | None = None
     ) -> None:
-        super().__init__(_NOTHING if outer is None else outer.fields, drops_without_identity, outer)
+        self._fields = _NOTHING if outer is None else outer.fields
+        self.drops_without_identity = drops_without_identity
+        self.outer = outer
         self._added = _NOTHING
         self._read: Callable[[], DeferredFields] | None = read
         self._results: list[DeferredFields] = []
+        self._result: DeferredFields | None = None
 
     @property
     def fields(self) -> Fields:
-        user_id, anonymous_id, context = self._result()
+        user_id, anonymous_id, context = self._result or self._read_now()
         fields: Fields = {}
         if user_id is not None:
             fields["userId"] = user_id
@@ -92,17 +95,18 @@ class DeferredBound(Bound):
             return self.filled(message), b""
         if added:
             message = _merged(added, message)
-        user_id, anonymous_id, context = self._result()
+        user_id, anonymous_id, context = self._result or self._read_now()
         if user_id is not None and "userId" not in message:
             message["userId"] = user_id
         if anonymous_id is not None and "anonymousId" not in message:
             message["anonymousId"] = anonymous_id
         return message, context
 
-    def _result(self) -> DeferredFields:
+    def _read_now(self) -> DeferredFields:
         read = self._read
         if read is not None:
             self._results.append(read())
+            self._result = self._results[0]
             # What it refers to is not needed any more, and a task may keep this block for long.
             self._read = None
         return self._results[0]

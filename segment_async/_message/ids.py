@@ -36,18 +36,18 @@ def new_message_id(draw: Callable[[int], bytes] = urandom) -> str:
     """An id for the message that was just built. `draw` returns so many random bytes of the system."""
     global _current
     millisecond, _, beginning = timestamps.latest
-    drawn: set[bytes]
     latest, stop, block, drawn = _current
-    if millisecond != latest or len(drawn) >= _MAX_DRAWN:
+    if millisecond == latest and len(drawn) < _MAX_DRAWN:
+        random = draw(4)
+        while random in drawn:
+            random = draw(4)
+        drawn.add(random)
+    else:
         # If the clock was set back, earlier ids may have this block and this time.
         if not latest < millisecond < stop:
             stop, block = millisecond + _BLOCK_MILLISECONDS, draw(4).hex()
-        drawn = set()
-        _current = (millisecond, stop, block, drawn)
-    random = draw(4)
-    while random in drawn:
         random = draw(4)
-    drawn.add(random)
+        _current = (millisecond, stop, block, {random})
     return beginning + random.hex() + block
 
 

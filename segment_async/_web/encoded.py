@@ -6,6 +6,7 @@ pieces, which are bounded in bytes. This file knows neither clients nor messages
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
@@ -29,13 +30,16 @@ from .request import (
 Key = TypeVar("Key", bound=Hashable)
 Piece = TypeVar("Piece")
 
-_OF_SITE: Final = frozenset((b"user-agent", b"accept-language", b"host", *HINTS))
+_OF_SITE: Final = (b"host", b"user-agent", b"accept-language", *HINTS)
+# A path that is encoded already, without a query string behind it.
+_PLAIN_PATH: Final = re.compile(rb"[!#$%&'()*+,/:;=@\[\]\-._~A-Za-z0-9]{1,1024}")
 # Of an entry, beside its own bytes: the objects of the key and the place in the dict.
 _OVERHEAD: Final = 512
 # Larger ones are not kept: they are rare, and not a browser's.
 _MAX_KEPT: Final = 2_048
 
-_Site = tuple[str, tuple[tuple[bytes, bytes], ...]]
+_Site = tuple[str | bytes | None, ...]
+"""The scheme, and the headers of `_OF_SITE`."""
 
 
 class Pieces(Generic[Key, Piece]):
@@ -62,60 +66,56 @@ class Pieces(Generic[Key, Piece]):
 
 
 def context_json(scope: Mapping[str, Any], headers: Headers, trusted: Sequence[Network], query: Mode) -> bytes:
-    """The JSON of the context's members, without braces. `scope` is what `pieces_of` returned."""
-    site: _Site = (scope["scheme"], tuple([pair for pair in headers.items() if pair[0] in _OF_SITE]))
+    """The JSON of the context's members, without braces. `scope` is what `pieces_of` returned.
+
+    Each line costs a request, whose caches are cold, a tenth of a microsecond or more: hence one long function.
+    """
+    site: _Site = (scope["scheme"], *map(headers.get, _OF_SITE))
     device, origin = sites.kept.get(site) or sites.add(site)
     client = scope["client"]
+    address = b""
     if trusted:
         address = _address_json(client_ip(scope, headers, trusted))
         origin = _text_json(origin_of(scope, headers, is_behind_proxy(scope, trusted)))
     elif client and type(peer := client[0]) is str:
         address = addresses.kept.get(peer) or addresses.add(peer)
-    else:
-        address = b""
-    search, fields = "", None
-    if scope["query_string"]:
-        search = search_of(scope, query)
-        fields = campaign(search[1:])
-    return b'"channel":"server"%b%b%b%b' % (
-        address,
-        device,
-        b',"campaign":%b' % orjson.dumps(fields) if fields else b"",
-        _page(scope, headers, origin, search, query),
-    )
-
-
-def _page(scope: Mapping[str, Any], headers: Headers, origin: bytes, search: str, query: Mode) -> bytes:
-    # A path and a query string hold nothing that JSON escapes: they are percent-encoded.
-    raw = path_of(scope)
-    json = b""
-    if raw is not None:
-        path, search = raw.encode(), fitting(search, raw)
-        json = b',"path":"%b"' % path
-        if origin:
-            json += b',"url":"%b%b%b"' % (origin, path, search.encode())
-        if search:
-            json += b',"search":"%b"' % search.encode()
     sent = headers.get(b"referer")
-    if sent:
-        json += referrers.kept.get((sent, query)) or referrers.add((sent, query))
-    return b',"page":{%b}' % json[1:] if json else b""
+    referred = (referrers.kept.get((sent, query)) or referrers.add((sent, query))) if sent else b""
+    raw = scope["raw_path"]
+    # Neither a path nor a query string holds what JSON escapes: they are percent-encoded.
+    if raw and origin and not scope["query_string"] and not scope["root_path"] and _PLAIN_PATH.fullmatch(raw):
+        page = b'"path":"%b","url":"%b%b"%b' % (raw, origin, raw, referred)
+        return b'"channel":"server"%b%b,"page":{%b}' % (address, device, page)
+    search = search_of(scope, query)
+    fields = campaign(search[1:])
+    campaign_json = b',"campaign":%b' % orjson.dumps(fields) if fields else b""
+    page = (_address_of_page(scope, origin, search) + referred)[1:]
+    page_json = b',"page":{%b}' % page if page else b""
+    return b'"channel":"server"%b%b%b%b' % (address, device, campaign_json, page_json)
+
+
+def _address_of_page(scope: Mapping[str, Any], origin: bytes, search: str) -> bytes:
+    text = path_of(scope)
+    if text is None:
+        return b""
+    path, query_string = text.encode(), fitting(search, text).encode()
+    json = b',"path":"%b"' % path
+    if origin:
+        json += b',"url":"%b%b%b"' % (origin, path, query_string)
+    return json + b',"search":"%b"' % query_string if query_string else json
 
 
 # -- the pieces
 
 
 def _site_pieces(site: _Site) -> tuple[tuple[bytes, bytes], int]:
-    """The members that describe the browser; and the address of the site, in JSON without quotation marks."""
-    scheme, pairs = site
-    headers = dict(pairs)
+    """The members that describe the browser; and the address of the site, in JSON without its quotation marks."""
+    scheme, *values = site
+    headers = {name: value for name, value in zip(_OF_SITE, values, strict=True) if isinstance(value, bytes)}
     device = device_of(headers)
-    pieces = (b",%b" % orjson.dumps(device)[1:-1] if device else b""), _origin_json(scheme, headers)
-    return pieces, len(scheme) + sum(map(len, (*headers, *headers.values(), *pieces)))
-
-
-def _origin_json(scheme: str, headers: Headers) -> bytes:
-    return _text_json(origin_of({"scheme": scheme}, headers, behind_proxy=False))
+    device_json = b",%b" % orjson.dumps(device)[1:-1] if device else b""
+    origin = _text_json(origin_of({"scheme": scheme}, headers, behind_proxy=False))
+    return (device_json, origin), sum(map(len, (*filter(None, site), device_json, origin)))
 
 
 def _address_piece(peer: str) -> tuple[bytes, int]:

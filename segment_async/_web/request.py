@@ -58,6 +58,12 @@ _BRAND: Final = re.compile(rf"[\s,]{{0,8}}{_QUOTED.pattern};\s{{0,8}}v={_QUOTED.
 _PORT: Final = re.compile(r"(?:\[([^\]]{0,64})\]|([0-9.]{1,15}))(?::[0-9]{0,5})?")
 
 
+def all_headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """All headers, or those that are used here if any is repeated; without a limit for one that is not."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return headers if len(headers) == len(scope["headers"]) else headers_of(scope)
+
+
 def headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
     """The headers that are used here.
 

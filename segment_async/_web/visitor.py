@@ -26,6 +26,7 @@ from .request import (
     Headers,
     Network,
     Scope,
+    all_headers_of,
     asks_for_html,
     context_of,
     has_gpc_signal,
@@ -81,10 +82,14 @@ class Answers(NamedTuple):
     preferences: dict[str, bool] | None = None
 
 
-_NO_ANSWERS: Final = Answers()
+NO_ANSWERS: Final = Answers()
 
 
 class RequestReader:
+    """Attributes:
+    asks: there are functions of the application's to call.
+    """
+
     def __init__(
         self,
         hooks: HookRunner,
@@ -108,25 +113,21 @@ class RequestReader:
         self._mints = no_identity == "mint"
         self._sets_cookie = set_cookie
         self._counts_pages = page_views
+        self._observes = page_views or set_cookie
         self._excluded = excluded
         self._skips_bots = skip_bots
         self._query: Mode = query
         self._consent = consent
-        self._asks = user_id is not None or consent is not None
+        self.asks = user_id is not None or consent is not None
         self._gpc: GPC = gpc
         self._considers_consent = consent is not None or gpc != "ignore"
 
     def must_read_first(self, scope: Scope) -> bool:
         """Whether the request must be read before the application answers: a page view or a cookie may follow."""
-        return (
-            (self._counts_pages or self._sets_cookie)
-            and scope["type"] == "http"
-            and scope.get("method", "GET") == "GET"
-        )
+        return self._observes and (scope["type"], scope.get("method", "GET")) == ("http", "GET")
 
-    async def read_later(self, scope: Scope) -> Callable[[], EncodedFields]:
-        """Ask the application's functions now. Returns what reads the rest, at the first call, and never raises."""
-        answers = await self._ask(scope) if self._asks else _NO_ANSWERS
+    def later(self, scope: Scope, answers: Answers = NO_ANSWERS) -> Callable[[], EncodedFields]:
+        """Returns what reads the request as it is now, and never raises. `answers`: what `ask` returned, if `asks`."""
         try:
             pieces = pieces_of(scope)
         except Exception:
@@ -136,12 +137,13 @@ class RequestReader:
 
     def _read_late(self, pieces: Mapping[str, Any], answers: Answers) -> EncodedFields:
         try:
-            headers = headers_of(pieces)
+            headers = all_headers_of(pieces)
             context = context_json(pieces, headers, self._proxies, self._query)
             if self._considers_consent and (preferences := self._evaluate(answers, headers).preferences) is not None:
                 context += b',"consent":{"categoryPreferences":%b}' % orjson.dumps(preferences)
-            user_id = self._user_id_of(answers, headers)
-            anonymous_id = cookies.read_id(headers.get(b"cookie", b""), cookies.ANONYMOUS_ID)
+            user_id = self._user_id_of(answers, headers) if self._trusts_user_cookie else answers.user_id
+            sent = headers.get(b"cookie")
+            anonymous_id = cookies.read_id(sent, cookies.ANONYMOUS_ID) if sent else None
             if self._mints and user_id is None and anonymous_id is None:
                 anonymous_id = cookies.new_anonymous_id()
         except Exception as error:
@@ -161,12 +163,12 @@ class RequestReader:
         headers = headers_of(scope)
         visitor = Visitor(headers, context=context_of(scope, headers, self._proxies, self._query))
         visitor.anonymous_id = cookies.read_id(headers.get(b"cookie", b""), cookies.ANONYMOUS_ID)
-        answers = await self._ask(scope)
+        answers = await self.ask(scope)
         visitor.user_id = self._user_id_of(answers, headers)
         consent = self._evaluate(answers, headers)
         if consent.preferences is not None:
             visitor.context["consent"] = {"categoryPreferences": consent.preferences}
-        if (self._counts_pages or self._sets_cookie) and self._is_visit(scope, headers):
+        if self._observes and self._is_visit(scope, headers):
             visitor.may_be_counted = self._counts_pages and consent.allows_page_views
             visitor.may_get_cookie = self._sets_cookie and consent.allows_cookie and visitor.anonymous_id is None
         if self._needs_id(visitor):
@@ -180,7 +182,8 @@ class RequestReader:
         gets_cookie = visitor.may_get_cookie and asks_for_html(visitor.headers)
         return gets_cookie or (self._mints and visitor.user_id is None)
 
-    async def _ask(self, scope: Scope) -> Answers:
+    async def ask(self, scope: Scope) -> Answers:
+        """Call the application's functions."""
         user_id: str | None = None
         if self._user_id is not None:
             user_id = await self._hooks.call("user_id", self._user_id, scope, _parse_user_id, None)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from segment_async._hooks import HookRunner
 from segment_async._web.encoded import Pieces, addresses, context_json, referrers, sites
 from segment_async._web.options import reader_for
-from segment_async._web.request import context_of, headers_of, pieces_of
+from segment_async._web.request import all_headers_of, context_of, headers_of, pieces_of
 from tests.support.asgi import request, visit
 
 PROXIES = (ip_network("10.0.0.0/8"),)
@@ -26,10 +26,11 @@ CHROME = {
 
 
 def both(scope: dict[str, Any], trusted: Any = (), query: Any = "scrub") -> tuple[Any, Any]:
-    pieces, headers = pieces_of(scope), headers_of(scope)
+    pieces = pieces_of(scope)
+    headers = all_headers_of(pieces)
     json = context_json(pieces, headers, trusted, query)
     assert context_json(pieces, headers, trusted, query) == json
-    return orjson.loads(b"{%b}" % json), context_of(scope, headers, trusted, query)
+    return orjson.loads(b"{%b}" % json), context_of(scope, headers_of(scope), trusted, query)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_a_request_says_the_same_whenever_it_is_read(options: Any, cookie: Any) 
     reader = reader_for(HookRunner(), **options)
 
     async def main() -> tuple[Any, Any]:
-        first, later = (await reader.read(dict(scope))).encoded(), (await reader.read_later(dict(scope)))()
+        first, later = (await reader.read(dict(scope))).encoded(), reader.later(dict(scope), await reader.ask(scope))()
         return first, later
 
     first, later = asyncio.run(main())
@@ -123,7 +124,7 @@ def test_a_request_says_the_same_whenever_it_is_read(options: Any, cookie: Any) 
 def test_a_request_that_cannot_be_read_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     reader = reader_for(HookRunner())
     for scope in ({"type": "http"}, {"type": "http", "headers": 5}, request() | {"path": None, "raw_path": None}):
-        assert asyncio.run(reader.read_later(scope))() == (None, None, b"")
+        assert reader.later(scope)() == (None, None, b"")
     assert [record.message.partition(";")[0] for record in caplog.records] == ["Error in reading a request: TypeError"]
 
 
