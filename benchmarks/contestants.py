@@ -53,13 +53,20 @@ CONTESTANTS = [
         "making", "the application, building a message it does not send", "ours-isal", "nothing", {"makes": True}
     ),
     OURS,
-    Contestant(
-        "ours-middleware",
-        "segment_async (isal, middleware)",
-        "ours-isal",
-        "ours",
-        {"middleware": True},
-        drops=False,
+    *(
+        Contestant(
+            f"ours-middleware-{caller}",
+            f"segment_async (isal, middleware, {label})",
+            "ours-isal",
+            "ours",
+            {"middleware": caller},
+            drops=False,
+        )
+        for caller, label in (
+            ("none", "no event"),
+            ("module", "a module's client"),
+            ("dependency", "FastAPI's dependency"),
+        )
     ),
     Contestant("ours-zlib", "segment_async (zlib)", "ours-zlib", "ours", drops=False),
     Contestant(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, cpu_seconds
 from benchmarks.contestants import BY_NAME, Contestant
 from benchmarks.environments import FOLDER, python
 
@@ -144,7 +144,9 @@ def web(bench: Bench, case: Case) -> Figures:
         assert server.stdout
         port = server.stdout.readline().strip()
         _load(bench, port, 1, 0)
+        before = cpu_seconds(server.pid)
         figures = _load(bench, port, SECONDS_OF_LOAD, case.rate)
+        figures["cpu_per_request"] = (cpu_seconds(server.pid) - before) / figures["requests"] * 1e6
     return figures | seen
 
 
@@ -205,7 +207,9 @@ PARTS = {
             *APPLICATION,
             "making",
             *OURS,
-            "ours-middleware",
+            "ours-middleware-none",
+            "ours-middleware-module",
+            "ours-middleware-dependency",
             "official",
             "official-background",
             *THREADS[1:],

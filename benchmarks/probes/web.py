@@ -1,6 +1,7 @@
-"""A FastAPI application with one endpoint that sends one event a request, served by uvicorn on asyncio's own loop.
+"""A FastAPI application with one endpoint that sends one event a request, served by uvicorn.
 
-With `middleware` among the options it uses the package's middleware and dependency, as its documentation shows.
+With `middleware` among the options it has the package's middleware, and the event is sent with the client that a
+`dependency` gives the endpoint, with a `module`'s client, or with `none`: there is no event. `loop` is uvicorn's option.
 It prints its port when it is ready, and exits when its standard input closes.
 """
 
@@ -20,7 +21,8 @@ Answer = dict[str, Any]
 
 
 async def run(task: Task) -> dict[str, Any]:
-    app = with_middleware(task) if task.options.pop("middleware", False) else await with_endpoint(task)
+    middleware = task.options.pop("middleware", "")
+    app = with_middleware(task, middleware) if middleware else await with_endpoint(task)
     config = uvicorn.Config(app, log_level="warning", access_log=False)
 
     asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 0)
@@ -34,20 +36,27 @@ async def run(task: Task) -> dict[str, Any]:
     return {}
 
 
-def with_middleware(task: Task) -> FastAPI:
-    """The middleware reads identity and context from the request; FastAPI injects the client."""
+def with_middleware(task: Task, caller: str) -> FastAPI:
+    """The middleware reads identity and context from the request, if there is a call."""
+    from segment_async import Client
     from segment_async.asgi import SegmentMiddleware
     from segment_async.fastapi import Segment, lifespan
 
-    app = FastAPI(lifespan=lifespan("benchmark", host=task.url))
+    client = Client("benchmark", host=task.url)
+    app = FastAPI(lifespan=lifespan(client))
     app.add_middleware(SegmentMiddleware)
 
-    @app.get("/orders/{number}")
-    async def order(number: int, segment: Segment) -> Answer:
+    async def injected(number: int, segment: Segment) -> Answer:
         _, event, properties, _ = task.make(number)
         await segment.track(event=event, properties=properties)
         return {"order": number, "status": "paid"}
 
+    async def of_module(number: int) -> Answer:
+        _, event, properties, _ = task.make(number)
+        await client.track(event=event, properties=properties)
+        return {"order": number, "status": "paid"}
+
+    app.get("/orders/{number}")({"dependency": injected, "module": of_module, "none": plain}[caller])
     return app
 
 

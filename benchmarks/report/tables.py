@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "memory": (Column("resident bytes a pending message", number("bytes_per_message")),),
     "web": (
         Column("requests/s", number("per_second")),
+        Column("CPU µs a request", number("cpu_per_request")),
         Column("p50 ms", number("p50", 2)),
         Column("p99 ms", number("p99", 2)),
         Column("max ms", number("max", 1)),
