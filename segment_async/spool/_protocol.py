@@ -59,7 +59,7 @@ class Appended(NamedTuple):
         status: ``stored``: safe. ``known``: a message with this id is pending already; the new one is not stored and
             not counted. ``memory``: the disk refused, the message waits in memory (only if the spool was configured
             for that). ``full``: no room; the message was not taken.
-        key: names the message to `sending` and `settle`. `None` with ``full``.
+        key: names the message to `sending` and `settle`. `None` with ``full``, and in a shared spool.
         held: this process holds the message as if `read` had returned it; no `read` will return it.
     """
 

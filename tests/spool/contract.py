@@ -6,6 +6,13 @@ be there again.
 
     class TestMine(SpoolContract):
         open = staticmethod(lambda folder: MySpool(folder / "mine"))
+
+An engine whose messages several processes deliver says so with `shared = True`, as in the protocol. It differs in this:
+
+- It does not compare ids: a message with the id of a pending one is stored like any other.
+- What is appended is handed over; a process counts as pending what it holds, and as accepted what it appended or read.
+- It never holds what is appended, and what it appended has no key yet; nothing is counted as recovered.
+- Messages of several write keys live side by side.
 """
 
 import asyncio
@@ -82,6 +89,18 @@ async def read_ids(spool: Spool, count: int = 1000, size: int = 1_000_000) -> li
     return [each.message_id for each in (await read(spool, count, size)).messages]
 
 
+async def read_in_all(spool: Spool, count: int) -> list[StoredMessage]:
+    """So many messages, in as many windows as it takes."""
+    found: list[StoredMessage] = []
+    while len(found) < count:
+        found += (await read(spool)).messages
+    return found
+
+
+async def ids_in_all(spool: Spool, count: int) -> list[str]:
+    return [each.message_id for each in await read_in_all(spool, count)]
+
+
 async def settle_all(spool: Spool, count: int, fate: BatchResult = DELIVERED) -> None:
     while count:
         messages = (await read(spool)).messages
@@ -109,11 +128,22 @@ async def has_nothing_to_read(spool: Spool) -> bool:
 
 def check_law(spool: Spool) -> None:
     counts = spool.statistics()
-    assert counts.accepted == counts.delivered + counts.failed + counts.dropped + counts.pending
+    ended = counts.delivered + counts.failed + counts.dropped + counts.handed_over
+    assert counts.accepted == ended + counts.pending
 
 
 class SpoolContract:
     open: Callable[[Path], Spool]
+    shared = False
+    """Whether several processes deliver from it."""
+
+    def accepted(self, spool: Spool) -> int:
+        """Messages that were taken; from a shared engine, those that were read."""
+        counts = spool.statistics()
+        return counts.accepted - counts.handed_over
+
+    async def has_nothing_to_read(self, spool: Spool) -> bool:
+        return await has_nothing_to_read(spool)
 
     def run(self, folder: Path, *parts: Callable[[Spool], Awaitable[None]]) -> None:
         """Each part with a spool of its own and a loop of its own: one process after the other."""
@@ -138,13 +168,13 @@ class SpoolContract:
             assert not any(each.held for each in answers)
             window = await read(spool)
             assert [(each.message_id, each.body) for each in window.messages] == [(i, body_of(i)) for i in "abc"]
-            assert [each.key for each in window.messages] == [each.key for each in answers]
+            assert self.shared or [each.key for each in window.messages] == [each.key for each in answers]
             assert all(each.attempts == 0 for each in window.messages)
             assert not window.dropped
             assert not await spool.sending([each.key for each in window.messages], 1)
             await spool.settle([each.key for each in window.messages], DELIVERED)
             counts = spool.statistics()
-            assert (counts.accepted, counts.delivered, counts.pending, counts.pending_bytes) == (3, 3, 0, 0)
+            assert (self.accepted(spool), counts.delivered, counts.pending, counts.pending_bytes) == (3, 3, 0, 0)
 
         self.run(tmp_path, part)
 
@@ -153,7 +183,7 @@ class SpoolContract:
             await append(spool, "a", "b")
             assert await read_ids(spool, count=1) == ["a"]
             assert await read_ids(spool) == ["b"]
-            assert await has_nothing_to_read(spool)
+            assert await self.has_nothing_to_read(spool)
             await append(spool, "c")
             assert await read_ids(spool) == ["c"]
 
@@ -167,7 +197,7 @@ class SpoolContract:
 
         async def second(spool):
             found = await first_read(spool)
-            assert spool.statistics().recovered == 2
+            assert spool.statistics().recovered == (0 if self.shared else 2)
             assert [each.message_id for each in found] in ([], ["a", "b"])
 
         self.run(tmp_path, first, second)
@@ -217,7 +247,7 @@ class SpoolContract:
             while len(found) < len(names):
                 found += await read_ids(spool, count=700)
             assert found == names
-            assert spool.statistics().recovered == 3_000
+            assert spool.statistics().recovered == (0 if self.shared else 3_000)
 
         self.run(tmp_path, first, second)
 
@@ -245,10 +275,11 @@ class SpoolContract:
             # An engine may hold none; those that it holds are the first ones.
             assert [each.held for each in answers] == [True] * len(held) + [False] * (3 - len(held))
             assert len(held) <= 2
-            rest = [*"abc"][len(held) :]
-            assert await read_ids(spool) == rest
-            await spool.sending([each.key for each in answers], 1)
-            await spool.settle([each.key for each in answers], DELIVERED)
+            rest = await read_in_all(spool, 3 - len(held))
+            assert [each.message_id for each in rest] == [*"abc"][len(held) :]
+            keys = [each.key for each in (*held, *rest)]
+            await spool.sending(keys, 1)
+            await spool.settle(keys, DELIVERED)
             assert spool.statistics().pending == 0
 
         self.run(tmp_path, part)
@@ -278,6 +309,10 @@ class SpoolContract:
     def test_a_pending_id_is_known_with_its_key_and_not_counted_again(self, tmp_path):
         async def part(spool):
             both = (await call_append(spool, [("a", b"1"), ("a", b"2")])).answers
+            if self.shared:
+                assert statuses(both) == ["stored", "stored"]
+                assert [each.body for each in await read_in_all(spool, 2)] == [b"1", b"2"]
+                return
             assert statuses(both) == ["stored", "known"]
             assert both[0].key == both[1].key
             assert await append_one(spool, "a", b"3") == both[1]
@@ -300,11 +335,11 @@ class SpoolContract:
             again = await append_one(spool, "a", b"again")
             await settling
             assert again.status == "stored"
-            assert again.key != first.key
             [second] = (await read(spool)).messages
-            assert (second.key, second.body) == (again.key, b"again")
-            counts = spool.statistics()
-            assert (counts.accepted, counts.pending) == (2, 1)
+            assert second.key != first.key
+            assert second.body == b"again"
+            assert self.shared or again.key == second.key
+            assert (self.accepted(spool), spool.statistics().pending) == (2, 1)
 
         self.run(tmp_path, part)
 
@@ -316,7 +351,7 @@ class SpoolContract:
             settling = asyncio.ensure_future(spool.settle([message.key], DELIVERED))
             await asyncio.sleep(0)
             new = call_append(spool, [("a", b"3")])
-            assert statuses((await known).answers) == ["known"]
+            assert statuses((await known).answers) == ["stored" if self.shared else "known"]
             assert statuses((await new).answers) == ["stored"]
             await settling
 
@@ -325,9 +360,11 @@ class SpoolContract:
     def test_a_known_id_among_new_ones_takes_nothing_from_them(self, tmp_path):
         async def part(spool):
             await append(spool, "a", "b")
-            assert statuses(await append(spool, *"xaybz")) == ["stored", "known", "stored", "known", "stored"]
-            assert await read_ids(spool) == ["a", "b", "x", "y", "z"]
-            assert spool.statistics().accepted == 5
+            known = "stored" if self.shared else "known"
+            assert statuses(await append(spool, *"xaybz")) == ["stored", known, "stored", known, "stored"]
+            expected = [*"abxaybz"] if self.shared else [*"abxyz"]
+            assert await ids_in_all(spool, len(expected)) == expected
+            assert self.accepted(spool) == len(expected)
 
         self.run(tmp_path, part)
 
@@ -338,11 +375,14 @@ class SpoolContract:
             await append(spool, "a", "b")
             await spool.settle([(await read(spool)).messages[0].key], REFUSED, "invalid payload")
             counts = spool.statistics()
-            assert (counts.failed, counts.dead, counts.dead_bytes) == (1, 1, len(body_of("a")))
+            assert (counts.failed, counts.dead) == (1, 1)
+            assert self.shared or counts.dead_bytes == len(body_of("a"))
             assert counts.reasons == {"refused": 1}
 
         async def later(spool):
             assert await read_ids(spool) == ["b"]
+            if self.shared:
+                return
             counts = spool.statistics()
             assert (counts.accepted, counts.failed, counts.dead, counts.pending) == (2, 1, 1, 1)
             assert counts.reasons == {"refused": 1}
@@ -361,7 +401,7 @@ class SpoolContract:
     def test_settling_twice_counts_once(self, tmp_path):
         async def part(spool):
             await append(spool, "a", "b")
-            keys = [each.key for each in (await read(spool)).messages]
+            keys = [each.key for each in await read_in_all(spool, 2)]
             await spool.settle(keys[:1], DELIVERED)
             await spool.settle(keys, REFUSED)
             await spool.settle(keys, DELIVERED)
@@ -373,14 +413,14 @@ class SpoolContract:
     def test_messages_are_settled_in_any_order_and_any_groups(self, tmp_path):
         async def part(spool):
             await append(spool, *"abcdefgh")
-            keys = [each.key for each in (await read(spool)).messages]
+            keys = [each.key for each in await read_in_all(spool, 8)]
             await asyncio.gather(
                 spool.settle(keys[1::2], DELIVERED), spool.settle(keys[6::-4], REFUSED), spool.settle([], DELIVERED)
             )
             assert spool.statistics().pending == 2
 
         async def later(spool):
-            assert await read_ids(spool) == ["a", "e"]
+            assert await ids_in_all(spool, 2) == ["a", "e"]
 
         self.run(tmp_path, part, later)
 
@@ -392,7 +432,9 @@ class SpoolContract:
             await spool.settle([(await read(spool, count=2)).messages[0].key], DELIVERED)
 
         async def second(spool):
-            assert await read_ids(spool) == ["b", "c"]
+            assert await ids_in_all(spool, 2) == ["b", "c"]
+            if self.shared:
+                return
             counts = spool.statistics()
             assert (counts.accepted, counts.delivered, counts.recovered, counts.pending) == (3, 1, 2, 2)
 
@@ -407,14 +449,14 @@ class SpoolContract:
             await spool.sending(keys[2:], 1)
 
         async def second(spool):
-            messages = (await read(spool)).messages
+            messages = await read_in_all(spool, 4)
             assert [each.attempts for each in messages] == [2, 2, 1, 0]
             # In other batches than before.
             await spool.sending([messages[0].key], 3)
             await spool.sending([each.key for each in messages[1:]], 3)
 
         async def third(spool):
-            assert [each.attempts for each in (await read(spool)).messages] == [3, 3, 3, 3]
+            assert [each.attempts for each in await read_in_all(spool, 4)] == [3, 3, 3, 3]
 
         self.run(tmp_path, first, second, third)
 
@@ -433,10 +475,8 @@ class SpoolContract:
                 if not waiting.cancelled():
                     await spool.settle([each.key for each in waiting.result().messages], DELIVERED)
             await spool.settle([], DELIVERED)
-            left = spool.statistics().pending
-            found = []
-            while len(found) < left:
-                found += await read_ids(spool)
+            left = 50 - spool.statistics().delivered
+            found = await ids_in_all(spool, left)
             assert found == sorted(found)
             assert left == spool.statistics().pending
 
@@ -461,8 +501,9 @@ class SpoolContract:
             spool.append_nowait([NewMessage("a", b"1")], results.append)
             spool.append_nowait([NewMessage("b", b"2")], lambda result: (results.append(result), told.set()))
             assert told.wait(SOON)
-            assert [statuses(each.answers) for each in results] == [["stored", "stored"], ["known"], ["stored"]]
-            assert spool.statistics().accepted == 3
+            known = "stored" if self.shared else "known"
+            assert [statuses(each.answers) for each in results] == [["stored", "stored"], [known], ["stored"]]
+            assert self.shared or spool.statistics().accepted == 3
 
         self.run(tmp_path, part)
 
@@ -478,8 +519,8 @@ class SpoolContract:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(asyncio.run(read_ids(spool))) == 85
-        assert spool.statistics().accepted == 85
+        assert len(asyncio.run(ids_in_all(spool, 85))) == 85
+        assert self.accepted(spool) == 85
         asyncio.run(spool.aclose())
 
     # -- whose it is
@@ -492,7 +533,17 @@ class SpoolContract:
 
             return part
 
+        def own_messages_of(fingerprint):
+            async def part(spool):
+                spool.claim(fingerprint)
+                assert await read_ids(spool) == [fingerprint]
+
+            return part
+
         self.run(tmp_path, claimed_by("1111"), claimed_by("1111"))
+        if self.shared:
+            self.run(tmp_path, claimed_by("2222"), own_messages_of("2222"))
+            return
         with pytest.raises(ValueError, match="another"):
             self.run(tmp_path, claimed_by("2222"))
 

@@ -1,0 +1,30 @@
+"""Hand messages over to Redis or Valkey, from which relay processes deliver them.
+
+    client = Client(key, spool=RedisSpool("rediss://..."), deliver=False)     # a web host, which only hands over
+    $ segment-async relay rediss://...                                        # one or several of these deliver
+
+Needs the extra ``redis``; Redis 6.2, Valkey 7.2, or later. `RelayInspector` shows and changes what waits there.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._inspect import Consumer, RelayInspector, RelayStatus
+    from ._spool import RedisSpool
+
+_MODULES = {
+    "Consumer": "_inspect",
+    "RedisSpool": "_spool",
+    "RelayInspector": "_inspect",
+    "RelayStatus": "_inspect",
+}
+
+__all__ = ["Consumer", "RedisSpool", "RelayInspector", "RelayStatus"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,0 +1,218 @@
+"""Appending: what gathered while one group was under way is the next one, up to five hundred messages.
+
+    append_nowait ─► waiting ─► one exchange: XADD …, (WAIT), XLEN ─► answers
+                                   └ refused ─► raise · ask the caller to wait · store in a file, moved over later
+
+A bound on the stream is kept by its length as it was last seen, since Redis's own bounds would drop what no relay has
+read. This file knows the server, and nothing of relays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from segment_async._exceptions import SpoolUnavailable
+from segment_async.spool._protocol import Appended, AppendResult, NewMessage, TryLater
+
+from ._entries import Keys, fields_of
+from ._server import Server, Unreachable
+
+GROUP_SIZE: Final = 500
+# Seconds for which the length that was last seen is good enough, if it is far from the bound.
+_LENGTH_IS_FRESH: Final = 1.0
+# Seconds until a caller that keeps its messages appends them again.
+_TRY_LATER: Final = 0.5
+
+Done = Callable[[AppendResult | TryLater | SpoolUnavailable], None]
+Confirm = Literal["replica", "aof"]
+# Stores a group elsewhere; `maybe_stored`: some of it may be in the stream already.
+Fallback = Callable[[Sequence[NewMessage], Done, bool], None]
+
+
+class Append(NamedTuple):
+    messages: Sequence[NewMessage]
+    done: Done
+
+
+class Appends:
+    """Attributes:
+    stored, full: messages that were appended, and that were refused as the stream was full.
+    idle: set while nothing waits to be appended.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        keys: Keys,
+        *,
+        max_messages: int,
+        confirm: Confirm | None,
+        seconds: float,
+        keeps_in_memory: bool,
+        fallback: Fallback | None,
+        now: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self.stored = self.full = 0
+        self._server = server
+        self._keys = keys
+        self._max_messages = max_messages
+        self._confirm = confirm
+        self._seconds = seconds
+        self._keeps_in_memory = keeps_in_memory
+        self._fallback = fallback
+        self._now = now
+        self._changed = changed
+        self._waiting: deque[Append] = deque()
+        self._has_work = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._length = 0
+        self._length_seen = float("-inf")
+        # Ids of a group whose reply was lost, until it is stored.
+        self._uncertain: frozenset[str] = frozenset()
+
+    def add(self, append: Append) -> None:
+        self._waiting.append(append)
+        self._has_work.set()
+        self.idle.clear()
+
+    def refuse_all(self, error: SpoolUnavailable) -> None:
+        while self._waiting:
+            self._waiting.popleft().done(error)
+
+    async def run(self) -> None:
+        """Append groups, for ever."""
+        while True:
+            await self._has_work.wait()
+            await self._append_next()
+            if not self._waiting:
+                self._has_work.clear()
+                self.idle.set()
+
+    async def _append_next(self) -> None:
+        group: list[Append] = []
+        count = 0
+        while self._waiting and (not group or count + len(self._waiting[0].messages) <= GROUP_SIZE):
+            group.append(self._waiting.popleft())
+            count += len(group[-1].messages)
+        try:
+            answers = await self.store([message for append in group for message in append.messages])
+        except SpoolUnavailable as error:
+            for append in group:
+                self._refuse(append, error)
+            return
+        except BaseException as error:
+            for append in group:
+                append.done(SpoolUnavailable(f"appending failed: {type(error).__qualname__}", maybe_stored=True))
+            raise
+        start = 0
+        for append in group:
+            stop = start + len(append.messages)
+            append.done(AppendResult(answers[start:stop]))
+            start = stop
+
+    def _refuse(self, append: Append, error: SpoolUnavailable) -> None:
+        if self._fallback is not None:
+            self._fallback(append.messages, append.done, error.maybe_stored)
+        elif self._keeps_in_memory:
+            append.done(TryLater(_TRY_LATER))
+        else:
+            append.done(error)
+
+    # -- one group
+
+    async def store(self, messages: Sequence[NewMessage], *, are_repeated: bool = False) -> list[Appended]:
+        """Append messages; each is stored or finds the stream full.
+
+        Raises:
+            SpoolUnavailable: none is, or the reply was lost.
+        """
+        if not messages:
+            return []
+        if not await self._server.reach(self._seconds):
+            raise SpoolUnavailable(f"Redis cannot be used: {self._server.why}")
+        try:
+            room = await self._room(len(messages))
+        except Unreachable as error:
+            raise SpoolUnavailable(f"Redis did not answer: {error}") from None
+        fitting = messages[:room]
+        self.full += len(messages) - len(fitting)
+        answers = await self._add(fitting, are_repeated=are_repeated) if fitting else []
+        return answers + [Appended("full")] * (len(messages) - len(fitting))
+
+    async def _room(self, count: int) -> int:
+        is_fresh = self._now() - self._length_seen < _LENGTH_IS_FRESH
+        if not is_fresh or self._length + 2 * count >= self._max_messages:
+            try:
+                self._see_length(await self._server.ask("XLEN", self._keys.messages, seconds=self._seconds))
+            except ResponseError as refusal:
+                raise SpoolUnavailable(f"Redis refused: {refusal}") from None
+        return max(0, min(count, self._max_messages - self._length))
+
+    def _see_length(self, reply: Any) -> None:
+        if isinstance(reply, int):
+            self._length, self._length_seen = reply, self._now()
+
+    async def _add(self, messages: Sequence[NewMessage], *, are_repeated: bool) -> list[Appended]:
+        uncertain, stream = self._uncertain, self._keys.messages
+        commands: list[Sequence[Any]] = [
+            ("XADD", stream, "*", *fields_of(each, is_repeated=are_repeated or each.message_id in uncertain))
+            for each in messages
+        ]
+        milliseconds = max(1, int(self._seconds * 500))
+        if self._confirm == "replica":
+            commands.append(("WAIT", 1, milliseconds))
+        elif self._confirm == "aof":
+            commands.append(("WAITAOF", 1, 0, milliseconds))
+        commands.append(("XLEN", stream))
+        try:
+            replies = await self._server.ask_all(commands, seconds=self._seconds)
+        except Unreachable as error:
+            if error.maybe_done:
+                self._uncertain = frozenset(each.message_id for each in messages)
+            raise SpoolUnavailable(f"Redis did not answer: {error}", maybe_stored=error.maybe_done) from None
+        self._see_length(replies[-1])
+        return self._answers(messages, replies[: len(messages)], replies[len(messages) : -1])
+
+    def _answers(self, messages: Sequence[NewMessage], replies: list[Any], confirmed: list[Any]) -> list[Appended]:
+        answers: list[Appended] = []
+        refusal: Exception | None = None
+        for reply in replies:
+            if not isinstance(reply, Exception):
+                answers.append(Appended("stored"))
+            elif str(reply).startswith("OOM"):
+                answers.append(Appended("full"))
+            else:
+                refusal = reply
+        if refusal is None and confirmed and not self._is_confirmed(confirmed[0]):
+            refusal = confirmed[0] if isinstance(confirmed[0], Exception) else None
+            text = str(refusal or "it is not confirmed in time")
+            self._uncertain = frozenset(each.message_id for each in messages)
+            raise SpoolUnavailable(
+                f"Redis has the message, but not as safely as confirm asks: {text}", maybe_stored=True
+            )
+        if refusal is not None:
+            # One server answers all alike, unless it changed its role in between.
+            is_stored = any(answer.status == "stored" for answer in answers)
+            if is_stored:
+                self._uncertain = frozenset(each.message_id for each in messages)
+            raise SpoolUnavailable(f"Redis refused: {refusal}", maybe_stored=is_stored)
+        self._uncertain = frozenset()
+        stored = sum(answer.status == "stored" for answer in answers)
+        self.stored += stored
+        self.full += len(answers) - stored
+        self._changed()
+        return answers
+
+    @staticmethod
+    def _is_confirmed(reply: Any) -> bool:
+        if isinstance(reply, Exception):
+            return False
+        # Of WAITAOF the first of two numbers, of WAIT the only one.
+        return reply >= 1 if isinstance(reply, int) else bool(reply[0])

@@ -1,0 +1,241 @@
+"""What works for one process: the parts of the engine, wired, on the loop of a thread of their own.
+
+    Appends ─┐
+    Outlet ─► Group ─┴─► Server ─► Redis
+
+A forked child makes a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from redis.exceptions import ResponseError
+
+from segment_async._exceptions import SpoolUnavailable
+from segment_async._outcome import Counts, Status
+from segment_async.spool._protocol import Spool, SpoolStatistics
+
+from ._appends import Append, Appends, Confirm
+from ._entries import Keys
+from ._fallback import Fallback
+from ._group import Group
+from ._outlet import Outlet
+from ._pace import Pace
+from ._server import Server, Unsuitable, info_lines
+from ._thread import LoopInThread
+
+CLOSED: Final = "the spool is closed"
+# Seconds that a close waits for what was appended.
+_CLOSE_SECONDS: Final = 2.0
+# Seconds that a server has for the first answer.
+_INFO_SECONDS: Final = 2.0
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """The options of a `RedisSpool`, checked; `file` stands in while Redis cannot be used."""
+
+    redis: Any = field(repr=False)
+    max_messages: int
+    max_dead: int
+    confirm: Confirm | None
+    keeps_in_memory: bool
+    file: Spool | None
+    append_timeout: float
+    rate: float | None
+    lease: float
+    now: Callable[[], float]
+    wall_clock: Callable[[], float]
+
+
+class Engine:
+    """What works for one process; everything but `call` and `statistics` belongs to the thread's loop."""
+
+    def __init__(self, options: EngineOptions, keys: Keys) -> None:
+        self.statistics = SpoolStatistics()
+        self._thread = LoopInThread("segment_async relay")
+        self.server = Server(options.redis, self._prepare, options.now)
+        self._fallback = None if options.file is None else Fallback(options.file, self.call)
+        self._appends = Appends(
+            self.server,
+            keys,
+            max_messages=options.max_messages,
+            confirm=options.confirm,
+            seconds=options.append_timeout,
+            keeps_in_memory=options.keeps_in_memory,
+            fallback=None if self._fallback is None else self._fallback.store,
+            now=options.now,
+            changed=self._count,
+        )
+        consumer = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}".encode()
+        self.outlet = Outlet(
+            self.server,
+            Group(self.server, keys, consumer, options.lease),
+            lease=options.lease,
+            max_dead=options.max_dead,
+            pace=None if options.rate is None else Pace(self.server, keys.pace, options.rate, options.now),
+            now=options.now,
+            wall_clock=options.wall_clock,
+            changed=self._count,
+        )
+        self._endless: list[asyncio.Task[None]] = []
+        self._closing: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def start(self) -> None:
+        self._thread.start()
+        self.call(self._begin)
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """From any thread, in the order of the calls."""
+        try:
+            self._thread.call(function, *arguments)
+        except RuntimeError:
+            raise SpoolUnavailable(CLOSED) from None
+
+    def _begin(self) -> None:
+        self.server.lose("it was not reached yet")
+        endless = [self._appends.run(), self.outlet.keep_holds(), self.outlet.keep_recording()]
+        if self._fallback is not None:
+            endless.append(self._fallback.keep_moving(self._appends))
+        self._endless = [self._thread.spawn(each) for each in endless]
+
+    async def _prepare(self) -> None:
+        """What is done before the server is used, each time that it was reached."""
+        self.server.run = await self._check()
+        if self.outlet.is_used:
+            await self.outlet.connected()
+
+    async def _check(self) -> str | None:
+        try:
+            return _checked(info_lines(await self.server.ask("INFO", seconds=_INFO_SECONDS)))
+        except ResponseError as refusal:
+            # A user who may not ask for it: it is a safeguard, nothing more.
+            if str(refusal).startswith("NOPERM"):
+                return None
+            raise
+
+    # -- calls
+
+    async def answer(self, ask: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Run a coroutine on the engine's loop, and wait for its result on the caller's.
+
+        Cancelled, it goes on there.
+        """
+        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self.call(self._run, ask, answer)
+        return await answer
+
+    def _run(self, ask: Callable[[], Coroutine[Any, Any, _T]], answer: asyncio.Future[_T]) -> None:
+        async def run() -> None:
+            try:
+                done = partial(answer.set_result, await ask())
+            except asyncio.CancelledError:
+                done = partial(answer.set_exception, SpoolUnavailable(CLOSED))
+            except Exception as fault:
+                done = partial(answer.set_exception, fault)
+            # The caller's loop may have ended.
+            with suppress(RuntimeError):
+                answer.get_loop().call_soon_threadsafe(_unless_done, answer, done)
+
+        self._thread.spawn(run())
+
+    def append(self, append: Append) -> None:
+        if self._is_closed:
+            append.done(SpoolUnavailable(CLOSED))
+        else:
+            self._appends.add(append)
+
+    async def aclose(self) -> None:
+        if self._closing is None:
+            self._closing = self._thread.spawn(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._appends.idle.wait()
+        self._is_closed = True
+        self._appends.refuse_all(SpoolUnavailable(CLOSED))
+        await self.outlet.aclose()
+        for task in self._endless:
+            task.cancel()
+        await asyncio.wait(self._endless)
+        if self._fallback is not None:
+            await self._fallback.aclose()
+        await self.server.aclose()
+        self._count()
+        self._thread.spawn(self._thread.stop())
+
+    # -- counters
+
+    def _count(self) -> None:
+        """Make a new look at what is there, for any thread."""
+        outlet, stored = self.outlet, self._appends.stored
+        by_status = dict.fromkeys(Status, 0)
+        reasons: dict[str, int] = {}
+        for result, count in outlet.ended.items():
+            by_status[result.status] += count
+            if result.reason is not None:
+                reasons[result.reason] = reasons.get(result.reason, 0) + count
+        pending = len(outlet.holds)
+        ended = sum(outlet.ended.values())
+        self.statistics = SpoolStatistics(
+            accepted=stored + outlet.taken,
+            delivered=by_status[Status.DELIVERED],
+            failed=by_status[Status.FAILED],
+            dropped=by_status[Status.DROPPED],
+            pending=pending,
+            dead=by_status[Status.FAILED],
+            unrecorded=outlet.unrecorded,
+            reasons=Counts(reasons),
+            handed_over=stored + outlet.taken - ended - pending,
+        )
+
+    def counts(self) -> dict[str, int]:
+        appends, outlet = self._appends, self.outlet
+        return {
+            "stored": appends.stored,
+            "full": appends.full,
+            "claimed": outlet.claimed,
+            "lost": outlet.lost,
+            "unknown": outlet.unknown,
+            "moved": 0 if self._fallback is None else self._fallback.moved,
+            "held": len(outlet.holds),
+        }
+
+
+def _checked(info: dict[str, str]) -> str | None:
+    """The name of the server's run.
+
+    Raises:
+        Unsuitable: messages would be lost there, or commands are missing.
+    """
+    policy = info.get("maxmemory_policy", "")
+    if policy.startswith("allkeys-"):
+        raise Unsuitable(
+            f"maxmemory-policy is {policy}, which may evict the stream with all its messages: set noeviction, or a "
+            "volatile one"
+        )
+    if info.get("role") == "slave":
+        raise Unsuitable("the server is a replica, which takes no writes")
+    version = info.get("redis_version", "")
+    if version and tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (6, 2):
+        raise Unsuitable(f"the server's version is {version}; Redis 6.2 or Valkey 7.2 is needed")
+    return info.get("run_id")
+
+
+def _unless_done(answer: asyncio.Future[Any], done: Callable[[], None]) -> None:
+    if not answer.done():
+        done()

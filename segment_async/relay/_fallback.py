@@ -1,0 +1,98 @@
+"""A file on the host's disk for messages while Redis cannot be used: stored at once, moved over when Redis is back.
+
+A message that may be in Redis already is marked there as repeated when it is moved. This file knows both protocols and
+neither engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from segment_async._exceptions import SpoolUnavailable
+from segment_async._outcome import BatchResult, Status
+from segment_async.spool._protocol import AppendResult, NewMessage, Spool, TryLater
+
+from ._appends import GROUP_SIZE, Appends, Done
+
+_log = logging.getLogger("segment_async")
+
+_MOVED = BatchResult(Status.HANDED_OVER)
+# Bytes that are moved at once, and seconds until it is tried again.
+_WINDOW_BYTES = 4 * 2**20
+_RETRY = 1.0
+
+
+class Fallback:
+    """Attributes:
+    moved: messages that were moved to Redis.
+    """
+
+    def __init__(self, spool: Spool, call: Callable[..., None]) -> None:
+        self.moved = 0
+        self._spool = spool
+        # Calls a function on the loop of the spool's thread.
+        self._call = call
+        self._noting: set[asyncio.Task[None]] = set()
+
+    def store(self, messages: Sequence[NewMessage], done: Done, maybe_stored: bool) -> None:
+        """Store a group in the file; the answer is the file's."""
+        try:
+            self._spool.append_nowait(messages, partial(self._stored, done, maybe_stored))
+        except SpoolUnavailable as error:
+            done(error)
+
+    def _stored(self, done: Done, maybe_stored: bool, result: AppendResult | TryLater | SpoolUnavailable) -> None:
+        if maybe_stored and isinstance(result, AppendResult):
+            keys = [answer.key for answer in result.answers if answer.key is not None]
+            self._call(self._note_repeated, keys, partial(done, result))
+            return
+        done(result)
+
+    def _note_repeated(self, keys: list[int], then: Callable[[], None]) -> None:
+        async def note() -> None:
+            try:
+                await self._spool.sending(keys, 1)
+            except SpoolUnavailable:
+                # They are moved without the mark; the file is kept in any case.
+                pass
+            then()
+
+        task = asyncio.get_running_loop().create_task(note())
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
+    async def keep_moving(self, appends: Appends) -> None:
+        """Move what is in the file to Redis, for ever; what an earlier process left there as well."""
+        while True:
+            try:
+                window = await self._spool.read(GROUP_SIZE, _WINDOW_BYTES)
+            except SpoolUnavailable as error:
+                _log.warning("The file that stands in for Redis cannot be read and is tried again: %s", error)
+                await asyncio.sleep(_RETRY)
+                continue
+            for are_repeated in (False, True):
+                part = [each for each in window.messages if bool(each.attempts) is are_repeated]
+                messages = [NewMessage(each.message_id, each.body) for each in part]
+                await self._move(appends, messages, [each.key for each in part], are_repeated=are_repeated)
+
+    async def _move(self, appends: Appends, messages: list[NewMessage], keys: list[int], *, are_repeated: bool) -> None:
+        while messages:
+            try:
+                answers = await appends.store(messages, are_repeated=are_repeated)
+            except SpoolUnavailable as error:
+                are_repeated = are_repeated or error.maybe_stored
+                answers = []
+            moved = sum(answer.status == "stored" for answer in answers)
+            if moved:
+                # What found the stream full is behind what fitted, as all are of one exchange.
+                await self._spool.settle(keys[:moved], _MOVED)
+                self.moved += moved
+            messages, keys = messages[moved:], keys[moved:]
+            if messages:
+                await asyncio.sleep(_RETRY)
+
+    async def aclose(self) -> None:
+        await self._spool.aclose()

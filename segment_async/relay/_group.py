@@ -1,0 +1,260 @@
+"""The relays' consumer group: the commands that hand entries to a relay, and those that put in order what is left behind.
+
+    XREADGROUP      entries that no relay had             XCLAIM          keep, take over or give back a hold
+    XDEL, XACK      an entry has ended                    XGROUP          the group itself
+
+An entry's delivery counter is one more than the requests that carried it, as reading it counts as one. Settling is
+XDEL before XACK, and neither is in a transaction, which a server whose memory is full would refuse: interrupted in
+between it leaves a hold on nothing, whereas the other order would leave an entry that no relay is ever given.
+
+This file knows the server and entries, and nothing of what this process holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from ._entries import GROUP, RELEASED, Fields, Keys, info_of, is_for_newer, order, pairs_of
+from ._server import Server
+
+# Seconds that an exchange may take.
+SECONDS: Final = 5.0
+# Entries that one command is about.
+CHUNK: Final = 500
+# Removes consumers that hold nothing: ARGV[2] at once, others if they were idle for ARGV[3] milliseconds. A script, as
+# a consumer that is given an entry in between would take it along.
+_TIDY: Final = """
+local removed = 0
+for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local consumer = {}
+  for index = 1, #info, 2 do consumer[info[index]] = info[index + 1] end
+  if consumer['pending'] == 0 and (consumer['name'] == ARGV[2] or consumer['idle'] > tonumber(ARGV[3])) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
+    removed = removed + 1
+  end
+end
+return removed
+"""
+
+
+class Pending(NamedTuple):
+    """An entry that a consumer holds: `deliveries` is its counter, `idle` the milliseconds since it was last claimed."""
+
+    entry_id: bytes
+    consumer: bytes
+    idle: int
+    deliveries: int
+
+
+class Group:
+    """As one consumer sees it. Every method raises `Unreachable`, or `ResponseError` for a command that was refused.
+
+    Attributes:
+        doubtful_until: the last entry of which attempts may have been forgotten: with the group, or as the server
+            restarted or another one took over.
+    """
+
+    def __init__(self, server: Server, keys: Keys, consumer: bytes, lease: float) -> None:
+        self.consumer = consumer
+        self.lease = int(lease * 1000)
+        self.doubtful_until: bytes | None = None
+        self._server = server
+        self._keys = keys
+        self._stream = keys.messages
+
+    async def _ask(self, *command: Any, seconds: float = SECONDS) -> Any:
+        try:
+            return await self._server.ask(*command, seconds=seconds)
+        except ResponseError as refusal:
+            if not str(refusal).startswith("NOGROUP"):
+                raise
+        await self.create()
+        return await self._server.ask(*command, seconds=seconds)
+
+    async def create(self) -> None:
+        """Make the group if there is none: from the first entry on, as those that have ended are gone.
+
+        If relays have worked here before, what they had tried is not known any more. That is noted first, so that no
+        relay reads from the new group without knowing it.
+        """
+        run, _ = await self._server.ask("HMGET", self._keys.meta, "run", "before", seconds=SECONDS)
+        if run is not None:
+            await self._doubt_attempts(run)
+        await self._make_group()
+
+    async def _make_group(self) -> None:
+        try:
+            await self._server.ask("XGROUP", "CREATE", self._stream, GROUP, "0", "MKSTREAM", seconds=SECONDS)
+        except ResponseError as refusal:
+            if not str(refusal).startswith("BUSYGROUP"):
+                raise
+
+    # -- reading
+
+    async def read_new(self, count: int, block: float) -> list[Fields]:
+        """Entries that no consumer was given yet; waits for the first one at most `block` seconds."""
+        command = ("XREADGROUP", "GROUP", GROUP, self.consumer, "COUNT", count, "BLOCK", max(1, int(block * 1000)))
+        commands = [(*command, "STREAMS", self._stream, ">"), ("HMGET", self._keys.meta, "run", "before")]
+        reply, meta = await self._server.ask_all(commands, seconds=block + SECONDS)
+        if isinstance(reply, ResponseError) and str(reply).startswith(("NOGROUP", "UNBLOCKED")):
+            await self.create()
+            return []
+        if isinstance(reply, Exception):
+            raise reply
+        if not isinstance(meta, Exception):
+            self.doubtful_until = meta[1]
+        if not reply:
+            return []
+        return [
+            pair
+            for entries in info_of(reply[0] if isinstance(reply, list) else reply).values()
+            for pair in pairs_of(entries)
+        ]
+
+    async def abandoned(self, count: int) -> list[Pending]:
+        """Entries whose consumer has not renewed its hold for a lease, without those that wait for a newer version."""
+        found: list[Pending] = []
+        start: bytes = b"-"
+        while len(found) < count:
+            page = await self._pending("IDLE", self.lease, start, b"+", CHUNK)
+            found += [each for each in page if not is_for_newer(each.consumer)]
+            if len(page) < CHUNK:
+                break
+            start = b"(" + page[-1].entry_id
+        return found[:count]
+
+    async def take_over(self, pending: Iterable[Pending]) -> list[tuple[Fields, int]]:
+        """Claim entries that no other relay claimed meanwhile. Returns each with its delivery counter."""
+        by_deliveries: dict[int, list[bytes]] = {}
+        for each in pending:
+            by_deliveries.setdefault(each.deliveries, []).append(each.entry_id)
+        taken: list[tuple[Fields, int]] = []
+        for deliveries, entry_ids in by_deliveries.items():
+            reply = await self._ask(*self._claim(self.consumer, self.lease, entry_ids), "RETRYCOUNT", deliveries)
+            found = pairs_of(reply)
+            taken += [(each, deliveries) for each in found]
+            await self._clear_ghosts(set(entry_ids).difference(entry_id for entry_id, _ in found))
+        return sorted(taken, key=lambda each: order(each[0][0]))
+
+    async def _clear_ghosts(self, entry_ids: Iterable[bytes]) -> None:
+        """Forget holds on entries that are deleted; later servers do that by themselves."""
+        ids = list(entry_ids)
+        if ids:
+            found = await self._server.ask_all([("XRANGE", self._stream, each, each) for each in ids], seconds=SECONDS)
+            if gone := [entry_id for entry_id, reply in zip(ids, found, strict=True) if not reply]:
+                await self._ask("XACK", self._stream, GROUP, *gone)
+
+    # -- what this consumer holds
+
+    async def note_attempt(self, entry_ids: Iterable[bytes], attempt: int) -> set[bytes]:
+        """Set the delivery counters and renew the holds. Returns the entries that are still held."""
+        return await self._claimed(self.consumer, entry_ids, "RETRYCOUNT", attempt + 1, "JUSTID")
+
+    async def renew(self, entry_ids: Iterable[bytes]) -> set[bytes]:
+        """Returns the entries that are still held."""
+        return await self._claimed(self.consumer, entry_ids, "JUSTID")
+
+    async def held(self) -> list[Pending]:
+        """What the server knows as held by this consumer."""
+        found: list[Pending] = []
+        start: bytes = b"-"
+        while True:
+            page = await self._pending(start, b"+", CHUNK, self.consumer)
+            found += page
+            if len(page) < CHUNK:
+                return found
+            start = b"(" + page[-1].entry_id
+
+    async def give_back(self, entry_ids: Iterable[bytes]) -> set[bytes]:
+        """Let another relay take these over at once."""
+        return await self._claimed(RELEASED, entry_ids, "IDLE", self.lease + 1, "JUSTID")
+
+    async def park(self, entry_ids: Iterable[bytes], consumer: bytes) -> None:
+        """Leave entries to a newer version, under a consumer that this one passes over."""
+        await self._claimed(consumer, entry_ids, "IDLE", self.lease + 1, "JUSTID")
+
+    async def leave(self) -> bool:
+        """Remove this consumer if it holds nothing; whether it did not."""
+        if await self.held():
+            return False
+        await self._ask("XGROUP", "DELCONSUMER", self._stream, GROUP, self.consumer)
+        return True
+
+    # -- what has ended
+
+    async def settle(self, entry_ids: Sequence[bytes]) -> None:
+        for first in range(0, len(entry_ids), CHUNK):
+            ids = entry_ids[first : first + CHUNK]
+            replies = await self._server.ask_all(
+                [("XDEL", self._stream, *ids), ("XACK", self._stream, GROUP, *ids)], seconds=SECONDS
+            )
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+
+    async def fields_of(self, entry_ids: Sequence[bytes]) -> list[Fields]:
+        """The entries that are still there."""
+        replies = await self._server.ask_all(
+            [("XRANGE", self._stream, each, each) for each in entry_ids], seconds=SECONDS
+        )
+        return [pair for reply in replies if not isinstance(reply, Exception) for pair in pairs_of(reply)]
+
+    async def add_dead(self, letters: Sequence[Sequence[bytes]], most: int) -> None:
+        commands = [("XADD", self._keys.dead, "MAXLEN", "~", most, "*", *fields) for fields in letters]
+        for reply in await self._server.ask_all(commands, seconds=SECONDS):
+            if isinstance(reply, Exception):
+                raise reply
+
+    # -- order
+
+    async def tidy(self) -> int:
+        """Remove consumers of processes that are long gone and hold nothing. Returns how many."""
+        return int(await self._ask("EVAL", _TIDY, 1, self._stream, GROUP, RELEASED, 10 * self.lease))
+
+    async def consumers(self) -> list[dict[bytes, Any]]:
+        return [info_of(each) for each in await self._ask("XINFO", "CONSUMERS", self._stream, GROUP)]
+
+    async def note_run(self, run: str | None) -> None:
+        """The server was reached in a run of this name; `None`: it does not say.
+
+        If it is another one than before, the server may have forgotten the last attempts.
+        """
+        known, self.doubtful_until = await self._server.ask("HMGET", self._keys.meta, "run", "before", seconds=SECONDS)
+        if run is None or known == run.encode():
+            return
+        if known is None:
+            await self._make_group()
+            await self._note_run(run)
+        else:
+            await self._doubt_attempts(run)
+
+    async def _doubt_attempts(self, run: str | bytes) -> None:
+        """All that is in the stream now counts as attempted from now on."""
+        reply = await self._server.ask("XREVRANGE", self._stream, "+", "-", "COUNT", 1, seconds=SECONDS)
+        self.doubtful_until = pairs_of(reply)[0][0] if reply else b"0-0"
+        await self._note_run(run, "before", self.doubtful_until)
+
+    async def _note_run(self, run: str | bytes, *fields: str | bytes) -> None:
+        # A server whose memory is full refuses: then this process knows it alone.
+        with suppress(ResponseError):
+            await self._server.ask("HSET", self._keys.meta, "run", run, *fields, seconds=SECONDS)
+
+    # -- commands
+
+    def _claim(self, consumer: bytes, min_idle: int, entry_ids: Iterable[bytes]) -> list[Any]:
+        return ["XCLAIM", self._stream, GROUP, consumer, min_idle, *entry_ids]
+
+    async def _claimed(self, consumer: bytes, entry_ids: Iterable[bytes], *options: Any) -> set[bytes]:
+        ids, claimed = list(entry_ids), set[bytes]()
+        for first in range(0, len(ids), CHUNK):
+            reply = await self._ask(*self._claim(consumer, 0, ids[first : first + CHUNK]), *options)
+            claimed.update(entry_id for entry_id in reply or () if entry_id is not None)
+        return claimed
+
+    async def _pending(self, *arguments: Any) -> list[Pending]:
+        reply = await self._ask("XPENDING", self._stream, GROUP, *arguments)
+        return [Pending(*each) for each in reply or ()]

@@ -1,0 +1,338 @@
+"""The outlet of one process: what it reads or takes over, keeps by renewing, and settles or gives back.
+
+    read ─► entries no relay had, and those of relays that are gone ─► held ─► sending ─► settle ─► gone
+                                                       renewed every quarter of a lease
+
+Reading is also what looks for abandoned entries, so that a relay takes no more over than its memory has room for. When
+the server is out of reach nothing is sent: an attempt that is not noted could not be told from none. What has ended is
+recorded as soon as the server is back.
+
+This file knows the group's commands; it lives on the loop of the spool's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from segment_async._exceptions import SpoolUnavailable
+from segment_async._outcome import BatchResult, Status
+from segment_async.spool._protocol import StoredMessage, Window
+
+from ._entries import UNKNOWN, Entry, Fields, dead_fields, entry_of, order
+from ._group import CHUNK, Group
+from ._holds import RENEW_AFTER, Holds
+from ._pace import Pace
+from ._server import Server, Unreachable
+
+_log = logging.getLogger("segment_async")
+
+# Seconds that one command waits for new entries, and so the longest that a close waits for it.
+_BLOCK: Final = 1.0
+# Seconds until something that was refused is tried again.
+_RETRY: Final = 0.5
+# Bytes that a message may have; and what may be read at once although the window has less room: the rest waits here.
+_MOST_BYTES: Final = 32_768
+_READ_BYTES: Final = 8 * 2**20
+
+
+class Ended(NamedTuple):
+    """Entries that ended alike."""
+
+    entry_ids: list[bytes]
+    result: BatchResult
+    answer: str
+
+
+class Outlet:
+    """Attributes:
+    holds: the entries that this process holds.
+    claimed: entries that were taken over from other processes.
+    unknown: entries that this version could not read.
+    lost: holds that ended before their entries did.
+    taken: entries that were ever held here.
+    ended: how many of them ended here, and how.
+    is_used: this process reads; one that only appends makes no group.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        group: Group,
+        *,
+        lease: float,
+        max_dead: int,
+        pace: Pace | None,
+        now: Callable[[], float],
+        wall_clock: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self.holds = Holds(lease, now)
+        self.claimed = self.unknown = self.lost = self.taken = 0
+        self.ended: dict[BatchResult, int] = {}
+        self.is_used = False
+        self._server = server
+        self._group = group
+        self._lease = lease
+        self._max_dead = max_dead
+        self._pace = pace
+        self._now = now
+        self._wall_clock = wall_clock
+        self._changed = changed
+        # Messages that are held and were not given out yet.
+        self._buffer: deque[StoredMessage] = deque()
+        # The last read, and what was given out last, with the number of its read.
+        self._reading = 0
+        self._given: tuple[int, list[StoredMessage]] | None = None
+        self._next_look = float("-inf")
+        # What has ended and is not recorded yet.
+        self._unrecorded: deque[Ended] = deque()
+        self._recording = asyncio.Lock()
+        self._is_closing = False
+        self._fetching: asyncio.Task[None] | None = None
+
+    @property
+    def unrecorded(self) -> int:
+        return sum(len(each.entry_ids) for each in self._unrecorded)
+
+    async def connected(self) -> None:
+        """The server was reached, again or for the first time: find out what it still knows."""
+        await self._group.note_run(self._server.run)
+        if len(self.holds):
+            known = {each.entry_id for each in await self._group.held()}
+            self._lose(self.holds.end_all_but(known))
+        self.is_used = True
+
+    # -- reading
+
+    async def read(self, number: int, max_count: int, max_bytes: int, received: int) -> Window:
+        """As the protocol says. Reads are numbered; `received` is the last one whose window the caller got.
+
+        A new one means that the caller of an earlier one is gone.
+        """
+        self._reading = number
+        if self._given is not None and self._given[0] > received:
+            self._buffer.extendleft(reversed(self._given[1]))
+        self._given = None
+        end = self._now() + _RETRY
+        while self._reading == number:
+            if self._is_closing:
+                raise SpoolUnavailable("the spool is closed")
+            if messages := self._give_out(max_count, max_bytes):
+                self._given = number, messages
+                return Window(messages)
+            if not self._server.up.is_set():
+                if self._now() >= end:
+                    raise SpoolUnavailable(f"Redis cannot be used: {self._server.why}")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_RETRY):
+                        await self._server.up.wait()
+                continue
+            # A task of its own: a caller that goes away does not interrupt it.
+            if self._fetching is None or self._fetching.done():
+                self._fetching = asyncio.get_running_loop().create_task(self._fetch(max_count, max_bytes))
+            await asyncio.wait((self._fetching,))
+        return Window(())
+
+    def _give_out(self, max_count: int, max_bytes: int) -> list[StoredMessage]:
+        given: list[StoredMessage] = []
+        size = 0
+        while self._buffer and len(given) < max_count:
+            message = self._buffer[0]
+            if given and size + len(message.body) > max_bytes:
+                break
+            self._buffer.popleft()
+            if self.holds.entry_ids((message.key,)):
+                given.append(message)
+                size += len(message.body)
+        return given
+
+    async def _fetch(self, max_count: int, max_bytes: int) -> None:
+        count = max(1, min(max_count, CHUNK, max(max_bytes, _READ_BYTES) // _MOST_BYTES))
+        try:
+            if not self.is_used:
+                await self.connected()
+            if self._now() >= self._next_look and await self._take_over(count):
+                return
+            since = self._now()
+            await self._take([(each, 1) for each in await self._group.read_new(count, _BLOCK)], since)
+        except Unreachable:
+            pass
+        except ResponseError as refusal:
+            _log.warning("Redis refused to give messages out: %s", refusal)
+            await asyncio.sleep(_RETRY)
+
+    async def _take_over(self, count: int) -> bool:
+        """Whether there were entries whose relays are gone; if not, the next look is a quarter of a lease away."""
+        since = self._now()
+        abandoned = [each for each in await self._group.abandoned(count) if not self.holds.is_held(each.entry_id)]
+        if not abandoned:
+            self._next_look = since + RENEW_AFTER * self._lease
+            with suppress(ResponseError):
+                await self._group.tidy()
+                if self._pace is not None:
+                    self._pace.relays = len(await self._group.consumers())
+            return False
+        taken = await self._group.take_over(abandoned)
+        self.claimed += await self._take(taken, since)
+        return True
+
+    async def _take(self, entries: Sequence[tuple[Fields, int]], since: float) -> int:
+        unknown: list[bytes] = []
+        count = 0
+        for (entry_id, fields), deliveries in entries:
+            entry = entry_of(entry_id, fields)
+            if entry is None:
+                unknown.append(entry_id)
+                continue
+            count += 1
+            key = self.holds.take(entry_id, since)
+            self._buffer.append(StoredMessage(key, entry.message_id, entry.body, self._attempts(entry, deliveries)))
+        self.taken += count
+        self._changed()
+        if unknown:
+            self.unknown += len(unknown)
+            _log.warning(
+                "Messages in Redis need a newer version of segment_async; left to another relay: %d.", len(unknown)
+            )
+            await self._group.park(unknown, UNKNOWN)
+        return count
+
+    def _attempts(self, entry: Entry, deliveries: int) -> int:
+        until = self._group.doubtful_until
+        is_doubtful = until is not None and order(entry.entry_id) <= order(until)
+        return max(deliveries - 1, int(entry.is_repeated or is_doubtful))
+
+    # -- sending
+
+    async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
+        """Note an attempt; waits for the pace, and for a server out of reach as long as the holds last."""
+        is_paced, since = self._pace is None, self._now()
+        while valid := self.holds.valid(keys):
+            try:
+                if self._pace is not None and not is_paced:
+                    await self._pace.wait(len(valid))
+                    is_paced = True
+                    continue
+                since = self._now()
+                held = await self._group.note_attempt(valid, attempt)
+            except Unreachable:
+                await self._until_up(RENEW_AFTER * self._lease)
+                continue
+            except ResponseError as refusal:
+                _log.warning("Redis refused to note an attempt; another relay sends the messages: %s", refusal)
+                held = set[bytes]()
+            self.holds.renew(held, since)
+            valid = {entry_id: key for entry_id, key in valid.items() if entry_id in held}
+            break
+        ended = set(keys).difference(valid.values())
+        self._lose(len(ended))
+        self.holds.end(ended)
+        self._changed()
+        return ended
+
+    async def _until_up(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._server.up.wait()
+
+    def _lose(self, count: int) -> None:
+        if count:
+            self.lost += count
+            _log.warning("Holds on messages have ended, which other relays send now: %d.", count)
+
+    async def keep_holds(self) -> None:
+        """Renew holds in time, for ever, and give up those that could not be renewed."""
+        while True:
+            await asyncio.sleep(RENEW_AFTER * self._lease / 3)
+            self._lose(self.holds.end_expired())
+            due = self.holds.due()
+            if not due or not self._server.up.is_set():
+                continue
+            since = self._now()
+            with suppress(Unreachable, ResponseError):
+                held = await self._group.renew(due)
+                self.holds.renew(held, since)
+                self._lose(self.holds.end_entries(set(due) - held))
+                self._changed()
+
+    # -- what has ended
+
+    async def settle(self, keys: Sequence[int], result: BatchResult, answer: str) -> None:
+        """Record it; returns also if the server is out of reach, and then it is recorded later."""
+        entry_ids = self.holds.entry_ids(keys)
+        self.holds.end(keys)
+        if entry_ids:
+            self.ended[result] = self.ended.get(result, 0) + len(entry_ids)
+            self._unrecorded.append(Ended(entry_ids, result, answer))
+        self._changed()
+        await self._record()
+
+    async def keep_recording(self) -> None:
+        """Record what could not be recorded at once, for ever."""
+        while True:
+            await asyncio.sleep(_RETRY)
+            if self._unrecorded and self._server.up.is_set():
+                await self._record()
+
+    async def _record(self) -> None:
+        async with self._recording:
+            while self._unrecorded and self._server.up.is_set():
+                first = self._unrecorded[0]
+                # Those that leave nothing behind go together.
+                together = [first]
+                if first.result.status is not Status.FAILED:
+                    for each in list(self._unrecorded)[1:]:
+                        if each.result.status is Status.FAILED:
+                            break
+                        together.append(each)
+                try:
+                    if first.result.status is Status.FAILED:
+                        await self._move_to_dead_letters(first)
+                    await self._group.settle([entry_id for each in together for entry_id in each.entry_ids])
+                except (Unreachable, ResponseError) as error:
+                    _log.warning("Redis did not record how messages ended, and is asked again: %s", error)
+                    if len(self._unrecorded) > 1:
+                        # One that is refused does not hold up the others.
+                        self._unrecorded.rotate(-1)
+                    return
+                for _ in together:
+                    self._unrecorded.popleft()
+                self._changed()
+
+    async def _move_to_dead_letters(self, ended: Ended) -> None:
+        for first in range(0, len(ended.entry_ids), CHUNK):
+            entries = await self._group.fields_of(ended.entry_ids[first : first + CHUNK])
+            at = self._wall_clock()
+            letters = [dead_fields(each, ended.result, ended.answer, at) for each in entries]
+            if letters:
+                await self._group.add_dead(letters, self._max_dead)
+
+    # -- the end
+
+    async def aclose(self) -> None:
+        """Stop reading, record what has ended, give back what is held, and remove the consumer."""
+        self._is_closing = True
+        if self._fetching is not None:
+            await asyncio.wait((self._fetching,))
+        await self._record()
+        if self._unrecorded:
+            _log.warning(
+                "Redis cannot be used at the close; messages that have ended are sent again: %d.", self.unrecorded
+            )
+        if not (self.is_used and self._server.up.is_set()):
+            return
+        with suppress(Unreachable, ResponseError):
+            # By what the server knows: a reply that was lost may have given entries to this process, too.
+            while held := [each.entry_id for each in await self._group.held()]:
+                if not await self._group.give_back(held):
+                    break
+            self.holds.end_all_but(())
+            self._buffer.clear()
+            await self._group.leave()

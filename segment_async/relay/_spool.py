@@ -1,0 +1,238 @@
+"""`RedisSpool`: both roles of a spool on one stream of Redis or Valkey, in one object that any thread and any loop may call.
+
+    append_nowait ─► Appends ─┐
+    read, sending, settle ─► Outlet ─► Group ─┴─► Server ─► Redis
+                                         (all on the loop of one thread, which the first call starts)
+
+Nothing is reached at construction. A forked child starts a thread of its own, and the parent's is kept from it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, Literal, cast
+
+from redis.asyncio import Redis, RedisCluster
+
+from segment_async._exceptions import SpoolUnavailable
+from segment_async._outcome import BatchResult
+from segment_async.spool._protocol import AppendResult, NewMessage, Spool, SpoolStatistics, TryLater, Window
+
+from ._appends import Append
+from ._engine import CLOSED, Engine, EngineOptions
+from ._entries import keys_for
+from ._server import check_redis
+
+_MAX_ANSWER: Final = 1_000
+# Before a client has claimed the spool.
+_UNCLAIMED: Final = "0" * 16
+
+
+def boot_clock() -> float:
+    """Seconds of a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class RedisSpool:
+    """A spool that many hosts share: a stream in Redis 6.2, Valkey 7.2, or later.
+
+    Accepted means: Redis has the message, as safely as you set it up. After any failure a message may be sent again,
+    with the same `messageId`.
+
+    Args:
+        redis: the server's URL; or a client of `redis.asyncio`, such as one that Sentinel gave. A client must be used
+            for nothing else: its retries are switched off, and its connections belong to the spool's own thread.
+        max_messages: that may wait in the stream; beyond it an append is ``full``. Hosts may exceed it together by what
+            they append at once, 500 each.
+        max_dead: dead letters that are kept, approximately; the oldest make room.
+        confirm: an append returns once a ``"replica"`` has it, or once it is synced to the append-only file
+            (``"aof"``, with Redis 7.2 or Valkey). `None`: once the server has answered.
+        on_failure: when Redis cannot be used, ``"raise"`` `SpoolUnavailable`; keep messages in the client's
+            ``"memory"``, within its bounds; or store them in a file, by its path or as a `SQLiteSpool`, from which they
+            are moved to Redis later.
+        append_timeout: seconds that an append may take; then its message may be stored or not.
+        rate: messages a second that all relays of a write key send together; `None`: as fast as they can.
+        lease: seconds after which another relay takes over what one has not renewed. The same for all relays.
+        clock: seconds of a clock that is never set. `wall_clock`: seconds since the epoch.
+
+    Raises:
+        ValueError: an option is out of range, or `redis` is neither a URL nor a client that can be used.
+        ImportError: the extra ``redis`` is not installed.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        redis: str | Redis | RedisCluster,
+        *,
+        max_messages: int = 1_000_000,
+        max_dead: int = 100_000,
+        confirm: Literal["replica", "aof"] | None = None,
+        on_failure: str | os.PathLike[str] | Spool = "raise",
+        append_timeout: float = 0.9,
+        rate: float | None = None,
+        lease: float = 60.0,
+        clock: Callable[[], float] = boot_clock,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        if confirm not in (None, "replica", "aof"):
+            raise ValueError('confirm must be "replica", "aof" or None')
+        if max_messages <= 0 or max_dead <= 0 or append_timeout <= 0 or lease <= 0 or (rate is not None and rate <= 0):
+            raise ValueError("max_messages, max_dead, append_timeout, rate and lease must be above zero")
+        check_redis(redis)
+        self._file = _file_for(on_failure)
+        self._options = EngineOptions(
+            redis=redis,
+            max_messages=max_messages,
+            max_dead=max_dead,
+            confirm=confirm,
+            keeps_in_memory=on_failure == "memory",
+            file=self._file,
+            append_timeout=append_timeout,
+            rate=rate,
+            lease=lease,
+            now=clock,
+            wall_clock=wall_clock,
+        )
+        self._fingerprint: str | None = None
+        self._begin()
+        _spools.add(self)
+
+    def __repr__(self) -> str:
+        return f"RedisSpool(<{self._fingerprint or 'unclaimed'}>)"
+
+    def _begin(self) -> None:
+        """The state of a process that has not called yet."""
+        self._pid = os.getpid()
+        self._engine: Engine | None = None
+        self._statistics = SpoolStatistics()
+        self._is_closing = False
+        # Reads that were begun, and the last one of which the window was received.
+        self._reads = self._received = 0
+
+    # -- intake
+
+    def claim(self, fingerprint: str) -> None:
+        if self._fingerprint not in (None, fingerprint):
+            raise ValueError("the spool belongs to another write key: make a RedisSpool for each client")
+        self._fingerprint = fingerprint
+        if self._file is not None:
+            self._file.claim(fingerprint)
+
+    def append_nowait(
+        self,
+        messages: Sequence[NewMessage],
+        done: Callable[[AppendResult | TryLater | SpoolUnavailable], None],
+        *,
+        hold: int = 0,
+        make_room: bool = False,
+    ) -> None:
+        """As the protocol says; the stream is shared, so nothing is held and no room is made."""
+        engine = self._start()
+        engine.call(engine.append, Append(messages, done))
+
+    def statistics(self) -> SpoolStatistics:
+        engine = self._engine
+        return self._statistics if engine is None or self._pid != os.getpid() else engine.statistics
+
+    async def aclose(self) -> None:
+        if self._pid != os.getpid():
+            self._begin()
+        self._is_closing = True
+        engine = self._engine
+        if engine is not None:
+            # One that has closed its loop cannot be asked any more.
+            with suppress(SpoolUnavailable):
+                await engine.answer(engine.aclose)
+            self._statistics = engine.statistics
+        elif self._file is not None:
+            await self._file.aclose()
+
+    # -- outlet
+
+    async def read(self, max_count: int, max_bytes: int) -> Window:
+        engine = self._start()
+        self._reads = number = self._reads + 1
+        if number == 1:
+            return Window(())
+        window: Window = await engine.answer(partial(engine.outlet.read, number, max_count, max_bytes, self._received))
+        self._received = number
+        return window
+
+    async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
+        engine = self._start()
+        ended: Collection[int] = await engine.answer(partial(engine.outlet.sending, tuple(keys), attempt))
+        return ended
+
+    async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None:
+        engine = self._start()
+        await engine.answer(partial(engine.outlet.settle, tuple(keys), result, answer[:_MAX_ANSWER]))
+
+    def _start(self) -> Engine:
+        if self._pid != os.getpid():
+            # A fork without hooks, as uWSGI's.
+            self.begin_after_fork()
+        if self._is_closing:
+            raise SpoolUnavailable(CLOSED)
+        if self._engine is None:
+            engine = Engine(self._options, keys_for(self._fingerprint or _UNCLAIMED))
+            try:
+                engine.start()
+            except RuntimeError as error:
+                raise SpoolUnavailable(f"no thread can be started for the spool: {error}") from None
+            self._engine = engine
+        return self._engine
+
+    def begin_after_fork(self) -> None:
+        if self._engine is not None:
+            # Never freed: closing its loop would take the parent's wake-ups away.
+            _of_parents.append(self._engine)
+        self._begin()
+
+    # -- for metrics
+
+    def counts(self) -> dict[str, int]:
+        """What this process did so far: ``stored``, ``full``, ``claimed`` (taken over from other relays), ``lost`` (holds
+        that ended), ``unknown`` (messages left to a newer version), ``moved`` (from the file) and ``held`` now.
+        """
+        engine = self._engine
+        return {} if engine is None else engine.counts()
+
+    def is_reachable(self) -> bool:
+        """Whether Redis answered when it was last asked."""
+        engine = self._engine
+        return engine is not None and engine.server.up.is_set()
+
+
+def _file_for(on_failure: str | os.PathLike[str] | Spool) -> Spool | None:
+    if on_failure in ("raise", "memory"):
+        return None
+    if isinstance(on_failure, str) or hasattr(on_failure, "__fspath__"):
+        from segment_async.spool._sqlite import SQLiteSpool
+
+        path: Any = on_failure
+        return SQLiteSpool(path)
+    if not hasattr(on_failure, "append_nowait"):
+        raise ValueError('on_failure must be "raise", "memory", a path or a SQLiteSpool')
+    file: Any = on_failure
+    return cast("Spool", file)
+
+
+# In a forked child: the parent's engines.
+_of_parents: list[Engine] = []
+_spools: weakref.WeakSet[RedisSpool] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for spool in _spools:
+        spool.begin_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
