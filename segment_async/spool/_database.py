@@ -131,12 +131,14 @@ class PlainDatabase:
     Attributes:
         counters: as of the last transaction or look.
         damages: how often damage was found.
+        disk_bytes: size of the files at the last look.
     """
 
     def __init__(self, path: Path | None, options: Options, *, read_only: bool = False) -> None:
         self.path = path
         self.counters = Counters()
         self.damages = 0
+        self.disk_bytes = 0
         self.clock = AgeClock(options)
         self._options = options
         self._read_only = read_only
@@ -299,6 +301,7 @@ class Database(PlainDatabase):
             self._restore()
             connection = self._opened()
         log = files.size_of(self._place.log)
+        self.disk_bytes = log + files.size_of(self._place.database)
         limit = _MAX_LOG_BYTES_FOR_NOTES if size is None else _MAX_LOG_BYTES
         if log > _CHECKPOINT_BYTES and not _checkpoint(connection) and log > limit:
             raise SpoolUnavailable(

@@ -25,10 +25,10 @@ from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
 from ._database import Database, Options, PlainDatabase
-from ._files import Lock, Place, base_path, check_files, file_id, open_files, slots_on_disk
+from ._files import Lock, Place, base_path, check_files, file_id, open_files, size_of, slots_on_disk
 from ._protocol import SpoolStatistics, without_body
 from ._tables import Counters, Damaged, DeadRow, Row
-from ._writer import disk_bytes_of, statistics_of
+from ._writer import statistics_of
 
 _Row = TypeVar("_Row", Row, DeadRow)
 _Page = Callable[[sqlite3.Connection, int], list[_Row]]
@@ -184,7 +184,7 @@ class SpoolInspector:
     def _status(self, place: Place) -> ShardStatus:
         with _opened(place, writes=False) as (database, in_use):
             oldest = database.read(lambda connection, _: tables.read_heads(connection, 0, 1))
-            statistics = statistics_of([database.counters], disk_bytes=disk_bytes_of(place.database))
+            statistics = statistics_of([database.counters], disk_bytes=size_of(place.database) + size_of(place.log))
             at = _wall_seconds(database.counters, oldest[0].accepted_at) if oldest else None
             return ShardStatus(place.database, in_use, statistics, at)
 

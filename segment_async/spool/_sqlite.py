@@ -3,12 +3,12 @@
     append_nowait, read, sending, settle ─► requests ─► the writer's thread, turn by turn:
                                                           everything that waits ─► one transaction a shard
                                                           what no process holds ─► the waiting reader
-                                            answers ◄──── one wake-up a loop and turn
+                                            answers ◄──── after the turn
 
 While one turn waits for the disk the requests of the next gather, so that all of them share one sync. If no thread can
 be started, at the end of the interpreter or after a fork that Python does not know of, the caller runs the turn.
 
-The way of one message: `append_nowait` here, `Writer.commit` and `_Turn` in `_writer`, `Database.transact` in
+The way of one message: `append_nowait` here, `Writer.commit` and `_Transaction` in `_writer`, `Database.transact` in
 `_database`, the statements in `_tables`; `_files` says which files may be used.
 """
 
@@ -22,8 +22,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any, Final, Literal
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult
@@ -31,7 +32,7 @@ from segment_async._outcome import BatchResult
 from ._database import Options, foreign_shard, other_owner
 from ._files import check_path, open_files
 from ._protocol import AppendResult, NewMessage, SpoolStatistics, Window
-from ._writer import Append, Note, Step, Writer
+from ._writer import Append, Note, Writer
 
 # What one transaction takes at most, so that a turn stays short.
 _TURN_BYTES: Final = 4 * 2**20
@@ -41,9 +42,6 @@ _SOON: Final = 0.05
 _MAX_ANSWER: Final = 1_000
 _MAX_FINGERPRINT: Final = 128
 _CLOSED: Final = "the spool is closed"
-
-_Future = asyncio.Future[Any]
-_T = TypeVar("_T")
 
 
 class SQLiteSpool:
@@ -120,9 +118,7 @@ class SQLiteSpool:
         self._writer = Writer(self._base, self._options)
         self._statistics = SpoolStatistics()
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        self._readers: deque[_Read] = deque()
-        # Notes of a turn that failed at an unexpected place: noting them twice does no harm.
-        self._notes: list[Note] = []
+        self._readers: deque[_Reader] = deque()
         self._was_read = False
         self._is_closed = False
         self._next_check = time.monotonic() + self._options.check_interval
@@ -151,50 +147,48 @@ class SQLiteSpool:
     ) -> None:
         self._refuse_if_closing()
         stored = [(message_id.encode(), bytes(body)) for message_id, body in messages]
-        self._submit(_Append(Append(stored, hold, make_room), done))
+        self._submit(_Request(Append(stored, hold, make_room), done))
 
     def statistics(self) -> SpoolStatistics:
         return self._statistics
 
     async def aclose(self) -> None:
         self._is_closing = True
-        done = asyncio.get_running_loop().create_future()
-        self._submit(_Close(done))
-        await done
+        with contextlib.suppress(SpoolUnavailable):
+            await self._served(self._close)
 
     # -- outlet
 
     async def read(self, max_count: int, max_bytes: int) -> Window:
-        read = _Read(max_count, max_bytes, self._new_future())
-        self._submit(read)
+        self._refuse_if_closing()
+        reader = _Reader(max_count, max_bytes)
+        self._submit(_Request(lambda: self._readers.append(reader), reader.fill))
         try:
-            window: Window = _raised(await read.future)
+            await reader.filled
         except BaseException:
-            if (late := read.withdraw()) is not None:
-                self._submit(_Release(late))
+            reader.is_gone = True
+            self._take_back(reader)
             raise
-        return window
+        return reader.take() or Window(())
 
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
-        await self._note(Note(tuple(keys), attempt))
+        self._refuse_if_closing()
+        await self._served(Note(tuple(keys), attempt))
         return ()
 
     async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None:
+        self._refuse_if_closing()
         answer = answer[:_MAX_ANSWER].encode(errors="replace").decode()
-        await self._note(Note(tuple(keys), result, answer))
+        await self._served(Note(tuple(keys), result, answer))
 
-    async def _note(self, note: Note) -> None:
-        future = self._new_future()
-        self._submit(_Note(note, future))
-        _raised(await future)
+    async def _served(self, work: _Work) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._submit(_Request(work, partial(_resolve, future)))
+        await future
 
     def _refuse_if_closing(self) -> None:
         if self._is_closing:
             raise SpoolUnavailable(_CLOSED)
-
-    def _new_future(self) -> _Future:
-        self._refuse_if_closing()
-        return asyncio.get_running_loop().create_future()
 
     # -- the thread
 
@@ -203,9 +197,9 @@ class SQLiteSpool:
             # A fork without hooks, as uWSGI's: Python does not know of it, and a new thread might never run.
             self.begin_after_fork(has_threads=False)
         self._requests.put(request)
-        if not self._ensure_thread():
-            while not self._requests.empty():
-                self._take_turn(self._waiting())
+        if self._is_closed or not self._ensure_thread():
+            while requests := self._next_requests(0):
+                self._take_turn(requests)
 
     def _ensure_thread(self) -> bool:
         if self._thread is not None and self._thread.is_alive():
@@ -225,7 +219,7 @@ class SQLiteSpool:
     def _run(self) -> None:
         try:
             while not (self._is_closed and self._requests.empty()):
-                self._take_turn(self._await_requests())
+                self._take_turn(self._next_requests(max(0.0, self._next_check - time.monotonic())))
         except BaseException as fault:
             self._options.log("The spool's thread stopped, and is started again: %s", self._base, fault=fault)
             self._options.write_logs()
@@ -233,127 +227,93 @@ class SQLiteSpool:
                 self._thread = None
             self._ensure_thread()
 
-    def _await_requests(self) -> list[_Request]:
-        try:
-            return self._waiting(self._requests.get(timeout=max(0.0, self._next_check - time.monotonic())))
-        except queue.Empty:
-            return []
-
-    def _waiting(self, *first: _Request) -> list[_Request]:
-        """Everything that waits, as much as makes one turn."""
-        requests = [*first]
+    def _next_requests(self, timeout: float) -> list[_Request]:
+        """Everything that waits, as much as makes one turn; waits for the first one."""
+        requests: list[_Request] = []
         size = 0
         with contextlib.suppress(queue.Empty):
             while len(requests) < _TURN_REQUESTS and size < _TURN_BYTES:
-                request = self._requests.get_nowait()
+                request = self._requests.get(timeout=0 if requests else timeout)
                 requests.append(request)
-                size += request.step.size if isinstance(request, _Append) else 0
+                size += request.work.size if isinstance(request.work, Append) else 0
         return requests
 
     # -- one turn
 
     def _take_turn(self, requests: list[_Request]) -> None:
-        answers: list[_Answer] = []
+        why_not = _CLOSED
+        read: list[tuple[_Reader, Window | SpoolUnavailable]] = []
         try:
             with self.turn:
                 if not self._is_closed:
-                    self._serve(requests, answers)
-                self._refuse_the_rest(requests, answers, _CLOSED if self._is_closed else None)
+                    self._serve(requests, read)
         except BaseException as fault:
             self._options.log("The spool failed, and refuses what it was asked for: %s", self._base, fault=fault)
-            self._refuse_the_rest(requests, answers, f"the spool failed: {type(fault).__name__}")
+            why_not = f"the spool failed: {type(fault).__name__}"
             if not isinstance(fault, Exception):
                 raise
         finally:
+            # What is said of a turn is said before its answers.
             self._options.write_logs()
-            self._give(answers)
-
-    def _serve(self, requests: list[_Request], answers: list[_Answer]) -> None:
-        try:
-            steps = [request for request in requests if isinstance(request, (_Append, _Note))]
-            results = iter(self._commit([request.step for request in steps]))
-            answers += [
-                (request, _copied(next(results)) if isinstance(request, _Append) else None) for request in steps
-            ]
             for request in requests:
-                if isinstance(request, _Read):
-                    self._readers.append(request)
-                elif isinstance(request, _Release):
-                    self._writer.release(request.window)
-            if any(isinstance(request, _Close) for request in requests):
-                self._is_closed = True
-                self._statistics = self._writer.close()
-                return
+                try:
+                    request.done(request.result if request.is_served else SpoolUnavailable(why_not))
+                except Exception as fault:
+                    self._options.log("A function that the spool called raised", fault=fault)
+            # After the answers: a message is stored before it is read.
+            for reader, window in read:
+                reader.fill(window)
+                self._take_back(reader)
+            self._options.write_logs()
+
+    def _serve(self, requests: list[_Request], read: list[tuple[_Reader, Window | SpoolUnavailable]]) -> None:
+        try:
+            steps = [request.work for request in requests if isinstance(request.work, (Append, Note))]
+            results = iter(self._writer.commit(steps) if steps else ())
+            for request in requests:
+                if isinstance(request.work, Append):
+                    request.result = next(results)
+                request.is_served = not callable(request.work)
+            for request in requests:
+                if callable(request.work):
+                    request.work()
+                    request.is_served = True
             now = time.monotonic()
-            if now >= self._next_check:
+            if now >= self._next_check and not self._is_closed:
                 self._next_check = now + self._options.check_interval
                 if self._writer.look_after():
                     self._next_check = now + _SOON
-            self._serve_readers(answers)
+            read += self._read()
         finally:
             if not self._is_closed:
                 self._statistics = self._writer.statistics()
 
-    def _commit(self, steps: Sequence[Step]) -> list[AppendResult | SpoolUnavailable]:
-        if not steps and not self._notes:
-            return []
-        kept, self._notes = self._notes, [*self._notes, *(step for step in steps if isinstance(step, Note))]
-        results = self._writer.commit([*kept, *steps])
-        self._notes = []
-        return results
-
-    def _serve_readers(self, answers: list[_Answer]) -> None:
+    def _read(self) -> Iterator[tuple[_Reader, Window | SpoolUnavailable]]:
         while self._readers:
             reader = self._readers[0]
             window: Window | SpoolUnavailable | None = None
-            if not reader.future.done():
+            if self._is_closed:
+                window = SpoolUnavailable(_CLOSED)
+            elif not reader.is_gone:
                 try:
                     window = self._writer.read(reader.max_count, reader.max_bytes)
                 except SpoolUnavailable as refusal:
                     window = refusal
                 if window is None and self._was_read:
-                    break
+                    return
+                self._was_read = self._was_read or not isinstance(window, SpoolUnavailable)
             self._readers.popleft()
-            if isinstance(window, SpoolUnavailable):
-                answers.append((reader, window))
-                continue
-            self._was_read = True
-            window = window or Window(())
-            if reader.fill(window):
-                answers.append((reader, window))
-            else:
-                self._writer.release(window)
+            yield reader, window or Window(())
 
-    def _refuse_the_rest(self, requests: Iterable[_Request], answers: list[_Answer], reason: str | None) -> None:
-        """Answer what has no answer yet, and readers that wait; to close is never refused. `None`: there is no reason."""
-        if reason is None:
-            return
-        readers, self._readers = self._readers, deque()
-        answered = {id(request) for request, _ in answers}
-        for request in (*readers, *requests):
-            if id(request) not in answered:
-                answered.add(id(request))
-                answers.append((request, None if isinstance(request, _Close) else SpoolUnavailable(reason)))
+    def _take_back(self, reader: _Reader) -> None:
+        """Have read again what a reader was given that is gone."""
+        if reader.is_gone and (window := reader.take()):
+            self._requests.put(_Request(partial(self._writer.release, window), _ignore))
 
-    def _give(self, answers: list[_Answer]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Future, Any]]] = {}
-        for request, result in answers:
-            if isinstance(request, _Append):
-                try:
-                    request.done(result)
-                except Exception as fault:
-                    self._options.log("A function that the spool called raised", fault=fault)
-            elif not isinstance(request, _Release):
-                by_loop.setdefault(request.future.get_loop(), []).append((request.future, result))
-        self._options.write_logs()
-        for loop, resolved in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_resolve, resolved)
-            except RuntimeError:
-                # The loop is closed: nothing there waits any more.
-                for _, result in resolved:
-                    if isinstance(result, Window):
-                        self._requests.put(_Release(result))
+    def _close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._statistics = self._writer.close()
 
     # -- fork
 
@@ -366,72 +326,65 @@ class SQLiteSpool:
 
 # -- requests
 
-
-class _Append(NamedTuple):
-    step: Append
-    done: Callable[[AppendResult | SpoolUnavailable], None]
+_Work = Append | Note | Callable[[], object]
 
 
-class _Note(NamedTuple):
-    step: Note
-    future: _Future
+class _Request:
+    """What the thread is asked to do: a step for the writer, or something after the steps.
+
+    `done` is called after the turn, with the result, or with `SpoolUnavailable` if the request was not served.
+    """
+
+    def __init__(self, work: _Work, done: Callable[[Any], object]) -> None:
+        self.work = work
+        self.done = done
+        self.is_served = False
+        self.result: AppendResult | SpoolUnavailable | None = None
 
 
-class _Release(NamedTuple):
-    window: Window
+class _Reader:
+    """A reader that waits. Its window is taken once: by the reader, or back by the spool if the reader is gone."""
 
-
-class _Close(NamedTuple):
-    future: _Future
-
-
-class _Read:
-    """A reader that waits. Either the writer fills it, or the reader withdraws: the first of the two has the token."""
-
-    def __init__(self, max_count: int, max_bytes: int, future: _Future) -> None:
+    def __init__(self, max_count: int, max_bytes: int) -> None:
         self.max_count = max_count
         self.max_bytes = max_bytes
-        self.future = future
-        self._window: Window | None = None
-        self._token = [True]
+        self.is_gone = False
+        self.filled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._windows: list[Window] = []
 
-    def fill(self, window: Window) -> bool:
-        """Returns whether the reader is still there to take it."""
-        self._window = window
-        return self._take_token()
+    def fill(self, window: Window | SpoolUnavailable | None) -> None:
+        """Give the reader its window, or a refusal; `None`: it waits."""
+        if isinstance(window, Window):
+            self._windows.append(window)
+        if window is not None and not _resolve(self.filled, window):
+            self.is_gone = True
 
-    def withdraw(self) -> Window | None:
-        """Returns what the reader was given and did not take."""
-        return None if self._take_token() else self._window
-
-    def _take_token(self) -> bool:
+    def take(self) -> Window | None:
         try:
-            return self._token.pop()
+            return self._windows.pop()
         except IndexError:
-            return False
+            return None
 
 
-_Request = _Append | _Note | _Read | _Release | _Close
-_Answer = tuple[_Request, Any]
+def _resolve(future: asyncio.Future[None], result: object) -> bool:
+    """Resolve a future of another thread's loop; returns whether that loop is there."""
+    try:
+        future.get_loop().call_soon_threadsafe(_set, future, result)
+    except RuntimeError:
+        return False
+    return True
 
 
-def _resolve(resolved: list[tuple[_Future, Any]]) -> None:
-    for future, result in resolved:
-        if not future.done():
-            future.set_result(result)
-
-
-def _copied(result: _T) -> _T | SpoolUnavailable:
-    """Several callers may get one exception: to each its own."""
+def _set(future: asyncio.Future[None], result: object) -> None:
+    if future.done():
+        return
     if isinstance(result, SpoolUnavailable):
-        return SpoolUnavailable(*result.args, maybe_stored=result.maybe_stored)
-    return result
+        future.set_exception(result)
+    else:
+        future.set_result(None)
 
 
-def _raised(result: Any) -> Any:
-    if isinstance(result, SpoolUnavailable):
-        raise result
-    return result
+def _ignore(_: object) -> None: ...
 
 
 # -- fork: no turn is in progress meanwhile, so that the child inherits no lock that is never released

@@ -36,7 +36,7 @@ from . import _files as files
 from . import _tables as tables
 from ._database import Database, Options, PlainDatabase, foreign_shard, other_owner
 from ._files import Lock, Place, open_files
-from ._protocol import Appended, AppendResult, DroppedMessage, SpoolStatistics, StoredMessage, Window
+from ._protocol import Appended, AppendResult, AppendStatus, DroppedMessage, SpoolStatistics, StoredMessage, Window
 from ._tables import Counters, Damaged, DeadRow, Head, Row
 
 _POSITION_BITS: Final = 44
@@ -369,8 +369,9 @@ class _Transaction:
         self.stored.append((first, messages))
         self.counters = self.counters.plus(position=count, accepted=count, pending_bytes=sum(sizes))
         key = key_of(self.shard.slot, first)
-        answers = [Appended("stored", each, True) for each in range(key, key + hold)]
-        return answers + [Appended("stored", each) for each in range(key + hold, key + count)]
+        status: AppendStatus = "memory" if self.shard.database.path is None else "stored"
+        answers = [Appended(status, each, True) for each in range(key, key + hold)]
+        return answers + [Appended(status, each) for each in range(key + hold, key + count)]
 
     @property
     def _room(self) -> int:
@@ -437,9 +438,8 @@ class Writer:
         self._recovered = self._damages = 0
         # Stamps of shards that were found empty.
         self._empty: dict[int, object] = {}
-        # Keys that messages had in memory before they were moved to the disk, by the key there, and the other way.
-        self._old_keys: dict[int, int] = {}
-        self._new_keys: dict[int, int] = {}
+        # Keys on disk of messages that were in memory, by the keys that they had there.
+        self._moved: dict[int, int] = {}
         self._is_in_trouble = False
         self._next_warning: dict[str, float] = {}
 
@@ -449,22 +449,24 @@ class Writer:
         """Take the steps as far as the disk does; returns the answers to the appends."""
         appends = [step for step in steps if isinstance(step, Append)]
         refusal = self._open_own() if appends else None
-        results: list[AppendResult | SpoolUnavailable] = [] if refusal is None else [refusal] * len(appends)
+        results: list[AppendResult | SpoolUnavailable] = []
         for shard in self._all():
             some = list(self._steps_of(shard, steps))
             if some or shard.has_work:
                 results += self._commit(shard, some)
+        if refusal is not None:
+            results = [SpoolUnavailable(str(refusal)) for _ in appends]
         if appends:
-            refusal = next((result for result in results if isinstance(result, SpoolUnavailable)), None)
-            self._report_trouble(refusal)
-            if refusal is not None and self._options.falls_back:
-                return self._keep_in_memory(appends, refusal)
+            trouble = next((result for result in results if isinstance(result, SpoolUnavailable)), None)
+            self._report_trouble(trouble)
+            if trouble is not None and self._options.falls_back:
+                return self._keep_in_memory(appends, trouble)
         return results
 
     def _steps_of(self, shard: Shard, steps: Sequence[Step]) -> Iterator[Step]:
         for step in steps:
             if isinstance(step, Note):
-                keys = [self._new_keys.get(key, key) for key in step.keys] if self._new_keys else step.keys
+                keys = [self._moved.get(key, key) for key in step.keys] if self._moved else step.keys
                 if positions := [position_of(key) for key in keys if slot_of(key) == shard.slot]:
                     yield step._replace(keys=positions)
             elif shard is self._own:
@@ -479,12 +481,13 @@ class Writer:
                 elsewhere |= other.find([message_id for message_id, _ in append.messages])
             return shard.commit(steps, may_hold=not any(other.unread for other in others), elsewhere=elsewhere)
         except Exception as fault:
+            why_not = str(fault)
             if not isinstance(fault, SpoolUnavailable):
                 self._options.log("The spool failed, and refuses what it was asked for: %s", self._base, fault=fault)
-                fault = SpoolUnavailable(f"the spool failed: {type(fault).__name__}")
+                why_not = f"the spool failed: {type(fault).__name__}"
             if shard.unrecorded:
-                self._warn("unrecorded", f"The spool cannot record what was sent: {fault}; trying again")
-            return [SpoolUnavailable(str(fault), maybe_stored=bool(shard.doubts))] * len(appends)
+                self._warn("unrecorded", f"The spool cannot record what was sent: {why_not}; trying again")
+            return [SpoolUnavailable(why_not, maybe_stored=bool(shard.doubts)) for _ in appends]
 
     # -- memory, while the disk refuses
 
@@ -494,32 +497,23 @@ class Writer:
         if self._memory is None:
             options = replace(self._options, max_bytes=_MEMORY_BYTES, fingerprint="")
             self._memory = Shard(_MEMORY_SLOT, PlainDatabase(None, options), options)
-        results: list[AppendResult | SpoolUnavailable] = []
-        for result in self._commit(self._memory, appends):
-            if isinstance(result, SpoolUnavailable) or all(each.status == "full" for each in result.answers):
-                results.append(refusal)
-                continue
-            kept = [each._replace(status="memory") if each.status == "stored" else each for each in result.answers]
-            results.append(result._replace(answers=kept))
-        return results
+        return [refusal if _is_refused(result) else result for result in self._commit(self._memory, appends)]
 
     def _move_to_disk(self) -> None:
         """Bring what this process does not hold from memory to the disk, once it works again."""
         while self._memory is not None and (messages := self._memory.read(*_MOVED_AT_ONCE)):
+            keys = [each.key for each in messages]
             append = Append([(each.message_id.encode(), each.body) for each in messages])
-            result: AppendResult | SpoolUnavailable | None = self._open_own()
-            if self._own is not None:
-                try:
-                    [result] = self._own.commit([append])
-                except SpoolUnavailable as refusal:
-                    result = refusal
-            if not isinstance(result, AppendResult) or any(each.status == "full" for each in result.answers):
-                self._memory.release(each.key for each in messages)
+            answers: Sequence[Appended] = ()
+            with contextlib.suppress(SpoolUnavailable):
+                if self._open_own() is None and self._own is not None:
+                    answers = self._own.commit([append])[0].answers
+            new_keys = [answer.key for answer in answers if answer.key is not None]
+            if len(new_keys) < len(keys):
+                self._memory.release(keys)
                 return
-            self._memory.forget([each.key for each in messages])
-            for message, answer in zip(messages, result.answers, strict=True):
-                if answer.key is not None:
-                    self._old_keys[answer.key], self._new_keys[message.key] = message.key, answer.key
+            self._memory.forget(keys)
+            self._moved.update(zip(keys, new_keys, strict=True))
             self._report_trouble(None)
 
     def _report_trouble(self, refusal: SpoolUnavailable | None) -> None:
@@ -548,13 +542,12 @@ class Writer:
         refusal = self._open_own()
         messages: list[StoredMessage] = []
         for shard in self._all():
-            unrecorded = len(shard.unrecorded)
             try:
                 messages = shard.read(max_count, max_bytes)
             except SpoolUnavailable as fault:
                 refusal = refusal or fault
-            if len(shard.unrecorded) > unrecorded:
-                # Some were too old, and are settled by that.
+            if shard.unrecorded:
+                # Messages that are too old are settled by that.
                 self._commit(shard, ())
             self._dropped += shard.dropped
             shard.dropped.clear()
@@ -564,15 +557,13 @@ class Writer:
             if refusal is not None and not self._options.falls_back:
                 raise refusal
             return None
-        if self._old_keys:
-            messages = [each._replace(key=self._old_keys.get(each.key, each.key)) for each in messages]
         dropped, self._dropped = self._dropped, []
         return Window(messages, dropped)
 
     def release(self, window: Window) -> None:
         """Take back what a reader was given that is gone."""
         self._dropped += window.dropped
-        keys = [self._new_keys.get(each.key, each.key) for each in window.messages]
+        keys = [self._moved.get(each.key, each.key) for each in window.messages]
         for shard in self._all():
             shard.release(key for key in keys if slot_of(key) == shard.slot)
 
@@ -591,9 +582,10 @@ class Writer:
         for shard in [each for each in self._adopted if not each.counters.pending and not each.has_work]:
             self._adopted.remove(shard)
             self._close(shard)
-        for slot in files.slots_on_disk(self._base):
+        # Not before this process has a shard of its own, which may be the one that the last process left.
+        for slot in files.slots_on_disk(self._base) if self._own is not None else ():
             if all(shard.slot != slot for shard in self._all()):
-                self._adopt(slot)
+                self._adopt(Place(self._base, slot))
         return has_more
 
     def _all(self) -> list[Shard]:
@@ -607,7 +599,8 @@ class Writer:
                 files.prepare_folder(self._base)
                 if foreign_shard(self._base, self._options) is not None:
                     return SpoolUnavailable(other_owner(self._base))
-                self._own = next(shard for slot in itertools.count() if (shard := self._open(slot)) is not None)
+                places = (Place(self._base, slot) for slot in itertools.count())
+                self._own = next(shard for place in places if (shard := self._open(place)) is not None)
                 self._recovered += self._own.recovered
         except SpoolUnavailable as refusal:
             return refusal
@@ -615,9 +608,8 @@ class Writer:
             return SpoolUnavailable(f"{self._base}: {fault}")
         return None
 
-    def _open(self, slot: int) -> Shard | None:
+    def _open(self, place: Place) -> Shard | None:
         """Open a shard; `None` if another process, or another spool of this one, has it."""
-        place = Place(self._base, slot)
         with open_files.guard:
             found = files.file_id(place.database)
             if found in open_files.databases or found in open_files.inherited:
@@ -629,21 +621,20 @@ class Writer:
             return None
         database = Database(place, lock, self._options)
         try:
-            return Shard(slot, database, self._options)
+            return Shard(place.slot, database, self._options)
         except BaseException:
             database.close()
             raise
 
-    def _adopt(self, slot: int) -> None:
-        place = Place(self._base, slot)
+    def _adopt(self, place: Place) -> None:
         with contextlib.suppress(SpoolUnavailable, OSError):
-            shard = None if self._empty.get(slot) == place.stamp() else self._open(slot)
+            shard = None if self._empty.get(place.slot) == place.stamp() else self._open(place)
             if shard is not None and shard.counters.pending:
                 self._adopted.append(shard)
                 self._recovered += shard.recovered
             elif shard is not None:
                 self._close(shard)
-                self._empty[slot] = place.stamp()
+                self._empty[place.slot] = place.stamp()
 
     def _close(self, shard: Shard) -> None:
         self._damages += shard.database.damages
@@ -654,9 +645,9 @@ class Writer:
     def statistics(self) -> SpoolStatistics:
         shards = self._all()
         return statistics_of(
-            [shard.counted() if shard.unrecorded else shard.counters for shard in shards],
+            [shard.counted() for shard in shards],
             recovered=self._recovered,
-            disk_bytes=sum(disk_bytes_of(shard.database.path) for shard in shards),
+            disk_bytes=sum(shard.database.disk_bytes for shard in shards),
             in_memory=0 if self._memory is None else self._memory.counters.pending,
             unrecorded=sum(len(shard.unrecorded) for shard in shards),
             damages=self._damages + sum(shard.database.damages for shard in shards),
@@ -666,24 +657,24 @@ class Writer:
         """Close every shard; returns the last statistics."""
         self._move_to_disk()
         self.commit()
-        statistics = self.statistics()
-        if statistics.in_memory or statistics.unrecorded:
-            self._options.log(
-                "The spool closes while the disk refuses: %s: messages in memory only: %d, notes not recorded: %d",
-                self._base,
-                statistics.in_memory,
-                statistics.unrecorded,
-            )
+        last = self.statistics()
+        if last.in_memory or last.unrecorded:
+            text = "The spool closes while the disk refuses: %s: messages in memory only: %d, notes not recorded: %d"
+            self._options.log(text, self._base, last.in_memory, last.unrecorded)
         for shard in self._all():
             self._close(shard)
         self._own = self._memory = None
         self._adopted.clear()
-        return statistics
+        return last
 
     def abandon(self) -> None:
         """In a forked child: all of it is the parent's."""
         for shard in self._all():
             shard.database.abandon()
+
+
+def _is_refused(result: AppendResult | SpoolUnavailable) -> bool:
+    return isinstance(result, SpoolUnavailable) or all(answer.status == "full" for answer in result.answers)
 
 
 def statistics_of(shards: Sequence[Counters], **others: int) -> SpoolStatistics:
@@ -693,7 +684,3 @@ def statistics_of(shards: Sequence[Counters], **others: int) -> SpoolStatistics:
         reasons.update(counters.reasons)
     sums = {name: sum(getattr(counters, name) for counters in shards) for name in names}
     return SpoolStatistics(**sums, **others, reasons=Counts(reasons))
-
-
-def disk_bytes_of(path: Path | None) -> int:
-    return 0 if path is None else files.size_of(path) + files.size_of(path.with_name(path.name + "-wal"))
