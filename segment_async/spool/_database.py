@@ -359,7 +359,7 @@ class Database(PlainDatabase):
         self._place.finish_salvage()
         if files.file_id(path) in open_files.inherited:
             raise SpoolUnavailable(f"{path} was open in the process that this one was forked from")
-        if not files.check_files(self._place, self._lock):
+        if not files.check_files(self._place):
             watermark = self._lock.watermark()
             if watermark is not None and watermark.pending:
                 self._report("the file is gone")

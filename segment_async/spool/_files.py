@@ -169,8 +169,8 @@ def prepare_folder(base: Path) -> None:
     check_folder(base)
 
 
-def check_files(place: Place, lock: Lock | None = None) -> bool:
-    """Whether there is a database of ours. Call it with the guard of `open_files` held; `lock`: if this process has it.
+def check_files(place: Place) -> bool:
+    """Whether there is a database of ours. Call it with the guard of `open_files` held.
 
     Raises:
         SpoolUnavailable: what is there is not ours, is of another version, or is no regular file. It was not touched.
@@ -187,14 +187,14 @@ def check_files(place: Place, lock: Lock | None = None) -> bool:
     if file_id(path) not in open_files.databases:
         with path.open("rb") as file:
             header = file.read(100)
-        _check_header(place, header, lock)
+        _check_header(place, header)
     return True
 
 
-def _check_header(place: Place, header: bytes, lock: Lock | None) -> None:
+def _check_header(place: Place, header: bytes) -> None:
     if header[:16] != _SQLITE_MARK or header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
         # The file beside it shows whether it was ours.
-        if (peek_watermark(place) if lock is None else lock.watermark()) is None:
+        if peek_watermark(place) is None:
             raise SpoolUnavailable(f"{place.database} is not a spool; it was left as it is")
         raise Damaged("its header is damaged")
     version = int.from_bytes(header[60:64], "big")
@@ -225,9 +225,9 @@ class _OpenFiles:
     """The databases and lock files that this process has open.
 
     Attributes:
-        guard: held while a file is looked for, opened and registered, so that no two threads open the same one. The
-            one lock of the spool that is held while the disk is touched; nothing is logged meanwhile.
-        databases: each with the `Database` that opened it.
+        guard: held while a file is looked for, opened and registered, so that no two threads open the same one. It is
+            held while the disk is touched; nothing is logged meanwhile.
+        databases, locks: each with the `Database` that opened it, and the `Lock`.
         inherited: databases that a parent of this process had open when it forked.
     """
 
@@ -235,7 +235,7 @@ class _OpenFiles:
         self.guard = threading.RLock()
         self.databases: dict[FileId, object] = {}
         self.inherited: set[FileId] = set()
-        self.locks: set[FileId] = set()
+        self.locks: dict[FileId, Lock] = {}
         self._pid = os.getpid()
 
     def forget(self) -> None:
@@ -261,22 +261,35 @@ class Lock:
     watermark has lost something, which SQLite does not notice when the end of its log is damaged.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        status = os.fstat(descriptor)
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = descriptor
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        status = os.fstat(self._descriptor)
         self._id = status.st_dev, status.st_ino
 
     @classmethod
     def acquire(cls, path: Path) -> Lock | None:
         """Take the lock; `None` if another process, or another spool of this one, has it."""
+        # Missing on Windows, where no spool can be constructed.
+        import fcntl
+
         with open_files.guard:
             # Opening and closing the file once more would release the lock.
-            if file_id(path) in open_files.locks or (descriptor := _lock(path)) is None:
-                return None
-            lock = cls(path, descriptor)
-            open_files.locks.add(lock._id)
-            return lock
+            while file_id(path) not in open_files.locks:
+                lock = cls(path)
+                open_files.locks[lock._id] = lock
+                try:
+                    fcntl.lockf(lock._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as fault:
+                    lock.close()
+                    if fault.errno in (errno.EACCES, errno.EAGAIN):
+                        return None
+                    raise
+                if lock.is_in_place():
+                    return lock
+                # The file was removed between opening and locking: others would not find what is locked.
+                lock.close()
+        return None
 
     @property
     def is_closed(self) -> bool:
@@ -295,42 +308,24 @@ class Lock:
     def close(self) -> None:
         with open_files.guard:
             if not self.is_closed:
-                open_files.locks.discard(self._id)
+                del open_files.locks[self._id]
                 os.close(self._descriptor)
                 self._descriptor = -1
 
 
 def peek_watermark(place: Place) -> Counters | None:
-    """The watermark of a shard that this process does not use."""
+    """The watermark of a shard, whichever process has its lock."""
     with open_files.guard, contextlib.suppress(OSError):
-        if file_id(place.lock) not in open_files.locks and not place.lock.is_symlink():
+        if (lock := open_files.locks.get(file_id(place.lock))) is not None:
+            return lock.watermark()
+        if not place.lock.is_symlink():
             return _parse_watermark(place.lock.read_bytes())
     return None
 
 
 def _parse_watermark(content: bytes) -> Counters | None:
-    mark, size, rest = content[: len(_LOCK_MARK)], content[len(_LOCK_MARK) :][:4], content[len(_LOCK_MARK) + 4 :]
-    if mark == _LOCK_MARK:
+    start = len(_LOCK_MARK) + 4
+    if content.startswith(_LOCK_MARK):
         with contextlib.suppress(Damaged):
-            return Counters.unpack(rest[: int.from_bytes(size, "big")])
+            return Counters.unpack(content[start : start + int.from_bytes(content[start - 4 : start], "big")])
     return None
-
-
-def _lock(path: Path) -> int | None:
-    # Missing on Windows, where no spool can be constructed.
-    import fcntl
-
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if file_id(path)[1] == os.fstat(descriptor).st_ino:
-                return descriptor
-        except (BlockingIOError, PermissionError):
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        # The file was removed between opening and locking: others would not find what is locked.
-        os.close(descriptor)

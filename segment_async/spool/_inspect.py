@@ -32,7 +32,7 @@ from ._writer import statistics_of
 
 _Row = TypeVar("_Row", Row, DeadRow)
 _Page = Callable[[sqlite3.Connection, int], list[_Row]]
-"""Reads the rows after a position, the next ones only."""
+"""Reads the next rows after a position."""
 _Change = Callable[[sqlite3.Connection, Counters, Sequence[_Row]], tuple[Counters, int]]
 """Changes these rows; returns the counters after that, and how many were changed."""
 _PURGED: Final = BatchResult(Status.DROPPED, "purged")
@@ -66,9 +66,7 @@ class PendingMessage(NamedTuple):
     attempts: int
 
     def __repr__(self) -> str:
-        return (
-            f"PendingMessage(message_id={self.message_id!r}, body=<{len(self.body)} bytes>, attempts={self.attempts})"
-        )
+        return without_body(self)
 
 
 class DeadLetter(NamedTuple):
@@ -113,7 +111,7 @@ class SpoolInspector:
         for place in self._places():
             with _opened(place, writes=False) as (database, _):
                 for rows in _pages(database, _read_messages):
-                    attempts = _attempts(database, rows)
+                    attempts = database.read(partial(_attempts, rows))
                     for row in rows:
                         at = _wall_seconds(database.counters, row.accepted_at)
                         yield PendingMessage(_text(row.message_id), row.body, at, attempts.get(row.position, 0))
@@ -130,12 +128,14 @@ class SpoolInspector:
 
         One whose id is pending again already stays where it is.
         """
+
+        def is_revived(counters: Counters, row: DeadRow) -> bool:
+            return is_wanted(_dead_letter(counters, row))
+
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                for rows in _pages(database, _read_dead):
-                    wanted = {row.position for row in rows if is_wanted(_dead_letter(database.counters, row))}
-                    count += _change(database, _read_dead, rows[0].position, wanted, _revive)
+                count += _change(database, _read_dead, is_revived, _revive)
         return count
 
     def count_of_user(self, identity: str) -> int:
@@ -149,15 +149,15 @@ class SpoolInspector:
         emptied; so are free pages, which may have what was delivered earlier. What a running process holds already, up
         to 10,000 messages, may still be sent. Files that were set aside as damaged are not looked into.
         """
+
+        def is_erased(_: Counters, row: Row | DeadRow) -> bool:
+            return _is_of(row.body, identity)
+
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                for rows in _pages(database, _read_messages):
-                    theirs = {row.position for row in rows if _is_of(row.body, identity)}
-                    count += _change(database, _read_messages, rows[0].position, theirs, _erase)
-                for letters in _pages(database, _read_dead):
-                    theirs = {letter.position for letter in letters if _is_of(letter.body, identity)}
-                    count += _change(database, _read_dead, letters[0].position, theirs, _erase_dead)
+                count += _change(database, _read_messages, is_erased, _erase)
+                count += _change(database, _read_dead, is_erased, _erase_dead)
                 while database.shrink():
                     time.sleep(_PAUSE_SECONDS)
         return count
@@ -239,9 +239,24 @@ def _read_dead(connection: sqlite3.Connection, after: int) -> list[DeadRow]:
     return tables.read_dead(connection, after, _ROWS)
 
 
-def _attempts(database: PlainDatabase, rows: list[Row]) -> dict[int, int]:
-    positions = [row.position for row in rows]
-    return database.read(lambda connection, _: tables.load_attempts(connection, positions))
+def _attempts(rows: list[Row], connection: sqlite3.Connection, _: Counters) -> dict[int, int]:
+    return tables.load_attempts(connection, [row.position for row in rows])
+
+
+def _change(
+    database: PlainDatabase, read: _Page[_Row], is_wanted: Callable[[Counters, _Row], bool], change: _Change[_Row]
+) -> int:
+    """Change the rows that are wanted; returns how many were."""
+
+    def work(after: int, wanted: set[int], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
+        return change(connection, counters, [row for row in read(connection, after) if row.position in wanted])
+
+    count = 0
+    for rows in _pages(database, read):
+        if wanted := {row.position for row in rows if is_wanted(database.counters, row)}:
+            count += database.transact(partial(work, rows[0].position - 1, wanted))
+            time.sleep(_PAUSE_SECONDS)
+    return count
 
 
 def _dead_letter(counters: Counters, row: DeadRow) -> DeadLetter:
@@ -272,20 +287,6 @@ def _is_of(body: bytes, identity: str) -> bool:
 
 
 # -- changes
-
-
-def _change(database: PlainDatabase, read: _Page[_Row], first: int, wanted: set[int], change: _Change[_Row]) -> int:
-    """Change those of the rows of a page that are there still; returns how many."""
-    if not wanted:
-        return 0
-
-    def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
-        rows = [row for row in read(connection, first - 1) if row.position in wanted]
-        return change(connection, counters, rows)
-
-    count = database.transact(work)
-    time.sleep(_PAUSE_SECONDS)
-    return count
 
 
 def _revive(connection: sqlite3.Connection, counters: Counters, rows: Sequence[DeadRow]) -> tuple[Counters, int]:

@@ -11,7 +11,7 @@ from segment_async.spool import DeadLetter, DroppedMessage, NewMessage, PendingM
 
 NAMES = """
 Spool Intake Outlet NewMessage Appended AppendResult StoredMessage Window DroppedMessage SpoolStatistics SQLiteSpool
-SpoolInspector DeadLetter PendingMessage ShardStatus SpoolUnavailable Status BatchResult
+SpoolInspector DeadLetter PendingMessage ShardStatus SpoolUnavailable Status BatchResult TryLater
 """.split()
 
 
