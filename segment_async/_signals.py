@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
+# Other handlers of this package, which an ordinary exit may replace: it does all that they do.
+_replaceable: list[Callable[[int, FrameType | None], None]] = []
 # Signals for which a handler of this file was installed.
 _handled: set[int] = set()
 # The loop that was last asked to end by a signal.
@@ -17,15 +20,21 @@ _asked: asyncio.AbstractEventLoop | None = None
 
 
 def exit_on(*signals: signal.Signals) -> None:
-    """Turn signals that would end the program on the spot into an ordinary exit; existing handlers stay.
+    """Turn signals that would end the program on the spot into an ordinary exit; the program's own handlers stay.
 
     Raises:
         ValueError: not called from the main thread.
     """
     for number in signals:
-        if signal.getsignal(number) is signal.SIG_DFL:
+        handler = signal.getsignal(number)
+        if handler is signal.SIG_DFL or handler in _replaceable:
             signal.signal(number, _exit)
             _handled.add(number)
+
+
+def may_replace(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Let `exit_on` take the place of this handler."""
+    _replaceable.append(handler)
 
 
 def exits_on(number: signal.Signals) -> bool:

@@ -111,13 +111,15 @@ class Client(Calls[Delivery]):
 
     The first call in a process starts the thread; so does the first one in a forked child. When the process ends, what
     is pending is sent within `close_timeout`: at the interpreter's exit, at the end of a child of `multiprocessing` or
-    of a Celery worker, and at SIGTERM, if the first call came from the main thread and the signal had no handler.
+    of a Celery worker, and at SIGTERM, if the signal had no handler and the client was made, or first called, in the main thread.
     """
 
     @_with_options_of(AsyncClient.__init__)
     def __init__(self, *args: Any, **options: Any) -> None:
         self._client = AsyncClient(*args, **options)
         self._thread: LoopThread | None = None
+        # The first call may come from another thread, where this cannot be done.
+        drain_on_sigterm(_close_all)
 
     def __repr__(self) -> str:
         return f"<blocking {repr(self._client)[1:]}" if hasattr(self, "_client") else "<blocking Client (failed)>"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fault_server import FaultServer
-from tests.support.programs import PROGRAMS, finished, running
+from tests.support.programs import finished, running
 
 pytest.importorskip("celery")
 
@@ -19,11 +19,11 @@ def worked(folder: Path, pool: str, connect: str, *, user: str, until: str = "")
     """What came of a worker that had so many tasks, and then SIGTERM."""
 
     async def main() -> FaultServer:
-        environment = {"CELERY_FOLDER": str(folder), "CONNECT": connect, "PYTHONPATH": str(PROGRAMS)}
+        environment = {"CELERY_FOLDER": str(folder), "CONNECT": connect}
         async with FaultServer() as server:
-            sent = await finished(PROGRAMS / "celery_shop.py", str(TASKS), host=server.url, **environment)
+            sent = await finished("-m", "tests.programs.celery_shop", str(TASKS), host=server.url, **environment)
             assert sent.code == 0, sent.err
-            worker = ("-m", "celery", "-A", "celery_shop", "worker", "-P", pool, "-c", "2", "-l", "INFO")
+            worker = ("-m", "celery", "-A", "tests.programs.celery_shop", "worker", "-P", pool, "-c", "2", "-l", "INFO")
             async with running(*worker, host=server.url, together=True, **environment) as program:
                 done = 0
                 while done < TASKS + (connect != "no"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -67,6 +68,7 @@ class LoopThread:
 
     def _main(self) -> None:
         self._ident = get_ident()
+        _leave_signals_to_others()
         try:
             while not self._is_stopping:
                 try:
@@ -140,6 +142,15 @@ def has_gevent() -> bool:
     """Whether gevent has replaced threads by its own; the loop runs in one of them then."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def _leave_signals_to_others() -> None:
+    """Block all signals in this thread: one that the main thread has blocked must wait, and not arrive through here.
+
+    Celery's workers block SIGTERM while they hold a lock that all of them share. Under gevent this is the main thread.
+    """
+    if hasattr(signal, "pthread_sigmask") and not has_gevent():
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _check_gevent() -> None:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any, Final
 
 from segment_async._exceptions import stack_of
@@ -42,6 +42,9 @@ _LOOP_END_SECONDS: Final = 1.0
 _GRACE_SECONDS: Final = 0.25
 # Seconds that a spool gets to store what it was given, and to record how messages ended.
 _DISK_SECONDS: Final = 2.0
+
+# By process. After a fork without hooks several threads of the child may make its first calls at once.
+_locks: dict[int, RLock] = {}
 
 
 class LoopOwner(Host):
@@ -77,7 +80,6 @@ class LoopOwner(Host):
         process.remember(self)
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._close_began: float | None = None
         self._is_hurried = False
         self._is_finishing = False
@@ -90,6 +92,8 @@ class LoopOwner(Host):
         self._flushed_in_vain = False
         self.clock = LoopClock()
         self.pipeline = self._make(self.clock, self)
+        # Last, for other threads of a child look at it first.
+        self._pid = os.getpid()
 
     # -- the owner
 
@@ -202,8 +206,11 @@ class LoopOwner(Host):
 
     def start_afresh(self) -> None:
         """In a forked child: what is pending belongs to the parent, and so do its connections."""
-        if self._pid == os.getpid():
-            return
+        with _lock_of_process():
+            if self._pid != os.getpid():
+                self._start_afresh()
+
+    def _start_afresh(self) -> None:
         self.pipeline.abandon_after_fork()
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
@@ -378,6 +385,11 @@ class LoopOwner(Host):
         self.leave()
         await self._close_parts(None)
         return dropped, self.pipeline.statistics().pending
+
+
+def _lock_of_process() -> RLock:
+    """A lock of this process's own: in a child, the parent's may be held by a thread that is not there."""
+    return _locks.setdefault(os.getpid(), RLock())
 
 
 def _end(guard: Guard | None, tasks: list[asyncio.Task[Any]]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Final
 
+from segment_async._signals import may_replace
+
 from .loop_thread import LoopThread, existing, has_gevent
 
 _PACKAGE: Final = __name__.partition(".")[0]
@@ -37,7 +39,11 @@ def drain_on_sigterm(drain: Callable[[], None]) -> None:
         return
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         _drain = drain
-        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            signal.signal(signal.SIGTERM, _terminate)
+        except ValueError:
+            # Only the main interpreter takes handlers, and this is another one, as under mod_wsgi.
+            pass
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -64,3 +70,6 @@ def _is_amid_a_call(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+may_replace(_terminate)

@@ -135,7 +135,7 @@ class TestPlainPrograms:
 
         return asyncio.run(main())
 
-    @pytest.mark.parametrize("how", ["without_a_block", "without_a_loop", "with_uvloop"])
+    @pytest.mark.parametrize("how", ["without_a_block", "without_a_loop", "beside_a_blocking_client", "with_uvloop"])
     def test_drain_on_sigterm(self, how: str) -> None:
         said = self.ended(how, signal.SIGTERM)
         assert (said.code, said.err) == (128 + signal.SIGTERM, "")

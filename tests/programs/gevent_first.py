@@ -3,11 +3,10 @@
 import importlib
 import runpy
 import sys
-from pathlib import Path
 
 from gevent import monkey
 
 if sys.argv.pop(1) == "late":
     importlib.import_module("segment_async.blocking")
 monkey.patch_all()
-runpy.run_path(str(Path(__file__).with_name("without_loop.py")), run_name="__main__")
+runpy.run_module("tests.programs.without_loop", run_name="__main__")

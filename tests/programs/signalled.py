@@ -7,7 +7,7 @@ import threading
 import time
 from types import FrameType
 
-from segment_async import Client, messages
+from segment_async import Client, blocking, messages
 
 # A program that inherits the signal ignored, as under nohup, is not ended by it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -66,6 +66,11 @@ def in_a_loop_that_stands_still() -> None:
 
     client.drain_on_signals(signal.SIGTERM, signal.SIGHUP)
     asyncio.run(main())
+
+
+def beside_a_blocking_client() -> None:
+    blocking.Client("KEY", send=False).track("user-1", "Counted")
+    without_a_loop()
 
 
 def with_a_handler() -> None:

@@ -3,20 +3,22 @@
 import atexit
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 
 from segment_async import ClientClosed, bound
 from segment_async.blocking import Client
+from tests.support.ledger import note
 
 client = Client("KEY", flush_interval=60)
 
 
 def track(whose: str, count: int) -> None:
-    for number in range(count):
-        client.track(whose, "Counted", {"n": number})
+    note([client.track(whose, "Counted", {"n": number}).message_id for number in range(count)])
 
 
 def wait_for(child: int) -> None:
@@ -39,6 +41,15 @@ def sleeps(count: int) -> None:
     time.sleep(60)
 
 
+def blocks_sigterm(count: int) -> None:
+    track("user", count)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("pending" if signal.SIGTERM in signal.sigpending() else "delivered")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    print("still here")
+
+
 def flushes(count: int) -> None:
     track("user", count)
     print("ready")
@@ -48,7 +59,7 @@ def flushes(count: int) -> None:
 def never_stops(count: int) -> None:
     number = 0
     while True:
-        client.track("user", "Counted", {"n": number})
+        note([client.track("user", "Counted", {"n": number}).message_id])
         number += 1
         if number % count == 0:
             print(f"tracked {number}")
@@ -60,6 +71,30 @@ def threads(count: int) -> None:
         caller.start()
     for caller in callers:
         caller.join()
+
+
+def scheduled(count: int) -> None:
+    """As schedulers run jobs: all calls, the first one too, come from a pool's threads, while the main thread waits."""
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(track, "user", count // 40) for _ in range(40)]
+        wait(jobs)
+        print("ready")
+        time.sleep(60)
+
+
+def scheduled_by_daemons(count: int) -> None:
+    """The daemon threads still run when the main thread ends."""
+    tracked = threading.Semaphore(0)
+
+    def job() -> None:
+        track("user", count // 4)
+        tracked.release()
+        threading.Event().wait()
+
+    for _ in range(4):
+        threading.Thread(target=job, daemon=True).start()
+    for _ in range(4):
+        tracked.acquire()
 
 
 def forks(count: int) -> None:
@@ -89,6 +124,26 @@ def forks_without_hooks(count: int) -> None:
     wait_for(child)
 
 
+def forks_without_hooks_into_threads(count: int) -> None:
+    """The first calls of the child come from several threads at once."""
+    child = fork_without_hooks()
+    if child == 0:
+        sys.setswitchinterval(1e-6)
+        ready = threading.Barrier(8)
+
+        def call() -> None:
+            ready.wait()
+            track("child", count // 8)
+
+        callers = [threading.Thread(target=call) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        sys.exit()
+    wait_for(child)
+
+
 def forks_without_hooks_or_calls(count: int) -> None:
     """The parent's messages are pending at the fork."""
     track("parent", count)
@@ -104,7 +159,7 @@ def forks_while_threads_track(count: int) -> None:
 
     def call(caller: int) -> None:
         while not over.is_set():
-            client.track("parent", "Counted")
+            track("parent", 1)
             tracked[caller] += 1
 
     callers = [threading.Thread(target=call, args=(number,)) for number in range(3)]
@@ -151,6 +206,12 @@ def in_a_pool(count: int) -> None:
         pool.join()
 
 
+def in_an_executor(count: int) -> None:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        for job in [pool.submit(track, "user", count // 10) for _ in range(10)]:
+            job.result()
+
+
 def waits_in_a_forked_child(count: int) -> None:
     with bound(user_id="parent"):
         deliveries = [client.track(event="Counted") for _ in range(count)]
@@ -180,6 +241,7 @@ def with_gevent(count: int) -> None:
     greenlets = [gevent.spawn(track, "user", count // 10) for _ in range(10)]
     gevent.joinall(greenlets, raise_error=True)
     last = client.track("user", "Counted")
+    note([last.message_id])
     assert client.flush(30) == 0
     assert last.wait(0).reason is None
 

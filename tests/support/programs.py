@@ -34,6 +34,7 @@ class Program:
         self._process = process
         self._said: list[str] = []
         self._spoke = asyncio.get_running_loop().time()
+        self._reading: asyncio.Task[None] | None = None
         self._errors: asyncio.Task[bytes] = asyncio.create_task(self._read_errors())
 
     async def _read_errors(self) -> bytes:
@@ -58,15 +59,26 @@ class Program:
             self._spoke = asyncio.get_running_loop().time()
         return line
 
-    def signal(self, number: int) -> None:
+    def go_on_reading(self) -> None:
+        """Take what it says in the background, until `end`, so that it is never held up by what is not read."""
+        self._reading = asyncio.create_task(self._read_on())
+
+    async def _read_on(self) -> None:
+        while await self._line():
+            pass
+
+    def signal(self, number: int, *, whole_group: bool = False) -> None:
+        """`whole_group`: to all of its processes."""
         if self._process.returncode is None:
-            self._process.send_signal(number)
+            if whole_group:
+                os.killpg(self._process.pid, number)
+            else:
+                self._process.send_signal(number)
 
     async def end(self, *, within: float = 60.0) -> Ended:
         """Wait until it has ended by itself."""
         async with asyncio.timeout(within):
-            while await self._line():
-                pass
+            await (asyncio.shield(self._reading) if self._reading is not None else self._read_on())
             code = await self._process.wait()
             seconds = asyncio.get_running_loop().time() - self._spoke
             return Ended(code, "".join(self._said), (await self._errors).decode(), seconds)
@@ -77,6 +89,8 @@ class Program:
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         self._errors.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
 
 
 @asynccontextmanager

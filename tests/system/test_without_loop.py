@@ -9,9 +9,9 @@ from importlib.util import find_spec
 import pytest
 
 from tests.support.fault_server import FaultServer
-from tests.support.programs import PROGRAMS, Ended, finished, running
+from tests.support.programs import Ended, finished, running
 
-PROGRAM = PROGRAMS / "without_loop.py"
+PROGRAM = ("-m", "tests.programs.without_loop")
 
 
 def received(server: FaultServer) -> Counter[str]:
@@ -23,7 +23,7 @@ def received(server: FaultServer) -> Counter[str]:
 def run(how: str, count: int, *, code: int = 0) -> tuple[Counter[str], Ended]:
     async def main() -> tuple[Counter[str], Ended]:
         async with FaultServer() as server:
-            said = await finished(PROGRAM, how, str(count), host=server.url)
+            said = await finished(*PROGRAM, how, str(count), host=server.url)
             assert said.code == code, said.err
             assert "segment_async" not in said.err, said.err
             return received(server), said
@@ -33,7 +33,7 @@ def run(how: str, count: int, *, code: int = 0) -> tuple[Counter[str], Ended]:
 
 def terminated(how: str, count: int, until: str) -> tuple[Counter[str], Ended]:
     async def main() -> tuple[Counter[str], Ended]:
-        async with FaultServer() as server, running(PROGRAM, how, str(count), host=server.url) as program:
+        async with FaultServer() as server, running(*PROGRAM, how, str(count), host=server.url) as program:
             await program.says(until)
             program.signal(signal.SIGTERM)
             said = await program.end()
@@ -53,7 +53,7 @@ class TestTheEnd:
     def test_by_an_exception(self) -> None:
         async def main() -> Counter[str]:
             async with FaultServer() as server:
-                said = await finished(PROGRAM, "raises", "1000", host=server.url)
+                said = await finished(*PROGRAM, "raises", "1000", host=server.url)
                 assert said.code == 1
                 return received(server)
 
@@ -64,9 +64,18 @@ class TestTheEnd:
         assert arrived == {"user": 10_000}
         assert said.err == ""
 
+    def test_by_sigterm_that_was_blocked_until_then(self) -> None:
+        arrived, said = run("blocks_sigterm", 50, code=-signal.SIGTERM)
+        assert arrived == {"user": 50}
+        assert said.out == "pending\n"
+
+    def test_by_sigterm_when_all_calls_came_from_other_threads(self) -> None:
+        arrived, _ = terminated("scheduled", 1_000, "ready")
+        assert arrived == {"user": 1_000}
+
     def test_by_sigterm_amid_calls(self) -> None:
         async def main() -> tuple[list[int], Ended]:
-            async with FaultServer() as server, running(PROGRAM, "never_stops", "1000", host=server.url) as program:
+            async with FaultServer() as server, running(*PROGRAM, "never_stops", "1000", host=server.url) as program:
                 await program.says("tracked 3000")
                 program.signal(signal.SIGTERM)
                 said = await program.end()
@@ -80,7 +89,7 @@ class TestTheEnd:
 
     def test_by_sigterm_amid_a_flush_of_an_outage(self) -> None:
         async def main() -> Ended:
-            async with FaultServer(up=False) as server, running(PROGRAM, "flushes", "10", host=server.url) as program:
+            async with FaultServer(up=False) as server, running(*PROGRAM, "flushes", "10", host=server.url) as program:
                 await program.says("ready")
                 program.signal(signal.SIGTERM)
                 return await program.end()
@@ -112,6 +121,10 @@ class TestForks:
         arrived, _ = run(how, 1_000)
         assert arrived == {"parent": 1_000, "child": 1_000}
 
+    def test_the_first_calls_of_a_child_without_hooks_may_come_from_several_threads_at_once(self) -> None:
+        arrived, _ = run("forks_without_hooks_into_threads", 80)
+        assert arrived == {"child": 80}
+
     def test_a_child_without_hooks_leaves_the_parents_messages_alone(self) -> None:
         arrived, _ = run("forks_without_hooks_or_calls", 50)
         assert arrived == {"parent": 50}
@@ -131,7 +144,7 @@ class TestGevent:
     def run(self, when: str) -> tuple[Counter[str], Ended]:
         async def main() -> tuple[Counter[str], Ended]:
             async with FaultServer() as server:
-                command = (PROGRAMS / "gevent_first.py", when, "with_gevent", "20000")
+                command = ("-m", "tests.programs.gevent_first", when, "with_gevent", "20000")
                 said = await finished(*command, host=server.url)
                 return received(server), said
 
