@@ -48,6 +48,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from . import ClientClosed, MessageError, MessageTooLarge, OAuth, RetryPolicy, __version__, blocking, messages
+from ._fork_lock import fork_safe_lock
 
 __all__ = [
     "Client",
@@ -370,12 +371,18 @@ oauth_auth_server: str | None = "https://oauth2.segment.io"
 oauth_scope: str = "tracking_api:write"
 
 default_client: Client | None = None
+_lock = fork_safe_lock()
 
 
 def _default_client() -> Client:
+    return default_client or _made_client()
+
+
+def _made_client() -> Client:
     global default_client
-    if default_client is None:
-        default_client = Client(
+    with _lock:
+        # Another thread may have made it meanwhile.
+        default_client = default_client or Client(
             write_key,
             host=host,
             debug=debug,
@@ -393,7 +400,7 @@ def _default_client() -> Client:
             oauth_auth_server=oauth_auth_server,
             oauth_scope=oauth_scope,
         )
-    return default_client
+        return default_client
 
 
 def _of_default_client(method: Callable[Concatenate[Client, P], T]) -> Callable[P, T]:

@@ -31,6 +31,7 @@ from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from . import bind, bound
+from ._fork_lock import fork_safe_lock
 from ._web.request import Scope
 from ._web.whole import Visit, WholeResponses, in_this_context, run_now, scope_of
 from .blocking import Client
@@ -53,8 +54,17 @@ _settings: Any = cast("Any", _conf).settings
 _lazy: Any = cast("Any", _functional).SimpleLazyObject
 
 
+_lock = fork_safe_lock()
+_made: Client | None = None
+
+
 def _make_client() -> Client:
-    return Client(_settings.SEGMENT_WRITE_KEY, **getattr(_settings, "SEGMENT_OPTIONS", {}))
+    global _made
+    # Django's object asks each thread that comes before the first one is done.
+    with _lock:
+        if _made is None:
+            _made = Client(_settings.SEGMENT_WRITE_KEY, **getattr(_settings, "SEGMENT_OPTIONS", {}))
+        return _made
 
 
 client: Client = _lazy(_make_client)

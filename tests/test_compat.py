@@ -4,6 +4,7 @@ import inspect
 import logging
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -57,6 +58,27 @@ class TestTheModule:
         ]
         module.shutdown()
         assert not module.track("user", "Late")[0]
+
+    def test_threads_that_come_first_at_once_share_one_client(self, module: Any, server: Served) -> None:
+        module.write_key, module.host = "KEY", server.url
+        ready = threading.Barrier(8)
+
+        def call() -> None:
+            ready.wait()
+            module.track("user", "Event")
+
+        callers = [threading.Thread(target=call) for _ in range(8)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for caller in callers:
+                caller.start()
+            for caller in callers:
+                caller.join()
+        finally:
+            sys.setswitchinterval(interval)
+        module.flush()
+        assert len(server.messages) == 8
 
     def test_without_a_key_a_call_raises(self, module: Any) -> None:
         with pytest.raises(AssertionError, match="write_key"):

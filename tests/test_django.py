@@ -4,6 +4,8 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -133,3 +135,23 @@ def test_djangos_own_test_client_and_user() -> None:
         pytest.raises(ValueError, match="page_name must be a plain function"),
     ):
         SegmentMiddleware(lambda request: None)
+
+
+def test_threads_that_come_first_at_once_share_one_client() -> None:
+    program = """
+import sys, threading
+from django.conf import settings
+settings.configure(SEGMENT_WRITE_KEY="KEY", SEGMENT_OPTIONS={"send": False})
+from segment_async.django import client
+sys.setswitchinterval(1e-6)
+ready = threading.Barrier(8)
+def call():
+    ready.wait()
+    client.track("user", "Event")
+callers = [threading.Thread(target=call) for _ in range(8)]
+for caller in callers: caller.start()
+for caller in callers: caller.join()
+print(client.statistics().accepted)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout == "8\n"
