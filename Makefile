@@ -7,7 +7,7 @@ WORKERS ?= auto
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-import test test-all test-oldest lint format types bench backlog sim soak stress crash conformance docs dashboard pictures clean
+.PHONY: help demo demo-import test test-all test-oldest lint format types bench backlog sim soak stress crash servers conformance docs dashboard pictures clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ stress: $(VENV)/.dev ## threads, loops and signals against one client, in real t
 
 crash: $(VENV)/.dev ## kills, power losses and bit flips against the spool
 	$(BIN)/python -m tests.spool.crash $(ARGS)
+
+servers: $(VENV)/.dev ## real servers, workers and programs: accepted, received, twice, lost (ARGS="Celery")
+	$(BIN)/python -m tests.servers $(ARGS)
 
 conformance: $(VENV)/.dev ## how this and Segment's own SDKs keep to the rules, as a table (ARGS="--rows" says what was found)
 	$(BIN)/python -m tests.conformance --table $(ARGS)

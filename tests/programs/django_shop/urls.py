@@ -7,6 +7,7 @@ from django.urls import path
 
 from segment_async import bind
 from segment_async.django import client
+from tests.support.ledger import note
 
 
 def shoes(request: Any, number: int) -> Any:
@@ -38,6 +39,12 @@ def stream(request: Any) -> Any:
     return StreamingHttpResponse(parts())
 
 
+def many(request: Any, count: int) -> Any:
+    deliveries = [client.track("user", "Visited", {"n": number}) for number in range(count)]
+    note(delivery.message_id for delivery in deliveries)
+    return HttpResponse("noted", content_type="text/plain")
+
+
 def away(request: Any) -> Any:
     return HttpResponseRedirect("/shoes/1")
 
@@ -49,4 +56,5 @@ urlpatterns = [
     path("login/<str:name>", login),
     path("stream", stream),
     path("away", away),
+    path("many/<int:count>", many),
 ]

@@ -1,0 +1,1 @@
+"""Real servers and real processes: what each accepted is received, once each. `python -m tests.servers`."""
