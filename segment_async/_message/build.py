@@ -27,6 +27,8 @@ from .timestamps import clock_text, datetime_text
 
 # As seconds since the epoch, this is in the year 5138; as milliseconds, in 1973.
 _LEAST_MILLISECONDS: Final = 1e11
+# What `datetime_text` makes, so that there is nothing to convert.
+_FINAL_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z", re.ASCII)
 _LEAP_SECOND: Final = re.compile(r"(.{1,12}[Tt ][0-9]{2}:?[0-9]{2}:?)60((?:[.,][0-9]{1,9})?(?:[Zz]|[+-][0-9:]{2,8})?)")
 MAX_MESSAGE_ID: Final = 99
 """The most characters that a message id may have: Segment drops messages whose id has 100 or more."""
@@ -232,7 +234,10 @@ def checked(message: Mapping[str, Any]) -> Fields:
         raise MessageError("type", f"must be one of {', '.join(_REQUIRED)}")
     fields = {"type": kind, "timestamp": clock_text(time.time())}
     for name, value in given.items():
-        if value is not None:
+        # Most values are what they have to be already.
+        if type(value) is _PLAIN.get(name) and value:
+            fields[name] = value
+        elif value is not None:
             check = _CHECKS.get(name, _unchecked)
             fields[name] = check(name, value)
     for name in _MAPPINGS:
@@ -356,6 +361,9 @@ def _given_timestamp(value: Any) -> str:
 
 
 def _timestamp(value: Any) -> str:
+    if type(value) is str and _FINAL_TIME.fullmatch(value) and _is_date(value):
+        final: str = value
+        return final
     moment = _moment(value)
     if moment is None:
         raise MessageError("timestamp", _timestamp_problem(value))
@@ -366,6 +374,14 @@ def _timestamp(value: Any) -> str:
         # The conversion to UTC leads to the year 0 or 10000, or the time zone's own code failed.
         problem = "is outside the years 1 to 9999 in UTC"
     raise MessageError("timestamp", problem)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _moment(value: Any) -> datetime | None:
@@ -428,6 +444,10 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "event": lambda _, value: _event(value),
     "messageId": lambda _, value: _message_id(value),
     "timestamp": lambda _, value: _timestamp(value),
+}
+_PLAIN: Final[dict[Any, type]] = {
+    **dict.fromkeys(("userId", "anonymousId", "groupId", "previousId", "name", "category", "event"), str),
+    **dict.fromkeys(_MAPPINGS, dict),
 }
 _REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     "track": ("event",),

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -54,6 +55,14 @@ _USAGE: Final = 2
 @click.option("--since", metavar="TIME", help="Skip messages before this time (ISO-8601).")
 @click.option("--until", metavar="TIME", help="Skip messages at this time and later.")
 @click.option("--strict", is_flag=True, help="Also reject what violates Segment's spec without being dropped.")
+@click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="Check messages against a tracking plan.")
+@click.option(
+    "--on-violation",
+    type=click.Choice(["warn", "reject"]),
+    default="warn",
+    show_default=True,
+    help="What is against the plan is counted and sent, or rejected.",
+)
 @click.option("--rate", type=float, default=500, show_default=True, metavar="N", help="Messages a second; 0: no limit.")
 @click.option("--ordered", is_flag=True, help="One request at a time, for calls where the last one wins.")
 @click.option(
@@ -137,7 +146,7 @@ def _options(sources: tuple[str, ...], map_file: Path | None, given: dict[str, A
 
 _PASSED: Final = (
     *("region", "host", "format", "destinations", "limit", "since", "until", "strict", "rate", "ordered", "state"),
-    *("restart", "rejects", "max_rejects", "give_up_after"),
+    *("restart", "rejects", "max_rejects", "give_up_after", "plan", "on_violation"),
 )
 
 
@@ -223,8 +232,9 @@ def _summary(report: ImportReport) -> Table:
         table.add_row("without an outcome", f"{report.pending:,}")
     for reason, number in counts.reasons.most_common():
         table.add_row(Text(f"  {reason}", "red"), f"{number:,}")
-    for rule, number in counts.spec.most_common():
-        table.add_row(Text(f"  spec: {rule}", "yellow"), f"{number:,}")
+    for name, found in (("spec", counts.spec), ("plan", counts.plan)):
+        for rule, number in found.most_common():
+            table.add_row(Text(f"  {name}: {rule}", "yellow"), f"{number:,}")
     table.add_row("messages delivered", f"{counts.messages:,}")
     table.add_row("time", duration(report.seconds))
     return table
@@ -243,7 +253,7 @@ def _table(*columns: str) -> Table:
 def _dry(options: ImportOptions, quiet: bool, is_json: bool) -> int:
     found = dry_run(options)
     if is_json:
-        click.echo(orjson.dumps(found.as_dict(), option=orjson.OPT_INDENT_2))
+        click.echo(orjson.dumps(found.as_dict(), _exact, orjson.OPT_INDENT_2))
     elif not quiet:
         _show_dry(found, options)
     return found.exit_code
@@ -258,7 +268,7 @@ def _show_dry(found: DryRun, options: ImportOptions) -> None:
         if columns:
             click.echo(f"{title}: {_harmless(', '.join(columns))}")
     for message in found.messages:
-        click.echo(orjson.dumps(message, default=str))
+        click.echo(orjson.dumps(message, _exact))
 
 
 def _dry_table(found: DryRun, options: ImportOptions) -> Table:
@@ -279,11 +289,16 @@ def _dry_table(found: DryRun, options: ImportOptions) -> Table:
 
 
 def _show_findings(found: DryRun) -> None:
-    for title, findings in (("rejected", found.rejected), ("spec", found.spec)):
+    for title, findings in (("rejected", found.rejected), ("spec", found.spec), ("plan", found.plan)):
         for rule, finding in findings.items():
             click.echo(f"{title}: {rule}: {finding.count:,}")
             for example in finding.examples:
                 click.echo(f"  {_harmless(example)}")
+
+
+def _exact(value: object) -> object:
+    """A number as it is sent."""
+    return orjson.Fragment(str(value)) if isinstance(value, Decimal) else str(value)
 
 
 def _harmless(text: str) -> str:

@@ -10,9 +10,10 @@ agree, and what did not arrive is in the rejects file with its reason.
 
 from ._dry_run import DryRun, dry_run
 from ._initial import initial_mapping
-from ._mapping import Mapping, load_mapping, parse_mapping
+from ._mapping import Mapping
+from ._mapping_file import load_mapping, parse_mapping
 from ._options import ImportOptions
-from ._prepare import load_transform
+from ._ready_made import load_transform
 from ._report import Counts, ImportReport, ImportUsageError, Progress
 from ._run import Importer, run_import
 

@@ -69,7 +69,8 @@ class DryRun:
 
     Attributes:
         counts: `delivered` are the records that would be sent.
-        rejected, spec: by rule, with three examples each.
+        rejected: by rule, with three examples each.
+        spec, plan: likewise, what violates Segment's spec or the plan without being rejected.
         types: messages by type.
         users: distinct userIds and anonymousIds: what the import costs in tracked users.
         first, last: the time span of the messages.
@@ -82,6 +83,7 @@ class DryRun:
     counts: Counts = field(default_factory=Counts)
     rejected: dict[str, Finding] = field(default_factory=dict[str, Finding])
     spec: dict[str, Finding] = field(default_factory=dict[str, Finding])
+    plan: dict[str, Finding] = field(default_factory=dict[str, Finding])
     types: Counter[str] = field(default_factory=Counter[str])
     users: DistinctIds = field(default_factory=DistinctIds)
     first: str | None = None
@@ -103,8 +105,9 @@ class DryRun:
             "exit_code": self.exit_code,
             "dry_run": True,
             **self.counts.as_dict(),
-            "rules": {name: {"count": each.count, "examples": each.examples} for name, each in self.rejected.items()},
-            "spec_rules": {name: {"count": each.count, "examples": each.examples} for name, each in self.spec.items()},
+            "rules": _shown(self.rejected),
+            "spec_rules": _shown(self.spec),
+            "plan_rules": _shown(self.plan),
             "types": dict(self.types),
             "users": self.users.count,
             "users_exact": self.users.is_exact,
@@ -116,6 +119,10 @@ class DryRun:
             "unseen_columns": self.unseen,
             "broken": self.broken,
         }
+
+
+def _shown(findings: dict[str, Finding]) -> dict[str, Any]:
+    return {rule: {"count": each.count, "examples": each.examples} for rule, each in findings.items()}
 
 
 def dry_run(options: ImportOptions, *, on_progress: Callable[[int], object] | None = None) -> DryRun:
@@ -181,9 +188,10 @@ def _count(result: DryRun, prepared: Prepared, seen: dict[str, None]) -> None:
         counts.reasons[rule] += 1
         _find(result.rejected, rule, f"{place}: {f'{path}: ' if path else ''}{text}")
         return
-    for verdict in prepared.spec:
-        counts.spec[verdict.rule] += 1
-        _find(result.spec, verdict.rule, f"{place}: {verdict.path}: {verdict.text}")
+    for verdict in prepared.findings:
+        is_plan = verdict.severity == "plan"
+        (counts.plan if is_plan else counts.spec)[verdict.rule] += 1
+        _find(result.plan if is_plan else result.spec, verdict.rule, f"{place}: {verdict.path}: {verdict.text}")
     if prepared.messages:
         counts.delivered += 1
     elif prepared.status == "duplicate":

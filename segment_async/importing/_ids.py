@@ -38,9 +38,11 @@ class MessageIds:
         self._key = fingerprint.encode()
 
     def assign(
-        self, message: dict[str, Any], content: bytes, index: int, record: Record, cell: Callable[[str], Any]
+        self, message: dict[str, Any], content: bytes, index: int, record: Record, cell: Callable[[Any, str], Any]
     ) -> str:
-        """The id of the message, the `index`-th one of its record; `content` is its JSON with sorted keys.
+        """The id of the message, the `index`-th one of its record.
+
+        `content` is its JSON with sorted keys; `cell` takes a column's value from a row.
 
         Raises:
             Unreadable: with ``keep``, the message has no id; with ``columns``, none of the columns has a value.
@@ -54,7 +56,9 @@ class MessageIds:
             return self._hash(content)
         if self._mode == "row":
             return self._hash(dumps([record.source.identity, record.number, index]))
-        values = [None if (value := cell(column)) in (None, "") else as_text(value) for column in self._columns]
+        values = [
+            None if (value := cell(record.row, column)) in (None, "") else as_text(value) for column in self._columns
+        ]
         if not any(value is not None for value in values):
             raise Unreadable("message-id-missing", "All columns of the id are empty.", "messageId")
         return self._hash(dumps([*values, index] if index else values))
@@ -79,14 +83,13 @@ class RecentIds:
 
     def __init__(self, remembered: int = _REMEMBERED) -> None:
         self._remembered = remembered
-        self._new: set[bytes] = set()
-        self._old: set[bytes] = set()
+        self._new: set[str] = set()
+        self._old: set[str] = set()
 
     def seen_before(self, message_id: str) -> bool:
-        short = hashlib.blake2b(message_id.encode(errors="replace"), digest_size=16).digest()
-        if short in self._new or short in self._old:
+        if message_id in self._new or message_id in self._old:
             return True
-        self._new.add(short)
+        self._new.add(message_id)
         if len(self._new) >= self._remembered:
             self._old, self._new = self._new, set()
         return False

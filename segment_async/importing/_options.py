@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field
 from datetime import datetime
+from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from segment_async import Transport
+from segment_async.plans import Plan, PlanError, require_validator
 
 from ._mapping import Mapping
-from ._prepare import Transform
+from ._ready_made import Transform
 from ._report import ImportUsageError
 from ._sources import FORMATS, REJECTS_SUFFIX, STATE_SUFFIX, Source
 from ._values import Unreadable, dumps, read_time
 
 Ids = Literal["content", "columns", "row", "keep"]
+OnViolation = Literal["warn", "reject"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class ImportOptions:
         limit: stop after so many records, those of earlier runs included.
         since, until: ISO-8601; messages before `since`, or at `until` and later, are skipped.
         strict: also reject what violates Segment's spec without being dropped.
+        plan: a tracking plan, or its JSON file: each message is checked against it. Needs the extra ``plans``.
+        on_violation: with `plan`: ``warn``: violations are counted and the messages are sent; ``reject``: they are not.
         rate: messages a second; 0: no limit.
         ordered: one request at a time, for calls where the last one wins.
         ids: where messageIds come from: a hash of the ``content``; of ``columns``; of file and ``row``; or ``keep``.
@@ -61,6 +67,8 @@ class ImportOptions:
     since: str | None = None
     until: str | None = None
     strict: bool = False
+    plan: str | PathLike[str] | MappingOf[str, Any] | Plan | None = None
+    on_violation: OnViolation = "warn"
     rate: float = 500
     ordered: bool = False
     ids: Ids = "content"
@@ -97,6 +105,8 @@ class ImportOptions:
             raise ImportUsageError("rate must be 0 (no limit) or a number of messages a second")
         if self.limit is not None and self.limit < 1:
             raise ImportUsageError("limit must be a positive number of records")
+        if self.on_violation not in ("warn", "reject"):
+            raise ImportUsageError("on-violation must be warn or reject")
         self._check_ids()
         self.most_rejects()
         for name in ("since", "until"):
@@ -117,6 +127,20 @@ class ImportOptions:
         if self.mapping is not None and self.mapping.keeps_id:
             return "keep", ()
         return self.ids, self.id_columns
+
+    def loaded_plan(self) -> Plan | None:
+        """Raises:
+        ImportUsageError: the plan cannot be read or used, or the extra is not installed.
+        """
+        if self.plan is None:
+            return None
+        try:
+            require_validator()
+            return self.plan if isinstance(self.plan, Plan) else Plan.load(self.plan)
+        except PlanError as error:
+            raise ImportUsageError(f"plan: {error}") from error
+        except OSError as error:
+            raise ImportUsageError(f"plan {self.plan}: cannot be read: {error.strerror or error}") from error
 
     def moment(self, name: str) -> datetime | None:
         """The option ``since`` or ``until`` as a time; `None` if it is not set."""
@@ -159,7 +183,9 @@ class ImportOptions:
         """Changes with everything that changes messages."""
         mapping = self.mapping.digest if self.mapping is not None else ""
         parts: list[Any] = [mapping, self.transform_name, self.format, self.destinations, self.since, self.until]
-        return hashlib.sha256(dumps([*parts, self.strict, self.ids, self.id_columns])).hexdigest()
+        plan = self.loaded_plan() if self.on_violation == "reject" else None
+        rules = [(rule.label, rule.schema) for rule in plan.rules] if plan is not None else None
+        return hashlib.sha256(dumps([*parts, self.strict, self.ids, self.id_columns, rules])).hexdigest()
 
     def state_path(self, sources: Sequence[Source]) -> Path:
         """Beside a single source; else in the folder that the import runs in."""

@@ -16,6 +16,10 @@ class Pace:
         self._level = self._most
         self._updated = now
 
+    @property
+    def is_limited(self) -> bool:
+        return self._rate > 0
+
     def take(self, count: int, now: float) -> float:
         """Count messages, and return the seconds to wait before sending them."""
         if not self._rate:

@@ -13,7 +13,8 @@ from typing import BinaryIO, Final, ParamSpec, TypeVar
 
 from ._mapping import Mapping
 from ._parquet import ParquetReader
-from ._prepare import Prepared, Preparer, check_ready_made
+from ._prepare import Prepared, Preparer
+from ._ready_made import check_ready_made
 from ._records import Place, Record, csv_header, read_csv, read_json_lines
 from ._report import SourceBroken
 from ._sources import Source

@@ -25,6 +25,7 @@ class RejectsFile:
         # Rows are personal data: the file is its owner's.
         self._file = open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb", buffering=1 << 16)  # noqa: SIM115
         self.size = size
+        self._failure: OSError | None = None
         # A pipe or a device has no size.
         self._is_file = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         if self._is_file:
@@ -46,7 +47,17 @@ class RejectsFile:
             "row": shown_row(record, columns),
             "message": message,
         }
-        self.size += self._file.write(dumps(line) + b"\n")
+        try:
+            content = dumps(line)
+        except (TypeError, ValueError, RecursionError):
+            # A transform can put anything into its messages, and into the row.
+            content = dumps(line | {"row": repr(line["row"]), "message": None})
+        try:
+            self.size += self._file.write(content + b"\n")
+        except OSError as error:
+            # This line is lost: nothing may count as being on disk from here on.
+            self._failure = error
+            raise
 
     def sync(self) -> None:
         """Have on disk what was added.
@@ -54,6 +65,8 @@ class RejectsFile:
         Raises:
             OSError: the disk is full, or refused.
         """
+        if self._failure is not None:
+            raise self._failure
         self._file.flush()
         if self._is_file:
             os.fsync(self._file.fileno())

@@ -51,7 +51,7 @@ class Counts:
         duplicates: all messages of the record had ids that were sent before in this run.
         messages: messages delivered; a record can make several.
         reasons: rejected and failed records by rule or reason.
-        spec: findings of severity "spec" by rule, in messages that were sent anyway.
+        spec, plan: findings of this severity by rule, in messages that were sent anyway.
     """
 
     records: int = 0
@@ -63,22 +63,22 @@ class Counts:
     messages: int = 0
     reasons: Counter[str] = field(default_factory=Counter[str])
     spec: Counter[str] = field(default_factory=Counter[str])
+    plan: Counter[str] = field(default_factory=Counter[str])
 
     def as_dict(self) -> dict[str, Any]:
         """The counts for JSON, as `from_dict` reads them."""
-        return {name: getattr(self, name) for name in _NUMBERS} | {
-            "reasons": dict(self.reasons),
-            "spec": dict(self.spec),
-        }
+        return {name: getattr(self, name) for name in _NUMBERS} | {name: dict(getattr(self, name)) for name in _BY_WORD}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Counts:
         """The counts that `as_dict` made."""
-        numbers = {name: int(saved[name]) for name in _NUMBERS}
-        return cls(**numbers, reasons=Counter(saved["reasons"]), spec=Counter(saved["spec"]))
+        given: dict[str, Any] = {name: int(saved[name]) for name in _NUMBERS}
+        given |= {name: Counter(saved[name]) for name in _BY_WORD}
+        return cls(**given)
 
 
 _NUMBERS: Final = ("records", "delivered", "rejected", "failed", "skipped", "duplicates", "messages")
+_BY_WORD: Final = ("reasons", "spec", "plan")
 
 
 @dataclass(frozen=True, slots=True)

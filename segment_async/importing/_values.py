@@ -27,6 +27,7 @@ _INTEGER: Final = re.compile(r"[+-]?\d+", re.ASCII)
 _EPOCH: Final = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 _BOOLEANS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _EXACT_DIGITS: Final = 15
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _MOST_DIGITS: Final = 4_000  # beyond them, Python refuses to convert text to an integer
 
 
@@ -86,11 +87,18 @@ def as_number(decimal: str | None = None) -> Convert:
         if not _NUMBER.fullmatch(text) or len(text) > _MOST_DIGITS:
             raise Unreadable("number", "Not a number.")
         if _INTEGER.fullmatch(text):
-            return int(text)
-        exact = sum(map(str.isdigit, text)) <= _EXACT_DIGITS
-        return _finite(float(text)) if exact else Decimal(text)
+            return _whole(text)
+        if len(text) > _EXACT_DIGITS and sum(map(str.isdigit, text)) > _EXACT_DIGITS:
+            return Decimal(text)
+        return _finite(float(text))
 
     return convert
+
+
+def _whole(value: Any) -> int | Decimal:
+    """The integer; one of more than 64 bits as a `Decimal`, which is sent with all its digits."""
+    number = int(value)
+    return number if _SMALLEST <= number <= _LARGEST else Decimal(number)
 
 
 def _grouped(decimal: str) -> re.Pattern[str]:
@@ -111,11 +119,11 @@ def as_integer(value: Any) -> Any:
         text = value.strip()
         if not _INTEGER.fullmatch(text) or len(text) > _MOST_DIGITS:
             raise Unreadable("integer", "Not an integer.")
-        return int(text)
+        return _whole(text)
     number = _finite(value)
     if number != number // 1:
         raise Unreadable("integer", "Not an integer, but a fraction.")
-    return int(number)
+    return _whole(number)
 
 
 def as_boolean(value: Any) -> bool:

@@ -6,13 +6,12 @@ The window is what a crash can repeat: the position of the state moves only past
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from segment_async import Delivery, Outcome, Status
 
-from ._prepare import DUPLICATE, REJECTED, SKIPPED, Prepared
-from ._records import Problem
+from ._prepare import SKIPPED, Prepared
+from ._records import Problem, Record
 from ._report import REFUSED, UNREACHABLE, Counts, Stopped
 from ._state import Position
 
@@ -21,17 +20,7 @@ _WRONG_ADDRESS: Final = (404, 405, 501, 505)
 _NO_ANSWERS: Final = ("gave_up", "unexpected_answer")
 
 
-@dataclass(slots=True)
-class InFlight:
-    """A record that was given to the client, or needs none."""
-
-    prepared: Prepared
-    deliveries: list[Delivery]
-    source: int
-
-
-@dataclass(slots=True)
-class Reject:
+class Reject(NamedTuple):
     """A record for the rejects file."""
 
     prepared: Prepared
@@ -40,21 +29,38 @@ class Reject:
 
 
 class Window:
-    """Attributes:
-    counts: of all that left the window.
-    position: the first record without an outcome.
+    """All its records are of one source at a time.
+
+    Attributes:
+        counts: of all that left the window.
     """
 
     def __init__(self, counts: Counts, position: Position) -> None:
         self.counts = counts
-        self.position = position
-        self._waiting: deque[InFlight] = deque()
+        self._waiting: deque[Prepared] = deque()
+        self._begun = position
+        self._last: Record | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, prepared: Prepared, deliveries: list[Delivery], source: int) -> None:
-        self._waiting.append(InFlight(prepared, deliveries, source))
+    @property
+    def position(self) -> Position:
+        """The first record without an outcome."""
+        record, source = self._last, self._begun.source
+        if record is None:
+            return self._begun
+        first, second = record.after
+        if record.line is None:
+            return Position(source, record.number, group=first, row=second)
+        return Position(source, record.number, first, second)
+
+    def begin(self, position: Position) -> None:
+        """The records that follow begin here; those before have their outcomes."""
+        self._begun, self._last = position, None
+
+    def add(self, prepared: Prepared) -> None:
+        self._waiting.append(prepared)
 
     @property
     def oldest(self) -> Delivery | None:
@@ -63,76 +69,61 @@ class Window:
             return None
         return next((each for each in self._waiting[0].deliveries if each.outcome is None), None)
 
-    def end_source(self, source: int) -> None:
-        """All records of a source have their outcome."""
-        self.position = Position(source + 1)
+    def next_reject(self) -> Reject | None:
+        """Count what has its outcome and move past it, up to a record that belongs into the rejects file.
 
-    def next_settled(self) -> InFlight | None:
-        """Look at the front: `None` if it has no outcome yet.
+        `None`: there is none, and the front waits for its outcome.
 
         Raises:
-            Stopped: the outcome says that nothing can be delivered now.
+            Stopped: an outcome says that nothing can be delivered now.
         """
-        if not self._waiting:
-            return None
-        front = self._waiting[0]
-        for delivery in front.deliveries:
-            outcome = delivery.outcome
-            if outcome is None or outcome.status is Status.DROPPED:
-                return None  # the client was closed before it: no outcome, but the next run's work
-            if outcome.status is Status.FAILED:
-                _stop_if_general(outcome)
-        return front
-
-    def pop(self) -> Reject | None:
-        """Count the front and move past it; returns what belongs into the rejects file."""
-        front = self._waiting.popleft()
-        prepared = front.prepared
-        self._move_past(front)
-        counts = self.counts
-        counts.records += 1
-        if prepared.status == REJECTED:
-            assert prepared.problem is not None
-            counts.rejected += 1
-            counts.reasons[prepared.problem.rule] += 1
-            return Reject(prepared, prepared.problem, prepared.messages[0] if prepared.messages else None)
-        if prepared.status == SKIPPED:
-            counts.skipped += 1
-        elif prepared.status == DUPLICATE:
-            counts.duplicates += 1
-        else:
-            return self._count_sent(front)
+        waiting, counts = self._waiting, self.counts
+        while waiting:
+            front = waiting[0]
+            failed: Outcome | None = None
+            messages = 0
+            for delivery in front.deliveries:
+                outcome = delivery.outcome
+                if outcome is None or outcome.status is Status.DROPPED:
+                    return None  # dropped when the client was closed: no outcome, but the next run's work
+                if outcome.status is Status.DELIVERED:
+                    messages += 1
+                else:
+                    _stop_if_general(outcome)
+                    failed = failed or outcome
+            waiting.popleft()
+            self._last = front.record
+            counts.records += 1
+            counts.messages += messages
+            for verdict in front.findings if front.deliveries else ():
+                (counts.plan if verdict.severity == "plan" else counts.spec)[verdict.rule] += 1
+            if failed is not None:
+                return self._failed(front, failed)
+            if messages:
+                counts.delivered += 1
+            elif front.problem is not None:
+                counts.rejected += 1
+                counts.reasons[front.problem.rule] += 1
+                return Reject(front, front.problem, front.messages[0] if front.messages else None)
+            elif front.status == SKIPPED:
+                counts.skipped += 1
+            else:
+                counts.duplicates += 1
         return None
 
-    def _count_sent(self, front: InFlight) -> Reject | None:
-        counts, prepared = self.counts, front.prepared
-        for verdict in prepared.spec:
-            counts.spec[verdict.rule] += 1
-        failed: Reject | None = None
-        for delivery, message in zip(front.deliveries, prepared.messages, strict=True):
-            outcome = delivery.outcome
-            if outcome is not None and outcome.status is Status.DELIVERED:
-                counts.messages += 1
-            elif failed is None:
-                failed = Reject(prepared, _failure(outcome), message)
-        if failed is None:
-            counts.delivered += 1
-        else:
-            counts.failed += 1
-            counts.reasons[failed.problem.rule] += 1
-        return failed
-
-    def _move_past(self, front: InFlight) -> None:
-        record = front.prepared.record
-        first, second = record.after
-        if record.line is None:
-            self.position = Position(front.source, record.number, group=first, row=second)
-        else:
-            self.position = Position(front.source, record.number, first, second)
+    def _failed(self, front: Prepared, outcome: Outcome) -> Reject:
+        problem = _failure(outcome)
+        self.counts.failed += 1
+        self.counts.reasons[problem.rule] += 1
+        message = next(
+            message
+            for message, delivery in zip(front.messages, front.deliveries, strict=True)
+            if delivery.message_id == outcome.message_id
+        )
+        return Reject(front, problem, message)
 
 
-def _failure(outcome: Outcome | None) -> Problem:
-    assert outcome is not None
+def _failure(outcome: Outcome) -> Problem:
     status = f" with status {outcome.status_code}" if outcome.status_code is not None else ""
     return Problem(outcome.reason or "failed", "", f"Segment refused the message{status}.")
 

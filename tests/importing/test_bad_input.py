@@ -278,3 +278,19 @@ def test_a_mapping_that_is_wrong_is_explained(mapping, text):
 
 def test_the_mapping_of_these_tests_is_right():
     assert parse_mapping(MAPPING).columns == {"user", "at", "total"}
+
+
+def test_what_a_transform_makes_that_is_no_json_is_rejected_alone(tmp_path):
+    def made(row):
+        message = {"type": "track", "userId": row["user"], "event": "A", "properties": {"n": 1}}
+        if row["user"] == "u1":
+            row["self"] = row
+            message["properties"]["n"] = 2**70
+        return message
+
+    path = write_csv(tmp_path / "orders.csv", orders(3))
+    report, segment = imported(path, mapping=None, transform=made, destinations="none")
+    assert users(segment) == ["u0", "u2"]
+    (reject,) = rejects_of(report)
+    assert (reject["rule"], reject["record"], reject["message"]) == ("value", 2, None)
+    assert "'user': 'u1'" in reject["row"]

@@ -63,6 +63,16 @@ def test_a_dry_run_tells_what_would_happen(folder):
     assert sorted(each.name for each in folder.iterdir()) == ["map.toml", "orders.csv"]
 
 
+def test_a_dry_run_shows_numbers_with_all_their_digits(folder):
+    write_csv(folder / "orders.csv", [("u", "2024-05-01", "12345678901234567.89"), ("u", "2024-05-01", "9" * 30)])
+    arguments = ("orders.csv", "--map", "map.toml", "--dry-run")
+    for more in ((), ("--json",)):
+        done = run(folder, *arguments, *more)
+        assert done.returncode == 0, done.stderr
+        assert "12345678901234567.89" in done.stdout
+        assert "9" * 30 in done.stdout
+
+
 def test_a_first_mapping_is_one_that_works(folder):
     write_csv(folder / "orders.csv", [(*row, "true") for row in orders(20)], header="customer_id,created_at,total,gift")
     done = run(folder, "orders.csv", "--init")

@@ -15,6 +15,7 @@ from segment_async.importing._values import (
     as_number,
     as_text,
     as_time,
+    dumps,
     plain_json,
 )
 
@@ -137,3 +138,9 @@ def test_plain_json_of_what_a_parquet_file_holds():
         "map": {"a": 1, "b": 2},
         "list": [None, "x"],
     }
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**30])
+def test_an_integer_of_more_than_64_bits_keeps_its_digits(value):
+    for read in (as_integer, as_number()):
+        assert dumps(read(str(value))) == str(value).encode()

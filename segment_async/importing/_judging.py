@@ -1,0 +1,103 @@
+"""What Segment, and a tracking plan, say of a finished message. Pure: no network, no files.
+
+`segment_async.verdicts` decides what Segment would drop; `segment_async.plans` what is against the plan.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+import orjson
+
+from segment_async import __version__
+from segment_async.plans import Plan
+from segment_async.verdicts import MESSAGE_BYTES, MESSAGE_ID_CHARACTERS, Verdict, judge
+
+from ._records import Problem
+
+# The library's name and version in the context, which the client adds.
+_LIBRARY: Final = {"name": "segment-async", "version": __version__}
+_ADDED_BYTES: Final = 120
+
+# Messages of one shape are judged once: millions of rows have a handful of shapes.
+_SHAPES: Final = 1_000
+_JUDGED_BY_VALUE: Final = frozenset(
+    {"context", "name", "category", "groupId", "previousId", "sentAt", "originalTimestamp"}
+)
+_DATES: Final = frozenset({"createdAt", "created_at", "birthday"})
+_NESTED: Final = frozenset({dict, list})
+_FLAGS: Final = frozenset({bool})
+_NOTHING: Final[dict[str, Any]] = {}
+
+
+class Judge:
+    """Says whether messages can be sent.
+
+    Args:
+        strict: also reject what violates Segment's spec without being dropped.
+        plan: also judge by this plan.
+        rejects_violations: reject what is against the plan.
+    """
+
+    def __init__(self, *, strict: bool, plan: Plan | None, rejects_violations: bool) -> None:
+        self._rejected = {"dropped", *(["spec"] if strict else []), *(["plan"] if rejects_violations else [])}
+        self._plan = plan
+        self._clean_shapes: set[object] = set()
+
+    def problem(self, message: dict[str, Any], content: bytes, found: list[Verdict]) -> Problem | None:
+        """The reason if the message cannot be sent; what does not keep it from being sent goes to `found`.
+
+        `content` is its JSON without its id.
+        """
+        verdicts = self._verdicts(message, content)
+        if self._plan is not None:
+            verdicts = [*verdicts, *self._violations(self._plan, message, content)]
+        for verdict in verdicts:
+            if verdict.severity in self._rejected:
+                return Problem(verdict.rule, verdict.path, verdict.text)
+            if verdict.severity != "style":
+                found.append(verdict)
+        return None
+
+    def _verdicts(self, message: dict[str, Any], content: bytes) -> list[Verdict]:
+        length = len(message["messageId"])
+        size = len(content) + _ADDED_BYTES + length
+        shape = _shape(message)
+        if shape in self._clean_shapes and size <= MESSAGE_BYTES and length < MESSAGE_ID_CHARACTERS:
+            return []
+        verdicts = judge(message, size=size)
+        if (
+            shape is not None
+            and len(self._clean_shapes) < _SHAPES
+            and all(verdict.severity == "style" for verdict in verdicts)
+        ):
+            self._clean_shapes.add(shape)
+        return verdicts
+
+    def _violations(self, plan: Plan, message: dict[str, Any], content: bytes) -> list[Verdict]:
+        try:
+            travelling: dict[str, Any] = orjson.loads(content)
+        except ValueError:
+            return []  # a number that no float can hold: it is sent as it is, and no validator takes it
+        travelling["messageId"] = message["messageId"]
+        context = travelling.get("context")
+        given = cast("dict[str, Any]", context) if isinstance(context, dict) else {}
+        travelling["context"] = {**given, "library": _LIBRARY}
+        return plan.judge(travelling)
+
+
+def _shape(message: dict[str, Any]) -> object:
+    """All that the verdicts of severity "dropped" and "spec" depend on, but for the size and the id; `None` if unknown."""
+    if not _JUDGED_BY_VALUE.isdisjoint(message):
+        return None
+    inner, traits = message.get("properties", _NOTHING), message.get("traits", _NOTHING)
+    choices, event = message.get("integrations", _NOTHING), message.get("event", "")
+    if not (type(inner) is type(traits) is type(choices) is dict and type(event) is str):
+        return None
+    kinds = tuple(map(type, inner.values()))
+    if traits:
+        kinds += tuple(map(type, traits.values()))
+    if not (_NESTED.isdisjoint(kinds) and _DATES.isdisjoint(traits) and _FLAGS.issuperset(map(type, choices.values()))):
+        return None
+    ids = (not message.get("userId"), not message.get("anonymousId"))
+    return (message["type"], event, ids, tuple(message), tuple(inner), tuple(traits), tuple(choices), kinds)

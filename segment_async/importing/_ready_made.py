@@ -1,0 +1,111 @@
+"""Messages of rows without a mapping: rows that are Segment messages already, columns named like one, a transform."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from collections.abc import Mapping as MappingOf
+from typing import Any, Final, cast
+
+from ._report import ImportUsageError
+from ._values import Unreadable, as_boolean
+
+Transform = Callable[[dict[str, Any]], Any]
+Build = Callable[[Any], list[dict[str, Any]]]
+
+# What Segment adds on arrival; sent again, it would contradict what Segment adds then.
+_OF_ARCHIVES: Final = frozenset(
+    {
+        *("sentAt", "sent_at", "projectId", "project_id", "receivedAt", "received_at"),
+        *("originalTimestamp", "original_timestamp", "message_id"),
+    }
+)
+
+
+def ready_made(columns: list[str] | None, *, keeps_ids: bool) -> Build:
+    """Rows that are Segment messages already, or whose column names are the paths of one (``traits.address.city``)."""
+    left_out = _OF_ARCHIVES if keeps_ids else _OF_ARCHIVES | {"messageId"}
+
+    def build(row: dict[str, Any]) -> list[dict[str, Any]]:
+        message: dict[str, Any] = {}
+        for name, value in row.items():
+            if value is None or name in left_out:
+                continue
+            if "." in name:
+                _put(message, name, value)
+            else:
+                message[name] = value
+        return [message]
+
+    if columns is None:
+        return build
+    return lambda row: build({name: cell for name, cell in zip(columns, row, strict=True) if cell and name})
+
+
+def _put(message: dict[str, Any], path: str, value: Any) -> None:
+    *outer, last = path.split(".")
+    inner = message
+    for name in outer:
+        held = inner.setdefault(name, {})
+        if not isinstance(held, dict):
+            raise Unreadable("columns", f"{path!r} is inside of a column that has a value of its own.", path)
+        inner = cast("dict[str, Any]", held)
+    if outer[:1] == ["integrations"] and isinstance(value, str):
+        # As text, "false" would count as true.
+        try:
+            value = as_boolean(value)
+        except Unreadable as error:
+            error.path = path
+            raise
+    inner[last] = value
+
+
+def check_ready_made(source: str, columns: list[str]) -> None:
+    """Raises:
+    ImportUsageError: the column names are not those of messages.
+    """
+    if "type" not in columns:
+        raise ImportUsageError(
+            f"source {source}, line 1: has no column 'type'. Without a mapping, columns are named as in a message "
+            "(type, userId, event, properties.total); write a mapping with --init, and pass it with --map"
+        )
+
+
+def transformed(transform: Transform, columns: list[str] | None) -> Build:
+    """Rows that the application's function makes messages of."""
+
+    def cells(row: Any) -> dict[str, Any]:
+        return row if columns is None else {name: cell for name, cell in zip(columns, row, strict=True) if cell}
+
+    def build(row: Any) -> list[dict[str, Any]]:
+        try:
+            made = transform(cells(row))
+        except Exception as error:
+            raise Unreadable("transform", f"The transform raised {type(error).__name__}.") from error
+        several = cast("list[Any]", [] if made is None else [made] if isinstance(made, MappingOf) else made)
+        try:
+            return [dict(each) for each in several]
+        except (TypeError, ValueError):
+            raise Unreadable("transform", "The transform must return a message, messages or None.") from None
+
+    return build
+
+
+def load_transform(name: str) -> Transform:
+    """The function that ``module:function`` names.
+
+    Raises:
+        ImportUsageError: there is none.
+    """
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise ImportUsageError(f"transform {name!r}: must be module:function")
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise ImportUsageError(f"transform {name!r}: cannot be imported: {error}") from error
+    for part in function.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise ImportUsageError(f"transform {name!r}: module {module} has no function {function}")
+    return cast("Transform", found)

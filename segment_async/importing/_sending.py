@@ -1,0 +1,207 @@
+"""Hands the records of sources to the client, at the import's pace, and follows their outcomes in order.
+
+Everything is sent by one `Client`, with its batches, retries and limits. This file does not know the state file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from segment_async import Client, Delivery, MessageError
+
+from ._options import ImportOptions
+from ._pace import Pace
+from ._prepare import REJECTED, SEND, Prepared, Preparer
+from ._reading import Opened, ReaderThread, next_slice, open_at
+from ._records import Problem
+from ._rejects import RejectsFile
+from ._report import TOO_MANY_REJECTS, UNREACHABLE, SourceBroken, Stopped
+from ._sources import Source
+from ._state import Position
+from ._transport import ClockChecked
+from ._window import Window
+
+WINDOW: Final = 5_000
+_SLEEP_FROM: Final = 0.02
+_PAUSE: Final = 1.0
+_FEW: Final = 1_000
+
+
+class Sender:
+    """Sends what is in the sources, from the window's position on.
+
+    Args:
+        broken: gets the sources that cannot be read to their end.
+
+    Attributes:
+        opened: the source that is being read.
+    """
+
+    def __init__(
+        self,
+        options: ImportOptions,
+        client: Client,
+        transport: ClockChecked,
+        preparer: Preparer,
+        window: Window,
+        rejects: RejectsFile,
+        broken: list[str],
+    ) -> None:
+        self.opened: Opened | None = None
+        self._client = client
+        self._transport = transport
+        self._preparer = preparer
+        self._window = window
+        self._rejects = rejects
+        self._broken = broken
+        self._limit = options.limit
+        self._most_pending = most_pending(options.rate)
+        self._pace = Pace(options.rate, asyncio.get_running_loop().time())
+        self._has_too_many = options.most_rejects()
+        self._is_share = (options.max_rejects or "").endswith("%")
+        self._first_answered = False
+
+    async def run(self, sources: Sequence[Source], thread: ReaderThread) -> None:
+        """Send everything.
+
+        Raises:
+            Stopped: no message can be delivered now, or there are too many rejects.
+            OSError: a source cannot be read, or a reject cannot be written.
+        """
+        loop = asyncio.get_running_loop()
+        for index in range(self._window.position.source, len(sources)):
+            name = sources[index].name
+            position = self._window.position
+            if position.source != index:
+                position = Position(index)
+                self._window.begin(position)
+            try:
+                self.opened = opened = await loop.run_in_executor(thread, open_at, sources[index], position)
+            except SourceBroken as error:
+                self._broken.append(f"source {name}: {error}")
+                self._window.begin(Position(index + 1))
+                continue
+            try:
+                self._preparer.begin_source(opened.columns)
+                is_limited = await self._send_records(opened, name, thread)
+                await self._settled()
+                if is_limited:
+                    return
+                self._window.begin(Position(index + 1))
+            finally:
+                self.opened = None
+                # In its turn: an interrupted import may leave a read behind that is still going on.
+                thread.submit(opened.close)
+        self._check_rejects(at_end=True)
+
+    async def _send_records(self, opened: Opened, name: str, thread: ReaderThread) -> bool:
+        """Send the records of a source; whether the limit was reached."""
+        loop = asyncio.get_running_loop()
+        while True:
+            left = self._left()
+            if left is not None and left <= 0:
+                return True
+            read = await loop.run_in_executor(thread, next_slice, opened.records, self._preparer, left)
+            await self._send(read.prepared)
+            if isinstance(read.error, SourceBroken):
+                await self._settled()
+                self._broken.append(f"source {name}: {read.error}")
+                return False
+            if read.error is not None:
+                await self._settled()
+                raise read.error
+            if not read.prepared:
+                return False
+            self.settle()
+
+    def _left(self) -> int | None:
+        return None if self._limit is None else self._limit - self._window.counts.records - len(self._window)
+
+    async def _send(self, prepared: Sequence[Prepared]) -> None:
+        window, enqueue, most = self._window, self._client.enqueue, self._most_pending
+        is_paced = self._pace.is_limited
+        for each in prepared:
+            if each.status == SEND:
+                if len(window) >= most:
+                    await self._wait_for_room()
+                if is_paced:
+                    await self._wait_for_turn(len(each.messages))
+                deliveries: list[Delivery] = []
+                try:
+                    for message in each.messages:
+                        deliveries.append(await enqueue(message))  # noqa: PERF401  # kept if a later one fails
+                    each.deliveries = deliveries
+                except MessageError as error:
+                    each.status, each.problem = REJECTED, Problem("invalid", error.path, f"{error.problem}.")
+            window.add(each)
+            if not self._first_answered and each.deliveries:
+                await self._first_answer()
+
+    async def _first_answer(self) -> None:
+        """The first message goes alone: a wrong key, address or clock is found with one request."""
+        await self._settled()
+        self.check_clock()
+        self._first_answered = True
+
+    def check_clock(self) -> None:
+        """Raises:
+        Stopped: this machine's clock is wrong.
+        """
+        if self._transport.is_clock_wrong:
+            skew = self._transport.skew or 0
+            way = "ahead of" if skew > 0 else "behind"
+            raise Stopped(
+                UNREACHABLE,
+                f"this machine's clock is {abs(skew):,.0f} s {way} the server's: Segment would shift every event by "
+                "that; set the clock, and run the same command again",
+            )
+
+    async def _wait_for_room(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.settle()
+        began = loop.time()
+        while len(self._window) >= self._most_pending and (oldest := self._window.oldest) is not None:
+            await oldest
+            self.settle()
+        if loop.time() - began > _PAUSE:
+            self._pace.charge(len(self._window) + self._most_pending, loop.time())
+
+    async def _wait_for_turn(self, count: int) -> None:
+        delay = self._pace.take(count, asyncio.get_running_loop().time())
+        if delay >= _SLEEP_FROM:
+            await asyncio.sleep(delay)
+
+    async def _settled(self) -> None:
+        """Wait until the window is empty."""
+        self.settle()
+        while (oldest := self._window.oldest) is not None:
+            await oldest
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what has its outcome, in order.
+
+        Raises:
+            Stopped: no message can be delivered now, or there are too many rejects.
+            OSError: a reject cannot be written.
+        """
+        if self._transport.is_clock_wrong:
+            return
+        while (reject := self._window.next_reject()) is not None:
+            self._rejects.add(reject.prepared.record, reject.prepared.columns, reject.problem, reject.message)
+            self._check_rejects()
+
+    def _check_rejects(self, *, at_end: bool = False) -> None:
+        counts = self._window.counts
+        number = counts.rejected + counts.failed
+        # A share means nothing for the first few.
+        if (at_end or counts.records >= _FEW or not self._is_share) and self._has_too_many(number, counts.records):
+            text = f"{number:,} of {counts.records:,} records were rejected or failed, as many as --max-rejects allows"
+            raise Stopped(TOO_MANY_REJECTS, text)
+
+
+def most_pending(rate: float) -> int:
+    """Records on their way: those of one second, which is what an outage holds back and then lets go at once."""
+    return int(min(WINDOW, max(100, rate))) if rate else WINDOW
