@@ -1,7 +1,7 @@
 """Message ids: 12 hexadecimal digits for the time of the call in milliseconds, 8 random ones, and 8 of a block.
 
 The random digits come from the system at each call. So does the block, at the first call of each second; all ids of that
-second share it. Nothing compresses the digits of a call, which take 0.7 bytes each on the wire; a block hardly takes any.
+second share it. Nothing compresses the digits of a call, which take 0.9 bytes each on the wire; a block hardly takes any.
 
 No id may rest only on what was drawn before its call: processes that are resumed from one snapshot share their memory,
 and they cannot notice. If they also resume with the same clock, they share the block until its second is over; until

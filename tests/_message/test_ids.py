@@ -25,7 +25,7 @@ before = [new_message_id() for _ in range(200)]
 fork = ctypes.PyDLL(None).fork  # os.fork would run hooks
 for _ in range(10):
     if fork() == 0:
-        os.write(1, "".join(new_message_id() + "\\n" for _ in range(100)).encode())
+        os.write(1, "".join(new_message_id() + "\\n" for _ in range(20)).encode())
         os._exit(0)
 for _ in range(10):
     os.wait()
@@ -60,10 +60,9 @@ class TestIds:
     @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the fork of the C library")
     def test_copies_of_a_process_share_none(self) -> None:
         ids = printed(COPIES)
-        assert len(ids) == 1_000
-        assert len(set(ids)) == 1_000
+        assert len(set(ids)) == len(ids) == 200
         # Each call draws for itself: the copies' digits are not those of the others, nor in the same order.
-        assert len({each[12:20] for each in ids}) == 1_000
+        assert len({each[12:20] for each in ids}) == 200
         assert len({each[20:] for each in ids}) == 1
 
     @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
