@@ -34,8 +34,10 @@ MAX_BODY_BYTES: Final = 500_000
 MAX_BATCH_MESSAGES: Final = 2_500
 
 _HEAD: Final = b'{"batch":['
-# Bytes that are compressed at once: short enough not to be noticed on the loop, long enough to be worth the call.
-_PIECE: Final = 16_384
+# Bytes that are compressed at once, and read before the loop gets its turn: 0.2 ms, with zlib a quarter. Four times as
+# many with isal take 6 % less CPU a message, and the 99th percentile of a busy loop's lag is 0.13 ms instead of 0.11.
+_PIECE, _SLICE = 65_536, 131_072
+_ZLIB_PIECE, _ZLIB_SLICE = 16_384, 32_768
 # No name, no time, deflate, an unknown system: the shortest header there is.
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _RAW_DEFLATE: Final = -15
@@ -69,6 +71,14 @@ def fastest() -> tuple[Callable[[], _Deflater], Callable[..., int]]:
     except ImportError:
         return _zlib_deflater, zlib.crc32
     return _isal_deflater, cast("Any", isal_zlib).crc32
+
+
+@cache
+def bytes_at_once(gzip: bool) -> tuple[int, int]:
+    """How many bytes to compress at once, and how many to read before the loop gets its turn."""
+    if gzip and fastest()[0] is _zlib_deflater:
+        return _ZLIB_PIECE, _ZLIB_SLICE
+    return _PIECE, _SLICE
 
 
 class Envelope:
@@ -231,8 +241,9 @@ class OpenBatch:
         # One call, which a signal handler cannot interrupt: a message is always in the one place or in the other.
         self.deliveries.extend(starmap(messages.popleft, repeat((), len(bodies))))
 
-    def press(self, least: int = _PIECE) -> None:
-        """Compress what waits for it, if it is at least so many bytes."""
+    def press(self, least: int | None = None) -> None:
+        """Compress what waits for it, if it is at least so many bytes; `None`: as many as are worth the call."""
+        least = bytes_at_once(self._gzip)[0] if least is None else least
         if self.size - self._pressed_bytes < least or not self._bodies:
             return
         try:

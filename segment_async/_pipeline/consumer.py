@@ -22,8 +22,8 @@ from .queue import Queue
 from .retry import Failure
 from .settlement import Settlement
 
-# Bytes that are read from the queue before the loop gets its turn: a quarter of a millisecond with zlib.
-_SLICE: Final = 32_768
+# Bytes that are little to read and compress.
+_LITTLE: Final = 4_096
 # Seconds that a timer comes late on purpose: a loop may call a little early, and then there would be nothing to do.
 _SLACK: Final = 1e-5
 
@@ -90,10 +90,10 @@ class Consumer:
 
     def _read_slice(self) -> bool:
         """Move messages from the queue into the open batch; `False`: there is no more, and it was little work."""
-        queue = self._queue
+        queue, most = self._queue, self._backlog.slice_bytes
         size = 0
-        while size < _SLICE:
-            read, to_seal = queue.read(_SLICE - size)
+        while size < most:
+            read, to_seal = queue.read(most - size)
             if to_seal is not None:
                 self._seal(to_seal)
             elif read == 0:
@@ -102,7 +102,7 @@ class Consumer:
         opened = self._backlog.open
         if opened is not None:
             opened.press()
-        return size >= _SLICE // 8
+        return size >= _LITTLE
 
     def _seal(self, opened: OpenBatch) -> Batch | None:
         """The sealed batch, which waits now; `None`: another thread has dropped its messages meanwhile."""

@@ -196,12 +196,12 @@ class TestSizes:
     def test_a_batch_may_be_larger_the_more_is_in_flight_or_unread(self) -> None:
         backlog = backlog_with(flush_at=10)
         assert backlog.room_for_more(unread=10) == 10
-        assert backlog.room_for_more(unread=11) == 40
+        assert backlog.room_for_more(unread=11) == 50
         backlog.mark_in_flight(waiting(backlog, 0))
         assert backlog.room_for_more(unread=10) == 20
         put(backlog, 15, start=1)
         assert backlog.room_for_more(unread=10) == 5
-        assert backlog.room_for_more(unread=11) == 65
+        assert backlog.room_for_more(unread=11) == 85
 
     def test_how_many_unread_messages_are_worth_a_look(self) -> None:
         backlog = backlog_with(flush_at=10, max_in_flight=1)

@@ -17,7 +17,15 @@ from isal import igzip, isal_zlib
 
 from segment_async import Delivery, Status
 from segment_async._outcome import BatchResult
-from segment_async._pipeline.batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, Envelope, OpenBatch, fastest
+from segment_async._pipeline.batch import (
+    MAX_BATCH_MESSAGES,
+    MAX_BODY_BYTES,
+    Batch,
+    Envelope,
+    OpenBatch,
+    bytes_at_once,
+    fastest,
+)
 from segment_async._pipeline.delivery import bodies_of
 from segment_async._pipeline.retry import History
 from tests.support.stations import deliveries, opened, sealed
@@ -34,9 +42,11 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     if request.param == "zlib":
         monkeypatch.setitem(sys.modules, "isal", None)
     fastest.cache_clear()
+    bytes_at_once.cache_clear()
     gzip = request.param != "none"
     yield lambda bodies=(), **options: opened(bodies, gzip=gzip, **{"limit": ROOM, **options})
     fastest.cache_clear()
+    bytes_at_once.cache_clear()
 
 
 def add(batch: OpenBatch, body: bytes) -> None:
@@ -237,7 +247,7 @@ class TestRepair:
     """An exception amid a change costs the compression so far, and no message."""
 
     def test_after_an_exception_between_any_two_lines(self) -> None:
-        bodies = [message(3_000, number) for number in range(12)]
+        bodies = [message(12_000, number) for number in range(12)]
         line = 0
         is_over = False
         while not is_over:
