@@ -245,7 +245,10 @@ class HTTPTransport:
 
         Schedules a plain callback, because a task logs an error if the loop does not run again or not for long enough.
         """
-        session = self._sessions.pop(loop)
+        session = self._sessions.pop(loop, None)
+        if session is None:
+            # The loop's own thread has just closed it.
+            return
         session.http.detach()
         try:
             loop.call_soon_threadsafe(_close, session.connections)
@@ -261,9 +264,15 @@ class HTTPTransport:
 
     async def aclose(self) -> None:
         """Close the connections; a later `send` opens new ones."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        here = asyncio.get_running_loop()
         for loop in list(self._sessions):
-            self._detach(loop)
+            if loop is not here:
+                self._detach(loop)
+        await self.close_here()
+
+    async def close_here(self) -> None:
+        """Close the connections of the running loop, which is about to end, and no others."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session is not None:
             await session.http.close()
 

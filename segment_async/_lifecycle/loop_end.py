@@ -38,7 +38,8 @@ async def _guard(clean_up: Callable[[], Awaitable[None]]) -> Guard:
 
 def release(guard: Guard) -> None:
     """Close a guard that has nothing to clean up, without its loop, which may never run again."""
-    with suppress(StopIteration):
+    # A RuntimeError: its loop closes it at this moment, in another thread.
+    with suppress(StopIteration, RuntimeError):
         guard.aclose().send(None)
 
 

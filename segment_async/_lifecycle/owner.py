@@ -75,7 +75,10 @@ class LoopOwner(Host):
         self._transport = transport
         self._auth = auth
         self.close_timeout = close_timeout
-        self._guard: Guard | None = None
+        # Of loops that have worked for the client and have not ended: connections may be open there, and tasks may be about
+        # to end.
+        self._guards: dict[asyncio.AbstractEventLoop, Guard] = {}
+        self._left: dict[asyncio.AbstractEventLoop, list[asyncio.Task[Any]]] = {}
         self._begin()
         process.remember(self)
 
@@ -118,8 +121,8 @@ class LoopOwner(Host):
                 return _OWN_WATCH_SECONDS
             if owner is not None and owner.is_running():
                 return self._next_look()
-            left = self._move_to(loop)
-        _end(*left)
+            tasks = self._move_to(loop)
+        end(tasks)
         return _OWN_WATCH_SECONDS
 
     def send_now(self) -> None:
@@ -134,42 +137,56 @@ class LoopOwner(Host):
     def take_over(self) -> None:
         """The running loop is the owner from now on."""
         with self.pipeline.queue.lock:
-            left = self._move_to(asyncio.get_running_loop())
-        _end(*left)
+            tasks = self._move_to(asyncio.get_running_loop())
+        end(tasks)
 
-    def leave(self) -> list[asyncio.Task[Any]]:
-        """No loop works for the client any more. Returns the tasks, which were told to end."""
+    def leave(self, loop: asyncio.AbstractEventLoop | None = None) -> list[asyncio.Task[Any]]:
+        """No loop works for the client any more, unless another than this one does. Returns the tasks, told to end."""
         with self.pipeline.queue.lock:
-            guard, tasks = self._detach()
-        _end(guard, tasks)
+            tasks = self.pipeline.detach() if loop is None or self.clock.loop is loop else []
+        end(tasks)
         return tasks
 
-    def _move_to(self, loop: asyncio.AbstractEventLoop) -> tuple[Guard | None, list[asyncio.Task[Any]]]:
-        """Change owners; the lock is held. Returns what is left of the earlier one, to be ended without the lock."""
-        left = self._detach()
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
+        """Change owners; the lock is held. Returns the tasks of the earlier one, to be ended without the lock: that may run
+        code of transports and observers.
+        """
+        earlier = self.clock.loop
+        tasks = self.pipeline.detach()
+        if earlier is not None and earlier in self._guards:
+            self._left[earlier] = tasks
         self.has_run = True
-        self._guard = at_loop_end(partial(self._loop_ends, loop))
+        self._release_guards(lambda other: other.is_closed())
+        if loop not in self._guards:
+            self._guards[loop] = at_loop_end(partial(self._loop_ends, loop))
         self.pipeline.attach(loop)
-        return left
+        return tasks
 
-    def _detach(self) -> tuple[Guard | None, list[asyncio.Task[Any]]]:
-        guard, self._guard = self._guard, None
-        return guard, self.pipeline.detach()
+    def _release_guards(self, is_over: Callable[[asyncio.AbstractEventLoop], bool] = lambda _: True) -> None:
+        """Nothing is left to clean up on these loops."""
+        for loop in filter(is_over, list(self._guards)):
+            self._left.pop(loop, None)
+            guard = self._guards.pop(loop, None)
+            if guard is not None:
+                release(guard)
 
     async def _loop_ends(self, loop: asyncio.AbstractEventLoop) -> None:
         """`asyncio.run` is about to return: leave nothing on its loop, and all messages to the next one."""
-        if self.clock.loop is not loop:
+        if self._guards.pop(loop, None) is None:
+            # Released.
             return
-        # It is being closed already.
-        self._guard = None
-        await self._send_before_the_end()
-        tasks = self.leave()
+        is_owner = self.clock.loop is loop
+        if is_owner:
+            await self._send_before_the_end()
+        # Another loop may have taken over in the meantime; only this one can end its tasks and close its connections.
+        tasks = self.leave(loop) or self._left.pop(loop, [])
         if tasks:
             await asyncio.wait(tasks)
-        await self.pipeline.reports.finish(0.0)
+        if is_owner:
+            await self.pipeline.reports.finish(0.0)
         if isinstance(self._transport, HTTPTransport):
-            await self._transport.aclose()
-        await self._auth.aclose()
+            await self._transport.close_here()
+        await self._auth.close_here()
 
     async def _send_before_the_end(self) -> None:
         """What is in flight or due gets a moment, unless deliveries fail anyway or a flush has just waited for them."""
@@ -214,11 +231,8 @@ class LoopOwner(Host):
         self.pipeline.abandon_after_fork()
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
-        guard, self._guard = self._guard, None
         self._begin()
-        if guard is not None:
-            # The client has left its loop by now, so that there is nothing to clean up.
-            release(guard)
+        self._release_guards()
 
     # -- flush
 
@@ -314,6 +328,7 @@ class LoopOwner(Host):
             await self._close_parts(owner)
         finally:
             self._is_closed = True
+            self._release_guards()
             process.forget(self)
             self.pipeline.queue.notify()
 
@@ -368,6 +383,7 @@ class LoopOwner(Host):
         if loop is None or loop.is_running():
             return
         self.leave()
+        self._release_guards()
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
 
@@ -384,19 +400,14 @@ class LoopOwner(Host):
         await self.pipeline.reports.finish(_GRACE_SECONDS)
         self.leave()
         await self._close_parts(None)
-        return dropped, self.pipeline.statistics().pending
+        self._release_guards()
+        left = self.pipeline.statistics().pending
+        return (dropped + left, 0) if self.pipeline.feed is None else (dropped, left)
 
 
 def _lock_of_process() -> RLock:
     """A lock of this process's own: in a child, the parent's may be held by a thread that is not there."""
     return _locks.setdefault(os.getpid(), RLock())
-
-
-def _end(guard: Guard | None, tasks: list[asyncio.Task[Any]]) -> None:
-    """End what is left on an earlier loop: without a lock, as it may run code of transports and observers."""
-    end(tasks)
-    if guard is not None:
-        release(guard)
 
 
 def _messages(count: int) -> str:

@@ -24,7 +24,7 @@ import orjson
 
 from segment_async._exceptions import TransportError
 from segment_async._http.origin import origin
-from segment_async._http.transport import Response, Secret, Transport
+from segment_async._http.transport import HTTPTransport, Response, Secret, Transport
 from segment_async._lifecycle.loop_end import end
 
 from .retry import RetryPolicy, header, http_date, retry_after
@@ -57,6 +57,10 @@ class Auth(Protocol):
 
     async def header(self) -> str: ...
     def renew(self, sent_at: float) -> None: ...
+    async def close_here(self) -> None:
+        """Leave nothing on the running loop, which is about to end."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -78,6 +82,9 @@ class Basic:
 
     def renew(self, sent_at: float) -> None:
         """There is nothing to renew."""
+
+    async def close_here(self) -> None:
+        """There is nothing to leave."""
 
     async def aclose(self) -> None:
         """There is nothing to close."""
@@ -180,6 +187,12 @@ class Tokens:
         """The token that was in use at this reading of the clock is worth nothing."""
         if self._fetched_at <= sent_at:
             self._expires_at = -math.inf
+
+    async def close_here(self) -> None:
+        if self._fetching is not None and self._fetching.get_loop() is asyncio.get_running_loop():
+            self._stop_fetching()
+        if isinstance(self._transport, HTTPTransport):
+            await self._transport.close_here()
 
     async def aclose(self) -> None:
         self._stop_fetching()

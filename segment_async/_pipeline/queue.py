@@ -473,7 +473,10 @@ class Queue:
         """The place in the order of acceptance after all messages that are accepted now."""
         with self.lock:
             unstored = len(self._messages) + len(self.appending) if self.has_spool else 0
-            return self.read_count + len(self.ready) + unstored + self.accounts.spooled
+            opened = self.backlog.open
+            # An exception may have come after the messages moved, and before they were counted as read.
+            read = self.read_count if opened is None else max(self.read_count, opened.stop)
+            return read + len(self.ready) + unstored + self.accounts.spooled
 
     def left(self, place: int) -> int:
         """Messages before this place that have no outcome yet."""

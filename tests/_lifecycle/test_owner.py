@@ -4,10 +4,12 @@ Under the virtual clock wherever one loop is enough; in real threads where sever
 """
 
 import asyncio
+import gc
 import logging
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from types import FrameType
 from typing import Any, Self
@@ -18,6 +20,7 @@ import pytest
 from segment_async import Client, ClientClosed, Response, Status, TransportError, messages
 from segment_async.instrumentation import Request
 from tests.support.law import check_counters
+from tests.support.served import Served
 from tests.support.simulated_segment import Arrival
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
@@ -128,6 +131,49 @@ class TestLoops:
         standing.run_until_complete(standing.shutdown_asyncgens())
         standing.close()
         assert sorted(net.ids) == ["a", "b", "c"]
+
+    def test_one_that_lost_the_client_as_it_ended_closes_its_connections(self) -> None:
+        """`asyncio.run` stops its loop a few times while it ends, and another thread's may take over meanwhile."""
+        first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+        with Served() as server, warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            client = Client("KEY", host=server.url, flush_interval=0)
+
+            async def send() -> int:
+                await client.track("u", "E")
+                return await client.flush(timeout=PATIENCE)
+
+            assert first.run_until_complete(send()) == 0
+            delivery = second.run_until_complete(client.track("u", "E"))
+            first.run_until_complete(first.shutdown_asyncgens())
+            first.close()
+            assert second.run_until_complete(client.flush(timeout=PATIENCE)) == 0
+            assert delivery.outcome is not None and delivery.outcome.status is Status.DELIVERED
+            second.run_until_complete(client.aclose())
+            second.run_until_complete(second.shutdown_asyncgens())
+            second.close()
+            gc.collect()
+        assert [str(warning.message) for warning in said] == []
+
+    def test_one_that_lost_the_client_leaves_the_other_alone(self) -> None:
+        """Its end neither stops the deliveries nor closes the connections of the loop that works now."""
+        first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+        with Served() as server:
+            client = Client("KEY", host=server.url, flush_interval=0)
+
+            async def send() -> int:
+                await client.track("u", "E")
+                return await client.flush(timeout=PATIENCE)
+
+            assert first.run_until_complete(send()) == 0
+            assert second.run_until_complete(send()) == 0
+            first.run_until_complete(first.shutdown_asyncgens())
+            first.close()
+            assert second.run_until_complete(send()) == 0
+            assert server.connections == 2
+            second.run_until_complete(client.aclose())
+            second.run_until_complete(second.shutdown_asyncgens())
+            second.close()
 
     def test_what_is_ended_of_a_closed_loop_runs_without_the_lock(self) -> None:
         """The observers of its requests, and the transport's own clean-up, may wait for other threads' calls."""

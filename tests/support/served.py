@@ -44,5 +44,10 @@ class Served:
         self._server.script = script
 
     @property
+    def connections(self) -> int:
+        """How many were made."""
+        return self._server.connections
+
+    @property
     def messages(self) -> list[dict[str, Any]]:
         return [message for arrival in self._server.arrivals if arrival.taken for message in arrival.messages]
