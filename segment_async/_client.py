@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl as ssl_module
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from signal import SIGTERM, Signals
 from threading import get_ident
@@ -28,9 +28,11 @@ from ._message import build as _build
 from ._message.build import Fields, ObjectLike, Timestamp, UserID, checked
 from ._message.context import Bound, innermost
 from ._message.conversions import converting
+from ._message.defaults import MessageDefaults
 from ._message.encode import encode, own_fragment, plain
 from ._message.ids import new_message_id
 from ._message.timestamps import clock_text
+from ._options import BeforeSend, Network
 from ._outcome import Statistics
 from ._pipeline.auth import OAuth
 from ._pipeline.clock import LoopClock
@@ -44,7 +46,7 @@ from ._signals import exit_on
 from ._version import __version__
 from .events import TrackEvent
 from .instrumentation import Request
-from .messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
+from .messages import MAX_MESSAGE_BYTES, Defaults, Message, body_of, too_large
 from .spool._protocol import Spool
 
 if TYPE_CHECKING:
@@ -57,8 +59,6 @@ _CONTEXT: Final = {"library": _LIBRARY}
 # For a context whose members are encoded already.
 _CONTEXT_JSON: Final = b'{%%b,"library":%b}' % orjson.dumps(_LIBRARY_FIELDS)
 
-BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
-
 
 class Client:
     """Sends messages to one Segment source.
@@ -67,10 +67,11 @@ class Client:
     running loop, and a later loop continues where an earlier one ended.
 
     Args:
-        write_key: the source's write key; surrounding white space is stripped.
+        write_key: the source's write key; surrounding white space is stripped. `None`: the environment's
+            ``SEGMENT_WRITE_KEY``. With ``send=False`` no key is needed.
         region: ``"us"`` or ``"eu"``: the workspace's region. A key works only in its own region.
-        host: another origin (a proxy, a custom domain, a local endpoint), with or without ``/v1``. Wins over the
-            environment's ``SEGMENT_HOST``, which wins over `region`.
+        host: another origin (a proxy, a custom domain, a local endpoint), with or without ``/v1`` or ``/v1/batch``.
+            Wins over the environment's ``SEGMENT_HOST``, which wins over `region`.
         flush_at: a batch of this many messages is sent at once.
         flush_interval: maximum seconds a message waits before its batch is sent.
         max_queue_size: messages that may be pending, in flight included.
@@ -87,7 +88,8 @@ class Client:
         close_timeout: seconds that `aclose` may flush.
         before_send: called with each message before it is queued: a dict of its own, with the values as they travel
             (dates are text, models are dicts). Return it, changed or not; return `None` to drop it. An exception drops
-            the message too, and so does a message that Segment would drop.
+            the message too, and so does a message that Segment would drop. With a list, each function gets what the one
+            before it returned; `segment_async.hooks` has ready-made ones.
         on_error: called on the client's loop with a `DeliveryError` and the messages that failed or were dropped;
             sync or async.
         oauth: send OAuth tokens instead of the write key in the header; needs the extra ``oauth``.
@@ -97,10 +99,13 @@ class Client:
         deliver: `False`: only hand messages over to the spool; another process delivers them, such as a relay
             (`segment_async.relay`). Their outcome is `Status.HANDED_OVER`.
         transport: sends requests instead of aiohttp; `timeout` applies to it as well.
-        proxy: address of an HTTP proxy for aiohttp. `None`: no proxy; the environment's is ignored.
+        proxy: address of an HTTP proxy for aiohttp. `None`: no proxy, unless `trust_env` is set.
         ssl_context: for aiohttp, such as one with a private certificate authority; it must verify. `None`: the system's
             authorities.
-        allow_http: allow a plain ``http://`` host beyond loopback.
+        trust_env: take what `proxy` and `ssl_context` don't say from the environment when the client is made: the proxy
+            from ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``, certificate authorities from
+            ``SSL_CERT_FILE``, ``SSL_CERT_DIR``, ``REQUESTS_CA_BUNDLE`` or ``CURL_CA_BUNDLE``.
+        allow_http: allow a plain ``http://`` host beyond loopback. ``SEGMENT_ALLOW_HTTP=1`` in the environment does too.
         send: `False`: check and count messages, send nothing, and don't touch the spool.
         on_invalid: what happens to a message that Segment would drop, or that cannot be encoded. ``"raise"``: the call
             raises `MessageError`. ``"drop"``, for production: the message is accepted and at once dropped, with the
@@ -108,6 +113,8 @@ class Client:
             message that the spool cannot store is dropped as well (``spool_unavailable``).
         default: as in `json.dumps`: gets a value of a type that has no conversion, and returns one that has; it raises
             `TypeError` for what it does not know. It applies to calls of the client, not to `bound` or `messages`.
+        defaults: `context`, `integrations` and `properties` that every message gets, the last for track, page and screen
+            messages. They are merged key by key, one level deep, below those of `bound` blocks and of the call itself.
         plan: a tracking plan, or its JSON file: each message is checked against it, as it is sent. Needs the extra
             ``plans``.
         on_violation: what a message does that violates the plan; it is never dropped. ``"warn"``: it is logged, once
@@ -116,7 +123,8 @@ class Client:
             call; an exception in it is logged once.
 
     Raises:
-        ValueError: an option is out of range, contradicts another, or would put the key at risk.
+        ValueError: an option, or a variable of the environment, is wrong, contradicts another, or would put the key at
+            risk. `MessageError`, which is a `ValueError`: the defaults cannot be sent.
         OSError: the plan's file cannot be read.
         ImportError: `oauth` or `plan` is given and its extra is not installed.
     """
@@ -124,7 +132,7 @@ class Client:
     @_options.explains_official_options
     def __init__(
         self,
-        write_key: str,
+        write_key: str | None = None,
         *,
         region: Literal["us", "eu"] = "us",
         host: str | None = None,
@@ -139,7 +147,7 @@ class Client:
         timeout: float = 15.0,
         retry: RetryPolicy | None = None,
         close_timeout: float = 5.0,
-        before_send: BeforeSend | None = None,
+        before_send: BeforeSend | Sequence[BeforeSend] | None = None,
         on_error: OnError | None = None,
         oauth: OAuth | None = None,
         spool: str | PathLike[str] | Spool | None = None,
@@ -147,17 +155,20 @@ class Client:
         transport: Transport | None = None,
         proxy: str | None = None,
         ssl_context: ssl_module.SSLContext | None = None,
+        trust_env: bool = False,
         allow_http: bool = False,
         send: bool = True,
         on_invalid: Literal["raise", "drop"] = "raise",
         default: Callable[[Any], Any] | None = None,
+        defaults: Defaults | None = None,
         plan: str | PathLike[str] | Mapping[str, Any] | Plan | None = None,
         on_violation: OnViolation = "warn",
     ) -> None:
-        write_key = _options.checked_key(write_key)
+        write_key = _options.checked_key(write_key, send=send)
+        allow_http = allow_http or _options.environment_allows_http()
+        network = Network(timeout, proxy, ssl_context, trust_env)
         _options.check_region(region)
         _options.check_times(timeout, close_timeout)
-        _options.check_before_send(before_send)
         _options.check_values(on_invalid, default)
         self._observers: list[Callable[[Request], object]] = []
         options = PipelineOptions(
@@ -178,11 +189,9 @@ class Client:
         )
         _options.check_pipeline(options)
         transport = _options.transport_for(
-            transport, host, region, timeout, proxy, ssl_context, allow_http=allow_http, has_oauth=oauth is not None
+            transport, host, region, network, allow_http=allow_http, has_oauth=oauth is not None
         )
-        auth = _options.auth_for(
-            write_key, oauth, region, timeout, proxy, ssl_context, options.retry, self._now, allow_http=allow_http
-        )
+        auth = _options.auth_for(write_key, oauth, region, network, options.retry, self._now, allow_http=allow_http)
         _options.check_spool(spool, deliver=deliver, overflow=overflow)
         keeper = _options.spool_for(spool, write_key, transport, send=send)
 
@@ -191,10 +200,11 @@ class Client:
 
         self._owner = LoopOwner(make, transport, auth, close_timeout)
         self._max_bytes = min(MAX_MESSAGE_BYTES, max_queue_bytes)
-        self._before_send = before_send
+        self._before_send = _options.before_send_for(before_send)
         self._send = send
         self._drops_invalid = on_invalid == "drop"
         self._convert = converting(default)
+        self._defaults = None if defaults is None else MessageDefaults(defaults, self._convert)
         check_on_violation(on_violation)
         if plan is not None:
             _options.check_raises(on_invalid, on_violation)
@@ -580,12 +590,14 @@ class Client:
         _check_asyncio()
         return self._owner.run_here()
 
-    def _encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:
+    def _encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:  # noqa: C901  # a function more costs each call
         """The message's delivery, its JSON, and the size of that; no JSON if it was dropped at once."""
         block = innermost.get()
         context = b""
         if block is not None:
-            message, context = block.completed(message, self._before_send is not None)
+            message, context = block.completed(message, self._before_send is not None or self._defaults is not None)
+        if self._defaults is not None:
+            message = self._defaults.filled(message)
         if not context:
             message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
         if "messageId" not in message:

@@ -11,11 +11,11 @@ import os
 import random
 import ssl as ssl_module
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import iscoroutinefunction
 from os import PathLike
-from typing import Any, Final, ParamSpec
+from typing import Any, Final, NamedTuple, ParamSpec
 
 from ._http.origin import PLAIN_HTTP, batch_url, origin
 from ._http.transport import HTTPTransport, Transport
@@ -48,7 +48,30 @@ _OFFICIAL: Final = {
     "upload_size": "flush_at=…",
 }
 
+_QUOTES: Final = tuple("'\"`“”‘’„«»")
+_YES: Final = ("1", "true", "yes", "on")
+_NO: Final = ("", "0", "false", "no", "off")
+
 P = ParamSpec("P")
+
+BeforeSend = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+
+
+class Network(NamedTuple):
+    """How aiohttp reaches a server."""
+
+    timeout: float
+    proxy: str | None
+    ssl_context: ssl_module.SSLContext | None
+    trust_env: bool
+
+    def transport(self, url: str) -> HTTPTransport:
+        return HTTPTransport(
+            url, timeout=self.timeout, proxy=self.proxy, ssl_context=self.ssl_context, trust_env=self.trust_env
+        )
+
+    def __repr__(self) -> str:
+        return "<Network>"
 
 
 def explains_official_options(init: Callable[P, None]) -> Callable[P, None]:
@@ -63,20 +86,45 @@ def explains_official_options(init: Callable[P, None]) -> Callable[P, None]:
     return checking
 
 
-def checked_key(write_key: str) -> str:
-    """The write key without the white space around it.
+def checked_key(write_key: str | None, *, send: bool) -> str:
+    """The write key without the white space around it; the environment's if none is given.
 
     Raises:
-        ValueError: it is empty, or cannot be a key.
+        ValueError: there is none although messages are to be sent, or it cannot be a key.
     """
+    source = "write_key"
+    if write_key is None:
+        write_key, source = os.environ.get("SEGMENT_WRITE_KEY"), "SEGMENT_WRITE_KEY in the environment"
+        if write_key is None and send:
+            raise ValueError(
+                "no write key: pass one, or set SEGMENT_WRITE_KEY; find it under API Keys in the source's settings"
+            )
+    if not send and (write_key is None or (isinstance(write_key, str) and not write_key.strip())):
+        return ""
     if not isinstance(write_key, str) or not write_key.strip():
         raise ValueError(
-            "write_key must be the key of a Segment source; find it under API Keys in the source's settings"
+            f"{source} must be the key of a Segment source; find it under API Keys in the source's settings"
         )
     stripped = write_key.strip()
+    if stripped[0] in _QUOTES or stripped[-1] in _QUOTES:
+        raise ValueError(
+            f"{source} has quotation marks around it; remove them (docker run --env-file, for one, keeps those of a file)"
+        )
     if not stripped.isprintable() or not stripped.isascii() or ":" in stripped or " " in stripped:
-        raise ValueError("write_key contains characters that no Segment key has")
+        raise ValueError(f"{source} contains characters that no Segment key has")
     return stripped
+
+
+def environment_allows_http() -> bool:
+    """Whether ``SEGMENT_ALLOW_HTTP`` is set.
+
+    Raises:
+        ValueError: it is neither a yes nor a no.
+    """
+    text = os.environ.get("SEGMENT_ALLOW_HTTP", "").strip().lower()
+    if text not in (*_YES, *_NO):
+        raise ValueError("SEGMENT_ALLOW_HTTP in the environment must be 1 or 0")
+    return text in _YES
 
 
 def check_pipeline(options: PipelineOptions) -> None:
@@ -113,14 +161,37 @@ def check_times(timeout: float, close_timeout: float) -> None:
         raise ValueError("timeout must be more than 0 seconds")
 
 
-def check_before_send(hook: object) -> None:
-    """Raises:
-    ValueError: it is no plain function.
+def before_send_for(hook: BeforeSend | Sequence[BeforeSend] | None) -> BeforeSend | None:
+    """One function that does what all do, one after the other.
+
+    Raises:
+        ValueError: one of them is no plain function.
     """
-    if hook is not None and not callable(hook):
-        raise ValueError("before_send must be a function")
+    if hook is None:
+        return None
+    steps: list[Any] = [hook] if callable(hook) or not isinstance(hook, Sequence) else [*hook]
+    for step in steps:
+        _check_hook("before_send", step)
+    return steps[0] if len(steps) == 1 else _chained(steps) if steps else None
+
+
+def _chained(steps: Sequence[Any]) -> BeforeSend:
+    def one_after_the_other(message: dict[str, Any]) -> Mapping[str, Any] | None:
+        for step in steps:
+            changed = step(message)
+            if changed is None:
+                return None
+            message = dict(changed)
+        return message
+
+    return one_after_the_other
+
+
+def _check_hook(name: str, hook: object) -> None:
+    if not callable(hook):
+        raise ValueError(f"{name} must be a function")  # noqa: TRY004  # as every other option
     if iscoroutinefunction(hook) or iscoroutinefunction(type(hook).__call__):
-        raise ValueError("before_send must be a plain function, not a coroutine function: it runs within the call")
+        raise ValueError(f"{name} must be a plain function, not a coroutine function: it runs within the call")
 
 
 def check_values(on_invalid: str, default: object) -> None:
@@ -128,10 +199,8 @@ def check_values(on_invalid: str, default: object) -> None:
     ValueError: `on_invalid` is none of its words, or `default` is no plain function.
     """
     _check_words(on_invalid=(on_invalid, ("raise", "drop")))
-    if default is not None and not callable(default):
-        raise ValueError("default must be a function")
-    if iscoroutinefunction(default) or iscoroutinefunction(type(default).__call__):
-        raise ValueError("default must be a plain function, not a coroutine function: it runs within the call")
+    if default is not None:
+        _check_hook("default", default)
 
 
 def check_raises(on_invalid: str, on_violation: object) -> None:
@@ -149,9 +218,7 @@ def transport_for(
     transport: Transport | None,
     host: str | None,
     region: str,
-    timeout: float,
-    proxy: str | None,
-    ssl_context: ssl_module.SSLContext | None,
+    network: Network,
     *,
     allow_http: bool,
     has_oauth: bool,
@@ -164,17 +231,24 @@ def transport_for(
     if transport is not None:
         if host is not None:
             raise ValueError("transport and host contradict each other: a transport knows its own address")
-        if not has_oauth and (proxy is not None or ssl_context is not None):
-            raise ValueError("proxy and ssl_context are for aiohttp: a custom transport has its own")
+        if not has_oauth and (network.proxy is not None or network.ssl_context is not None or network.trust_env):
+            raise ValueError("proxy, ssl_context and trust_env are for aiohttp: a custom transport has its own")
         if isinstance(transport, HTTPTransport):
             _check_readable(transport, allow_http=allow_http)
         return transport
-    if host is None:
-        host = os.environ.get("SEGMENT_HOST") or HOSTS[region]
-    url = batch_url(host, allow_http=allow_http)
-    made = HTTPTransport(url, timeout=timeout, proxy=proxy, ssl_context=ssl_context)
+    made = network.transport(_url_for(host, region, allow_http=allow_http))
     _check_readable(made, allow_http=allow_http)
     return made
+
+
+def _url_for(host: str | None, region: str, *, allow_http: bool) -> str:
+    if host is not None:
+        return batch_url(host, allow_http=allow_http)
+    from_environment = os.environ.get("SEGMENT_HOST")
+    try:
+        return batch_url(from_environment or HOSTS[region], allow_http=allow_http)
+    except ValueError as error:
+        raise ValueError(f"SEGMENT_HOST in the environment is wrong: {error}") from None
 
 
 def _check_readable(transport: HTTPTransport, *, allow_http: bool) -> None:
@@ -186,9 +260,7 @@ def auth_for(
     write_key: str,
     oauth: OAuth | None,
     region: str,
-    timeout: float,
-    proxy: str | None,
-    ssl_context: ssl_module.SSLContext | None,
+    network: Network,
     policy: RetryPolicy,
     now: Callable[[], float],
     *,
@@ -203,7 +275,7 @@ def auth_for(
     if oauth is None:
         return Basic(write_key)
     server = origin(oauth.auth_server or _AUTH_SERVERS[region], allow_http=allow_http)
-    tokens = HTTPTransport(f"{server}/token", timeout=timeout, proxy=proxy, ssl_context=ssl_context)
+    tokens = network.transport(f"{server}/token")
     _check_readable(tokens, allow_http=allow_http)
     return Tokens(oauth, server, tokens, policy, now=now, wall=time.time, chance=random.random)
 

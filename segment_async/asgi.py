@@ -54,12 +54,12 @@ _BODIES: Final = ("http.response.body", "http.response.pathsend", "http.response
 
 
 def lifespan(
-    write_key_or_client: str | Client, *, wrap: Lifespan | None = None, **options: Any
+    write_key_or_client: str | Client | None = None, *, wrap: Lifespan | None = None, **options: Any
 ) -> Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]:
     """A lifespan for Starlette, FastAPI and similar frameworks: opens the client, puts it in the state, closes it.
 
-    The client is ``state["segment"]``. With a write key and the client's `options`, each start of the application makes
-    a new client. `wrap` is the application's own lifespan; the client is open before it starts and until it has ended.
+    The client is ``state["segment"]``. With a write key (`None`: the environment's ``SEGMENT_WRITE_KEY``) and the client's
+    `options`, each start of the application makes a new client. `wrap` is the application's own lifespan; the client is open before it starts and until it has ended.
 
     Raises:
         ValueError: options were passed together with a client.

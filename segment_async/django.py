@@ -63,7 +63,7 @@ def _make_client() -> Client:
     # Django's object asks each thread that comes before the first one is done.
     with _lock:
         if _made is None:
-            _made = Client(_settings.SEGMENT_WRITE_KEY, **getattr(_settings, "SEGMENT_OPTIONS", {}))
+            _made = Client(getattr(_settings, "SEGMENT_WRITE_KEY", None), **getattr(_settings, "SEGMENT_OPTIONS", {}))
         return _made
 
 

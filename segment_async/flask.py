@@ -46,8 +46,8 @@ def init_app(
 
     Args:
         app: the application; its own `before_request` functions should come later, so that their calls are bound.
-        client: `None`: one with the key in ``app.config["SEGMENT_WRITE_KEY"]``, and with the options in
-            ``app.config["SEGMENT_OPTIONS"]``, if there are any.
+        client: `None`: one with the key in ``app.config["SEGMENT_WRITE_KEY"]`` or else the environment's, and with the
+            options in ``app.config["SEGMENT_OPTIONS"]``, if there are any.
         user_id: takes Flask's request; returns `None` for an unknown user. Without it, use `bind` where you learn it.
         consent: takes Flask's request; returns the preferences by category, or `None` if they are not known.
         page_name: takes Flask's request; `None`: the route's rule.
@@ -59,7 +59,7 @@ def init_app(
     if client is None:
         config = cast("dict[str, Any]", app.config)
         client_options: dict[str, Any] = config.get("SEGMENT_OPTIONS", {})
-        client = Client(config["SEGMENT_WRITE_KEY"], **client_options)
+        client = Client(config.get("SEGMENT_WRITE_KEY"), **client_options)
     pages = WholeResponses(user_id=user_id, consent=consent, page_name=page_name, can_await=False, **options)
     requests = _Requests(client, pages)
     app.before_request(requests.begin)

@@ -22,6 +22,7 @@ from ._message.ids import new_message_id
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "AliasMessage",
+    "Defaults",
     "GroupMessage",
     "IdentifyMessage",
     "Message",
@@ -43,6 +44,14 @@ MAX_MESSAGE_BYTES: Final = 32_768
 
 Parameters = ParamSpec("Parameters")
 MessageT = TypeVar("MessageT")
+
+
+class Defaults(TypedDict, total=False):
+    """What `Client(defaults=...)` adds to every message."""
+
+    context: Mapping[str, Any]
+    integrations: Mapping[str, Any]
+    properties: Mapping[str, Any]
 
 
 class _Common(TypedDict, total=False):

@@ -212,7 +212,7 @@ class TestOptions:
             Client("KEY", **options)
         assert "word" not in str(caught.value)
 
-    @pytest.mark.parametrize("key", ["", "  ", None, "two words", "a:b", "ключ"])
+    @pytest.mark.parametrize("key", ["", "  ", b"KEY", "two words", "a:b", "ключ"])
     def test_an_invalid_key(self, key: Any) -> None:
         with pytest.raises(ValueError, match="write_key"):
             Client(key)

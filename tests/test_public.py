@@ -85,7 +85,8 @@ class TestTheList:
         assert all(parameter.default is None for parameter in parameters)
 
     def test_options_and_their_defaults(self) -> None:
-        parameters = [*inspect.signature(Client).parameters.values()][1:]
+        key, *parameters = inspect.signature(Client).parameters.values()
+        assert (key.name, key.default) == ("write_key", None)
         assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
         assert {parameter.name: parameter.default for parameter in parameters} == {
             "region": "us",
@@ -109,10 +110,12 @@ class TestTheList:
             "transport": None,
             "proxy": None,
             "ssl_context": None,
+            "trust_env": False,
             "allow_http": False,
             "send": True,
             "on_invalid": "raise",
             "default": None,
+            "defaults": None,
             "plan": None,
             "on_violation": "warn",
         }

@@ -56,6 +56,7 @@ HOW_TO: Final = {
     "fastapi": "web.md",
     "flask": "how-to/flask.md",
     "importing": "import.md",
+    "hooks": "how-to/erasure.md",
     "instrumentation": "how-to/metrics.md",
     "otel": "how-to/metrics.md",
     "plans": "plans.md",
@@ -204,7 +205,10 @@ Options of [`Client`](client.md), which `segment_async.blocking.Client` and `lif
 
 | environment variable | meaning |
 | --- | --- |
+| `SEGMENT_WRITE_KEY` | the write key, if the client was given none |
 | `SEGMENT_HOST` | the host, if the client was given none; wins over `region` |
+| `SEGMENT_ALLOW_HTTP` | `1`: allow a plain `http://` host, as `allow_http=True` does |
+| `HTTPS_PROXY`, `SSL_CERT_FILE` and others | with `trust_env=True` |
 
 ## The spool
 

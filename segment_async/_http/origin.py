@@ -9,17 +9,20 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-PLAIN_HTTP: Final = "plain http:// shows the write key to the network; to allow it, pass allow_http=True"
+PLAIN_HTTP: Final = (
+    "plain http:// shows the write key to the network; to allow it, pass allow_http=True or set SEGMENT_ALLOW_HTTP=1"
+)
 
 
 def batch_url(host: str, *, allow_http: bool = False) -> str:
-    """The URL of `/v1/batch` at an origin, which may have a path and may end in `/` or `/v1`.
+    """The URL of `/v1/batch` at an origin, which may have a path and may end in `/`, `/v1` or `/v1/batch`.
 
     Raises:
         ValueError: a write key must not be sent to this address.
     """
     parts = urlsplit(origin(host, allow_http=allow_http))
-    return parts._replace(path=f"{parts.path.removesuffix('/v1').rstrip('/')}/v1/batch").geturl()
+    path = parts.path.removesuffix("/batch") if parts.path.endswith("/v1/batch") else parts.path
+    return parts._replace(path=f"{path.removesuffix('/v1').rstrip('/')}/v1/batch").geturl()
 
 
 def origin(host: str, *, allow_http: bool = False) -> str:

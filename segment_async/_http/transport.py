@@ -1,8 +1,8 @@
 """Sends one request and reads its response. Only this file and the resolver know aiohttp.
 
 No aiohttp exception leaves this file, neither raised nor chained, because its `repr` contains the Authorization header.
-Redirects are never followed, cookies never kept, and proxies never taken from the environment; at most 64 KiB of a
-response are read. aiohttp is imported when the first transport is constructed, not with the package.
+Redirects are never followed and cookies never kept; proxies are taken from the environment only on request, and
+credentials from `.netrc` never. At most 64 KiB of a response are read. aiohttp is imported when the first transport is constructed, not with the package.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from weakref import WeakSet
 from segment_async._exceptions import TransportError
 
 from .deadline import Deadline
+from .environment import authorities, proxy_for
 from .origin import is_http_url, is_readable
 from .user_agent import USER_AGENT, extended
 
@@ -102,13 +103,17 @@ class HTTPTransport:
     Args:
         url: where batches are posted, such as ``https://api.segment.io/v1/batch``.
         timeout: seconds for one request, from connecting to the last byte of the response.
-        proxy: URL of an HTTP proxy, with credentials if it needs them; `None`: no proxy, and none from the environment.
+        proxy: URL of an HTTP proxy, with credentials if it needs them; `None`: no proxy, unless `trust_env` is set.
         ssl_context: for a private certificate authority or a client certificate; `None`: the system's authorities.
             Verification cannot be switched off.
+        trust_env: take the proxy and the certificate authorities from the environment if they are not given here:
+            ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``; ``SSL_CERT_FILE``, ``SSL_CERT_DIR``,
+            ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``. It is read once, here.
 
     Raises:
         ValueError: `url` or `proxy` is not an HTTP URL, `url` contains credentials, `timeout` is not positive, or
-            `ssl_context` does not verify certificates and host names.
+            `ssl_context` does not verify certificates and host names; or a variable of the environment names no HTTP
+            proxy, or no file of certificates.
     """
 
     def __init__(
@@ -118,6 +123,7 @@ class HTTPTransport:
         timeout: float = 15.0,
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        trust_env: bool = False,
     ) -> None:
         # Import aiohttp here and not in the first `send`, where it would block the loop for 0.1 s; and a fork in the
         # middle of an import would leave the import lock held in the child.
@@ -132,6 +138,9 @@ class HTTPTransport:
             raise ValueError("timeout must be a positive number of seconds")
         if ssl_context is not None and not _verifies(ssl_context):
             raise ValueError("ssl_context must verify certificates and host names, or others could read the write key")
+        if trust_env:
+            proxy = proxy if proxy is not None else proxy_for(url)
+            ssl_context = ssl_context if ssl_context is not None else authorities()
         self._url = url
         self._hostname = parts.hostname or ""
         self._timeout = timeout

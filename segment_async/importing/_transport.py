@@ -61,7 +61,9 @@ def address_of(region: str, host: str | None) -> str:
         raise ValueError(f"region must be one of {', '.join(HOSTS)}")
     given = host or os.environ.get("SEGMENT_HOST") or HOSTS[region]
     Client("checks-the-address", host=given, send=False)
-    return given.rstrip("/").removesuffix("/v1").rstrip("/") + "/v1/batch"
+    path = given.rstrip("/")
+    path = path.removesuffix("/batch") if path.endswith("/v1/batch") else path
+    return path.removesuffix("/v1").rstrip("/") + "/v1/batch"
 
 
 def http_transport(address: str, timeout: float) -> HTTPTransport:

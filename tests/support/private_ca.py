@@ -5,6 +5,7 @@ Made anew for each authority and kept in memory. What a client does about them i
 
 import datetime as dt
 import ssl
+from pathlib import Path
 
 import trustme
 
@@ -20,6 +21,10 @@ class PrivateCA:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._ca.configure_trust(context)
         return context
+
+    def write_to(self, path: Path) -> None:
+        """The authority's certificate, as a bundle for those who trust it."""
+        self._ca.cert_pem.write_to_path(str(path))
 
     def good(self) -> ssl.SSLContext:
         return _server_context(self._ca.issue_cert("127.0.0.1"))

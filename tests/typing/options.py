@@ -18,6 +18,7 @@ from segment_async import (
     RetryPolicy,
     Transport,
     TransportError,
+    hooks,
 )
 
 
@@ -55,6 +56,8 @@ async def right() -> None:
     Client("key", host="http://proxy.example", allow_http=True, proxy=None, ssl_context=ssl.create_default_context())
     Client("key", on_error=on_error, before_send=before_send, retry=RetryPolicy(max_retries=3, give_up_after=60))
     Client("key", on_error=on_error_async, transport=Mine())
+    Client(trust_env=True, defaults={"context": {"app": {"name": "shop"}}, "properties": {"tier": "beta"}})
+    Client(before_send=[before_send, hooks.redact("password"), hooks.sample(0.1, events=["Seen"])])
     Client("key", transport=HTTPTransport("https://api.segment.io/v1/batch", timeout=5, proxy=None))
     Client("key", oauth=OAuth("id", "pem", "kid", scope="tracking_api:write"))
     transport: Transport = Mine()
@@ -62,7 +65,9 @@ async def right() -> None:
 
 
 def wrong() -> None:
-    Client()  # type: ignore[call-arg]
+    Client(b"key")  # type: ignore[arg-type]
+    Client(defaults={"traits": {}})  # type: ignore[arg-type]
+    Client(before_send=[on_error])  # type: ignore[list-item]
     Client("key", "eu")  # type: ignore[call-arg]
     Client("key", flushat=1)  # type: ignore[call-arg]
     Client("key", max_retries=3)  # type: ignore[call-arg]

@@ -1,0 +1,167 @@
+"""The ready-made steps of `before_send`: what each changes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from typing import Any
+
+import pytest
+
+from segment_async import Client
+from segment_async.hooks import Step, drop_bots, hash_fields, redact, sample
+from tests.support.asgi import FIREFOX, Recorder
+
+EMAIL = "ann@example.com"
+
+
+def message(**fields: Any) -> dict[str, Any]:
+    return {"type": "track", "event": "Seen", "messageId": "m1", "userId": "user-1", **fields}
+
+
+def order() -> dict[str, Any]:
+    return message(
+        properties={
+            "email": EMAIL,
+            "Password": "secret",
+            "products": [{"sku": "a", "coupon": "X1"}, {"sku": "b", "coupon": "X2"}, "no object"],
+            "buyer": {"email": [EMAIL, None], "age": 41},
+        },
+        context={"ip": "203.0.113.7", "traits": {"email": EMAIL}},
+    )
+
+
+def test_names_are_found_at_any_depth_and_in_any_case() -> None:
+    changed = redact("EMAIL", "password")(order())
+    assert changed is not None
+    assert changed["properties"]["email"] == changed["properties"]["Password"] == "[redacted]"
+    assert changed["properties"]["buyer"] == {"email": "[redacted]", "age": 41}
+    assert changed["context"]["traits"] == {"email": "[redacted]"}
+    assert changed["properties"]["products"] == order()["properties"]["products"]
+    assert redact("email")(message(traits=None)) == message(traits=None)
+
+
+def test_paths_begin_at_the_message() -> None:
+    changed = redact("context.ip", "properties.products.*.coupon", "properties.absent.deep", text=None)(order())
+    assert changed is not None
+    assert changed["context"] == {"traits": {"email": EMAIL}}
+    assert changed["properties"]["products"] == [{"sku": "a"}, {"sku": "b"}, "no object"]
+    assert changed["properties"]["email"] == EMAIL
+
+
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        ("properties.products.*", []),
+        ("properties.*", None),
+        ("properties.products.0", order()["properties"]["products"]),
+    ],
+)
+def test_everything_at_a_place_can_be_removed(path: str, left: Any) -> None:
+    changed = redact(path, text=None)(order())
+    assert changed is not None
+    assert changed["properties"].get("products") == left
+
+
+def test_values_are_hashed_with_a_secret() -> None:
+    changed = hash_fields("email", "userId", "properties.buyer.age", key="key")(order())
+
+    def digest(text: str) -> str:
+        return hmac.new(b"key", text.encode(), hashlib.sha256).hexdigest()
+
+    assert changed is not None
+    assert changed["properties"]["email"] == changed["context"]["traits"]["email"] == digest(EMAIL)
+    assert changed["properties"]["buyer"] == {"email": [digest(EMAIL), None], "age": digest("41")}
+    assert changed["userId"] == digest("user-1")
+    assert changed["messageId"] == "m1"
+
+
+def test_without_a_secret_the_hash_is_what_destinations_expect() -> None:
+    changed = hash_fields("email", key=None)(message(traits={"email": " Ann@Example.COM "}))
+    assert changed is not None
+    assert changed["traits"]["email"] == hashlib.sha256(EMAIL.encode()).hexdigest()
+
+
+def test_an_object_keeps_its_shape() -> None:
+    changed = hash_fields("address", key=b"k")(message(traits={"address": {"city": "Kyiv", "lines": ["a", 1]}}))
+    assert changed is not None
+    assert changed["traits"]["address"].keys() == {"city", "lines"}
+    assert all(len(text) == 64 for text in changed["traits"]["address"]["lines"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        redact,
+        lambda: redact(""),
+        lambda: redact("*"),
+        lambda: redact("properties."),
+        *(lambda field=field: redact(field) for field in ("type", "event", "messageId", "timestamp", "properties")),
+        lambda: hash_fields(key="k"),
+        lambda: hash_fields("messageId", key="k"),
+        lambda: hash_fields("email", key=""),
+        lambda: sample(1.1),
+        lambda: sample(-0.1),
+        lambda: sample(float("nan")),
+        lambda: sample(True),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        make()
+
+
+def kept(step: Step, **fields: Any) -> set[str]:
+    return {f"user-{n}" for n in range(2_000) if step(message(**{"userId": f"user-{n}", **fields})) is not None}
+
+
+def test_a_share_of_the_users_is_kept() -> None:
+    some = kept(sample(0.25))
+    assert 400 < len(some) < 600
+    assert kept(sample(0.25), event="Other") == kept(sample(0.25), type="page") == some
+    assert some < kept(sample(0.5))
+    assert (len(kept(sample(0))), len(kept(sample(1)))) == (0, 2_000)
+    assert sample(0.0)({"type": "track", "event": "Seen"}) is None
+
+
+def test_identities_are_never_sampled() -> None:
+    for kind in ("identify", "group", "alias"):
+        assert len(kept(sample(0.0), type=kind)) == 2_000
+
+
+def test_only_some_events_are_sampled() -> None:
+    step = sample(0.0, events=["Seen"])
+    assert step(message()) is None
+    assert step(message(event="Bought")) is not None
+    assert step({"type": "page", "userId": "user-1"}) is not None
+
+
+def test_the_anonymous_id_decides_without_a_user_id() -> None:
+    anonymous = {f"user-{n}" for n in range(2_000) if sample(0.25)({"type": "page", "anonymousId": f"user-{n}"})}
+    assert anonymous == kept(sample(0.25))
+
+
+def test_bots_are_dropped() -> None:
+    step = drop_bots()
+    assert step(message(context={"userAgent": "Googlebot/2.1"})) is None
+    for context in ({"userAgent": FIREFOX}, {"userAgent": None}, {}):
+        assert step(message(context=context)) is not None
+    assert step(message()) is not None
+
+
+def test_a_client_with_all_of_them() -> None:
+    recorder = Recorder()
+    steps = [drop_bots(), sample(1.0), redact("password"), hash_fields("email", key="key")]
+
+    async def main() -> None:
+        async with Client("KEY", transport=recorder, before_send=steps) as client:
+            await client.track("user-1", "Seen", {"password": "secret", "email": EMAIL})
+            await client.track("user-1", "Seen", context={"userAgent": "curl/8.5"})
+            await client.identify("user-1", {"email": EMAIL})
+        assert client.statistics().reasons == {"before_send": 1}
+
+    asyncio.run(main())
+    seen, identified = recorder.messages
+    assert seen["properties"]["password"] == "[redacted]"
+    assert seen["properties"]["email"] == identified["traits"]["email"] != EMAIL
