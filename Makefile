@@ -7,13 +7,21 @@ WORKERS ?= auto
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-import test test-all test-oldest lint format types bench backlog sim soak stress crash servers conformance docs dashboard pictures clean
+.PHONY: help demo demo-import test coverage test-all test-oldest lint format types bench backlog sim soak stress crash servers \
+	conformance docs accessibility dashboard pictures package clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 docs: $(VENV)/.docs ## the documentation, in site/; fails on broken links and on public names without a docstring
 	$(BIN)/python -m website.build
+
+package: $(VENV)/.package ## the wheel and the sdist, in dist/, checked as a user gets them
+	$(BIN)/python -m website.package
+
+accessibility: docs ## axe and screenshots of some pages, at the width of a desk and of a phone; needs Chromium and npm
+	npm install --silent --no-save --prefix build/axe axe-core@4.14.1
+	$(BIN)/python -m website.accessibility build/axe/node_modules/axe-core/axe.min.js build/screenshots
 
 dashboard: $(VENV)/.dev ## the Grafana dashboard, from the names of the metrics
 	$(BIN)/python -m website.dashboard
@@ -29,6 +37,12 @@ demo-import: $(VENV)/.dev ## a shop's history from files, interrupted once and r
 
 test: $(VENV)/.dev ## the tests (ARGS="-k flush"; WORKERS=0 runs them in one process)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+
+coverage: $(VENV)/.dev ## the tests, and which lines and branches they run; fails below the floor in pyproject.toml
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort=cover
 
 test-all: ## the tests on each Python that is claimed
 	@for version in 3.11 3.12 3.13; do \
@@ -96,4 +110,8 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+$(VENV)/.package: pyproject.toml | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group package
 	@touch $@

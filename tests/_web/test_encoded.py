@@ -102,7 +102,8 @@ def test_it_is_the_context_of_any_request(scope: Any, trusted: Any, query: Any) 
         {"gpc": {"Advertising": False}},
         {"gpc": "drop"},
     ],
-    ids=str,
+    # Not `str`: a function's address is another one in each of pytest-xdist's processes.
+    ids=lambda options: "+".join(options) or "nothing",
 )
 @pytest.mark.parametrize("cookie", [None, "ajs_anonymous_id=a-1", "x=1; ajs_anonymous_id=a-1; ajs_user_id=%22u-1%22"])
 def test_a_request_says_the_same_whenever_it_is_read(options: Any, cookie: Any) -> None:

@@ -1,0 +1,77 @@
+"""The files that others read first: workflows, hooks, metadata, the security policy."""
+
+import re
+import tomllib
+
+from tests.docs.blocks import ROOT
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+REPOSITORY = "https://github.com/segment-async/segment-async"
+
+
+def test_every_action_is_pinned_by_its_full_hash() -> None:
+    for path in WORKFLOWS:
+        for line in re.findall(r"uses: (.+)", path.read_text()):
+            assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v[\d.]+", line), f"{path.name}: {line}"
+
+
+def test_one_action_has_one_version() -> None:
+    pins = {pin for path in WORKFLOWS for pin in re.findall(r"uses: (\S+)@(\S+)", path.read_text())}
+    assert len({name for name, _ in pins}) == len(pins)
+
+
+def test_no_workflow_runs_the_code_of_a_pull_request_with_the_rights_of_the_repository() -> None:
+    for path in WORKFLOWS:
+        text = path.read_text()
+        assert "pull_request_target" not in text
+        assert re.search(r"^permissions:( \{\}|\n  contents: read)$", text, re.MULTILINE), path.name
+        assert text.count("actions/checkout@") == text.count("persist-credentials: false")
+
+
+def test_ci_runs_the_same_script_on_each_python_that_is_claimed() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "- run: .ci/run" in text
+    claimed = {name.rpartition(" ")[2] for name in PROJECT["project"]["classifiers"] if re.search(r":: 3\.\d+$", name)}
+    assert claimed
+    run = re.search(r"python: \[(.+)\]", text)
+    assert run is not None
+    assert claimed <= set(re.findall(r"3\.\d+", run[1]))
+
+
+def test_every_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in [*WORKFLOWS, ROOT / "CONTRIBUTING.md", ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"(?:^|`|run: )make ([a-z-]+)", path.read_text(), re.MULTILINE):
+            assert target in targets, f"{path.name}: make {target}"
+
+
+def test_the_hooks_have_the_versions_of_the_lock() -> None:
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    versions = {package["name"]: package["version"] for package in lock["package"] if "version" in package}
+    pins = re.findall(r"\[([\w-]+)==([\d.]+)\]", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert pins
+    for name, version in pins:
+        assert versions[name] == version
+
+
+def test_the_lock_names_the_public_index_alone() -> None:
+    hosts = set(re.findall(r"https?://([^/\"]+)", (ROOT / "uv.lock").read_text()))
+    assert hosts == {"pypi.org", "files.pythonhosted.org"}
+
+
+def test_the_security_policy_says_where_to_write() -> None:
+    assert f"{REPOSITORY}/security/advisories/new" in (ROOT / "SECURITY.md").read_text()
+
+
+def test_the_package_says_where_its_documentation_and_source_are() -> None:
+    urls = PROJECT["project"]["urls"]
+    assert {"Documentation", "Source", "Issues", "Changelog"} <= urls.keys()
+    assert urls["Source"] == REPOSITORY
+
+
+def test_modules_that_need_an_extra_name_one_that_exists() -> None:
+    extras = PROJECT["project"]["optional-dependencies"].keys()
+    for path in (ROOT / "segment_async").rglob("*.py"):
+        for named in re.findall(r"segment-async\[([\w,]+)\]", path.read_text()):
+            assert set(named.split(",")) <= extras, path.name
