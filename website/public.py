@@ -5,6 +5,7 @@ Pure, apart from importing the modules. It does not know mkdocs.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -66,23 +67,23 @@ def _without_docstring(module_name: str, name: str) -> Iterator[str]:
         yield f"{module_name}.{name}"
     if not inspect.isclass(thing):
         return
-    implemented = _of_protocols(module_name)
     for attribute, value in vars(thing).items():
         if attribute.startswith("_") or not (inspect.isroutine(value) or isinstance(value, property)):
             continue
-        if attribute in implemented:
+        if attribute in _of_protocols():
             continue
         if not inspect.getdoc(getattr(thing, attribute)):
             yield f"{module_name}.{name}.{attribute}"
 
 
-def _of_protocols(module_name: str) -> set[str]:
-    """Methods that the module's protocols document, for the classes that implement them."""
-    things = [getattr(module(module_name), name) for name in names(module_name)]
-    return {
+@functools.cache
+def _of_protocols() -> frozenset[str]:
+    """Methods that public protocols document, for the classes that implement them."""
+    things = [getattr(module(name), each) for name in modules() for each in names(name)]
+    return frozenset(
         attribute
         for thing in things
         if getattr(thing, "_is_protocol", False)
         for attribute, value in vars(thing).items()
         if inspect.isroutine(value) and value.__doc__
-    }
+    )

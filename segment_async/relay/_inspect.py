@@ -119,6 +119,7 @@ class RelayInspector:
         self.close()
 
     def close(self) -> None:
+        """Close the connection."""
         self._client.close()
 
     def _only_fingerprint(self) -> str:
@@ -136,6 +137,7 @@ class RelayInspector:
     # -- looks
 
     def status(self) -> RelayStatus:
+        """What is in the stream now, and who holds it."""
         stream, dead = self._keys.messages, self._keys.dead
         backlog, letters, first, now, size = self._ask_all(
             ("XLEN", stream),

@@ -190,6 +190,7 @@ class RedisSpool:
         return self._engine
 
     def begin_after_fork(self) -> None:
+        """In a forked child: the parent's connections are left to it."""
         if self._engine is not None:
             # Never freed: closing its loop would take the parent's wake-ups away.
             _of_parents.append(self._engine)
