@@ -383,8 +383,11 @@ def test_wait_for_is_woken_from_another_thread() -> None:
         waiting = asyncio.create_task(segment.wait_for(count=2, event="Signed Up", timeout=10))
         await asyncio.sleep(0)
         # Not `to_thread`, whose end wakes the loop as well, and not a client that runs on this loop.
-        Thread(target=call, args=(segment,)).start()
+        thread = Thread(target=call, args=(segment,))
+        thread.start()
         assert [message["event"] for message in await waiting] == ["Signed Up", "Signed Up"]
+        # Its call may not have returned, and must not meet a client that is closed.
+        thread.join()
         assert len(await segment.wait_for(count=3, timeout=0)) == 3
 
     with recording() as segment:
