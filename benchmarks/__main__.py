@@ -19,7 +19,7 @@ from benchmarks import environments
 from benchmarks.bench import Bench, ProbeFailed, cores, machine, pin
 from benchmarks.contestants import BY_NAME, NOT_MEASURED
 from benchmarks.parts import PARTS, QUICK, QUICK_FIELD, Case
-from benchmarks.report import publish, tables
+from benchmarks.report import publish, ratios, tables
 from benchmarks.report.figures import median_of_rounds
 from benchmarks.server.sink import Sink, capacities, compiled
 
@@ -33,6 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of calls and delivery against the official SDK")
     parser.add_argument("--rounds", type=int, default=None, help="number of rounds to take medians over (default 3)")
     parser.add_argument("--peers", nargs="+", choices=list(BY_NAME), help="measure only these contestants")
+    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio", help="whose event loop")
     parser.add_argument("--json", type=Path, default=None, help="where to write the results")
     parser.add_argument(
         "--publish", action="store_true", help="write the README's block, docs/performance.md and the plots"
@@ -52,7 +53,7 @@ def main() -> int:
     for results in measured(options):
         if writes_results:
             source.write_text(json.dumps(results, indent=1) + "\n")
-    print(tables.terminal(results))
+    print(tables.terminal(results, ratios.markdown(results)))
     return 0
 
 
@@ -65,6 +66,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         results = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "machine": machine(),
+            "loop": options.loop,
             "sink": {"kind": sink.kind, "messages_per_second": capacities(sink)},
             "versions": {name: environments.versions(name) for name in {case.contestant.environment for case in cases}},
             "missing": NOT_MEASURED | missing,
@@ -72,7 +74,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         figures: dict[Case, list[dict[str, Any]]] = defaultdict(list)
         for number in range(1, rounds + 1):
             log(f"round {number} of {rounds}")
-            run_round(Bench(sink, cores()), cases, random.Random(number), figures)
+            run_round(Bench(sink, cores(), options.loop), cases, random.Random(number), figures)
             entries = [entry(case, figures[case]) for case in cases if figures[case]]
             yield results | {"rounds": number, "figures": entries}
 

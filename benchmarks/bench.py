@@ -57,6 +57,7 @@ def pin(process_id: int, core: int | None) -> None:
 class Bench:
     sink: Sink
     cores: Cores
+    loop: str = "asyncio"
     interference: list[float] = field(default_factory=list)
     """For each measurement, the share of the client's core that other processes took."""
 
@@ -91,7 +92,7 @@ class Bench:
         return output
 
     def _command(self, contestant: Contestant, task: dict[str, Any]) -> list[str]:
-        task |= {"adapter": contestant.adapter, "url": self.sink.url, "other_core": self.cores.other}
+        task |= {"adapter": contestant.adapter, "url": self.sink.url, "loop": self.loop, "other_core": self.cores.other}
         task["options"] = contestant.options | task.get("options", {})
         return probe_command(contestant, task)
 

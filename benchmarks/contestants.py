@@ -6,7 +6,7 @@ analytics-go is missing: it needs a Go toolchain and access to the Go module pro
 from dataclasses import dataclass, field
 from typing import Any
 
-WEB = ("fastapi", "uvicorn", "httptools")
+WEB = ("fastapi", "uvicorn", "httptools", "uvloop", "flask", "waitress")
 NOT_MEASURED = {"analytics-go": "needs a Go toolchain and the Go module proxy, which were not available"}
 
 
@@ -68,6 +68,7 @@ CONTESTANTS = [
             ("dependency", "FastAPI's dependency"),
         )
     ),
+    Contestant("ours-blocking", "segment_async.blocking (isal)", "ours-isal", "ours_blocking", drops=False),
     Contestant("ours-zlib", "segment_async (zlib)", "ours-zlib", "ours", drops=False),
     Contestant(
         "ours-process", "segment_async, spool that survives the process", "ours-isal", "ours", {"spool": "process"}
@@ -116,7 +117,7 @@ CONTESTANTS = [
 BY_NAME = {each.name: each for each in CONTESTANTS}
 
 REQUIREMENTS = {
-    "ours-isal": ("-e .[speedups]", *WEB),
+    "ours-isal": ("-e .[speedups,cli]", *WEB),
     "ours-zlib": ("-e .", *WEB),
     "official": ("segment-analytics-python", *WEB),
     "rudder": ("rudder-sdk-python", *WEB),

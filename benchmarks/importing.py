@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks import environments
+from benchmarks.bench import ProbeFailed, pin
 from benchmarks.server.sink import Sink, compiled
 
 ROOT = Path(__file__).parents[1]
@@ -56,44 +57,60 @@ def write_files(folder: Path, rows: int) -> None:
             )
 
 
-def measure(name: str, command: list[str], rows: int, sink: Sink, folder: Path) -> None:
+def measure(command: list[str], rows: int, sink: Sink, folder: Path, core: int | None = None) -> dict[str, float]:
+    """Run the command in the folder, on this core; what it took for so many rows, and what arrived of them.
+
+    Raises:
+        ProbeFailed: it exited with an error; the text is the end of its standard error.
+    """
     sink.reset()
     began = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SEGMENT_HOST": sink.url, "SEGMENT_WRITE_KEY": "benchmark"}
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    pin(process.pid, core)
     assert process.stderr is not None
     errors = process.stderr.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.monotonic() - began
-    cpu = usage.ru_utime + usage.ru_stime
-    arrived = sink.count()
-    memory = usage.ru_maxrss / (1 if sys.platform == "darwin" else 1_024)
-    print(
-        f"{name:26} {rows / seconds:9,.0f} rows/s  {rows / cpu:9,.0f} rows/CPU s  {memory:6,.0f} MB  "
-        f"{arrived.messages - arrived.repeats:,} of {rows:,} arrived, exit code {process.returncode}",
-        flush=True,
-    )
     if process.returncode:
-        print(errors[-2_000:])
+        raise ProbeFailed(errors[-2_000:])
+    counted = sink.count()
+    return {
+        "rows_per_second": rows / seconds,
+        "rows_per_cpu_second": rows / (usage.ru_utime + usage.ru_stime),
+        "megabytes": usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10),
+        "lost": rows - counted.messages + counted.repeats,
+    }
+
+
+def command_of(environment: str, variant: str, url: str) -> list[str]:
+    """What imports the file of that variant, in this contestant's environment."""
+    python = str(environments.python(environment))
+    if environment == "official":
+        return [python, "-c", LOOP, "orders.csv", url]
+    ours = [python, "-m", "segment_async.cli", "import", "--rate", "0", "--quiet"]
+    return (
+        [*ours, "orders.csv", "--map", "map.toml"]
+        if variant == "CSV"
+        else [*ours, "orders.jsonl", "--destinations", "none"]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     rows = parser.parse_args().rows
-    ours = [sys.executable, "-m", "segment_async.cli", "import", "--rate", "0", "--quiet"]
-    with tempfile.TemporaryDirectory() as temporary, Sink(compiled(environments.FOLDER / "sink")) as sink:
+    with tempfile.TemporaryDirectory() as temporary, Sink(compiled(environments.FOLDER)) as sink:
         folder = Path(temporary)
         write_files(folder, rows)
-        measure("segment-async, CSV", [*ours, "orders.csv", "--map", "map.toml"], rows, sink, folder)
-        measure("segment-async, JSONL", [*ours, "orders.jsonl", "--destinations", "none"], rows, sink, folder)
-        problem = environments.prepare("official")
-        if problem is not None:
-            print(f"The official SDK cannot be installed: {problem}")
-            return
-        loop = [str(environments.python("official")), "-c", LOOP, "orders.csv", sink.url]
-        measure("DictReader, official SDK", loop, rows, sink, folder)
+        for environment, variant in (("ours-isal", "CSV"), ("ours-isal", "JSONL"), ("official", "CSV")):
+            problem = environments.prepare(environment)
+            if problem is not None:
+                print(f"{environment} cannot be installed: {problem}")
+                continue
+            figures = measure(command_of(environment, variant, sink.url), rows, sink, folder)
+            print(environment, variant, *(f"{name} {value:,.0f}" for name, value in figures.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,21 @@
 
 Each part is one function from a case to its figures. Their units are in their names or in the columns of
 `report.tables`: CPU seconds a million messages, microseconds, milliseconds for the web.
+
+A new part needs its function here and its entry in `PARTS`, its columns and its title in `report.tables` and, to be
+published, a line in `MARKDOWN_PARTS` there; what is to be shown beside another contestant's goes into `report.ratios`.
 """
 
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import importing
 from benchmarks.bench import Bench, cpu_seconds
 from benchmarks.contestants import BY_NAME, Contestant
 from benchmarks.environments import FOLDER, python
@@ -25,6 +30,7 @@ CALLS, PENDING = 100_000, 50_000
 SECONDS_OF_ARRIVALS, SECONDS_OF_LOAD, CONNECTIONS = 3, 3, 32
 FLAT_OUT = "flat out"
 SPOOLED_MESSAGES = 100_000
+ROWS = 100_000
 # Callers at once, calls a second (0: flat out), and whether the disk is slow.
 SPOOLED = {
     "1 caller": (1, 0, False),
@@ -58,7 +64,7 @@ class Part:
             Case(name, BY_NAME[each], variant)
             for variant in self.variants
             for each in self.field
-            if each in contestants
+            if each in contestants and (name, variant, each) not in NOT_DONE
         ]
 
 
@@ -140,7 +146,7 @@ def spool(bench: Bench, case: Case) -> Figures:
 
 
 def web(bench: Bench, case: Case) -> Figures:
-    with bench.watched() as seen, bench.started(case.contestant, part="web") as server:
+    with bench.watched() as seen, bench.started(case.contestant, part=case.part) as server:
         assert server.stdout
         port = server.stdout.readline().strip()
         _load(bench, port, 1, 0)
@@ -184,6 +190,15 @@ def _import_times(bench: Bench, contestant: Contestant, before: str) -> tuple[fl
     return statistics.median(imported), statistics.median(constructed)
 
 
+def import_files(bench: Bench, case: Case) -> Figures:
+    """A process of its own, as people run it, on a file of orders."""
+    with bench.watched() as seen, tempfile.TemporaryDirectory(prefix="segment-async-bench-") as folder:
+        importing.write_files(Path(folder), ROWS)
+        command = importing.command_of(case.contestant.environment, case.variant, bench.sink.url)
+        figures = importing.measure(command, ROWS, bench.sink, Path(folder), bench.cores.client)
+    return figures | seen
+
+
 OURS = ("ours-isal", "ours-zlib")
 THREADS = ("official", "rudder", "posthog")
 NODE = ("node", "node-100")
@@ -193,10 +208,10 @@ PARTS = {
     "delivery": Part(
         delivery,
         ("medium", "small", "large"),
-        (*OURS, "official", "official-plain", "rudder", "posthog", "posthog-async", *NODE, "floor"),
+        (*OURS, "ours-blocking", "official", "official-plain", "rudder", "posthog", "posthog-async", *NODE, "floor"),
     ),
     "latency": Part(latency, ("50", "200"), (*OURS, *THREADS, *NODE)),
-    "calls": Part(calls, (FLAT_OUT, "2000"), (*OURS, *THREADS, "posthog-async", "node")),
+    "calls": Part(calls, (FLAT_OUT, "2000"), (*OURS, "ours-blocking", *THREADS, "posthog-async", "node")),
     "lag": Part(under_load, ("2000", "5000", FLAT_OUT), (*APPLICATION, *OURS, *THREADS, "posthog-async")),
     "steps": Part(under_load, ("5000", FLAT_OUT), (*OURS, "posthog-async")),
     "memory": Part(memory, ("medium",), (*OURS, *THREADS, "posthog-async", "node")),
@@ -216,10 +231,15 @@ PARTS = {
             "posthog-async",
         ),
     ),
+    "flask": Part(web, (FLAT_OUT,), (*APPLICATION, "ours-blocking", *THREADS)),
     "spool": Part(spool, tuple(SPOOLED), ("ours-isal", "ours-process", "ours-full")),
+    "importing": Part(import_files, ("CSV", "JSONL"), ("ours-isal", "official")),
     "imports": Part(imports, ("import",), ("ours-isal", *THREADS, "posthog-async")),
 }
 """In the order of a run."""
+
+NOT_DONE = {("importing", "JSONL", "official")}
+"""What a contestant does not do."""
 
 QUICK = {"calls": (FLAT_OUT, "2000"), "delivery": ("medium",)}
 QUICK_FIELD = ("ours-isal", "ours-zlib", "official", "official-plain")

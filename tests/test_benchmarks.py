@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -15,12 +16,12 @@ from typing import Any
 import pytest
 
 from benchmarks import compare, guard, workload
-from benchmarks.bench import Bench, Cores
+from benchmarks.bench import Bench, Cores, cpu_seconds
 from benchmarks.contestants import BY_NAME, REQUIREMENTS
 from benchmarks.parts import PARTS, QUICK
 from benchmarks.probes.requests import request_scope
 from benchmarks.probes.steps import name_of
-from benchmarks.report import publish, tables, targets
+from benchmarks.report import publish, ratios, tables, targets
 from benchmarks.report.figures import median_of_rounds, percentile, percentiles
 from benchmarks.server.sink import Sink, compiled
 
@@ -106,20 +107,59 @@ def test_targets_that_were_missed_are_named():
         return {"part": "delivery", "variant": "medium", "contestant": contestant, "median": median}
 
     figures = [
-        entry("ours-isal", delivered_per_second=90_000, cpu_per_million=6.04, wire_bytes=115.0),
+        entry("ours-isal", delivered_per_second=90_000, cpu_per_million=6.04, wire_bytes=97.0),
         entry("ours-zlib", delivered_per_second=50_000, cpu_per_million=9.0),
         entry("official", delivered_per_second=10_000),
+        entry("floor", delivered_per_second=100_000, cpu_per_million=5.0),
     ]
     rows = targets.markdown({"figures": figures}).splitlines()
     assert "at least 8 / 6 × |" in rows[2]
     assert "9.0 / **5.0** (missed) × |" in rows[2]
-    assert "**6.0** (missed) / 9.0 s |" in rows[3]
-    assert "– / – / – µs |" in rows[4]
-    assert any(row.endswith("115 bytes |") for row in rows)
+    assert "at least 0.85 × |" in rows[3]
+    assert "0.90 × |" in rows[3]
+    assert "**1.21** (missed) × |" in rows[4]
+    assert any("– / – µs |" in row for row in rows)
+    assert any(row.endswith("97.0 bytes |") for row in rows)
 
 
-def test_terminal_says_where_and_how():
-    assert "medians of 3 interleaved rounds" in tables.terminal(results_of("one"))
+def test_ratios_come_first_and_name_what_they_are_beside():
+    def entry(part: str, variant: str, contestant: str, **median: float) -> dict[str, Any]:
+        return {"part": part, "variant": variant, "contestant": contestant, "median": median}
+
+    figures = [
+        entry("delivery", "medium", "ours-isal", delivered_per_second=90_000, cpu_per_million=6.0),
+        entry("delivery", "medium", "official", delivered_per_second=10_000, cpu_per_million=60.0),
+        entry("delivery", "medium", "floor", delivered_per_second=100_000, cpu_per_million=5.0),
+        entry("web", "flat out", "ours-middleware-none", per_second=7_450),
+        entry("web", "flat out", "nothing", per_second=8_000),
+        entry("calls", "flat out", "ours-isal", p50=3.0),
+    ]
+    rows = [line.split("|") for line in ratios.markdown({"figures": figures}).splitlines()[2:]]
+    assert [(beside.strip(), ratio.strip()) for _, _, beside, ratio, _ in rows] == [
+        ("the official SDK", "9.0 ×"),
+        ("a bare loop", "90%"),
+        ("the official SDK", "1/10"),
+        ("a bare loop", "1.2 ×"),
+        ("the application alone", "93%"),
+    ]
+
+
+def test_every_ratio_is_of_what_is_measured():
+    for each in ratios.RATIOS:
+        part = PARTS[each.part]
+        assert each.variant in part.variants
+        assert {each.ours, each.other} <= set(part.field)
+
+
+def test_terminal_says_the_ratios_first_and_where_and_how():
+    shown = tables.terminal(results_of("one"), "the ratios")
+    assert shown.startswith("the ratios\n")
+    assert "medians of 3 interleaved rounds" in shown
+
+
+def test_a_process_cpu_time_is_known():
+    assert cpu_seconds(os.getpid()) > 0
+    assert cpu_seconds(2**30) == 0.0
 
 
 def test_each_part_has_its_columns_title_and_known_contestants():
@@ -286,17 +326,27 @@ def test_guard_shows_old_and_new_counts():
     assert "| one call: c_calls   |     – |   3 |      – |" in shown
 
 
-def test_guard_counts_the_same_twice():
+def test_guard_counts_the_same_twice_and_no_more_than_before():
     one, other = (
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "benchmarks.guard", "--json"], cwd=ROOT, capture_output=True, check=False
-            ).stdout
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.guard", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
         )
         for _ in range(2)
     )
-    assert one["one call"]["bytecodes"] > 100
-    assert guard.grown(one, other) == guard.grown(other, one) == []
+    # More than 5 % above `guard.json`: that is for CHANGELOG.md to explain, and `--update --because`.
+    assert one.returncode == 0, one.stderr
+    counts, again = json.loads(one.stdout), json.loads(other.stdout)
+    assert counts["one call"]["bytecodes"] > 100
+    assert counts.keys() == guard.WORK.keys()
+    assert guard.grown(counts, again) == guard.grown(again, counts) == []
+
+
+def test_guard_wants_growth_explained_in_the_changelog():
+    changelog = "# Changelog\n\n## [Unreleased]\n\n- Bodies are checked\n  twice, at 0.1 µs.\n\n## [0.1.0]\n\n- The old words say much.\n"
+    assert guard.explains(changelog, "Bodies are checked twice")
+    assert not guard.explains(changelog, "")
+    assert not guard.explains(changelog, "checked twice")
+    assert not guard.explains(changelog, "The old words say much")
 
 
 # -- the comparison

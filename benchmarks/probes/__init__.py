@@ -31,6 +31,8 @@ class Task:
     """Concurrent callers."""
     slow_disk: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    loop: str = "asyncio"
+    """Whose event loop: `asyncio` or `uvloop`."""
     other_core: int | None = None
     """The core for processes that belong to the measurement and not to the contestant."""
 

@@ -28,3 +28,24 @@ def median_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _number(rounds: Sequence[Mapping[str, Any]], name: str) -> bool:
     return all(isinstance(each[name], int | float) for each in rounds)
+
+
+class Medians:
+    """Looks up medians; `None` if there is none."""
+
+    def __init__(self, results: Mapping[str, Any]) -> None:
+        self._medians = {
+            (each["part"], each["variant"], each["contestant"]): each["median"] for each in results["figures"]
+        }
+
+    def __call__(self, part: str, variant: str, contestant: str, name: str) -> float | None:
+        median: dict[str, float] = self._medians.get((part, variant, contestant), {})
+        return median.get(name)
+
+    def ratio(self, part: str, variant: str, one: str, other: str, name: str) -> float | None:
+        above, below = self(part, variant, one, name), self(part, variant, other, name)
+        return None if above is None or not below else above / below
+
+    def added(self, part: str, variant: str, one: str, other: str, name: str) -> float | None:
+        whole, base = self(part, variant, one, name), self(part, variant, other, name)
+        return None if whole is None or base is None else max(0.0, whole - base)

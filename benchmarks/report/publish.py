@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from benchmarks.environments import ROOT
-from benchmarks.report import tables, targets
+from benchmarks.report import ratios, tables, targets
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
 BLOCK = re.compile(
@@ -17,7 +17,9 @@ HEAD = """# Performance
 `benchmarks/results.json`, which has each round. Every client sends the same messages to the same server in the same run, \
 and every client that was measured is listed.
 
-## Targets and results
+## Side by side
+
+Absolute figures belong to a machine; ratios carry over to yours.
 """
 
 
@@ -34,7 +36,10 @@ def readme(text: str, results: dict[str, Any]) -> str:
 def page(before: str, results: dict[str, Any]) -> str:
     """The page with these figures; the notes below them, written by hand, stay as they are."""
     by_hand = before[before.index(NOTES) :] if NOTES in before else NOTES
-    return "\n".join([HEAD, targets.markdown(results), "\n## All figures\n", tables.markdown(results), "", by_hand])
+    goals = ["\n## Targets and results\n", targets.markdown(results)]
+    return "\n".join(
+        [HEAD, ratios.markdown(results), *goals, "\n## All figures\n", tables.markdown(results), "", by_hand]
+    )
 
 
 NOTES = "## Notes\n"

@@ -28,6 +28,13 @@ DELIVERY = (
 )
 LATENCY = (Column("delivered/s", number("delivered_per_second")), Column("lost", number("lost")))
 MICROSECONDS = tuple(Column(f"{name} µs", number(name, 1)) for name in ("p50", "p99", "p99.9", "max"))
+WEB = (
+    Column("requests/s", number("per_second")),
+    Column("CPU µs a request", number("cpu_per_request")),
+    Column("p50 ms", number("p50", 2)),
+    Column("p99 ms", number("p99", 2)),
+    Column("max ms", number("max", 1)),
+)
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "delivery": DELIVERY,
     "latency": LATENCY,
@@ -35,13 +42,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "lag": (*MICROSECONDS, Column("calls/s", number("calls_per_second"))),
     "steps": (Column("longest step, CPU µs", number("max")),),
     "memory": (Column("resident bytes a pending message", number("bytes_per_message")),),
-    "web": (
-        Column("requests/s", number("per_second")),
-        Column("CPU µs a request", number("cpu_per_request")),
-        Column("p50 ms", number("p50", 2)),
-        Column("p99 ms", number("p99", 2)),
-        Column("max ms", number("max", 1)),
-    ),
+    "web": WEB,
+    "flask": WEB,
     "spool": (
         Column("accepted/s", number("accepted_per_second")),
         Column("p50 µs", number("p50", 1)),
@@ -49,6 +51,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("CPU µs a call", number("cpu_per_call", 1)),
         Column("lag of the loop, p99 µs", number("lag_p99", 1)),
         Column("one sync, ms", number("sync_ms", 2)),
+    ),
+    "importing": (
+        Column("rows/s", number("rows_per_second")),
+        Column("rows a CPU second", number("rows_per_cpu_second")),
+        Column("MB", number("megabytes")),
+        Column("lost", number("lost")),
     ),
     "imports": (
         Column("import ms", number("import_ms", 1)),
@@ -64,8 +72,10 @@ TITLES = {
     "steps": "Longest single step of the event loop, {}",
     "memory": "Memory, the server answering nothing",
     "web": "FastAPI on asyncio's own loop, one event a request, {}",
+    "flask": "Flask on four threads, one event a request, {}",
     "spool": "On disk, {}",
-    "imports": "Import",
+    "importing": "Import of a file, {}",
+    "imports": "Import of the package",
 }
 
 
@@ -98,9 +108,10 @@ def table_of(part: str, entries: list[Entry]) -> str:
     return table(["", *(column.head for column in columns)], rows)
 
 
-def terminal(results: dict[str, Any]) -> str:
+def terminal(results: dict[str, Any], ratios: str) -> str:
+    """All figures; what they say beside each other comes first."""
     parts = [f"{head}\n\n{body}" for head, body in sections(results)]
-    return "\n\n".join([*parts, conditions(results)])
+    return "\n\n".join([ratios, *parts, conditions(results)])
 
 
 def conditions(results: dict[str, Any]) -> str:
@@ -124,10 +135,13 @@ MARKDOWN_PARTS = [
     ("memory", "medium"),
     ("web", "flat out"),
     ("web", "3000"),
+    ("flask", "flat out"),
     ("spool", "1 caller"),
     ("spool", "100 callers"),
     ("spool", "2,000 calls a second"),
     ("spool", "2,000 calls a second and a slow disk"),
+    ("importing", "CSV"),
+    ("importing", "JSONL"),
     ("imports", "import"),
 ]
 
