@@ -8,7 +8,7 @@ SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-import test coverage test-all test-oldest lint format types bench backlog sim soak stress crash servers \
-	conformance docs accessibility dashboard pictures package clean
+	relay-faults demo-relay conformance docs accessibility dashboard pictures package clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -87,6 +87,9 @@ crash: $(VENV)/.dev ## kills, power losses and bit flips against the spool
 
 servers: $(VENV)/.dev ## real servers, workers and programs: accepted, received, twice, lost (ARGS="Celery")
 	$(BIN)/python -m tests.servers $(ARGS)
+
+relay-faults: $(VENV)/.dev ## the relay's faults with processes, real leases and each server that there is (10 minutes)
+	RELAY_SERVERS=all $(BIN)/python -m pytest tests/relay tests/relay/faults.py --timeout 600 -s $(ARGS)
 
 conformance: $(VENV)/.dev ## how this and Segment's own SDKs keep to the rules, as a table (ARGS="--rows" says what was found)
 	$(BIN)/python -m tests.conformance --table $(ARGS)

@@ -7,6 +7,7 @@ from segment_async import __version__
 from ._dev import dev
 from ._import import import_
 from ._plan import plan
+from ._relay import relay
 from ._spool import spool
 
 
@@ -19,4 +20,5 @@ def segment_async() -> None:
 segment_async.add_command(dev)
 segment_async.add_command(plan)
 segment_async.add_command(import_)
+segment_async.add_command(relay)
 segment_async.add_command(spool)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import os
 import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,7 +21,7 @@ from rich.text import Text
 from segment_async import SpoolUnavailable
 from segment_async.spool import DeadLetter, PendingMessage, ShardStatus, SpoolInspector
 
-_PATH = click.argument("path", type=click.Path(path_type=Path))
+_PATH = click.argument("path")
 _LIMIT = click.option("--limit", default=20, show_default=True, metavar="N", help="Show so many, the oldest first.")
 
 
@@ -29,15 +29,20 @@ _LIMIT = click.option("--limit", default=20, show_default=True, metavar="N", hel
 def spool() -> None:
     """Look into a spool, retry what failed, and erase messages.
 
-    PATH is what the client was given: Client(..., spool=PATH). Every command but rotate-key is safe while processes use
-    the spool.
+    PATH is what the client was given: Client(..., spool=PATH), or the URL of a RedisSpool. Every command but rotate-key
+    is safe while processes use the spool. If Redis has messages of several write keys, set SEGMENT_WRITE_KEY.
     """
 
 
 @spool.command
 @_PATH
-def status(path: Path) -> None:
+def status(path: str) -> None:
     """Count the messages that are pending, were delivered, and failed."""
+    if _is_url(path):
+        from ._relay import show_status
+
+        show_status(path)
+        return
     with _inspect(path) as inspector:
         shards, set_aside = inspector.status(), inspector.set_aside()
     console = _console()
@@ -55,7 +60,7 @@ def status(path: Path) -> None:
 @_PATH
 @_LIMIT
 @click.option("--id", "message_id", metavar="ID", help="Print this message's JSON instead.")
-def show(path: Path, limit: int, message_id: str | None) -> None:
+def show(path: str, limit: int, message_id: str | None) -> None:
     """List pending messages in the order in which they will be sent."""
     with _inspect(path) as inspector:
         if message_id is not None:
@@ -71,7 +76,7 @@ def show(path: Path, limit: int, message_id: str | None) -> None:
 @_PATH
 @_LIMIT
 @click.option("--id", "message_id", metavar="ID", help="Print this message's JSON instead.")
-def dead(path: Path, limit: int, message_id: str | None) -> None:
+def dead(path: str, limit: int, message_id: str | None) -> None:
     """List dead letters: messages that failed for good, and why."""
     columns = ("failed", "message id", "type", "what", "user", "reason", "status", "attempts", "possibly delivered")
     with _inspect(path) as inspector:
@@ -92,7 +97,7 @@ def dead(path: Path, limit: int, message_id: str | None) -> None:
 @click.option("--id", "message_ids", multiple=True, metavar="ID", help="This one; may be given several times.")
 @click.option("--reason", "reasons", multiple=True, metavar="REASON", help="Those that failed so, such as gave_up.")
 @click.option("--all", "everything", is_flag=True, help="All of them.")
-def retry(path: Path, message_ids: tuple[str, ...], reasons: tuple[str, ...], everything: bool) -> None:
+def retry(path: str, message_ids: tuple[str, ...], reasons: tuple[str, ...], everything: bool) -> None:
     """Put dead letters back, to be sent once more with the ids that they have."""
     if not (message_ids or reasons or everything):
         raise click.UsageError("say which: --id, --reason or --all")
@@ -114,7 +119,7 @@ def retry(path: Path, message_ids: tuple[str, ...], reasons: tuple[str, ...], ev
 @_PATH
 @click.option("--user", required=True, metavar="ID", help="Its userId, anonymousId or previousId, exactly.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def purge(path: Path, user: str, yes: bool) -> None:
+def purge(path: str, user: str, yes: bool) -> None:
     """Erase a user's messages from the disk, as a request for erasure demands.
 
     What a running process holds already may still be sent: stop it first to be sure.
@@ -135,7 +140,7 @@ def purge(path: Path, user: str, yes: bool) -> None:
 @_PATH
 @click.option("--dead", "of_dead_letters", is_flag=True, help="Dead letters instead of pending messages.")
 @click.option("--output", type=click.File("wb"), default="-", metavar="FILE", help="Standard output by default.")
-def export(path: Path, of_dead_letters: bool, output: Any) -> None:
+def export(path: str, of_dead_letters: bool, output: Any) -> None:
     """Write messages as JSON, one a line, as they would be sent. Nothing is removed."""
     with _inspect(path) as inspector:
         for each in inspector.dead() if of_dead_letters else inspector.pending():
@@ -144,12 +149,14 @@ def export(path: Path, of_dead_letters: bool, output: Any) -> None:
 
 @spool.command
 @_PATH
-def rotate_key(path: Path) -> None:
+def rotate_key(path: str) -> None:
     """Let the next client take the spool over, whatever its write key and host.
 
     A spool belongs to one write key and host, and another client is refused. Run this after the key was rotated, with
-    no process using the spool.
+    no process using the spool. In Redis each write key has messages of its own, and relays need the old key for them.
     """
+    if _is_url(path):
+        raise click.UsageError("in Redis each write key has messages of its own: run a relay with the old key for them")
     with _inspect(path) as inspector:
         inspector.rotate_key()
         pending = sum(each.statistics.pending for each in inspector.status())
@@ -157,11 +164,22 @@ def rotate_key(path: Path) -> None:
 
 
 @contextmanager
-def _inspect(path: Path) -> Generator[SpoolInspector, None, None]:
+def _inspect(path: str) -> Generator[Any, None, None]:
+    """What shows and changes the spool; both kinds have the same methods, except where a command says so."""
     try:
-        yield SpoolInspector(path)
-    except (SpoolUnavailable, OSError) as fault:
+        if not _is_url(path):
+            yield SpoolInspector(path)
+            return
+        from segment_async.relay import RelayInspector
+
+        with RelayInspector(path, os.environ.get("SEGMENT_WRITE_KEY") or None) as inspector:
+            yield inspector
+    except (SpoolUnavailable, OSError, ImportError, ValueError) as fault:
         raise click.ClickException(str(fault)) from fault
+
+
+def _is_url(path: str) -> bool:
+    return path.startswith(("redis://", "rediss://", "unix://"))
 
 
 def _print_body(messages: Iterator[PendingMessage] | Iterator[DeadLetter], message_id: str) -> None:

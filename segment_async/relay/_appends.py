@@ -20,7 +20,7 @@ from segment_async._exceptions import SpoolUnavailable
 from segment_async.spool._protocol import Appended, AppendResult, NewMessage, TryLater
 
 from ._entries import Keys, fields_of
-from ._server import Server, Unreachable
+from ._server import Server, Unreachable, code_of
 
 GROUP_SIZE: Final = 500
 # Seconds for which the length that was last seen is good enough, if it is far from the bound.
@@ -186,7 +186,7 @@ class Appends:
         for reply in replies:
             if not isinstance(reply, Exception):
                 answers.append(Appended("stored"))
-            elif str(reply).startswith("OOM"):
+            elif code_of(reply) == "OOM":
                 answers.append(Appended("full"))
             else:
                 refusal = reply

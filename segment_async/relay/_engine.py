@@ -30,7 +30,7 @@ from ._fallback import Fallback
 from ._group import Group
 from ._outlet import Outlet
 from ._pace import Pace
-from ._server import Server, Unsuitable, info_lines
+from ._server import Server, Unsuitable, code_of, info_lines
 from ._thread import LoopInThread
 
 CLOSED: Final = "the spool is closed"
@@ -122,9 +122,14 @@ class Engine:
             return _checked(info_lines(await self.server.ask("INFO", seconds=_INFO_SECONDS)))
         except ResponseError as refusal:
             # A user who may not ask for it: it is a safeguard, nothing more.
-            if str(refusal).startswith("NOPERM"):
+            if code_of(refusal) == "NOPERM":
                 return None
             raise
+
+    async def connect(self) -> None:
+        if not await self.server.reach(2 * _INFO_SECONDS):
+            kind = ValueError if self.server.is_unsuitable else SpoolUnavailable
+            raise kind(f"Redis cannot be used: {self.server.why}")
 
     # -- calls
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from redis.exceptions import ResponseError
 
 from ._entries import GROUP, RELEASED, Fields, Keys, info_of, is_for_newer, order, pairs_of
-from ._server import Server
+from ._server import Server, code_of
 
 # Seconds that an exchange may take.
 SECONDS: Final = 5.0
@@ -70,7 +70,7 @@ class Group:
         try:
             return await self._server.ask(*command, seconds=seconds)
         except ResponseError as refusal:
-            if not str(refusal).startswith("NOGROUP"):
+            if code_of(refusal) != "NOGROUP":
                 raise
         await self.create()
         return await self._server.ask(*command, seconds=seconds)
@@ -90,7 +90,7 @@ class Group:
         try:
             await self._server.ask("XGROUP", "CREATE", self._stream, GROUP, "0", "MKSTREAM", seconds=SECONDS)
         except ResponseError as refusal:
-            if not str(refusal).startswith("BUSYGROUP"):
+            if code_of(refusal) != "BUSYGROUP":
                 raise
 
     # -- reading
@@ -100,7 +100,7 @@ class Group:
         command = ("XREADGROUP", "GROUP", GROUP, self.consumer, "COUNT", count, "BLOCK", max(1, int(block * 1000)))
         commands = [(*command, "STREAMS", self._stream, ">"), ("HMGET", self._keys.meta, "run", "before")]
         reply, meta = await self._server.ask_all(commands, seconds=block + SECONDS)
-        if isinstance(reply, ResponseError) and str(reply).startswith(("NOGROUP", "UNBLOCKED")):
+        if isinstance(reply, ResponseError) and code_of(reply) in ("NOGROUP", "UNBLOCKED"):
             await self.create()
             return []
         if isinstance(reply, Exception):

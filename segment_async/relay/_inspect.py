@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import orjson
@@ -243,6 +244,10 @@ class RelayInspector:
                     if stream == self._keys.messages:
                         self._ask_all(("XACK", stream, GROUP, *gone))
         return count
+
+    def set_aside(self) -> list[Path]:
+        """Files that were kept as damaged, as a spool on disk may have them: Redis has none."""
+        return []
 
     def problems(self) -> list[str]:
         """What would lose messages or hold them up, one sentence each."""

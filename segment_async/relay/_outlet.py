@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -34,7 +34,7 @@ from ._server import Server, Unreachable
 _log = logging.getLogger("segment_async")
 
 # Seconds that one command waits for new entries, and so the longest that a close waits for it.
-_BLOCK: Final = 1.0
+_BLOCK: Final = 0.5
 # Seconds until something that was refused is tried again.
 _RETRY: Final = 0.5
 # Bytes that a message may have; and what may be read at once although the window has less room: the rest waits here.
@@ -94,7 +94,10 @@ class Outlet:
         # What has ended and is not recorded yet.
         self._unrecorded: deque[Ended] = deque()
         self._recording = asyncio.Lock()
-        self._is_closing = False
+        self._closing = asyncio.Event()
+        # Exchanges under way that would renew holds.
+        self._renewing = 0
+        self._settled = asyncio.Event()
         self._fetching: asyncio.Task[None] | None = None
 
     @property
@@ -122,7 +125,7 @@ class Outlet:
         self._given = None
         end = self._now() + _RETRY
         while self._reading == number:
-            if self._is_closing:
+            if self._closing.is_set():
                 raise SpoolUnavailable("the spool is closed")
             if messages := self._give_out(max_count, max_bytes):
                 self._given = number, messages
@@ -130,9 +133,7 @@ class Outlet:
             if not self._server.up.is_set():
                 if self._now() >= end:
                     raise SpoolUnavailable(f"Redis cannot be used: {self._server.why}")
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_RETRY):
-                        await self._server.up.wait()
+                await self._until_up(_RETRY)
                 continue
             # A task of its own: a caller that goes away does not interrupt it.
             if self._fetching is None or self._fetching.done():
@@ -214,14 +215,15 @@ class Outlet:
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
         """Note an attempt; waits for the pace, and for a server out of reach as long as the holds last."""
         is_paced, since = self._pace is None, self._now()
-        while valid := self.holds.valid(keys):
+        valid: dict[bytes, int] = {}
+        while not self._closing.is_set() and (valid := self.holds.valid(keys)):
             try:
                 if self._pace is not None and not is_paced:
-                    await self._pace.wait(len(valid))
+                    await self._pause(await self._pace.take(len(valid)))
                     is_paced = True
                     continue
                 since = self._now()
-                held = await self._group.note_attempt(valid, attempt)
+                held = await self._renewed(self._group.note_attempt(valid, attempt))
             except Unreachable:
                 await self._until_up(RENEW_AFTER * self._lease)
                 continue
@@ -231,33 +233,49 @@ class Outlet:
             self.holds.renew(held, since)
             valid = {entry_id: key for entry_id, key in valid.items() if entry_id in held}
             break
-        ended = set(keys).difference(valid.values())
+        ended = set(keys).difference(() if self._closing.is_set() else valid.values())
         self._lose(len(ended))
         self.holds.end(ended)
         self._changed()
         return ended
+
+    async def _renewed(self, exchange: Coroutine[Any, Any, set[bytes]]) -> set[bytes]:
+        """An exchange that renews holds; a close waits for it, so that it takes nothing back that was given back."""
+        self._renewing += 1
+        try:
+            return await exchange
+        finally:
+            self._renewing -= 1
+            self._settled.set()
 
     async def _until_up(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._server.up.wait()
 
+    async def _pause(self, seconds: float) -> None:
+        """A close ends it."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._closing.wait()
+
     def _lose(self, count: int) -> None:
-        if count:
+        if count and not self._closing.is_set():
             self.lost += count
             _log.warning("Holds on messages have ended, which other relays send now: %d.", count)
 
     async def keep_holds(self) -> None:
         """Renew holds in time, for ever, and give up those that could not be renewed."""
-        while True:
-            await asyncio.sleep(RENEW_AFTER * self._lease / 3)
+        while not self._closing.is_set():
+            await self._pause(RENEW_AFTER * self._lease / 3)
             self._lose(self.holds.end_expired())
             due = self.holds.due()
-            if not due or not self._server.up.is_set():
+            if not due or not self._server.up.is_set() or self._closing.is_set():
                 continue
             since = self._now()
             with suppress(Unreachable, ResponseError):
-                held = await self._group.renew(due)
+                held = await self._renewed(self._group.renew(due))
                 self.holds.renew(held, since)
                 self._lose(self.holds.end_entries(set(due) - held))
                 self._changed()
@@ -318,7 +336,10 @@ class Outlet:
 
     async def aclose(self) -> None:
         """Stop reading, record what has ended, give back what is held, and remove the consumer."""
-        self._is_closing = True
+        self._closing.set()
+        while self._renewing:
+            self._settled.clear()
+            await self._settled.wait()
         if self._fetching is not None:
             await asyncio.wait((self._fetching,))
         await self._record()

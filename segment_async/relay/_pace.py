@@ -6,7 +6,6 @@ the reply says how long to wait. If the server cannot keep it, as when its memor
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -41,8 +40,8 @@ class Pace:
         self._now = now
         self._full_at = 0.0
 
-    async def wait(self, count: int) -> None:
-        """Wait until so many messages may be sent.
+    async def take(self, count: int) -> float:
+        """Take tokens for so many messages. Returns the seconds to wait until they may be sent.
 
         Raises:
             Unreachable: the server did not answer.
@@ -51,11 +50,9 @@ class Pace:
             milliseconds = await self._server.ask(
                 "EVAL", _TAKE, 1, self._key, self._rate, count, _BURST, seconds=_SECONDS
             )
-            seconds = int(milliseconds) / 1000
         except ResponseError:
-            seconds = self._take_share(count)
-        if seconds > 0:
-            await asyncio.sleep(seconds)
+            return self._take_share(count)
+        return int(milliseconds) / 1000
 
     def _take_share(self, count: int) -> float:
         now = self._now()

@@ -32,18 +32,22 @@ _LONGEST_PAUSE: Final = 2.0
 # Seconds that a try to reach the server may take.
 _CONNECT_SECONDS: Final = 2.0
 # Replies of a server that is not ready for writes: another one may be, or this one soon.
-_NOT_READY: Final = (
-    "READONLY",
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "MISCONF",
-    "NOREPLICAS",
-    "TRYAGAIN",
-    "UNBLOCKED",
-)
+_NOT_READY: Final = frozenset(("READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "NOREPLICAS", "TRYAGAIN"))
+# The client library takes the code off the text of these.
+_CODES: Final = {
+    "BusyLoadingError": "LOADING",
+    "ClusterDownError": "CLUSTERDOWN",
+    "MasterDownError": "MASTERDOWN",
+    "NoPermissionError": "NOPERM",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "TryAgainError": "TRYAGAIN",
+}
 
-AnyRedis = "Redis | RedisCluster"
+
+def code_of(error: Exception) -> str:
+    """The word that an error reply begins with."""
+    return _CODES.get(type(error).__name__) or str(error).partition(" ")[0]
 
 
 class Unreachable(Exception):
@@ -112,6 +116,7 @@ class Server:
     """Attributes:
     up: set while the server is reachable.
     why: it is out of reach, for people.
+    is_unsuitable: it must not be used as it is set up.
     run: what the server calls the time since it was started; `None`: it does not say.
     """
 
@@ -119,6 +124,7 @@ class Server:
         self.up = asyncio.Event()
         self.why = "it was not asked yet"
         self.run: str | None = None
+        self.is_unsuitable = False
         self._redis = redis
         self._client: Any = None
         self._prepare = prepare
@@ -180,7 +186,7 @@ class Server:
             return refusal
 
     def _look_at(self, reply: Any) -> None:
-        if isinstance(reply, (ResponseError, RedisConnectionError)) and str(reply).startswith(_NOT_READY):
+        if isinstance(reply, RedisError) and code_of(reply) in _NOT_READY:
             self.lose(str(reply))
 
     # -- out of reach, and back
@@ -212,6 +218,7 @@ class Server:
                 await self._prepare()
             except Unsuitable as reason:
                 self._note_failure(str(reason))
+                self.is_unsuitable = True
             except (RedisError, OSError, TimeoutError, EOFError, Unreachable) as error:
                 self._note_failure(_text_of(error, _CONNECT_SECONDS))
             except Exception as error:
@@ -224,6 +231,8 @@ class Server:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _note_failure(self, why: str) -> None:
+        self.up.clear()
+        self.is_unsuitable = False
         if self._down_since is None or why != self.why:
             self._down_since = self._down_since or self._now()
             _log.warning("Redis cannot be used and is tried again: %s", why)

@@ -196,7 +196,17 @@ class RedisSpool:
             _of_parents.append(self._engine)
         self._begin()
 
-    # -- for metrics
+    # -- by itself
+
+    async def connect(self) -> None:
+        """Reach Redis now rather than at the first call, so that what is set up wrongly is found at the start.
+
+        Raises:
+            ValueError: Redis must not be used as it is set up.
+            SpoolUnavailable: it is out of reach; it is tried again by itself.
+        """
+        engine = self._start()
+        await engine.answer(engine.connect)
 
     def counts(self) -> dict[str, int]:
         """What this process did so far: ``stored``, ``full``, ``claimed`` (taken over from other relays), ``lost`` (holds

@@ -15,8 +15,8 @@ class TestRedis(SpoolContract):
     shared = True
 
     @pytest.fixture(autouse=True)
-    def on_a_server(self, server: RealServer) -> None:
-        self.open = lambda folder: RedisSpool(server.url)
+    def on_a_server(self, each_server: RealServer) -> None:
+        self.open = lambda folder: RedisSpool(each_server.url)
 
     async def has_nothing_to_read(self, spool: Spool) -> bool:
         """Redis is asked for something twice: the answers come in the order in which it was asked."""

@@ -1,0 +1,172 @@
+"""`segment-async relay`: deliver what waits in Redis, and look at what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from segment_async import SpoolUnavailable
+
+if TYPE_CHECKING:
+    from segment_async.relay import RelayInspector
+
+_URL = click.argument("url", envvar="SEGMENT_REDIS_URL")
+
+
+class _RunByDefault(click.Group):
+    """Without the name of a sub-command it is `run`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["run", *args] if args or "SEGMENT_REDIS_URL" in os.environ else ["--help"]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_RunByDefault, short_help="Deliver what hosts handed over to Redis.", options_metavar="")
+def relay() -> None:
+    """Deliver what hosts handed over to Redis: segment-async relay URL [--rate N] [--metrics-port N].
+
+    Hosts hand over with Client(..., spool=RedisSpool(URL), deliver=False). Several relays may run. The write key comes
+    from SEGMENT_WRITE_KEY, and the URL from SEGMENT_REDIS_URL if it is not given, so that no password is in the list of
+    processes.
+    """
+
+
+@relay.command
+@_URL
+@click.option("--rate", type=float, metavar="N", help="Messages a second of all relays together.  [default: no limit]")
+@click.option(
+    "--region", type=click.Choice(["us", "eu"]), default="us", show_default=True, help="The workspace's region."
+)
+@click.option("--host", metavar="URL", help="Another origin than Segment's; SEGMENT_HOST is used as well.")
+@click.option("--allow-http", is_flag=True, help="Allow a plain http:// host beyond loopback.")
+@click.option("--metrics-port", type=int, metavar="N", help="Serve /livez, /readyz and /metrics; 0 picks a free port.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to serve them.")
+@click.option("--max-in-flight", default=4, show_default=True, metavar="N", help="Requests at once.")
+@click.option("--max-queue-size", default=10_000, show_default=True, metavar="N", help="Messages in memory.")
+@click.option(
+    "--close-timeout", default=10.0, show_default=True, metavar="SECONDS", help="For what is in flight at the end."
+)
+@click.option(
+    "--lease",
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Until other relays take over; the same for all relays.",
+)
+def run(
+    url: str,
+    rate: float | None,
+    region: Literal["us", "eu"],
+    host: str | None,
+    allow_http: bool,
+    metrics_port: int | None,
+    metrics_host: str,
+    max_in_flight: int,
+    max_queue_size: int,
+    close_timeout: float,
+    lease: float,
+) -> None:
+    """Deliver until SIGTERM. The same as `segment-async relay URL`."""
+    write_key = os.environ.get("SEGMENT_WRITE_KEY", "")
+    if not write_key.strip():
+        raise click.UsageError("set SEGMENT_WRITE_KEY")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    with _readable_errors():
+        from segment_async.relay import RelayOptions, run_relay
+
+        options = RelayOptions(
+            url=url,
+            write_key=write_key,
+            rate=rate,
+            region=region,
+            host=host,
+            allow_http=allow_http,
+            max_in_flight=max_in_flight,
+            max_queue_size=max_queue_size,
+            close_timeout=close_timeout,
+            lease=lease,
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
+        )
+        asyncio.run(run_relay(options, started=logging.getLogger("segment_async").info))
+
+
+@relay.command
+@_URL
+def status(url: str) -> None:
+    """Show the backlog, its age, the dead letters, and what each relay holds."""
+    show_status(url)
+
+
+def show_status(url: str) -> None:
+    """Also for `segment-async spool status`."""
+    with _readable_errors(), _inspector(url) as inspector:
+        found = inspector.status()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+    age = "none" if found.oldest_age is None else str(dt.timedelta(seconds=round(found.oldest_age)))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    rows: list[tuple[str, object]] = [
+        ("key", found.fingerprint),
+        ("backlog", f"{found.backlog:,}"),
+        ("oldest", age),
+        ("unread", f"{found.unread:,}"),
+        ("dead letters", f"{found.dead:,}"),
+        ("memory in Redis", f"{found.bytes / 2**20:,.1f} MiB"),
+    ]
+    if found.unknown:
+        rows.append(("for a newer version", f"{found.unknown:,}"))
+    for name, value in rows:
+        table.add_row(name, str(value))
+    console.print(table)
+    consumers = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("consumer", "held", "last seen"):
+        consumers.add_column(column, justify="left" if column == "consumer" else "right")
+    for each in found.consumers:
+        consumers.add_row(each.name, f"{each.held:,}", f"{each.idle:,.0f} s ago")
+    if found.consumers:
+        console.print()
+        console.print(consumers)
+
+
+@relay.command
+@_URL
+def check(url: str) -> None:
+    """Find what would lose messages or hold them up; give relays what no relay is ever given.
+
+    Ends with 1 if something is left to be done.
+    """
+    with _readable_errors(), _inspector(url) as inspector:
+        repaired = inspector.repair()
+        problems = inspector.problems()
+    if repaired:
+        click.echo(f"repaired: {repaired:,} messages of removed consumers are given to relays again")
+    for problem in problems:
+        click.echo(f"problem: {problem}")
+    if problems:
+        sys.exit(1)
+    click.echo("no problems found")
+
+
+def _inspector(url: str) -> RelayInspector:
+    from segment_async.relay import RelayInspector
+
+    return RelayInspector(url, os.environ.get("SEGMENT_WRITE_KEY") or None)
+
+
+@contextmanager
+def _readable_errors() -> Generator[None, Any, None]:
+    try:
+        yield
+    except (ImportError, OSError, SpoolUnavailable, ValueError) as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,101 @@
+"""`segment-async relay status|check`, and the verbs of `segment-async spool` on a Redis URL."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from click.testing import CliRunner
+
+from segment_async import Client
+from segment_async.cli._relay import relay
+from segment_async.cli._spool import spool
+from segment_async.relay import RedisSpool
+from segment_async.spool import BatchResult, Status
+
+from .servers import RealServer
+
+REFUSED = BatchResult(Status.FAILED, "refused", 400, attempts=3, possibly_delivered=True)
+
+
+def run(command: Any, *arguments: object, code: int = 0, key: str | None = "key") -> str:
+    environment = {"SEGMENT_WRITE_KEY": key, "SEGMENT_REDIS_URL": None}
+    result = CliRunner().invoke(command, [str(each) for each in arguments], env=environment)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def filled(server: RealServer) -> RealServer:
+    """Three messages wait, and one is a dead letter."""
+
+    async def fill() -> None:
+        held = RedisSpool(server.url)
+        async with Client("key", spool=held, deliver=False) as client:
+            await client.track("user-1", "Refused", message_id="order-0")
+            await held.read(1, 1)
+            [message] = (await held.read(1, 1_000)).messages
+            await held.settle([message.key], REFUSED, "no such source")
+            for number in range(1, 4):
+                await client.track(f"user-{number % 2}", "Order Completed", message_id=f"order-{number}")
+
+    asyncio.run(fill())
+    return server
+
+
+class TestRelay:
+    def test_status(self, filled: RealServer) -> None:
+        shown = dict(line.rsplit(maxsplit=1) for line in run(relay, "status", filled.url).splitlines() if line)
+        assert (shown["backlog"], shown["unread"], shown["dead letters"]) == ("3", "3", "1")
+
+    def test_status_of_the_only_key_needs_no_key(self, filled: RealServer) -> None:
+        assert "backlog" in run(relay, "status", filled.url, key=None)
+
+    def test_status_of_several_keys_needs_one(self, filled: RealServer) -> None:
+        filled.ask("XADD", "segment:{0123456789abcdef}:m", "*", "i", "1", "b", "{}")
+        assert "2 write keys" in run(relay, "status", filled.url, key=None, code=1)
+
+    def test_a_server_that_is_not_there(self) -> None:
+        assert "Redis cannot be used" in run(relay, "status", "unix:///nowhere/socket", code=1)
+
+    def test_check_repairs_and_says_what_is_left(self, filled: RealServer) -> None:
+        stream = next(name for name in filled.ask("KEYS", "*") if name.endswith(b":m"))
+        filled.ask("XREADGROUP", "GROUP", "relays", "gone", "COUNT", 2, "STREAMS", stream, ">")
+        filled.ask("XGROUP", "DELCONSUMER", stream, "relays", "gone")
+        shown = run(relay, "check", filled.url, code=1)
+        assert "repaired: 2 messages" in shown
+        assert "appendonly is off" in shown
+
+    def test_without_a_key_there_is_nothing_to_deliver(self, filled: RealServer) -> None:
+        assert "SEGMENT_WRITE_KEY" in run(relay, filled.url, key=None, code=2)
+
+
+class TestSpool:
+    def test_status_is_that_of_the_relay(self, filled: RealServer) -> None:
+        assert run(spool, "status", filled.url) == run(relay, "status", filled.url)
+
+    def test_show(self, filled: RealServer) -> None:
+        assert [f"order-{number}" in run(spool, "show", filled.url) for number in range(4)] == [False, True, True, True]
+
+    def test_dead(self, filled: RealServer) -> None:
+        shown = run(spool, "dead", filled.url)
+        assert all(word in shown for word in ("order-0", "Refused", "refused", "400", "3", "yes", "no such source"))
+        assert orjson.loads(run(spool, "dead", filled.url, "--id", "order-0"))["event"] == "Refused"
+
+    def test_retry(self, filled: RealServer) -> None:
+        assert "1 message put back" in run(spool, "retry", filled.url, "--reason", "refused")
+        assert "order-0" not in run(spool, "dead", filled.url)
+        assert "order-0" in run(spool, "show", filled.url)
+
+    def test_export(self, filled: RealServer) -> None:
+        lines = run(spool, "export", filled.url).splitlines()
+        assert [orjson.loads(line)["messageId"] for line in lines] == ["order-1", "order-2", "order-3"]
+        assert len(run(spool, "export", "--dead", filled.url).splitlines()) == 1
+
+    def test_purge(self, filled: RealServer) -> None:
+        assert "3 messages erased" in run(spool, "purge", filled.url, "--user", "user-1", "--yes")
+        assert len(run(spool, "export", filled.url).splitlines()) == 1
+        assert run(spool, "export", "--dead", filled.url) == ""
+
+    def test_rotate_key_says_what_to_do_instead(self, filled: RealServer) -> None:
+        assert "old key" in run(spool, "rotate-key", filled.url, code=2)

@@ -1,0 +1,406 @@
+"""Redis and Segment in trouble: what callers are told, what is lost (nothing), and how it goes on by itself."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status, TransportError
+from segment_async.relay import RedisSpool, RelayInspector
+from segment_async.testing import RecordingTransport
+from tests.support.law import check_counters
+
+from .servers import RealServer
+from .stage import Proxy, proxy, until
+
+Start = Callable[..., RealServer]
+LEASE = 2.0
+OK = Response(200, {"Content-Type": "application/json"}, b'{"success":true}')
+
+
+def run(main: Any) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(60):
+            await main
+
+    asyncio.run(limited())
+
+
+def stream_of(server: RealServer) -> bytes:
+    [name] = [name for name in server.ask("KEYS", "*") if name.endswith(b":m")]
+    return bytes(name)
+
+
+def calls_of(server: RealServer, command: str) -> int:
+    text = server.ask("INFO", "commandstats").decode()
+    found = [line for line in text.splitlines() if line.startswith(f"cmdstat_{command}:")]
+    return int(found[0].partition("calls=")[2].partition(",")[0]) if found else 0
+
+
+@asynccontextmanager
+async def handing_over(url: str, **options: Any) -> AsyncIterator[Client]:
+    of_client = {name: options.pop(name) for name in ("overflow", "close_timeout") if name in options}
+    # Not the limits of a busy machine, but where they are what is tried.
+    spool = RedisSpool(url, **{"append_timeout": 10.0, **options})
+    client = Client("key", spool=spool, deliver=False, overflow_timeout=20.0, **of_client)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+@asynccontextmanager
+async def delivering(
+    url: str, answer: Any = lambda _batch: OK, *, max_queue_size: int = 10_000, **options: Any
+) -> AsyncIterator[tuple[Client, RecordingTransport]]:
+    transport = RecordingTransport(answer)
+    spool = RedisSpool(url, lease=LEASE, **options)
+    client = Client(
+        "key",
+        spool=spool,
+        transport=transport,
+        flush_interval=0.05,
+        close_timeout=0.2,
+        max_queue_size=max_queue_size,
+    )
+    async with client:
+        yield client, transport
+    check_counters(client.statistics())
+
+
+def ids_of(transport: RecordingTransport) -> list[str]:
+    return [message["messageId"] for message in transport.messages]
+
+
+async def hand_over(client: Client, count: int, first: int = 0) -> list[str]:
+    calls = [client.track("user-1", "Order Completed", message_id=f"order-{n}") for n in range(first, first + count)]
+    return [each.message_id for each in await asyncio.gather(*calls)]
+
+
+class TestALostReply:
+    """The connection is cut between an append and its reply."""
+
+    @pytest.fixture
+    def cut_appends(self) -> Callable[[Proxy], None]:
+        def cut(between: Proxy) -> None:
+            between.swallows = lambda request: b"XADD" in request and between.swallowed == 0
+
+        return cut
+
+    def test_the_caller_is_told_that_it_may_be_stored(self, server: RealServer, cut_appends: Any) -> None:
+        async def main() -> None:
+            async with proxy(server.socket) as between, handing_over(between.url) as client:
+                await hand_over(client, 1)
+                cut_appends(between)
+                with pytest.raises(SpoolUnavailable) as refused:
+                    await client.track("user-1", "Order Completed", message_id="order-1")
+                assert refused.value.maybe_stored
+                # Again, as a caller may.
+                await client.track("user-1", "Order Completed", message_id="order-1")
+                assert client.statistics().accepted == 2
+            async with delivering(server.url) as (_, transport):
+                await until(lambda: len(ids_of(transport)) == 3, "they arrive")
+            assert sorted(ids_of(transport)) == ["order-0", "order-1", "order-1"]
+
+        run(main())
+
+    def test_what_waited_in_memory_is_repeated_once_at_most_and_marked(
+        self, server: RealServer, cut_appends: Any
+    ) -> None:
+        async def main() -> None:
+            async with proxy(server.socket) as between, handing_over(between.url, on_failure="memory") as client:
+                await hand_over(client, 1)
+                cut_appends(between)
+                ids = await hand_over(client, 20, first=1)
+                await client.flush()
+                assert client.statistics().handed_over == 21
+            entries = server.ask("XRANGE", stream_of(server), "-", "+")
+            marked = [fields[1] for _, fields in entries if b"r" in fields[::2]]
+            assert 0 < len(marked) <= 20
+            async with delivering(server.url) as (_, transport):
+                await until(lambda: len(ids_of(transport)) == len(entries), "they arrive")
+            assert {*ids_of(transport)} == {"order-0", *ids}
+            repeated = [each for each in {*ids} if ids_of(transport).count(each) > 1]
+            assert {each.encode() for each in repeated} == {*marked}
+            assert all(ids_of(transport).count(each) == 2 for each in repeated)
+
+        run(main())
+
+
+class TestAServerThatIsGone:
+    def test_killed_and_restarted_nothing_is_missing(self, start_server: Start) -> None:
+        server = start_server("--appendonly", "yes", "--appendfsync", "everysec")
+
+        async def main() -> None:
+            async with handing_over(server.url) as client, delivering(server.url) as (_, transport):
+                told: list[str] = []
+                refused = 0
+
+                async def load() -> None:
+                    nonlocal refused
+                    number = 0
+                    while True:
+                        number += 1
+                        try:
+                            told.append((await client.track("u", "e", message_id=f"order-{number}")).message_id)
+                        except SpoolUnavailable:
+                            refused += 1
+                            await asyncio.sleep(0.01)
+
+                loading = asyncio.create_task(load())
+                await until(lambda: len(told) > 200, "some are handed over")
+                await asyncio.to_thread(server.kill)
+                await until(lambda: refused > 2, "appends are refused")
+                before = len(told)
+                await asyncio.to_thread(server.start)
+                await until(lambda: len(told) > before + 200, "appends go on by themselves")
+                loading.cancel()
+                await until(lambda: {*told} <= {*ids_of(transport)}, "all of them arrive")
+
+        run(main())
+
+    def test_calls_never_wait_for_longer_than_their_limit(self, start_server: Start) -> None:
+        """It stands still: no connection is refused, and no reply comes."""
+        server = start_server()
+
+        async def main() -> None:
+            async with handing_over(server.url, append_timeout=0.3) as client:
+                await hand_over(client, 1)
+                server.signal(signal.SIGSTOP)
+                waits: list[float] = []
+                for _ in range(20):
+                    began = time.perf_counter()
+                    with pytest.raises(SpoolUnavailable):
+                        await client.track("user-1", "Order Completed")
+                    waits.append(time.perf_counter() - began)
+                server.signal(signal.SIGCONT)
+                # The limit, and what a busy machine adds.
+                assert max(waits) < 0.3 + 1.0
+
+                async def is_back() -> bool:
+                    try:
+                        await client.track("user-1", "Order Completed")
+                    except SpoolUnavailable:
+                        await asyncio.sleep(0.01)
+                        return False
+                    return True
+
+                async with asyncio.timeout(20):
+                    while not await is_back():
+                        pass
+
+        run(main())
+
+    def test_with_a_file_messages_are_stored_there_and_moved_later(self, start_server: Start, tmp_path: Path) -> None:
+        server = start_server("--appendonly", "yes")
+        path = tmp_path / "spool" / "redis.db"
+
+        async def main() -> None:
+            await asyncio.to_thread(server.kill)
+            async with handing_over(server.url, on_failure=path) as client:
+                ids = await hand_over(client, 50)
+                assert client.statistics().handed_over == 50
+            # Another process of the host.
+            async with handing_over(server.url, on_failure=path) as client, delivering(server.url) as (_, transport):
+                ids += await hand_over(client, 50, first=50)
+                assert client.statistics().handed_over == 50
+                await asyncio.to_thread(server.start)
+                await until(lambda: len(ids_of(transport)) == 100, "all of them arrive")
+            assert sorted(ids_of(transport)) == sorted(ids)
+
+        run(main())
+
+    def test_a_restarted_server_may_have_forgotten_attempts(self, start_server: Start) -> None:
+        """What it had before counts as attempted, what comes afterwards does not."""
+        server = start_server("--appendonly", "yes")
+
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                async with delivering(server.url) as (_, transport):
+                    await hand_over(client, 1)
+                    await until(lambda: len(ids_of(transport)) == 1, "a relay has worked here")
+                await hand_over(client, 1, first=1)
+                await asyncio.to_thread(server.restart)
+                spool = RedisSpool(server.url)
+                client_of_relay = Client("key", spool=spool, transport=RecordingTransport())
+                await spool.connect()
+                await spool.read(10, 10_000)
+                [old] = (await spool.read(10, 10_000)).messages
+                while client.statistics().handed_over < 3:
+                    try:
+                        await hand_over(client, 1, first=2)
+                    except SpoolUnavailable:
+                        await asyncio.sleep(0.01)
+                [new] = (await spool.read(10, 10_000)).messages
+                assert [(each.message_id, each.attempts) for each in (old, new)] == [("order-1", 1), ("order-2", 0)]
+                await client_of_relay.aclose()
+
+        run(main())
+
+
+class TestARestOfTheStream:
+    def test_without_its_group_all_that_is_left_is_sent(self, server: RealServer) -> None:
+        async def main() -> None:
+            async with handing_over(server.url) as client, delivering(server.url) as (_, transport):
+                await hand_over(client, 10)
+                await until(lambda: len(ids_of(transport)) == 10, "they arrive")
+                await until(lambda: server.ask("XLEN", stream_of(server)) == 0, "they are settled")
+                server.ask("XGROUP", "DESTROY", stream_of(server), "relays")
+                ids = await hand_over(client, 10, first=10)
+                await until(lambda: {*ids} <= {*ids_of(transport)}, "the next ones arrive")
+                assert len(ids_of(transport)) == 20
+
+        run(main())
+
+    def test_after_a_flushall_it_goes_on_without_a_hot_loop(self, server: RealServer) -> None:
+        async def main() -> None:
+            async with handing_over(server.url) as client, delivering(server.url) as (_, transport):
+                await hand_over(client, 10)
+                await until(lambda: len(ids_of(transport)) == 10, "they arrive")
+                server.ask("FLUSHALL")
+                server.ask("CONFIG", "RESETSTAT")
+                began = time.perf_counter()
+                ids = await hand_over(client, 10, first=10)
+                await until(lambda: {*ids} <= {*ids_of(transport)}, "the next ones arrive")
+                await until(lambda: time.perf_counter() > began + 0.5, "some time passes")
+                seconds = time.perf_counter() - began
+                assert calls_of(server, "xreadgroup") < 30 + 10 * seconds
+                assert calls_of(server, "xgroup|create") <= 3
+
+        run(main())
+
+
+class TestFull:
+    def test_a_server_without_memory_is_full_and_still_drained(self, start_server: Start) -> None:
+        server = start_server("--maxmemory", "4mb", "--maxmemory-policy", "noeviction")
+
+        async def main() -> None:
+            is_up = False
+
+            def answer(_batch: object) -> Response:
+                if not is_up:
+                    raise TransportError("no connection", maybe_sent=False)
+                return OK
+
+            # The group is made while there is room.
+            async with delivering(server.url, answer, max_queue_size=100) as (relay, transport):
+                await until(lambda: server.ask("KEYS", "*"), "the relay has begun")
+                async with handing_over(server.url, overflow="raise") as client:
+                    told: list[str] = []
+                    with pytest.raises(QueueFull):
+                        while True:
+                            delivery = await client.track("user-1", "Order Completed", {"text": "x" * 20_000})
+                            told.append(delivery.message_id)
+                    is_up = True
+                    await until(lambda: {*told} <= {*ids_of(transport)}, "all of them arrive")
+                    await client.track("user-1", "Order Completed")
+                await until(lambda: server.ask("XLEN", stream_of(server)) == 0, "nothing is left")
+                assert relay.statistics().failed == 0
+
+        run(main())
+
+    def test_while_segment_is_down_the_stream_grows_to_its_bound_and_the_relay_does_not(
+        self, server: RealServer
+    ) -> None:
+        async def main() -> None:
+            is_up = False
+
+            def answer(_batch: object) -> Response:
+                if not is_up:
+                    raise TransportError("no connection", maybe_sent=False)
+                return OK
+
+            async with delivering(server.url, answer, max_queue_size=200) as (relay, transport):
+                async with handing_over(server.url, max_messages=3_000, overflow="drop_newest") as client:
+                    outcomes = []
+                    for _ in range(8):
+                        calls = [client.track("user-1", "Order Completed") for _ in range(500)]
+                        outcomes += await asyncio.gather(*[asyncio.ensure_future(call) for call in calls])
+                    ended = [await each for each in outcomes]
+                    full = [each for each in ended if each.reason == "queue_full"]
+                    assert len(full) == 1_000
+                    assert server.ask("XLEN", stream_of(server)) == 3_000
+                    assert relay.statistics().pending <= 200
+                    is_up = True
+                    handed = {each.message_id for each in ended if each.status is Status.HANDED_OVER}
+                    await until(lambda: handed <= {*ids_of(transport)}, "the rest arrives")
+
+        run(main())
+
+
+class TestWhatIsNotOurs:
+    def test_entries_of_a_newer_version_are_left_to_it_and_counted(self, server: RealServer) -> None:
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                await hand_over(client, 5)
+                stream = stream_of(server)
+                newer = server.ask("XADD", stream, "*", "i", "order-9", "b", "squeezed", "z", "1")
+                await hand_over(client, 5, first=5)
+                async with delivering(server.url) as (_, transport):
+                    await until(lambda: len(ids_of(transport)) == 10, "the others arrive")
+                    with RelayInspector(server.url, "key") as inspector:
+                        await until(lambda: inspector.status().unknown == 1, "it is counted")
+                        assert [text for text in inspector.problems() if "newer version" in text]
+                    await until(lambda: server.ask("XLEN", stream) == 1, "the others are settled")
+            [[entry_id, fields]] = server.ask("XRANGE", stream, "-", "+")
+            assert (entry_id, fields[-2:]) == (newer, [b"z", b"1"])
+            assert len(ids_of(transport)) == 10
+
+        run(main())
+
+    def test_what_belongs_to_a_removed_consumer_is_found_and_repaired(self, server: RealServer) -> None:
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                async with delivering(server.url) as (_, transport):
+                    await hand_over(client, 1)
+                    await until(lambda: len(ids_of(transport)) == 1, "a relay has worked here")
+                stream = stream_of(server)
+                await hand_over(client, 5, first=1)
+                server.ask("XREADGROUP", "GROUP", "relays", "by-hand", "COUNT", 3, "STREAMS", stream, ">")
+                server.ask("XGROUP", "DELCONSUMER", stream, "relays", "by-hand")
+                with RelayInspector(server.url, "key", lease=LEASE) as inspector:
+                    assert [text for text in inspector.problems() if text.startswith("3 messages belong")]
+                    assert inspector.repair() == 3
+                    assert inspector.repair() == 0
+                async with delivering(server.url) as (_, transport):
+                    await until(lambda: len({*ids_of(transport)}) == 5, "they arrive")
+
+        run(main())
+
+    @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random"])
+    def test_a_server_that_would_evict_the_stream_is_refused(self, start_server: Start, policy: str) -> None:
+        server = start_server("--maxmemory-policy", policy)
+
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                with pytest.raises(SpoolUnavailable, match="maxmemory-policy"):
+                    await client.track("user-1", "Order Completed")
+            spool = RedisSpool(server.url)
+            with pytest.raises(ValueError, match="maxmemory-policy"):
+                await spool.connect()
+            await spool.aclose()
+
+        run(main())
+
+
+class TestPace:
+    def test_all_relays_keep_one_pace(self, server: RealServer) -> None:
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                await hand_over(client, 400)
+                began = time.perf_counter()
+                async with (
+                    delivering(server.url, rate=200.0, max_queue_size=50) as (_, one),
+                    delivering(server.url, rate=200.0, max_queue_size=50) as (_, other),
+                ):
+                    await until(lambda: len(one.messages) + len(other.messages) == 400, "they arrive")
+                    seconds = time.perf_counter() - began
+            # A second's worth is there from the start.
+            assert seconds > 0.8 * (400 - 200) / 200
+
+        run(main())
