@@ -7,7 +7,7 @@ WORKERS ?= auto
 SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-import test coverage test-all test-oldest lint format types bench backlog sim soak stress crash servers \
+.PHONY: help demo demo-import test coverage test-all test-oldest lint format types bench backlog sim soak stress crash crash-import servers \
 	relay-faults demo-relay conformance docs accessibility dashboard pictures package clean
 
 help: ## say what there is
@@ -84,6 +84,9 @@ stress: $(VENV)/.dev ## threads, loops and signals against one client, in real t
 
 crash: $(VENV)/.dev ## kills, power losses and bit flips against the spool
 	$(BIN)/python -m tests.spool.crash $(ARGS)
+
+crash-import: $(VENV)/.dev ## one import, killed twenty times at random rows (ARGS="--kills 100 --seed 7")
+	$(BIN)/python -m tests.importing.crash $(ARGS)
 
 servers: $(VENV)/.dev ## real servers, workers and programs: accepted, received, twice, lost (ARGS="Celery")
 	$(BIN)/python -m tests.servers $(ARGS)

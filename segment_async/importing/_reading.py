@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 import time
@@ -168,8 +169,26 @@ def sample_size(sources: Sequence[Source]) -> tuple[int | None, int | None]:
             records += reader.count
             reader.close()
             continue
-        lines = source.sample.count(b"\n")
-        if source.compressed or not lines:
+        estimated = _records_of(source)
+        if estimated is None:
             return total, None
-        records += (source.size or 0) / (len(source.sample) / lines) - (source.format == "csv")
+        records += estimated
     return total, max(0, round(records))
+
+
+def _records_of(source: Source) -> float | None:
+    """How many records a text file has, if all are as long as those of its sample."""
+    sample, size = source.sample[: source.sample.rfind(b"\n") + 1], source.size or 0
+    if source.compressed or not sample:
+        return None
+    if source.format != "csv":
+        return size / (len(sample) / sample.count(b"\n"))
+    # A cell may hold line ends.
+    columns, delimiter = csv_header(source)
+    whole = [
+        record for record in read_csv(source, io.BytesIO(sample), columns, delimiter, Place()) if not record.problem
+    ]
+    if not whole:
+        return size / len(source.sample) - 1
+    begin, end = whole[0].byte or 0, whole[-1].after[1]
+    return (size - begin) / ((end - begin) / len(whole))

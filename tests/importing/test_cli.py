@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from segment_async.devserver import serve
 from segment_async.testing import running_endpoint
 
+from .crash import Crashes
 from .support import MAPPING, orders, write_csv
 
 ROOT = Path(__file__).parents[2]
@@ -148,34 +148,10 @@ def test_a_signal_saves_the_state(folder, number, code):
     asyncio.run(main())
 
 
-def test_kill_9_loses_nothing(folder):
-    """Several kills at random moments of one import: the union is complete, repeats have the same ids."""
-    count = 12_000
-    write_csv(folder / "orders.csv", orders(count))
-    chance = random.Random(5)
-
-    async def main():
-        async with serve(keep=100_000) as endpoint:
-            command = [*COMMAND, "orders.csv", "--map", "map.toml", "--rate", "0"]
-            for _ in range(4):
-                process = await asyncio.create_subprocess_exec(
-                    *command, cwd=folder, env=environment(endpoint.url), stderr=asyncio.subprocess.DEVNULL
-                )
-                arrived = len(endpoint.events)
-                await endpoint.wait(arrived + chance.randrange(1, 2_000), timeout=60)
-                process.kill()
-                await process.wait()
-            process = await asyncio.create_subprocess_exec(
-                *command, cwd=folder, env=environment(endpoint.url), stderr=asyncio.subprocess.DEVNULL
-            )
-            assert await process.wait() == 0
-            ids = [message["messageId"] for message in endpoint.messages]
-            users = {message["userId"] for message in endpoint.messages}
-            assert len(users) == len(set(ids)) == count
-            # Each kill repeats at most the window, and what the last second's state does not know of.
-            assert len(ids) > count
-
-    asyncio.run(main())
+def test_kill_9_loses_nothing(tmp_path):
+    crashes = Crashes(tmp_path, kills=3, seed=5)
+    asyncio.run(crashes.run())
+    assert crashes.repeats > 0
 
 
 def test_two_processes_on_one_state(folder):

@@ -7,6 +7,7 @@ import fsspec
 import pytest
 
 from segment_async.importing import ImportUsageError
+from segment_async.importing._reading import sample_size
 from segment_async.importing._sources import find
 
 from .support import imported, orders, write_csv
@@ -115,3 +116,28 @@ def test_ids_of_each_mode(tmp_path):
         assert not {*found[ids, "ONE"]} & {*found[ids, "TWO"]}
     turned = write_csv(tmp_path / "turned.csv", [*reversed(orders(2))])
     assert {*imported(turned, write_key="ONE")[1].ids} == {*found["content", "ONE"]}
+
+
+def test_the_records_of_a_source_are_estimated_by_its_beginning(tmp_path):
+    def estimated(*paths):
+        return sample_size(find(map(str, paths)))[1]
+
+    plain = write_csv(tmp_path / "plain.csv", orders(20_000))
+    assert estimated(plain) == pytest.approx(20_000, rel=0.1)
+    quoted = tmp_path / "quoted.csv"
+    note = '"' + 'a line, with ""quotes""\r\n' * 50 + '"'
+    quoted.write_text("user,note\r\n" + "".join(f"u{number},{note}\r\n" for number in range(500)), newline="")
+    assert estimated(quoted) == pytest.approx(500, rel=0.1)
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"a":1}\n' * 1_000)
+    assert estimated(lines) == 1_000
+    assert estimated(plain, quoted, lines) == pytest.approx(21_500, rel=0.1)
+    packed = tmp_path / "packed.csv.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert estimated(packed) is None
+    one = tmp_path / "one.csv"
+    one.write_text("user,note\n" + 'u,"' + "x\n" * 50_000 + '"\n')
+    assert estimated(one) <= 2
+    for path, expected in (("empty.jsonl", None), ("header.csv", 0)):
+        (tmp_path / path).write_text("user\n" if expected == 0 else "")
+        assert estimated(tmp_path / path) == expected

@@ -10,6 +10,7 @@ import pytest
 
 from segment_async import Response
 from segment_async.importing import Importer, ImportUsageError, parse_mapping, run_import
+from tests.support.virtual_clock import run
 
 from .support import MAPPING, RecordingSegment, answer, imported, options, orders, rejects_of, write_csv
 
@@ -220,6 +221,27 @@ def test_a_full_disk_for_rejects_stops_and_skips_nothing(tmp_path):
     report, second = imported(path)
     assert (report.counts.records, report.counts.rejected) == (2_020, 2_000)
     assert len({*first.ids, *second.ids}) == 20
+
+
+def test_a_full_disk_for_the_state_stops_and_skips_nothing(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(2_000))
+    state = tmp_path / "orders.csv.import.json"
+    new = tmp_path / "orders.csv.import.json.new"
+
+    def fill_the_disk(batch):
+        if len(first.messages) > 500 and not new.is_symlink():
+            new.symlink_to("/dev/full")
+
+    first = RecordingSegment(fill_the_disk)
+    report = run(run_import(options(path, rate=200, transport=first)))
+    assert (report.exit_code, "space" in report.problem.lower()) == (75, True)
+    saved = orjson.loads(state.read_bytes())
+    assert 0 < saved["counts"]["records"] <= 600
+    new.unlink()
+    report, second = imported(path)
+    assert (report.exit_code, report.counts.delivered) == (0, 2_000)
+    assert {*first.ids} | {*second.ids} == {*imported(path, restart=True)[1].ids}
+    assert len(second.ids) == 2_000 - saved["counts"]["records"]
 
 
 def test_a_state_that_cannot_be_written_stops_before_anything_is_sent(tmp_path):
