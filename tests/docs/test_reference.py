@@ -57,7 +57,8 @@ def test_every_reason_is_there_with_a_remedy() -> None:
 
 def _rules() -> set[str]:
     """The names of all rules that `verdicts` can find: the second argument of a `Verdict`, or of what makes one."""
-    tree = ast.parse((ROOT / "segment_async" / "verdicts.py").read_text())
+    sources = (ROOT / "segment_async" / "verdicts").glob("*.py")
+    tree = ast.parse("\n".join(path.read_text() for path in sources))
     position = {"Verdict": 1, "_required": 3}
     return {
         argument.value
