@@ -65,6 +65,7 @@ CONTESTANTS = [
         for caller, label in (
             ("none", "no event"),
             ("module", "a module's client"),
+            ("state", "request.state"),
             ("dependency", "FastAPI's dependency"),
         )
     ),

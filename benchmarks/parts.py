@@ -224,6 +224,7 @@ PARTS = {
             *OURS,
             "ours-middleware-none",
             "ours-middleware-module",
+            "ours-middleware-state",
             "ours-middleware-dependency",
             "official",
             "official-background",

@@ -35,7 +35,7 @@ from ._web.page_views import (
     route_name,
 )
 from ._web.query import Mode
-from ._web.request import Scope, asks_for_html
+from ._web.request import Scope, asks_for_html, is_get
 from ._web.shutdown import Lifespan as LifespanEvents
 from ._web.visitor import NO_ANSWERS, NoIdentity, Visitor
 
@@ -50,6 +50,7 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]
 _log = logging.getLogger("segment_async")
 
 _MARK: Final = "segment_async"
+_NOT_OBSERVED: Final = Visitor()
 _BODIES: Final = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
 
 
@@ -136,6 +137,7 @@ class SegmentMiddleware:
         self._drops_without_identity = no_identity != "raise"
         hooks = HookRunner()
         self._shutdown = None if client is None else _Shutdown(hooks, client, is_silent=flush_on_response is not None)
+        self._flushes = flush_on_response is not None
         self._page_views = _PageViews(hooks, client, page_name, no_identity, flush_on_response)
         self._reader = reader_for(
             hooks,
@@ -162,19 +164,18 @@ class SegmentMiddleware:
         if self._shutdown is not None and not self._shutdown.is_checked:
             self._shutdown.check()
         scope[_MARK] = True
-        visitor, reader = None, self._reader
-        if reader.must_read_first(scope):
+        reader, visitor = self._reader, _NOT_OBSERVED
+        if reader.observes and is_get(scope):
             visitor = await reader.read(scope)
             read = visitor.encoded
         else:
-            answers = await reader.ask(scope) if reader.asks else NO_ANSWERS
-            read = reader.later(scope, answers)
+            read = reader.later(scope, await reader.ask(scope) if reader.asks else NO_ANSWERS)
         # As `with bound(...)`, which takes four times as long.
         block = DeferredBound(read, self._drops_without_identity, innermost.get())
         token = innermost.set(block)
         try:
-            if self._page_views.flushes or (visitor and (visitor.may_be_counted or visitor.may_get_cookie)):
-                await self._observed(scope, receive, send, visitor or Visitor())
+            if visitor.may_be_counted or visitor.may_get_cookie or self._flushes:
+                await self._observed(scope, receive, send, visitor)
             else:
                 await self.app(scope, receive, send)
         finally:

@@ -1,7 +1,7 @@
 """A FastAPI application with one endpoint that sends one event a request, served by uvicorn.
 
 With `middleware` among the options it has the package's middleware, and the event is sent with the client that a
-`dependency` gives the endpoint, with a `module`'s client, or with `none`: there is no event. `loop` is uvicorn's option.
+`dependency` gives the endpoint, with the one in the request's `state`, with a `module`'s, or with `none`: there is no event. `loop` is uvicorn's option.
 It prints its port when it is ready, and exits when its standard input closes.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
-from fastapi import BackgroundTasks, FastAPI
+from fastapi import BackgroundTasks, FastAPI, Request
 
 from benchmarks.probes import Task
 
@@ -56,7 +56,12 @@ def with_middleware(task: Task, caller: str) -> FastAPI:
         await client.track(event=event, properties=properties)
         return {"order": number, "status": "paid"}
 
-    app.get("/orders/{number}")({"dependency": injected, "module": of_module, "none": plain}[caller])
+    async def of_state(number: int, request: Request) -> Answer:
+        _, event, properties, _ = task.make(number)
+        await request.state.segment.track(event=event, properties=properties)
+        return {"order": number, "status": "paid"}
+
+    app.get("/orders/{number}")({"state": of_state, "dependency": injected, "module": of_module, "none": plain}[caller])
     return app
 
 

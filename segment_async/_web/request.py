@@ -344,6 +344,11 @@ def _decoded(value: bytes, limit: int) -> str:
 # -- the kind of request
 
 
+def is_get(scope: Mapping[str, Any]) -> bool:
+    """Whether it is the request of a page, or a malformed one."""
+    return bool(scope["type"] == "http" and scope.get("method", "GET") == "GET")
+
+
 def is_prefetch(headers: Headers) -> bool:
     """Whether a browser or a preview loads the page ahead of time, so that it may never be seen."""
     purposes = [headers[name].lower() for name in _PURPOSES if name in headers]

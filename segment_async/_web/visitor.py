@@ -88,6 +88,7 @@ NO_ANSWERS: Final = Answers()
 class RequestReader:
     """Attributes:
     asks: there are functions of the application's to call.
+    observes: a GET must be read before the application answers: a page view or a cookie may follow.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class RequestReader:
         self._mints = no_identity == "mint"
         self._sets_cookie = set_cookie
         self._counts_pages = page_views
-        self._observes = page_views or set_cookie
+        self.observes = page_views or set_cookie
         self._excluded = excluded
         self._skips_bots = skip_bots
         self._query: Mode = query
@@ -121,10 +122,6 @@ class RequestReader:
         self.asks = user_id is not None or consent is not None
         self._gpc: GPC = gpc
         self._considers_consent = consent is not None or gpc != "ignore"
-
-    def must_read_first(self, scope: Scope) -> bool:
-        """Whether the request must be read before the application answers: a page view or a cookie may follow."""
-        return self._observes and (scope["type"], scope.get("method", "GET")) == ("http", "GET")
 
     def later(self, scope: Scope, answers: Answers = NO_ANSWERS) -> Callable[[], EncodedFields]:
         """Returns what reads the request as it is now, and never raises. `answers`: what `ask` returned, if `asks`."""
@@ -168,7 +165,7 @@ class RequestReader:
         consent = self._evaluate(answers, headers)
         if consent.preferences is not None:
             visitor.context["consent"] = {"categoryPreferences": consent.preferences}
-        if self._observes and self._is_visit(scope, headers):
+        if self.observes and self._is_visit(scope, headers):
             visitor.may_be_counted = self._counts_pages and consent.allows_page_views
             visitor.may_get_cookie = self._sets_cookie and consent.allows_cookie and visitor.anonymous_id is None
         if self._needs_id(visitor):
