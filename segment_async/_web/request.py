@@ -91,7 +91,7 @@ def pieces_of(scope: Mapping[str, Any]) -> dict[str, Any]:
     """What is read here of a scope, as it is now: the application may change it, and need not keep it for us."""
     headers: Any = scope.get("headers")
     return {
-        "headers": headers.copy() if hasattr(headers, "copy") else headers,
+        "headers": headers.copy() if hasattr(headers, "copy") else [*headers],
         "client": scope.get("client"),
         "scheme": scope.get("scheme", "http"),
         "path": scope.get("path", ""),

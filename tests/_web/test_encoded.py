@@ -15,7 +15,7 @@ from segment_async._hooks import HookRunner
 from segment_async._web.encoded import Pieces, addresses, context_json, referrers, sites
 from segment_async._web.options import reader_for
 from segment_async._web.request import all_headers_of, context_of, headers_of, pieces_of
-from tests.support.asgi import request, visit
+from tests.support.asgi import ANONYMOUS, request, visit
 
 PROXIES = (ip_network("10.0.0.0/8"),)
 CHROME = {
@@ -122,11 +122,19 @@ def test_a_request_says_the_same_whenever_it_is_read(options: Any, cookie: Any) 
     assert orjson.loads(b"{%b}" % later[2]) == orjson.loads(b"{%b}" % first[2])
 
 
+def test_any_iterable_of_headers_is_read() -> None:
+    for headers in (tuple, iter, lambda sent: dict(sent).items()):
+        scope = visit()
+        scope["headers"] = headers(scope["headers"])
+        read = reader_for(HookRunner()).later(scope)
+        assert read()[1] == ANONYMOUS
+
+
 def test_a_request_that_cannot_be_read_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     reader = reader_for(HookRunner())
     for scope in ({"type": "http"}, {"type": "http", "headers": 5}, request() | {"path": None, "raw_path": None}):
         assert reader.later(scope)() == (None, None, b"")
-    assert [record.message.partition(";")[0] for record in caplog.records] == ["Error in reading a request: TypeError"]
+    assert [record.message.partition(";")[0] for record in caplog.records] == ["Error in reading a request: KeyError"]
 
 
 def test_equal_requests_share_their_pieces() -> None:
