@@ -89,6 +89,8 @@ class SpoolIntake:
         self._is_ending = is_ending
         # Calls that wait until their message is stored; `None`: one that has waited for too long.
         self._awaited: dict[Delivery, asyncio.Future[_Answer] | None] = {}
+        # Loops that have a timer for such calls.
+        self._watched: set[asyncio.AbstractEventLoop] = set()
         # The answers to the last messages of `queue.appending`; fewer once some are dealt with.
         self._answers: deque[_Answer] = deque()
         self._dropped: deque[DroppedMessage] = deque()
@@ -160,21 +162,35 @@ class SpoolIntake:
         return delivery
 
     async def _answer_to(self, delivery: Delivery, stored: asyncio.Future[_Answer]) -> _Answer:
-        while not stored.done():
+        self._watch(asyncio.get_running_loop())
+        try:
+            return await stored
+        except asyncio.CancelledError:
+            self._accept_unanswered(delivery)
+            raise
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Set the timer that ends the calls of this loop if the spool does not answer: one for all of them."""
+        limit = self._queue.room.timeout
+        if limit is not None and loop not in self._watched:
+            self._watched = {loop, *(other for other in self._watched if not other.is_closed())}
             left = self._time_left()
-            if left is not None and left <= MOMENT:
-                with self._queue.lock:
-                    if delivery in self._awaited:
-                        # It is arriving still; the spool's answer will count it.
-                        self._awaited[delivery] = None
-                        raise _no_answer(maybe_stored=True)
-                break
-            try:
-                await asyncio.wait((stored,), timeout=left)
-            except asyncio.CancelledError:
-                self._accept_unanswered(delivery)
-                raise
-        return await stored
+            seconds = max(limit, _DISK_SECONDS) if left is None else max(0.0, left)
+            # A moment later, so that an answer that is there by then counts.
+            loop.call_later(seconds + MOMENT, self._look_at_time, loop)
+
+    def _look_at_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._watched.discard(loop)
+        left = self._time_left()
+        waiting = [(delivery, future) for delivery, future in list(self._awaited.items()) if future is not None]
+        if left is not None and left <= MOMENT:
+            with self._queue.lock:
+                late = [(delivery, future) for delivery, future in waiting if self._awaited.get(delivery) is future]
+                # They are arriving still; the spool's answer will count them.
+                self._awaited.update((delivery, None) for delivery, _ in late)
+            _resolve([(future, _no_answer(maybe_stored=True)) for _, future in late])
+        elif waiting:
+            self._watch(loop)
 
     def _leave(self, delivery: Delivery) -> None:
         """The call ends with an exception: if that came after the message was queued, the answer will count it."""

@@ -174,6 +174,26 @@ class TestADiskThatStandsStill:
 
         run(main())
 
+    def test_calls_that_come_while_others_wait_are_held_no_longer(self) -> None:
+        """One timer ends them all; once it has, a call is refused at once and nothing of it can be stored."""
+
+        async def main() -> None:
+            client = self.client(overflow_timeout=1.0)
+
+            async def call(delay: float) -> tuple[bool, float]:
+                await asyncio.sleep(delay)
+                with pytest.raises(SpoolUnavailable) as caught:
+                    await client.track("u", "E")
+                return caught.value.maybe_stored, round(running_clock().time() - began, 2)
+
+            began = running_clock().time()
+            ends = await asyncio.gather(*(call(number / 10) for number in range(20)))
+            assert ends == [(True, 1.0)] * 10 + [(False, number / 10) for number in range(10, 20)]
+            check_counters(client.statistics())
+            await client.aclose()
+
+        run(main())
+
     def test_once_it_moves_again_everything_is_stored_and_delivered(self) -> None:
         async def main() -> None:
             disk = ScriptedDisk(stands_still=True)
