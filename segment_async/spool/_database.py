@@ -397,10 +397,10 @@ class Database(PlainDatabase):
     def _renew_lock(self) -> None:
         """Take the lock again if its file was removed."""
         if not self._lock.is_in_place():
-            self._lock.close()
             lock = Lock.acquire(self._place.lock)
             if lock is None:
                 raise SpoolUnavailable(f"another process has taken {self._place.database}")
+            self._lock.close()
             self._lock = lock
 
     # -- damage, and files that were removed
