@@ -203,7 +203,9 @@ class SpoolIntake:
     def _accept_unanswered(self, delivery: Delivery) -> None:
         """The call was cancelled: its message counts as accepted now, whatever the spool will say."""
         with self._queue.lock:
-            if self._awaited.pop(delivery, None) is not None:
+            # `None`: it has waited for too long, and the answer will count it.
+            if self._awaited.get(delivery) is not None:
+                del self._awaited[delivery]
                 self._queue.accounts.arriving -= 1
 
     def _time_left(self) -> float | None:
