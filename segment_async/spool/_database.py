@@ -46,6 +46,9 @@ _CHECKPOINT_BYTES: Final = 4 * 2**20
 _MAX_LOG_BYTES: Final = 32 * 2**20
 _MAX_LOG_BYTES_FOR_NOTES: Final = 40 * 2**20
 _OVERHEAD: Final = 128 * 1024
+# Room that is not used up within the seconds until the next look, whatever is written.
+_PLENTY: Final = 2**30
+_LOOK_SECONDS: Final = 1.0
 # Free pages are given back to the disk when there are many of them, in steps that hold up no caller.
 _MANY_FREE: Final = 16 * 2**20
 _SHRINK_SECONDS: Final = 0.02
@@ -279,6 +282,8 @@ class Database(PlainDatabase):
         self._id = (0, 0)
         self._idle_revision = 0
         self._shrinks = False
+        # When the lock's file and the room are looked at again.
+        self._next_look = 0.0
 
     def _stamped(self, counters: Counters) -> Counters:
         fingerprint = self._options.fingerprint or counters.fingerprint
@@ -297,25 +302,33 @@ class Database(PlainDatabase):
         copied into the database. So messages are refused before the disk has no room for that copy.
         """
         connection = self._opened()
-        if files.file_id(self._place.database) != self._id or not self._lock.is_in_place():
+        status = files.status_of(self._place.database)
+        is_time = self._options.monotonic() >= self._next_look
+        if status is None or files.id_of(status) != self._id or (is_time and not self._lock.is_in_place()):
             self._restore()
-            connection = self._opened()
+            connection, status = self._opened(), self._place.database.stat()
         log = files.size_of(self._place.log)
-        self.disk_bytes = log + files.size_of(self._place.database)
+        self.disk_bytes = log + status.st_size
         limit = _MAX_LOG_BYTES_FOR_NOTES if size is None else _MAX_LOG_BYTES
         if log > _CHECKPOINT_BYTES and not _checkpoint(connection) and log > limit:
             raise SpoolUnavailable(
                 f"{self._place.log} has grown to {log // 2**20} MiB, because another process has been reading the spool "
                 "for long: end that process"
             )
-        if size is not None and self._free_bytes() < max(log, _CHECKPOINT_BYTES) + 3 * size + _OVERHEAD:
+        if size is not None and is_time:
+            self._check_room(connection, log, 3 * size + _OVERHEAD)
+        return connection
+
+    def _check_room(self, connection: sqlite3.Connection, log: int, size: int) -> None:
+        room = self._free_bytes() - max(log, _CHECKPOINT_BYTES)
+        if room > _PLENTY:
+            self._next_look = self._options.monotonic() + _LOOK_SECONDS
+        elif room < size:
             _checkpoint(connection)
             _shrink(connection)
             uncopied = 0 if _checkpoint(connection) else files.size_of(self._place.log)
-            wanted = max(uncopied, _CHECKPOINT_BYTES) + 3 * size + _OVERHEAD
-            if self._free_bytes() + _free_bytes(connection) < wanted:
+            if self._free_bytes() + _free_bytes(connection) - max(uncopied, _CHECKPOINT_BYTES) < size:
                 raise SpoolUnavailable(f"{self.path}: the disk is full")
-        return connection
 
     def _free_bytes(self) -> int:
         disk = os.statvfs(self._place.database.parent)

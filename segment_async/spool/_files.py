@@ -36,7 +36,6 @@ FORMAT: Final = 3
 """Of the tables. A file with a higher number was written by a newer version."""
 _SQLITE_MARK: Final = b"SQLite format 3\0"
 _LOCK_MARK: Final = b"segment-async spool\n"
-_NO_FILE: Final = (0, 0)
 
 
 def user_version(number: int) -> int:
@@ -97,11 +96,16 @@ def slots_on_disk(base: Path) -> list[int]:
     return []
 
 
-def size_of(path: Path) -> int:
+def status_of(path: Path) -> os.stat_result | None:
     try:
-        return path.stat().st_size
+        return os.stat(path)
     except OSError:
-        return 0
+        return None
+
+
+def size_of(path: Path) -> int:
+    status = status_of(path)
+    return 0 if status is None else status.st_size
 
 
 def sync(path: Path) -> None:
@@ -214,11 +218,11 @@ FileId = tuple[int, int]
 
 def file_id(path: Path) -> FileId:
     """Device and inode; zeros if there is no such file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return _NO_FILE
-    return status.st_dev, status.st_ino
+    return id_of(status_of(path))
+
+
+def id_of(status: os.stat_result | None) -> FileId:
+    return (0, 0) if status is None else (status.st_dev, status.st_ino)
 
 
 class _OpenFiles:
@@ -264,8 +268,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        status = os.fstat(self._descriptor)
-        self._id = status.st_dev, status.st_ino
+        self._id = id_of(os.fstat(self._descriptor))
 
     @classmethod
     def acquire(cls, path: Path) -> Lock | None:

@@ -12,6 +12,7 @@ import sqlite3
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import chain
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -366,12 +367,16 @@ def insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any,
         # Powers of two, so that few statements serve any number of rows.
         width = len(rows[0])
         size = 1 << min(len(rows) - start, _MAX_PARAMETERS // width).bit_length() - 1
-        row = f"({', '.join('?' * width)})"
         values = tuple(chain.from_iterable(rows[start : start + size]))
-        statement = f"INSERT OR {how} INTO {table} VALUES {', '.join([row] * size)}"  # noqa: S608 -- constants
-        inserted += connection.execute(statement, values).rowcount
+        inserted += connection.execute(_insertion(how, table, width, size), values).rowcount
         start += size
     return inserted
+
+
+@cache
+def _insertion(how: str, table: str, width: int, size: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"INSERT OR {how} INTO {table} VALUES {', '.join([row] * size)}"  # noqa: S608 -- constants
 
 
 def _for_each(
@@ -383,6 +388,11 @@ def _for_each(
         part = tuple(values[start : start + PAGE])
         # Filled up to a power of two with its last value, so that few statements serve any number of values.
         size = 1 << (len(part) - 1).bit_length()
-        statement = query.format(", ".join("?" * size))
-        rows += connection.execute(statement, (*first, *part, *part[-1:] * (size - len(part)))).fetchall()
+        values_of_part = (*first, *part, *part[-1:] * (size - len(part)))
+        rows += connection.execute(_with_values(query, size), values_of_part).fetchall()
     return rows
+
+
+@cache
+def _with_values(query: str, size: int) -> str:
+    return query.format(", ".join("?" * size))

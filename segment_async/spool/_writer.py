@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -54,12 +55,13 @@ Messages = Sequence[tuple[bytes, bytes]]
 """Messages to store: their ids and bodies."""
 
 
-class Append(NamedTuple):
+@dataclass(frozen=True)
+class Append:
     messages: Messages
     hold: int = 0
     make_room: bool = False
 
-    @property
+    @cached_property
     def size(self) -> int:
         return sum(len(body) for _, body in self.messages)
 

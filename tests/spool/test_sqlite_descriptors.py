@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from segment_async.spool import BatchResult, NewMessage, SpoolInspector, SQLiteSpool, Status
+from segment_async.spool import BatchResult, SpoolInspector, SQLiteSpool, Status
 
-from .contract import append, first_read, read, read_ids
+from .contract import append, call_append, first_read, read, read_ids
 from .process import Process
 
 
@@ -116,7 +116,7 @@ def test_an_inspector_in_the_same_process_puts_back_and_erases(path):
         await append(spool, "a", "b")
         keys = [each.key for each in (await read(spool)).messages]
         await spool.settle(keys, BatchResult(Status.FAILED, "refused", 400))
-        spool.append_nowait([NewMessage("c", b'{"userId":"u1"}'), NewMessage("d", b"{}")], lambda _: None)
+        await call_append(spool, [("c", b'{"userId":"u1"}'), ("d", b"{}")])
         inspector = SpoolInspector(path)
         assert await asyncio.to_thread(inspector.retry, lambda letter: letter.message_id == "b") == 1
         assert await asyncio.to_thread(inspector.purge, "u1") == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import shutil
 
@@ -313,7 +314,8 @@ def test_a_lock_that_somebody_removed_is_taken_again(path):
         await append(spool, "b")
         assert path.with_name(path.name + ".lock").exists()
 
-    run(path, part)
+    # It is looked for once a second.
+    run(path, part, monotonic=itertools.count(step=2).__next__)
 
 
 # -- memory instead
