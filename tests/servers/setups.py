@@ -46,9 +46,9 @@ def _gunicorn(application: str, *options: str) -> tuple[str, ...]:
 
 def _uwsgi(application: str, *options: str) -> tuple[str, ...]:
     start = "import os, sys; os.environ['VIRTUAL_ENV'] = sys.prefix; os.execv(sys.argv[1], sys.argv[1:])"
-    serve = ("--master", "--processes", "2", "--need-app", "--die-on-term", "--http-socket", "127.0.0.1:PORT")
-    # A worker that still logs its request counts as busy, and a busy one is ended without any exit hook.
-    serve += ("--disable-logging",)
+    serve = ("--master", "--processes", "2", "--need-app", "--http-socket", "127.0.0.1:PORT")
+    # A worker that is ended amid a request, as with --die-on-term, runs no exit hooks.
+    serve += ("--hook-master-start", "unix_signal:15 gracefully_kill_them_all")
     code = ("--chdir", str(ROOT), "--pythonpath", str(ROOT), "--module", application)
     return ("-c", start, UWSGI or "", *serve, *code, *options)
 

@@ -18,6 +18,8 @@ from tests.support.programs import ROOT, Program, running
 
 APPLICATION = "tests.programs.wsgi_shop:app"
 UWSGI = shutil.which("uwsgi", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+# A worker that is ended amid a request, as with --die-on-term, runs no exit hooks.
+GRACEFUL = ("--hook-master-start", "unix_signal:15 gracefully_kill_them_all")
 VISITS = 100
 
 
@@ -92,7 +94,7 @@ def test_uwsgi(options: tuple[str, ...], imported: int) -> None:
             address = f"127.0.0.1:{free.getsockname()[1]}"
         assert UWSGI is not None
         start = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
-        command = ("-c", start, UWSGI, "--master", "--processes", "2", "--need-app", "--die-on-term", "--http-socket")
+        command = ("-c", start, UWSGI, "--master", "--processes", "2", "--need-app", *GRACEFUL, "--http-socket")
         app = ("--chdir", str(ROOT), "--pythonpath", str(ROOT), "--module", APPLICATION)
         async with FaultServer() as server:
             environment = {"AT_IMPORT": "1", "VIRTUAL_ENV": sys.prefix}
