@@ -8,7 +8,7 @@ SEEDS ?= 2000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-import test coverage test-all test-oldest lint format types bench backlog sim soak stress crash crash-import servers \
-	relay-faults demo-relay conformance docs accessibility dashboard pictures package clean
+	relay-faults demo-relay conformance compat-suite docs accessibility dashboard pictures package clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -96,6 +96,9 @@ relay-faults: $(VENV)/.dev ## the relay's faults with processes, real leases and
 
 conformance: $(VENV)/.dev ## how this and Segment's own SDKs keep to the rules, as a table (ARGS="--rows" says what was found)
 	$(BIN)/python -m tests.conformance --table $(ARGS)
+
+compat-suite: $(VENV)/.dev ## the official Python SDK's own tests, on segment_async.compat
+	$(BIN)/python -m tests.conformance.official_suite
 
 clean: ## remove the environments and caches
 	rm -rf .venv .venv-* build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

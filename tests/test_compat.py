@@ -2,21 +2,25 @@
 
 import inspect
 import logging
+import re
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
+import jwt
 import pytest
 
 import segment_async.compat as analytics
 from segment_async import DeliveryError, MessageError, MessageTooLarge
-from tests.support.faults import answer
+from tests.support.faults import answer, silence
 from tests.support.served import Served
+from tests.support.token_server import private_key_pem
 
 
 @pytest.fixture
@@ -98,30 +102,8 @@ class TestTheModule:
         finally:
             logging.getLogger("segment_async").removeHandler(handler)
 
-    def test_debug_sets_the_logger_up(self) -> None:
-        program = """
-import logging, segment_async.compat as analytics
-analytics.write_key, analytics.debug, analytics.send = "KEY", True, False
-analytics.track("user", "Event")
-log = logging.getLogger("segment_async")
-print(log.level == logging.DEBUG, len(log.handlers))
-"""
-        said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        assert said.stdout == "True 1\n"
-
 
 class TestTheClient:
-    def test_it_has_the_official_options_in_the_official_order(self) -> None:
-        parameters = inspect.signature(analytics.Client).parameters
-        assert list(parameters)[:20] == [
-            *("write_key", "host", "debug", "max_queue_size", "send", "on_error", "gzip", "max_retries", "sync_mode"),
-            *("timeout", "proxies", "thread", "upload_size", "upload_interval", "log_handler", "oauth_client_id"),
-            *("oauth_client_key", "oauth_key_id", "oauth_auth_server", "oauth_scope"),
-        ]
-        defaults = {name: parameter.default for name, parameter in parameters.items()}
-        assert (defaults["max_queue_size"], defaults["max_retries"], defaults["timeout"]) == (10_000, 10, 15)
-        assert (defaults["thread"], defaults["upload_size"], defaults["upload_interval"]) == (1, 100, 0.5)
-
     def test_a_call_returns_the_message_with_all_its_fields(self, client: analytics.Client) -> None:
         moment = datetime(2014, 9, 3, tzinfo=UTC)
         given = ({"a": 1}, {"ip": "192.0.2.1"}, moment, "anonymous", {"Amplitude": True}, "id-1")
@@ -170,6 +152,117 @@ class TestTheClient:
         assert datetime.fromisoformat(sent).timestamp() == pytest.approx(now.timestamp(), abs=0.002)
         assert client.identify("user", {"born": date(1981, 2, 2)})[0]
 
+    def test_a_call_after_the_end_returns_false(self, client: analytics.Client) -> None:
+        client.shutdown()
+        ok, message = client.track("user", "Event")
+        assert (ok, message["event"]) == (False, "Event")
+
+
+# The official SDK's options in their order, with their defaults.
+OFFICIAL: dict[str, Any] = {
+    "write_key": None,
+    "host": None,
+    "debug": False,
+    "max_queue_size": 10_000,
+    "send": True,
+    "on_error": None,
+    "gzip": False,
+    "max_retries": 10,
+    "sync_mode": False,
+    "timeout": 15,
+    "proxies": None,
+    "thread": 1,
+    "upload_size": 100,
+    "upload_interval": 0.5,
+    "log_handler": None,
+    "oauth_client_id": None,
+    "oauth_client_key": None,
+    "oauth_key_id": None,
+    "oauth_auth_server": "https://oauth2.segment.io",
+    "oauth_scope": "tracking_api:write",
+    "max_total_backoff_duration": 43_200,
+    "max_rate_limit_duration": 1_800,
+}
+# Those that are alike here and there, which the table leaves out.
+ALIKE = {"write_key", "send", "max_retries", "timeout", "upload_interval"} | {
+    name for name in OFFICIAL if "oauth" in name
+}
+
+Test = TypeVar("Test", bound=Callable[..., None])
+shown: set[str] = set()
+
+
+def shows(*options: str) -> Callable[[Test], Test]:
+    """This test shows what these options do."""
+
+    def note(test: Test) -> Test:
+        shown.update(options)
+        return test
+
+    return note
+
+
+def opened(server: Served, **options: Any) -> analytics.Client:
+    return analytics.Client("KEY", server.url, **{"upload_interval": 0.01, **options})
+
+
+class TestTheOptions:
+    def test_it_has_the_official_options_in_the_official_order(self) -> None:
+        parameters = inspect.signature(analytics.Client).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        assert list(defaults) == list(OFFICIAL)
+        assert {**defaults, "gzip": False} == OFFICIAL
+
+    def test_each_is_shown_to_do_something(self) -> None:
+        assert shown == OFFICIAL.keys()
+
+    def test_the_table_names_each_that_differs_and_nothing_that_is_not_there(self) -> None:
+        table = (analytics.__doc__ or "").split("==\n")[2]
+        named = set(re.findall(r"`+(\w+)", table))
+        assert named & OFFICIAL.keys() == OFFICIAL.keys() - ALIKE
+        there = set(re.findall(r"`(\w+)", "\n".join(line[:30] for line in table.splitlines())))
+        assert there - OFFICIAL.keys() == {
+            *("flush", "join", "shutdown", "client", "library", "http", "AssertionError", "RuntimeError", "False"),
+        }
+        client = analytics.Client("KEY", send=False)
+        assert not hasattr(client, "consumers")
+        assert (client.queue.qsize(), client.queue.empty(), client.queue.full()) == (0, True, False)
+        assert client.queue.maxsize == 10_000
+
+    @shows("write_key", "host")
+    def test_key_and_host(self, server: Served) -> None:
+        client = opened(server)
+        client.track("user", "Event")
+        client.shutdown()
+        assert server.requests[0].json["writeKey"] == "KEY"
+
+    def test_the_environment_may_name_the_host(self, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SEGMENT_HOST", server.url)
+        client = analytics.Client("KEY", proxies={"https": "127.0.0.1:9"})
+        client.track("user", "Event")
+        client.shutdown()
+        assert len(server.messages) == 1
+
+    @shows("host")
+    def test_a_plain_host_is_taken_with_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        analytics.Client("KEY", "http://127.0.0.1:9")
+        assert caplog.text == ""
+        analytics.Client("KEY", "http://collector.example", send=False)
+        assert "plain http://" in caplog.text
+
+    @shows("debug", "log_handler")
+    def test_debug_sets_the_logger_up(self) -> None:
+        program = """
+import logging, segment_async.compat as analytics
+analytics.write_key, analytics.debug, analytics.send = "KEY", True, False
+analytics.track("user", "Event")
+log = logging.getLogger("segment_async")
+print(log.level == logging.DEBUG, len(log.handlers))
+"""
+        said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert said.stdout == "True 1\n"
+
+    @shows("send")
     def test_nothing_is_sent_with_send_false(self, server: Served) -> None:
         client = analytics.Client("KEY", server.url, send=False)
         assert client.track("user", "Event")[0]
@@ -177,15 +270,24 @@ class TestTheClient:
         client.join()
         assert server.messages == []
 
+    @shows("max_queue_size")
     def test_a_full_queue_returns_false(self, server: Served) -> None:
         server.script = lambda _: answer(503)
         client = analytics.Client("KEY", server.url, max_queue_size=1, upload_interval=60, upload_size=100)
         assert client.track("user", "Event")[0]
+        assert client.queue.full()
         assert not client.track("user", "Event")[0]
         server.script = ()
         client.join()
         assert len(server.messages) == 1
 
+    def test_a_queue_without_a_limit(self, server: Served) -> None:
+        client = analytics.Client("KEY", server.url, max_queue_size=0)
+        assert client.track("user", "Event")[0]
+        client.shutdown()
+        assert len(server.messages) == 1
+
+    @shows("sync_mode")
     def test_sync_mode_waits_and_raises(self, server: Served) -> None:
         client = analytics.Client("KEY", server.url, sync_mode=True, max_retries=0)
         assert client.track("user", "Event")[0]
@@ -195,6 +297,7 @@ class TestTheClient:
             client.track("user", "Event")
         client.join()
 
+    @shows("on_error")
     def test_on_error_gets_the_error_and_the_messages(self, server: Served) -> None:
         server.script = lambda _: answer(400)
         failed: list[tuple[Exception, list[dict[str, Any]]]] = []
@@ -205,26 +308,35 @@ class TestTheClient:
         assert "refused" in str(error)
         assert message["event"] == "Event"
 
-    def test_a_call_after_the_end_returns_false(self, client: analytics.Client) -> None:
-        client.shutdown()
-        ok, message = client.track("user", "Event")
-        assert (ok, message["event"]) == (False, "Event")
-
-    def test_a_queue_without_a_limit(self, server: Served) -> None:
-        client = analytics.Client("KEY", server.url, max_queue_size=0)
-        assert client.track("user", "Event")[0]
-        client.shutdown()
-        assert len(server.messages) == 1
-
-    def test_a_plain_host_is_taken_with_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
-        analytics.Client("KEY", "http://127.0.0.1:9")
-        assert caplog.text == ""
-        analytics.Client("KEY", "http://collector.example", send=False)
-        assert "plain http://" in caplog.text
-
     def test_no_hook_may_be_anything_false(self) -> None:
         assert analytics.Client("KEY", on_error=False, send=False).track("user", "Event")[0]  # type: ignore[arg-type]
 
+    @shows("gzip")
+    @pytest.mark.parametrize("on", [True, False])
+    def test_compression(self, server: Served, on: bool) -> None:
+        client = opened(server, gzip=on)
+        client.track("user", "Event")
+        client.shutdown()
+        assert (server.requests[0].headers.get("Content-Encoding") == "gzip") is on
+
+    @shows("max_retries")
+    def test_retries_have_a_limit(self, server: Served) -> None:
+        server.script = lambda _: answer(503)
+        client = opened(server, max_retries=1)
+        client.track("user", "Event")
+        client.flush()
+        assert len(server.requests) == 2
+        client.join()
+
+    @shows("timeout")
+    def test_a_request_has_a_limit(self, server: Served) -> None:
+        server.script = [silence()]
+        client = opened(server, timeout=0.05)
+        client.track("user", "Event")
+        client.shutdown()
+        assert len(server.requests) == 2
+
+    @shows("proxies")
     @pytest.mark.parametrize("proxies", ["URL", {"http": "URL"}, {"all": "URL"}])
     def test_the_proxy_of_the_hosts_scheme_is_used(self, server: Served, proxies: Any) -> None:
         given = server.url if proxies == "URL" else dict.fromkeys(proxies, server.url)
@@ -232,3 +344,67 @@ class TestTheClient:
         client.track("user", "Event")
         client.shutdown()
         assert len(server.messages) == 1
+
+    @shows("thread", "upload_size")
+    def test_batches_and_requests_at_once(self, server: Served) -> None:
+        server.script = lambda _: silence()
+        client = opened(server, thread=2, upload_size=10, upload_interval=60, timeout=30)
+        for requests in (1, 2):
+            for _ in range(10):
+                client.track("user", "Event")
+            server.wait_for_requests(requests)
+        assert [len(request.arrival.messages) for request in server.requests] == [10, 10]
+        server.script = ()
+        server.reset_connections()
+        client.shutdown()
+
+    @shows("upload_interval")
+    def test_a_batch_waits_for_company(self, server: Served) -> None:
+        client = opened(server, upload_interval=60)
+        client.track("user", "Event")
+        other = opened(server)
+        other.track("user", "Other")
+        server.wait_for_requests(1)
+        other.shutdown()
+        assert [message["event"] for message in server.messages] == ["Other"]
+        client.shutdown()
+        assert len(server.messages) == 2
+
+    @shows("max_total_backoff_duration")
+    def test_giving_up(self, server: Served) -> None:
+        server.script = lambda _: answer(503)
+        client = opened(server, max_total_backoff_duration=0)
+        client.track("user", "Event")
+        client.flush()
+        assert len(server.requests) == 1
+        client.join()
+
+    @shows("max_rate_limit_duration")
+    def test_a_pause_that_the_server_asks_for_has_a_limit(self, server: Served) -> None:
+        server.script = [answer(429, {"Retry-After": "60"})]
+        client = opened(server, max_rate_limit_duration=0)
+        client.track("user", "Event")
+        client.shutdown()
+        assert len(server.messages) == 1
+
+    @shows("oauth_client_id", "oauth_client_key", "oauth_key_id", "oauth_auth_server", "oauth_scope")
+    def test_oauth(self, server: Served) -> None:
+        token = b'{"access_token": "the-token", "expires_in": 3600, "token_type": "Bearer"}'
+        with Served(lambda _: answer(200, {}, token)) as tokens:
+            client = opened(
+                server,
+                oauth_client_id="the-client",
+                oauth_client_key=private_key_pem(),
+                oauth_key_id="the-key",
+                oauth_auth_server=tokens.url,
+                oauth_scope="the-scope",
+            )
+            client.track("user", "Event")
+            client.shutdown()
+            (asked,) = tokens.requests
+        assert server.requests[0].headers["Authorization"] == "Bearer the-token"
+        fields = parse_qs(asked.body.decode())
+        (assertion,) = fields["client_assertion"]
+        assert fields["scope"] == ["the-scope"]
+        assert jwt.get_unverified_header(assertion)["kid"] == "the-key"
+        assert jwt.decode(assertion, options={"verify_signature": False})["iss"] == "the-client"

@@ -15,9 +15,10 @@ import pytest
 from tests import e2e_cli
 from tests.support.fault_server import FaultServer
 
+from . import official_suite
 from .case import Case
 from .cases import CASES, GROUPS
-from .clients import CLIENTS, command_line
+from .clients import CLIENTS, PYTHON_ENVIRONMENT, command_line
 from .runner import run_case, run_cases
 
 
@@ -86,6 +87,13 @@ def test_an_official_sdk_can_be_driven(name: str) -> None:
     simple = [case for case in CASES if case.row.startswith(("2xx", "501"))]
     found = asyncio.run(run_cases(simple, client.set_up(), at_once=3))
     assert [finding for findings in found.values() for finding in findings] == []
+
+
+@pytest.mark.peers
+def test_the_official_sdks_own_tests_pass_on_compat() -> None:
+    if not PYTHON_ENVIRONMENT.exists():
+        pytest.skip(f"{CLIENTS['python'].heading} is not set up")
+    assert {test: text for test, text in official_suite.run().items() if text} == {}
 
 
 # The command line, as Segment's end-to-end tests call it.

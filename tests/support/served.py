@@ -4,6 +4,7 @@ import asyncio
 import threading
 from typing import Any, Self
 
+from .exchange import ReceivedRequest
 from .fault_server import FaultServer, Script
 
 
@@ -42,6 +43,16 @@ class Served:
     @script.setter
     def script(self, script: Script) -> None:
         self._server.script = script
+
+    def reset_connections(self) -> None:
+        self._run(self._server.reset_connections())
+
+    @property
+    def requests(self) -> list[ReceivedRequest]:
+        return self._server.requests
+
+    def wait_for_requests(self, count: int) -> None:
+        self._run(self._server.wait_for_requests(count))
 
     @property
     def connections(self) -> int:
