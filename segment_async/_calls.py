@@ -54,6 +54,16 @@ class Calls(Generic[DeliveryT]):
 
         Returns once the message is accepted, not once it is delivered.
 
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            event: the action's name, such as ``"Order Completed"``; or a generated event, which holds the properties.
+            properties: details of the action.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
+
         Raises:
             MessageError: Segment would drop the message; names the field.
             MessageTooLarge: it has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
@@ -83,7 +93,19 @@ class Calls(Generic[DeliveryT]):
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> DeliveryT:
-        """Record who a user is (https://segment.com/docs/connections/spec/identify/). Otherwise like `track`."""
+        """Record who a user is, with traits (https://segment.com/docs/connections/spec/identify/).
+
+        It waits and raises as `track` does.
+
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            traits: facts about the user, such as ``{"email": "ada@example.com"}``.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
+        """
         return self._call(
             _build.identify,
             user_id,
@@ -108,7 +130,21 @@ class Calls(Generic[DeliveryT]):
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> DeliveryT:
-        """Record a view of a page (https://segment.com/docs/connections/spec/page/). Otherwise like `track`."""
+        """Record a page view (https://segment.com/docs/connections/spec/page/).
+
+        It waits and raises as `track` does.
+
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            category: a group of pages, such as ``"Docs"``.
+            name: the page's name, such as ``"Pricing"``.
+            properties: details of the page, such as ``{"url": "https://example.com/pricing"}``.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
+        """
         return self._call(
             _build.page,
             user_id,
@@ -135,7 +171,21 @@ class Calls(Generic[DeliveryT]):
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> DeliveryT:
-        """Record a view of an app's screen (https://segment.com/docs/connections/spec/screen/). Otherwise like `track`."""
+        """Record a screen view of a mobile app (https://segment.com/docs/connections/spec/screen/).
+
+        It waits and raises as `track` does.
+
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            category: a group of screens.
+            name: the screen's name.
+            properties: details of the screen.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
+        """
         return self._call(
             _build.screen,
             user_id,
@@ -161,9 +211,19 @@ class Calls(Generic[DeliveryT]):
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> DeliveryT:
-        """Record the group of a user (https://segment.com/docs/connections/spec/group/).
+        """Record that a user belongs to a group (https://segment.com/docs/connections/spec/group/).
 
-        `group_id` is required. Otherwise like `track`.
+        It waits and raises as `track` does.
+
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            group_id: the id of the company, team or account. Required.
+            traits: facts about the group, such as ``{"name": "Acme", "plan": "enterprise"}``.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
         """
         return self._call(
             _build.group,
@@ -188,9 +248,18 @@ class Calls(Generic[DeliveryT]):
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> DeliveryT:
-        """Record that two ids are one user (https://segment.com/docs/connections/spec/alias/).
+        """Record that two ids belong to one user (https://segment.com/docs/connections/spec/alias/).
 
-        `previous_id` and `user_id` are required. Otherwise like `track`.
+        It waits and raises as `track` does.
+
+        Args:
+            previous_id: the id that the user had so far, such as an anonymous one. Required.
+            user_id: the id that the user has from now on. Required.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
         """
         return self._call(
             _build.alias,

@@ -285,7 +285,19 @@ class Client:
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Record who a user is, with traits (https://segment.com/docs/connections/spec/identify/). Otherwise as `track`."""
+        """Record who a user is, with traits (https://segment.com/docs/connections/spec/identify/).
+
+        It waits and raises as `track` does.
+
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            traits: facts about the user, such as ``{"email": "ada@example.com"}``.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
+        """
         try:
             delivery, body = self._take(
                 _build.identify(
@@ -315,7 +327,21 @@ class Client:
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Record a page view (https://segment.com/docs/connections/spec/page/). Otherwise as `track`."""
+        """Record a page view (https://segment.com/docs/connections/spec/page/).
+
+        It waits and raises as `track` does.
+
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            category: a group of pages, such as ``"Docs"``.
+            name: the page's name, such as ``"Pricing"``.
+            properties: details of the page, such as ``{"url": "https://example.com/pricing"}``.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
+        """
         try:
             delivery, body = self._take(
                 _build.page(
@@ -347,7 +373,21 @@ class Client:
         timestamp: Timestamp | None = None,
         message_id: UserID | None = None,
     ) -> Delivery:
-        """Record a screen view of a mobile app (https://segment.com/docs/connections/spec/screen/). Otherwise as `track`."""
+        """Record a screen view of a mobile app (https://segment.com/docs/connections/spec/screen/).
+
+        It waits and raises as `track` does.
+
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            category: a group of screens.
+            name: the screen's name.
+            properties: details of the screen.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
+        """
         try:
             delivery, body = self._take(
                 _build.screen(
@@ -380,7 +420,17 @@ class Client:
     ) -> Delivery:
         """Record that a user belongs to a group (https://segment.com/docs/connections/spec/group/).
 
-        `group_id` is required. Otherwise as `track`.
+        It waits and raises as `track` does.
+
+        Args:
+            user_id: the user's id in your database. This or `anonymous_id` is required, here or in `bound()`.
+            group_id: the id of the company, team or account. Required.
+            traits: facts about the group, such as ``{"name": "Acme", "plan": "enterprise"}``.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
         """
         try:
             delivery, body = self._take(
@@ -412,7 +462,16 @@ class Client:
     ) -> Delivery:
         """Record that two ids belong to one user (https://segment.com/docs/connections/spec/alias/).
 
-        `previous_id` and `user_id` are both required. Otherwise as `track`.
+        It waits and raises as `track` does.
+
+        Args:
+            previous_id: the id that the user had so far, such as an anonymous one. Required.
+            user_id: the id that the user has from now on. Required.
+            anonymous_id: an id for a user whom you don't know yet.
+            context: facts about the situation, such as ``{"ip": "203.0.113.7"}``.
+            integrations: destinations to switch on or off, such as ``{"All": False, "Mixpanel": True}``.
+            timestamp: when it happened, a `datetime` or ISO 8601 text. `None`: now.
+            message_id: Segment deduplicates by it. `None`: a new unique id.
         """
         try:
             delivery, body = self._take(
