@@ -24,7 +24,7 @@ from segment_async.instrumentation import COUNTERS, GAUGES, SUFFIXES
 from segment_async.spool import SQLiteSpool
 from segment_async.verdicts import BATCH_TOO_LONG, DUPLICATE_ID, WRITE_KEY_MISSING, Verdict, judge
 from website import public
-from website.rules import EXAMPLES, SPEC
+from website.rules import EXAMPLES, SPEC, TITLES
 from website.values import ROWS, shown
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
@@ -274,7 +274,7 @@ def verdicts() -> str:
             f'<span id="{verdict.rule}">{code(verdict.rule)}</span>',
             verdict.severity,
             verdict.text,
-            f"[Segment’s page]({link})",
+            f"[{TITLES[link]}]({link})",
         )
         for verdict, link in sorted(seen.values(), key=lambda found: (order.index(found[0].severity), found[0].rule))
     ]
@@ -287,7 +287,7 @@ What the [local Segment](../how-to/local-segment.md), the [test kit](../how-to/t
 - **plan**: it violates your [tracking plan](../plans.md). The rules are those of the plan.
 - **style**: it is valid, but not recommended.
 
-{table(("rule", "severity", "example", "from"), rows)}
+{table(("rule", "severity", "example", "Segment’s page"), rows)}
 """
 
 

@@ -21,6 +21,23 @@ SPEC: Final = {
 }
 
 
+# How Segment calls these pages.
+TITLES: Final = {
+    SPEC["http-api"]: "HTTP API",
+    SPEC["common"]: "Common Fields",
+    SPEC["timestamps"]: "Timestamps",
+    SPEC["integrations"]: "Integrations",
+    SPEC["identities"]: "Identities",
+    SPEC["track"]: "Track",
+    SPEC["group"]: "Group",
+    SPEC["alias"]: "Alias",
+    SPEC["best-practices"]: "Best Practices for Event Calls",
+    SPEC["names"]: "Naming Conventions",
+    SPEC["customer-io"]: "Customer.io",
+    SPEC["traits"]: "Traits",
+}
+
+
 def _track(**fields: Any) -> dict[str, Any]:
     return {"type": "track", "event": "Order Completed", "userId": "user-1", "messageId": "order-1", **fields}
 

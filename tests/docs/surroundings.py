@@ -67,6 +67,16 @@ original, segment_async.HTTPTransport = segment_async.HTTPTransport, of_this_tes
 # The page's own key; nothing of it is asked for.
 KEY: Final = 'import os\nos.environ["SEGMENT_WRITE_KEY"] = "WRITE_KEY"\n'
 
+# Ends the program as a supervisor does, once it has begun.
+TERMINATED: Final = """
+import asyncio, os, signal
+class Event(asyncio.Event):
+    async def wait(self):
+        asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+        return await super().wait()
+asyncio.Event = Event
+"""
+
 BEFORE: Final = {
     "app": FASTAPI,
     "certificate": CERTIFICATE,
@@ -76,6 +86,7 @@ BEFORE: Final = {
     "key": KEY,
     "oauth": OAUTH,
     "own-transport": OWN_TRANSPORT,
+    "terminated": TERMINATED,
 }
 AFTER: Final = {
     "celery": '\napp.conf.task_always_eager = True\npay("A-1001", "user-1")\n',

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +128,31 @@ def test_the_exit_codes_of_an_import_are_those_of_its_page() -> None:
     of_import = BY_HAND["reference/exit-codes.md"].partition("## `segment-async plan`")[0]
     page = (ROOT / "docs" / "import.md").read_text()
     assert rows.findall(of_import) == rows.findall(page[page.index("## Exit codes") :])
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("spool status missing.db", 1),
+        ("spool unknown", 2),
+        ("dev --chaos nonsense", 1),
+        ("dev --unknown", 2),
+        ("plan lint missing.json", 2),
+        ("import missing.csv", 2),
+    ],
+)
+def test_a_command_exits_as_the_page_says(
+    command: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from segment_async.cli._commands import segment_async as group
+
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(group, command.split()).exit_code == code
+    name = command.partition(" ")[0]
+    section = BY_HAND["reference/exit-codes.md"].partition(f"## `segment-async {name}`")[2].partition("\n## ")[0]
+    assert re.search(rf"^\| {code} \|", section, re.MULTILINE)
 
 
 def test_the_wire_format_shows_a_real_batch() -> None:

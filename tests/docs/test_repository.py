@@ -3,6 +3,7 @@
 import re
 import tomllib
 
+from segment_async import __version__
 from tests.docs.blocks import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -75,3 +76,11 @@ def test_modules_that_need_an_extra_name_one_that_exists() -> None:
     for path in (ROOT / "segment_async").rglob("*.py"):
         for named in re.findall(r"segment-async\[([\w,]+)\]", path.read_text()):
             assert set(named.split(",")) <= extras, path.name
+
+
+def test_every_release_says_what_changed_for_users() -> None:
+    versions = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    config = (ROOT / "mkdocs.yml").read_text()
+    for version in {*versions, __version__}:
+        assert (ROOT / "docs" / "releases" / f"{version}.md").is_file()
+        assert f"releases/{version}.md" in config
