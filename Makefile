@@ -32,6 +32,9 @@ pictures: $(VENV)/.dev ## the pictures of the local endpoint; needs Chromium
 demo: $(VENV)/.demo ## a day of shop events, delivered to an endpoint on this machine (ARGS="--outage 60")
 	@$(BIN)/python examples/demo.py $(ARGS)
 
+demo-relay: $(VENV)/.dev ## web processes, relays and Valkey on this machine, some of them killed: nothing is lost (ARGS="--seconds 60")
+	@$(BIN)/python examples/demo_relay.py $(ARGS)
+
 demo-import: $(VENV)/.dev ## a shop's history from files, interrupted once and resumed (ARGS="--orders 20000")
 	@$(BIN)/python examples/demo_import.py $(ARGS)
 

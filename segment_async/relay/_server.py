@@ -258,11 +258,12 @@ class Server:
             await asyncio.wait((self._probe,))
         self.up.clear()
         if self._client is not None:
-            try:
-                await self._client.aclose()
-            except (RedisError, OSError):
-                # It is gone already.
-                pass
+            pool = getattr(self._client, "connection_pool", None)
+            sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
+            for client in (self._client, *sentinels):
+                # It may be gone already.
+                with suppress(RedisError, OSError):
+                    await client.aclose()
 
 
 def _text_of(error: BaseException, seconds: float) -> str:

@@ -4,16 +4,26 @@ The same faults run in seconds, with a lease of two, in `test_relays` and `test_
 """
 
 import asyncio
+import re
 import signal
-from collections.abc import Coroutine
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from segment_async import Client
+import pytest
+from redis.asyncio.sentinel import Sentinel
+
+from segment_async import Client, SpoolUnavailable
 from segment_async.relay import RedisSpool, RelayInspector
 
-from .servers import RealServer
-from .stage import relay, sink, until
-from .test_relays import SHORT, hand_over, host, inspector, is_empty
+from .servers import RealServer, binaries
+from .stage import ROOT, relay, sink, until
+from .test_relays import LEASE, SHORT, hand_over, host, inspector, is_empty
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -135,3 +145,96 @@ def test_a_relay_stopped_for_two_minutes_sends_nothing_more_of_what_it_held(serv
             await client.aclose()
 
     run(main())
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextmanager
+def replicated(kind: str) -> Iterator[tuple[RealServer, int]]:
+    """A primary with a replica and a Sentinel: the primary, and the Sentinel's port."""
+    binary = binaries()[kind]
+    first, second, sentinel = free_ports(3)
+    with (
+        RealServer(binary, "--port", str(first)) as primary,
+        RealServer(binary, "--port", str(second), "--replicaof", "127.0.0.1", str(first)),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        file = Path(folder) / "sentinel.conf"
+        file.write_text(
+            f"port {sentinel}\ndir {folder}\nsentinel monitor main 127.0.0.1 {first} 1\n"
+            "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+        )
+        process = subprocess.Popen([str(binary), str(file), "--sentinel"], stdout=subprocess.DEVNULL)
+        try:
+            yield primary, sentinel
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("kind", list(binaries()))
+def test_a_failover_under_load_loses_the_unreplicated_tail_at_most(kind: str) -> None:
+    async def main() -> None:
+        with replicated(kind) as (primary, port):
+
+            def spool() -> RedisSpool:
+                return RedisSpool(Sentinel([("127.0.0.1", port)]).master_for("main"), lease=LEASE)
+
+            await until(lambda: b"state=online" in primary.ask("INFO", "replication"), "the replica follows")
+            async with sink() as segment:
+                client = Client("key", spool=spool(), deliver=False)
+                relays = [Client("key", spool=spool(), host=segment.url, flush_interval=0.05) for _ in range(2)]
+                for each in relays:
+                    await each.__aenter__()
+                loop = asyncio.get_running_loop()
+                told: dict[str, float] = {}
+                refused = 0
+
+                async def load() -> None:
+                    nonlocal refused
+                    while True:
+                        try:
+                            told[(await client.track("user-1", "Order Completed")).message_id] = loop.time()
+                        except SpoolUnavailable:
+                            refused += 1
+                            await asyncio.sleep(0.01)
+
+                loading = [asyncio.create_task(load()) for _ in range(5)]
+                await until(lambda: len(told) > 1_000, "the load is on")
+                killed = loop.time()
+                await asyncio.to_thread(primary.kill)
+                before = len(told)
+                took = await until(lambda: len(told) > before + 1_000, "appends go on at the new primary", 60)
+                for each in loading:
+                    each.cancel()
+                await asyncio.wait(loading)
+                missing = [each for each in told if each not in segment.ids]
+                loop_end = loop.time() + 20
+                while missing and loop.time() < loop_end:
+                    await asyncio.sleep(0.1)
+                    arrived = set(segment.ids)
+                    missing = [each for each in told if each not in arrived]
+                print(f"{kind}: {len(told):,} told, {refused:,} refused, back after {took:.1f} s,", end=" ")
+                print(f"{len(missing)} lost, {len(segment.repeated)} twice")
+                # What was told longer than a second before has been replicated.
+                assert all(killed - 1 < told[each] for each in missing)
+                unmarked = [each for each in segment.repeated if segment.last_of(each).retry_count == 0]
+                assert not unmarked
+                for each in (*relays, client):
+                    await each.aclose()
+
+    run(main())
+
+
+def test_the_demo_loses_nothing() -> None:
+    command = [sys.executable, "examples/demo_relay.py", "--seconds", "10"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^lost +0$", done.stdout, re.MULTILINE)
