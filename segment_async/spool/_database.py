@@ -168,12 +168,20 @@ class PlainDatabase:
         return self._survive(lambda: self._read(work))
 
     def shrink(self) -> bool:
-        """Give free pages back to the disk, for a moment; returns whether there are more. If not, the log is emptied.
+        """Give free pages back to the disk, for a moment; returns whether there are more.
 
         Raises:
             SpoolUnavailable: it cannot be written.
         """
-        return self._survive(lambda: _shrink(self._opened(), mode="TRUNCATE"))
+        return self._survive(lambda: _shrink(self._opened()))
+
+    def empty_log(self) -> bool:
+        """Copy the log into the database and cut it to nothing; returns whether nothing stood in the way.
+
+        Raises:
+            SpoolUnavailable: it cannot be written.
+        """
+        return self._survive(lambda: _empty_log(self._opened()))
 
     def _transact(self, work: Write[_T], size: int | None) -> _T:
         connection = self._prepared(size)
@@ -339,9 +347,7 @@ class Database(PlainDatabase):
             if self._connection is None:
                 return False
             if self._idle_revision == self.counters.revision and files.size_of(self._place.log):
-                self._connection.execute("PRAGMA busy_timeout = 0")
-                _checkpoint(self._connection, "TRUNCATE")
-                self._connection.execute(_BUSY_TIMEOUT)
+                _empty_log(self._connection)
             self._idle_revision = self.counters.revision
             used = self.counters.pending_bytes + self.counters.dead_bytes
             has_much = self._shrinks or _free_bytes(self._connection) > max(_MANY_FREE, used)
@@ -546,15 +552,22 @@ def _free_bytes(connection: sqlite3.Connection) -> int:
     return pages * tables.PAGE_SIZE
 
 
-def _shrink(connection: sqlite3.Connection, mode: str = "PASSIVE") -> bool:
+def _empty_log(connection: sqlite3.Connection) -> bool:
+    # Without waiting for readers: others could not write meanwhile.
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        return _checkpoint(connection, "TRUNCATE")
+    finally:
+        connection.execute(_BUSY_TIMEOUT)
+
+
+def _shrink(connection: sqlite3.Connection) -> bool:
     end = time.monotonic() + _SHRINK_SECONDS
-    while _free_bytes(connection):
-        if time.monotonic() >= end:
-            return True
+    while (has_more := _free_bytes(connection) > 0) and time.monotonic() < end:
         # Its rows have no columns: `execute` would stop after the first page.
         connection.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
-    _checkpoint(connection, mode)
-    return False
+    _checkpoint(connection)
+    return has_more
 
 
 def _is(fault: Exception, *codes: int) -> bool:

@@ -40,6 +40,8 @@ _ROWS: Final = 256
 _IDENTITIES: Final = ("userId", "anonymousId", "previousId")
 # Between two changes, so that a process beside gets its turn.
 _PAUSE_SECONDS: Final = 0.002
+# To empty the log while others use it.
+_TRIES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,10 @@ class SpoolInspector:
                 count += _change(database, _read_messages, is_erased, _erase)
                 count += _change(database, _read_dead, is_erased, _erase_dead)
                 while database.shrink():
+                    time.sleep(_PAUSE_SECONDS)
+                for _ in range(_TRIES):
+                    if database.empty_log():
+                        break
                     time.sleep(_PAUSE_SECONDS)
         return count
 

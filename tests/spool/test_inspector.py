@@ -11,6 +11,7 @@ import pytest
 from segment_async.spool import BatchResult, DroppedMessage, SpoolInspector, SpoolUnavailable, SQLiteSpool, Status
 
 from .contract import DELIVERED, REFUSED, append, append_one, body_of, check_law, read, read_ids
+from .process import Process
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,6 +182,41 @@ def test_a_running_process_hears_of_what_was_erased(path):
         assert (counts.delivered, counts.dropped, counts.pending) == (0, 2, 1)
         files = path.read_bytes() + path.with_name(path.name + "-wal").read_bytes()
         assert b"gone" not in files
+
+    run(path, part)
+
+
+def test_erasing_writes_what_is_erased_and_not_the_whole_file(path):
+    """Nor does it wait for a reader while nobody else can write: a caller beside it would be held up."""
+
+    async def part(spool):
+        await append_one(spool, "1", message("1", userId="u1"))
+        for number in range(20):
+            await append_one(spool, f"large-{number}", message("x", userId="u2", text="x" * 500_000))
+        # All of it is in the database, and the log is empty.
+        assert SpoolInspector(path).purge("u3") == 0
+        log = path.with_name(path.name + "-wal")
+        assert (path.stat().st_size > 10_000_000, log.stat().st_size) == (True, 0)
+        reader = Process(
+            """
+            import sqlite3
+            connection = sqlite3.connect(path)
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM messages").fetchone()
+            print("reads", flush=True)
+            sys.stdin.read()
+            """,
+            path,
+        )
+        assert reader.line() == "reads"
+        purging = asyncio.ensure_future(asyncio.to_thread(SpoolInspector(path).purge, "u1"))
+        while spool.statistics().reasons != {"purged": 1}:
+            await spool.settle([], DELIVERED)
+        # The log cannot be emptied now, and has every page that is written; a call is answered all the same.
+        await append_one(spool, "2", b"{}")
+        assert log.stat().st_size < 500_000
+        reader.end()
+        assert await purging == 1
 
     run(path, part)
 
