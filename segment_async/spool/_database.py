@@ -462,10 +462,9 @@ class Database(PlainDatabase):
 # -- whose messages they are
 
 
-def foreign_shard(base: Path, options: Options) -> Path | None:
-    """A shard at this path that belongs to another write key or host, as far as that is known without opening it."""
-    places = [Place(base, slot) for slot in files.slots_on_disk(base)]
-    return next((place.database for place in places if options.is_foreign(_peek_fingerprint(place))), None)
+def is_others(base: Path, options: Options) -> bool:
+    """Whether a shard at this path belongs to another write key or host, as far as that is known without opening it."""
+    return any(options.is_foreign(_peek_fingerprint(Place(base, slot))) for slot in files.slots_on_disk(base))
 
 
 def _peek_fingerprint(place: Place) -> str:

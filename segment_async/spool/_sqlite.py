@@ -29,7 +29,7 @@ from typing import Any, Final, Literal
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult
 
-from ._database import Options, foreign_shard, other_owner
+from ._database import Options, is_others, other_owner
 from ._files import check_path, open_files
 from ._protocol import AppendResult, NewMessage, SpoolStatistics, Window
 from ._writer import Append, Note, Writer
@@ -133,7 +133,7 @@ class SQLiteSpool:
         if not 0 < len(fingerprint) <= _MAX_FINGERPRINT:
             raise ValueError(f"a fingerprint has 1 to {_MAX_FINGERPRINT} characters")
         claimed, self._options.fingerprint = self._options.fingerprint, fingerprint
-        if self._options.is_foreign(claimed) or foreign_shard(self._base, self._options) is not None:
+        if self._options.is_foreign(claimed) or is_others(self._base, self._options):
             self._options.fingerprint = claimed
             raise ValueError(other_owner(self._base))
 

@@ -35,7 +35,7 @@ from segment_async._outcome import BatchResult, Counts, Status
 
 from . import _files as files
 from . import _tables as tables
-from ._database import Database, Options, PlainDatabase, foreign_shard, other_owner
+from ._database import Database, Options, PlainDatabase, is_others, other_owner
 from ._files import Lock, Place, open_files
 from ._protocol import Appended, AppendResult, AppendStatus, DroppedMessage, SpoolStatistics, StoredMessage, Window
 from ._tables import Counters, Damaged, DeadRow, Head, Row
@@ -97,7 +97,6 @@ class Shard:
 
     Attributes:
         held: the messages that this process holds, and their sizes, by position.
-        recovered: messages that were there when the shard was opened.
         unrecorded: notes that the disk has not taken; they go first with the next transaction.
         dropped: messages that the shard gave up by itself, until a reader takes them.
         doubts: transactions of which it is not known whether they were committed: their messages were refused.
@@ -118,7 +117,6 @@ class Shard:
         self._revision: int | None = None
         self._damaged = 0
         self.look()
-        self.recovered = self.counters.pending
 
     @property
     def counters(self) -> Counters:
@@ -160,7 +158,7 @@ class Shard:
             return transaction.counters, transaction
 
         done = self.database.transact(work, sum(sizes) if sizes else None)
-        self._revision = done.revision
+        self._revision = done.counters.revision + 1
         self.doubts.clear()
         self.unrecorded.clear()
         self._purged.clear()
@@ -298,7 +296,6 @@ class _Transaction:
     may_hold: bool
 
     def __post_init__(self) -> None:
-        self.revision = self.counters.revision + 1
         self.answers: list[AppendResult] = []
         self.stored: list[tuple[int, Messages]] = []
         self.held: dict[int, int] = {}
@@ -599,11 +596,11 @@ class Writer:
         try:
             if self._own is None:
                 files.prepare_folder(self._base)
-                if foreign_shard(self._base, self._options) is not None:
+                if is_others(self._base, self._options):
                     return SpoolUnavailable(other_owner(self._base))
                 places = (Place(self._base, slot) for slot in itertools.count())
                 self._own = next(shard for place in places if (shard := self._open(place)) is not None)
-                self._recovered += self._own.recovered
+                self._recovered += self._own.counters.pending
         except SpoolUnavailable as refusal:
             return refusal
         except OSError as fault:
@@ -633,7 +630,7 @@ class Writer:
             shard = None if self._empty.get(place.slot) == place.stamp() else self._open(place)
             if shard is not None and shard.counters.pending:
                 self._adopted.append(shard)
-                self._recovered += shard.recovered
+                self._recovered += shard.counters.pending
             elif shard is not None:
                 self._close(shard)
                 self._empty[place.slot] = place.stamp()
