@@ -41,7 +41,7 @@ _IDENTITIES: Final = ("userId", "anonymousId", "previousId")
 # Between two changes, so that a process beside gets its turn.
 _PAUSE_SECONDS: Final = 0.002
 # To empty the log while others use it.
-_TRIES: Final = 500
+_TRIES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
