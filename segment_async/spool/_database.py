@@ -352,6 +352,7 @@ class Database(PlainDatabase):
             used = self.counters.pending_bytes + self.counters.dead_bytes
             has_much = self._shrinks or _free_bytes(self._connection) > max(_MANY_FREE, used)
             self._shrinks = has_much and _shrink(self._connection)
+            self.disk_bytes = files.size_of(self._place.database) + files.size_of(self._place.log)
             return self._shrinks
         return False
 
@@ -398,6 +399,7 @@ class Database(PlainDatabase):
             raise
         self._id = files.file_id(path)
         open_files.databases[self._id] = self
+        self.disk_bytes = files.size_of(path) + files.size_of(self._place.log)
         return connection
 
     def _give_up_connection(self) -> None:

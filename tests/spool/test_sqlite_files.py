@@ -14,7 +14,18 @@ from segment_async.spool import SpoolUnavailable, SQLiteSpool
 from segment_async.spool._files import FORMAT
 from segment_async.spool._tables import SCHEMA
 
-from .contract import REFUSED, append, append_one, body_of, check_law, has_nothing_to_read, read, read_ids, settle_all
+from .contract import (
+    REFUSED,
+    append,
+    append_one,
+    body_of,
+    check_law,
+    first_read,
+    has_nothing_to_read,
+    read,
+    read_ids,
+    settle_all,
+)
 from .crash.witness import open_writer, read_all
 
 
@@ -91,6 +102,16 @@ def test_files_are_for_their_owner_alone_and_so_is_a_folder_that_is_made(tmp_pat
         run(path, part)
     finally:
         os.umask(before)
+
+
+def test_the_size_on_disk_is_known_from_the_first_read_on(path):
+    fill(path, *"abc")
+
+    async def part(spool):
+        await first_read(spool)
+        assert spool.statistics().disk_bytes >= path.stat().st_size > 0
+
+    run(path, part)
 
 
 def test_an_open_file_is_closed_to_others(path):
