@@ -61,7 +61,7 @@ class DeferredBound(Bound):
     `read` must not raise. Several threads may call it at once; the first result counts for all.
     """
 
-    __slots__ = ("_added", "_read", "_result", "_results")
+    __slots__ = ("_added", "_combined", "_read", "_result", "_results")
 
     def __init__(
         self, read: Callable[[], DeferredFields], drops_without_identity: bool, outer: Bound | None = None
@@ -73,9 +73,14 @@ class DeferredBound(Bound):
         self._read: Callable[[], DeferredFields] | None = read
         self._results: list[DeferredFields] = []
         self._result: DeferredFields | None = None
+        # The fields, and what was added when they were put together.
+        self._combined: tuple[Fields, Fields] | None = None
 
     @property
     def fields(self) -> Fields:
+        added, combined = self._added, self._combined
+        if combined is not None and combined[0] is added:
+            return combined[1]
         user_id, anonymous_id, context = self._result or self._read_now()
         fields: Fields = {}
         if user_id is not None:
@@ -84,7 +89,9 @@ class DeferredBound(Bound):
             fields["anonymousId"] = anonymous_id
         if context:
             fields["context"] = orjson.loads(b"{%b}" % context)
-        return _merged(_merged(self._fields, fields), self._added)
+        fields = _merged(_merged(self._fields, fields), added)
+        self._combined = (added, fields)
+        return fields
 
     def add(self, fields: Fields) -> None:
         self._added = _merged(self._added, fields)

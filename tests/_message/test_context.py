@@ -308,6 +308,14 @@ class TestDeferred:
             assert reading.times == 1
             assert not [each for each in gc.get_referrers(reading) if each is block]
 
+    def test_what_is_put_together_is_kept_until_more_is_bound(self) -> None:
+        with Reading(("u", None, ENCODED))() as block:
+            first = block.fields
+            assert block.fields is first
+            bind(user_id="later")
+            assert block.fields == first | {"userId": "later"}
+            assert first["userId"] == "u"
+
     def test_values_where_values_are_needed(self) -> None:
         with Reading(("u", None, ENCODED))() as block:
             expected = {"userId": "u", "context": {"ip": "192.0.2.1", "page": {"path": "/"}}}
