@@ -346,15 +346,16 @@ def commands() -> str:
     )
 
 
-def _command(command: click.Command, path: str, level: int) -> Iterator[str]:
-    context = click.Context(command, info_name=path, color=False, terminal_width=100, max_content_width=100)
-    yield f"{'#' * min(level, 4)} {path}\n"
+def _command(command: click.Command, name: str, level: int, parent: click.Context | None = None) -> Iterator[str]:
+    sizes = {"color": False, "terminal_width": 100, "max_content_width": 100}
+    context = click.Context(command, parent, name, **{**command.context_settings, **sizes})
+    yield f"{'#' * min(level, 4)} {context.command_path}\n"
     yield f"```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            found = command.get_command(context, name)
+        for verb in command.list_commands(context):
+            found = command.get_command(context, verb)
             assert found is not None
-            yield from _command(found, f"{path} {name}", level + 1)
+            yield from _command(found, verb, level + 1, context)
 
 
 def values() -> str:
