@@ -61,12 +61,21 @@ def collect() -> None:
     for mark, text in made.items():
         assert mark in config, mark
         config = config.replace(mark, text)
-    (SOURCE / "mkdocs.yml").write_text(config)
+    (SOURCE / "mkdocs.yml").write_text(without_missing(config))
 
 
-def missing_names() -> list[str]:
+def without_missing(config: str) -> str:
+    """The configuration without the pages that are still to be written."""
+    pages = re.findall(r"^ +- .*: (\S+)  # once it is there\n", config, re.MULTILINE)
+    for page in pages:
+        if not (SOURCE / "docs" / page).exists():
+            config = re.sub(rf"^ +- .*: {re.escape(page)} .*\n", "", config, flags=re.MULTILINE)
+    return config
+
+
+def missing_names(site: Path = SITE) -> list[str]:
     """Public names without an entry in the inventory of the reference."""
-    head, packed = re.split(rb"(?<=zlib\.\n)", (SITE / "objects.inv").read_bytes(), maxsplit=1)
+    head, packed = re.split(rb"(?<=zlib\.\n)", (site / "objects.inv").read_bytes(), maxsplit=1)
     assert head.startswith(b"# Sphinx inventory version 2")
     listed = {line.split(" ", 1)[0] for line in zlib.decompress(packed).decode().splitlines()}
     wanted = [f"{module}.{name}" for module in public.modules() for name in public.names(module)]
@@ -85,10 +94,10 @@ class _Targets(HTMLParser):
         self.found |= {value for name, value in attrs if name in ("href", "src") and value}
 
 
-def broken_links() -> list[str]:
+def broken_links(site: Path = SITE) -> list[str]:
     """Links and pictures of the site whose file does not exist."""
     problems = []
-    for page in sorted(SITE.rglob("*.html")):
+    for page in sorted(site.rglob("*.html")):
         if page.name == "404.html":
             continue  # its links are absolute, from the site's root
         parser = _Targets()
@@ -99,7 +108,7 @@ def broken_links() -> list[str]:
                 continue
             file = page.parent / unquote(parts.path)
             if not (file / "index.html" if file.is_dir() else file).exists():
-                problems.append(f"{page.relative_to(SITE)} links to {target}, which is not there")
+                problems.append(f"{page.relative_to(site)} links to {target}, which is not there")
     return problems
 
 
@@ -126,7 +135,7 @@ def write_texts() -> None:
 def navigation(config: str) -> list[tuple[str, str]]:
     """The entries of the configuration's navigation in order, as title and path; a section has no path."""
     entries = re.findall(
-        r'^ +- (?:"?(?P<title>[^":\n]+)"?:)?(?: *(?P<path>[\w./-]+\.md))?$',
+        r'^ +- (?:"?(?P<title>[^":\n]+)"?:)?(?: *(?P<path>[\w./-]+\.md))?(?:  # .*)?$',
         config[config.index("nav:") :],
         re.MULTILINE,
     )
