@@ -378,7 +378,7 @@ def served_from_a_thread() -> Iterator[FaultServer]:
         async with FaultServer() as server:
             kept.append(server)
             ready.set()
-            await asyncio.to_thread(over.wait, 60)
+            await asyncio.to_thread(over.wait)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()

@@ -105,7 +105,7 @@ REFUSED_FOR_CONTENT = [
     Case(
         "413: the batch is halved until it fits",
         "the next batch is small from the start",
-        ((0.0, tracks(16)), (1.5, tracks(16, name="n"))),
+        ((0.0, tracks(16)), (4.0, tracks(16, name="n"))),
         Expect(looks=(checks.not_refused_again("n-"),)),
         _up_to(5),
         {"flushAt": 16},

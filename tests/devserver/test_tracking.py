@@ -172,7 +172,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_decompressed() -> None:
 def test_a_request_of_many_messages_does_not_block_others() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         large = asyncio.create_task(send(session, *([1] * 100_000)))
-        assert await endpoint.wait(1)
+        assert await endpoint.wait(1, timeout=60)
         async with session.get("/_dev/summary") as answer:
             assert 0 < (await answer.json())["total"] < 100_000
         assert await large == 200
