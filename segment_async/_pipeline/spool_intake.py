@@ -172,25 +172,34 @@ class SpoolIntake:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Set the timer that ends the calls of this loop if the spool does not answer: one for all of them."""
         limit = self._queue.room.timeout
-        if limit is not None and loop not in self._watched:
-            self._watched = {loop, *(other for other in self._watched if not other.is_closed())}
-            left = self._time_left()
-            seconds = max(limit, _DISK_SECONDS) if left is None else max(0.0, left)
-            # A moment later, so that an answer that is there by then counts.
-            loop.call_later(seconds + MOMENT, self._look_at_time, loop)
-
-    def _look_at_time(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._watched.discard(loop)
+        if limit is None or loop in self._watched:
+            return
+        for closed in [other for other in self._watched.copy() if other.is_closed()]:
+            self._watched.discard(closed)
+        self._watched.add(loop)
         left = self._time_left()
-        waiting = [(delivery, future) for delivery, future in list(self._awaited.items()) if future is not None]
-        if left is not None and left <= MOMENT:
+        seconds = max(limit, _DISK_SECONDS) if left is None else max(0.0, left)
+        # A moment later, so that an answer that is there by then counts.
+        loop.call_later(seconds + MOMENT, self._look_at_time, loop)
+
+    def _look_at_time(self, loop: asyncio.AbstractEventLoop, late: float | None = None) -> None:
+        """`late`: when the append began that was late at the last look."""
+        self._watched.discard(loop)
+        left, since = self._time_left(), self._since
+        waiting = [(delivery, future) for delivery, future in self._awaited.copy().items() if future is not None]
+        if left is None or left > MOMENT:
+            if waiting:
+                self._watch(loop)
+        elif since != late:
+            # The process may have stood still, and not the disk: an answer that is on its way gets another turn.
+            self._watched.add(loop)
+            loop.call_soon(self._look_at_time, loop, since)
+        else:
             with self._queue.lock:
-                late = [(delivery, future) for delivery, future in waiting if self._awaited.get(delivery) is future]
+                ended = [(delivery, future) for delivery, future in waiting if self._awaited.get(delivery) is future]
                 # They are arriving still; the spool's answer will count them.
-                self._awaited.update((delivery, None) for delivery, _ in late)
-            _resolve([(future, _no_answer(maybe_stored=True)) for _, future in late])
-        elif waiting:
-            self._watch(loop)
+                self._awaited.update((delivery, None) for delivery, _ in ended)
+            _resolve([(future, _no_answer(maybe_stored=True)) for _, future in ended])
 
     def _leave(self, delivery: Delivery) -> None:
         """The call ends with an exception: if that came after the message was queued, the answer will count it."""

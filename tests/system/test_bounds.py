@@ -194,6 +194,17 @@ class TestADiskThatStandsStill:
 
         run(main())
 
+    def test_a_loop_that_stood_still_takes_no_answer_of_the_disk_for_late(self) -> None:
+        async def main() -> None:
+            spool = SpoolStore(ScriptedDisk(seconds=1.5)).open()
+            async with Client("key", transport=ScriptedTransport(), spool=spool, overflow_timeout=1.0) as client:
+                call = asyncio.create_task(client.track("u", "E"))
+                await asyncio.sleep(0.5)
+                running_clock().advance(30)
+                assert (await (await call)).status is Status.DELIVERED
+
+        run(main())
+
     def test_once_it_moves_again_everything_is_stored_and_delivered(self) -> None:
         async def main() -> None:
             disk = ScriptedDisk(stands_still=True)
