@@ -27,7 +27,8 @@ def run(folder: Path, flips: int, seed: int = 0) -> dict[str, int]:
         spool_number += 1
         home = folder / f"model-{seed}-{spool_number}"
         story = _make_spool(home, f"{seed}.{spool_number}", chance, is_killed=spool_number % 3 > 0)
-        for _ in range(min(_FLIPS_A_SPOOL, flips - seen["flips"])):
+        # On a slow machine a process may be killed before it has made its files.
+        for _ in range(min(_FLIPS_A_SPOOL, flips - seen["flips"]) if story.accepted else 0):
             _flip(home, folder / "flipped", story, chance, seen)
         shutil.rmtree(home)
     return seen
