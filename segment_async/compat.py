@@ -44,7 +44,7 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 from ._compat.client import Client, InvalidMessage, OnError, OversizedMessage
-from ._fork_lock import fork_safe_lock
+from ._locks import fork_safe_lock
 
 __all__ = [
     "Client",

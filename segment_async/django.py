@@ -31,7 +31,7 @@ from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from . import bind, bound
-from ._fork_lock import fork_safe_lock
+from ._locks import fork_safe_lock
 from ._web.request import Scope
 from ._web.whole import Visit, WholeResponses, in_this_context, run_now, scope_of
 from .blocking import Client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import subprocess
 import sys
 import threading
@@ -72,7 +73,7 @@ def test_an_async_handler_becomes_a_plain_function(thread: Callable[..., Any]) -
         await client.track("user-1", f"Event {event}")
         return f"answer {event}"
 
-    assert not asyncio.iscoroutinefunction(handler)
+    assert not inspect.iscoroutinefunction(handler)
     assert (handler.__name__, handler.__doc__) == ("handler", "Handles.")
     for number in range(3):
         assert thread(handler, number, Context()) == f"answer {number}"
@@ -221,7 +222,7 @@ def test_the_threads_current_loop_is_not_changed(thread: Callable[..., Any]) -> 
         asyncio.set_event_loop(mine)
         asynchronous(None, Context())
         synchronous(None, Context())
-        assert asyncio.get_event_loop_policy().get_event_loop() is mine
+        assert asyncio.get_event_loop() is mine
         asyncio.set_event_loop(None)
         mine.close()
 
@@ -230,7 +231,7 @@ def test_the_threads_current_loop_is_not_changed(thread: Callable[..., Any]) -> 
         asynchronous(None, Context())
         synchronous(None, Context())
         with pytest.raises(RuntimeError):
-            asyncio.get_event_loop_policy().get_event_loop()
+            asyncio.get_event_loop()
 
     thread(with_none)
     thread(with_one)
@@ -274,7 +275,7 @@ def test_under_mangum(seconds: float, thread: Callable[..., Any]) -> None:
         statuses = [handler(REQUEST, Context(seconds or 0.31))["statusCode"]]
         transport.is_silent = False
         statuses += [handler(REQUEST, Context())["statusCode"] for _ in range(2)]
-        asyncio.get_event_loop_policy().get_event_loop().close()
+        asyncio.get_event_loop().close()
         asyncio.set_event_loop(None)
         return statuses
 

@@ -182,7 +182,7 @@ def test_requests_are_timed_by_status() -> None:
     async def main() -> None:
         nonlocal collector
         async with FaultServer([answer(200), answer(503), silence()]) as server:
-            async with Client("KEY", host=server.url, timeout=0.2) as client:
+            async with Client("KEY", host=server.url, timeout=1.0) as client:
                 collector = watch(client, registry=registry)
                 for number in range(2):
                     await (await client.track("user-1", f"Event {number}"))

@@ -14,10 +14,11 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from threading import RLock, Thread, get_ident
+from threading import Thread, get_ident
 from typing import Any, Final, TypeVar
 
 from segment_async._exceptions import stack_of
+from segment_async._locks import reentrant_lock
 
 _log = logging.getLogger("segment_async")
 
@@ -43,7 +44,7 @@ class LoopThread:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         # A signal handler may start the thread while it is being started.
-        self._lock = RLock()
+        self._lock = reentrant_lock()
         self._thread: Thread | None = None
         self._ident = 0
         self._is_stopping = False

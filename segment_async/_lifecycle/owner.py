@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Transport
+from segment_async._locks import reentrant_lock
 from segment_async._pipeline.auth import Auth
 from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.pipeline import Pipeline
@@ -407,7 +408,7 @@ class LoopOwner(Host):
 
 def _lock_of_process() -> RLock:
     """A lock of this process's own: in a child, the parent's may be held by a thread that is not there."""
-    return _locks.setdefault(os.getpid(), RLock())
+    return _locks.setdefault(os.getpid(), reentrant_lock())
 
 
 def _messages(count: int) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -28,6 +27,7 @@ from typing import Final, Literal
 
 from segment_async._exceptions import ClientClosed, QueueFull
 from segment_async._lifecycle.waiting import Host, Signal, shorter, wake
+from segment_async._locks import reentrant_lock
 from segment_async._outcome import HEALTHY, BatchResult, Health, Statistics, Status
 
 from .accounts import Accounts
@@ -90,7 +90,7 @@ class Queue:
         *,
         has_spool: bool = False,
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock = reentrant_lock()
         self.accounts = accounts
         self.backlog = backlog
         self.clock = clock

@@ -99,7 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
     starts = range(options.first, options.first + options.seeds, piece)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         ends = [min(piece, options.first + options.seeds - start) for start in starts]
-        for some_seen, some_broken in pool.map(run_seeds, starts, ends):
+        # One piece needs no other process.
+        for some_seen, some_broken in (pool.map if len(starts) > 1 else map)(run_seeds, starts, ends):
             seen += some_seen
             broken += some_broken
             done += piece

@@ -16,8 +16,8 @@ class TestSurvivingPowerLoss(SpoolContract):
 
 
 class TestSurvivingTheProcess(SpoolContract):
-    open = partial(open_sqlite, durability="process")
+    open = staticmethod(partial(open_sqlite, durability="process"))
 
 
 class TestWithAFallBack(SpoolContract):
-    open = partial(open_sqlite, on_failure="memory")
+    open = staticmethod(partial(open_sqlite, on_failure="memory"))

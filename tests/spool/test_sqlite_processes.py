@@ -240,12 +240,13 @@ def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(pa
     async def main():
         spool = SQLiteSpool(path)
         await append(spool, "a", "b")
-        if os.fork():
-            os._exit(0)
-        os.close(parent)
-        os.read(parent_is_there, 1)
-        print("the parent is gone", flush=True)
-    asyncio.run(main())
+        return spool
+    spool = asyncio.run(main())
+    if os.fork():
+        os._exit(0)
+    os.close(parent)
+    os.read(parent_is_there, 1)
+    print("the parent is gone", flush=True)
     """
     out, err = Process(program, path).end()
     assert (out.split(), err) == (["the", "parent", "is", "gone"], "")
