@@ -540,8 +540,9 @@ class Client:
         if body:
             try:
                 delivery = owner.pipeline.put_nowait(delivery, body)
-            except QueueFull as error:
-                return self._not_taken(error, delivery, body)
+            except QueueFull:
+                owner.pipeline.queue.reject()
+                raise
             if not owner.has_run:
                 owner.note_waiting()
         return delivery
@@ -634,14 +635,17 @@ class Client:
         try:
             return await owner.pipeline.put(delivery, body, shares_loop=owner.run_here())
         except (QueueFull, SpoolUnavailable) as error:
-            return self._not_taken(error, delivery, body)
+            dropped = self._not_taken(error, delivery, body)
+            if dropped is None:
+                raise
+            return dropped
 
-    def _not_taken(self, error: QueueFull | SpoolUnavailable, delivery: Delivery, body: bytes) -> Delivery:
-        """A message for which there is no room, or that the spool cannot store: raise the error, or drop the message."""
+    def _not_taken(self, error: QueueFull | SpoolUnavailable, delivery: Delivery, body: bytes) -> Delivery | None:
+        """The delivery of a message that the spool cannot store, and that is dropped; `None`: the call is to raise."""
         pipeline = self._owner.pipeline
         if isinstance(error, QueueFull) or not self._drops_invalid:
             pipeline.queue.reject()
-            raise error
+            return None
         pipeline.reports.warn("spool_unavailable", "Dropping messages that the spool cannot store: %s", error)
         return self._dropped(delivery.message_id, "spool_unavailable", body)[0]
 

@@ -150,7 +150,10 @@ class Client(Calls[Delivery]):
                 return pipeline.put_nowait(delivery, body)
             return thread.run(pipeline.put(delivery, body, shares_loop=False))
         except (QueueFull, SpoolUnavailable) as error:
-            return self._client._not_taken(error, delivery, body)
+            dropped = self._client._not_taken(error, delivery, body)
+            if dropped is None:
+                raise
+            return dropped
 
     def _send_before_fork(self, message: Fields) -> Delivery:
         """Send the message within the call: nothing may be pending, and no thread running, when uWSGI forks."""

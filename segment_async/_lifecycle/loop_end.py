@@ -9,9 +9,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from inspect import CORO_CREATED, CORO_SUSPENDED, getcoroutinestate, iscoroutine
-from typing import Any
+from operator import methodcaller
+from typing import Any, Final
 
 Guard = AsyncGenerator[None, None]
+
+_SEND: Final = methodcaller("send", None)
 
 # In a forked child: tasks that belong to the parent.
 _of_parent: list[asyncio.Task[Any]] = []
@@ -24,8 +27,7 @@ def at_loop_end(clean_up: Callable[[], Awaitable[None]]) -> Guard:
     """
     guard = _guard(clean_up)
     # Up to its `yield`, without a task: the loop knows it from now on.
-    with suppress(StopIteration):
-        anext(guard).__await__().send(None)
+    _step("__anext__", guard)
     return guard
 
 
@@ -39,8 +41,16 @@ async def _guard(clean_up: Callable[[], Awaitable[None]]) -> Guard:
 def release(guard: Guard) -> None:
     """Close a guard that has nothing to clean up, without its loop, which may never run again."""
     # A RuntimeError: its loop closes it at this moment, in another thread.
-    with suppress(StopIteration, RuntimeError):
-        guard.aclose().send(None)
+    with suppress(RuntimeError):
+        _step("aclose", guard)
+
+
+def _step(method: str, guard: Guard) -> None:
+    """Call a method of the generator, and run what it returns up to its first suspension or its end.
+
+    As a single call into C: between two, a signal handler may raise, and Python 3.14 complains of what was never awaited.
+    """
+    next(map(_SEND, map(methodcaller(method), (guard,))), None)
 
 
 def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
