@@ -251,9 +251,11 @@ class Queue:
         is_nested = self.is_amid_a_change()
         with self.lock:
             self.check_open()
-            may_take = waiter.woken if waiter is not None else not self.room.waiters
+            waiters = self.room.waiters
+            may_take = waiter.woken if waiter is not None else self.room.is_for_newcomer(size)
+            unread = len(self._messages) + (len(waiters) if waiter is None else 0)
             has_room = self.accounts.has_room(size)
-            if may_take and has_room and not (paced and len(self._messages) >= _UNREAD_BEFORE_A_TURN):
+            if may_take and has_room and not (paced and unread >= _UNREAD_BEFORE_A_TURN):
                 self._take(delivery, size, arriving)
                 taken: bool | None = True
             elif has_room:

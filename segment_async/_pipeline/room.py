@@ -103,6 +103,12 @@ class Room:
             room -= waiter.size
         return places > 0 and room >= size
 
+    def is_for_newcomer(self, size: int) -> bool:
+        """Whether a caller that comes now may go before those that were woken and are about to go."""
+        if not self.waiters:
+            return True
+        return next(reversed(self.waiters)).woken and self.is_for_all(size)
+
     def to_wake(self, readable: int) -> list[asyncio.Future[None]]:
         """The waiters that there is room for, and at most so many paced ones: that many messages more may be unread.
 

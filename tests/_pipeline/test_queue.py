@@ -352,6 +352,31 @@ class TestPiledUp:
 
         run(main())
 
+    def test_a_caller_waits_behind_those_that_wait_and_not_behind_those_that_are_about_to_go(self) -> None:
+        async def main() -> None:
+            queue = make(5_000)
+            for _ in range(500):
+                await put(queue)
+            waiting = [asyncio.create_task(put(queue)) for _ in range(20)]
+            await turns()
+            read(queue, 100)
+            behind = put(queue, name="behind")
+            assert isinstance(behind.send(None), asyncio.Future)
+            behind.close()
+            # They are woken, and have not run yet.
+            read(queue)
+            assert not any(task.done() for task in waiting)
+            for _ in range(480):
+                with pytest.raises(StopIteration):
+                    put(queue, name="beside").send(None)
+            # As many unread messages as a caller may leave, theirs included.
+            last = put(queue, name="too many")
+            assert isinstance(last.send(None), asyncio.Future)
+            last.close()
+            assert all(await asyncio.gather(*waiting))
+
+        run(main())
+
     @pytest.mark.parametrize(
         ("overflow", "expected"),
         [

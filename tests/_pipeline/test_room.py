@@ -269,6 +269,35 @@ class TestForAll:
         run(main())
 
 
+class TestNewcomers:
+    def test_they_go_at_once_where_nobody_waits(self) -> None:
+        async def main() -> None:
+            room, _ = room_with()
+            assert room.is_for_newcomer(1_000)
+
+        run(main())
+
+    def test_they_wait_behind_those_that_wait(self) -> None:
+        async def main() -> None:
+            room, _ = room_with()
+            join(room, 10, 10, paced=True)
+            assert not room.is_for_newcomer(1)
+            room.to_wake(1)
+            assert not room.is_for_newcomer(1)
+
+        run(main())
+
+    @pytest.mark.parametrize(("size", "fits"), [(40, True), (41, False)])
+    def test_they_need_not_wait_for_those_that_are_about_to_go(self, size: int, *, fits: bool) -> None:
+        async def main() -> None:
+            room, _ = room_with()
+            join(room, 30, 30)
+            room.to_wake(500)
+            assert room.is_for_newcomer(size) is fits
+
+        run(main())
+
+
 async def _waiter() -> Waiter:
     return Waiter(1, paced=False)
 
