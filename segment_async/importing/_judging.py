@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, Final, cast
 
 import orjson
@@ -25,6 +26,13 @@ _JUDGED_BY_VALUE: Final = frozenset(
     {"context", "name", "category", "groupId", "previousId", "sentAt", "originalTimestamp"}
 )
 _DATES: Final = frozenset({"createdAt", "created_at", "birthday"})
+# What the client refuses: Segment's spec gives these fields a type.
+_REFUSED: Final = {
+    **dict.fromkeys(("event", "name", "category"), ((int, float, Decimal, list, dict), "Must be text.")),
+    **dict.fromkeys(
+        ("properties", "traits", "context", "integrations"), ((int, float, Decimal, list, str), "Must be an object.")
+    ),
+}
 _NESTED: Final = frozenset({dict, list})
 _FLAGS: Final = frozenset({bool})
 _NOTHING: Final[dict[str, Any]] = {}
@@ -65,6 +73,9 @@ class Judge:
         shape = _shape(message)
         if shape in self._clean_shapes and size <= MESSAGE_BYTES and length < MESSAGE_ID_CHARACTERS:
             return []
+        for name, (kinds, text) in _REFUSED.items():
+            if isinstance(message.get(name), kinds):
+                return [Verdict("dropped", "field-type", name, text)]
         verdicts = judge(message, size=size)
         if (
             shape is not None

@@ -146,6 +146,8 @@ class _Reader:
         return Object(fields)
 
     def _inner(self, key: str, value: Any, path: str) -> Leaf | Object:
+        if _has_columns(value):
+            raise self._error(key, f'{path}: a list cannot hold columns; take it from one column with as = "json"')
         if not isinstance(value, dict):
             constant = as_time()(value) if hasattr(value, "isoformat") else value
             return Leaf(path, self._line(key), constant)
@@ -217,6 +219,12 @@ class _Reader:
             if pattern.search(line.partition("#")[0] if '"' not in line else line):
                 return number
         return 0
+
+
+def _has_columns(value: Any) -> bool:
+    """Whether it is a list with a column in it."""
+    items: list[Any] = [*value] if isinstance(value, list) else []
+    return any(isinstance(each, dict) and "column" in each for each in items)
 
 
 def _with(leaf: Leaf, convert: Convert) -> Leaf:

@@ -173,7 +173,15 @@ def _checked_header(source: Source, lines: _Lines) -> tuple[list[str], str]:
         first = lines.read().removeprefix(_BOM).decode()
         delimiter = max(_DELIMITERS, key=_outside_quotes(first).count)
         columns = _parse_header(first, lines, delimiter)
-    except (csv.Error, UnicodeDecodeError, SourceBroken) as error:
+    except UnicodeDecodeError:
+        raise ImportUsageError(
+            f"source {source.name}, line 1: is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8 {source.name}"
+        ) from None
+    except (csv.Error, SourceBroken) as error:
+        if b"\r" in source.sample and b"\n" not in source.sample:
+            raise ImportUsageError(
+                f"source {source.name}, line 1: its lines end with CR alone; convert it: tr '\\r' '\\n' < {source.name}"
+            ) from error
         raise ImportUsageError(f"source {source.name}, line 1: the header cannot be read: {error}") from error
     names = [name.strip() for name in columns]
     twice = sorted({name for name in names if names.count(name) > 1 and name})
@@ -204,6 +212,8 @@ def read_csv(source: Source, stream: BinaryIO, columns: list[str], delimiter: st
         SourceBroken: the source is damaged.
         OSError: it cannot be read now.
     """
+    # The limit holds for the process. Within a longer cell, lines could be taken for rows.
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX_RECORD))
     lines = _Lines(stream, place.byte, place.line)
     width = len(columns)
     number = place.record

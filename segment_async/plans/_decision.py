@@ -108,7 +108,8 @@ _CALLS: Final = {"identify": "identify", "group": "group"}
 def decide(message: Mapping[str, Any], verdicts: Iterable[Verdict], settings: Settings) -> Decision:
     """Apply the settings to what `Plan.judge` found."""
     verdicts = tuple(verdicts)
-    chosen: CallSettings = getattr(settings, _CALLS.get(message.get("type", ""), "track"))
+    kind = message.get("type")
+    chosen: CallSettings = getattr(settings, _CALLS.get(kind, "track") if isinstance(kind, str) else "track")
     omitted: dict[str, None] = {}
     is_kept = True
     for verdict in verdicts:

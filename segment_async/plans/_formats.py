@@ -20,6 +20,9 @@ _KNOWN: Final = (
     "the plans of the Config API and of RudderStack."
 )
 
+# As an integer in JSON has.
+_VERSION_DIGITS: Final = 19
+
 Read = tuple[list[Rule], list[Problem]]
 
 
@@ -140,8 +143,8 @@ def _name(value: object) -> str | None:
 
 
 def _version(value: object) -> int | None:
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _VERSION_DIGITS:
         return int(value)
     if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

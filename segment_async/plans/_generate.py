@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from ._names import TAKEN, class_name, free, part_name
 from ._plan import Plan
 from ._rule import JSONObject, PlanError, Rule, text_of
-from ._types import Field, fields_of, literal, type_of
+from ._types import MAX_DEPTH, Field, fields_of, literal, type_of
 
 _HEAD: Final = '''"""{title}
 
@@ -155,6 +155,7 @@ class _Classes:
         self.texts: list[str] = []
         self.used: set[str] = set()
         self._taken = TAKEN | set(self.names)
+        self._depth = 0
 
     def define_rule(self, planned: Planned) -> None:
         rule = planned.rule
@@ -192,11 +193,15 @@ class _Classes:
 
     def _argument(self, owner: str, field: Field) -> str:
         def define(schema: JSONObject, is_item: bool) -> str:
+            if self._depth >= MAX_DEPTH:
+                return "Mapping[str, Any]"
             name = free(part_name(owner, field.name, is_list=is_item), self._taken)
             self._taken |= {name}
             self.names.append(name)
             about = text_of(schema.get("description")) or f"An object of {owner}, in {_quoted(field.name)}."
+            self._depth += 1
             self._define(name, "PlannedObject", about, [], schema)
+            self._depth -= 1
             return name
 
         kind = type_of(field.schema, define)

@@ -17,7 +17,7 @@ from segment_async.verdicts import Verdict
 
 from ._decision import Decision, Settings, decide
 from ._formats import read
-from ._rule import PlanError, Problem, Rule, RuleType, as_object
+from ._rule import PlanError, Problem, Rule, RuleType, as_object, is_deeper
 from ._schema import NoValidator, compiled
 from ._wording import described
 
@@ -28,6 +28,8 @@ _log = logging.getLogger("segment_async")
 
 # A page or screen call is checked as this event.
 VIEWS: Final = {"page": "Page Viewed", "screen": "Screen Viewed"}
+# Far deeper than any event, and far from the end of Python's stack.
+_MAX_DEPTH: Final = 100
 _TYPES: Final[dict[object, RuleType]] = {"identify": "IDENTIFY", "group": "GROUP", "page": "PAGE", "screen": "SCREEN"}
 
 
@@ -39,7 +41,7 @@ class Plan:
         problems: what was skipped when the plan was read. `lint` finds more.
 
     Raises:
-        PlanError: there are no rules, or two for the same key, type and version.
+        PlanError: there are no rules, two for the same key, type and version, or one that is nested too deeply.
     """
 
     def __init__(self, rules: Iterable[Rule], problems: Iterable[Problem] = ()) -> None:
@@ -47,6 +49,9 @@ class Plan:
         self.problems: tuple[Problem, ...] = tuple(problems)
         if not self.rules:
             raise PlanError("the plan has no rules")
+        for rule in self.rules:
+            if is_deeper(rule.schema, _MAX_DEPTH):
+                raise PlanError(f"{rule.label} is nested more than {_MAX_DEPTH} levels deep")
         self._checks: dict[tuple[RuleType, str | None], list[_Check]] = {}
         for rule in self.rules:
             checks = self._checks.setdefault((rule.type, rule.key), [])
@@ -95,6 +100,8 @@ class Plan:
 
     def _check_for(self, message: Mapping[str, Any], found: list[Verdict]) -> _Check | None:
         kind, name = message.get("type"), None
+        if not isinstance(kind, str):
+            return None  # `verdicts` says so
         if kind == "track":
             name = message.get("event")
             checks = self._checks.get(("TRACK", name)) if isinstance(name, str) else None

@@ -92,6 +92,22 @@ def text_of(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether objects and arrays are nested deeper than that; without recursion."""
+    inner: list[object] = [value]
+    for _ in range(levels):
+        inner = [each for outer in inner for each in _children(outer)]
+        if not inner:
+            return False
+    return True
+
+
+def _children(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [*cast("JSONObject", value).values()]
+    return as_list(value)
+
+
 def subschema(schema: Mapping[str, Any], name: str) -> JSONObject:
     """The schema of one property; empty if there is none."""
     return as_object(as_object(schema.get("properties")).get(name))

@@ -13,7 +13,7 @@ from ._schema import is_type
 # Segment's editor stores a list of allowed values as such a pattern.
 _ALTERNATIVES: Final = re.compile(r"\^?\(?([\w -]+(?:\|[\w -]+)+)\)?\$?")
 _ANCHORED: Final = re.compile(r"\^\(?([\w -]+)\)?\$")
-_MAX_DEPTH: Final = 20
+MAX_DEPTH: Final = 20
 _SIMPLE: Final = {"boolean": "bool", "integer": "int", "number": "float", "null": "None"}
 _TIMES: Final = {"date-time": "str | datetime", "date": "str | date"}
 
@@ -82,11 +82,11 @@ def _text(name: str, schema: JSONObject, define: DefineObject, depth: int) -> st
         return _TIMES.get(time, "str") if isinstance(time, str) else "str"
     if name == "array":
         items = as_object(schema.get("items"))
-        if not items or depth > _MAX_DEPTH:
+        if not items or depth > MAX_DEPTH:
             return "Sequence[Any]"
         return f"Sequence[{type_of(items, lambda each, _: define(each, True), depth + 1).required}]"
     if name == "object":
-        if not as_object(schema.get("properties")) or depth > _MAX_DEPTH:
+        if not as_object(schema.get("properties")) or depth > MAX_DEPTH:
             return "Mapping[str, Any]"
         return define(schema, False)
     return _SIMPLE[name]

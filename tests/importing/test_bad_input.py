@@ -67,7 +67,14 @@ def test_bad_utf8_rejects_its_row(tmp_path):
         (b'{"type":"track","event":"A"}', "id-missing"),
         (b'{"type":"group","userId":"u"}', "group-id-missing"),
         (b'{"type":"track","event":"A","userId":"u","properties":{"a":"' + b"x" * 33_000 + b'"}}', "message-too-large"),
-        (b'{"type":"track","event":7,"userId":"u"}', "invalid"),
+        (b'{"type":"track","event":7,"userId":"u"}', "field-type"),
+        (b'{"type":"track","event":"A","userId":"u","properties":[1]}', "field-type"),
+        (b'{"type":"track","event":"A","userId":"u","properties":0}', "field-type"),
+        (b'{"type":"track","event":"A","userId":"u","context":"x"}', "field-type"),
+        (b'{"type":"identify","userId":"u","traits":"x"}', "field-type"),
+        (b'{"type":"track","event":"A","userId":"u","name":5}', "field-type"),
+        (b'{"type":["track"],"event":"A","userId":"u"}', "type-unknown"),
+        (b'{"type":"track","event":"A","userId":"u","properties":' + b'{"a":' * 900 + b"1" + b"}" * 901, "value"),
     ],
 )
 def test_a_bad_line_of_json_is_rejected_alone(tmp_path, line, rule):
@@ -77,6 +84,20 @@ def test_a_bad_line_of_json_is_rejected_alone(tmp_path, line, rule):
     assert users(segment) == ["u1", "u3"]
     (reject,) = rejects_of(report)
     assert (reject["rule"], reject["line"]) == (rule, 2)
+    # A dry run says the same.
+    found = dry_run(options(file, mapping=None, destinations="all"))
+    assert (found.counts.delivered, found.counts.reasons) == (2, {rule: 1})
+
+
+def test_a_long_cell_is_one_row(tmp_path):
+    """Its lines must not be taken for rows."""
+    file = tmp_path / "orders.csv"
+    cell = "u2" + "\nu,2024-05-01T10:00:00Z,1" * 20_000
+    rows = [GOOD, f'"{cell}",2024-05-01T10:00:00Z,1', "u3,2024-05-01T10:00:00Z,3"]
+    file.write_text("\n".join(["user,at,total", *rows]))
+    report, segment = imported(file)
+    assert users(segment) == ["u1", "u3"]
+    assert report.counts.reasons == {"message-too-large": 1}
 
 
 def test_a_message_id_of_a_hundred_characters_is_rejected(tmp_path):
@@ -127,6 +148,8 @@ def test_what_is_judged_once_is_judged_again_where_it_differs(tmp_path):
         (b"user,at,Total\n", "has no column 'total'; did you mean 'Total'"),
         (b"user,at,total,user\n", "line 1: two columns are named 'user'"),
         (b"", "no header"),
+        ("user,at,größe\n".encode("latin-1"), "is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8"),
+        (b"user,at,total\ru1,2024-05-01T10:00:00Z,1\r", "its lines end with CR alone; convert it: tr"),
     ],
 )
 def test_what_is_wrong_with_a_whole_file_is_found_before_anything_is_sent(tmp_path, content, text):
@@ -260,6 +283,7 @@ def test_rejects_that_were_not_repaired_are_rejected_again(tmp_path):
         ("type='track'\nmessageId={colums=['a']}", r"line 2: unknown key 'colums'; did you mean 'columns'\?"),
         ("type='track'\nmessageId={columns=[]}", "line 2: columns must be a list"),
         ("type='track'\nuserId = 5", "line 2: userId must be text"),
+        ("type='track'\n[properties]\na=[1, {column='x'}]", "line 3: properties.a: a list cannot hold columns"),
         ("type='track'\nrest='context'", "line 2: rest must be"),
         ("type='track'\ntimestamp='soon'", "line 2: Not a time"),
         ("type='track'\nproperties = 5", "line 2: properties must be a table"),

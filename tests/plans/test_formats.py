@@ -84,6 +84,21 @@ def test_the_same_rule_twice_is_an_error() -> None:
         Plan.load([rule(), rule()])
 
 
+@pytest.mark.parametrize(
+    ("given", "version"), [(3, 3), ("3", 3), (3.0, 3), (-1, None), (1.5, None), (True, None), ("٣", None), ("x", None)]
+)
+def test_a_version(given: Any, version: int | None) -> None:
+    assert [each.version for each in Plan.load([{**rule(), "version": given}]).rules] == [version]
+
+
+def test_a_rule_without_end_is_an_error() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(3_000):
+        schema = {"items": schema}
+    with pytest.raises(PlanError, match="TRACK “Signed Up” version 1 is nested more than 100 levels deep"):
+        Plan.load([rule(properties={"a": schema})])
+
+
 def test_what_is_deprecated_and_labelled() -> None:
     plan = Plan.load([{**rule(), "deprecatedAt": "2025-01-01T00:00:00.000Z"}, ORDER_COMPLETED])
     assert [(each.is_deprecated, each.labels) for each in plan.rules] == [(False, {"area": "checkout"}), (True, {})]

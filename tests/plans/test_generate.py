@@ -82,6 +82,16 @@ class TestTypes:
         assert signature(events.OrderCompleted)["products"] == "Sequence[OrderCompletedProduct] | None"
         assert signature(events.OrderCompletedProduct) == {"price": "float | None", "sku": "str | None"}
 
+    def test_objects_deep_within(self) -> None:
+        schema: dict[str, Any] = {}
+        for _ in range(40):
+            schema = {"type": "object", "properties": {"a": schema}}
+        names = module(rule(properties={"a": schema})).__all__
+        assert len(names) == 21
+        assert signature(getattr(module(rule(properties={"a": schema})), max(names, key=len))) == {
+            "a": "Mapping[str, Any] | None"
+        }
+
     def test_a_required_property_that_is_not_described(self) -> None:
         assert signature(module(rule(required=("x",))).SignedUp) == {"x": "Any"}
 

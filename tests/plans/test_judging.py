@@ -106,6 +106,12 @@ def test_an_unplanned_event_is_found_by_its_exact_name() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", [["track"], {}, 5, None, "smell"])
+def test_a_message_of_no_type_is_left_to_the_verdicts(kind: object) -> None:
+    assert found(PLAN, {"type": kind, "event": "X"}) == []
+    assert PLAN.outcome({"type": kind, "event": "X"}, Settings()).is_kept
+
+
 def test_the_order_is_segments() -> None:
     plan = Plan.load([ORDER_COMPLETED, COMMON])
     message = track(properties={"ordr_id": "o-1", "plan": 1}, context={"userAgent": "a bot"})
