@@ -112,6 +112,7 @@ class Client(Calls[Delivery]):
     The first call in a process starts the thread; so does the first one in a forked child. When the process ends, what
     is pending is sent within `close_timeout`: at the interpreter's exit, at the end of a child of `multiprocessing` or
     of a Celery worker, and at SIGTERM, if the signal had no handler and the client was made, or first called, in the main thread.
+    A process that ends by `os._exit`, such as a job of RQ, sends nothing: end it with ``client.flush(timeout=5)``.
     """
 
     @_with_options_of(AsyncClient.__init__)

@@ -63,6 +63,7 @@ def test_os_fork_while_other_threads_hold_locks() -> None:
     [
         "multiprocessing_fork",
         "multiprocessing_fork_with_a_loop",
+        "multiprocessing_by_default",
         "multiprocessing_spawn",
         "multiprocessing_forkserver",
         "in_a_pool",

@@ -219,7 +219,7 @@ def fork_siblings_without_hooks(sender: Callable[[], Client]) -> None:
     asyncio.run(track_once(client, "parent"))
 
 
-def by_multiprocessing(method: str, work: Callable[[], None]) -> None:
+def by_multiprocessing(method: str | None, work: Callable[[], None]) -> None:
     enqueue("parent", 10)
     process = multiprocessing.get_context(method).Process(target=work)
     process.start()
@@ -244,6 +244,11 @@ def multiprocessing_fork() -> None:
 
 def multiprocessing_fork_with_a_loop() -> None:
     by_multiprocessing("fork", track_in_child)
+
+
+def multiprocessing_by_default() -> None:
+    """On Linux ``forkserver`` from Python 3.14 on, ``fork`` before."""
+    by_multiprocessing(None, enqueue_in_child)
 
 
 def multiprocessing_spawn() -> None:
