@@ -16,7 +16,8 @@ def reentrant_lock() -> RLock:
     """An `RLock` that a ``with`` block always frees.
 
     In Python 3.14 a signal handler may run after the lock was taken and before the block has begun. If it raises there,
-    as Ctrl+C does, an ordinary lock is never freed. No other version runs handlers at that place.
+    as Ctrl+C does, an ordinary lock is never freed. Python 3.15 runs no signal handlers at that place, but profile
+    functions; earlier versions run neither.
     """
     lock: RLock = _make()
     return lock
@@ -47,6 +48,6 @@ def _enter(lock: Any) -> bool:
 
 
 _make: Callable[[], Any] = RLock
-if sys.version_info[:2] == (3, 14):
+if sys.version_info >= (3, 14):
     # `__exit__` stays the one in C: a function of Python's would begin with a place where handlers run.
     _make = type("_Lock", (type(RLock()),), {"__slots__": (), "__enter__": _enter})
