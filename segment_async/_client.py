@@ -209,6 +209,8 @@ class Client:
         if plan is not None:
             _options.check_raises(on_invalid, on_violation)
         self._plan_check = None if plan is None else PlanCheck(plan, on_violation)
+        # Nothing is done with a message beyond encoding and sending it.
+        self._is_plain = send and before_send is None and defaults is None and plan is None
 
     def _now(self) -> float:
         return self._owner.clock.now()
@@ -619,12 +621,12 @@ class Client:
         clock = owner.clock
         # As `run_here` looks first: asking for the running loop costs Python 3.11 a system call.
         loop = clock.loop
-        shares_loop = (loop is not None and clock.thread == get_ident() and loop.is_running()) or self._run_here()
+        if loop is None or clock.thread != get_ident() or not loop.is_running():
+            _check_asyncio()
+            owner.run_here()
         delivery, body, size = self._encoded(message)
-        if body:
-            queue = owner.pipeline.queue
-            if queue.has_spool or not queue.offer(delivery, size, paced=shares_loop):
-                return delivery, body
+        if body and not owner.pipeline.queue.offer(delivery, size):
+            return delivery, body
         if not owner.is_held:
             owner.hold()
         return delivery, b""
@@ -649,13 +651,29 @@ class Client:
         pipeline.reports.warn("spool_unavailable", "Dropping messages that the spool cannot store: %s", error)
         return self._dropped(delivery.message_id, "spool_unavailable", body)[0]
 
-    def _run_here(self) -> bool:
-        _check_asyncio()
-        return self._owner.run_here()
-
-    def _encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:  # noqa: C901  # a function more costs each call
+    def _encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:
         """The message's delivery, its JSON, and the size of that; no JSON if it was dropped at once."""
         block = innermost.get()
+        if block is None and self._is_plain and "userId" in message:
+            # The ordinary case, in few steps.
+            message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
+            if "messageId" not in message:
+                message["messageId"] = new_message_id()
+            body = encode(message, self._convert)
+            size = len(body)
+            if size > self._max_bytes:
+                raise too_large(body, self._max_bytes)
+        else:
+            message, body, reason = self._completed(message, block)
+            size = len(body)
+            if reason is not None:
+                return *self._dropped(message["messageId"], reason, body), 0
+        # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
+        body = b"%b" % body
+        return Delivery(message["messageId"], body, self._owner.pipeline.queue.queued), body, size
+
+    def _completed(self, message: Fields, block: Bound | None) -> tuple[Fields, bytes, str | None]:
+        """The message with what is bound around it, after the hook; its JSON; and the reason to drop it at once."""
         context = b""
         if block is not None:
             message, context = block.completed(message, self._before_send is not None or self._defaults is not None)
@@ -666,34 +684,28 @@ class Client:
         if "messageId" not in message:
             message["messageId"] = new_message_id()
         if "userId" not in message and _lacks_identity(message):
-            return *self._without_identity(message, context, block), 0
+            return message, self._without_identity(message, context, block), "no_identity"
         if self._before_send is None:
             body = encode(message, self._convert)
             body = b'%b,"context":%b}' % (body[:-1], _CONTEXT_JSON % context) if context else body
         else:
             # In JSON's own types: the hook gets nothing of the caller's, and nothing that can be read only once.
             given = plain(message, self._convert)
-            message_id = given["messageId"]
             given["context"]["library"] = _LIBRARY_FIELDS.copy()
             # The call is judged before the hook: a wrong one is the caller's to mend.
             body = body_of(given)
-            changed = self._changed(self._before_send, given, message_id)
+            changed = self._changed(self._before_send, given, given["messageId"])
             if changed is None:
-                return *self._dropped(message_id, "before_send", body), 0
+                return message, body, "before_send"
             message, body = changed
-        size = len(body)
-        if size > self._max_bytes:
+        if len(body) > self._max_bytes:
             raise too_large(body, self._max_bytes)
         if self._plan_check is not None:
             self._plan_check.check(body)
-        if not self._send:
-            return *self._dropped(message["messageId"], "disabled", body), 0
-        # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
-        body = b"%b" % body
-        return Delivery(message["messageId"], body, self._owner.pipeline.queue.queued), body, size
+        return message, body, None if self._send else "disabled"
 
-    def _without_identity(self, message: Fields, context: bytes, block: Bound | None) -> tuple[Delivery, bytes]:
-        """What becomes of a message without an id that says whose it is.
+    def _without_identity(self, message: Fields, context: bytes, block: Bound | None) -> bytes:
+        """The JSON of a message without an id that says whose it is; it is dropped.
 
         Raises:
             MessageError: no enclosing block drops such messages.
@@ -707,7 +719,7 @@ class Client:
         )
         if context:
             message["context"] = orjson.loads(_CONTEXT_JSON % context)
-        return self._dropped(message["messageId"], "no_identity", body_of(message, self._convert))
+        return body_of(message, self._convert)
 
     def _changed(self, before_send: BeforeSend, message: Fields, message_id: str) -> tuple[Fields, bytes] | None:
         """What the application's hook makes of the message, and its JSON; `None`: drop it."""

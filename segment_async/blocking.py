@@ -135,7 +135,7 @@ class Client(Calls[Delivery]):
         delivery, body, _ = client._encoded(message)
         if body:
             queue = client._owner.pipeline.queue
-            if queue.has_spool or not queue.offer(delivery, len(body), paced=False):
+            if not queue.offer(delivery, len(body), paced=False):
                 delivery = self._put(thread, delivery, body)
         return Delivery(delivery, thread)
 

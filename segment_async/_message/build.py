@@ -97,12 +97,8 @@ def _common(
         message["userId"] = user_id if type(user_id) is str and user_id else identifier("userId", user_id)
     if anonymous_id is not None:
         message["anonymousId"] = identifier("anonymousId", anonymous_id)
-    # `_put_mapping`, written out for speed.
     if context is not None:
-        if type(context) is not dict:
-            _put_mapping(message, "context", context)
-        elif context:
-            message["context"] = context
+        _put_mapping(message, "context", context)
     if integrations is not None:
         _put_mapping(message, "integrations", integrations)
     return message
@@ -123,9 +119,27 @@ def track(
         if properties is not None:
             raise MessageError("properties", f"must be left out, because {_type_name(event)} holds them")
         context, properties, event = _with_version(context, event.VERSION), event, event.EVENT
-    message = _common("track", user_id, anonymous_id, context, integrations, timestamp, message_id)
-    message["event"] = event if type(event) is str and event else _event(event)
-    # `_put_mapping`, written out for speed.
+    if (
+        type(user_id) is str
+        and type(event) is str
+        and user_id
+        and event
+        and anonymous_id is None
+        and integrations is None
+        and timestamp is None
+        and message_id is None
+    ):
+        # The ordinary case, written out for speed.
+        message: Fields = {"type": "track", "timestamp": clock_text(time.time()), "userId": user_id, "event": event}
+    else:
+        message = _common("track", user_id, anonymous_id, None, integrations, timestamp, message_id)
+        message["event"] = event if type(event) is str and event else _event(event)
+    # `_put_mapping`, twice.
+    if context is not None:
+        if type(context) is not dict:
+            _put_mapping(message, "context", context)
+        elif context:
+            message["context"] = context
     if properties is not None:
         if type(properties) is not dict:
             _put_mapping(message, "properties", properties)

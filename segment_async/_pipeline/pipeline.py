@@ -156,10 +156,6 @@ class Pipeline:
 
     # -- messages come in
 
-    def offer(self, delivery: Delivery, size: int, *, shares_loop: bool) -> bool:
-        """Take a message if that takes no waiting at all."""
-        return self.feed is None and self.queue.offer(delivery, size, paced=shares_loop)
-
     async def put(self, delivery: Delivery, body: bytes, *, shares_loop: bool) -> Delivery:
         """Take a message, waiting for room, or with a spool until it is stored; the policy may drop it.
 

@@ -74,7 +74,7 @@ class Queue:
 
     # fmt: off
     __slots__ = (
-        "_messages", "_wake_at", "accounts", "appending", "attempts", "backlog", "changed", "clock", "closed",
+        "_messages", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog", "changed", "clock", "closed",
         "evicted", "has_spool", "lock", "overflow", "queued", "read_count", "ready", "room",
     )
     # fmt: on
@@ -107,6 +107,8 @@ class Queue:
         self.ready: deque[Delivery] = deque() if has_spool else self._messages
         self.appending: deque[Delivery] = deque()
         self.attempts: dict[int, int] = {}
+        # Unread messages up to which `offer` takes one from a paced caller; 0, with a spool and once closed: it takes none.
+        self._most_offered = 0 if has_spool else _UNREAD_BEFORE_A_TURN
         # Unread messages at which a put notifies: the consumer says so when it goes to sleep.
         self._wake_at = sys.maxsize
 
@@ -125,10 +127,10 @@ class Queue:
 
     # -- messages come in
 
-    def offer(self, delivery: Delivery, size: int, *, paced: bool) -> bool:
+    def offer(self, delivery: Delivery, size: int, *, paced: bool = True) -> bool:
         """Take the message if nothing stands in its way. This is all that an ordinary call does here.
 
-        `paced`: the caller shares its loop with the consumer, and is to wait when unread messages pile up.
+        `paced`: the caller may share its loop with the consumer, and is to wait when unread messages pile up.
         """
         accounts = self.accounts
         messages = self._messages
@@ -137,17 +139,16 @@ class Queue:
             pending = accounts.pending + 1
             pending_bytes = accounts.pending_bytes + size
             if (
-                self.room.waiters
+                (unread > self._most_offered and (paced or not self._most_offered))
                 or pending > accounts.max_messages
                 or pending_bytes > accounts.max_bytes
-                or (paced and unread > _UNREAD_BEFORE_A_TURN)
-                or self.closed
+                or self.room.waiters
             ):
                 return False
             accounts.pending = pending
             accounts.pending_bytes = pending_bytes
             messages.append(delivery)
-        if unread >= self._wake_at or pending == accounts.max_messages:
+        if unread >= self._wake_at:
             self._announce()
         return True
 
@@ -207,7 +208,7 @@ class Queue:
     def close(self) -> None:
         """Take nothing more; callers that wait for room get `ClientClosed`."""
         with self.lock:
-            self.closed = True
+            self.closed, self._most_offered = True, 0
             waiters = [waiter.future for waiter in self.room.waiters]
         wake(waiters)
         self.notify()
@@ -238,7 +239,7 @@ class Queue:
             with self.lock:
                 if len(self.ready) == 1 and self.backlog.waits_for_company(now):
                     self.backlog.unread_since = now
-                    self._wake_at = self.backlog.wake_at(now)
+                    self._wake_at = self._worth_a_look(now)
                     return
         # First, as a consumer in another thread may be awake, and asleep again, before `notify` returns.
         self._wake_at = sys.maxsize
@@ -461,13 +462,18 @@ class Queue:
         waiter = self.changed.register()
         with self.lock:
             self.backlog.looks_at = looks_at
-            wake_at = self.backlog.wake_at(self.clock.now())
+            wake_at = self._worth_a_look(self.clock.now())
             if self.changed.mark is seen and len(self.ready) < wake_at:
                 self._wake_at = sys.maxsize if self.has_spool else wake_at
                 return waiter
             self._wake_at = sys.maxsize
         self.changed.forget(waiter)
         return None
+
+    def _worth_a_look(self, now: float) -> int:
+        """Unread messages at which the consumer is to be woken: as the backlog says, and when the queue becomes full."""
+        places = self.accounts.max_messages - self.accounts.pending
+        return min(self.backlog.wake_at(now), max(1, len(self.ready) + places))
 
     # -- looks
 

@@ -156,10 +156,10 @@ class TestBounds:
 
     def test_the_fast_way_in_refuses_what_needs_a_look(self) -> None:
         queue = make(2)
-        assert [queue.offer(message(queue), 1, paced=True) for _ in range(3)] == [True, True, False]
+        assert [queue.offer(message(queue), 1) for _ in range(3)] == [True, True, False]
         settle(queue, 2)
         queue.close()
-        assert not queue.offer(message(queue), 1, paced=True)
+        assert not queue.offer(message(queue), 1)
 
 
 class TestPolicies:
@@ -750,9 +750,9 @@ class TestWaking:
             sleeper = queue.sleep_until_unread(queue.changed.mark, None)
             assert sleeper is not None
             for _ in range(98):
-                assert queue.offer(message(queue), 1, paced=True)
+                assert queue.offer(message(queue), 1)
             assert not sleeper.done()
-            queue.offer(message(queue), 1, paced=True)
+            queue.offer(message(queue), 1)
             assert sleeper.done()
 
         run(main())
@@ -762,7 +762,7 @@ class TestWaking:
             queue = make(5)
             sleeper = queue.sleep_until_unread(queue.changed.mark, None)
             assert sleeper is not None
-            assert queue.offer(message(queue), 1, paced=True)
+            assert queue.offer(message(queue), 1)
             assert sleeper.done()
 
         run(main())
@@ -774,9 +774,9 @@ class TestWaking:
             read(queue)
             sleeper = queue.sleep_until_unread(queue.changed.mark, None)
             assert sleeper is not None
-            queue.offer(message(queue), 1, paced=True)
+            queue.offer(message(queue), 1)
             assert not sleeper.done()
-            queue.offer(message(queue), 1, paced=True)
+            queue.offer(message(queue), 1)
             assert sleeper.done()
             assert queue.room.is_full
 
@@ -810,11 +810,11 @@ class TestWaking:
 
             assert queue.sleep_until_unread(queue.changed.mark, None) is not None
             queue.changed.register(as_a_consumer_in_another_thread)
-            assert queue.offer(message(queue), 1, paced=True)
+            assert queue.offer(message(queue), 1)
             (sleeper,) = sleepers
             assert sleeper is not None
             assert not sleeper.done()
-            assert queue.offer(message(queue), 1, paced=True)
+            assert queue.offer(message(queue), 1)
             assert sleeper.done()
 
         run(main())
@@ -822,10 +822,8 @@ class TestWaking:
     def test_with_a_spool_messages_are_unread_once_they_are_stored(self) -> None:
         async def main() -> None:
             queue = queue_with(50, has_spool=True)
-            sleeper = queue.sleep_until_unread(queue.changed.mark, None)
-            assert sleeper is not None
-            assert queue.offer(message(queue), 1, paced=False)
-            assert not sleeper.done()
+            assert not queue.offer(message(queue), 1, paced=False)
+            assert offer(queue)
             assert queue.unread == 0
 
         run(main())
@@ -904,7 +902,7 @@ class TestReentry:
         queue = make(3)
         with queue.lock:
             assert offer(queue)
-            assert queue.offer(message(queue), 1, paced=True)
+            assert queue.offer(message(queue), 1)
         assert queue.unread == 2
 
     @pytest.mark.parametrize("overflow", ["wait", "drop_oldest"])
@@ -1013,7 +1011,7 @@ def _seal(queue: Queue) -> None:
 
 
 CHANGES: Mapping[str, Callable[[Queue], object]] = {
-    "offer": lambda queue: queue.offer(message(queue, 10), 10, paced=True) or offer(queue, 10) or taken_over(queue),
+    "offer": lambda queue: queue.offer(message(queue, 10), 10) or offer(queue, 10) or taken_over(queue),
     "put_nowait": lambda queue: offer(queue, 10) or taken_over(queue),
     "drop": lambda queue: offer(queue, 10) or taken_over(queue),
     "read": lambda queue: queue.read(1_000, all_of_it=True),
