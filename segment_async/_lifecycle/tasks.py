@@ -66,6 +66,8 @@ class SupervisedTask:
             return
         self._task = task
         task.add_done_callback(lambda task: self._ended(task, run))
+        # As in `start`: a signal handler may raise in the first one, or in what it schedules.
+        task.add_done_callback(lambda task: self._make_sure(task, run))
 
     def _ended(self, task: asyncio.Task[None], run: object) -> None:
         crash = None if task.cancelled() else task.exception()
@@ -78,6 +80,16 @@ class SupervisedTask:
         # KeyboardInterrupt and SystemExit are no crash: if the loop goes on at all, it is only to end.
         delay = self._crashed(crash, self._loop.time()) if isinstance(crash, Exception) else RESTART_DELAY
         self._loop.call_later(delay, self._begin, run, context=Context())
+
+    def _make_sure(self, task: asyncio.Task[None], run: object) -> None:
+        loop = task.get_loop()
+        if run is self._run and not loop.is_closed():
+            loop.call_later(2 * _LONGEST_DELAY, self._begin_after, task, run, context=Context())
+
+    def _begin_after(self, task: asyncio.Task[None], run: object) -> None:
+        """Begin again, if nothing has begun since this task ended."""
+        if self._task is task:
+            self._begin(run)
 
     def _crashed(self, crash: Exception, now: float) -> float:
         if now - self._last_crash > _HEALTHY_AFTER:

@@ -7,6 +7,7 @@ condition, registers, looks once more, and only then sleeps. This file knows nei
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
@@ -93,12 +94,23 @@ def shorter(one: float | None, other: float | None) -> float | None:
 
 
 def wake(waiters: Iterable[asyncio.Future[None]]) -> None:
-    """Resolve futures of any loops, from any thread: one call a loop, as waking another thread's costs a system call."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for waiter in waiters:
-        by_loop.setdefault(waiter.get_loop(), []).append(waiter)
+    """Resolve futures of any loops, from any thread."""
+    settle_all((waiter, None) for waiter in waiters)
+
+
+def settle_all(results: Iterable[tuple[asyncio.Future[Any], Any]]) -> None:
+    """Give futures of any loops their results, from any thread: one call a loop, as waking another thread's costs a system
+    call.
+    """
+    by_loop: dict[asyncio.AbstractEventLoop, deque[tuple[asyncio.Future[Any], Any]]] = {}
+    for future, result in results:
+        by_loop.setdefault(future.get_loop(), deque()).append((future, result))
     for loop, of_loop in by_loop.items():
-        call_in(loop, _resolve, of_loop)
+        call_in(loop, _settle_here, of_loop)
+        if of_loop:
+            # It is another thread's loop. Twice, in case that a signal handler raises there as the first call begins:
+            # uvloop has signals handled at the first step after it has waited.
+            call_in(loop, _settle_here, of_loop)
 
 
 def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[Any], None], argument: Any) -> None:
@@ -112,9 +124,15 @@ def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[Any], None], ar
         pass
 
 
-def _resolve(waiters: list[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        settle(waiter, None)
+def _settle_here(results: deque[tuple[asyncio.Future[Any], Any]]) -> None:
+    try:
+        while results:
+            settle(*results[0])
+            del results[0]
+    finally:
+        if results:
+            # A signal handler has raised: the others are settled in the next turn.
+            results[0][0].get_loop().call_soon(_settle_here, results)
 
 
 def settle(future: asyncio.Future[Any], result: Any) -> None:

@@ -243,7 +243,12 @@ class Queue:
                     return
         # First, as a consumer in another thread may be awake, and asleep again, before `notify` returns.
         self._wake_at = sys.maxsize
-        self.notify()
+        try:
+            self.notify()
+        except BaseException:
+            # The next put wakes it.
+            self._wake_at = 1
+            raise
 
     # -- callers that wait for room
 

@@ -107,9 +107,8 @@ class SpoolFeed:
         with queue.lock:
             self._note_recovered(recovered)
             while self._lost < len(window.dropped):
-                dropped = window.dropped[self._lost]
+                self.intake.lose(window.dropped[self._lost])
                 self._lost += 1
-                self.intake.lose(dropped)
             while self._loaded < len(window.messages) and not self.intake.keeps:
                 self._load(window.messages[self._loaded])
             self._window, self._loaded, self._lost = None, 0, 0
@@ -127,7 +126,7 @@ class SpoolFeed:
 
     def _load(self, message: StoredMessage) -> None:
         queue = self._queue
-        delivery = self.intake.known.pop(message.message_id, None)
+        delivery = self.intake.known.get(message.message_id)
         if delivery is None or delivery.outcome is not None:
             # An outcome is final, also of a message that was handed over and has come back.
             delivery = Delivery(message.message_id, message.body, queue.queued)
@@ -138,6 +137,7 @@ class SpoolFeed:
         # No call from there to here, and an exception after the last one finds the message counted and in its place.
         self._loaded += 1
         queue.ready.append(delivery)
+        self.intake.known.pop(message.message_id, None)
 
     # -- out
 

@@ -17,11 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import repeat, starmap
-from typing import Any, Final
+from typing import Final
 from weakref import WeakValueDictionary
 
 from segment_async._exceptions import QueueFull, SpoolUnavailable, stack_of
-from segment_async._lifecycle.waiting import MOMENT, call_in, settle, wait_until
+from segment_async._lifecycle.waiting import MOMENT, call_in, settle_all, wait_until
 from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import (
     Appended,
@@ -58,6 +58,7 @@ _DISK_SECONDS: Final = 1.0
 _HANDED_OVER: Final = BatchResult(Status.HANDED_OVER)
 
 _Answer = Appended | SpoolUnavailable
+_Answered = tuple[asyncio.Future[_Answer], _Answer]
 
 
 class SpoolIntake:
@@ -199,7 +200,7 @@ class SpoolIntake:
                 ended = [(delivery, future) for delivery, future in waiting if self._awaited.get(delivery) is future]
                 # They are arriving still; the spool's answer will count them.
                 self._awaited.update((delivery, None) for delivery, _ in ended)
-            _resolve([(future, _no_answer(maybe_stored=True)) for _, future in ended])
+            settle_all([(future, _no_answer(maybe_stored=True)) for _, future in ended])
 
     def _leave(self, delivery: Delivery) -> None:
         """The call ends with an exception: if that came after the message was queued, the answer will count it."""
@@ -314,7 +315,7 @@ class SpoolIntake:
 
     def _answered(self, group: object, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         """Called on a thread of the spool's."""
-        answered: list[tuple[asyncio.Future[_Answer], _Answer]] = []
+        answered: list[_Answered] = []
         with self._queue.lock:
             if group is not self._group:
                 return
@@ -327,12 +328,12 @@ class SpoolIntake:
                 self._dropped.extend(result.dropped)
                 self._answers.extend(result.answers)
             self._since = self._group = None
-        _resolve(answered)
+        settle_all(answered)
         self.pump()
 
     # -- a spool that lets messages wait in memory
 
-    def _postpone(self, seconds: float, answered: list[tuple[asyncio.Future[_Answer], _Answer]]) -> None:
+    def _postpone(self, seconds: float, answered: list[_Answered]) -> None:
         """Calls go on as if their messages were stored: these are accepted, and pending. The lock is held."""
         self._not_before = self._clock.now() + seconds
         for delivery in (*self._queue.appending, *self._queue.unstored):
@@ -361,7 +362,7 @@ class SpoolIntake:
     def _take_answers(self) -> None:
         """Each message goes where its answer says."""
         answers, queue = self._answers, self._queue
-        answered: list[tuple[asyncio.Future[_Answer], _Answer]] = []
+        answered: list[_Answered] = []
         try:
             while answers or self._dropped:
                 refused = None
@@ -373,16 +374,19 @@ class SpoolIntake:
                         refused = self._take_one(answered)
                     # Last, as they may be of the same group.
                     while self._dropped and not answers:
-                        self.lose(self._dropped.popleft())
+                        self.lose(self._dropped[0])
+                        del self._dropped[0]
                     queue.room.note_room()
                 if refused is not None:
                     self._refuse(*refused)
                 if not answers:
+                    # Some have their outcome, or share another's.
+                    queue.queued.moved.notify()
                     queue.notify()
         finally:
-            _resolve(answered)
+            settle_all(answered)
 
-    def _take_held(self, answered: list[tuple[asyncio.Future[_Answer], _Answer]]) -> bool:
+    def _take_held(self, answered: list[_Answered]) -> bool:
         """The ordinary case, in few steps: all messages are held. The lock is held."""
         answers, queue = self._answers, self._queue
         group = list(queue.appending)
@@ -397,71 +401,82 @@ class SpoolIntake:
         answers.clear()
         return True
 
-    def _answer(
-        self, delivery: Delivery, answer: _Answer, answered: list[tuple[asyncio.Future[_Answer], _Answer]]
-    ) -> bool:
-        """Note that the call of this message gets its answer; whether it was waited for, and so not accepted so far."""
-        if delivery not in self._awaited:
-            return False
-        future = self._awaited[delivery]
-        if future is not None:
-            answered.append((future, answer))
-        # No call in between.
-        del self._awaited[delivery]
-        self._queue.accounts.arriving -= 1
-        return True
+    def _take_one(self, answered: list[_Answered]) -> tuple[Delivery, BatchResult, bytes] | None:
+        """The first message goes where its answer says; what is dropped is returned. The lock is held.
 
-    def _take_one(
-        self, answered: list[tuple[asyncio.Future[_Answer], _Answer]]
-    ) -> tuple[Delivery, BatchResult, bytes] | None:
-        """The first message goes where its answer says; what is dropped is returned. The lock is held."""
-        queue, answer = self._queue, self._answers[0]
-        delivery = queue.appending[0]
+        An exception may come at any call. So whatever may be done twice comes first; then, without a call in between, the
+        message is counted and leaves.
+        """
+        queue, answer, delivery = self._queue, self._answers[0], self._queue.appending[0]
         body = bodies_of((delivery,))[0]
-        status = "unavailable" if isinstance(answer, SpoolUnavailable) else answer.status
-        key = 0 if isinstance(answer, SpoolUnavailable) else answer.key or 0
+        status, key = _read_answer(answer)
         if status == "known" and self._is_ending(key):
             # The first one has ended: this is a new message, as soon as the spool knows that.
             self._waits_for_record = True
-            queue.unstored.appendleft(queue.appending.popleft())
-            self._answers.popleft()
+            if not queue.unstored or queue.unstored[0] is not delivery:
+                queue.unstored.appendleft(delivery)
+            del queue.appending[0], self._answers[0]
             return None
         if status == "full":
             self._full_since = self._clock.now() if self._full_since is None else self._full_since
         elif status == "stored":
             self._full_since = None
-        queue.appending.popleft()
-        self._answers.popleft()
-        was_arriving = self._answer(delivery, answer, answered)
+        was_arriving = self._note_answer(delivery, answer, answered)
+        result: BatchResult | None = None
         if status in ("stored", "memory") and not self._hands_over:
-            if not isinstance(answer, SpoolUnavailable) and answer.held and not self.keeps:
-                stored_as((delivery,), (key,))
+            self._keep(delivery, answer, len(body))
+        else:
+            result = self._end(delivery, status, key, len(body), was_arriving)
+        if was_arriving:
+            del self._awaited[delivery]
+            queue.accounts.arriving -= 1
+        del queue.appending[0], self._answers[0]
+        return (delivery, result, body) if result is not None and result.status is Status.DROPPED else None
+
+    def _keep(self, delivery: Delivery, answer: _Answer, size: int) -> None:
+        """The message is stored: it is ready to be sent, or on disk only."""
+        queue = self._queue
+        if not isinstance(answer, SpoolUnavailable) and answer.held and not self.keeps:
+            stored_as((delivery,), (answer.key or 0,))
+            if not queue.ready or queue.ready[-1] is not delivery:
                 queue.ready.append(delivery)
-            else:
-                queue.accounts.unload(1, len(body))
-                forget_bodies((delivery,))
-                self.known[delivery.message_id] = delivery
-            return None
-        if status in ("stored", "memory"):
-            queue.leave(1, len(body), _HANDED_OVER)
-            settle_alone(delivery, queue.queued.host, _HANDED_OVER)
-            return None
-        if was_arriving and not (status == "known" and key in self._elsewhere):
-            # It is not accepted after all.
-            queue.leave(1, len(body))
-            if status == "known":
-                self._share(delivery, key)
-            return None
-        if status == "known":
-            queue.leave(1, len(body), _HANDED_OVER)
-            settle_alone(delivery, queue.queued.host, _HANDED_OVER)
-            return None
-        result = BatchResult(Status.DROPPED, "queue_full" if status == "full" else "spool_unavailable")
-        queue.leave(1, len(body), result)
-        return delivery, result, body
+            return
+        self.known[delivery.message_id] = delivery
+        forget_bodies((delivery,))
+        queue.accounts.unload(1, size)
+
+    def _end(self, delivery: Delivery, status: str, key: int, size: int, was_arriving: bool) -> BatchResult | None:
+        """The message has its outcome, which is returned; `None`: it is not accepted after all."""
+        queue, result = self._queue, None
+        if status in ("stored", "memory") or (status == "known" and (not was_arriving or key in self._elsewhere)):
+            result = _HANDED_OVER
+        elif not was_arriving:
+            result = BatchResult(Status.DROPPED, "queue_full" if status == "full" else "spool_unavailable")
+        if result is not None:
+            settle_alone(delivery, queue.queued.host, result)
+        elif status == "known":
+            self._share(delivery, key)
+        queue.leave(1, size, result)
+        return result
+
+    def _note_answer(self, delivery: Delivery, answer: _Answer, answered: list[_Answered]) -> bool:
+        """Note that the call of this message gets its answer; whether it waits for it, so that it is not accepted so far."""
+        if delivery not in self._awaited:
+            return False
+        future = self._awaited[delivery]
+        if future is not None:
+            answered.append((future, answer))
+        return True
+
+    def _answer(self, delivery: Delivery, answer: _Answer, answered: list[_Answered]) -> None:
+        """The call of this message, if it waits, gets its answer: the message is accepted, or has its outcome."""
+        if self._note_answer(delivery, answer, answered):
+            # No call in between.
+            del self._awaited[delivery]
+            self._queue.accounts.arriving -= 1
 
     def _refuse(self, delivery: Delivery, result: BatchResult, body: bytes) -> None:
-        settle_alone(delivery, self._queue.queued.host, result)
+        """Tell of a message that was dropped."""
         self._queue.queued.moved.notify()
         self._reports.add(result, partial(_alone, body), len(body), self._clock.loop)
         if result.reason == "spool_unavailable":
@@ -488,14 +503,16 @@ class SpoolIntake:
     def lose(self, dropped: DroppedMessage) -> None:
         """The spool itself gave a message up; the lock is held."""
         queue, result = self._queue, BatchResult(Status.DROPPED, dropped.reason)
-        queue.accounts.lose(len(dropped.body), result)
-        queue.read_count += 1
-        delivery = self.known.pop(dropped.message_id, None)
+        delivery = self.known.get(dropped.message_id)
         if delivery is not None:
             settle_alone(delivery, queue.queued.host, result)
+            self.known.pop(dropped.message_id, None)
             queue.queued.moved.notify()
         if dropped.body:
             self._reports.add(result, partial(_alone, dropped.body), len(dropped.body), self._clock.loop)
+        # Last: an exception before this has it done again.
+        queue.accounts.lose(len(dropped.body), result)
+        queue.read_count += 1
 
     def note_elsewhere(self, keys: Iterable[int]) -> None:
         """Other processes have these messages now, and those with the same ids."""
@@ -511,7 +528,7 @@ class SpoolIntake:
     def drop_unstored(self, result: BatchResult) -> int:
         """The client is closing: messages that the spool has not stored are dropped. Returns how many."""
         queue = self._queue
-        answered: list[tuple[asyncio.Future[_Answer], _Answer]] = []
+        answered: list[_Answered] = []
         closed = SpoolUnavailable("the client was closed before the spool answered")
         with queue.lock:
             self.keeps, self._group, self._since = True, None, None
@@ -524,8 +541,9 @@ class SpoolIntake:
                 self._answer(delivery, closed, answered)
             queue.leave(len(unstored), sum(map(len, bodies)), result)
         for delivery, body in zip(unstored, bodies, strict=True):
+            settle_alone(delivery, queue.queued.host, result)
             self._refuse(delivery, result, body)
-        _resolve(answered)
+        settle_all(answered)
         return len(unstored)
 
 
@@ -533,19 +551,10 @@ def _no_answer(*, maybe_stored: bool) -> SpoolUnavailable:
     return SpoolUnavailable("the spool does not answer: its disk is stalled or very slow", maybe_stored=maybe_stored)
 
 
+def _read_answer(answer: _Answer) -> tuple[str, int]:
+    """What became of a message, and what the spool calls it."""
+    return ("unavailable", 0) if isinstance(answer, SpoolUnavailable) else (answer.status, answer.key or 0)
+
+
 def _alone(body: bytes) -> tuple[bytes]:
     return (body,)
-
-
-def _resolve(answered: Iterable[tuple[asyncio.Future[_Answer], _Answer]]) -> None:
-    """Answer what waits: one call a loop, as waking another thread's costs a system call."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], _Answer]]] = {}
-    for future, answer in answered:
-        by_loop.setdefault(future.get_loop(), []).append((future, answer))
-    for loop, pairs in by_loop.items():
-        call_in(loop, _resolve_all, pairs)
-
-
-def _resolve_all(pairs: Iterable[tuple[asyncio.Future[_Answer], _Answer]]) -> None:
-    for future, answer in pairs:
-        settle(future, answer)

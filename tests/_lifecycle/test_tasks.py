@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from segment_async._lifecycle.tasks import RESTART_DELAY, SupervisedTask
+from tests.support.interruptions import Interrupted, Points
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
 SECRET = "THE-SECRET"
@@ -219,3 +220,29 @@ class TestStopping:
 
         run(main())
         assert seen == ["nothing", "nothing"]
+
+
+def test_a_signal_handler_that_raises_at_any_step_does_not_end_it() -> None:
+    """Under uvloop it comes at the first step after the loop has waited: as the callbacks begin that start it again."""
+
+    def interrupt() -> None:
+        raise Interrupted
+
+    async def main(runs: Runs, points: Points) -> None:
+        running_clock().set_exception_handler(lambda *_: None)
+        runs.supervised.start(running_clock())
+        with points:
+            await asyncio.sleep(60)
+        task = runs.supervised.stop()
+        assert task is not None
+        task.cancel()
+        await asyncio.wait((task,))
+
+    at, points = 0, Points()
+    while points.where or at == 0:
+        runs = Runs(after(2, crash))
+        points = Points("_lifecycle/tasks.py", act=interrupt, at=at)
+        run(main(runs, points))
+        assert len(runs.began) == 2, points.where
+        at += 1
+    assert at > 10

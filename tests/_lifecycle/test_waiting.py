@@ -3,10 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from segment_async._lifecycle.waiting import MOMENT, Signal, call_in, settle, shorter, wait_until, wake
+from segment_async._lifecycle.waiting import MOMENT, Signal, call_in, settle, settle_all, shorter, wait_until, wake
+from tests.support.interruptions import Interrupted, Points
 from tests.support.stations import AlwaysRunning
 from tests.support.virtual_clock import Deadlock, run, running_clock
 
@@ -159,12 +162,13 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 
 class TestWake:
-    def test_one_call_a_loop_however_many_wait_there(self) -> None:
+    def test_two_calls_a_loop_however_many_wait_there(self) -> None:
+        """The second one in case that a signal handler raises as the first begins."""
         loops = [CountingLoop() for _ in range(2)]
         futures = [loop.create_future() for loop in loops for _ in range(100)]
         wake(futures)
         for loop in loops:
-            assert loop.calls == 1
+            assert loop.calls == 2
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()
         assert all(future.done() for future in futures)
@@ -325,3 +329,48 @@ def test_a_future_that_is_done_keeps_its_result() -> None:
         assert (settled.result(), cancelled.cancelled(), open_one.result()) == (1, True, 2)
 
     run(main())
+
+
+def test_a_signal_handler_that_raises_leaves_the_rest_for_the_next_turn() -> None:
+    """Whatever waits without a time limit would wait for ever."""
+
+    async def main() -> None:
+        loop, count = asyncio.get_running_loop(), 5
+        places, at = 0, 0
+        points = Points()
+        while points.where or at == 0:
+            futures = [loop.create_future() for _ in range(count)]
+            points = Points("_lifecycle/waiting.py", act=interrupt, at=at)
+            with points, suppress(Interrupted):
+                settle_all([(future, number) for number, future in enumerate(futures)])
+            await turns()
+            at += 1
+            if any(future.done() for future in futures):
+                places += 1
+                assert [future.result() for future in futures] == list(range(count)), points.where
+        assert places > 2 * count
+
+    run(main())
+
+
+def test_a_signal_handler_that_raises_at_once_leaves_all_for_the_second_call() -> None:
+    """Under uvloop signals are handled at the first step after it has waited."""
+
+    class Interrupting(asyncio.SelectorEventLoop):
+        first = True
+
+        def call_soon_threadsafe(self, callback: Any, *arguments: Any, **options: Any) -> asyncio.Handle:
+            callback, self.first = (interrupt if self.first else callback), False
+            return super().call_soon_threadsafe(callback, *(arguments if callback is not interrupt else ()), **options)
+
+    loop = Interrupting()
+    loop.set_exception_handler(lambda *_: None)
+    futures = [loop.create_future() for _ in range(3)]
+    settle_all([(future, number) for number, future in enumerate(futures)])
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert [future.result() for future in futures] == [0, 1, 2]
+
+
+def interrupt() -> None:
+    raise Interrupted
