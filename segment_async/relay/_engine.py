@@ -9,6 +9,7 @@ A forked child makes a new one.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import socket
@@ -20,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from redis.exceptions import ResponseError
 
-from segment_async._exceptions import SpoolUnavailable
+from segment_async._exceptions import SpoolUnavailable, stack_of
 from segment_async._outcome import Counts, Status
 from segment_async.spool._protocol import Spool, SpoolStatistics
 
@@ -33,9 +34,13 @@ from ._pace import Pace
 from ._server import Server, Unsuitable, code_of, info_lines
 from ._thread import LoopInThread
 
+_log = logging.getLogger("segment_async")
+
 CLOSED: Final = "the spool is closed"
-# Seconds that a close waits for what was appended.
+# Seconds that a close waits at least for what was appended.
 _CLOSE_SECONDS: Final = 2.0
+# Seconds until a task that failed is started again.
+_RESTART_DELAY: Final = 1.0
 # Seconds that a server has for the first answer.
 _INFO_SECONDS: Final = 2.0
 
@@ -90,6 +95,8 @@ class Engine:
             changed=self._count,
         )
         self._endless: list[asyncio.Task[None]] = []
+        # For what was appended: the group under way, and the one behind it.
+        self._close_seconds = max(_CLOSE_SECONDS, 2 * options.append_timeout)
         self._closing: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -106,10 +113,10 @@ class Engine:
 
     def _begin(self) -> None:
         self.server.lose("it was not reached yet")
-        endless = [self._appends.run(), self.outlet.keep_holds(), self.outlet.keep_recording()]
+        endless = [self._appends.run, self.outlet.keep_holds, self.outlet.keep_recording]
         if self._fallback is not None:
-            endless.append(self._fallback.keep_moving(self._appends))
-        self._endless = [self._thread.spawn(each) for each in endless]
+            endless.append(partial(self._fallback.keep_moving, self._appends))
+        self._endless = [self._thread.spawn(_supervised(each)) for each in endless]
 
     async def _prepare(self) -> None:
         """What is done before the server is used, each time that it was reached."""
@@ -169,7 +176,7 @@ class Engine:
 
     async def _close(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with asyncio.timeout(self._close_seconds):
                 await self._appends.idle.wait()
         self._is_closed = True
         self._appends.refuse_all(SpoolUnavailable(CLOSED))
@@ -239,6 +246,18 @@ def _checked(info: dict[str, str]) -> str | None:
     if version and tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (6, 2):
         raise Unsuitable(f"the server's version is {version}; Redis 6.2 or Valkey 7.2 is needed")
     return info.get("run_id")
+
+
+async def _supervised(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run it again if it fails."""
+    while True:
+        try:
+            await run()
+        except Exception as error:
+            _log.error("A task of the relay's spool failed and is started again.\n%s", stack_of(error))
+            await asyncio.sleep(_RESTART_DELAY)
+        else:
+            return
 
 
 def _unless_done(answer: asyncio.Future[Any], done: Callable[[], None]) -> None:

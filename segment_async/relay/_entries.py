@@ -27,6 +27,8 @@ _UNKNOWN: Final = b"unknown-"
 UNKNOWN: Final = _UNKNOWN + str(FORMAT).encode()
 
 _ID, _BODY, _REPEATED = b"i", b"b", b"r"
+# No host appends more; what is larger would not fit a batch.
+_MOST_BYTES: Final = 32_768
 _FIELDS: Final = frozenset((_ID, _BODY, _REPEATED))
 
 
@@ -66,8 +68,12 @@ def entry_of(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry | None:
     """The message in an entry; `None`: a newer version wrote it, or something else did."""
     if _ID not in fields or _BODY not in fields or not fields.keys() <= _FIELDS:
         return None
-    message_id = fields[_ID].decode(errors="surrogatepass")
-    return Entry(entry_id, message_id, fields[_BODY], _REPEATED in fields)
+    try:
+        message_id = fields[_ID].decode(errors="surrogatepass")
+    except UnicodeDecodeError:
+        return None
+    body = fields[_BODY]
+    return Entry(entry_id, message_id, body, _REPEATED in fields) if len(body) <= _MOST_BYTES else None
 
 
 def is_for_newer(consumer: bytes) -> bool:

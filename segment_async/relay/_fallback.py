@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from segment_async._exceptions import SpoolUnavailable
@@ -47,8 +48,10 @@ class Fallback:
     def _stored(self, done: Done, maybe_stored: bool, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         if maybe_stored and isinstance(result, AppendResult):
             keys = [answer.key for answer in result.answers if answer.key is not None]
-            self._call(self._note_repeated, keys, partial(done, result))
-            return
+            # A spool that is closed does not move them any more.
+            with suppress(SpoolUnavailable):
+                self._call(self._note_repeated, keys, partial(done, result))
+                return
         done(result)
 
     def _note_repeated(self, keys: list[int], then: Callable[[], None]) -> None:

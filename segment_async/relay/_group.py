@@ -85,6 +85,8 @@ class Group:
         if run is not None:
             await self._doubt_attempts(run)
         await self._make_group()
+        if run is None and self._server.run is not None:
+            await self._note_run(self._server.run)
 
     async def _make_group(self) -> None:
         try:

@@ -21,12 +21,12 @@ from typing import Any, Final, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from segment_async._exceptions import SpoolUnavailable
+from segment_async._exceptions import SpoolUnavailable, stack_of
 from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import StoredMessage, Window
 
 from ._entries import UNKNOWN, Entry, Fields, dead_fields, entry_of, order
-from ._group import CHUNK, Group
+from ._group import CHUNK, SECONDS, Group
 from ._holds import RENEW_AFTER, Holds
 from ._pace import Pace
 from ._server import Server, Unreachable
@@ -94,6 +94,8 @@ class Outlet:
         # What has ended and is not recorded yet.
         self._unrecorded: deque[Ended] = deque()
         self._recording = asyncio.Lock()
+        # What was refused and logged, and has not worked since.
+        self._refusals: set[str] = set()
         self._closing = asyncio.Event()
         # Exchanges under way that would renew holds.
         self._renewing = 0
@@ -123,18 +125,14 @@ class Outlet:
         if self._given is not None and self._given[0] > received:
             self._buffer.extendleft(reversed(self._given[1]))
         self._given = None
-        end = self._now() + _RETRY
         while self._reading == number:
             if self._closing.is_set():
                 raise SpoolUnavailable("the spool is closed")
             if messages := self._give_out(max_count, max_bytes):
                 self._given = number, messages
                 return Window(messages)
-            if not self._server.up.is_set():
-                if self._now() >= end:
-                    raise SpoolUnavailable(f"Redis cannot be used: {self._server.why}")
-                await self._until_up(_RETRY)
-                continue
+            if not await self._server.reach(SECONDS):
+                raise SpoolUnavailable(f"Redis cannot be used: {self._server.why}")
             # A task of its own: a caller that goes away does not interrupt it.
             if self._fetching is None or self._fetching.done():
                 self._fetching = asyncio.get_running_loop().create_task(self._fetch(max_count, max_bytes))
@@ -163,11 +161,21 @@ class Outlet:
                 return
             since = self._now()
             await self._take([(each, 1) for each in await self._group.read_new(count, _BLOCK)], since)
+            self._refusals.discard("read")
         except Unreachable:
             pass
         except ResponseError as refusal:
-            _log.warning("Redis refused to give messages out: %s", refusal)
-            await asyncio.sleep(_RETRY)
+            self._warn("read", "Redis refused to give messages out: %s", refusal)
+            await self._pause(_RETRY)
+        except Exception as error:
+            self._warn("read", "Reading from Redis failed and is tried again.\n%s", stack_of(error))
+            await self._pause(_RETRY)
+
+    def _warn(self, what: str, text: str, *arguments: object) -> None:
+        """Once, until it has worked again."""
+        if what not in self._refusals:
+            self._refusals.add(what)
+            _log.warning(text, *arguments)
 
     async def _take_over(self, count: int) -> bool:
         """Whether there were entries whose relays are gone; if not, the next look is a quarter of a lease away."""
@@ -315,13 +323,14 @@ class Outlet:
                         await self._move_to_dead_letters(first)
                     await self._group.settle([entry_id for each in together for entry_id in each.entry_ids])
                 except (Unreachable, ResponseError) as error:
-                    _log.warning("Redis did not record how messages ended, and is asked again: %s", error)
+                    self._warn("record", "Redis did not record how messages ended, and is asked again: %s", error)
                     if len(self._unrecorded) > 1:
                         # One that is refused does not hold up the others.
                         self._unrecorded.rotate(-1)
                     return
                 for _ in together:
                     self._unrecorded.popleft()
+                self._refusals.discard("record")
                 self._changed()
 
     async def _move_to_dead_letters(self, ended: Ended) -> None:

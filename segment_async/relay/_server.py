@@ -95,6 +95,10 @@ def make_client(redis: str | Any) -> Any:
         client = _from_url(redis, retry=retry, protocol=2, socket_connect_timeout=_CONNECT_SECONDS, **options)
     elif isinstance(redis, Redis):
         client.set_retry(retry)
+    else:
+        client.retry = retry
+        # Of versions before 6.
+        client.cluster_error_retry_attempts = 0
     for command in ("HGETALL", "INFO", "XCLAIM", "XPENDING", "XRANGE", "XREADGROUP", "XREVRANGE"):
         # The library's parsers differ between its versions, and fail for some options.
         client.set_response_callback(command, _as_it_came)
@@ -130,6 +134,7 @@ class Server:
         self._prepare = prepare
         self._now = now
         self._probe: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._down_since: float | None = None
         # Set once the server was tried since it was lost.
         self._was_asked = asyncio.Event()
@@ -204,7 +209,7 @@ class Server:
         self.why = why
         self.up.clear()
         self._was_asked.clear()
-        if self._probe is None or self._probe.done():
+        if not self._is_closed and (self._probe is None or self._probe.done()):
             self._probe = asyncio.get_running_loop().create_task(self._find())
 
     async def _find(self) -> None:
@@ -253,6 +258,7 @@ class Server:
             await pool.disconnect(inuse_connections=False)
 
     async def aclose(self) -> None:
+        self._is_closed = True
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.wait((self._probe,))

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status, TransportError
 from segment_async.relay import RedisSpool, RelayInspector
 from segment_async.testing import RecordingTransport
 from tests.support.law import check_counters
 
-from .servers import RealServer
+from .servers import RealServer, binaries
 from .stage import Proxy, proxy, until
 
 Start = Callable[..., RealServer]
@@ -353,6 +354,21 @@ class TestWhatIsNotOurs:
 
         run(main())
 
+    @pytest.mark.parametrize(
+        "fields", [("i", b"\xff", "b", "{}"), ("i", "1", "b", "x" * 32_769), ("x", "y"), ("i", "1")]
+    )
+    def test_entries_that_nothing_of_ours_wrote_hold_nothing_up(self, server: RealServer, fields: Any) -> None:
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                await hand_over(client, 1)
+                server.ask("XADD", stream_of(server), "*", *fields)
+                await hand_over(client, 1, first=1)
+                async with delivering(server.url) as (_, transport):
+                    await until(lambda: len(ids_of(transport)) == 2, "the others arrive")
+                    await until(lambda: server.ask("XLEN", stream_of(server)) == 1, "the others are settled")
+
+        run(main())
+
     def test_what_belongs_to_a_removed_consumer_is_found_and_repaired(self, server: RealServer) -> None:
         async def main() -> None:
             async with handing_over(server.url) as client:
@@ -386,6 +402,60 @@ class TestWhatIsNotOurs:
             await spool.aclose()
 
         run(main())
+
+
+class TestConfirm:
+    def test_without_a_replica_it_is_stored_and_not_as_safe_as_was_asked(self, server: RealServer) -> None:
+        async def main() -> None:
+            async with handing_over(server.url, confirm="replica", append_timeout=1.0) as client:
+                with pytest.raises(SpoolUnavailable, match="confirm") as refused:
+                    await client.track("user-1", "Order Completed")
+                assert refused.value.maybe_stored
+            assert server.ask("XLEN", stream_of(server)) == 1
+
+        run(main())
+
+    def test_once_it_is_in_the_append_only_file(self) -> None:
+        async def main() -> None:
+            with RealServer(binaries()["valkey"], "--appendonly", "yes") as server:
+                async with handing_over(server.url, confirm="aof") as client:
+                    await hand_over(client, 5)
+                assert server.ask("XLEN", stream_of(server)) == 5
+
+        run(main())
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        "options",
+        [{"confirm": "all"}, {"max_messages": 0}, {"rate": 0}, {"lease": 0}, {"append_timeout": 0}, {"max_dead": 0}],
+    )
+    def test_what_is_out_of_range(self, options: Any) -> None:
+        with pytest.raises(ValueError, match="must be"):
+            RedisSpool("redis://localhost", **options)
+
+    def test_a_url_or_client_that_cannot_be_used(self) -> None:
+        for redis in ("localhost:6379", 5, Redis(decode_responses=True)):
+            with pytest.raises(ValueError, match="edis"):
+                RedisSpool(redis)  # type: ignore[arg-type]
+
+    def test_the_password_is_in_no_repr_and_no_error(self) -> None:
+        spool = RedisSpool("redis://user:hunter2@127.0.0.1:1/0")
+        assert "hunter2" not in repr(spool)
+
+        async def main() -> None:
+            with pytest.raises(SpoolUnavailable) as refused:
+                await spool.connect()
+            assert "hunter2" not in str(refused.value)
+            await spool.aclose()
+
+        run(main())
+
+    def test_one_spool_is_for_one_write_key(self) -> None:
+        spool = RedisSpool("redis://localhost")
+        Client("key", spool=spool, deliver=False)
+        with pytest.raises(ValueError, match="another write key"):
+            Client("other", spool=spool, deliver=False)
 
 
 class TestPace:

@@ -16,7 +16,7 @@ class TestRedis(SpoolContract):
 
     @pytest.fixture(autouse=True)
     def on_a_server(self, each_server: RealServer) -> None:
-        self.open = lambda folder: RedisSpool(each_server.url)
+        self.open = lambda folder: RedisSpool(each_server.url, append_timeout=20.0)
 
     async def has_nothing_to_read(self, spool: Spool) -> bool:
         """Redis is asked for something twice: the answers come in the order in which it was asked."""

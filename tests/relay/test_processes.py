@@ -1,0 +1,95 @@
+"""One `RedisSpool` in several processes, threads and loops: each process has an engine of its own."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+from segment_async import Client
+from segment_async.relay import RedisSpool, RelayInspector
+
+from .servers import RealServer
+from .stage import ROOT
+
+FORKS = """
+import asyncio, os, sys
+from segment_async import Client
+from segment_async.relay import RedisSpool
+
+spool = RedisSpool(sys.argv[1])
+client = Client("key", spool=spool, deliver=False)
+
+async def hand_over(name, count):
+    for number in range(count):
+        await client.track("user-1", "Order Completed", message_id=f"{name}-{number}")
+
+async def main():
+    await hand_over("before", 5)
+    child = os.fork()
+    if child == 0:
+        # A loop of its own, as a worker of a pre-forking server has it.
+        from asyncio import events
+        events._set_running_loop(None)
+        asyncio.run(hand_over("child", 5))
+        asyncio.run(client.aclose())
+        os._exit(0)
+    await hand_over("parent", 5)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    await hand_over("after", 5)
+    await client.aclose()
+    return os.waitstatus_to_exitcode(status)
+
+sys.exit(asyncio.run(main()))
+"""
+
+EXITS = """
+import sys
+from segment_async import Client
+from segment_async.relay import RedisSpool
+
+client = Client("key", spool=RedisSpool(sys.argv[1]), deliver=False)
+for number in range(5):
+    client.nowait.track("user-1", "Order Completed", message_id=f"exit-{number}")
+"""
+
+
+def run_program(text: str, server: RealServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", text, server.url], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def ids_in(server: RealServer) -> list[str]:
+    with RelayInspector(server.url, "key") as inspector:
+        return sorted(each.message_id for each in inspector.pending())
+
+
+def test_a_forked_child_appends_by_itself_and_leaves_the_parent_alone(server: RealServer) -> None:
+    run_program(FORKS, server)
+    assert ids_in(server) == sorted(
+        f"{name}-{number}" for name in ("before", "child", "parent", "after") for number in range(5)
+    )
+
+
+def test_what_was_queued_without_a_loop_is_handed_over_at_exit(server: RealServer) -> None:
+    run_program(EXITS, server)
+    assert ids_in(server) == [f"exit-{number}" for number in range(5)]
+
+
+def test_loops_in_turn_and_threads_at_once(server: RealServer) -> None:
+    client = Client("key", spool=RedisSpool(server.url), deliver=False)
+
+    async def hand_over(name: str) -> None:
+        for number in range(10):
+            await client.track("user-1", "Order Completed", message_id=f"{name}-{number}")
+
+    for name in ("one", "two"):
+        asyncio.run(hand_over(name))
+    threads = [threading.Thread(target=lambda name=name: asyncio.run(hand_over(name))) for name in ("three", "four")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    asyncio.run(client.aclose())
+    assert len(ids_in(server)) == 40
