@@ -176,6 +176,7 @@ class Client(Calls[Delivery]):
         owner.hold()
         _open.add(self)
         drain_on_sigterm(_close_all)
+        process.drain_when_forking_thread_ends()
         self._thread = thread
         return thread
 

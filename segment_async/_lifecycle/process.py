@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import os
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -31,6 +32,10 @@ _unsent: set[OpenClient] = set()
 _before_drain: list[Callable[[], None]] = []
 # Of this process, where it is a child of `multiprocessing`.
 _finalizer: Any = None
+# In a child that another thread forked, it is another one.
+_main_thread = threading.main_thread()
+# The process in which the end of the forking thread is waited for.
+_watched = 0
 
 
 def remember(owner: OpenClient) -> None:
@@ -128,6 +133,24 @@ def _drain_when_multiprocessing_ends() -> None:
         return
     if _finalizer is None or not _finalizer.still_active():
         _finalizer = util.Finalize(None, _drain, exitpriority=0)
+
+
+def drain_when_forking_thread_ends() -> None:
+    """For a child that was forked by another thread than the main one, whose only thread that one is.
+
+    When its function returns, the child ends without `atexit`, and not at all while a daemon thread runs in it.
+    """
+    global _watched
+    forking = threading.main_thread()
+    if forking is _main_thread or _watched == os.getpid():
+        return
+    _watched = os.getpid()
+
+    def wait() -> None:
+        forking.join()
+        _drain()
+
+    threading.Thread(target=wait, name="segment_async end", daemon=True).start()
 
 
 def _drain_when_celery_ends() -> None:

@@ -106,6 +106,22 @@ def forks(count: int) -> None:
     wait_for(child)
 
 
+def forks_in_a_thread(count: int) -> None:
+    """The child ends when the function of the thread that forked it ends."""
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            track("child", count)
+            sys.exit()
+        wait_for(child)
+
+    track("parent", count)
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+
+
 def fork_without_hooks() -> int:
     """As under uWSGI: a fork that Python is not told of; it can go well only while no other thread runs Python code."""
     import ctypes

@@ -113,6 +113,7 @@ def _programs() -> Iterable[Setup]:
         "threads",
         "scheduled_by_daemons",
         "forks",
+        "forks_in_a_thread",
         "multiprocessing_fork",
         "multiprocessing_spawn",
         "multiprocessing_forkserver",

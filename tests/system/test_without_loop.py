@@ -110,6 +110,7 @@ class TestForks:
         "how",
         [
             "forks",
+            "forks_in_a_thread",
             "forks_without_hooks",
             "multiprocessing_fork",
             "multiprocessing_spawn",
