@@ -22,11 +22,15 @@ _PACKAGE: Final = __name__.partition(".")[0]
 _AGAIN_SECONDS: Final = 0.001
 # Seconds after which it is obeyed in any case.
 _PATIENCE_SECONDS: Final = 1.0
+# Seconds within which a further signal counts as the same one: a supervisor may send it to all processes, and their
+# parent to its children as well. A later one ends the program at once.
+_SAME_SECONDS: Final = 3.0
 # It waits without any lock, for as long as its caller said.
 _WAITS: Final[CodeType] = LoopThread.run.__code__
 
 _drain: Callable[[], None] | None = None
 _first_seen: float | None = None
+_is_draining = False
 
 
 def drain_on_sigterm(drain: Callable[[], None]) -> None:
@@ -47,18 +51,22 @@ def drain_on_sigterm(drain: Callable[[], None]) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    global _first_seen
+    global _first_seen, _is_draining
     thread = existing()
     now = time.monotonic()
     _first_seen = now if _first_seen is None else _first_seen
-    if thread is not None and _is_amid_a_call(frame) and now - _first_seen < _PATIENCE_SECONDS:
-        loop, pid = thread.loop, os.getpid()
-        thread.call_soon(lambda: loop.call_later(_AGAIN_SECONDS, os.kill, pid, number))
+    seconds = now - _first_seen
+    if not _is_draining:
+        if thread is not None and _is_amid_a_call(frame) and seconds < _PATIENCE_SECONDS:
+            loop, pid = thread.loop, os.getpid()
+            thread.call_soon(lambda: loop.call_later(_AGAIN_SECONDS, os.kill, pid, number))
+            return
+        _is_draining = True
+        if _drain is not None:
+            _drain()
+    elif seconds < _SAME_SECONDS:
         return
-    # A second signal ends the program at once.
     signal.signal(number, signal.SIG_DFL)
-    if _drain is not None:
-        _drain()
     os.kill(os.getpid(), number)
 
 

@@ -8,7 +8,9 @@ from importlib.util import find_spec
 
 import pytest
 
+from tests.support.exchange import Exchange
 from tests.support.fault_server import FaultServer
+from tests.support.faults import OnRequest
 from tests.support.programs import Ended, finished, running
 
 PROGRAM = ("-m", "tests.programs.without_loop")
@@ -63,6 +65,31 @@ class TestTheEnd:
         arrived, said = terminated("sleeps", 10_000, "ready")
         assert arrived == {"user": 10_000}
         assert said.err == ""
+
+    def test_by_sigterm_that_comes_twice(self) -> None:
+        came_again = asyncio.Event()
+
+        async def act(exchange: Exchange) -> None:
+            await came_again.wait()
+            # Only a program that goes on tries again.
+            await exchange.answer(503, {}, b"")
+
+        async def main() -> tuple[Counter[str], Ended]:
+            async with (
+                FaultServer([OnRequest(act)]) as server,
+                running(*PROGRAM, "sleeps", "50", host=server.url) as program,
+            ):
+                await program.says("ready")
+                program.signal(signal.SIGTERM)
+                await server.wait_for_requests(1)
+                program.signal(signal.SIGTERM)
+                came_again.set()
+                said = await program.end()
+                return received(server), said
+
+        arrived, said = asyncio.run(main())
+        assert said.code == -signal.SIGTERM
+        assert arrived == {"user": 50}
 
     def test_by_sigterm_that_was_blocked_until_then(self) -> None:
         arrived, said = run("blocks_sigterm", 50, code=-signal.SIGTERM)
