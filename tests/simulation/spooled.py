@@ -79,12 +79,17 @@ class SpooledScenario(Scenario):
         )
 
     def _accept(self, delivery: Any, fields: dict[str, Any]) -> None:
-        self._accounts.accept(delivery, stored=True)
+        self._note_accepted(delivery, stored=True)
+
+    def _note_accepted(self, delivery: Any, *, stored: bool) -> None:
+        # What still runs after a crash stands for nothing: no process was told of it.
+        if not self._has_crashed:
+            self._accounts.accept(delivery, stored=stored)
 
     def _enqueue(self) -> None:
         fields = self._next_message()
         with suppress(*REFUSALS):
-            self._accounts.accept(self._client.enqueue_nowait(messages.track(**fields)), stored=False)
+            self._note_accepted(self._client.enqueue_nowait(messages.track(**fields)), stored=False)
 
     async def _nobody(self) -> None:
         """A message without an identity has no id that could be offered: it is dropped, and is `Scenario`'s matter."""
@@ -110,7 +115,7 @@ class SpooledScenario(Scenario):
             if self._chance.random() < 0.9:
                 self._poison.pop(fields["properties"]["n"], None)
             with suppress(*REFUSALS):
-                self._accounts.accept(self._client.enqueue_nowait(messages.track(**fields)), stored=False)
+                self._note_accepted(self._client.enqueue_nowait(messages.track(**fields)), stored=False)
         self.seen("a backlog before the window", self._store.pending > self._options["max_queue_size"])
 
     def _end_the_other_process(self) -> None:
