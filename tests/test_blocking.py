@@ -200,6 +200,7 @@ class TestWaits:
                 delivery.wait(0.01)
             assert client.flush(0.01) == 1
             assert client.flush(timeout=0) == 1
+            client.close()
         assert delivery.wait().reason == "close_timeout"
         assert "dropped" in repr(delivery)
 

@@ -1,7 +1,6 @@
 """Django's middleware under WSGI and ASGI: what a request binds, page views, the cookie, and real servers."""
 
 import asyncio
-import os
 import re
 import signal
 import subprocess
@@ -103,38 +102,9 @@ def test_visitors_get_the_cookie(command: tuple[str, ...]) -> None:
 
 
 def test_djangos_own_test_client_and_user() -> None:
-    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.programs.django_shop.settings"
-    import django
-
-    django.setup()
-    from django.conf import settings
-    from django.contrib.auth import get_user_model
-    from django.core.management import call_command
-    from django.test import Client as Browser
-    from django.test import override_settings
-
-    from segment_async.django import SegmentMiddleware, client
-
-    call_command("migrate", verbosity=0)
-    user = get_user_model().objects.create_user("ada")
-    seen: list[Any] = []
-    options = {"SEGMENT_OPTIONS": {"send": False, "before_send": lambda message: seen.append(message) or message}}
-    assert settings.SEGMENT_WRITE_KEY == "KEY"
-    with override_settings(**options):
-        browser = Browser(headers={"user-agent": FIREFOX})
-        browser.force_login(user)
-        assert browser.get("/orders").status_code == 200
-        client.close()
-    assert [message["userId"] for message in seen] == [str(user.pk)]
-
-    async def name(request: Any) -> str:
-        return "Name"
-
-    with (
-        override_settings(SEGMENT_MIDDLEWARE={"page_name": name}),
-        pytest.raises(ValueError, match="page_name must be a plain function"),
-    ):
-        SegmentMiddleware(lambda request: None)
+    program = [sys.executable, "-W", "error", "-m", "tests.programs.django_test_client"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_threads_that_come_first_at_once_share_one_client() -> None:

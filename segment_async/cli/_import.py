@@ -103,7 +103,9 @@ def import_(sources: tuple[str, ...], map_file: Path | None, **given: Any) -> No
         segment-async import orders.csv --map orders.toml --dry-run
     """
     # Warnings of the client, such as those of a retry, would run through the progress; what matters is in the summary.
-    logging.getLogger("segment_async").setLevel(logging.ERROR)
+    logger = logging.getLogger("segment_async")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         if given["init"]:
             click.echo(_first_mapping(sources, given["format"]), nl=False)
@@ -115,6 +117,8 @@ def import_(sources: tuple[str, ...], map_file: Path | None, **given: Any) -> No
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename or 'source'}: {error.strerror or error}")
+    finally:
+        logger.setLevel(level)
 
 
 def _refuse(text: str) -> NoReturn:
