@@ -233,7 +233,7 @@ class RelayInspector:
         """Erase all messages of a user, pending ones and dead letters; returns how many.
 
         Those whose `userId`, `anonymousId` or `previousId` it is. Redis's append-only file and snapshots contain them
-        until they are written anew.
+        until they are written again.
         """
         count = 0
         for stream in (self._keys.messages, self._keys.dead):
