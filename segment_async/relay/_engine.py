@@ -150,18 +150,8 @@ class Engine:
         return await answer
 
     def _run(self, ask: Callable[[], Coroutine[Any, Any, _T]], answer: asyncio.Future[_T]) -> None:
-        async def run() -> None:
-            try:
-                done = partial(answer.set_result, await ask())
-            except asyncio.CancelledError:
-                done = partial(answer.set_exception, SpoolUnavailable(CLOSED))
-            except Exception as fault:
-                done = partial(answer.set_exception, fault)
-            # The caller's loop may have ended.
-            with suppress(RuntimeError):
-                answer.get_loop().call_soon_threadsafe(_unless_done, answer, done)
-
-        self._thread.spawn(run())
+        # Not within the task: one that is cancelled before it begins would not answer.
+        self._thread.spawn(ask()).add_done_callback(partial(_hand_over, answer))
 
     def append(self, append: Append) -> None:
         if self._is_closed:
@@ -258,6 +248,18 @@ async def _supervised(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
             await asyncio.sleep(_RESTART_DELAY)
         else:
             return
+
+
+def _hand_over(answer: asyncio.Future[_T], task: asyncio.Task[_T]) -> None:
+    if task.cancelled():
+        done = partial(answer.set_exception, SpoolUnavailable(CLOSED))
+    elif fault := task.exception():
+        done = partial(answer.set_exception, fault)
+    else:
+        done = partial(answer.set_result, task.result())
+    # The caller's loop may have ended.
+    with suppress(RuntimeError):
+        answer.get_loop().call_soon_threadsafe(_unless_done, answer, done)
 
 
 def _unless_done(answer: asyncio.Future[Any], done: Callable[[], None]) -> None:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from segment_async._locks import reentrant_lock
+
 # Seconds that tasks have to end by themselves.
 _GRACE_SECONDS: Final = 1.0
 
@@ -23,6 +25,9 @@ class LoopInThread:
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
+        # What is called before `_is_ending` is set is carried out; a loop that was stopped would take it, and forget it.
+        self._lock = reentrant_lock()
+        self._is_ending = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -47,9 +52,12 @@ class LoopInThread:
         """Call it on the thread's loop, in the order of the calls.
 
         Raises:
-            RuntimeError: the loop is closed.
+            RuntimeError: the thread is ending.
         """
-        self.loop.call_soon_threadsafe(function, *arguments)
+        with self._lock:
+            if self._is_ending:
+                raise RuntimeError("the thread is ending")
+            self.loop.call_soon_threadsafe(function, *arguments)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a task on the loop, from the loop, and keep it alive until it ends."""
@@ -59,7 +67,11 @@ class LoopInThread:
         return task
 
     async def stop(self) -> None:
-        """From a task on the loop: let the others end, and then the thread."""
+        """From a task on the loop: take no further calls, let the other tasks end, and then the thread."""
+        with self._lock:
+            self._is_ending = True
+        # What was called until now begins.
+        await asyncio.sleep(0)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         if others:
             _, late = await asyncio.wait(others, timeout=_GRACE_SECONDS)

@@ -1,0 +1,114 @@
+"""The spool's thread carries out what it was asked for, or says that it does not."""
+
+import asyncio
+import threading
+from functools import partial
+
+import pytest
+
+from segment_async._exceptions import SpoolUnavailable
+from segment_async.relay import RedisSpool
+from segment_async.relay._thread import LoopInThread
+
+SOON = 20.0
+
+
+def started() -> LoopInThread:
+    thread = LoopInThread("test")
+    thread.start()
+    return thread
+
+
+def test_what_is_called_before_the_end_is_carried_out() -> None:
+    thread = started()
+    done: list[str] = []
+
+    async def task() -> None:
+        done.append("task")
+
+    def begin() -> None:
+        thread.spawn(thread.stop())
+        thread.call(lambda: thread.spawn(task()))
+        thread.call(partial(done.append, "call"))
+
+    thread.call(begin)
+    thread._thread.join(SOON)
+    assert sorted(done) == ["call", "task"]
+
+
+def test_a_call_between_the_loops_last_turn_and_its_close_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio would take it, and never carry it out."""
+    thread = started()
+    has_stopped, may_close = threading.Event(), threading.Event()
+    close = thread.loop.close
+
+    def close_later() -> None:
+        has_stopped.set()
+        may_close.wait(SOON)
+        close()
+
+    monkeypatch.setattr(thread.loop, "close", close_later)
+    thread.call(lambda: thread.spawn(thread.stop()))
+    assert has_stopped.wait(SOON)
+    try:
+        with pytest.raises(RuntimeError, match="ending"):
+            thread.call(lambda: None)
+    finally:
+        may_close.set()
+        thread._thread.join(SOON)
+
+
+def test_a_spool_whose_loop_has_stopped_can_be_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = RedisSpool("redis://127.0.0.1:1/0")
+    may_close = threading.Event()
+
+    async def life() -> None:
+        await spool.read(1, 1)
+        engine = spool._engine
+        assert engine is not None
+        has_stopped = threading.Event()
+        close = engine._thread.loop.close
+
+        def close_later() -> None:
+            has_stopped.set()
+            may_close.wait(SOON)
+            close()
+
+        monkeypatch.setattr(engine._thread.loop, "close", close_later)
+        await spool.aclose()
+        assert await asyncio.to_thread(has_stopped.wait, SOON)
+        try:
+            async with asyncio.timeout(SOON):
+                await spool.aclose()
+        finally:
+            may_close.set()
+            await asyncio.to_thread(engine._thread._thread.join, SOON)
+
+    asyncio.run(life())
+
+
+def test_a_task_that_is_cancelled_before_it_begins_answers() -> None:
+    spool = RedisSpool("redis://127.0.0.1:1/0")
+
+    async def life() -> None:
+        await spool.read(1, 1)
+        engine = spool._engine
+        assert engine is not None
+
+        async def never() -> None:
+            raise AssertionError
+
+        def cancel() -> None:
+            before = set(engine._thread._tasks)
+            engine._run(never, answer)
+            [task] = engine._thread._tasks - before
+            task.cancel()
+
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        engine.call(cancel)
+        async with asyncio.timeout(SOON):
+            with pytest.raises(SpoolUnavailable, match="closed"):
+                await answer
+        await spool.aclose()
+
+    asyncio.run(life())
