@@ -47,10 +47,15 @@ COUNTERS: Final = {
 
 
 def outcomes(statistics: Statistics) -> Iterator[tuple[str, str, int]]:
-    """Each outcome (``delivered``, ``failed``, ``dropped``), its reason, and the number of messages with both."""
+    """Each outcome, its reason, and the number of messages with both.
+
+    The outcomes are ``delivered``, ``handed_over``, ``failed`` and ``dropped``. All reasons are there from the start, with
+    a count of 0: a rate cannot see the first messages of a series that begins with them.
+    """
     yield "delivered", "", statistics.delivered
-    for reason, count in statistics.reasons.items():
-        yield REASONS[reason].status.value, reason, count
+    yield "handed_over", "", statistics.handed_over
+    for reason, (status, _) in REASONS.items():
+        yield status.value, reason, statistics.reasons.get(reason, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,7 +275,9 @@ class Recording:
                 f"{len(found)} of {len(events)} messages {verb}, not {count}: {shown(expected)}:{lines}"
             )
         if not found:
-            raise AssertionError(f"No message matches {shown(expected)}.\n{nearest(expected, events)}")
+            raise AssertionError(
+                f"No message matches {shown(expected)}.\n{nearest(expected, events)}{self._calls_without_message()}"
+            )
         self._asserted.update(message["messageId"] for message in found[: count or 1])
         return found[0]
 
@@ -306,13 +308,20 @@ class Recording:
         except TimeoutError:
             wanted = "messages" if event is None else f"{shown(event)} events"
             arrived = f"{len(self._named(event))} of {count} {wanted} arrived within {timeout:g} s."
-            raise AssertionError(f"{arrived}\n{listed(self.events)}") from None
+            raise AssertionError(f"{arrived}\n{listed(self.events)}{self._calls_without_message()}") from None
         finally:
             self._waiting.discard(wake)
         return found
 
     def _named(self, event: str | None) -> list[MessageDict]:
         return [message for message in self.events if event is None or message.get("event") == event]
+
+    def _calls_without_message(self) -> str:
+        """A line about the calls that were dropped or that raised; empty if there are none."""
+        counts = self.client.statistics()
+        calls = [f"{count} dropped ({reason})" for reason, count in counts.reasons.items()]
+        calls += [f"{counts.rejected} raised an exception"] if counts.rejected else []
+        return f"\nCalls that sent nothing: {', '.join(calls)}." if calls else ""
 
     def objections(self, start: int = 0) -> str:
         """The messages from index `start` on that Segment would drop or that violate its spec or the plan, as text.

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 import segment_async.prometheus
 from segment_async import Client, MessageError, Response, bound
+from segment_async._outcome import REASONS
 from segment_async.blocking import Client as BlockingClient
 from segment_async.prometheus import watch
 from tests.support.asgi import recording
@@ -71,6 +72,17 @@ def test_counts_by_outcome_and_reason() -> None:
     assert value("segment_dead_letters") == value("segment_disk_bytes") == value("segment_rejected_total") == 0
     assert abs((value("segment_last_delivery_timestamp_seconds") or 0) - time.time()) < 60
     assert b"# HELP segment_in_flight" in generate_latest(registry)
+
+
+def test_every_reason_is_there_before_anything_is_lost() -> None:
+    """A series that begins with the first loss has no rate, and no alert sees it."""
+    registry = CollectorRegistry()
+    watch(recording()[0], registry=registry)
+    for reason, (status, _) in REASONS.items():
+        labels = {"client": "1", "outcome": status.value, "reason": reason}
+        assert registry.get_sample_value("segment_messages_total", labels) == 0
+    handed_over = {"client": "1", "outcome": "handed_over", "reason": ""}
+    assert registry.get_sample_value("segment_messages_total", handed_over) == 0
 
 
 def test_each_client_has_its_label_and_is_watched_once() -> None:

@@ -38,7 +38,7 @@ def panels() -> list[tuple[str, str, str, str]]:
         ),
         (
             "Failed and dropped, by reason",
-            'sum by (outcome, reason) (rate(segment_messages_total{outcome!="delivered"}[$__rate_interval]))',
+            'sum by (outcome, reason) (rate(segment_messages_total{outcome=~"failed|dropped"}[$__rate_interval])) > 0',
             "{{outcome}}: {{reason}}",
             "mps",
         ),

@@ -539,7 +539,8 @@ class SpoolIntake:
             self._answers.clear()
             for delivery in unstored:
                 self._answer(delivery, closed, answered)
-            queue.leave(len(unstored), sum(map(len, bodies)), result)
+            if unstored:
+                queue.leave(len(unstored), sum(map(len, bodies)), result)
         for delivery, body in zip(unstored, bodies, strict=True):
             settle_alone(delivery, queue.queued.host, result)
             self._refuse(delivery, result, body)

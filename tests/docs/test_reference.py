@@ -12,6 +12,7 @@ import segment_async
 from segment_async import Client
 from segment_async._outcome import REASONS
 from segment_async.instrumentation import COUNTERS, GAUGES
+from segment_async.testing import recording
 from tests.docs.blocks import ROOT, blocks
 from website import dashboard, public, reference, rules
 
@@ -83,20 +84,46 @@ def test_every_metric_is_there() -> None:
         assert f"| `{name}` |" in page
 
 
-def test_the_metrics_have_the_names_that_prometheus_gets() -> None:
+def _exported() -> str:
+    """What Prometheus scrapes, with one request made."""
     prometheus = pytest.importorskip("segment_async.prometheus")
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry()
-    prometheus.watch(Client("WRITE_KEY", send=False), registry=registry)
-    exported = set(re.findall(r"^# TYPE (\S+)", generate_latest(registry).decode(), re.MULTILINE))
+    with recording() as segment:
+        prometheus.watch(segment.client, registry=registry)
+        segment.client.nowait.track("user-1", "Order Completed")
+    return generate_latest(registry).decode()
+
+
+def test_the_metrics_have_the_names_that_prometheus_gets() -> None:
+    exported = set(re.findall(r"^# TYPE (\S+)", _exported(), re.MULTILINE))
     documented = {
         name for name in re.findall(r"`(segment_[a-z_]+)", PAGES["reference/metrics.md"]) if name != "segment_async"
     }
-    assert {name.removesuffix("_created") for name in exported} <= documented
-    used = dashboard.text() + "".join(block.text for block in blocks(ROOT / "docs" / "how-to" / "alerts.md"))
-    for name in re.findall(r"segment_[a-z_]+", used):
-        assert name == "segment_async" or re.sub("_(bucket|count)$", "", name) in documented, name
+    assert {name.removesuffix("_created") for name in exported} == documented
+
+
+ALERTS = blocks(ROOT / "docs" / "how-to" / "alerts.md")
+
+
+def test_alerts_and_dashboard_use_metrics_and_labels_that_are_exported() -> None:
+    exported = _exported()
+    names = set(re.findall(r"^(segment_\w+)", exported, re.MULTILINE))
+    labels = set(re.findall(r'(\w+)="', exported)) | {"instance"}  # Prometheus adds that one itself
+    queries = [query for _, query, _, _ in dashboard.panels()]
+    queries += re.findall(r"expr: (.+)", ALERTS[0].text)
+    queries += re.findall(r"`(segment_\w+ [<>] [^`]+)`", (ROOT / "docs" / "how-to" / "alerts.md").read_text())
+    assert len(queries) > 10
+    for query in queries:
+        used = set(re.findall(r"segment_\w+", query))
+        assert used, query
+        assert used <= names, query
+        grouped = ",".join(re.findall(r"by \(([^)]+)\)", query))
+        assert {*re.findall(r"(\w+)[!=]", query), *re.findall(r"\w+", grouped)} <= labels, query
+    left_out = re.search(r'reason!~"([^"]+)"', ALERTS[0].text)
+    assert left_out is not None
+    assert set(left_out[1].split("|")) <= REASONS.keys()
 
 
 def test_the_dashboard_is_up_to_date() -> None:

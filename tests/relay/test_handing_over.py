@@ -39,6 +39,7 @@ class TestWithoutDelivering:
                 outcome.raise_for_failure()
                 assert await client.flush() == 0
                 assert accounts(client.statistics()) == (1, 1, 0, 0)
+            assert client.statistics().reasons == {}
             assert not transport.requests
             assert store.pending == 1
 

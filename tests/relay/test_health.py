@@ -6,6 +6,8 @@ import signal
 
 import aiohttp
 
+from tests.docs.blocks import ROOT
+
 from .servers import RealServer
 from .stage import RelayProcess, relay, sink, until
 from .test_relays import SHORT, hand_over, host, run
@@ -39,6 +41,9 @@ def test_health_and_metrics(server: RealServer) -> None:
                 assert "segment_relay_backlog 0.0" in metrics
                 assert re.search(r'segment_relay_held\{consumer="[^"]+"\} 0\.0', metrics)
                 assert re.search(r'segment_messages_total\{.*outcome="delivered".*\} 3\.0', metrics)
+                exported = set(re.findall(r"^(segment_relay_\w+)", metrics, re.MULTILINE))
+                pages = [ROOT / "docs" / "relay.md", ROOT / "docs" / "how-to" / "alerts.md"]
+                assert exported == set(re.findall(r"segment_relay_\w+", "".join(page.read_text() for page in pages)))
 
                 async def becomes(expected: int) -> bool:
                     for _ in range(400):
