@@ -7,6 +7,7 @@ the subclass's to say.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, Generic, TypeVar
 
 from ._exceptions import MessageError
@@ -28,15 +29,15 @@ class Calls(Generic[DeliveryT]):
         """Take a message that `_build` made."""
         raise NotImplementedError
 
-    def _refuse(self, error: MessageError) -> DeliveryT:
-        """What becomes of a message that Segment would drop, or that cannot be encoded."""
+    def _refuse(self, error: MessageError, given: Fields) -> DeliveryT:
+        """What becomes of a message that Segment would drop, or that cannot be encoded; `given`: what is known of it."""
         raise NotImplementedError
 
     def _call(self, build: Callable[..., Fields], *args: Any, **kwargs: Any) -> DeliveryT:
         try:
             return self._accept(build(*args, **kwargs))
         except MessageError as error:
-            return self._refuse(error)
+            return self._refuse(error, _given(build, args, kwargs))
 
     def track(
         self,
@@ -277,6 +278,13 @@ class Calls(Generic[DeliveryT]):
         return self._call(checked, message)
 
 
+def _given(build: Callable[..., Fields], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fields:
+    """What a refused call was given."""
+    if build is checked:
+        return _build.given_message(*args)
+    return _build.given(build.__name__, signature(build).bind(*args, **kwargs).arguments)
+
+
 class NowaitCalls(Calls[Delivery]):
     """`client.nowait`: the calls of the asyncio client for code that cannot await, from any thread.
 
@@ -286,7 +294,7 @@ class NowaitCalls(Calls[Delivery]):
     __slots__ = ("_enqueue_nowait", "_invalid")
 
     def __init__(
-        self, enqueue_nowait: Callable[[Fields], Delivery], invalid: Callable[[MessageError], Delivery]
+        self, enqueue_nowait: Callable[[Fields], Delivery], invalid: Callable[[MessageError, Fields], Delivery]
     ) -> None:
         self._enqueue_nowait = enqueue_nowait
         self._invalid = invalid
@@ -294,5 +302,5 @@ class NowaitCalls(Calls[Delivery]):
     def _accept(self, message: Fields) -> Delivery:
         return self._enqueue_nowait(message)
 
-    def _refuse(self, error: MessageError) -> Delivery:
-        return self._invalid(error)
+    def _refuse(self, error: MessageError, given: Fields) -> Delivery:
+        return self._invalid(error, given)

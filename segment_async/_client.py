@@ -29,7 +29,7 @@ from ._message.build import Fields, ObjectLike, Timestamp, UserID, checked
 from ._message.context import Bound, innermost
 from ._message.conversions import converting
 from ._message.defaults import MessageDefaults
-from ._message.encode import encode, own_fragment, plain
+from ._message.encode import encode, encode_leniently, own_fragment, plain
 from ._message.ids import new_message_id
 from ._message.timestamps import clock_text
 from ._options import BeforeSend, Network
@@ -91,7 +91,8 @@ class Client:
             the message too, and so does a message that Segment would drop. With a list, each function gets what the one
             before it returned; `segment_async.hooks` has ready-made ones.
         on_error: called on the client's loop with a `DeliveryError` and the messages that failed or were dropped;
-            sync or async.
+            sync or async. A message that `on_invalid` drops is as the call gave it, with `None` in place of each value
+            that cannot be encoded.
         oauth: send OAuth tokens instead of the write key in the header; needs the extra ``oauth``.
         spool: a file's path, or a `Spool`. A message is on disk when its call returns; what could not be delivered
             is sent by the next process. A spool belongs to one write key and host. For its options see
@@ -112,7 +113,7 @@ class Client:
             reason ``invalid``, and a warning that names the field is logged at most once a minute. With ``"drop"``, a
             message that the spool cannot store is dropped as well (``spool_unavailable``).
         default: as in `json.dumps`: gets a value of a type that has no conversion, and returns one that has; it raises
-            `TypeError` for what it does not know. It applies to calls of the client, not to `bound` or `messages`.
+            `TypeError` for what it does not know. `bound`, `bind` and `messages.Builders` take one of their own.
         defaults: `context`, `integrations` and `properties` that every message gets, the last for track, page and screen
             messages. They are merged key by key, one level deep, below those of `bound` blocks and of the call itself.
         plan: a tracking plan, or its JSON file: each message is checked against it, as it is sent. Needs the extra
@@ -169,7 +170,7 @@ class Client:
         network = Network(timeout, proxy, ssl_context, trust_env)
         _options.check_region(region)
         _options.check_times(timeout, close_timeout)
-        _options.check_values(on_invalid, default)
+        _options.check_on_invalid(on_invalid)
         self._observers: list[Callable[[Request], object]] = []
         options = PipelineOptions(
             write_key=write_key,
@@ -273,7 +274,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error)
+            delivery, body = self._invalid(error, _build.given("track", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def identify(
@@ -313,7 +314,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error)
+            delivery, body = self._invalid(error, _build.given("identify", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def page(
@@ -359,7 +360,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error)
+            delivery, body = self._invalid(error, _build.given("page", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def screen(
@@ -405,7 +406,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error)
+            delivery, body = self._invalid(error, _build.given("screen", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def group(
@@ -448,7 +449,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error)
+            delivery, body = self._invalid(error, _build.given("group", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def alias(
@@ -488,7 +489,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error)
+            delivery, body = self._invalid(error, _build.given("alias", locals()))
         return await self._put(delivery, body) if body else delivery
 
     # -- messages in general
@@ -502,7 +503,7 @@ class Client:
         try:
             delivery, body = self._take(checked(message))
         except MessageError as error:
-            delivery, body = self._invalid(error)
+            delivery, body = self._invalid(error, _build.given_message(message))
         return await self._put(delivery, body) if body else delivery
 
     def enqueue_nowait(self, message: Message | Mapping[str, Any]) -> Delivery:
@@ -521,7 +522,7 @@ class Client:
         try:
             return self._enqueue_nowait(checked(message))
         except MessageError as error:
-            return self._invalid(error)[0]
+            return self._refused(error, _build.given_message(message))
 
     @property
     def nowait(self) -> NowaitCalls:
@@ -739,8 +740,10 @@ class Client:
             )
             return None
 
-    def _invalid(self, error: MessageError) -> tuple[Delivery, bytes]:
+    def _invalid(self, error: MessageError, given: Fields) -> tuple[Delivery, bytes]:
         """What `on_invalid` makes of a message that Segment would drop, or that cannot be encoded.
+
+        `given`: what the call was given of it.
 
         Raises:
             MessageError: under ``on_invalid="raise"``.
@@ -749,14 +752,13 @@ class Client:
         if not self._drops_invalid:
             self._owner.pipeline.queue.reject()
             raise error
-        clock_text(time.time())
-        message_id = new_message_id()
-        dropped = self._dropped(message_id, "invalid", orjson.dumps({"messageId": message_id}))
+        message = {"timestamp": clock_text(time.time()), "messageId": new_message_id(), **given}
+        dropped = self._dropped(message["messageId"], "invalid", encode_leniently(message, self._convert))
         self._owner.pipeline.reports.warn("invalid", "Dropping a message that Segment would drop: %s", error)
         return dropped
 
-    def _refused(self, error: MessageError) -> Delivery:
-        return self._invalid(error)[0]
+    def _refused(self, error: MessageError, given: Fields) -> Delivery:
+        return self._invalid(error, given)[0]
 
     def _dropped(self, message_id: str, reason: str, body: bytes) -> tuple[Delivery, bytes]:
         """Accepted, counted, and settled at once.

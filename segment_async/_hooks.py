@@ -10,7 +10,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final, TypeVar
 
 _log = logging.getLogger("segment_async")
@@ -19,6 +19,16 @@ T = TypeVar("T")
 
 # Seconds that an asynchronous function may take. A web request waits for it, as it does for a full queue.
 _TIMEOUT: Final = 1.0
+
+
+def check_plain(name: str, function: object) -> None:
+    """Raises:
+    ValueError: the option is no plain function.
+    """
+    if not callable(function):
+        raise ValueError(f"{name} must be a function")  # noqa: TRY004  # as every other option
+    if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+        raise ValueError(f"{name} must be a plain function, not a coroutine function: it runs within the call")
 
 
 class HookRunner:

@@ -13,10 +13,10 @@ import ssl as ssl_module
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from inspect import iscoroutinefunction
 from os import PathLike
 from typing import Any, Final, NamedTuple, ParamSpec
 
+from ._hooks import check_plain
 from ._http.origin import PLAIN_HTTP, batch_url, origin
 from ._http.transport import HTTPTransport, Transport
 from ._pipeline.auth import Auth, Basic, OAuth, Tokens
@@ -171,7 +171,7 @@ def before_send_for(hook: BeforeSend | Sequence[BeforeSend] | None) -> BeforeSen
         return None
     steps: list[Any] = [hook] if callable(hook) or not isinstance(hook, Sequence) else [*hook]
     for step in steps:
-        _check_hook("before_send", step)
+        check_plain("before_send", step)
     return steps[0] if len(steps) == 1 else _chained(steps) if steps else None
 
 
@@ -187,20 +187,11 @@ def _chained(steps: Sequence[Any]) -> BeforeSend:
     return one_after_the_other
 
 
-def _check_hook(name: str, hook: object) -> None:
-    if not callable(hook):
-        raise ValueError(f"{name} must be a function")  # noqa: TRY004  # as every other option
-    if iscoroutinefunction(hook) or iscoroutinefunction(type(hook).__call__):
-        raise ValueError(f"{name} must be a plain function, not a coroutine function: it runs within the call")
-
-
-def check_values(on_invalid: str, default: object) -> None:
+def check_on_invalid(on_invalid: str) -> None:
     """Raises:
-    ValueError: `on_invalid` is none of its words, or `default` is no plain function.
+    ValueError: it is none of its words.
     """
     _check_words(on_invalid=(on_invalid, ("raise", "drop")))
-    if default is not None:
-        _check_hook("default", default)
 
 
 def check_raises(on_invalid: str, on_violation: object) -> None:

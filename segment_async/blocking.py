@@ -139,8 +139,8 @@ class Client(Calls[Delivery]):
                 delivery = self._put(thread, delivery, body)
         return Delivery(delivery, thread)
 
-    def _refuse(self, error: MessageError) -> Delivery:
-        return Delivery(self._client._refused(error), None)
+    def _refuse(self, error: MessageError, given: Fields) -> Delivery:
+        return Delivery(self._client._refused(error, given), None)
 
     def _put(self, thread: LoopThread, delivery: AsyncDelivery, body: bytes) -> AsyncDelivery:
         """Wait for room, or for the spool's disk, on the thread's loop."""

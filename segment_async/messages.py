@@ -3,6 +3,9 @@
 Each function takes the same arguments as the client's method of that name and returns the message dict. Everything is
 checked except the identity, which `bound` fields may supply and which is checked when the message is enqueued. Values
 of other types than JSON's stay as they are until the message is encoded, except for generators, which are read here.
+
+A value of a type of your own is refused here, whatever `Client(default=...)` can do with it: use `Builders`, or
+``client.nowait.track(...)``, which builds and queues in one step.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ from typing import Any, Final, Literal, ParamSpec, Required, TypedDict, TypeVar,
 
 from ._exceptions import MessageTooLarge
 from ._message import build as _build
-from ._message.conversions import Conversion, convert
+from ._message.conversions import Conversion, convert, converting
 from ._message.encode import encode, is_plain, plain
 from ._message.ids import new_message_id
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "AliasMessage",
+    "Builders",
     "Defaults",
     "GroupMessage",
     "IdentifyMessage",
@@ -135,7 +139,7 @@ def _largest_fields(body: bytes) -> dict[str, int]:
 
 
 def _checking(
-    build: Callable[Parameters, dict[str, Any]], kind: Callable[..., MessageT]
+    build: Callable[Parameters, dict[str, Any]], kind: Callable[..., MessageT], convert: Conversion
 ) -> Callable[Parameters, MessageT]:
     """`build`, followed by the checks of the values and the size; `kind` gives type checkers the returned type."""
 
@@ -144,7 +148,7 @@ def _checking(
         message = build(*args, **kwargs)
         if "messageId" not in message:
             message["messageId"] = new_message_id()
-        complete = message if is_plain(message) else plain(message)
+        complete = message if is_plain(message) else plain(message, convert)
         body_of(complete)
         return cast("MessageT", complete)
 
@@ -157,9 +161,34 @@ def _checking(
     return build_and_check
 
 
-track = _checking(_build.track, TrackMessage)
-identify = _checking(_build.identify, IdentifyMessage)
-page = _checking(_build.page, PageMessage)
-screen = _checking(_build.screen, ScreenMessage)
-group = _checking(_build.group, GroupMessage)
-alias = _checking(_build.alias, AliasMessage)
+class Builders:
+    """The functions of this module, for messages with values of your own types.
+
+    ``build = Builders(default=...)``, then ``build.track(...)`` and so on. A message that needs `default` holds only
+    JSON's own types, so that any client takes it.
+
+    Args:
+        default: as in `json.dumps`, and as `Client(default=...)`: gets a value of a type that has no conversion, and
+            returns one that has; it raises `TypeError` for what it does not know.
+
+    Raises:
+        ValueError: `default` is no plain function.
+    """
+
+    def __init__(self, *, default: Callable[[Any], Any] | None = None) -> None:
+        convert = converting(default)
+        self.track = _checking(_build.track, TrackMessage, convert)
+        self.identify = _checking(_build.identify, IdentifyMessage, convert)
+        self.page = _checking(_build.page, PageMessage, convert)
+        self.screen = _checking(_build.screen, ScreenMessage, convert)
+        self.group = _checking(_build.group, GroupMessage, convert)
+        self.alias = _checking(_build.alias, AliasMessage, convert)
+
+
+_builders: Final = Builders()
+track = _builders.track
+identify = _builders.identify
+page = _builders.page
+screen = _builders.screen
+group = _builders.group
+alias = _builders.alias

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
+from inspect import isawaitable
 from typing import Any, ClassVar, get_args
 
 import orjson
@@ -19,14 +21,19 @@ from hypothesis import strategies as st
 from segment_async import (
     Client,
     ClientClosed,
+    Delivery,
+    DeliveryError,
     MessageError,
     MessageTooLarge,
     Response,
     SpoolUnavailable,
     Status,
+    bind,
+    bound,
     messages,
 )
 from segment_async._message.encode import encode
+from segment_async.events import TrackEvent
 from segment_async.messages import MAX_MESSAGE_BYTES, Message, body_of, too_large
 from tests.support.memory_spool import ScriptedDisk, SpoolStore
 from tests.support.virtual_clock import run
@@ -453,9 +460,48 @@ class TestDefault:
         run(main())
 
     @pytest.mark.parametrize("default", ["hook", 5, convert_later])
-    def test_what_is_no_plain_function(self, default: Any) -> None:
+    @pytest.mark.parametrize(
+        "takes_it",
+        [partial(Client, "key"), messages.Builders, lambda default: bound(default=default).__enter__()],
+    )
+    def test_what_is_no_plain_function(self, takes_it: Callable[..., Any], default: Any) -> None:
         with pytest.raises(ValueError, match=r"default must be a (plain )?function"):
-            Client("key", default=default)
+            takes_it(default=default)
+
+    def test_builders_take_one_of_their_own(self) -> None:
+        build, price = messages.Builders(default=in_cents), {"price": Money(5)}
+        built = [
+            build.track("u", "e", price),
+            build.identify("u", price),
+            build.page("u", properties=price),
+            build.screen("u", properties=price),
+            build.group("u", "g", price),
+            build.alias("p", "u", context=price),
+        ]
+        for message in built:
+            (fields,) = [message[name] for name in ("properties", "traits", "context") if name in message]  # type: ignore[literal-required]
+            assert fields == {"price": {"cents": 5, "at": "2025-01-02T00:00:00.000Z"}}
+        with pytest.raises(MessageError, match=r"properties\.a"):
+            build.track("u", "e", {"a": object()})
+        with pytest.raises(MessageError, match=r"properties\.price"):
+            messages.track("u", "e", price)
+
+    def test_blocks_take_one_of_their_own(self) -> None:
+        transport = Recorder()
+
+        async def main() -> None:
+            async with Client("key", transport=transport, gzip=False) as client:
+                with bound(context={"price": Money(5)}, default=in_cents):
+                    await client.track("u", "e")
+                    bind(integrations={"A": {"price": Money(6)}}, default=in_cents)
+                    await client.track("u", "e")
+                with pytest.raises(MessageError, match=r"context\.price"), bound(context={"price": Money(5)}):
+                    pass
+
+        run(main())
+        first, second = map(json.loads, transport.messages)
+        assert first["context"]["price"]["cents"] == second["context"]["price"]["cents"] == 5
+        assert second["integrations"]["A"]["price"]["cents"] == 6
 
 
 class TestOnInvalid:
@@ -501,10 +547,82 @@ class TestOnInvalid:
                 assert (counts.accepted, counts.delivered, counts.reasons) == (4, 1, {"invalid": 3})
 
         run(main())
-        assert [(reason, list(messages[0])) for reason, messages in told] == [("invalid", ["messageId"])] * 3
+        assert [reason for reason, _ in told] == ["invalid"] * 3
+        assert len({messages[0]["messageId"] for _, messages in told}) == 3
         (record,) = [record for record in caplog.records if "Segment would drop" in record.getMessage()]
         assert ": " in record.getMessage()
         assert SECRET not in caplog.text
+
+    def told_of(self, call: Callable[[Client], Any]) -> dict[str, Any]:
+        """What `on_error` gets of the message that this call drops."""
+        told: list[dict[str, Any]] = []
+
+        async def main() -> None:
+            def note(error: DeliveryError, messages: list[dict[str, Any]]) -> None:
+                assert error.outcome.message_id == messages[0]["messageId"]
+                told.extend(messages)
+
+            async with Client(
+                "key", transport=Recorder(), gzip=False, on_invalid="drop", default=in_cents, on_error=note
+            ) as client:
+                delivery = call(client)
+                delivery = await delivery if isawaitable(delivery) and not isinstance(delivery, Delivery) else delivery
+                assert delivery.message_id == (await delivery).message_id
+
+        run(main())
+        (message,) = told
+        assert message.pop("timestamp")
+        return message
+
+    @pytest.mark.parametrize("at_once", [False, True])
+    @pytest.mark.parametrize(
+        ("name", "arguments"),
+        [
+            ("track", {"event": "e", "properties": {"a": 1, "bad": [1, object()], "price": Money(5)}}),
+            ("track", {"event": "", "properties": {"a": 1}}),
+            ("identify", {"traits": {"comment": "x" * 40_000}}),
+            ("page", {"category": "c", "name": 5}),
+            ("screen", {"name": "n", "timestamp": 5}),
+            ("group", {"traits": {"a": 1}}),
+            ("alias", {"context": {"a": 1}}),
+        ],
+    )
+    def test_on_error_gets_what_the_call_gave(self, name: str, arguments: dict[str, Any], at_once: bool) -> None:
+        message = self.told_of(
+            lambda client: getattr(client.nowait if at_once else client, name)(
+                user_id="u", anonymous_id=5, integrations={"A": False}, message_id="id", **arguments
+            )
+        )
+        expected: dict[str, Any] = {
+            "type": name, "messageId": "id", "userId": "u", "anonymousId": 5, "integrations": {"A": False}, **arguments,
+        }  # fmt: skip
+        expected.pop("timestamp", None)
+        if "bad" in arguments.get("properties", {}):
+            price = {"cents": 5, "at": "2025-01-02T00:00:00.000Z"}
+            expected["properties"] = {"a": 1, "bad": [1, None], "price": price}
+        assert message == expected
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda client, message: client.enqueue(message),
+            lambda client, message: client.enqueue_nowait(message),
+            lambda client, message: client.nowait.enqueue(message),
+        ],
+    )
+    def test_on_error_gets_a_ready_made_message(self, call: Callable[..., Any]) -> None:
+        given = {"type": "track", "event": "e", "messageId": "x" * 100, "properties": {"a": {1}, "b": object}}
+        message = self.told_of(lambda client: call(client, given))
+        assert 0 < len(message.pop("messageId")) < 100
+        assert message == {"type": "track", "event": "e", "properties": {"a": [1], "b": None}}
+
+    def test_on_error_gets_a_planned_event_as_it_travels(self) -> None:
+        class Ordered(TrackEvent):
+            EVENT = "Ordered"
+
+        message = self.told_of(lambda client: client.track("u", Ordered(cart=[object(), 1])))
+        assert message.pop("messageId")
+        assert message == {"type": "track", "userId": "u", "event": "Ordered", "properties": {"cart": [None, 1]}}
 
     @pytest.mark.parametrize("name", WRONG)
     def test_by_default_it_raises(self, name: str) -> None:

@@ -263,6 +263,31 @@ def checked(message: Mapping[str, Any]) -> Fields:
     return fields
 
 
+def given(kind: str, arguments: Mapping[str, Any]) -> Fields:
+    """What a refused call was given, by its names on the wire; unchecked, but for the `messageId`."""
+    fields = {wire: arguments[name] for name, wire in _ARGUMENTS.items() if arguments.get(name) is not None}
+    event = fields.get("event")
+    if isinstance(event, TrackEvent):
+        fields |= {"event": event.EVENT, "properties": event}
+    return _with_message_id({"type": kind, **fields})
+
+
+def given_message(message: object) -> Fields:
+    """What a refused ready-made message has, as `given`."""
+    try:
+        return _with_message_id(dict(as_dict("message", message) or {}))
+    except MessageError:
+        return {}
+
+
+def _with_message_id(fields: Fields) -> Fields:
+    """The fields, without the `messageId` if it cannot be one."""
+    try:
+        return {**fields, "messageId": _message_id(fields.pop("messageId", None))}
+    except MessageError:
+        return fields
+
+
 def _view(message: Fields, category: Any, name: Any, properties: Any) -> Fields:
     if category is not None:
         message["category"] = _text("category", category)
@@ -451,6 +476,15 @@ def _unchecked(_: str, value: Any) -> Any:
 
 
 _MAPPINGS: Final = ("context", "integrations", "properties", "traits")
+# The arguments of the six calls, and the fields that they become.
+_ARGUMENTS: Final = {
+    "user_id": "userId",
+    "anonymous_id": "anonymousId",
+    "group_id": "groupId",
+    "previous_id": "previousId",
+    "message_id": "messageId",
+    **{name: name for name in ("event", "category", "name", "timestamp", *_MAPPINGS)},
+}
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     **dict.fromkeys(("userId", "anonymousId", "groupId", "previousId"), identifier),
     **dict.fromkeys(_MAPPINGS, mapping),

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from .build import Fields, ObjectLike, UserID, identifier, mapping
+from .conversions import Conversion, converting
 from .encode import is_plain, plain
 
 WithoutIdentity = Literal["raise", "drop"]
@@ -130,13 +131,15 @@ def bound(
     context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
     without_identity: WithoutIdentity | None = None,
+    default: Conversion | None = None,
 ) -> Generator[None, None, None]:
     """Set fields for every call within the block, in this task and in the tasks that it starts.
 
     A call's own fields take precedence, and an inner block's fields over those of an outer one. `context` and
     `integrations` are merged key by key, one level deep. `without_identity` is what happens to a call without any id:
     ``"raise"``, as outside of a block, raises `MessageError`; ``"drop"`` accepts the message and drops it at once, with
-    the reason ``no_identity``; `None` keeps the setting of the enclosing block.
+    the reason ``no_identity``; `None` keeps the setting of the enclosing block. `default` converts values of your own
+    types in `context` and `integrations`, at once: as `Client(default=...)`, which does not apply here.
 
     Left in another context than it was entered in, the block changes nothing there. So it binds nothing in a FastAPI
     dependency that is a plain ``def`` with ``yield``, whose parts run in threads of their own: write the dependency as
@@ -144,12 +147,14 @@ def bound(
 
     Raises:
         MessageError: a field is wrong; names it as on the wire.
-        ValueError: `without_identity` is none of these.
+        ValueError: `without_identity` is none of these, or `default` is no plain function.
     """
     if without_identity not in (None, "raise", "drop"):
         raise ValueError('without_identity must be "raise" or "drop"')
     outer = innermost.get()
-    fields = _merged(outer.fields if outer else {}, _fields(user_id, anonymous_id, context, integrations))
+    fields = _merged(
+        outer.fields if outer else {}, _fields(user_id, anonymous_id, context, integrations, converting(default))
+    )
     drops = without_identity == "drop"
     if without_identity is None and outer is not None:
         drops = outer.drops_without_identity
@@ -191,23 +196,25 @@ def bind(
     anonymous_id: UserID | None = None,
     context: ObjectLike | None = None,
     integrations: Mapping[str, Any] | None = None,
+    default: Conversion | None = None,
 ) -> None:
     """Change the fields of the innermost enclosing `bound` block in place.
 
     The change applies to all later calls within the block, also in tasks that the block started before. Fields that
-    are not given stay as they were.
+    are not given stay as they were. `default` is the one of `bound`.
 
     Raises:
         RuntimeError: the call is not inside a `bound` block.
         MessageError: a field is wrong; names it as on the wire.
+        ValueError: `default` is no plain function.
     """
     block = innermost.get()
     if block is None:
         raise RuntimeError("bind() needs an enclosing bound() block, and there is none")
-    block.add(_fields(user_id, anonymous_id, context, integrations))
+    block.add(_fields(user_id, anonymous_id, context, integrations, converting(default)))
 
 
-def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any) -> Fields:
+def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any, convert: Conversion) -> Fields:
     fields: Fields = {}
     if user_id is not None:
         fields["userId"] = identifier("userId", user_id)
@@ -215,13 +222,13 @@ def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any) ->
         fields["anonymousId"] = identifier("anonymousId", anonymous_id)
     for name, value in (("context", context), ("integrations", integrations)):
         if value is not None and (given := mapping(name, value)):
-            fields[name] = _reusable(name, given)
+            fields[name] = _reusable(name, given, convert)
     return fields
 
 
-def _reusable(name: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
+def _reusable(name: str, value: Mapping[str, Any], convert: Conversion) -> Mapping[str, Any]:
     """The mapping, for use by any number of calls: generators in it are consumed here."""
-    return value if is_plain({name: value}) else plain({name: value})[name]
+    return value if is_plain({name: value}) else plain({name: value}, convert)[name]
 
 
 def _merged(outer: Fields, inner: Fields) -> Fields:

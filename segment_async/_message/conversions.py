@@ -26,6 +26,8 @@ from uuid import UUID
 
 import orjson
 
+from segment_async._hooks import check_plain
+
 from .timestamps import datetime_text
 
 _MASK: Final = "**********"
@@ -70,9 +72,14 @@ def convert(value: object) -> Any:
 
 
 def converting(default: Conversion | None) -> Conversion:
-    """`convert`, followed by the application's own function for types that have no conversion."""
+    """`convert`, followed by the application's own function for types that have no conversion.
+
+    Raises:
+        ValueError: `default` is no plain function.
+    """
     if default is None:
         return convert
+    check_plain("default", default)
 
     def convert_or_default(value: object) -> Any:
         try:

@@ -103,6 +103,20 @@ def _encode_plain(message: dict[str, Any]) -> bytes:
     raise MessageError("message", problem)
 
 
+def encode_leniently(message: Mapping[str, Any], convert: Conversion) -> bytes:
+    """The message as JSON, with `null` in place of each value that cannot be encoded."""
+    try:
+        return encode(message, convert)
+    except MessageError:
+        pass
+    walked = None
+    try:
+        walked = _LenientWalk(convert).value(message, "", ())
+    except RecursionError:
+        pass
+    return _encode_plain(walked or {"messageId": message["messageId"]})
+
+
 def is_plain(message: Mapping[str, Any]) -> bool:
     """Whether the fast path can encode the message without consuming a generator."""
     if _fragments.may_be_in(message):
@@ -230,6 +244,18 @@ class _Walk:
         if converted is _FAILED:
             _refuse(path, value, "cannot be encoded as JSON")
         return converted
+
+
+class _LenientWalk(_Walk):
+    """The same, with `None` in place of what cannot be encoded."""
+
+    __slots__ = ()
+
+    def value(self, value: Any, path: str, parents: tuple[int, ...]) -> Any:
+        try:
+            return super().value(value, path, parents)
+        except MessageError:
+            return None
 
 
 def _consume(value: Iterable[Any], path: str) -> list[Any]:

@@ -70,6 +70,10 @@ async def dicts(client: Client, built: Mapping[str, Any]) -> None:
     assert_type(client.enqueue_nowait(messages.alias("previous")), Delivery)
     assert_type(client.enqueue_nowait(built), Delivery)
     assert_type(client.enqueue_nowait({"type": "track", "event": "e", "userId": "user"}), Delivery)
+    build = messages.Builders(default=str)
+    assert_type(build.track("user", "e", {"a": 1}), messages.TrackMessage)
+    assert_type(build.alias("previous", "user"), messages.AliasMessage)
+    build.track("user", "e", propertis={})  # type: ignore[call-arg]
     messages.track("user", "e", propertis={})  # type: ignore[call-arg]
     messages.track("user", 5)  # type: ignore[arg-type]
     message["evnt"]  # type: ignore[typeddict-item]
