@@ -188,8 +188,8 @@ class Intake(Protocol):
         `TryLater` the caller keeps the messages, and appends the same group again.
 
         `hold`: up to so many of the messages, from the first on, may be held by this process right away, but only if
-        no older message waits to be read; an engine may always hold none. `make_room`: if the spool is full, drop the
-        oldest messages that are not held.
+        no older message waits to be read, and the last window has been put away: a new `read` says so. An engine may
+        always hold none. `make_room`: if the spool is full, drop the oldest messages that are not held.
 
         Raises:
             SpoolUnavailable: the spool was closed; `done` is not called.

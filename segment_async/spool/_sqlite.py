@@ -162,7 +162,7 @@ class SQLiteSpool:
     async def read(self, max_count: int, max_bytes: int) -> Window:
         self._refuse_if_closing()
         reader = _Reader(max_count, max_bytes)
-        self._submit(_Request(lambda: self._readers.append(reader), reader.fill))
+        self._submit(_Request(partial(self._wait, reader), reader.fill))
         try:
             await reader.filled
         except BaseException:
@@ -288,6 +288,10 @@ class SQLiteSpool:
             if not self._is_closed:
                 self._statistics = self._writer.statistics()
 
+    def _wait(self, reader: _Reader) -> None:
+        self._readers.append(reader)
+        self._writer.may_hold = True
+
     def _read(self) -> Iterator[tuple[_Reader, Window | SpoolUnavailable]]:
         while self._readers:
             reader = self._readers[0]
@@ -302,6 +306,8 @@ class SQLiteSpool:
                 if window is None and self._was_read:
                     return
                 self._was_read = self._was_read or not isinstance(window, SpoolUnavailable)
+                # What is appended until the next read must not be sent before what this one was given.
+                self._writer.may_hold = not (isinstance(window, Window) and window.messages)
             self._readers.popleft()
             yield reader, window or Window(())
 

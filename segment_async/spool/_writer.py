@@ -425,9 +425,14 @@ def _until(rows: Iterable[_Sized], wanted: int) -> list[_Sized]:
 
 
 class Writer:
-    """The shards of one spool that this process holds."""
+    """The shards of one spool that this process holds.
+
+    Attributes:
+        may_hold: what is appended may be held at once.
+    """
 
     def __init__(self, base: Path, options: Options) -> None:
+        self.may_hold = True
         self._base = base
         self._options = options
         self._own: Shard | None = None
@@ -478,7 +483,8 @@ class Writer:
             elsewhere: dict[bytes, int] = {}
             for other, append in itertools.product(others, appends):
                 elsewhere |= other.find([message_id for message_id, _ in append.messages])
-            return shard.commit(steps, may_hold=not any(other.unread for other in others), elsewhere=elsewhere)
+            may_hold = self.may_hold and not any(other.unread for other in others)
+            return shard.commit(steps, may_hold=may_hold, elsewhere=elsewhere)
         except Exception as fault:
             why_not = str(fault)
             if not isinstance(fault, SpoolUnavailable):

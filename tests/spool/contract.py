@@ -294,6 +294,17 @@ class SpoolContract:
 
         self.run(tmp_path, part)
 
+    def test_nothing_is_held_until_the_last_window_was_put_away(self, tmp_path):
+        """It would be sent before what the reader was just given."""
+
+        async def part(spool):
+            await append(spool, "a")
+            assert await read_ids(spool) == ["a"]
+            assert not any(each.held for each in await append(spool, "b", hold=5))
+            assert await read_ids(spool) == ["b"]
+
+        self.run(tmp_path, part)
+
     def test_what_was_held_at_once_is_there_after_a_restart(self, tmp_path):
         async def first(spool):
             await first_read(spool)
