@@ -162,22 +162,30 @@ class Queue:
             ClientClosed: before there was room.
         """
         waiter: Waiter | None = None
+        taken: bool | None = None
         try:
             while True:
                 taken = self._try(delivery, size, paced, arriving, waiter)
                 if taken is not None:
                     return taken
-                if waiter is None:
-                    waiter = Waiter(size, paced)
-                    with self.lock:
-                        self.room.waiters[waiter] = None
+                if waiter is not None:
+                    await self._sleep(waiter)
                     continue
-                await self._sleep(waiter)
+                waiter = Waiter(size, paced)
+                with self.lock:
+                    is_first = not self.room.last_waits()
+                    self.room.waiters[waiter] = None
+                if is_first:
+                    self._wake_waiters()
         finally:
             if waiter is not None:
                 with self.lock:
                     self.room.waiters.pop(waiter, None)
-                self._wake_waiters()
+                    # Having taken its room, it leaves none to others: they are looked at when the last one that was
+                    # woken goes.
+                    is_for_others = not taken or self.room.first_waits()
+                if is_for_others:
+                    self._wake_waiters()
 
     def put_nowait(self, delivery: Delivery, size: int) -> bool:
         """Take the message (`True`), or say that it is to be dropped (`False`).
@@ -193,6 +201,9 @@ class Queue:
             if taken:
                 self._take(delivery, size)
         self._announce()
+        if self.room.waiters:
+            # It may have taken the room of callers that waited for messages to be read: their time counts from now on.
+            self._wake_waiters()
         return taken
 
     def refuse(self, result: BatchResult) -> None:
@@ -244,7 +255,8 @@ class Queue:
         # First, as a consumer in another thread may be awake, and asleep again, before `notify` returns.
         self._wake_at = sys.maxsize
         try:
-            self.notify()
+            # Only those that send: a message more makes no room.
+            self.changed.notify()
         except BaseException:
             # The next put wakes it.
             self._wake_at = 1
@@ -282,7 +294,7 @@ class Queue:
     async def _sleep(self, waiter: Waiter) -> None:
         watch = self.queued.host.ensure_running()
         # The queue may be full of messages that are due because of that.
-        self.notify()
+        self.changed.notify()
         limit = self.room.time_left() if waiter.has_limit else None
         await asyncio.wait((waiter.future,), timeout=shorter(limit, watch))
 

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Final
 
 from segment_async._lifecycle.waiting import MOMENT
+from segment_async.messages import MAX_MESSAGE_BYTES
 
 from .accounts import Accounts
 from .clock import LoopClock
@@ -93,7 +94,10 @@ class Room:
         """Whether a message of so many bytes takes no waiter's room: not that of one that was woken and is about to
         take it, nor that of the first that was not, unless it only waits for messages to be read.
         """
-        places, room = self._places, self._bytes
+        places, room, count = self._places, self._bytes, len(self.waiters)
+        if places > count and room >= count * MAX_MESSAGE_BYTES + size:
+            # Room for all of them, whatever their sizes.
+            return True
         for waiter in self.waiters:
             if places <= 0 or room < waiter.size:
                 return False
@@ -105,9 +109,15 @@ class Room:
 
     def is_for_newcomer(self, size: int) -> bool:
         """Whether a caller that comes now may go before those that were woken and are about to go."""
-        if not self.waiters:
-            return True
-        return next(reversed(self.waiters)).woken and self.is_for_all(size)
+        return not self.waiters or (not self.last_waits() and self.is_for_all(size))
+
+    def first_waits(self) -> bool:
+        """Whether the first of the waiters was not woken."""
+        return bool(self.waiters) and not next(iter(self.waiters)).woken
+
+    def last_waits(self) -> bool:
+        """Whether the last of the waiters was not woken: then none that comes after it is."""
+        return bool(self.waiters) and not next(reversed(self.waiters)).woken
 
     def to_wake(self, readable: int) -> list[asyncio.Future[None]]:
         """The waiters that there is room for, and at most so many paced ones: that many messages more may be unread.

@@ -10,6 +10,7 @@ from segment_async._lifecycle.waiting import MOMENT
 from segment_async._pipeline.accounts import Accounts
 from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.room import Room, Waiter
+from segment_async.messages import MAX_MESSAGE_BYTES
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
 
@@ -265,6 +266,16 @@ class TestForAll:
             waiters = join(room, 30, 71)
             assert woken(room, waiters) == [0]
             assert not room.is_for_all(1)
+
+        run(main())
+
+    def test_where_there_is_room_for_the_largest_messages_sizes_do_not_matter(self) -> None:
+        async def main() -> None:
+            room, _ = room_with(max_messages=10, max_bytes=10 * MAX_MESSAGE_BYTES)
+            join(room, *[10] * 8)
+            assert len(room.to_wake(500)) == 8
+            assert room.is_for_all(2 * MAX_MESSAGE_BYTES)
+            assert not room.is_for_all(10 * MAX_MESSAGE_BYTES - 9)
 
         run(main())
 

@@ -15,6 +15,7 @@ import uvloop
 from blockbuster import blockbuster_ctx
 
 from segment_async import Client, Delivery, Response, Status, messages
+from segment_async._pipeline.room import Room
 from tests.support.fault_server import FaultServer
 from tests.support.law import check_counters
 from tests.support.simulated_segment import Arrival
@@ -40,6 +41,33 @@ class Net:
 
 
 class TestTenThousandCalls:
+    def test_a_thousand_tasks_do_not_look_at_each_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Callers that wait are looked at when there is news for them; not with each message, each wait and each that goes."""
+        looks = 0
+        look = Room.to_wake
+
+        def counted(room: Room, readable: int) -> list[asyncio.Future[None]]:
+            nonlocal looks
+            looks += 1
+            return look(room, readable)
+
+        monkeypatch.setattr(Room, "to_wake", counted)
+
+        async def main() -> None:
+            async with Client("KEY", transport=Net(0.01)) as client:
+
+                async def calls() -> None:
+                    for number in range(5):
+                        await client.track("u", "E", {"n": number})
+
+                async with asyncio.TaskGroup() as tasks:
+                    for _ in range(1_000):
+                        tasks.create_task(calls())
+            assert client.statistics().delivered == 5_000
+
+        run(main())
+        assert looks <= 500
+
     @pytest.mark.parametrize("max_queue_size", [100, 10_000], ids=["a full queue", "room for all"])
     def test_half_of_them_cancelled(self, max_queue_size: int) -> None:
         async def main() -> None:
