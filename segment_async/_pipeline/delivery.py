@@ -160,6 +160,11 @@ def bodies_of(deliveries: Iterable[Delivery]) -> list[bytes]:
     return [delivery._body for delivery in deliveries]
 
 
+def has_body(delivery: Delivery) -> bool:
+    """Whether the message's JSON is here, and not in a batch or on disk only."""
+    return bool(delivery._body)
+
+
 def keys_of(deliveries: Iterable[Delivery]) -> list[int]:
     """What the spool calls these messages; 0 without a spool."""
     return [delivery._key for delivery in deliveries]

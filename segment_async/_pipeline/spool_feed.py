@@ -25,7 +25,7 @@ from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import Spool, SpoolStatistics, StoredMessage, Window, is_shared
 
 from .clock import LoopClock
-from .delivery import Delivery, bodies_of, bring_back, forget_bodies
+from .delivery import Delivery, bodies_of, bring_back, forget_bodies, has_body
 from .queue import Queue
 from .reports import Reports
 from .spool_intake import SpoolIntake
@@ -126,9 +126,11 @@ class SpoolFeed:
 
     def _load(self, message: StoredMessage) -> None:
         queue = self._queue
-        delivery = self.intake.known.get(message.message_id)
-        if delivery is None or delivery.outcome is not None:
-            # An outcome is final, also of a message that was handed over and has come back.
+        known = self.intake.known
+        delivery = known.get(message.message_id)
+        if delivery is None or delivery.outcome is not None or has_body(delivery):
+            # An outcome is final, also of a message that was handed over and has come back. A delivery with a body is of
+            # another message with this id, which waits for the spool's answer.
             delivery = Delivery(message.message_id, message.body, queue.queued)
         bring_back(delivery, message.body, message.key, queue.queued)
         if message.attempts:
@@ -137,7 +139,8 @@ class SpoolFeed:
         # No call from there to here, and an exception after the last one finds the message counted and in its place.
         self._loaded += 1
         queue.ready.append(delivery)
-        self.intake.known.pop(message.message_id, None)
+        if known.get(message.message_id) is delivery:
+            del known[message.message_id]
 
     # -- out
 
