@@ -234,7 +234,7 @@ class SpoolStore:
         """The other process ends: what it took over can be read again."""
         taken = [row for row in self.rows.values() if row.holder is self]
         for process in self._processes:
-            process.recovered += len(taken)
+            process.note_released(len(taken))
         self.taken_over.difference_update(row.message_id for row in taken)
         self.release(taken)
 
@@ -379,6 +379,11 @@ class MemorySpool:
             self._take_turn()
         if self._line:
             self._arm(loop)
+
+    def note_released(self, count: int) -> None:
+        """So many messages that another process had can be read again."""
+        if self._is_open:
+            self.recovered += count
 
     def _take_turn(self) -> None:
         self._open()
