@@ -454,6 +454,9 @@ class SpoolIntake:
             result = BatchResult(Status.DROPPED, "queue_full" if status == "full" else "spool_unavailable")
         if result is not None:
             settle_alone(delivery, queue.queued.host, result)
+        elif status == "known" and self._hands_over:
+            # As the first one, which is counted.
+            settle_alone(delivery, queue.queued.host, _HANDED_OVER)
         elif status == "known":
             self._share(delivery, key)
         queue.leave(1, size, result)

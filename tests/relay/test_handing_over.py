@@ -61,6 +61,20 @@ class TestWithoutDelivering:
 
         run(main())
 
+    def test_an_id_that_waits_in_the_spool_already_is_handed_over_as_the_first_one_was(self) -> None:
+        async def main() -> None:
+            store = SpoolStore()
+            async with Client("key", spool=store.open(), deliver=False) as client:
+                await client.track("user-1", "Order Completed", message_id="m1")
+                again = await client.track("user-1", "Order Completed", message_id="m1")
+                assert (await again).status is Status.HANDED_OVER
+                later = client.nowait.track("user-1", "Order Completed", message_id="m1")
+                assert (await later).status is Status.HANDED_OVER
+                assert accounts(client.statistics()) == (2, 2, 0, 0)
+            assert store.pending == 1
+
+        run(main())
+
 
 class TestWithASharedSpool:
     def test_what_one_host_appends_another_delivers(self) -> None:

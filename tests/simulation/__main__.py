@@ -54,6 +54,7 @@ MUST_BE_SEEN = (
     "all tasks cancelled before a spool",
     "the client changed its loop before a spool",
     "everything settled by itself before a spool",
+    "everything settled by itself before a shared spool",
     "reason: spool_unavailable",
 )
 

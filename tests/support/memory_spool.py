@@ -294,6 +294,8 @@ class MemorySpool:
         self._was_read = False
         # What was called and has no effect yet.
         self._line: list[Callable[[], None]] = []
+        # Answers to appends that are under way.
+        self._late: list[tuple[Done, Any]] = []
         self._readers: deque[_Reader] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -347,12 +349,14 @@ class MemorySpool:
     def crash(self) -> None:
         """The process is gone: what it called and was not answered never happened, and nothing is held any more."""
         self._line.clear()
+        self._late.clear()
         self._end()
 
     def catch_up(self) -> None:
         """Answer everything that waits, on a disk that does not stand still; for when a loop has ended."""
         while self._line and self._store.disk.delay() is not None:
             self._take_turn()
+        self._tell_late()
 
     # -- turns: what waited takes effect together
 
@@ -427,9 +431,20 @@ class MemorySpool:
             hold -= answer.held
             dropped += answer.dropped
             answers.append(answer)
-        _tell(done, GROUPS.AppendResult([answer.in_a_group() for answer in answers], dropped))
+        self._late.append((done, GROUPS.AppendResult([answer.in_a_group() for answer in answers], dropped)))
         if self.shared:
+            # What was appended may be read before the answer is there.
             self._store.serve_readers()
+            loop = asyncio._get_running_loop()
+            delay = self._store.disk.delay()
+            if loop is not None and delay:
+                loop.call_later(delay, self._tell_late)
+                return
+        self._tell_late()
+
+    def _tell_late(self) -> None:
+        while self._late:
+            _tell(*self._late.pop(0))
 
     def _begin_read(self, reader: _Reader) -> None:
         if reader.is_gone:
@@ -484,6 +499,7 @@ class MemorySpool:
         _give(done, None)
 
     def _close(self, done: asyncio.Future[None]) -> None:
+        self._tell_late()
         self._end()
         _give(done, None)
 
