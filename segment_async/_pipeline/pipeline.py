@@ -27,7 +27,7 @@ from .accounts import Accounts
 from .attempt import RequestSender
 from .auth import Auth
 from .backlog import Backlog
-from .batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Envelope, fastest
+from .batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Envelope, bytes_at_once
 from .circuit import CircuitBreaker
 from .clock import LoopClock
 from .consumer import Consumer
@@ -48,7 +48,7 @@ _EVICTED_SHARE: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineOptions:
-    """What of a client's options the pipeline needs, checked; `timeout`: of a custom transport, whose own is not ours."""
+    """The options of a client that the pipeline needs, already checked; `timeout`: only for a custom transport."""
 
     write_key: str = field(repr=False)
     flush_at: int
@@ -91,9 +91,8 @@ class Pipeline:
             evictable = _EVICTED_SHARE * (options.max_in_flight + 1)
             max_bytes = min(max_bytes, options.max_queue_bytes // evictable)
             max_messages = max(1, options.max_queue_size // evictable)
-        if options.gzip:
-            # Imported now: a process that forks amid an import leaves its lock taken in the child.
-            fastest()
+        # What this imports is imported now: a process that forks while it imports leaves the import lock held in the child.
+        bytes_at_once(options.gzip)
         circuit = CircuitBreaker(policy, random.random)
         backlog = Backlog(
             circuit,

@@ -2,10 +2,11 @@
 
 What is pending counts wherever it waits: unread here, in a batch, in flight. So the queue owns the accounts and the
 backlog as well, and their lock. **The lock's rule**: it is held for a few lines that move messages or count them, never
-while logging, calling a hook, compressing, or touching the disk. Callers of any thread put messages; everything else
-is done by the client's loop, or by whatever takes the client over from it.
+while logging, calling a hook, compressing, or touching the disk. Callers on any thread put messages, and make room for
+them; a spool answers on its own thread; everything else is done by the client's loop, or by whatever takes the client
+over from it.
 
-**The lock lets its own thread in again**, since a signal handler or a finalizer may put a message at any call. A put
+**The lock is reentrant**, since a signal handler or a finalizer may put a message at any call. A put
 changes its counters without a call between reading and writing them, and a message moves from the queue into a batch
 within one call; so what comes in between finds whole state. Dropping the oldest, and taking a spool's answers, do more
 than that: they are refused while this thread holds the lock already (`is_amid_a_change`).
@@ -50,8 +51,8 @@ _UNREAD_AFTER_A_TURN: Final = 100
 class _Messages(asyncio.Queue[Delivery]):
     """Used without waiting, so that it belongs to no loop: one client serves many loops and threads.
 
-    Its deque is used directly. `put_nowait` and `get_nowait` cost 0.27 µs a message of the call's 3.3, and a signal
-    handler that raises within `get_nowait` loses the message which that has already taken out.
+    Its deque is used directly: `put_nowait` and `get_nowait` cost 0.27 µs a message of the call's 3.3, and a signal
+    handler that raises within `get_nowait` loses the message that it has already removed.
     """
 
     def _init(self, maxsize: int) -> None:
@@ -61,6 +62,7 @@ class _Messages(asyncio.Queue[Delivery]):
 class Queue:
     """Attributes:
     lock: see the rule above.
+    messages: the queue itself; its deque is `_messages`.
     accounts, backlog: change under the lock only.
     changed: notified with every change that may let something go on.
     room: callers that wait for room.
@@ -75,7 +77,7 @@ class Queue:
     # fmt: off
     __slots__ = (
         "_messages", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog", "changed", "clock", "closed",
-        "evicted", "has_spool", "lock", "overflow", "queued", "read_count", "ready", "room",
+        "evicted", "has_spool", "lock", "messages", "overflow", "queued", "read_count", "ready", "room",
     )
     # fmt: on
 
@@ -102,7 +104,8 @@ class Queue:
         self.closed = False
         self.read_count = 0
         self.evicted: deque[tuple[BatchResult, Callable[[], Iterable[bytes]], int]] = deque()
-        self._messages = _Messages().deque
+        self.messages = _Messages()
+        self._messages = self.messages.deque
         # With a spool, messages are stored before they are ready to be sent.
         self.ready: deque[Delivery] = deque() if has_spool else self._messages
         self.appending: deque[Delivery] = deque()
@@ -114,10 +117,10 @@ class Queue:
 
     def is_amid_a_change(self) -> bool:
         """Whether this thread holds the lock: a signal handler or a finalizer has come in the middle of something."""
-        # What `threading.Condition` asks as well. A flag of ours would stay set if an exception came at the wrong moment.
+        # `threading.Condition` asks the same. A flag would stay set if an exception came at the wrong moment.
         return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
-    # -- the one place that wakes
+    # -- what wakes
 
     def notify(self) -> None:
         """Something changed: whatever waits looks at its condition again. From any thread, without the lock."""
@@ -155,7 +158,7 @@ class Queue:
     async def put(self, delivery: Delivery, size: int, *, paced: bool, arriving: bool = False) -> bool:
         """Wait until the message is taken (`True`), or until the policy gives it up (`False`: to be dropped).
 
-        Cancelled, or raising, it has not taken the message. `arriving`: it counts as accepted only once it is stored.
+        If it raises or is cancelled, the message was not taken. `arriving`: it counts as accepted only once it is stored.
 
         Raises:
             QueueFull: under ``overflow="raise"``.
@@ -181,8 +184,8 @@ class Queue:
             if waiter is not None:
                 with self.lock:
                     self.room.waiters.pop(waiter, None)
-                    # Having taken its room, it leaves none to others: they are looked at when the last one that was
-                    # woken goes.
+                    # A caller that took its room frees none for the others: they are looked at when the last one that
+                    # was woken goes.
                     is_for_others = not taken or self.room.first_waits()
                 if is_for_others:
                     self._wake_waiters()
@@ -351,7 +354,7 @@ class Queue:
         """With a spool: messages, and bytes, that may be brought into memory. Half of the bounds are for new ones."""
         accounts = self.accounts
         held = accounts.pending - len(self._messages) - len(self.appending)
-        # As if all were of one size: to know better would take one more counter.
+        # As if all were of one size: an exact answer would need one more counter.
         held_bytes = accounts.pending_bytes * held // max(accounts.pending, 1)
         count, size = max(1, accounts.max_messages // 2) - held, max(1, accounts.max_bytes // 2) - held_bytes
         return (count, size) if count > 0 and size > 0 else (0, 0)

@@ -120,9 +120,9 @@ class Room:
         return bool(self.waiters) and not next(reversed(self.waiters)).woken
 
     def to_wake(self, readable: int) -> list[asyncio.Future[None]]:
-        """The waiters that there is room for, and at most so many paced ones: that many messages more may be unread.
+        """The waiters that there is room for, and at most `readable` paced ones.
 
-        Thousands may wait for messages to be read, and each of them looks when it goes: a look must not pass all of them.
+        Thousands may wait: a look must not pass all of them.
         """
         woken: list[asyncio.Future[None]] = []
         places, room = self._places, self._bytes
