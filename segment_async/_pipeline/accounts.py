@@ -52,8 +52,11 @@ class Accounts:
     # -- messages end
 
     def settle(self, count: int, size: int, result: BatchResult) -> None:
-        """Messages in memory have their outcome."""
-        self._end(result, count, count, size)
+        """Messages in memory have their outcome; those that a spool keeps are pending there."""
+        if result.status is Status.KEPT:
+            self.unload(count, size)
+        else:
+            self._end(result, count, count, size)
 
     def refuse(self, result: BatchResult) -> None:
         """A message has its outcome as soon as it is accepted."""

@@ -27,7 +27,7 @@ from .accounts import Accounts
 from .attempt import RequestSender
 from .auth import Auth
 from .backlog import Backlog
-from .batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Envelope, bytes_at_once
+from .batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, Envelope, OpenBatch, bytes_at_once
 from .circuit import CircuitBreaker
 from .clock import LoopClock
 from .consumer import Consumer
@@ -281,22 +281,16 @@ class Pipeline:
         self._sender.tell()
         if self.feed is not None:
             return self.feed.keep_all()
-        batches = self._everything()
-        for batch in batches:
-            history = getattr(batch, "history", None)
-            result = BatchResult(Status.DROPPED, reason)
-            self._settlement.settle(batch, history.result(*result[:2]) if history is not None else result)
-        return sum(batch.count for batch in batches)
-
-    def _everything(self) -> Sequence[Any]:
-        """All that is pending, in batches; nothing is in flight."""
         queue = self.queue
         queue.repair()
+        pending = queue.accounts.pending
         while queue.unread:
-            _, to_seal = queue.read(MAX_BODY_BYTES, all_of_it=True)
-            if to_seal is not None:
-                sealed = to_seal.seal()
-                with queue.lock:
-                    self._backlog.wait(sealed)
-                    self._backlog.open = None
-        return list(self._backlog.batches())
+            _, full = queue.read(MAX_BODY_BYTES, all_of_it=True)
+            if full is not None:
+                self._drop(full, reason)
+        for batch in list(self._backlog.batches()):
+            self._drop(batch, reason)
+        return pending
+
+    def _drop(self, batch: Batch | OpenBatch, reason: str) -> None:
+        self._settlement.settle(batch, batch.history.result(Status.DROPPED, reason))

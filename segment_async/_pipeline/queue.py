@@ -336,9 +336,7 @@ class Queue:
         batch: Batch | OpenBatch | None = backlog.waiting[0] if backlog.waiting else backlog.open
         if batch is None:
             return False
-        result = BatchResult(Status.DROPPED, "queue_full")
-        if isinstance(batch, Batch):
-            result = batch.history.result(*result[:2])
+        result = batch.history.result(Status.DROPPED, "queue_full")
         self.evicted.append((result, batch.bodies, batch.size))
         self._settle(batch, result)
         return True
@@ -398,7 +396,7 @@ class Queue:
         batch = self.backlog.open
         if batch is None:
             batch = self.backlog.begin(Record(self.queued.host), self.read_count, self.clock.now(), sends)
-        elif batch.sends != sends or not batch.fits(ends[0] - 1):
+        elif batch.history.sends != sends or not batch.fits(ends[0] - 1):
             return 0, batch
         count = min(max(1, bisect_right(ends, min(batch.room, room))), max(1, batch.places))
         batch.take(messages, bodies[:count], ends[count - 1] - count)
@@ -436,13 +434,6 @@ class Queue:
         else:
             self.accounts.settle(count, size, result)
         self.read_count += count
-
-    def keep(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
-        """At the close of a client with a spool: the messages are in the spool, and pending. The lock is held."""
-        self.place(batch)
-        batch.record.settle(batch.offset, batch.offset + batch.count, result)
-        self.accounts.unload(batch.count, batch.size)
-        self.backlog.remove(batch)
 
     def repair(self) -> None:
         """Make everything consistent again after an exception interrupted a change, wherever that was."""

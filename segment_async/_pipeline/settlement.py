@@ -36,8 +36,8 @@ from .retry import (
 )
 from .spool_feed import SpoolFeed
 
-# Characters of an answer's text that are kept with a message that failed.
-_ANSWER_CHARACTERS = 500
+# Bytes of an answer's text that are kept with a message that failed.
+_ANSWER_BYTES = 500
 
 
 class Settlement:
@@ -86,7 +86,7 @@ class Settlement:
         match action:
             case Finish():
                 if action.reason == "refused" and batch.count == 1:
-                    batch.lineage.has_refusal = True
+                    batch.record.has_refusal = True
                 result = batch.history.result(action.status, action.reason)
                 self.settle(batch, result, _text_of(answer))
                 if action.status is Status.DELIVERED:
@@ -105,7 +105,7 @@ class Settlement:
     def interrupted(self, batch: Batch) -> None:
         """A request was cut off although its loop goes on: the batch may have arrived, and waits for a back-off.
 
-        Without that, a transport that cancels its own task would be tried again at once, for ever.
+        Without the back-off, a transport that cancels its own task would be tried again at once, without end.
         """
         history = batch.history
         batch.history = history._replace(maybe_sent=history.sends > 0, failures=history.failures + 1)
@@ -139,12 +139,12 @@ class Settlement:
             with_token=self._auth.has_tokens,
             others_delivered=batch.is_poison_suspect,
             refuses_everything=circuit.refuses_everything,
-            one_refused=batch.lineage.has_refusal,
+            one_refused=batch.record.has_refusal,
         )
         try:
             return decide(answer, batch.history, context, self._policy)
         except Exception as error:
-            # A custom transport whose answer has not the shape of one.
+            # A custom transport whose answer is malformed.
             self._reports.warn("answer", "The transport returned an unreadable answer.\n%s", stack_of(error))
             return decide(NoResponse(maybe_sent=True), batch.history, context, self._policy)
 
@@ -158,7 +158,7 @@ class Settlement:
         self._wait(batch)
 
     def _note_failure(self, answer: Response | Failure, action: Retry, now: float) -> None:
-        if action.delay == 0.0:
+        if not (action.counted or action.pause):
             # A stale connection, which is tried again at once.
             return
         accounts = self._queue.accounts
@@ -187,9 +187,7 @@ class Settlement:
 
     def split_to_limit(self, batch: Batch) -> None:
         """A batch is larger than the server has turned out to take."""
-        parts = batch.split()
-        with self._queue.lock:
-            self._replace(batch, parts)
+        self._split(batch, Split(), self._clock.now())
 
     def _replace(self, batch: Batch, parts: list[Batch]) -> None:
         # In this order: `repair` can remove parts beside the whole, but messages that are nowhere are lost.
@@ -223,7 +221,7 @@ class Settlement:
 
 
 def _error_of(answer: Response | Failure) -> str:
-    """What went wrong, for people."""
+    """What went wrong, as a person reads it."""
     if isinstance(answer, NoResponse):
         return answer.error or "no usable answer"
     if isinstance(answer, NoCredentials):
@@ -233,8 +231,8 @@ def _error_of(answer: Response | Failure) -> str:
 
 
 def _text_of(answer: Response | Failure) -> str:
-    """The beginning of an answer's text, for people; no text for what is none."""
+    """The beginning of an answer's text, as a person reads it; none if there is no answer."""
     if isinstance(answer, (NoResponse, NoCredentials)):
         return ""
-    body = answer.body[:_ANSWER_CHARACTERS]
+    body = answer.body[:_ANSWER_BYTES]
     return bytes(body).decode("utf-8", "replace") if isinstance(body, (bytes, bytearray, memoryview)) else ""

@@ -225,8 +225,8 @@ class SpoolFeed:
             queue.accounts.unload(len(ready), sum(map(len, ready)))
             forget_bodies(queue.ready)
             queue.ready.clear()
-            for batch in list(queue.backlog.batches()):
-                queue.keep(batch, kept)
+        for batch in list(queue.backlog.batches()):
+            queue.settle(batch, kept)
         queue.queued.settle(0, _EVERY_INDEX, kept)
         queue.queued.moved.notify()
         queue.notify()

@@ -61,9 +61,19 @@ _Answer = Appended | SpoolUnavailable
 _Answered = tuple[asyncio.Future[_Answer], _Answer]
 
 
+class _Group:
+    """Messages that the spool is storing; `since`: when they were handed over, by the client's clock."""
+
+    __slots__ = ("since",)
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+
+
 class SpoolIntake:
     """Attributes:
-    known: pending messages by their ids, as far as the application keeps their deliveries.
+    known: pending messages that are on disk only, or were not awaited, by their ids, as far as the application keeps their
+        deliveries.
     keeps: the client is closing: what is stored from now on is not sent any more.
     """
 
@@ -95,9 +105,8 @@ class SpoolIntake:
         # The answers to the last messages of `queue.appending`; fewer once some are dealt with.
         self._answers: deque[_Answer] = deque()
         self._dropped: deque[DroppedMessage] = deque()
-        # Changes with each group, so that an answer that comes twice or too late is passed over.
-        self._group: object | None = None
-        self._since: float | None = None
+        # The group under way; an answer to another one, which comes twice or too late, is passed over.
+        self._group: _Group | None = None
         # When the spool became full; `None` once it took a message again.
         self._full_since: float | None = None
         # The spool lets messages wait in memory: when it is asked again, and the loop that has a timer for it.
@@ -113,7 +122,7 @@ class SpoolIntake:
     async def append(self, delivery: Delivery, size: int) -> Delivery | None:
         """Wait until the message is stored; `None`: it is to be dropped as the queue or the spool is full.
 
-        Cancelled after it was queued, it stays accepted.
+        If it is cancelled after the message was queued, the message stays accepted.
 
         Raises:
             SpoolUnavailable: it could not be stored and is not accepted; or the spool does not answer for longer than
@@ -183,18 +192,18 @@ class SpoolIntake:
         # A moment later, so that an answer that is there by then counts.
         loop.call_later(seconds + MOMENT, self._look_at_time, loop)
 
-    def _look_at_time(self, loop: asyncio.AbstractEventLoop, late: float | None = None) -> None:
-        """`late`: when the append began that was late at the last look."""
+    def _look_at_time(self, loop: asyncio.AbstractEventLoop, late: _Group | None = None) -> None:
+        """`late`: the group that was late at the last look."""
         self._watched.discard(loop)
-        left, since = self._time_left(), self._since
+        left, group = self._time_left(), self._group
         waiting = [(delivery, future) for delivery, future in self._awaited.copy().items() if future is not None]
         if left is None or left > MOMENT:
             if waiting:
                 self._watch(loop)
-        elif since != late:
-            # The process may have stood still, and not the disk: an answer that is on its way gets another turn.
+        elif group is not late:
+            # Perhaps the process was stopped, and not the disk: an answer that is on its way gets another turn.
             self._watched.add(loop)
-            loop.call_soon(self._look_at_time, loop, since)
+            loop.call_soon(self._look_at_time, loop, group)
         else:
             with self._queue.lock:
                 ended = [(delivery, future) for delivery, future in waiting if self._awaited.get(delivery) is future]
@@ -220,12 +229,12 @@ class SpoolIntake:
 
     def _time_left(self) -> float | None:
         """Seconds that the append under way may still take without holding callers up for too long; `None`: any time."""
-        limit, since = self._queue.room.timeout, self._since
-        return None if limit is None or since is None else since + max(limit, _DISK_SECONDS) - self._clock.now()
+        limit, group = self._queue.room.timeout, self._group
+        return None if limit is None or group is None else group.since + max(limit, _DISK_SECONDS) - self._clock.now()
 
     def _check_time(self) -> None:
         """Raises:
-        SpoolUnavailable: the spool has not answered for too long already: a disk that stands still costs one wait in all.
+        SpoolUnavailable: the spool has not answered for too long already: callers wait for a stalled disk once.
         """
         left = self._time_left()
         if left is not None and left <= 0:
@@ -261,7 +270,7 @@ class SpoolIntake:
         queue = self._queue
         if queue.is_amid_a_change():
             return
-        group = object()
+        group = _Group(self._clock.now())
         unstored, appending = queue.unstored, queue.appending
         try:
             self._take_answers()
@@ -277,7 +286,6 @@ class SpoolIntake:
                     appending.extend(starmap(unstored.popleft, repeat((), min(_GROUP, len(unstored)))))
                 messages = list(map(NewMessage, [one.message_id for one in appending], bodies_of(appending)))
                 hold = queue.window()[0] if self._deliver and not self.keeps else 0
-                self._since = self._clock.now()
             self._hand_over(group, messages, hold)
         except BaseException:
             # The group is handed over again, by the recorder; what the spool has of it is known then.
@@ -287,7 +295,7 @@ class SpoolIntake:
             raise
 
     def _pump_for_call(self) -> None:
-        """As `pump`; a call whose message is queued does not fail for it."""
+        """As `pump`, for a call whose message is queued: if memory runs out, the call does not fail."""
         if self._group is not None:
             # Whatever answers that group gives the spool the next one.
             return
@@ -297,7 +305,7 @@ class SpoolIntake:
             # The recorder goes on.
             pass
 
-    def _hand_over(self, group: object, messages: list[NewMessage], hold: int) -> None:
+    def _hand_over(self, group: _Group, messages: list[NewMessage], hold: int) -> None:
         done = partial(self._answered, group)
         try:
             self._spool.append_nowait(messages, done, hold=hold, make_room=self._queue.overflow == "drop_oldest")
@@ -313,7 +321,7 @@ class SpoolIntake:
         is_idle = self._group is None and not self._waits_for_record and self._not_before is None
         return is_idle and bool(self._answers or self._queue.appending or self._queue.unstored)
 
-    def _answered(self, group: object, result: AppendResult | TryLater | SpoolUnavailable) -> None:
+    def _answered(self, group: _Group, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         """Called on a thread of the spool's."""
         answered: list[_Answered] = []
         with self._queue.lock:
@@ -327,7 +335,7 @@ class SpoolIntake:
             else:
                 self._dropped.extend(result.dropped)
                 self._answers.extend(result.answers)
-            self._since = self._group = None
+            self._group = None
         settle_all(answered)
         self.pump()
 
@@ -463,7 +471,7 @@ class SpoolIntake:
         return result
 
     def _note_answer(self, delivery: Delivery, answer: _Answer, answered: list[_Answered]) -> bool:
-        """Note that the call of this message gets its answer; whether it waits for it, so that it is not accepted so far."""
+        """Note that the call of this message gets its answer; whether it waits for it, and is not accepted yet."""
         if delivery not in self._awaited:
             return False
         future = self._awaited[delivery]
@@ -534,7 +542,7 @@ class SpoolIntake:
         answered: list[_Answered] = []
         closed = SpoolUnavailable("the client was closed before the spool answered")
         with queue.lock:
-            self.keeps, self._group, self._since = True, None, None
+            self.keeps, self._group = True, None
             unstored = [*queue.appending, *queue.unstored]
             bodies = bodies_of(unstored)
             queue.appending.clear()

@@ -377,6 +377,6 @@ class TestSplit:
     def test_all_parts_learn_of_a_refusal(self) -> None:
         batch = sealed([b"{}"] * 4)
         first, second = batch.split()
-        second.split()[0].lineage.has_refusal = True
-        assert first.lineage.has_refusal
-        assert not sealed([b"{}"]).lineage.has_refusal
+        second.split()[0].record.has_refusal = True
+        assert first.record.has_refusal
+        assert not sealed([b"{}"]).record.has_refusal

@@ -707,7 +707,7 @@ class TestReading:
         assert queue.read(1_000, all_of_it=True) == (6, None)
         opened = queue.backlog.open
         assert opened is not None
-        assert opened.sends == 3
+        assert opened.history.sends == 3
         assert queue.read(1_000, all_of_it=True) == (0, opened)
         batch = seal(queue, opened)
         assert (batch.history.sends, batch.history.maybe_sent, list(batch.keys)) == (3, True, [8])
@@ -1141,7 +1141,7 @@ class TestSpooled:
         settle(queue)
         assert queue.window()[0] == 1
         assert queue.backlog.open is not None
-        queue.keep(queue.backlog.open, BatchResult(Status.KEPT))
+        queue.settle(queue.backlog.open, BatchResult(Status.KEPT))
         assert self.counts(queue) == (3, 2, 3, 10)
         assert queue.accounts.pending == 0
 

@@ -114,6 +114,23 @@ def bench() -> Bench:
     return Bench()
 
 
+class TestFailures:
+    def test_a_policy_without_a_back_off_does_not_hide_them(self) -> None:
+        bench = Bench(RetryPolicy(backoff=0))
+        batch = bench.in_flight()
+        for _ in range(3):
+            bench.settlement.conclude(batch, Response(503))
+            bench.backlog.mark_in_flight(batch)
+        assert len(bench.said) == 1
+        assert "status 503" in bench.said[0]
+
+    def test_a_stale_connection_is_none(self) -> None:
+        bench = Bench()
+        batch = bench.in_flight()
+        bench.settlement.conclude(batch, NoResponse(maybe_sent=True, stale_connection=True))
+        assert bench.settlement._outage.since is None
+
+
 class TestFinish:
     def test_a_batch_that_is_delivered_has_ended(self, bench: Bench) -> None:
         batch = bench.in_flight()
@@ -315,7 +332,7 @@ class TestEverythingIsRefused:
     def test_a_delivered_batch_ends_it(self, bench: Bench) -> None:
         batch = bench.in_flight(4)
         self.refuse_alone(bench, 60)
-        batch.lineage.has_refusal = True
+        batch.record.has_refusal = True
         bench.settlement.conclude(bench.in_flight(1), Response(200))
         bench.settlement.conclude(batch, Response(400))
         assert len(bench.backlog.waiting) == 2
