@@ -23,6 +23,12 @@ def reentrant_lock() -> RLock:
     return lock
 
 
+def is_held_here(lock: RLock) -> bool:
+    """Whether the calling thread holds a lock."""
+    held: Any = lock
+    return bool(held._is_owned())
+
+
 def fork_safe_lock() -> RLock:
     """A reentrant lock that no forked child finds held. Hold it for moments only; it is never freed.
 

@@ -17,7 +17,6 @@ import errno
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from segment_async._exceptions import SpoolUnavailable
+from segment_async._locks import reentrant_lock
 from segment_async._outcome import BatchResult, Status
 
 from . import _files as files
@@ -147,7 +147,7 @@ class PlainDatabase:
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
         # Held while the connection is used. Taken before `open_files.guard`, if both are.
-        self._busy = threading.RLock()
+        self._busy = reentrant_lock()
 
     def transact(self, work: Write[_T], size: int | None = None) -> _T:
         """Run the work in a transaction that ends with the counters that it returns; returns once that is safe.

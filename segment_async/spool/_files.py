@@ -21,12 +21,12 @@ import glob
 import os
 import re
 import stat
-import threading
 import time
 from pathlib import Path
 from typing import Final
 
 from segment_async._exceptions import SpoolUnavailable
+from segment_async._locks import reentrant_lock
 
 from ._tables import Counters, Damaged
 
@@ -236,7 +236,7 @@ class _OpenFiles:
     """
 
     def __init__(self) -> None:
-        self.guard = threading.RLock()
+        self.guard = reentrant_lock()
         self.databases: dict[FileId, object] = {}
         self.inherited: set[FileId] = set()
         self.locks: dict[FileId, Lock] = {}
@@ -246,7 +246,7 @@ class _OpenFiles:
         """In a forked child, which has none of its parent's locks; does nothing the second time."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self.guard = threading.RLock()
+            self.guard = reentrant_lock()
             self.inherited.update(self.databases)
             self.databases.clear()
             self.locks.clear()

@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from segment_async._exceptions import SpoolUnavailable
+from segment_async._locks import is_held_here, reentrant_lock
 from segment_async._outcome import BatchResult
 
 from ._database import Options, is_others, other_owner
@@ -125,7 +126,7 @@ class SQLiteSpool:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         # Held for a turn, so that no fork happens in the middle of one.
-        self.turn = threading.Lock()
+        self.turn = reentrant_lock()
 
     # -- intake
 
@@ -197,7 +198,8 @@ class SQLiteSpool:
             # A fork without hooks, as uWSGI's: Python does not know of it, and a new thread might never run.
             self.begin_after_fork(has_threads=False)
         self._requests.put(request)
-        if self._is_closed or not self._ensure_thread():
+        # Amid a turn of this thread, in a signal handler or a finalizer, the next turn serves the request.
+        if (self._is_closed or not self._ensure_thread()) and not is_held_here(self.turn):
             while requests := self._next_requests(0):
                 self._take_turn(requests)
 
@@ -206,25 +208,25 @@ class SQLiteSpool:
             return True
         if not self._has_threads:
             return False
-        with self._starting:
-            if self._thread is None or not self._thread.is_alive():
-                thread = threading.Thread(target=self._run, name="segment_async spool", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    return False
-                self._thread = thread
+        try:
+            threading.Thread(target=self._run, name="segment_async spool", daemon=True).start()
+        except RuntimeError:
+            return False
         return True
 
     def _run(self) -> None:
+        # Several may be started at once, by several callers or by a signal handler amid a start: one of them works.
+        with self._starting:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            self._thread = threading.current_thread()
         try:
             while not (self._is_closed and self._requests.empty()):
                 self._take_turn(self._next_requests(max(0.0, self._next_check - time.monotonic())))
         except BaseException as fault:
             self._options.log("The spool's thread stopped, and is started again: %s", self._base, fault=fault)
             self._options.write_logs()
-            with self._starting:
-                self._thread = None
+            self._thread = None
             self._ensure_thread()
 
     def _next_requests(self, timeout: float) -> list[_Request]:
