@@ -4,6 +4,7 @@ Python blocks run as programs with a local endpoint in the place of Segment, and
 blocks of a page run in order in one folder, in which the page's named blocks are files. Remarks above a block say more:
 
     <!-- with: flask -->            what `surroundings` puts before and after it
+    <!-- with: pytest -->           pytest runs it, beside the other modules of its page
     <!-- sends nothing -->          nothing arrives
     <!-- raises MessageError: userId -->    it ends with this error, whose text begins so
     <!-- arrives: 2 -->             so many events arrive
@@ -23,6 +24,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from segment_async import Client
@@ -75,7 +77,9 @@ def test_a_python_block_runs(block: Block, tmp_path: Path) -> None:
     async def main() -> None:
         async with serve(port=0) as endpoint:
             if block.remark("with") == "pytest":
-                (tmp_path / "test_shop.py").write_text(block.text)
+                for each in ALL:
+                    if each.page == block.page and each.title.endswith(".py"):
+                        (tmp_path / each.title).write_text(each.text)
                 code, said = await _finished(endpoint, tmp_path, sys.executable, "-m", "pytest", "-q")
                 assert code == 0, said
                 return
@@ -140,20 +144,44 @@ def test_a_reason_is_given_for_what_is_not_run() -> None:
         assert reason is None or len(reason) > 20, str(block)
 
 
-def test_commands_that_are_not_run_have_only_options_that_exist() -> None:
+def test_every_command_and_option_exists() -> None:
+    texts = [block.text for block in ALL if block.language in ("sh", "yaml")]
+    lines = re.sub(r"\\\n", " ", "\n".join(texts)).replace('", "', " ").splitlines()
+    commands = [found[1] for line in lines if (found := re.search(r"\bsegment-async ([a-z][^#|\"]*)", line))]
+    assert len(commands) > 30
+    for command in commands:
+        assert _unknown(command) == [], command
+
+
+def _unknown(text: str) -> list[str]:
+    """The words of a command line that are no verb and no option of the command before them."""
     from segment_async.cli._commands import segment_async
 
-    options = {
-        option
-        for command in (segment_async, *segment_async.commands.values(), *_below("plan"), *_below("spool"))
-        for parameter in command.params
-        for option in (*parameter.opts, *parameter.secondary_opts)
-    }
-    texts = [block.text for block in ALL if block.language in ("sh", "yaml")]
-    for line in "\n".join(texts).splitlines():
-        found = re.search(r"segment-async ((?:dev|plan|spool|import)[^#|\\]*?)(?: -- |$)", line)
-        for word in re.findall(r"--[a-z-]+", found[1] if found else ""):
-            assert word in options, line
+    command: click.Command = segment_async
+    unknown: list[str] = []
+    for word in text.partition(" -- ")[0].split():
+        if word.startswith("--"):
+            if isinstance(command, click.Group) and "run" in command.commands:
+                command = command.commands["run"]  # of a group that runs by itself
+            options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+            unknown += [] if word.partition("=")[0] in options | {"--version", "--help"} else [word]
+        elif isinstance(command, click.Group):
+            command = command.commands.get(word, command)
+            unknown += [word] if command is segment_async else []  # the name of a verb comes first
+    return unknown
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    assert _unknown("dev --chaos down --sav events.jsonl -- uvicorn --reload") == ["--sav"]
+    assert _unknown("spool deads analytics.db --reason refused") == ["--reason"]
+    assert _unknown("relays --rate 900")[0] == "relays"
+
+
+def test_no_command_is_shown_as_output() -> None:
+    for block in ALL:
+        if block.language in SHOWN:
+            found = re.search(r"^(segment-async|pip|python|export|curl) .*", block.text, re.MULTILINE)
+            assert found is None, f"{block}: {found and found[0]} belongs into a block of the language sh"
 
 
 def test_the_page_about_spools_has_all_of_their_commands() -> None:

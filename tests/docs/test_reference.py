@@ -150,13 +150,6 @@ def test_the_extras_are_listed_once_and_all() -> None:
             assert re.split(r"[\[>]", requirement)[0] in listed[extra]
 
 
-def test_the_exit_codes_of_an_import_are_those_of_its_page() -> None:
-    rows = re.compile(r"^\| ([\d, ]+) \|", re.MULTILINE)
-    of_import = BY_HAND["reference/exit-codes.md"].partition("## `segment-async plan`")[0]
-    page = (ROOT / "docs" / "import.md").read_text()
-    assert rows.findall(of_import) == rows.findall(page[page.index("## Exit codes") :])
-
-
 @pytest.mark.parametrize(
     ("command", "code"),
     [
