@@ -64,7 +64,12 @@ def _read(plan: object, name: str) -> Read:
     inner = as_object(shape.get("data")) or shape
     rules: object = cast("list[object]", plan) if isinstance(plan, list) else inner.get("rules", inner.get("events"))
     if isinstance(rules, list):
-        found = _listed(cast("list[object]", rules))
+        listed = cast("list[object]", rules)
+        total = as_object(inner.get("pagination")).get("totalEntries")
+        if isinstance(total, int) and total > len(listed):
+            count = f"{len(listed)} of {total} rules"
+            raise PlanError(f"{name}: this is one page of the API's answer, with {count}. {PULL}")
+        found = _listed(listed)
     elif isinstance(rules, dict):
         found = _grouped(cast("JSONObject", rules))
     else:

@@ -138,7 +138,9 @@ def _of_version(checks: list[_Check], message: Mapping[str, Any], found: list[Ve
         if check.rule.version == wanted:
             return check
     versions = ", ".join(str(check.rule.version) for check in checks)
-    text = f"Version {wanted} of {checks[0].rule.key or 'the rule'} is not in the tracking plan, which has {versions}."
+    text = (
+        f"Version {wanted!r} of {checks[0].rule.key or 'the rule'} is not in the tracking plan, which has {versions}."
+    )
     found.append(Verdict("plan", "plan-unplanned-event", "context.protocols.event_version", text))
     return None
 

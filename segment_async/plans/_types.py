@@ -102,13 +102,18 @@ def _allowed(schema: JSONObject) -> Type | None:
         if not texts or not _types(schema) <= {"string", "null"}:
             return None
         return Type(f"Literal[{', '.join(map(literal, texts))}]", "null" in _types(schema))
-    if not values or not all(value is None or isinstance(value, (str, int)) for value in values):
+    if not values or not all(value is None or isinstance(value, str) or _is_integer(value) for value in values):
         return None
     fitting = [value for value in values if _fits(value, schema)]
     if not fitting:
         return None
     shown = dict.fromkeys(literal(value) for value in fitting if value is not None)
     return Type(f"Literal[{', '.join(shown)}]" if shown else "", None in fitting)
+
+
+def _is_integer(value: object) -> bool:
+    """Whether it is an integer that mypy takes in a `Literal`; larger ones are sent as text anyway."""
+    return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
 def _types(schema: JSONObject) -> set[str]:

@@ -79,6 +79,15 @@ def test_an_unknown_type_is_skipped_with_a_warning() -> None:
     assert [str(problem) for problem in plan.problems] == ["warning: rule 1: skipped: unknown type of rule 'SMELL'"]
 
 
+def test_one_page_of_a_long_answer_is_an_error() -> None:
+    """What is on the other pages would be unplanned."""
+    answer = {"data": {"rules": [rule()], "pagination": {"current": "MA==", "next": "MQ==", "totalEntries": 2}}}
+    with pytest.raises(PlanError, match=r"one page of the API's answer, with 1 of 2 rules\. Pull the plan"):
+        Plan.load(answer)
+    answer["data"]["pagination"]["totalEntries"] = 1
+    assert len(Plan.load(answer).rules) == 1
+
+
 def test_the_same_rule_twice_is_an_error() -> None:
     with pytest.raises(PlanError, match="TRACK “Signed Up” version 1 is in the plan twice"):
         Plan.load([rule(), rule()])

@@ -52,6 +52,8 @@ class TestTypes:
             ({"type": "object", "properties": {"a": {}}}, "SignedUpP", "SignedUpP | None"),
             ({"type": "string", "enum": ["a", 'b"', "a"]}, 'Literal["a", \'b"\']', 'Literal["a", \'b"\'] | None'),
             ({"enum": [1, None, True]}, "Literal[1, True] | None", "Literal[1, True] | Null | None"),
+            ({"enum": [2**63 - 1]}, "Literal[9223372036854775807]", "Literal[9223372036854775807] | None"),
+            ({"enum": [1, 2**63]}, "Any", "Any"),
             ({"type": "string", "enum": ["a", None, 1]}, 'Literal["a"]', 'Literal["a"] | None'),
             ({"enum": [1.5]}, "Any", "Any"),
             ({"const": "x"}, 'Literal["x"]', 'Literal["x"] | None'),

@@ -36,6 +36,12 @@ def test_a_track_rule_without_a_key() -> None:
     assert str(problem) == "warning: TRACK version 1: has no key, so that no event is checked against it"
 
 
+@pytest.mark.parametrize("schema", [{}, None, True, "{}"])
+def test_a_rule_without_a_schema(schema: object) -> None:
+    (problem,) = lint(Plan.load([{**rule(), "jsonSchema": schema}]))
+    assert str(problem) == "note: TRACK “Signed Up” version 1: has no schema, so that any content passes"
+
+
 def test_what_was_skipped_and_a_good_plan() -> None:
     assert found(p={"type": "string"}) == []
     (problem,) = lint(Plan.load([rule(), rule(kind="SMELL")]))
