@@ -20,7 +20,8 @@ from ._appends import GROUP_SIZE, Appends, Done
 
 _log = logging.getLogger("segment_async")
 
-_MOVED = BatchResult(Status.HANDED_OVER)
+# A file on disk counts no messages as handed over: Redis is where it delivers them.
+_MOVED = BatchResult(Status.DELIVERED)
 # Bytes that are moved at once, and seconds until it is tried again.
 _WINDOW_BYTES = 4 * 2**20
 _RETRY = 1.0

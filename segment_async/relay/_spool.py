@@ -119,8 +119,8 @@ class RedisSpool:
     # -- intake
 
     def claim(self, fingerprint: str) -> None:
-        if self._fingerprint not in (None, fingerprint):
-            raise ValueError("the spool belongs to another write key: make a RedisSpool for each client")
+        if self._fingerprint is not None:
+            raise ValueError("the spool belongs to another client: make a RedisSpool for each client")
         self._fingerprint = fingerprint
         if self._file is not None:
             self._file.claim(fingerprint)
@@ -204,7 +204,10 @@ class RedisSpool:
         Raises:
             ValueError: Redis must not be used as it is set up.
             SpoolUnavailable: it is out of reach; it is tried again by itself.
+            RuntimeError: no client was made with the spool, so its write key is not known yet.
         """
+        if self._fingerprint is None:
+            raise RuntimeError("make the client before you connect its spool: Client(..., spool=spool)")
         engine = self._start()
         await engine.answer(engine.connect)
 

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status, TransportError
 from segment_async.relay import RedisSpool, RelayInspector
+from segment_async.spool import SpoolInspector
 from segment_async.testing import RecordingTransport
 from tests.support.law import check_counters
 
@@ -204,15 +205,17 @@ class TestAServerThatIsGone:
         async def main() -> None:
             await asyncio.to_thread(server.kill)
             async with handing_over(server.url, on_failure=path) as client:
-                ids = await hand_over(client, 50)
-                assert client.statistics().handed_over == 50
+                # More than are moved at once.
+                ids = await hand_over(client, 1_200)
+                assert client.statistics().handed_over == 1_200
             # Another process of the host.
             async with handing_over(server.url, on_failure=path) as client, delivering(server.url) as (_, transport):
-                ids += await hand_over(client, 50, first=50)
+                ids += await hand_over(client, 50, first=1_200)
                 assert client.statistics().handed_over == 50
                 await asyncio.to_thread(server.start)
-                await until(lambda: len(ids_of(transport)) == 100, "all of them arrive")
+                await until(lambda: len(ids_of(transport)) == 1_250, "all of them arrive")
             assert sorted(ids_of(transport)) == sorted(ids)
+            assert list(SpoolInspector(path).pending()) == []
 
         run(main())
 
@@ -397,9 +400,10 @@ class TestWhatIsNotOurs:
                 with pytest.raises(SpoolUnavailable, match="maxmemory-policy"):
                     await client.track("user-1", "Order Completed")
             spool = RedisSpool(server.url)
+            client = Client("key", spool=spool, deliver=False)
             with pytest.raises(ValueError, match="maxmemory-policy"):
                 await spool.connect()
-            await spool.aclose()
+            await client.aclose()
 
         run(main())
 
@@ -444,18 +448,29 @@ class TestOptions:
         assert "hunter2" not in repr(spool)
 
         async def main() -> None:
+            client = Client("key", spool=spool, deliver=False)
             with pytest.raises(SpoolUnavailable) as refused:
                 await spool.connect()
             assert "hunter2" not in str(refused.value)
-            await spool.aclose()
+            await client.aclose()
 
         run(main())
 
-    def test_one_spool_is_for_one_write_key(self) -> None:
+    @pytest.mark.parametrize("write_key", ["key", "other"])
+    def test_one_spool_is_for_one_client(self, write_key: str) -> None:
         spool = RedisSpool("redis://localhost")
         Client("key", spool=spool, deliver=False)
-        with pytest.raises(ValueError, match="another write key"):
-            Client("other", spool=spool, deliver=False)
+        with pytest.raises(ValueError, match="another client"):
+            Client(write_key, spool=spool, deliver=False)
+
+    def test_a_spool_without_a_client_does_not_connect(self) -> None:
+        """It would not know yet in which stream the messages go."""
+
+        async def main() -> None:
+            with pytest.raises(RuntimeError, match="make the client"):
+                await RedisSpool("redis://localhost").connect()
+
+        run(main())
 
 
 class TestPace:
