@@ -560,7 +560,9 @@ class SpoolIntake:
 
 
 def _no_answer(*, maybe_stored: bool) -> SpoolUnavailable:
-    return SpoolUnavailable("the spool does not answer: its disk is stalled or very slow", maybe_stored=maybe_stored)
+    return SpoolUnavailable(
+        "the spool does not answer: its disk or server is stalled or very slow", maybe_stored=maybe_stored
+    )
 
 
 def _read_answer(answer: _Answer) -> tuple[str, int]:

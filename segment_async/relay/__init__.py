@@ -9,12 +9,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._inspect import Consumer, RelayInspector, RelayStatus
+    from ._inspect import RelayInspector, RelayStatus
+    from ._reader import Consumer
     from ._run import RelayOptions, run_relay
     from ._spool import RedisSpool
 
 _MODULES = {
-    "Consumer": "_inspect",
+    "Consumer": "_reader",
     "RedisSpool": "_spool",
     "RelayInspector": "_inspect",
     "RelayOptions": "_run",

@@ -76,6 +76,9 @@ class Appends:
         self._length_seen = float("-inf")
         # Ids of a group whose reply was lost, until it is stored.
         self._uncertain: frozenset[str] = frozenset()
+        # The last group was not confirmed: nothing is appended before the server says that it can confirm again, as
+        # callers that keep their messages would append them over and over.
+        self._is_unconfirmed = False
 
     def add(self, append: Append) -> None:
         self._waiting.append(append)
@@ -138,6 +141,8 @@ class Appends:
         if not await self._server.reach(self._seconds):
             raise SpoolUnavailable(f"Redis cannot be used: {self._server.why}")
         try:
+            if self._is_unconfirmed:
+                await self._until_confirmed()
             room = await self._room(len(messages))
         except Unreachable as error:
             raise SpoolUnavailable(f"Redis did not answer: {error}") from None
@@ -145,6 +150,19 @@ class Appends:
         self.full += len(messages) - len(fitting)
         answers = await self._add(fitting, are_repeated=are_repeated) if fitting else []
         return answers + [Appended("full")] * (len(messages) - len(fitting))
+
+    def _confirmation(self) -> tuple[Any, ...]:
+        milliseconds = max(1, int(self._seconds * 500))
+        return ("WAIT", 1, milliseconds) if self._confirm == "replica" else ("WAITAOF", 1, 0, milliseconds)
+
+    async def _until_confirmed(self) -> None:
+        """Raises:
+        SpoolUnavailable: what was appended last, or anything, is still not as safe as `confirm` asks.
+        """
+        [reply] = await self._server.ask_all([self._confirmation()], seconds=self._seconds)
+        if not _is_confirmed(reply):
+            raise SpoolUnavailable(f"Redis cannot store messages as safely as confirm asks: {_why_not(reply)}")
+        self._is_unconfirmed = False
 
     async def _room(self, count: int) -> int:
         is_fresh = self._now() - self._length_seen < _LENGTH_IS_FRESH
@@ -165,11 +183,8 @@ class Appends:
             ("XADD", stream, "*", *fields_of(each, is_repeated=are_repeated or each.message_id in uncertain))
             for each in messages
         ]
-        milliseconds = max(1, int(self._seconds * 500))
-        if self._confirm == "replica":
-            commands.append(("WAIT", 1, milliseconds))
-        elif self._confirm == "aof":
-            commands.append(("WAITAOF", 1, 0, milliseconds))
+        if self._confirm is not None:
+            commands.append(self._confirmation())
         commands.append(("XLEN", stream))
         try:
             replies = await self._server.ask_all(commands, seconds=self._seconds)
@@ -190,12 +205,12 @@ class Appends:
                 answers.append(Appended("full"))
             else:
                 refusal = reply
-        if refusal is None and confirmed and not self._is_confirmed(confirmed[0]):
-            refusal = confirmed[0] if isinstance(confirmed[0], Exception) else None
-            text = str(refusal or "it is not confirmed in time")
+        if refusal is None and confirmed and not _is_confirmed(confirmed[0]):
             self._uncertain = frozenset(each.message_id for each in messages)
+            self._is_unconfirmed = True
             raise SpoolUnavailable(
-                f"Redis has the message, but not as safely as confirm asks: {text}", maybe_stored=True
+                f"Redis has the message, but not as safely as confirm asks: {_why_not(confirmed[0])}",
+                maybe_stored=True,
             )
         if refusal is not None:
             # One server answers all alike, unless it changed its role in between.
@@ -210,9 +225,13 @@ class Appends:
         self._changed()
         return answers
 
-    @staticmethod
-    def _is_confirmed(reply: Any) -> bool:
-        if isinstance(reply, Exception):
-            return False
-        # Of WAITAOF the first of two numbers, of WAIT the only one.
-        return reply >= 1 if isinstance(reply, int) else bool(reply[0])
+
+def _is_confirmed(reply: Any) -> bool:
+    if isinstance(reply, Exception):
+        return False
+    # Of WAITAOF the first of two numbers, of WAIT the only one.
+    return reply >= 1 if isinstance(reply, int) else bool(reply[0])
+
+
+def _why_not(reply: Any) -> str:
+    return str(reply) if isinstance(reply, Exception) else "it is not confirmed in time"

@@ -1,7 +1,7 @@
 """What works for one process: the parts of the engine, wired, on the loop of a thread of their own.
 
-    Appends ─┐
-    Outlet ─► Group ─┴─► Server ─► Redis
+    Appends ──────────────────┐
+    Outlet, Endings ─► Group ─┴─► Server ─► Redis
 
 A forked child makes a new one.
 """
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from redis.asyncio import RedisCluster
 from redis.exceptions import ResponseError
 
 from segment_async._exceptions import SpoolUnavailable, stack_of
@@ -26,12 +27,13 @@ from segment_async._outcome import Counts, Status
 from segment_async.spool._protocol import Spool, SpoolStatistics
 
 from ._appends import Append, Appends, Confirm
+from ._endings import Endings
 from ._entries import Keys
 from ._fallback import Fallback
 from ._group import Group
 from ._outlet import Outlet
 from ._pace import Pace
-from ._server import Server, Unsuitable, code_of, info_lines
+from ._server import Server, Unreachable, Unsuitable, code_of, info_lines
 from ._thread import LoopInThread
 
 _log = logging.getLogger("segment_async")
@@ -41,8 +43,9 @@ CLOSED: Final = "the spool is closed"
 _CLOSE_SECONDS: Final = 2.0
 # Seconds until a task that failed is started again.
 _RESTART_DELAY: Final = 1.0
-# Seconds that a server has for the first answer.
+# Seconds that a server has for the first answer; and a cluster, all of whose nodes are asked first.
 _INFO_SECONDS: Final = 2.0
+_CLUSTER_SECONDS: Final = 10.0
 
 _T = TypeVar("_T")
 
@@ -70,7 +73,7 @@ class Engine:
     def __init__(self, options: EngineOptions, keys: Keys) -> None:
         self.statistics = SpoolStatistics()
         self._thread = LoopInThread("segment_async relay")
-        self.server = Server(options.redis, self._prepare, options.now)
+        self.server = Server(options.redis, keys.messages, self._prepare, options.now)
         self._fallback = None if options.file is None else Fallback(options.file, self.call)
         self._appends = Appends(
             self.server,
@@ -84,17 +87,21 @@ class Engine:
             changed=self._count,
         )
         consumer = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}".encode()
+        group = Group(self.server, keys, consumer, options.lease)
+        endings = Endings(
+            self.server, group, max_dead=options.max_dead, wall_clock=options.wall_clock, changed=self._count
+        )
         self.outlet = Outlet(
             self.server,
-            Group(self.server, keys, consumer, options.lease),
+            group,
             lease=options.lease,
-            max_dead=options.max_dead,
+            endings=endings,
             pace=None if options.rate is None else Pace(self.server, keys.pace, options.rate, options.now),
             now=options.now,
-            wall_clock=options.wall_clock,
             changed=self._count,
         )
         self._endless: list[asyncio.Task[None]] = []
+        self._info_seconds = _CLUSTER_SECONDS if isinstance(options.redis, RedisCluster) else _INFO_SECONDS
         # For what was appended: the group under way, and the one behind it.
         self._close_seconds = max(_CLOSE_SECONDS, 2 * options.append_timeout)
         self._closing: asyncio.Task[None] | None = None
@@ -113,7 +120,7 @@ class Engine:
 
     def _begin(self) -> None:
         self.server.lose("it was not reached yet")
-        endless = [self._appends.run, self.outlet.keep_holds, self.outlet.keep_recording]
+        endless = [self._appends.run, self.outlet.keep_holds, self.outlet.endings.keep_recording]
         if self._fallback is not None:
             endless.append(partial(self._fallback.keep_moving, self._appends))
         self._endless = [self._thread.spawn(_supervised(each)) for each in endless]
@@ -126,7 +133,7 @@ class Engine:
 
     async def _check(self) -> str | None:
         try:
-            return _checked(info_lines(await self.server.ask("INFO", seconds=_INFO_SECONDS)))
+            return _checked(info_lines(await self.server.ask("INFO", seconds=self._info_seconds)))
         except ResponseError as refusal:
             # A user who may not ask for it: it is a safeguard, nothing more.
             if code_of(refusal) == "NOPERM":
@@ -134,7 +141,7 @@ class Engine:
             raise
 
     async def connect(self) -> None:
-        if not await self.server.reach(2 * _INFO_SECONDS):
+        if not await self.server.reach(2 * self._info_seconds):
             kind = ValueError if self.server.is_unsuitable else SpoolUnavailable
             raise kind(f"Redis cannot be used: {self.server.why}")
 
@@ -187,12 +194,12 @@ class Engine:
         outlet, stored = self.outlet, self._appends.stored
         by_status = dict.fromkeys(Status, 0)
         reasons: dict[str, int] = {}
-        for result, count in outlet.ended.items():
+        for result, count in outlet.endings.counts.items():
             by_status[result.status] += count
             if result.reason is not None:
                 reasons[result.reason] = reasons.get(result.reason, 0) + count
         pending = len(outlet.holds)
-        ended = sum(outlet.ended.values())
+        ended = sum(by_status.values())
         self.statistics = SpoolStatistics(
             accepted=stored + outlet.taken,
             delivered=by_status[Status.DELIVERED],
@@ -200,7 +207,7 @@ class Engine:
             dropped=by_status[Status.DROPPED],
             pending=pending,
             dead=by_status[Status.FAILED],
-            unrecorded=outlet.unrecorded,
+            unrecorded=len(outlet.endings.unrecorded()),
             reasons=Counts(reasons),
             handed_over=stored + outlet.taken - ended - pending,
         )
@@ -223,6 +230,7 @@ def _checked(info: dict[str, str]) -> str | None:
 
     Raises:
         Unsuitable: messages would be lost there, or commands are missing.
+        Unreachable: it takes no messages for now.
     """
     policy = info.get("maxmemory_policy", "")
     if policy.startswith("allkeys-"):
@@ -231,7 +239,8 @@ def _checked(info: dict[str, str]) -> str | None:
             "volatile one"
         )
     if info.get("role") == "slave":
-        raise Unsuitable("the server is a replica, which takes no writes")
+        # For now: it may be promoted, or another one be found by this name.
+        raise Unreachable("the server is a replica, which takes no writes", maybe_done=False)
     version = info.get("redis_version", "")
     if version and tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (6, 2):
         raise Unsuitable(f"the server's version is {version}; Redis 6.2 or Valkey 7.2 is needed")

@@ -191,25 +191,23 @@ class Group:
     async def settle(self, entry_ids: Sequence[bytes]) -> None:
         for first in range(0, len(entry_ids), CHUNK):
             ids = entry_ids[first : first + CHUNK]
-            replies = await self._server.ask_all(
-                [("XDEL", self._stream, *ids), ("XACK", self._stream, GROUP, *ids)], seconds=SECONDS
-            )
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
+            await self._ask_each([("XDEL", self._stream, *ids), ("XACK", self._stream, GROUP, *ids)])
 
     async def fields_of(self, entry_ids: Sequence[bytes]) -> list[Fields]:
         """The entries that are still there."""
-        replies = await self._server.ask_all(
-            [("XRANGE", self._stream, each, each) for each in entry_ids], seconds=SECONDS
-        )
-        return [pair for reply in replies if not isinstance(reply, Exception) for pair in pairs_of(reply)]
+        replies = await self._ask_each([("XRANGE", self._stream, each, each) for each in entry_ids])
+        return [pair for reply in replies for pair in pairs_of(reply)]
 
     async def add_dead(self, letters: Sequence[Sequence[bytes]], most: int) -> None:
-        commands = [("XADD", self._keys.dead, "MAXLEN", "~", most, "*", *fields) for fields in letters]
-        for reply in await self._server.ask_all(commands, seconds=SECONDS):
+        await self._ask_each([("XADD", self._keys.dead, "MAXLEN", "~", most, "*", *fields) for fields in letters])
+
+    async def _ask_each(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The replies, if none of the commands was refused."""
+        replies = await self._server.ask_all(commands, seconds=SECONDS)
+        for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
+        return replies
 
     # -- order
 

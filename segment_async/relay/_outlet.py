@@ -1,11 +1,10 @@
 """The outlet of one process: what it reads or takes over, keeps by renewing, and settles or gives back.
 
-    read ─► entries no relay had, and those of relays that are gone ─► held ─► sending ─► settle ─► gone
+    read ─► entries no relay had, and those of relays that are gone ─► held ─► sending ─► settle ─► Endings
                                                        renewed every quarter of a lease
 
 Reading is also what looks for abandoned entries, so that a relay takes no more over than its memory has room for. When
-the server is out of reach nothing is sent: an attempt that is not noted could not be told from none. What has ended is
-recorded as soon as the server is back.
+the server is out of reach nothing is sent: an attempt that is not noted could not be told from none.
 
 This file knows the group's commands; it lives on the loop of the spool's thread.
 """
@@ -17,15 +16,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
 from segment_async._exceptions import SpoolUnavailable, stack_of
-from segment_async._outcome import BatchResult, Status
+from segment_async._outcome import BatchResult
 from segment_async.spool._protocol import StoredMessage, Window
 
-from ._entries import UNKNOWN, Entry, Fields, dead_fields, entry_of, order
+from ._endings import Endings
+from ._entries import UNKNOWN, Entry, Fields, entry_of, order
 from ._group import CHUNK, SECONDS, Group
 from ._holds import RENEW_AFTER, Holds
 from ._pace import Pace
@@ -42,14 +42,6 @@ _MOST_BYTES: Final = 32_768
 _READ_BYTES: Final = 8 * 2**20
 
 
-class Ended(NamedTuple):
-    """Entries that ended alike."""
-
-    entry_ids: list[bytes]
-    result: BatchResult
-    answer: str
-
-
 class Outlet:
     """Attributes:
     holds: the entries that this process holds.
@@ -57,7 +49,7 @@ class Outlet:
     unknown: entries that this version could not read.
     lost: holds that ended before their entries did.
     taken: entries that were ever held here.
-    ended: how many of them ended here, and how.
+    endings: those that ended here.
     is_used: this process reads; one that only appends makes no group.
     """
 
@@ -67,23 +59,20 @@ class Outlet:
         group: Group,
         *,
         lease: float,
-        max_dead: int,
+        endings: Endings,
         pace: Pace | None,
         now: Callable[[], float],
-        wall_clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
         self.holds = Holds(lease, now)
         self.claimed = self.unknown = self.lost = self.taken = 0
-        self.ended: dict[BatchResult, int] = {}
+        self.endings = endings
         self.is_used = False
         self._server = server
         self._group = group
         self._lease = lease
-        self._max_dead = max_dead
         self._pace = pace
         self._now = now
-        self._wall_clock = wall_clock
         self._changed = changed
         # Messages that are held and were not given out yet.
         self._buffer: deque[StoredMessage] = deque()
@@ -91,20 +80,13 @@ class Outlet:
         self._reading = 0
         self._given: tuple[int, list[StoredMessage]] | None = None
         self._next_look = float("-inf")
-        # What has ended and is not recorded yet.
-        self._unrecorded: deque[Ended] = deque()
-        self._recording = asyncio.Lock()
-        # What was refused and logged, and has not worked since.
-        self._refusals: set[str] = set()
+        # The last read was refused, and that was logged.
+        self._is_refused = False
         self._closing = asyncio.Event()
         # Exchanges under way that would renew holds.
         self._renewing = 0
         self._settled = asyncio.Event()
         self._fetching: asyncio.Task[None] | None = None
-
-    @property
-    def unrecorded(self) -> int:
-        return sum(len(each.entry_ids) for each in self._unrecorded)
 
     async def connected(self) -> None:
         """The server was reached, again or for the first time: find out what it still knows."""
@@ -161,26 +143,30 @@ class Outlet:
                 return
             since = self._now()
             await self._take([(each, 1) for each in await self._group.read_new(count, _BLOCK)], since)
-            self._refusals.discard("read")
+            self._is_refused = False
         except Unreachable:
             pass
         except ResponseError as refusal:
-            self._warn("read", "Redis refused to give messages out: %s", refusal)
-            await self._pause(_RETRY)
+            await self._rest("Redis refused to give messages out: %s", refusal)
         except Exception as error:
-            self._warn("read", "Reading from Redis failed and is tried again.\n%s", stack_of(error))
-            await self._pause(_RETRY)
+            await self._rest("Reading from Redis failed and is tried again.\n%s", stack_of(error))
 
-    def _warn(self, what: str, text: str, *arguments: object) -> None:
-        """Once, until it has worked again."""
-        if what not in self._refusals:
-            self._refusals.add(what)
-            _log.warning(text, *arguments)
+    async def _rest(self, text: str, reason: object) -> None:
+        """Pause before the next read; the log says why, once until one has worked again."""
+        if not self._is_refused:
+            _log.warning(text, reason)
+        self._is_refused = True
+        await self._pause(_RETRY)
 
     async def _take_over(self, count: int) -> bool:
         """Whether there were entries whose relays are gone; if not, the next look is a quarter of a lease away."""
         since = self._now()
-        abandoned = [each for each in await self._group.abandoned(count) if not self.holds.is_held(each.entry_id)]
+        abandoned = await self._group.abandoned(count)
+        if abandoned:
+            # What this process holds is renewed soon; what has ended here is recorded soon.
+            ended = set(self.endings.unrecorded())
+            abandoned = [each for each in abandoned if each.entry_id not in ended]
+            abandoned = [each for each in abandoned if not self.holds.is_held(each.entry_id)]
         if not abandoned:
             self._next_look = since + RENEW_AFTER * self._lease
             with suppress(ResponseError):
@@ -278,7 +264,8 @@ class Outlet:
         while not self._closing.is_set():
             await self._pause(RENEW_AFTER * self._lease / 3)
             self._lose(self.holds.end_expired())
-            due = self.holds.due()
+            # What has ended and cannot be recorded is not sent by another relay meanwhile.
+            due = [*self.holds.due(), *self.endings.unrecorded()]
             if not due or not self._server.up.is_set() or self._closing.is_set():
                 continue
             since = self._now()
@@ -294,52 +281,8 @@ class Outlet:
         """Record it; returns also if the server is out of reach, and then it is recorded later."""
         entry_ids = self.holds.entry_ids(keys)
         self.holds.end(keys)
-        if entry_ids:
-            self.ended[result] = self.ended.get(result, 0) + len(entry_ids)
-            self._unrecorded.append(Ended(entry_ids, result, answer))
         self._changed()
-        await self._record()
-
-    async def keep_recording(self) -> None:
-        """Record what could not be recorded at once, for ever."""
-        while True:
-            await asyncio.sleep(_RETRY)
-            if self._unrecorded and self._server.up.is_set():
-                await self._record()
-
-    async def _record(self) -> None:
-        async with self._recording:
-            while self._unrecorded and self._server.up.is_set():
-                first = self._unrecorded[0]
-                # Those that leave nothing behind go together.
-                together = [first]
-                if first.result.status is not Status.FAILED:
-                    for each in list(self._unrecorded)[1:]:
-                        if each.result.status is Status.FAILED:
-                            break
-                        together.append(each)
-                try:
-                    if first.result.status is Status.FAILED:
-                        await self._move_to_dead_letters(first)
-                    await self._group.settle([entry_id for each in together for entry_id in each.entry_ids])
-                except (Unreachable, ResponseError) as error:
-                    self._warn("record", "Redis did not record how messages ended, and is asked again: %s", error)
-                    if len(self._unrecorded) > 1:
-                        # One that is refused does not hold up the others.
-                        self._unrecorded.rotate(-1)
-                    return
-                for _ in together:
-                    self._unrecorded.popleft()
-                self._refusals.discard("record")
-                self._changed()
-
-    async def _move_to_dead_letters(self, ended: Ended) -> None:
-        for first in range(0, len(ended.entry_ids), CHUNK):
-            entries = await self._group.fields_of(ended.entry_ids[first : first + CHUNK])
-            at = self._wall_clock()
-            letters = [dead_fields(each, ended.result, ended.answer, at) for each in entries]
-            if letters:
-                await self._group.add_dead(letters, self._max_dead)
+        await self.endings.add(entry_ids, result, answer)
 
     # -- the end
 
@@ -351,10 +294,10 @@ class Outlet:
             await self._settled.wait()
         if self._fetching is not None:
             await asyncio.wait((self._fetching,))
-        await self._record()
-        if self._unrecorded:
+        await self.endings.record()
+        if unrecorded := self.endings.unrecorded():
             _log.warning(
-                "Redis cannot be used at the close; messages that have ended are sent again: %d.", self.unrecorded
+                "Redis cannot be used at the close; messages that have ended are sent again: %d.", len(unrecorded)
             )
         if not (self.is_used and self._server.up.is_set()):
             return

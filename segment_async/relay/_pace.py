@@ -1,7 +1,8 @@
 """One pace for all relays of a key: a token bucket in Redis, of which each batch takes as many tokens as it has messages.
 
-The bucket is kept as the moment at which it will be full again, by the server's clock. Tokens are taken ahead of time:
-the reply says how long to wait. If the server cannot keep it, as when its memory is full, each relay keeps its share.
+The bucket is kept as the moment at which it will be full again, by the server's clock, and the moment of the last look:
+a clock that was set back, or that of another server, moves both. Tokens are taken ahead of time: the reply says how long
+to wait. If the server cannot keep it, as when its memory is full, each relay keeps its share.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from ._server import Server
 _TAKE: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
-local full = tonumber(redis.call('GET', KEYS[1]) or now)
+local full, last = string.match(redis.call('GET', KEYS[1]) or '', '(%S+) (%S+)')
+full, last = tonumber(full or now), tonumber(last or now)
+if last > now then full = full - (last - now) end
 if full < now then full = now end
 full = full + ARGV[2] * 1000 / ARGV[1]
-redis.call('SET', KEYS[1], string.format('%.3f', full), 'PX', math.ceil(full - now) + 1000)
+redis.call('SET', KEYS[1], string.format('%.3f %.3f', full, now), 'PX', math.ceil(full - now) + 1000)
 return math.max(0, math.ceil(full - now - ARGV[3] * 1000))
 """
 # Seconds' worth of tokens that the bucket holds.

@@ -19,7 +19,7 @@ try:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import ConnectionError as RedisConnectionError
-    from redis.exceptions import RedisError, ResponseError
+    from redis.exceptions import RedisClusterException, RedisError, ResponseError
     from redis.exceptions import TimeoutError as RedisTimeoutError
 except ImportError as _error:
     raise ImportError('segment_async.relay requires the extra "redis": pip install "segment-async[redis]"') from _error
@@ -43,6 +43,10 @@ _CODES: Final = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
+
+
+# The library's errors of a server that does not answer.
+_NO_ANSWER: Final = (RedisError, RedisClusterException, OSError, TimeoutError, EOFError)
 
 
 def code_of(error: Exception) -> str:
@@ -73,11 +77,9 @@ def check_redis(redis: str | Any) -> None:
     if isinstance(redis, str):
         # Not as its cause: the library's error may name the password.
         try:
-            _from_url(redis)
+            redis = _from_url(redis)
         except ValueError:
             redis = None
-        else:
-            return
     if not isinstance(redis, (Redis, RedisCluster)):
         raise ValueError("redis must be a URL such as rediss://host:6379/0, or a client of redis.asyncio")  # noqa: TRY004  # as for all options
     client: Any = redis
@@ -124,12 +126,16 @@ class Server:
     run: what the server calls the time since it was started; `None`: it does not say.
     """
 
-    def __init__(self, redis: str | Any, prepare: Callable[[], Awaitable[None]], now: Callable[[], float]) -> None:
+    def __init__(
+        self, redis: str | Any, key: bytes, prepare: Callable[[], Awaitable[None]], now: Callable[[], float]
+    ) -> None:
         self.up = asyncio.Event()
         self.why = "it was not asked yet"
         self.run: str | None = None
         self.is_unsuitable = False
         self._redis = redis
+        # One of the keys, all of which are in one node of a cluster.
+        self._key = key
         self._client: Any = None
         self._prepare = prepare
         self._now = now
@@ -173,7 +179,11 @@ class Server:
                 for command in commands:
                     pipeline.execute_command(*command)
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError, EOFError) as error:
+                for reply in replies:
+                    # With a cluster these are not raised.
+                    if isinstance(reply, (RedisConnectionError, RedisTimeoutError)):
+                        raise reply
+        except _NO_ANSWER as error:
             text = _text_of(error, seconds)
             self.lose(text)
             raise Unreachable(text, maybe_done=True) from None
@@ -182,8 +192,13 @@ class Server:
         return replies
 
     async def _one(self, command: Sequence[Any]) -> Any:
+        client, options = self._client, dict[str, Any]()
+        if command[0] == "INFO" and isinstance(client, RedisCluster):
+            # Each node says only what it is itself.
+            cluster: Any = await client.initialize()
+            options["target_nodes"] = cluster.get_node_from_key(self._key)
         try:
-            return await self._client.execute_command(*command)
+            return await client.execute_command(*command, **options)
         except (RedisConnectionError, RedisTimeoutError):
             raise
         except ResponseError as refusal:
@@ -224,7 +239,7 @@ class Server:
             except Unsuitable as reason:
                 self._note_failure(str(reason))
                 self.is_unsuitable = True
-            except (RedisError, OSError, TimeoutError, EOFError, Unreachable) as error:
+            except (*_NO_ANSWER, Unreachable) as error:
                 self._note_failure(_text_of(error, _CONNECT_SECONDS))
             except Exception as error:
                 # A ready client's own code, such as a credential provider.

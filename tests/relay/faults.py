@@ -6,22 +6,24 @@ The same faults run in seconds, with a lease of two, in `test_relays` and `test_
 import asyncio
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
 from segment_async import Client, SpoolUnavailable
 from segment_async.relay import RedisSpool, RelayInspector
+from segment_async.relay._entries import keys_for
 
-from .servers import RealServer, binaries
+from .servers import RealServer, binaries, cluster_node, free_ports
 from .stage import ROOT, relay, sink, until
 from .test_relays import LEASE, SHORT, hand_over, host, inspector, is_empty
 
@@ -86,7 +88,7 @@ def test_a_killed_relay_is_taken_over_from_within_75_seconds(server: RealServer)
                 return 400
 
             segment.answer = answer
-            client = Client("key", spool=RedisSpool(server.url), deliver=False)
+            client = host(server)
             async with relay(server.url, segment.url) as one, relay(server.url, segment.url) as other:
                 relays = (one, other)
                 [message_id] = await hand_over(client, 1)
@@ -121,7 +123,7 @@ def test_a_relay_stopped_for_two_minutes_sends_nothing_more_of_what_it_held(serv
                 return 500
 
             before.answer = hang
-            client = Client("key", spool=RedisSpool(server.url), deliver=False)
+            client = host(server)
             async with relay(server.url, before.url) as stopped:
                 message_ids = await hand_over(client, 400)
                 await until(lambda: before.arrivals, "the first request is under way")
@@ -145,14 +147,6 @@ def test_a_relay_stopped_for_two_minutes_sends_nothing_more_of_what_it_held(serv
             await client.aclose()
 
     run(main())
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @contextmanager
@@ -228,6 +222,54 @@ def test_a_failover_under_load_loses_the_unreplicated_tail_at_most(kind: str) ->
                 assert not unmarked
                 for each in (*relays, client):
                     await each.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", list(binaries()))
+def test_a_cluster_goes_on_after_the_loss_of_a_node(kind: str) -> None:
+    """Three nodes, and a replica of the one that has the messages."""
+
+    async def main() -> None:
+        stream = keys_for(sha256(b"key").hexdigest()[:16]).messages
+        with ExitStack() as stack:
+            nodes = [stack.enter_context(cluster_node(binaries()[kind])) for _ in range(4)]
+            owner, replica = nodes[0], nodes[3]
+            slot = owner.ask("CLUSTER", "KEYSLOT", stream)
+            for node, low, high in zip(nodes, (slot, 0, slot + 1), (slot, slot - 1, 16_383), strict=False):
+                node.ask("CLUSTER", "ADDSLOTSRANGE", low, high)
+            for node in nodes[1:]:
+                node.ask("CLUSTER", "MEET", "127.0.0.1", owner.port, owner.bus)
+            await until(lambda: all(b"_state:ok" in each.ask("CLUSTER", "INFO") for each in nodes), "it is whole")
+            await until(lambda: owner.ask("CLUSTER", "MYID") in replica.ask("CLUSTER", "NODES"), "all are known")
+            replica.ask("CLUSTER", "REPLICATE", owner.ask("CLUSTER", "MYID"))
+            await until(lambda: b"state=online" in owner.ask("INFO", "replication"), "the replica follows")
+
+            def spool() -> RedisSpool:
+                return RedisSpool(RedisCluster(host="127.0.0.1", port=nodes[1].port), lease=LEASE, append_timeout=10.0)
+
+            async with sink() as segment:
+                client = Client("key", spool=spool(), deliver=False, overflow_timeout=20.0)
+                async with client, Client("key", spool=spool(), host=segment.url, flush_interval=0.05):
+                    told = await hand_over(client, 100)
+                    await until(lambda: {*told} <= {*segment.ids}, "they arrive")
+                    waiting = asyncio.create_task(hand_over(client, 1_000))
+                    await asyncio.to_thread(owner.kill)
+                    with pytest.raises(SpoolUnavailable):
+                        await waiting
+
+                    async def is_back() -> bool:
+                        try:
+                            told.extend(await hand_over(client, 100))
+                        except SpoolUnavailable:
+                            await asyncio.sleep(0.1)
+                            return False
+                        return True
+
+                    async with asyncio.timeout(60):
+                        while not await is_back():
+                            pass
+                    await until(lambda: {*told} <= {*segment.ids}, "the next ones arrive")
 
     run(main())
 

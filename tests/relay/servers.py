@@ -29,10 +29,28 @@ def binaries() -> dict[str, Path]:
     return found
 
 
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def cluster_node(binary: Path) -> "RealServer":
+    """A node of a cluster, without slots."""
+    port, bus = free_ports(2)
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", str(bus))
+    node = RealServer(binary, "--port", str(port), *options)
+    node.port, node.bus = port, bus
+    return node
+
+
 class RealServer:
     """Attributes:
     socket: the path of its Unix socket.
     url: what a client is given.
+    port, bus: of a node of a cluster.
     """
 
     def __init__(self, binary: Path, *options: str) -> None:
@@ -42,6 +60,7 @@ class RealServer:
         self.folder = Path(tempfile.mkdtemp(prefix="segment-"))
         self.socket = self.folder / "socket"
         self.url = f"unix://{self.socket}"
+        self.port = self.bus = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "RealServer":

@@ -66,6 +66,10 @@ class TestRelay:
         assert "repaired: 2 messages" in shown
         assert "appendonly is off" in shown
 
+    def test_check_says_that_no_relay_runs(self, filled: RealServer) -> None:
+        # The one that read here has closed.
+        assert "3 messages wait and no relay runs" in run(relay, "check", filled.url, code=1)
+
     def test_without_a_key_there_is_nothing_to_deliver(self, filled: RealServer) -> None:
         assert "SEGMENT_WRITE_KEY" in run(relay, filled.url, key=None, code=2)
 

@@ -4,20 +4,20 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status, TransportError
 from segment_async.relay import RedisSpool, RelayInspector
-from segment_async.spool import SpoolInspector
+from segment_async.spool import BatchResult, SpoolInspector
 from segment_async.testing import RecordingTransport
 from tests.support.law import check_counters
 
-from .servers import RealServer, binaries
+from .servers import RealServer, binaries, cluster_node
 from .stage import Proxy, proxy, until
 
 Start = Callable[..., RealServer]
@@ -45,7 +45,7 @@ def calls_of(server: RealServer, command: str) -> int:
 
 
 @asynccontextmanager
-async def handing_over(url: str, **options: Any) -> AsyncIterator[Client]:
+async def handing_over(url: str | RedisCluster, **options: Any) -> AsyncIterator[Client]:
     of_client = {name: options.pop(name) for name in ("overflow", "close_timeout") if name in options}
     # Not the limits of a busy machine, but where they are what is tried.
     spool = RedisSpool(url, **{"append_timeout": 10.0, **options})
@@ -58,7 +58,7 @@ async def handing_over(url: str, **options: Any) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def delivering(
-    url: str, answer: Any = lambda _batch: OK, *, max_queue_size: int = 10_000, **options: Any
+    url: str | RedisCluster, answer: Any = lambda _batch: OK, *, max_queue_size: int = 10_000, **options: Any
 ) -> AsyncIterator[tuple[Client, RecordingTransport]]:
     transport = RecordingTransport(answer)
     spool = RedisSpool(url, lease=LEASE, **options)
@@ -82,6 +82,16 @@ def ids_of(transport: RecordingTransport) -> list[str]:
 async def hand_over(client: Client, count: int, first: int = 0) -> list[str]:
     calls = [client.track("user-1", "Order Completed", message_id=f"order-{n}") for n in range(first, first + count)]
     return [each.message_id for each in await asyncio.gather(*calls)]
+
+
+async def until_taken(client: Client) -> None:
+    """Hand a message over, once that works."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(SpoolUnavailable):
+                await client.track("user-1", "Order Completed")
+                return
+            await asyncio.sleep(0.01)
 
 
 class TestALostReply:
@@ -184,17 +194,7 @@ class TestAServerThatIsGone:
                 # The limit, and what a busy machine adds.
                 assert max(waits) < 0.3 + 1.0
 
-                async def is_back() -> bool:
-                    try:
-                        await client.track("user-1", "Order Completed")
-                    except SpoolUnavailable:
-                        await asyncio.sleep(0.01)
-                        return False
-                    return True
-
-                async with asyncio.timeout(20):
-                    while not await is_back():
-                        pass
+                await until_taken(client)
 
         run(main())
 
@@ -243,6 +243,36 @@ class TestAServerThatIsGone:
                 [new] = (await spool.read(10, 10_000)).messages
                 assert [(each.message_id, each.attempts) for each in (old, new)] == [("order-1", 1), ("order-2", 0)]
                 await client_of_relay.aclose()
+
+        run(main())
+
+
+class TestACluster:
+    """Of one node; `make relay-faults` loses one of several."""
+
+    def test_messages_pass_and_a_lost_reply_may_have_been_an_append(self) -> None:
+        async def main() -> None:
+            with cluster_node(binaries()["valkey"]) as node:
+                node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+                await until(lambda: b"cluster_state:ok" in node.ask("CLUSTER", "INFO"), "the cluster is whole")
+
+                def cluster() -> RedisCluster:
+                    return RedisCluster(host="127.0.0.1", port=node.port)
+
+                # The length that was seen stays good: an append is nothing but XADD.
+                async with handing_over(cluster(), clock=lambda: 0.0) as client:
+                    ids = await hand_over(client, 20)
+                    async with delivering(cluster()) as (_, transport):
+                        await until(lambda: {*ids} == {*ids_of(transport)}, "they arrive")
+                    node.signal(signal.SIGSTOP)
+                    waiting = asyncio.create_task(client.track("user-1", "Order Completed"))
+                    await asyncio.sleep(0)
+                    await asyncio.to_thread(node.kill)
+                    with pytest.raises(SpoolUnavailable) as refused:
+                        await waiting
+                    assert refused.value.maybe_stored
+                    await asyncio.to_thread(node.start)
+                    await until_taken(client)
 
         run(main())
 
@@ -407,6 +437,66 @@ class TestWhatIsNotOurs:
 
         run(main())
 
+    def test_a_replica_is_used_once_it_is_promoted(self, start_server: Start) -> None:
+        server = start_server("--replicaof", "127.0.0.1", "1")
+
+        async def main() -> None:
+            spool = RedisSpool(server.url, append_timeout=10.0)
+            client = Client("key", spool=spool, deliver=False, overflow_timeout=20.0)
+            with pytest.raises(SpoolUnavailable, match="replica"):
+                await spool.connect()
+            server.ask("REPLICAOF", "NO", "ONE")
+            await until(spool.is_reachable, "it goes on by itself")
+            await hand_over(client, 1)
+            await client.aclose()
+
+        run(main())
+
+
+class TestEndingsThatCannotBeRecorded:
+    """The server refuses a command, as an administrator may have it do."""
+
+    @asynccontextmanager
+    async def holding(self, server: RealServer, lease: float) -> AsyncIterator[tuple[RedisSpool, int]]:
+        """A spool that holds a message, and the message's key."""
+        spool = RedisSpool(server.url, lease=lease)
+        client = Client("key", spool=spool, deliver=False, overflow_timeout=20.0)
+        await hand_over(client, 1)
+        await spool.read(1, 1)
+        [message] = (await spool.read(1, 1_000)).messages
+        yield spool, message.key
+        await client.aclose()
+
+    def test_other_relays_do_not_send_them_meanwhile(self, start_server: Start) -> None:
+        server = start_server("--rename-command", "XDEL", "", "--rename-command", "XACK", "")
+
+        async def main() -> None:
+            other = RedisSpool(server.url, lease=LEASE)
+            client = Client("key", spool=other, deliver=False)
+            async with self.holding(server, LEASE) as (spool, key):
+                await spool.settle([key], BatchResult(Status.DELIVERED))
+                assert spool.statistics().unrecorded == 1
+                await other.read(1, 1)
+                reading = asyncio.create_task(other.read(1, 1_000))
+                # Each looks once a quarter of a lease, so this is one and a half of them.
+                await until(lambda: calls_of(server, "xpending") > 12, "it has looked for abandoned messages")
+                assert not reading.done()
+                reading.cancel()
+                await client.aclose()
+
+        run(main())
+
+    def test_no_dead_letter_is_lost(self, start_server: Start) -> None:
+        server = start_server("--rename-command", "XRANGE", "")
+
+        async def main() -> None:
+            async with self.holding(server, LEASE) as (spool, key):
+                await spool.settle([key], BatchResult(Status.FAILED, "refused", 400))
+                assert (spool.statistics().failed, spool.statistics().unrecorded) == (1, 1)
+                assert server.ask("XLEN", stream_of(server)) == 1
+
+        run(main())
+
 
 class TestConfirm:
     def test_without_a_replica_it_is_stored_and_not_as_safe_as_was_asked(self, server: RealServer) -> None:
@@ -416,6 +506,23 @@ class TestConfirm:
                     await client.track("user-1", "Order Completed")
                 assert refused.value.maybe_stored
             assert server.ask("XLEN", stream_of(server)) == 1
+
+        run(main())
+
+    @pytest.mark.parametrize("has_file", [False, True])
+    def test_what_is_not_confirmed_is_not_appended_over_and_over(
+        self, server: RealServer, tmp_path: Path, has_file: bool
+    ) -> None:
+        on_failure = tmp_path / "spool" / "redis.db" if has_file else "memory"
+
+        async def main() -> None:
+            options = {"confirm": "replica", "append_timeout": 1.0, "on_failure": on_failure}
+            async with handing_over(server.url, close_timeout=0.1, **options) as client:
+                server.ask("CONFIG", "RESETSTAT")
+                await client.track("user-1", "Order Completed")
+                # As the message is kept here, in the file it may be moved from there once.
+                await until(lambda: calls_of(server, "wait") >= 5, "it was tried again and again")
+                assert server.ask("XLEN", stream_of(server)) <= 1 + has_file
 
         run(main())
 
@@ -439,7 +546,8 @@ class TestOptions:
             RedisSpool("redis://localhost", **options)
 
     def test_a_url_or_client_that_cannot_be_used(self) -> None:
-        for redis in ("localhost:6379", 5, Redis(decode_responses=True)):
+        url = "redis://localhost?decode_responses=True"
+        for redis in ("localhost:6379", 5, url, Redis(decode_responses=True)):
             with pytest.raises(ValueError, match="edis"):
                 RedisSpool(redis)  # type: ignore[arg-type]
 
@@ -487,5 +595,17 @@ class TestPace:
                     seconds = time.perf_counter() - began
             # A second's worth is there from the start.
             assert seconds > 0.8 * (400 - 200) / 200
+
+        run(main())
+
+    def test_a_clock_that_was_set_back_holds_nothing_up(self, server: RealServer) -> None:
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                await hand_over(client, 10)
+                # What a relay would have noted when the clock was an hour ahead.
+                ahead = 1000 * (int(server.ask("TIME")[0]) + 3600)
+                server.ask("SET", stream_of(server).removesuffix(b":m") + b":pace", f"{ahead}.000 {ahead}.000")
+                async with delivering(server.url, rate=200.0) as (_, transport):
+                    await until(lambda: len(ids_of(transport)) == 10, "they arrive")
 
         run(main())

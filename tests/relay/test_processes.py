@@ -78,7 +78,9 @@ def test_what_was_queued_without_a_loop_is_handed_over_at_exit(server: RealServe
 
 
 def test_loops_in_turn_and_threads_at_once(server: RealServer) -> None:
-    client = Client("key", spool=RedisSpool(server.url), deliver=False)
+    # Not the limits of a busy machine.
+    spool = RedisSpool(server.url, append_timeout=10.0)
+    client = Client("key", spool=spool, deliver=False, overflow_timeout=20.0)
 
     async def hand_over(name: str) -> None:
         for number in range(10):

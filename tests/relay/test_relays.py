@@ -41,9 +41,10 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(limited())
 
 
-def host(server: RealServer, **options: Any) -> Client:
-    """A client that only hands over."""
-    return Client("key", spool=RedisSpool(server.url, lease=LEASE), deliver=False, **options)
+def host(server: RealServer, key: str = "key") -> Client:
+    """A client that only hands over, with the limits of a busy machine."""
+    spool = RedisSpool(server.url, append_timeout=10.0)
+    return Client(key, spool=spool, deliver=False, overflow_timeout=20.0)
 
 
 def inspector(server: RealServer) -> RelayInspector:
@@ -92,7 +93,8 @@ def test_a_relay_that_was_killed_in_a_request_is_taken_over_from(server: RealSer
                 await until(lambda: segment.arrivals, "the first request is under way")
                 await first.end(signal.SIGKILL)
             is_up.set()
-            async with relay(server.url, segment.url, *SHORT):
+            async with relay(server.url, segment.url, *SHORT) as second:
+                await second.until_ready()
                 took = await until(lambda: len(segment.arrivals) == 2, "another relay sends it")
                 assert took < 1.25 * LEASE + SOON / 3
                 assert segment.last_of(message_id).retry_count == 1
@@ -183,7 +185,7 @@ def test_a_rolling_deploy_loses_and_repeats_nothing_and_leaves_no_consumer(serve
 def test_two_write_keys_on_one_server_do_not_meet(server: RealServer) -> None:
     async def main() -> None:
         async with sink() as one, sink() as two:
-            hosts = [Client(key, spool=RedisSpool(server.url), deliver=False) for key in ("key", "other")]
+            hosts = [host(server, key) for key in ("key", "other")]
             async with relay(server.url, one.url), relay(server.url, two.url, key="other"):
                 ids = [await hand_over(client, 30) for client in hosts]
                 await until(lambda: len(one.ids) == len(two.ids) == 30, "both arrive")
