@@ -449,9 +449,19 @@ class SpoolIntake:
             if not queue.ready or queue.ready[-1] is not delivery:
                 queue.ready.append(delivery)
             return
+        if self.known.get(delivery.message_id, delivery) is not delivery:
+            self._lose_earlier(delivery.message_id)
         self.known[delivery.message_id] = delivery
         forget_bodies((delivery,))
         queue.accounts.unload(1, size)
+
+    def _lose_earlier(self, message_id: str) -> None:
+        """An id was stored once more: the message that had it before was dropped, to make room for this one's group."""
+        for index, dropped in enumerate(self._dropped):
+            if dropped.message_id == message_id:
+                self.lose(dropped)
+                del self._dropped[index]
+                return
 
     def _end(self, delivery: Delivery, status: str, key: int, size: int, was_arriving: bool) -> BatchResult | None:
         """The message has its outcome, which is returned; `None`: it is not accepted after all."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, Delivery, Outcome, Response, SpoolUnavailable, Status, TransportError
+from segment_async import Client, Delivery, Outcome, Response, RetryPolicy, SpoolUnavailable, Status, TransportError
 from segment_async.spool import SQLiteSpool
 from segment_async.testing import RecordingTransport
 from tests.spool.conftest import Disk
@@ -228,6 +228,35 @@ class TestTheSameIdAgain:
             assert (client.statistics().pending, transport.taken, store.accepted) == (0, ["m"], 1)
 
         with_spool(body)
+
+    def test_when_the_first_makes_room_for_the_second_ones_group(self) -> None:
+        """Both have an outcome, and each its own."""
+
+        async def main() -> None:
+            is_up = False
+
+            def answer(_batch: object) -> Response:
+                if not is_up:
+                    raise TransportError("no connection", maybe_sent=False)
+                return OK
+
+            store = SpoolStore(max_messages=6)
+            transport = RecordingTransport(answer)
+            async with Client("key", spool=store.open(), transport=transport, deliver=False) as earlier:
+                for number in range(5):
+                    await earlier.track("user-1", "Earlier", message_id=f"p{number}")
+            options: Any = {"max_queue_size": 8, "overflow": "drop_oldest", "retry": RetryPolicy(max_backoff=1)}
+            async with Client("key", spool=store.open(), transport=transport, **options) as client:
+                first = client.nowait.track("user-1", "Order Completed", message_id="m1")
+                others = [client.nowait.track("user-1", "Other", message_id=f"o{number}") for number in range(6)]
+                second = await client.track("user-1", "Order Completed", message_id="m1")
+                is_up = True
+                assert await client.flush(timeout=SOON) == 0
+                outcomes = [(await settled(delivery)).status for delivery in (first, *others[:2], second)]
+                assert outcomes == [Status.DROPPED, Status.DROPPED, Status.DELIVERED, Status.DELIVERED]
+                check_counters(client.statistics())
+
+        run(main())
 
     def test_at_the_close_both_are_kept(self) -> None:
         async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
