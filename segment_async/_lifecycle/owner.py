@@ -1,7 +1,7 @@
 """Which loop works for a client; flush, close, fork, exit.
 
-A client belongs to no loop by birth. The first loop that needs it becomes its owner. If the owner is closed, or stands
-still while another loop runs, that one takes over, with every message that was left. Nothing here blocks, and nothing
+A client is not bound to a loop when it is made. The first loop that needs it becomes its owner. If the owner is closed,
+or is not running while another loop is, that one takes over, with every message that was left. Nothing here blocks, and nothing
 here looks at messages.
 """
 
@@ -30,8 +30,8 @@ from .waiting import Host, Signal, wait_until
 
 _log = logging.getLogger("segment_async")
 
-# Seconds between two looks of a foreign loop at whether the owner still runs. Thousands that wait there look less often
-# each, so that all together look no more often than the second number says.
+# Seconds between two looks of a waiter on another loop at whether the owner still runs. The more waiters there are, the
+# less often each one looks: together at most once every `_BETWEEN_LOOKS` seconds.
 _WATCH_SECONDS: Final = 0.05
 _BETWEEN_LOOKS: Final = 0.002
 _LONGEST_WATCH: Final = 5.0
@@ -49,7 +49,7 @@ _locks: dict[int, RLock] = {}
 
 
 class LoopOwner(Host):
-    """Finds the loop that works for one client, and ends it.
+    """Finds the loop that works for one client, and closes the client.
 
     Attributes:
         clock: `clock.loop` is the owner; `None` before the first and between two.
@@ -68,16 +68,16 @@ class LoopOwner(Host):
         auth: Auth,
         close_timeout: float,
     ) -> None:
-        # Loaded here and not at the close, for which the loop would stand still; and at the interpreter's exit not all
-        # of it can be loaded any more.
+        # Loaded here and not at the close, where it would block the loop; and at the interpreter's exit not all of it can
+        # be loaded any more.
         import anyio.lowlevel  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
         self._make = make
         self._transport = transport
         self._auth = auth
         self.close_timeout = close_timeout
-        # Of loops that have worked for the client and have not ended: connections may be open there, and tasks may be about
-        # to end.
+        # Of loops that have worked for the client and have not ended: connections may be open there, and tasks may still be
+        # ending.
         self._guards: dict[asyncio.AbstractEventLoop, Guard] = {}
         self._left: dict[asyncio.AbstractEventLoop, list[asyncio.Task[Any]]] = {}
         self._begin()
@@ -92,11 +92,10 @@ class LoopOwner(Host):
         self.has_run = False
         self._idle_warning = IdleWarning()
         self._last_look = 0.0
-        # The last flush ran out of time.
-        self._flushed_in_vain = False
+        self._last_flush_timed_out = False
         self.clock = LoopClock()
         self.pipeline = self._make(self.clock, self)
-        # Last, for other threads of a child look at it first.
+        # Last: other threads of a child look at it first.
         self._pid = os.getpid()
 
     # -- the owner
@@ -192,7 +191,7 @@ class LoopOwner(Host):
     async def _send_before_the_end(self) -> None:
         """What is in flight or due gets a moment, unless deliveries fail anyway or a flush has just waited for them."""
         pipeline = self.pipeline
-        if self._is_closed or self._is_finishing or self._flushed_in_vain or not pipeline.can_send():
+        if self._is_closed or self._is_finishing or self._last_flush_timed_out or not pipeline.can_send():
             return
         left = await self.flush(min(self.close_timeout, _LOOP_END_SECONDS))
         if left and pipeline.feed is None:
@@ -260,7 +259,7 @@ class LoopOwner(Host):
         if feed is not None:
             await feed.until_recorded(self, time_left)
         left = pipeline.left(place)
-        self._flushed_in_vain = left > 0
+        self._last_flush_timed_out = left > 0
         return left
 
     # -- close

@@ -1,10 +1,11 @@
 """The messages that were read from the queue and have no outcome yet, and every decision about what is sent when.
 
-    open ── sealed when it is due and a request may begin ──► in flight ◄─── its turn, its back-off is over
-      ▲                                                          │                    │
-    messages                                                     └── retry, split ──► waiting
+    messages ─► open ─► sealed: waiting ─► in flight
+                           ▲                  │
+                           └── retry, split ──┘
 
-A batch is in one of the three at any time, never only in a coroutine. This file is pure: it has no loop, lock or
+An open batch is sealed when it is due and a request may begin, or when it is full. A batch is in one of the three at
+any time, never only in a coroutine. This file is pure: it has no loop, lock or
 socket; `now` is an argument.
 """
 
@@ -22,8 +23,8 @@ from .delivery import Record
 
 # Unread messages at which the consumer is woken although nothing is due: to compress them while there is time.
 WAKE_EVERY: Final = 100
-# Batches of `flush_at` that are sent as one while more than another is unread: a request costs 0.2 ms, which is a
-# twentieth of what 500 messages cost, the most that a caller who does not pause leaves unread.
+# While more than `flush_at` messages are unread, a batch may have this many times `flush_at`: a request costs 0.2 ms, a
+# twentieth of what 500 messages cost, and a caller that does not pause leaves at most 500 unread.
 _BACKLOG_BATCHES: Final = 5
 # Failures in a row of a single message, after which another is tried although the order forbids it.
 _STUCK_AFTER: Final = 10
@@ -41,7 +42,6 @@ class Backlog:
     flush_before: messages before this place are sent without waiting for company.
     unread_since: when the first unread message came, if the consumer was not woken for it.
     looks_at: when the consumer will look by itself; `None`: it will not.
-    was_active: something was pending at the last look.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Backlog:
         self.flush_before = 0
         self.unread_since: float | None = None
         self.looks_at: float | None = None
-        self.was_active = False
+        self._was_active = False
         self._circuit = circuit
         self._flush_at = flush_at
         self._flush_interval = flush_interval
@@ -228,10 +228,10 @@ class Backlog:
         moments = [*self._moments(now, is_full)]
         if self.open is not None or self.waiting or self.in_flight:
             moments.append(now + LONGEST_SLEEP)
-            self.was_active = True
-        elif self.was_active:
+            self._was_active = True
+        elif self._was_active:
             moments.append(now + self._flush_interval)
-            self.was_active = False
+            self._was_active = False
         return min(moments, default=None)
 
     def overdue(self, now: float) -> list[Batch]:

@@ -29,7 +29,3 @@ class LoopClock:
     def detach(self) -> None:
         now = self.now()
         self.loop, self._offset = None, now
-
-    def loop_time(self, moment: float) -> float:
-        """The loop's own time at this reading of the clock."""
-        return moment - self._offset

@@ -24,7 +24,7 @@ from .settlement import Settlement
 
 # Bytes that are little to read and compress.
 _LITTLE: Final = 4_096
-# Seconds that a timer comes late on purpose: a loop may call a little early, and then there would be nothing to do.
+# Seconds by which a timer is set late: a loop may call a little early, and then nothing would be due.
 _SLACK: Final = 1e-5
 
 _Request = asyncio.Task[Response | Failure | HoldsEnded]
@@ -49,7 +49,7 @@ class Consumer:
         self._supervised.start(loop)
 
     def stop(self) -> list[asyncio.Task[Any]]:
-        """Stop working on the loop. Batches in flight wait again. Returns the tasks, to be told to end."""
+        """Stop working on the loop. Batches in flight wait again. Returns the tasks, for the caller to cancel."""
         requests, self._requests = self._requests, {}
         task = self._supervised.stop()
         self._backlog.looks_at = None

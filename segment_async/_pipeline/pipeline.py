@@ -41,8 +41,8 @@ from .spool_feed import SpoolFeed
 
 _log = logging.getLogger("segment_async")
 
-# Under "drop_oldest" what is in flight, and what goes at once to make room, are a tenth of the bounds together: batches
-# are so small, in messages and in bytes, that the newest nine tenths always stay.
+# Under "drop_oldest" batches are so small, in messages and in bytes, that all that are in flight and the one that makes
+# room take at most a tenth of the bounds: the newest nine tenths always stay.
 _EVICTED_SHARE: Final = 10
 
 

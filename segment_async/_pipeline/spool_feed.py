@@ -34,7 +34,7 @@ from .spool_intake import SpoolIntake
 _WINDOW: Final = 1_000
 # Seconds until a spool that could not be read is asked again.
 _RETRY_SECONDS: Final = 0.5
-# Seconds between two looks at what the spool's thread has to say, in a process that has forked.
+# Seconds between two looks at what the spool's thread has answered, in a process that has forked.
 _HEARTBEAT: Final = 0.02
 
 
@@ -136,7 +136,7 @@ class SpoolFeed:
         if message.attempts:
             queue.attempts[message.key] = message.attempts
         queue.accounts.load(len(message.body))
-        # No call from there to here, and an exception after the last one finds the message counted and in its place.
+        # No call between the message's counting and here: an exception afterwards finds it counted, and in its place.
         self._loaded += 1
         queue.ready.append(delivery)
         if known.get(message.message_id) is delivery:
@@ -155,7 +155,7 @@ class SpoolFeed:
         return ended
 
     def settle(self, keys: Iterable[int], result: BatchResult, answer: str) -> None:
-        """Have an outcome recorded, by the recorder of this loop or of a later one; `notify` the queue afterwards."""
+        """Have an outcome recorded, by the recorder of this loop or of a later one, which is woken."""
         self._outcomes.append((list(keys), result, answer))
         self._queue.notify()
 
@@ -192,7 +192,7 @@ class SpoolFeed:
 
     @property
     def is_recorded(self) -> bool:
-        """Every outcome is recorded, as far as the spool takes them."""
+        """Every outcome is recorded, or the spool has refused to."""
         return not self._outcomes
 
     def statistics(self) -> SpoolStatistics:

@@ -386,7 +386,7 @@ class SpoolIntake:
                         del self._dropped[0]
                     queue.room.note_room()
                 if refused is not None:
-                    self._refuse(*refused)
+                    self._report_dropped(*refused)
                 if not answers:
                     # Some have their outcome, or share another's.
                     queue.queued.moved.notify()
@@ -496,8 +496,8 @@ class SpoolIntake:
             del self._awaited[delivery]
             self._queue.accounts.arriving -= 1
 
-    def _refuse(self, delivery: Delivery, result: BatchResult, body: bytes) -> None:
-        """Tell of a message that was dropped."""
+    def _report_dropped(self, delivery: Delivery, result: BatchResult, body: bytes) -> None:
+        """Report a message that was dropped."""
         self._queue.queued.moved.notify()
         self._reports.add(result, partial(_alone, body), len(body), self._clock.loop)
         if result.reason == "spool_unavailable":
@@ -564,7 +564,7 @@ class SpoolIntake:
                 queue.leave(len(unstored), sum(map(len, bodies)), result)
         for delivery, body in zip(unstored, bodies, strict=True):
             settle_alone(delivery, queue.queued.host, result)
-            self._refuse(delivery, result, body)
+            self._report_dropped(delivery, result, body)
         settle_all(answered)
         return len(unstored)
 

@@ -47,24 +47,3 @@ def test_from_one_loop_to_the_next_without_a_pause() -> None:
     assert clock.loop is second
     first.close()
     second.close()
-
-
-def test_the_loop_s_own_time_of_a_moment() -> None:
-    clock, loop = LoopClock(), VirtualClockLoop(5_000.0)
-    clock.attach(loop)
-    loop.advance(3)
-    assert clock.loop_time(clock.now()) == loop.time() == 5_003.0
-    assert clock.loop_time(10.0) == 5_010.0
-    loop.close()
-
-
-def test_it_knows_the_thread_that_it_was_attached_in() -> None:
-    clock, loop = LoopClock(), VirtualClockLoop()
-    assert clock.thread == 0
-    thread = threading.Thread(target=clock.attach, args=(loop,))
-    thread.start()
-    thread.join()
-    assert clock.thread == thread.ident
-    clock.attach(loop)
-    assert clock.thread == threading.get_ident()
-    loop.close()
