@@ -1,7 +1,5 @@
 """The client's clock: it goes on evenly from loop to loop, and stands still while there is none."""
 
-import threading
-
 from segment_async._pipeline.clock import LoopClock
 from tests.support.virtual_clock import VirtualClockLoop
 
