@@ -1,4 +1,4 @@
-"""`segment-async import`: the options, the progress on a terminal or in a log, and the summary."""
+"""`segment-async import`: the options, and the run from the first look at the sources to the exit code."""
 
 from __future__ import annotations
 
@@ -8,35 +8,27 @@ import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import click
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
-from rich.text import Text
 
 from segment_async.importing import (
-    DryRun,
     Importer,
     ImportOptions,
     ImportReport,
     ImportUsageError,
-    Progress,
     dry_run,
     initial_mapping,
     load_mapping,
     load_transform,
 )
 
-_LINE_SECONDS: Final = 10
+from ._import_progress import progress_shown, say
+from ._import_report import announcement, exact_number, show_dry, summary
+
 _SIGNALS: Final = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _USAGE: Final = 2
 
@@ -117,6 +109,10 @@ def import_(sources: tuple[str, ...], map_file: Path | None, **given: Any) -> No
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename or 'source'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        # Before the import handles signals, or in a dry run. click would exit with 1, which means rejects.
+        click.echo("Interrupted.", err=True)
+        sys.exit(_SIGNALS[signal.SIGINT])
     finally:
         logger.setLevel(level)
 
@@ -170,25 +166,25 @@ def _write_key(file: Path | None) -> str:
 def _import(options: ImportOptions, quiet: bool, is_json: bool) -> int:
     # Rows have no cycles: looking for some among those on their way is a tenth of the work.
     gc.set_threshold(100_000)
-    with _shown(quiet) as show:
+    with progress_shown(quiet) as show:
         importer = Importer(options, on_progress=show)
         try:
             importer.prepare()
             if not quiet:
-                _say(_announcement(options, importer))
+                say(announcement(options, importer))
             report = asyncio.run(_run(importer))
         finally:
             importer.close()
     if is_json:
         click.echo(orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2))
     elif not quiet:
-        Console(highlight=False).print(_summary(report))
+        Console(highlight=False).print(summary(report))
     if report.problem is not None:
-        _say(f"Stopped: {report.problem}")
+        say(f"Stopped: {report.problem}")
     for text in report.broken:
-        _say(f"Damaged: {text}")
+        say(f"Damaged: {text}")
     if (report.counts.rejected or report.counts.failed) and not quiet:
-        _say(f"Rejects: {report.rejects}")
+        say(f"Rejects: {report.rejects}")
     return report.exit_code
 
 
@@ -203,168 +199,13 @@ async def _run(importer: Importer) -> ImportReport:
             loop.remove_signal_handler(number)
 
 
-def _announcement(options: ImportOptions, importer: Importer) -> str:
-    if importer.already_done:
-        return "An earlier run finished this import: nothing is sent. Use --restart to import again."
-    records = importer.estimated_records
-    resumed = f", {importer.resumed:,} of them done before" if importer.resumed else ""
-    if records is None:
-        amount = "An unknown number of records" + resumed
-    else:
-        amount = f"About {records:,} {'record' if records == 1 else 'records'}{resumed}"
-    if not options.rate:
-        return f"{amount}, without a limit of the rate."
-    pace = f"at {options.rate:,.10g} a second"
-    if records is None:
-        return f"{amount}, {pace}."
-    return f"{amount}, {pace}: {duration(max(0, records - importer.resumed) / options.rate)}."
-
-
-def duration(seconds: float) -> str:
-    """A time that people read: the two largest units."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3_600, whole // 60 % 60, whole % 60
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _summary(report: ImportReport) -> Table:
-    counts = report.counts
-    table = _table("records", "")
-    for name in ("delivered", "rejected", "failed", "skipped", "duplicates"):
-        table.add_row(name, f"{getattr(counts, name):,}")
-    table.add_row("total", f"{counts.records:,}", style="bold")
-    if report.pending:
-        table.add_row("without an outcome", f"{report.pending:,}")
-    for reason, number in counts.reasons.most_common():
-        table.add_row(Text(f"  {reason}", "red"), f"{number:,}")
-    for name, found in (("spec", counts.spec), ("plan", counts.plan)):
-        for rule, number in found.most_common():
-            table.add_row(Text(f"  {name}: {rule}", "yellow"), f"{number:,}")
-    table.add_row("messages delivered", f"{counts.messages:,}")
-    table.add_row("time", duration(report.seconds))
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    return table
-
-
 # -- a dry run
 
 
 def _dry(options: ImportOptions, quiet: bool, is_json: bool) -> int:
     found = dry_run(options)
     if is_json:
-        click.echo(orjson.dumps(found.as_dict(), _exact, orjson.OPT_INDENT_2))
+        click.echo(orjson.dumps(found.as_dict(), exact_number, orjson.OPT_INDENT_2))
     elif not quiet:
-        _show_dry(found, options)
+        show_dry(found, options)
     return found.exit_code
-
-
-def _show_dry(found: DryRun, options: ImportOptions) -> None:
-    Console(highlight=False).print(_dry_table(found, options))
-    _show_findings(found)
-    for text in found.broken:
-        click.echo(f"damaged: {_harmless(text)}")
-    for title, columns in (("unmapped columns", found.unmapped), ("mapped columns without a value", found.unseen)):
-        if columns:
-            click.echo(f"{title}: {_harmless(', '.join(columns))}")
-    for message in found.messages:
-        click.echo(orjson.dumps(message, _exact))
-
-
-def _dry_table(found: DryRun, options: ImportOptions) -> Table:
-    counts = found.counts
-    table = _table("dry run: nothing was sent", "")
-    table.add_row("records", f"{counts.records:,}")
-    for name, label in (("delivered", "to send"), ("rejected",) * 2, ("skipped",) * 2, ("duplicates",) * 2):
-        table.add_row(label, f"{getattr(counts, name):,}")
-    for name, number in found.types.most_common():
-        table.add_row(f"  {name}", f"{number:,}")
-    table.add_row("distinct users", f"{'' if found.users.is_exact else 'about '}{found.users.count:,}")
-    if found.first is not None:
-        table.add_row("first", found.first)
-        table.add_row("last", found.last)
-    if found.seconds is not None:
-        table.add_row(f"time at {options.rate:,.10g} a second", duration(found.seconds))
-    return table
-
-
-def _show_findings(found: DryRun) -> None:
-    for title, findings in (("rejected", found.rejected), ("spec", found.spec), ("plan", found.plan)):
-        for rule, finding in findings.items():
-            click.echo(f"{title}: {rule}: {finding.count:,}")
-            for example in finding.examples:
-                click.echo(f"  {_harmless(example)}")
-
-
-def _exact(value: object) -> object:
-    """A number as it is sent."""
-    return orjson.Fragment(str(value)) if isinstance(value, Decimal) else str(value)
-
-
-def _harmless(text: str) -> str:
-    return "".join(each if each.isprintable() else "\ufffd" for each in text)
-
-
-# -- progress, on stderr
-
-
-def _say(text: str) -> None:
-    click.echo(_harmless(text), err=True)
-
-
-@contextmanager
-def _shown(quiet: bool) -> Generator[Callable[[Progress], object] | None, None, None]:
-    if quiet:
-        yield None
-    elif sys.stderr.isatty():
-        with _bar() as show:
-            yield show
-    else:
-        yield _Lines(time.monotonic).show
-
-
-@contextmanager
-def _bar() -> Generator[Callable[[Progress], object], None, None]:
-    console = Console(stderr=True, highlight=False)
-    bar = Bar(BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"), console=console)
-    with bar:
-        task = bar.add_task("", total=None)
-
-        def show(progress: Progress) -> None:
-            share = progress.share
-            total = None if share is None else 1.0
-            bar.update(task, completed=share or 0, total=total, description=line_of(progress, with_share=False))
-
-        yield show
-
-
-class _Lines:
-    """A line every ten seconds, for logs."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._next = clock() + _LINE_SECONDS
-
-    def show(self, progress: Progress) -> None:
-        if self._clock() >= self._next:
-            self._next += _LINE_SECONDS
-            _say(line_of(progress))
-
-
-def line_of(progress: Progress, *, with_share: bool = True) -> str:
-    """The state of an import in one line."""
-    counts = progress.counts
-    parts = [f"{counts.delivered:,} delivered", f"{counts.rejected + counts.failed:,} rejected or failed"]
-    parts.append(f"{progress.rate:,.0f}/s")
-    if with_share and progress.share is not None:
-        parts.insert(0, f"{progress.share:.0%}")
-    if progress.seconds_left is not None:
-        parts.append(f"{duration(progress.seconds_left)} left")
-    return ", ".join(parts)

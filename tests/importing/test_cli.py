@@ -148,6 +148,13 @@ def test_a_signal_saves_the_state(folder, number, code):
     asyncio.run(main())
 
 
+def test_ctrl_c_in_a_dry_run_is_no_reject(folder):
+    write_csv(folder / "orders.csv", orders(4))
+    (folder / "mine.py").write_text("def made(row):\n    raise KeyboardInterrupt\n")
+    done = run(folder, "orders.csv", "--transform", "mine:made", "--destinations", "all", "--dry-run")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
 def test_kill_9_loses_nothing(tmp_path):
     crashes = Crashes(tmp_path, kills=3, seed=5)
     asyncio.run(crashes.run())
@@ -159,7 +166,7 @@ def test_two_processes_on_one_state(folder):
 
     async def main():
         async with serve() as endpoint:
-            command = [*COMMAND, "orders.csv", "--map", "map.toml", "--rate", "100"]
+            command = [*COMMAND, "orders.csv", "--map", "map.toml", "--rate", "10"]
             first = await asyncio.create_subprocess_exec(
                 *command, cwd=folder, env=environment(endpoint.url), stderr=asyncio.subprocess.DEVNULL
             )
