@@ -31,14 +31,12 @@ _TIMES: Final = (
 )
 _EVENTS: Final = ("event", "eventname", "action")
 _UNIQUE: Final = ("id", "orderid", "eventid", "transactionid", "uuid", "messageid")
-_DAY_FIRST: Final = (
-    "%d.%m.%Y %H:%M:%S",
-    "%d.%m.%Y %H:%M",
-    "%d.%m.%Y",
-    "%d/%m/%Y %H:%M:%S",
-    "%d/%m/%Y %H:%M",
-    "%d/%m/%Y",
-)
+_DAYS: Final = {
+    "%d.%m.%Y": "day before month",
+    "%d/%m/%Y": "day before month",
+    "%m/%d/%Y": "month before day",
+}
+_CLOCKS: Final = (" %H:%M:%S", " %H:%M", "")
 
 
 def initial_mapping(source: str, file_format: str | None = None) -> str:
@@ -109,16 +107,23 @@ def _choose(field: str, columns: list[str]) -> str:
 
 def _timestamp(column: str, rows: list[dict[str, Any]]) -> str:
     values = _values(column, rows)
-    if _all(values, read_time):
-        zoned = all(isinstance(value, str) and re.search(r"(Z|[+-]\d\d:?\d\d)$", value) for value in values)
-        return f"timestamp = {_column(column)}" + (
-            "" if zoned else "  # guess: times without a zone are UTC; else add zone"
-        )
-    for pattern in _DAY_FIRST:
-        if _all(values, as_time(pattern)):
-            spec = f'column = {_quoted(column)}, format = {_quoted(pattern)}, zone = "UTC"'
-            return f"timestamp = {{ {spec} }}  # guess: day before month; set the zone"
-    return f'timestamp = {_column(column)}  # not recognised: add format = "..."'
+    texts = _readable(values, read_time)
+    spec, guess = f"column = {_quoted(column)}", ""
+    if not all(isinstance(text, str) and re.search(r"(Z|[+-]\d\d:?\d\d)$", text) for text in texts):
+        guess = "times without a zone are UTC; else add zone"
+    for day, order in _DAYS.items():
+        for clock in _CLOCKS:
+            found = _readable(values, as_time(day + clock))
+            if len(found) > len(texts):
+                texts = found
+                spec = f'column = {_quoted(column)}, format = {_quoted(day + clock)}, zone = "UTC"'
+                guess = f"{order}; set the zone"
+    # A few bad rows are rejected: they say nothing of the others.
+    if len(texts) <= len(values) // 2:
+        return f'timestamp = {_column(column)}  # not recognised: add format = "..."'
+    bad = f"{len(values) - len(texts):,} of {len(values):,} rows have no such time" if len(texts) < len(values) else ""
+    comment = "; ".join(filter(None, (guess, bad)))
+    return f"timestamp = {{ {spec} }}{f'  # guess: {comment}' if comment else ''}"
 
 
 def _property(column: str, rows: list[dict[str, Any]]) -> str:
@@ -153,12 +158,19 @@ def _values(column: str, rows: list[dict[str, Any]]) -> list[Any]:
 
 
 def _all(values: list[Any], convert: Any) -> bool:
+    return bool(values) and len(_readable(values, convert)) == len(values)
+
+
+def _readable(values: list[Any], convert: Any) -> list[Any]:
+    return [value for value in values if _is_readable(value, convert)]
+
+
+def _is_readable(value: Any, convert: Any) -> bool:
     try:
-        for value in values:
-            convert(value)
+        convert(value)
     except Unreadable:
         return False
-    return bool(values)
+    return True
 
 
 def _simple(column: str) -> str:
