@@ -24,6 +24,9 @@ class ParquetReader:
     Raises:
         ImportUsageError: the extra is not installed.
         SourceBroken: the file is truncated or damaged.
+
+    Attributes:
+        count: rows in the file.
     """
 
     def __init__(self, source: Source) -> None:
@@ -39,16 +42,17 @@ class ParquetReader:
             size = source.size or 0
             raise SourceBroken(size, f"is truncated or damaged: no footer at its end, byte {size:,}") from error
         self._schema: Any = self._microseconds(self._file.schema_arrow)
+        self.count = int(self._file.metadata.num_rows)
+        self._done = 0
 
     @property
     def columns(self) -> list[str]:
         names: list[str] = list(self._file.schema_arrow.names)
         return names
 
-    @property
-    def count(self) -> int:
-        """Rows in the file."""
-        return int(self._file.metadata.num_rows)
+    def tell(self) -> int:
+        """How far it is read, in bytes of the file, as if all rows were of one size."""
+        return (self._source.size or 0) * self._done // max(1, self.count)
 
     def close(self) -> None:
         self._file.close()
@@ -68,6 +72,7 @@ class ParquetReader:
                 start = max(0, row - before) if at == group else 0
                 for index, fields in enumerate(rows[start:], before + start):
                     number += 1
+                    self._done = number
                     yield self._record(number, fields, (at, index + 1))
                 before += len(rows)
 

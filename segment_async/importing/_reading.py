@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from ._mapping import Mapping
 from ._parquet import ParquetReader
@@ -65,13 +65,13 @@ class Opened:
 
     columns: list[str] | None
     records: Iterator[Record]
-    stored: BinaryIO | None
+    place: Callable[[], int]
     close: Callable[[], None]
 
     def done_bytes(self) -> int | None:
         """How far the stored bytes are read."""
         try:
-            return None if self.stored is None else self.stored.tell()
+            return self.place()
         except (OSError, ValueError):
             return None
 
@@ -109,7 +109,7 @@ def open_at(source: Source, position: Position) -> Opened:
     if source.format == "parquet":
         reader = ParquetReader(source)
         records = reader.read(position.record, position.group, position.row)
-        return Opened(None, records, None, reader.close)
+        return Opened(None, records, reader.tell, reader.close)
     # Before the stream is opened: some file systems give one file object to all who open a file.
     columns, delimiter = csv_header(source) if source.format == "csv" else (None, "")
     stream, stored = source.open()
@@ -124,8 +124,8 @@ def open_at(source: Source, position: Position) -> Opened:
         place, skipped = Place(position.record, position.line, position.byte), 0
     if columns is not None:
         found = read_csv(source, stream, columns, delimiter, place)
-        return Opened(columns, _after(found, skipped), stored, close)
-    return Opened(None, _after(read_json_lines(source, stream, place), skipped), stored, close)
+        return Opened(columns, _after(found, skipped), stored.tell, close)
+    return Opened(None, _after(read_json_lines(source, stream, place), skipped), stored.tell, close)
 
 
 def _after(records: Iterator[Record], count: int) -> Iterator[Record]:

@@ -4,11 +4,13 @@ import os
 import pty
 import subprocess
 
+import pyarrow.parquet
 import pytest
 
-from segment_async.cli._import import _Lines, duration, line_of
+from segment_async.cli._import_progress import Lines, duration, line_of
 from segment_async.importing import Counts, Progress
 from segment_async.importing._progress import Meter
+from segment_async.importing._reading import open_at
 from segment_async.importing._sources import find
 from segment_async.importing._state import Position
 from segment_async.importing._window import Window
@@ -32,7 +34,7 @@ def test_a_line_says_how_far_how_fast_and_how_long():
 
 def test_a_log_gets_a_line_every_ten_seconds(capsys):
     now = 100.0
-    lines = _Lines(lambda: now)
+    lines = Lines(lambda: now)
     for now in range(100, 131):
         lines.show(progress(now))
     delivered = [line.split(",")[1].split()[0] for line in capsys.readouterr().err.splitlines()]
@@ -53,6 +55,20 @@ def test_a_meter(tmp_path):
     for _ in range(20):
         latest = meter.tick(None)
     assert (latest.rate, latest.seconds_left) == (0.0, None)
+
+
+def test_a_parquet_file_counts_by_its_size(tmp_path):
+    write_csv(tmp_path / "a.csv", orders(5_000))
+    pyarrow.parquet.write_table(pyarrow.table({"user": [f"u{number}" for number in range(1_000)]}), tmp_path / "b.pq")
+    sources = find([str(tmp_path / "a.csv"), str(tmp_path / "b.pq")])
+    first, second = (source.size for source in sources)
+    window = Window(Counts(records=5_000), Position(1))
+    meter = Meter(sources, first + second, 6_000, window)
+    opened = open_at(sources[1], Position(1))
+    for _ in range(500):
+        next(opened.records)
+    assert meter.tick(opened).share == pytest.approx((first + second / 2) / (first + second), abs=1e-4)
+    opened.close()
 
 
 def test_a_meter_without_sizes(tmp_path):
