@@ -272,7 +272,7 @@ def _parse_object(raw: bytes) -> tuple[Problem | None, Any]:
     try:
         row = orjson.loads(raw)
     except ValueError as error:
-        text = str(error).partition(": line 1")[0]
+        text = str(error).partition(": line ")[0]
         return Problem("json", "", f"Not valid JSON: {text}."), raw.decode(errors="replace").rstrip("\r\n")
     if not isinstance(row, dict):
         return Problem("json", "", "Not a JSON object."), raw.decode(errors="replace").rstrip("\r\n")

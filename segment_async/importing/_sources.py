@@ -39,6 +39,14 @@ _SUFFIXES: Final = {
 _GZIP: Final = b"\x1f\x8b"
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_NO_TEXT: Final = {
+    _GZIP: "is compressed twice: gzip -dc {} | segment-async import -",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd: zstd -dc {} | segment-async import -",
+    b"\xfd7zXZ\x00": "is compressed with xz: xz -dc {} | segment-async import -",
+    b"BZh91AY&SY": "is compressed with bzip2: bzip2 -dc {} | segment-async import -",
+    b"PK\x03\x04": "is a workbook of Excel or a zip file: save it as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "is a workbook of Excel: save it as CSV",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +306,9 @@ def _is_rejects(sample: bytes) -> bool:
 
 
 def _check_text(name: str, sample: bytes) -> None:
+    for beginning, problem in _NO_TEXT.items():
+        if sample.startswith(beginning):
+            raise ImportUsageError(f"source {name}: {problem.format(name)}")
     if sample.startswith(_UTF16) or sample[:4_096].count(0) > len(sample[:4_096]) // 4:
         raise ImportUsageError(
             f"source {name}, line 1: is UTF-16 or binary, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {name}"

@@ -174,6 +174,8 @@ def _parse(content: dict[str, Any]) -> Saved:
 def _check_same(path: Path, saved: Belongings, given: Belongings) -> None:
     changed = [*_changed_sources(saved.sources, given.sources)]
     changed += [text for name, text in _NAMES.items() if getattr(saved, name) != getattr(given, name)]
+    if saved.address != given.address:
+        changed.append(f"the address (it was {saved.address})")
     if changed:
         raise ImportUsageError(
             f"state file {path}: belongs to another import: {', '.join(changed)} changed. Use --restart to import "
@@ -184,7 +186,6 @@ def _check_same(path: Path, saved: Belongings, given: Belongings) -> None:
 _NAMES: Final = {
     "mapping": "the mapping (or an option that changes messages)",
     "key": "the write key",
-    "address": "the address",
 }
 
 

@@ -1,5 +1,6 @@
 """Bad input: each row of the table, what it gets, and that the rows around it arrive."""
 
+import bz2
 import gzip
 from collections import Counter
 
@@ -150,6 +151,9 @@ def test_what_is_judged_once_is_judged_again_where_it_differs(tmp_path):
         (b"", "no header"),
         ("user,at,größe\n".encode("latin-1"), "is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8"),
         (b"user,at,total\ru1,2024-05-01T10:00:00Z,1\r", "its lines end with CR alone; convert it: tr"),
+        (b"PK\x03\x04" + bytes(range(256)), "b.csv: is a workbook of Excel or a zip file: save it as CSV"),
+        (bz2.compress(b"user,at,total\n"), "is compressed with bzip2: bzip2 -dc .*b.csv | segment-async import -"),
+        (gzip.compress(gzip.compress(b"user,at,total\n", mtime=0), mtime=0), "is compressed twice: gzip -dc"),
     ],
 )
 def test_what_is_wrong_with_a_whole_file_is_found_before_anything_is_sent(tmp_path, content, text):
@@ -160,6 +164,13 @@ def test_what_is_wrong_with_a_whole_file_is_found_before_anything_is_sent(tmp_pa
     with pytest.raises(ImportUsageError, match=text):
         imported(good, bad, segment=segment)
     assert not segment.batches
+
+
+def test_what_is_wrong_with_a_line_of_json_is_said_without_a_line_of_its_own(tmp_path):
+    file = tmp_path / "messages.jsonl"
+    file.write_bytes(b'{"type":\n')
+    report, _ = imported(file, mapping=None, destinations="all")
+    assert [reject["text"] for reject in rejects_of(report)] == ["Not valid JSON: unexpected end of data."]
 
 
 def test_a_json_array_is_no_json_lines(tmp_path):

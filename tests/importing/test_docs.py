@@ -19,7 +19,9 @@ def blocks(language):
 
 
 def shell(block, folder, host):
-    command = block.replace("segment-async ", f"{sys.executable} -m segment_async.cli ")
+    # Any free port: the page's own one may be taken.
+    command = block.replace("segment-async dev", "segment-async dev --port 0")
+    command = command.replace("segment-async ", f"{sys.executable} -m segment_async.cli ")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SEGMENT_HOST": host}
     return subprocess.run(["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -30,7 +32,8 @@ def test_the_commands_do_what_the_page_says(tmp_path):
     with running_endpoint() as endpoint:
         done = shell(init, tmp_path, endpoint.url)
         assert done.returncode == 0, done.stderr
-        assert 'decimal = ","' in (tmp_path / "orders.toml").read_text()
+        first = (tmp_path / "orders.toml").read_text()
+        assert all(text in first for text in ('decimal = ","', 'format = "%d.%m.%Y %H:%M"'))
         (tmp_path / "orders.toml").write_text(blocks("toml")[0])
         done = shell(dry, tmp_path, endpoint.url)
         assert (done.returncode, "unmapped columns: note" in done.stdout) == (1, True), done.stderr
