@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable
 from os import getpid
 from types import TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self
+from typing import Any, Concatenate, Final, ParamSpec, Self, cast
 
 from . import Client as AsyncClient
 from . import Delivery as AsyncDelivery
@@ -27,6 +27,7 @@ from ._calls import Calls
 from ._exceptions import MessageError, QueueFull, SpoolUnavailable
 from ._lifecycle import loop_thread, process, uwsgi
 from ._lifecycle.loop_thread import LoopThread
+from ._lifecycle.owner import LoopOwner
 from ._lifecycle.termination import drain_on_sigterm
 from ._message.build import Fields
 from ._outcome import Outcome, Statistics
@@ -69,18 +70,31 @@ class Delivery:
 
         Raises:
             TimeoutError: it is still pending after `timeout` seconds (`None`: no limit).
-            RuntimeError: called in a hook, which runs on the thread that it would wait for; or in a forked child, whose
-                parent sends the message.
+            RuntimeError: called in a hook, which runs on the thread that it would wait for; in a signal handler that
+                interrupted a call of the client; or in a forked child, whose parent sends the message.
         """
         outcome = self._delivery.outcome
         if outcome is not None:
             return outcome
         if self._thread is None or self._thread.pid != getpid():
             raise RuntimeError("the message was accepted before the fork: the parent process sends it")
+        _check_waits(cast("LoopOwner", self._delivery._record.host))
         return self._thread.run(_outcome_of(self._delivery), timeout)
 
     def __repr__(self) -> str:
         return repr(self._delivery)
+
+
+def _check_waits(owner: LoopOwner) -> None:
+    """Raises:
+    RuntimeError: a signal handler has interrupted a call that holds the queue's lock. The client's thread would wait for
+        that call, and the handler for the thread.
+    """
+    if owner.pipeline.queue.is_amid_a_change():
+        raise RuntimeError(
+            "this signal handler interrupted a call of the client and cannot wait for it; raise SystemExit, and what is "
+            "pending is sent at the exit"
+        )
 
 
 async def _outcome_of(delivery: AsyncDelivery) -> Outcome:
@@ -105,7 +119,7 @@ class Client(Calls[Delivery]):
     Takes the options of `segment_async.Client`. Its calls return at once, unless the queue is full: then `overflow` and
     `overflow_timeout` say what happens, and ``"wait"`` blocks the calling thread. With a spool, a call returns once the
     message is on disk. On a thread with a running event loop no call waits: where it would, the message is dropped
-    (``queue_full``), as with `segment_async.Client.enqueue_nowait`.
+    (``queue_full``), as with `segment_async.Client.enqueue_nowait`; so it is in a signal handler that interrupted a call.
 
     The hook `before_send` runs in the calling thread, `on_error` in the client's.
 
@@ -147,7 +161,7 @@ class Client(Calls[Delivery]):
         pipeline = self._client._owner.pipeline
         pipeline.queue.check_open()
         try:
-            if thread.is_called_on_a_loop():
+            if thread.is_called_on_a_loop() or pipeline.queue.is_amid_a_change():
                 return pipeline.put_nowait(delivery, body)
             return thread.run(pipeline.put(delivery, body, shares_loop=False))
         except (QueueFull, SpoolUnavailable) as error:
@@ -195,8 +209,10 @@ class Client(Calls[Delivery]):
         Returns how many are left after `timeout` seconds (`None`: no limit); 0: all are settled.
 
         Raises:
-            RuntimeError: called in a hook, which runs on the thread that it would wait for.
+            RuntimeError: called in a hook, which runs on the thread that it would wait for, or in a signal handler that
+                interrupted a call of the client.
         """
+        _check_waits(self._client._owner)
         thread = self._thread
         if thread is None or thread.pid != getpid():
             # Without a call there is nothing to send, except for what a spool has kept.
@@ -212,10 +228,11 @@ class Client(Calls[Delivery]):
         Safe to call twice, also at once.
 
         Raises:
-            RuntimeError: called in a hook, which runs on the thread that it would wait for.
+            RuntimeError: as `flush`.
         """
         owner = self._client._owner
         owner.check_process()
+        _check_waits(owner)
         if not owner._is_closed:
             loop_thread.running().run(self._client.aclose())
         _open.discard(self)

@@ -229,6 +229,34 @@ class TestWaits:
             assert delivery.wait(10).status is Status.DELIVERED
 
 
+class TestSignalHandlers:
+    """A handler that comes amid a call, which holds the queue's lock: what it waits for would wait for that call."""
+
+    def test_what_waits_raises(self) -> None:
+        with opened(Gate(is_open=False)) as client:
+            delivery = client.track("user", "Event")
+            with client._client._owner.pipeline.queue.lock:
+                for wait in (delivery.wait, client.flush, client.close):
+                    with pytest.raises(RuntimeError, match="signal handler"):
+                        wait()
+            assert client.statistics().pending == 1
+
+    def test_a_call_does_not_wait_for_room(self) -> None:
+        with opened(Gate(is_open=False), max_queue_size=1, overflow_timeout=None) as client:
+            client.track("user", "Event")
+            with client._client._owner.pipeline.queue.lock:
+                outcome = client.track("user", "Event").outcome
+            assert outcome is not None
+            assert outcome.reason == "queue_full"
+
+    def test_a_call_does_not_wait_for_the_disk(self) -> None:
+        with opened(Gate(), spool=SpoolStore().open()) as client:
+            client.track("user", "First").wait(10)
+            with client._client._owner.pipeline.queue.lock:
+                delivery = client.track("user", "Event")
+            assert delivery.wait(10).status is Status.DELIVERED
+
+
 class TestTheLife:
     def test_a_closed_client_takes_nothing(self) -> None:
         with opened(Gate()) as client:
