@@ -107,9 +107,13 @@ class Settlement:
 
         Without the back-off, a transport that cancels its own task would be tried again at once, without end.
         """
-        history = batch.history
-        batch.history = history._replace(maybe_sent=history.sends > 0, failures=history.failures + 1)
-        batch.not_before = self._clock.now() + self._policy.delay(batch.history.failures, self._random())
+        now, history = self._clock.now(), batch.history
+        batch.history = history._replace(
+            maybe_sent=history.sends > 0,
+            failures=history.failures + 1,
+            first_failure=now if history.first_failure is None else history.first_failure,
+        )
+        batch.not_before = now + self._policy.delay(batch.history.failures, self._random())
         self._wait(batch)
 
     def give_up(self, batch: Batch) -> None:

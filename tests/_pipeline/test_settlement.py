@@ -268,6 +268,16 @@ class TestInterrupted:
         bench.settlement.interrupted(batch)
         assert batch.history.maybe_sent is maybe_sent
 
+    def test_it_is_given_up_after_as_long_as_any_other(self, bench: Bench) -> None:
+        batch = bench.in_flight()
+        bench.wait_until(5.0)
+        for _ in range(2):
+            bench.settlement.interrupted(batch)
+            assert bench.backlog.overdue(5.0 + 43_199) == []
+            assert bench.backlog.overdue(5.0 + 43_200) == [batch]
+            bench.wait_until(batch.not_before)
+            bench.backlog.mark_in_flight(batch)
+
 
 class TestSplits:
     def test_a_refused_batch_is_taken_apart_at_once(self, bench: Bench) -> None:
