@@ -233,8 +233,6 @@ class SpoolStore:
     def release_elsewhere(self) -> None:
         """The other process ends: what it took over can be read again."""
         taken = [row for row in self.rows.values() if row.holder is self]
-        for process in self._processes:
-            process.note_released(len(taken))
         self.taken_over.difference_update(row.message_id for row in taken)
         self.release(taken)
 
@@ -281,13 +279,11 @@ class MemorySpool:
 
     Attributes:
         recovered: messages that other processes had left when this one made its first call.
-        is_claimed: the client called `claim`, so that it knows of groups, holds and leases.
     """
 
     def __init__(self, store: SpoolStore, *, shared: bool = False) -> None:
         self.shared = shared
         self.recovered = 0
-        self.is_claimed = False
         self._store = store
         self._is_open = False
         self._is_closed = False
@@ -303,7 +299,6 @@ class MemorySpool:
     # -- the protocol
 
     def claim(self, fingerprint: str) -> None:
-        self.is_claimed = True
         self._store.claim(fingerprint)
 
     def append_nowait(self, *arguments: Any, hold: int = 0, make_room: bool = False) -> None:
@@ -383,11 +378,6 @@ class MemorySpool:
             self._take_turn()
         if self._line:
             self._arm(loop)
-
-    def note_released(self, count: int) -> None:
-        """So many messages that another process had can be read again."""
-        if self._is_open:
-            self.recovered += count
 
     def _take_turn(self) -> None:
         self._open()
@@ -485,7 +475,8 @@ class MemorySpool:
     def _note_attempt(self, keys: Sequence[int], attempt: int, answer: asyncio.Future[Collection[int]]) -> None:
         rows = self._store.rows
         lost = {key for key in keys if key in rows and rows[key].holder is not self}
-        if self.is_claimed:
+        # The holds of an engine that is not shared last as long as the process.
+        if self.shared:
             for key in self._store.disk.ended_holds([key for key in keys if key in rows and key not in lost]):
                 self._store.end_hold(key)
                 lost.add(key)

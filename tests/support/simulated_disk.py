@@ -18,7 +18,7 @@ from .memory_spool import Disk
 
 TROUBLES = ("disk refuses", "disk full", "slow disk", "disk stands still")
 FAULTS = (*TROUBLES, "read refused", "read raised", "a hold ended")
-"""Every fault by its name. A hold ends only for clients that claim their spool."""
+"""Every fault by its name. A hold ends only in a shared spool."""
 
 
 @dataclass(frozen=True)
