@@ -78,13 +78,11 @@ class RelayInspector:
     def status(self) -> RelayStatus:
         """What is in the stream now, and who holds it."""
         stream, dead = self._keys.messages, self._keys.dead
-        backlog, letters, first, now, size = self._reader.ask_all(
-            ("XLEN", stream),
-            ("XLEN", dead),
-            ("XRANGE", stream, "-", "+", "COUNT", 1),
-            ("TIME",),
-            ("MEMORY", "USAGE", stream),
+        backlog, letters, first, now = self._reader.ask_each(
+            ("XLEN", stream), ("XLEN", dead), ("XRANGE", stream, "-", "+", "COUNT", 1), ("TIME",)
         )
+        # It may be forbidden.
+        [size] = self._reader.ask_all(("MEMORY", "USAGE", stream))
         oldest = pairs_of(first)
         consumers = self._reader.consumers()
         held = sum(each.held for each in consumers)

@@ -91,10 +91,20 @@ class StreamReader:
         Raises:
             SpoolUnavailable: also if Redis refuses.
         """
-        [reply] = self.ask_all(command)
-        if isinstance(reply, Exception):
-            raise SpoolUnavailable(f"Redis refused: {reply}") from reply
+        [reply] = self.ask_each(command)
         return reply
+
+    def ask_each(self, *commands: Iterable[Any]) -> list[Any]:
+        """The replies.
+
+        Raises:
+            SpoolUnavailable: also if Redis refuses any of the commands.
+        """
+        replies = self.ask_all(*commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise SpoolUnavailable(f"Redis refused: {reply}") from reply
+        return replies
 
     def pages(self, stream: bytes, last: bytes = b"+") -> Iterator[list[Fields]]:
         """The entries of a stream up to `last`."""

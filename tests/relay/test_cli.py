@@ -58,6 +58,13 @@ class TestRelay:
     def test_a_server_that_is_not_there(self) -> None:
         assert "Redis cannot be used" in run(relay, "status", "unix:///nowhere/socket", code=1)
 
+    def test_a_server_that_refuses(self, filled: RealServer) -> None:
+        filled.ask("ACL", "SETUSER", "stranger", "on", ">PASSWORD", "~*", "-@all", "+ping")
+        url = f"unix://stranger@{filled.socket}?password=PASSWORD"
+        shown = run(relay, "status", url, code=1)
+        assert "Redis refused" in shown
+        assert "no permissions" in shown
+
     def test_check_repairs_and_says_what_is_left(self, filled: RealServer) -> None:
         stream = next(name for name in filled.ask("KEYS", "*") if name.endswith(b":m"))
         filled.ask("XREADGROUP", "GROUP", "relays", "gone", "COUNT", 2, "STREAMS", stream, ">")
