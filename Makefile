@@ -95,7 +95,7 @@ servers: $(VENV)/.dev ## real servers, workers and programs: accepted, received,
 	$(BIN)/python -m tests.servers $(ARGS)
 
 relay-faults: $(VENV)/.dev ## the relay's faults with processes, real leases and each server that there is (10 minutes)
-	RELAY_SERVERS=all $(BIN)/python -m pytest tests/relay tests/relay/faults.py --timeout 600 -s $(ARGS)
+	RELAY_SERVERS=all $(BIN)/python -m pytest tests/relay/*.py --timeout 600 -s $(ARGS)
 
 conformance: $(VENV)/.dev ## how this and Segment's own SDKs keep to the rules, as a table (ARGS="--rows" says what was found)
 	$(BIN)/python -m tests.conformance --table $(ARGS)
