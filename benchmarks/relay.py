@@ -70,7 +70,9 @@ def resident_mib(pid: int) -> tuple[float, float]:
 
 
 async def hand_over(url: str, server: int, count: int) -> None:
-    client = Client(KEY, spool=RedisSpool(url, max_messages=10**9), deliver=False)
+    # Not the limits of a busy machine.
+    spool = RedisSpool(url, max_messages=10**9, append_timeout=10.0)
+    client = Client(KEY, spool=spool, deliver=False, overflow_timeout=20.0)
     numbers = iter(range(count))
     calls = [medium(number) for number in range(1_000)]
 

@@ -147,7 +147,8 @@ class SpoolIntake:
             self._pump_for_call()
             answer = await self._answer_to(delivery, stored)
             if isinstance(answer, SpoolUnavailable):
-                raise answer
+                # Of its own: many callers have this answer, and each would add its frames to the others' traceback.
+                raise SpoolUnavailable(*answer.args, maybe_stored=answer.maybe_stored) from None
             if answer.status != "full":
                 return delivery
             if not await self._may_wait_for_room(pause):

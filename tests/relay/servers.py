@@ -40,7 +40,7 @@ def free_ports(count: int) -> list[int]:
 def cluster_node(binary: Path) -> "RealServer":
     """A node of a cluster, without slots."""
     port, bus = free_ports(2)
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", str(bus))
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port", str(bus))
     node = RealServer(binary, "--port", str(port), *options)
     node.port, node.bus = port, bus
     return node

@@ -176,6 +176,18 @@ class TestAServerThatIsGone:
 
         run(main())
 
+    def test_each_caller_gets_an_error_of_its_own(self) -> None:
+        """One for all would grow with each frame that it passes, and keep all of them."""
+
+        async def main() -> None:
+            async with handing_over("redis://127.0.0.1:1/0") as client:
+                calls = [client.track("user-1", "Order Completed") for _ in range(20)]
+                errors = await asyncio.gather(*calls, return_exceptions=True)
+                assert {type(each) for each in errors} == {SpoolUnavailable}
+                assert len({id(each) for each in errors}) == 20
+
+        run(main())
+
     def test_calls_never_wait_for_longer_than_their_limit(self, start_server: Start) -> None:
         """It stands still: no connection is refused, and no reply comes."""
         server = start_server()
