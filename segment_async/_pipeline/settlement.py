@@ -85,17 +85,12 @@ class Settlement:
                 self._queue.backlog.retry_now()
         match action:
             case Finish():
-                if action.reason == "refused" and batch.count == 1:
-                    batch.record.has_refusal = True
-                result = batch.history.result(action.status, action.reason)
-                self.settle(batch, result, _text_of(answer))
-                if action.status is Status.DELIVERED:
-                    self._outage.note_success(now, dropped=self._queue.accounts.dropped, wall=self._wall_clock())
-                if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
-                    self._explain(result, batch.count)
+                self._finish(batch, action, answer, now)
             case Retry():
                 self._retry(batch, action, now)
-                self._note_failure(answer, action, now)
+                if action.counted or action.pause:
+                    # All but a stale connection, which is tried again at once.
+                    self._note_failure(_error_of(answer), action.delay, now)
             case Split():
                 self._split(batch, action, now)
             case Refresh():
@@ -113,8 +108,10 @@ class Settlement:
             failures=history.failures + 1,
             first_failure=now if history.first_failure is None else history.first_failure,
         )
-        batch.not_before = now + self._policy.delay(batch.history.failures, self._random())
+        delay = self._policy.delay(batch.history.failures, self._random())
+        batch.not_before = now + delay
         self._wait(batch)
+        self._note_failure("the request was cut off", delay, now)
 
     def give_up(self, batch: Batch) -> None:
         """The retry policy has run out for a batch that waits."""
@@ -154,6 +151,16 @@ class Settlement:
 
     # -- what is done
 
+    def _finish(self, batch: Batch, action: Finish, answer: Response | Failure, now: float) -> None:
+        if action.reason == "refused" and batch.count == 1:
+            batch.record.has_refusal = True
+        result = batch.history.result(action.status, action.reason)
+        self.settle(batch, result, _text_of(answer))
+        if action.status is Status.DELIVERED:
+            self._outage.note_success(now, dropped=self._queue.accounts.dropped, wall=self._wall_clock())
+        if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
+            self._explain(result, batch.count)
+
     def _retry(self, batch: Batch, action: Retry, now: float) -> None:
         baseline = self._circuit.note_retry(action, batch.history, now)
         if baseline is not None:
@@ -161,17 +168,14 @@ class Settlement:
         batch.not_before = now + action.delay
         self._wait(batch)
 
-    def _note_failure(self, answer: Response | Failure, action: Retry, now: float) -> None:
-        if not (action.counted or action.pause):
-            # A stale connection, which is tried again at once.
-            return
+    def _note_failure(self, error: str, delay: float, now: float) -> None:
         accounts = self._queue.accounts
         self._outage.note_failure(
-            _error_of(answer),
+            error,
             now,
             pending=accounts.pending + accounts.spooled,
             dropped=accounts.dropped,
-            retry_in=max(action.delay, self._circuit.not_before - now),
+            retry_in=max(delay, self._circuit.not_before - now),
         )
 
     def _wait(self, batch: Batch) -> None:

@@ -278,8 +278,10 @@ class SpoolIntake:
             if self._has_to_wait():
                 return
             with queue.lock:
-                # No call from here to where the group is set: a signal handler must not begin one of its own.
-                if self._group is not None or self._waits_for_record or not (appending or unstored):
+                # No call from here to where the group is set: a signal handler must not begin one of its own. Answers that
+                # have come by now are another thread's to deal with: these messages are stored, and the next ones must
+                # not get their answers.
+                if self._group is not None or self._answers or self._waits_for_record or not (appending or unstored):
                     return
                 self._group = group
                 if not appending:

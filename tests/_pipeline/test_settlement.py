@@ -277,6 +277,8 @@ class TestInterrupted:
             assert bench.backlog.overdue(5.0 + 43_200) == [batch]
             bench.wait_until(batch.not_before)
             bench.backlog.mark_in_flight(batch)
+        bench.settlement.interrupted(batch)
+        assert [text for text in bench.said if "cut off" in text] == bench.said != []
 
 
 class TestSplits:

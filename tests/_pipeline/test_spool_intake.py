@@ -1,0 +1,94 @@
+"""The way into a spool: each message is handed over once, and gets the answer that is its own."""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import pytest
+
+from segment_async import Client, Status
+from segment_async._outcome import BatchResult
+from segment_async.spool import SpoolStatistics
+from segment_async.spool._protocol import Appended, AppendResult, NewMessage, Window
+from tests.support.scripted_transport import ScriptedTransport
+from tests.support.virtual_clock import run
+
+
+class SlowSpool:
+    """Answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.groups: list[tuple[list[str], Callable[[AppendResult], None]]] = []
+        self.was_read = False
+        self.key = 0
+
+    def claim(self, fingerprint: str) -> None: ...
+
+    def append_nowait(
+        self, messages: Sequence[NewMessage], done: Any, *, hold: int = 0, make_room: bool = False
+    ) -> None:
+        self.groups.append(([message.message_id for message in messages], done))
+
+    def answer(self, number: int) -> None:
+        """All messages of a group are stored and held."""
+        ids, done = self.groups[number]
+        first = self.key + 1
+        self.key += len(ids)
+        done(AppendResult([Appended("stored", key, held=True) for key in range(first, first + len(ids))]))
+
+    async def read(self, max_count: int, max_bytes: int) -> Window:
+        if self.was_read:
+            await asyncio.get_running_loop().create_future()
+        self.was_read = True
+        return Window(())
+
+    async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
+        return ()
+
+    async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None: ...
+
+    def statistics(self) -> SpoolStatistics:
+        return SpoolStatistics()
+
+    async def aclose(self) -> None: ...
+
+
+def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the same messages would be stored again, and later ones would get their answers."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport) as client:
+            feed = client._owner.pipeline.feed
+            assert feed is not None
+            intake = feed.intake
+            deliveries = [
+                client.nowait.track("user-1", "Order Completed", message_id=f"m{number}") for number in range(3)
+            ]
+            assert [ids for ids, _ in spool.groups] == [["m0"]]
+            spool.answer(0)
+            assert [ids for ids, _ in spool.groups] == [["m0"], ["m1", "m2"]]
+
+            # Another thread has looked whether there are answers, and then the spool's thread brings some.
+            take, pump = intake._take_answers, intake.pump
+
+            def take_too_early() -> None:
+                take()
+                monkeypatch.setattr(intake, "_take_answers", take)
+                monkeypatch.setattr(intake, "pump", lambda: None)
+                spool.answer(1)
+                monkeypatch.setattr(intake, "pump", pump)
+
+            monkeypatch.setattr(intake, "_take_answers", take_too_early)
+            intake.pump()
+            assert len(spool.groups) == 2
+            deliveries.append(client.nowait.track("user-1", "Order Completed", message_id="m3"))
+            assert [ids for ids, _ in spool.groups] == [["m0"], ["m1", "m2"], ["m3"]]
+            spool.answer(2)
+            assert await client.flush() == 0
+            assert [(await delivery).status for delivery in deliveries] == [Status.DELIVERED] * 4
+        assert transport.taken == ["m0", "m1", "m2", "m3"]
+
+    run(main())
