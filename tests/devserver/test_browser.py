@@ -17,8 +17,10 @@ import pytest
 
 from segment_async import Client
 from segment_async.devserver import Endpoint, serve
+from segment_async.plans import Plan
 from tests.devserver.browser import CHROMIUM, Page, opened
 from tests.devserver.exchange import send, track
+from tests.plans.samples import rule
 
 playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed")
 
@@ -72,6 +74,21 @@ def test_an_event_is_shown_within_a_second_of_the_call() -> None:
         assert await page.locator(".empty").is_hidden()
 
     in_browser(case)
+
+
+def test_violations_of_a_plan_are_counted_once_there_are_some() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        counter = page.locator(".figure", has_text="against the plan")
+        await send(session, track(1, event="Signed Up"))
+        await count(page, 1)
+        assert await counter.is_hidden()
+        await send(session, track(2, event="Signed Upp"))
+        await playwright.expect(counter.locator("b")).to_have_text("1")
+        await counter.click()
+        await shows(page, "Signed Upp")
+
+    pytest.importorskip("jsonschema_rs")
+    in_browser(case, {"plan": Plan.load([rule()])})
 
 
 def test_markup_in_an_event_stays_text() -> None:
