@@ -4,15 +4,23 @@ import ast
 import inspect
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import segment_async
 from segment_async import Client
 from segment_async._outcome import REASONS
+from segment_async.aws_lambda import flush_after
+from segment_async.importing import ImportOptions
 from segment_async.instrumentation import COUNTERS, GAUGES
+from segment_async.messages import MAX_MESSAGE_BYTES
+from segment_async.relay import RedisSpool
+from segment_async.spool import SQLiteSpool
 from segment_async.testing import recording
+from segment_async.verdicts import BATCH_MESSAGES
 from tests.docs.blocks import ROOT, blocks
 from website import dashboard, public, reference, rules
 
@@ -112,7 +120,7 @@ def test_alerts_and_dashboard_use_metrics_and_labels_that_are_exported() -> None
     names = set(re.findall(r"^(segment_\w+)", exported, re.MULTILINE))
     labels = set(re.findall(r'(\w+)="', exported)) | {"instance"}  # Prometheus adds that one itself
     queries = [query for _, query, _, _ in dashboard.panels()]
-    queries += re.findall(r"expr: (.+)", ALERTS[0].text)
+    queries += re.findall(r"expr: (?:>-\n)?((?:.+\n)+?) +(?:for|annotations):", ALERTS[0].text)
     queries += re.findall(r"`(segment_\w+ [<>] [^`]+)`", (ROOT / "docs" / "how-to" / "alerts.md").read_text())
     assert len(queries) > 10
     for query in queries:
@@ -124,6 +132,35 @@ def test_alerts_and_dashboard_use_metrics_and_labels_that_are_exported() -> None
     left_out = re.search(r'reason!~"([^"]+)"', ALERTS[0].text)
     assert left_out is not None
     assert set(left_out[1].split("|")) <= REASONS.keys()
+
+
+def _default(function: Callable[..., Any], option: str) -> Any:
+    return inspect.signature(function).parameters[option].default
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("how-to/serverless.md", f"for at most `timeout` ({_default(flush_after, 'timeout'):g} seconds)"),
+        ("how-to/serverless.md", f"`margin` ({_default(flush_after, 'margin'):g} seconds)"),
+        ("how-to/spool.md", f"`max_bytes` ({_default(SQLiteSpool, 'max_bytes') // 2**30} GiB)"),
+        ("relay.md", f"`max_messages` ({_default(RedisSpool, 'max_messages'):,} by default)"),
+        ("relay.md", f"`max_dead` ({_default(RedisSpool, 'max_dead'):,})"),
+        ("relay.md", f"`append_timeout` ({_default(RedisSpool, 'append_timeout'):g} seconds)"),
+        ("relay.md", f"its lease of {_default(RedisSpool, 'lease'):g} seconds"),
+        ("import.md", f"{ImportOptions(sources=['x']).rate:g} messages a second"),
+        ("troubleshooting/missing.md", f"larger than {MAX_MESSAGE_BYTES:,} bytes"),
+        ("troubleshooting/memory.md", f"by {_default(Client, 'max_queue_size'):,} events"),
+        ("troubleshooting/memory.md", f"by {_default(Client, 'max_queue_bytes') // 2**20} MiB"),
+        (
+            "explanation/how-it-works.md",
+            f"up to {['no', 'one', 'two', 'three', 'four'][_default(Client, 'max_in_flight')]} at once",
+        ),
+        ("explanation/how-it-works.md", f"at most {BATCH_MESSAGES:,} events and 500,000 bytes"),
+    ],
+)
+def test_numbers_on_the_pages_are_those_of_the_code(page: str, text: str) -> None:
+    assert text in (ROOT / "docs" / page).read_text()
 
 
 def test_the_dashboard_is_up_to_date() -> None:
