@@ -94,6 +94,8 @@ def make_client(redis: str | Any) -> Any:
     client: Any = redis
     if isinstance(redis, str):
         options: dict[str, Any] = {} if redis.startswith("unix:") else {"socket_keepalive": True}
+        # Each exchange has a limit of its own; the library's would be a timer for each reply.
+        options["socket_timeout"] = None
         client = _from_url(redis, retry=retry, protocol=2, socket_connect_timeout=_CONNECT_SECONDS, **options)
     elif isinstance(redis, Redis):
         client.set_retry(retry)

@@ -13,6 +13,7 @@ from redis.asyncio import Redis, RedisCluster
 
 from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status, TransportError
 from segment_async.relay import RedisSpool, RelayInspector
+from segment_async.relay._server import make_client
 from segment_async.spool import BatchResult, SpoolInspector
 from segment_async.testing import RecordingTransport
 from tests.support.law import check_counters
@@ -562,6 +563,10 @@ class TestOptions:
         for redis in ("localhost:6379", 5, url, Redis(decode_responses=True)):
             with pytest.raises(ValueError, match="edis"):
                 RedisSpool(redis)  # type: ignore[arg-type]
+
+    def test_the_librarys_time_limit_does_not_cut_ours_short(self) -> None:
+        """Its newer versions wait for five seconds, and with a timer for each reply."""
+        assert make_client("redis://localhost").get_connection_kwargs()["socket_timeout"] is None
 
     def test_the_password_is_in_no_repr_and_no_error(self) -> None:
         spool = RedisSpool("redis://user:hunter2@127.0.0.1:1/0")
