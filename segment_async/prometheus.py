@@ -25,10 +25,16 @@ except ImportError as _error:
 __all__ = ["watch"]
 
 _MESSAGES: Final = "Messages by outcome and reason."
-# How the values of several processes become one. All that share a spool report its numbers.
+# How the values of several processes become one, for each of `GAUGES`. All that share a spool report its numbers.
 _Mode = Literal["livesum", "livemin", "livemax", "max"]
 _MODES: Final[dict[str, _Mode]] = {
+    "queued": "livesum",
+    "queued_bytes": "livesum",
+    "in_flight": "livesum",
+    "pending": "livesum",
     "oldest_age": "livemax",
+    "capacity": "livesum",
+    "capacity_bytes": "livesum",
     "server_up": "livemin",
     "last_delivery": "max",
     "dead_letters": "livemax",
@@ -150,9 +156,7 @@ class _MultiprocessClients(_Clients):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._gauges = {
-            field: Gauge(
-                self._gauge_name(field), text, ["client"], registry=None, multiprocess_mode=_MODES.get(field, "livesum")
-            )
+            field: Gauge(self._gauge_name(field), text, ["client"], registry=None, multiprocess_mode=_MODES[field])
             for field, (_, text) in GAUGES.items()
         }
         self._counters = {

@@ -20,7 +20,8 @@ import segment_async.prometheus
 from segment_async import Client, MessageError, Response, bound
 from segment_async._outcome import REASONS
 from segment_async.blocking import Client as BlockingClient
-from segment_async.prometheus import watch
+from segment_async.instrumentation import GAUGES, SUFFIXES
+from segment_async.prometheus import _MODES, watch
 from tests.support.asgi import recording
 from tests.support.fault_server import FaultServer
 from tests.support.faults import answer, silence
@@ -72,6 +73,13 @@ def test_counts_by_outcome_and_reason() -> None:
     assert value("segment_dead_letters") == value("segment_disk_bytes") == value("segment_rejected_total") == 0
     assert abs((value("segment_last_delivery_timestamp_seconds") or 0) - time.time()) < 60
     assert b"# HELP segment_in_flight" in generate_latest(registry)
+
+
+def test_every_gauge_has_a_mode_for_several_processes_and_a_name_with_its_unit() -> None:
+    assert _MODES.keys() == GAUGES.keys()
+    for name, (unit, _) in GAUGES.items():
+        suffix = {"s": "_seconds", "By": "_bytes"}.get(unit, "")
+        assert f"{name}{SUFFIXES.get(name, '')}".endswith(suffix), name
 
 
 def test_every_reason_is_there_before_anything_is_lost() -> None:
