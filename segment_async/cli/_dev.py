@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from segment_async.devserver import Answered, Options, parts, run
+from segment_async.devserver._run import HELP
 
+_DEFAULTS = Options()
 _STYLES = {
     "time": "dim",
     "size": "dim",
@@ -23,32 +25,15 @@ _STYLES = {
 
 
 @click.command(short_help="Run a Segment on localhost, live in the browser.")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    metavar="ADDRESS",
-    help="Address to listen on; beyond loopback, a token is required.",
-)
-@click.option("--port", default=8765, show_default=True, metavar="N", help="Port to listen on; 0 picks a free one.")
-@click.option("--rate", type=int, metavar="N", help="Respond with 429 beyond N requests per second.")
-@click.option(
-    "--chaos",
-    default="",
-    metavar="SPEC",
-    help='Inject faults: "429:10%,500:5%,400:1%,401:1%,reset:1%,timeout:1%,slow:2s", or "down".',
-)
-@click.option(
-    "--save", type=click.Path(path_type=Path), metavar="FILE", help="Append every event to this file, one per line."
-)
-@click.option(
-    "--load", type=click.Path(path_type=Path), metavar="FILE", help="Begin with the events that --save wrote to FILE."
-)
-@click.option("--keep", default=5_000, show_default=True, metavar="N", help="Keep the last N events.")
-@click.option("--allow-origin", multiple=True, metavar="URL", help="Also accept events from pages of this origin.")
-@click.option(
-    "--plan", type=click.Path(path_type=Path), metavar="FILE", help="Judge messages against this tracking plan, too."
-)
+@click.option("--host", default=_DEFAULTS.host, show_default=True, metavar="ADDRESS", help=HELP["host"])
+@click.option("--port", default=_DEFAULTS.port, show_default=True, metavar="N", help=HELP["port"])
+@click.option("--rate", type=int, metavar="N", help=HELP["rate"])
+@click.option("--chaos", default="", metavar="SPEC", help=HELP["chaos"])
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help=HELP["save"])
+@click.option("--load", type=click.Path(path_type=Path), metavar="FILE", help=HELP["load"])
+@click.option("--keep", default=_DEFAULTS.keep, show_default=True, metavar="N", help=HELP["keep"])
+@click.option("--allow-origin", multiple=True, metavar="URL", help=HELP["allow_origins"])
+@click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help=HELP["plan"])
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def dev(
     host: str,

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from ._lines import line
-from ._run import Options, run
+from ._run import HELP, Options, run
 from ._tracking import Answered
+
+_DEFAULTS = Options()
 
 
 def main() -> None:
@@ -20,30 +22,15 @@ def main() -> None:
 
 def _options() -> Options:
     parser = argparse.ArgumentParser(prog="python -m segment_async.devserver", description="A Segment on localhost.")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; beyond loopback, a token is required"
-    )
-    parser.add_argument("--port", type=int, default=8765, help="port to listen on; 0 picks a free one (default: 8765)")
-    parser.add_argument("--rate", type=int, metavar="N", help="respond with 429 beyond N requests per second")
-    parser.add_argument(
-        "--chaos",
-        default="",
-        metavar="SPEC",
-        help='inject faults: "429:10%%,500:5%%,400:1%%,401:1%%,reset:1%%,timeout:1%%,slow:2s", or "down"',
-    )
-    parser.add_argument("--save", type=Path, metavar="FILE", help="append every event to this file, one per line")
-    parser.add_argument(
-        "--load", type=Path, metavar="FILE", help="begin with the events that --save wrote to this file"
-    )
-    parser.add_argument("--keep", type=int, default=5_000, metavar="N", help="keep the last N events (default: 5000)")
-    parser.add_argument(
-        "--allow-origin",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="also accept events from pages of this origin",
-    )
-    parser.add_argument("--plan", type=Path, metavar="FILE", help="judge messages against this tracking plan, too")
+    parser.add_argument("--host", default=_DEFAULTS.host, metavar="ADDRESS", help=_help("host"))
+    parser.add_argument("--port", type=int, default=_DEFAULTS.port, metavar="N", help=_help("port"))
+    parser.add_argument("--rate", type=int, metavar="N", help=_help("rate"))
+    parser.add_argument("--chaos", default="", metavar="SPEC", help=_help("chaos"))
+    parser.add_argument("--save", type=Path, metavar="FILE", help=_help("save"))
+    parser.add_argument("--load", type=Path, metavar="FILE", help=_help("load"))
+    parser.add_argument("--keep", type=int, default=_DEFAULTS.keep, metavar="N", help=_help("keep"))
+    parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help=_help("allow_origins"))
+    parser.add_argument("--plan", type=Path, metavar="FILE", help=_help("plan"))
     given = parser.parse_args()
     return Options(
         host=given.host,
@@ -56,6 +43,11 @@ def _options() -> Options:
         allow_origins=tuple(given.allow_origin),
         plan=given.plan,
     )
+
+
+def _help(name: str) -> str:
+    text = HELP[name].replace("%", "%%")
+    return f"{text} [default: %(default)s]" if getattr(_DEFAULTS, name) else text
 
 
 def _show(text: str) -> None:

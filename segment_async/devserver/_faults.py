@@ -18,8 +18,10 @@ _MAX_DELAY: Final = 60.0
 RESET: Final = 0  # the connection is reset
 TIMEOUT: Final = -1  # the connection stays open
 DOWN: Final = -2  # the connection is reset before the request is read
-_WORDS: Final = {RESET: "reset", TIMEOUT: "timeout", DOWN: "down"}
 _SHARES: Final = {"reset": RESET, "timeout": TIMEOUT}
+_WORDS: Final = {DOWN: "down", **{status: word for word, status in _SHARES.items()}}
+CHAOS_WORDS: Final = (*_SHARES, "slow", "down")
+"""Every fault that is no status. The help text, the page and the guide name each of them."""
 
 
 def answer_word(status: int) -> str:
@@ -65,9 +67,8 @@ class Chaos(NamedTuple):
             elif name in _SHARES or _STATUS.fullmatch(name):
                 shares[_SHARES[name] if name in _SHARES else int(name)] = _share(item, amount)
             else:
-                raise ValueError(
-                    f"chaos {item!r}: must be “down”, or begin with a status from 200 to 599, “reset”, “timeout” or “slow”"
-                )
+                words = ", ".join(f"“{word}”" for word in CHAOS_WORDS if word != "down")
+                raise ValueError(f"chaos {item!r}: must be “down”, or begin with {words} or a status from 200 to 599")
         if sum(shares.values()) > 100:
             raise ValueError("chaos: the percentages add up to more than 100%")
         return cls(tuple((status, share) for status, share in shares.items() if share), slow, down)

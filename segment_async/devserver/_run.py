@@ -48,6 +48,19 @@ class Options:
             raise ValueError("keep and rate must be at least 1")
 
 
+HELP: Final = {
+    "host": "Address to listen on; beyond loopback, a token is required.",
+    "port": "Port to listen on; 0 picks a free one.",
+    "rate": "Respond with 429 beyond N requests per second.",
+    "chaos": 'Inject faults: "429:10%,500:5%,400:1%,401:1%,reset:1%,timeout:1%,slow:2s", or "down".',
+    "save": "Append every event to this file, one per line.",
+    "load": "Begin with the events that --save wrote to FILE.",
+    "keep": "Keep the last N events.",
+    "allow_origins": "Also accept events from pages of this origin.",
+    "plan": "Judge messages against this tracking plan, too.",
+}
+"""What each option does, for both command lines."""
+
 Show = Callable[[str], None]
 _VARIABLE: Final = "SEGMENT_DEV_TOKEN"
 

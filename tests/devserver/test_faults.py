@@ -2,13 +2,20 @@
 
 import asyncio
 import random
+import re
+from importlib.resources import files
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from segment_async.devserver import Endpoint
-from segment_async.devserver._faults import Chaos, PlannedResponse, Rate
+from segment_async.devserver._faults import CHAOS_WORDS, Chaos, PlannedResponse, Rate
+from segment_async.devserver._run import HELP
 from tests.devserver.exchange import KEY, body, get, send, track, with_endpoint
+
+HTML = (files("segment_async.devserver") / "page.html").read_text("utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "how-to" / "local-segment.md").read_text()
 
 
 def test_a_specification_is_parsed_and_printed() -> None:
@@ -37,6 +44,22 @@ def test_a_specification_is_parsed_and_printed() -> None:
 def test_a_malformed_specification_is_refused(spec: str) -> None:
     with pytest.raises(ValueError, match="chaos"):
         Chaos.parse(spec)
+
+
+def test_the_help_the_page_and_the_guide_name_every_fault_and_no_other() -> None:
+    example = re.search(r'"(.+?)"', HELP["chaos"])
+    assert example is not None
+    chaos = str(Chaos.parse(example[1]))
+    switches = re.search(r"^const TROUBLE = \{\n(.+?)^\};", HTML, re.MULTILINE | re.DOTALL)
+    assert switches is not None
+    names = re.findall(r"(\w+): \[", switches[1])
+    for word in CHAOS_WORDS:
+        assert word in names
+        assert word in HELP["chaos"]
+        assert re.search(rf'--chaos "?([\w:%,]+,)?{word}\b', GUIDE)
+    assert {item.partition(":")[0] for item in chaos.split(",")} | {"down"} == {*names}
+    for name in names:
+        assert Chaos.parse({"slow": "slow:1s", "down": "down"}.get(name, f"{name}:1%")) != Chaos()
 
 
 def test_each_fault_occurs_as_often_as_specified() -> None:
