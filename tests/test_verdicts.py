@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segment_async.verdicts import SEVERITIES, judge
+from segment_async import Client, MessageError
+from segment_async._message.build import MAX_MESSAGE_ID
+from segment_async._pipeline.batch import MAX_BATCH_MESSAGES
+from segment_async.messages import MAX_MESSAGE_BYTES
+from segment_async.verdicts import BATCH_MESSAGES, MESSAGE_BYTES, MESSAGE_ID_CHARACTERS, SEVERITIES, judge
+from website.rules import EXAMPLES
 
 
 def message(**fields: Any) -> dict[str, Any]:
@@ -272,3 +277,20 @@ def test_the_path_of_a_long_key_is_cut() -> None:
     found = judge(long)
     assert len(found) == 5
     assert all(len(verdict.path) < 320 and verdict.path.startswith("properties.kkk") for verdict in found)
+
+
+def test_the_client_has_the_limits_of_the_rules() -> None:
+    """They are written twice: on each side of the wire."""
+    assert (MAX_MESSAGE_BYTES, MAX_BATCH_MESSAGES) == (MESSAGE_BYTES, BATCH_MESSAGES)
+    assert MAX_MESSAGE_ID == MESSAGE_ID_CHARACTERS - 1
+
+
+DROPPED = [example for example, _ in EXAMPLES if judge(example)[0].severity == "dropped"]
+
+
+@pytest.mark.parametrize("dropped", DROPPED, ids=lambda example: judge(example)[0].rule)
+def test_the_client_refuses_what_segment_would_drop(dropped: Any) -> None:
+    client = Client("KEY", send=False)
+    with pytest.raises(MessageError):
+        client.enqueue_nowait(dropped)
+    assert len(DROPPED) > 6

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Final, cast
 
-from ._kinds import CHOICE, OBJECT, check_type
+from ._field_types import CHOICE, OBJECT, check_type
 from ._verdict import Found, JSONObject, Verdict, at
 
 

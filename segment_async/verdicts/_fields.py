@@ -2,7 +2,19 @@
 
 from typing import Final, cast
 
-from ._kinds import DATE, FLAG, LIST, NUMBER, OBJECT, TEXT, TEXT_OR_NUMBER, Types, check_type, either_case, kinds_of
+from ._field_types import (
+    DATE,
+    FLAG,
+    LIST,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TEXT_OR_NUMBER,
+    Types,
+    check_type,
+    either_case,
+    kinds_of,
+)
 from ._naming import check_keys
 from ._verdict import Found, JSONObject
 

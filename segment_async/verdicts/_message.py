@@ -5,8 +5,8 @@ import re
 from typing import Final, cast
 
 from ._destinations import check_customer_io, check_integrations
+from ._field_types import TEXT, check_type, describe
 from ._fields import check_context, check_properties, check_traits
-from ._kinds import TEXT, check_type, describe
 from ._naming import check_event_name
 from ._times import check_time
 from ._verdict import MESSAGE_BYTES, MESSAGE_ID_CHARACTERS, SEVERITIES, Found, JSONObject, Verdict

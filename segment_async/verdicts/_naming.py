@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from typing import Final, TypeGuard
 
-from ._kinds import TEXT, check_type
+from ._field_types import TEXT, check_type
 from ._verdict import PATH_CHARACTERS, Found, JSONObject, Verdict, at
 
 # --- event names: https://segment.com/academy/collecting-data/naming-conventions-for-clean-data/
