@@ -8,9 +8,9 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final, Literal
 
 import click
 import orjson
@@ -217,18 +217,25 @@ def _table(*columns: str) -> Table:
 
 def _status_table(shards: list[ShardStatus]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("file", "used", "pending", "bytes", "oldest", "dead", "accepted", "delivered", "failed", "dropped"):
-        table.add_column(column, justify="left" if column in ("file", "used", "oldest") else "right", no_wrap=True)
+    for column, (justify, _) in _STATUS_COLUMNS.items():
+        table.add_column(column, justify=justify, no_wrap=True)
     for each in shards:
-        counts = each.statistics
-        table.add_row(
-            _plain(each.path.name),
-            "yes" if each.in_use else "no",
-            *map(_number, (counts.pending, counts.pending_bytes)),
-            "" if each.oldest is None else _time(each.oldest),
-            *map(_number, (counts.dead, counts.accepted, counts.delivered, counts.failed, counts.dropped)),
-        )
+        table.add_row(*(cell(each) for _, cell in _STATUS_COLUMNS.values()))
     return table
+
+
+_STATUS_COLUMNS: Final[dict[str, tuple[Literal["left", "right"], Callable[[ShardStatus], str | Text]]]] = {
+    "file": ("left", lambda each: _plain(each.path.name)),
+    "used": ("left", lambda each: "yes" if each.in_use else "no"),
+    "pending": ("right", lambda each: _number(each.statistics.pending)),
+    "bytes": ("right", lambda each: _number(each.statistics.pending_bytes)),
+    "oldest": ("left", lambda each: "" if each.oldest is None else _time(each.oldest)),
+    "dead": ("right", lambda each: _number(each.statistics.dead)),
+    "accepted": ("right", lambda each: _number(each.statistics.accepted)),
+    "delivered": ("right", lambda each: _number(each.statistics.delivered)),
+    "failed": ("right", lambda each: _number(each.statistics.failed)),
+    "dropped": ("right", lambda each: _number(each.statistics.dropped)),
+}
 
 
 def _described(message: PendingMessage | DeadLetter) -> list[Text]:

@@ -25,7 +25,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -682,10 +682,14 @@ def _is_refused(result: AppendResult | SpoolUnavailable) -> bool:
     return isinstance(result, SpoolUnavailable) or all(answer.status == "full" for answer in result.answers)
 
 
+_SUMMED: Final = [
+    each.name for each in fields(SpoolStatistics) if hasattr(Counters, each.name) and each.name != "reasons"
+]
+
+
 def statistics_of(shards: Sequence[Counters], **others: int) -> SpoolStatistics:
-    names = ("accepted", "delivered", "failed", "dropped", "pending", "pending_bytes", "dead", "dead_bytes")
     reasons: Counter[str] = Counter()
     for counters in shards:
         reasons.update(counters.reasons)
-    sums = {name: sum(getattr(counters, name) for counters in shards) for name in names}
+    sums = {name: sum(getattr(counters, name) for counters in shards) for name in _SUMMED}
     return SpoolStatistics(**sums, **others, reasons=Counts(reasons))
