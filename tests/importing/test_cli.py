@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import orjson
 import pytest
 
+from segment_async.cli._import import _PASSED, import_
 from segment_async.devserver import serve
+from segment_async.importing import ImportOptions
 from segment_async.testing import running_endpoint
 
 from .crash import Crashes
@@ -34,6 +37,14 @@ def run(folder, *arguments, host="http://127.0.0.1:1", **more):
 def folder(tmp_path):
     (tmp_path / "map.toml").write_text(MAPPING)
     return tmp_path
+
+
+def test_an_import_has_the_defaults_of_the_python_interface():
+    given = import_.make_context("import", ["orders.csv"]).params
+    options = ImportOptions(sources=("orders.csv",))
+    both = {each.name for each in fields(options)} & given.keys()
+    assert both >= {*_PASSED}
+    assert {name: given[name] for name in both} == {name: getattr(options, name) for name in both}
 
 
 def test_an_import_with_rejects(folder):

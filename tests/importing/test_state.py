@@ -8,8 +8,10 @@ import os
 import orjson
 import pytest
 
-from segment_async import Response
+from segment_async import Response, RetryPolicy, Status
+from segment_async._pipeline.retry import AttemptContext, Finish, History, decide
 from segment_async.importing import Importer, ImportUsageError, parse_mapping, run_import
+from segment_async.importing._window import _WRONG_ADDRESS
 from tests.support.virtual_clock import run
 
 from .support import MAPPING, RecordingSegment, answer, imported, options, orders, rejects_of, write_csv
@@ -173,6 +175,13 @@ def test_a_wrong_address_stops_after_one_request(tmp_path, response):
     segment = RecordingSegment(lambda batch: response)
     report, _ = imported(write_csv(tmp_path / "orders.csv", orders(1_000)), segment=segment)
     assert (report.exit_code, len(segment.batches), report.counts.records) == (4, 1, 0)
+
+
+@pytest.mark.parametrize("status", _WRONG_ADDRESS)
+def test_what_stops_an_import_is_final_for_the_client(status):
+    context = AttemptContext(now=0.0, wall_clock=0.0, random=0.0, messages=1)
+    action, _ = decide(answer(status), History(sends=1), context, RetryPolicy())
+    assert action == Finish(Status.FAILED, "refused")
 
 
 def test_an_unreachable_segment_can_be_resumed(tmp_path):

@@ -1,6 +1,7 @@
 """`segment-async relay status|check`, and the verbs of `segment-async spool` on a Redis URL."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from segment_async import Client
 from segment_async.cli._relay import relay
 from segment_async.cli._spool import spool
-from segment_async.relay import RedisSpool
+from segment_async.relay import RedisSpool, RelayOptions
 from segment_async.spool import BatchResult, Status
 
 from .servers import RealServer
@@ -23,6 +24,12 @@ def run(command: Any, *arguments: object, code: int = 0, key: str | None = "key"
     result = CliRunner().invoke(command, [str(each) for each in arguments], env=environment)
     assert result.exit_code == code, result.output
     return result.output
+
+
+def test_a_relay_has_the_defaults_of_the_python_interface() -> None:
+    given = relay.commands["run"].make_context("run", ["redis://localhost"]).params
+    defaults = asdict(RelayOptions(url="redis://localhost", write_key="key"))
+    assert {**given, "write_key": "key"} == defaults
 
 
 @pytest.fixture
