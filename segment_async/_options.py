@@ -1,6 +1,8 @@
 """The options of a client: checked once, and turned into what its parts are made of.
 
-Each option is checked here and nowhere else; a part gets values that are known to be right.
+A part gets values that are known to be right. Some options are checked by what takes them instead: `retry` and
+`oauth` by their classes, `defaults` by `_message.defaults`, `default` by `_message.conversions`, and `plan` with
+`on_violation` by `_plan_check`.
 """
 
 from __future__ import annotations

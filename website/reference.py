@@ -18,9 +18,12 @@ from typing import Final
 
 import click
 
-from segment_async import Client, Response, Status, bound
+from segment_async import Client, Response, RetryPolicy, Status, bound
+from segment_async._message.build import MAX_MESSAGE_ID
 from segment_async._outcome import REASONS
+from segment_async._pipeline.batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES
 from segment_async.instrumentation import COUNTERS, GAUGES, SUFFIXES
+from segment_async.messages import MAX_MESSAGE_BYTES
 from segment_async.spool import SQLiteSpool
 from segment_async.verdicts import BATCH_TOO_LONG, DUPLICATE_ID, WRITE_KEY_MISSING, Verdict, judge
 from website import public
@@ -374,6 +377,7 @@ def wire() -> str:
     headers, body = asyncio.run(_batch())
     shown_headers = "\n".join(f"{name}: {value}" for name, value in headers.items())
     key = base64.b64encode(b"WRITE_KEY:").decode()
+    policy = RetryPolicy()
     return f"""# Wire format
 
 One request per batch: `POST https://api.segment.io/v1/batch`, or `https://events.eu1.segmentapis.com/v1/batch` with `region="eu"`, or `/v1/batch` at your `host`. This is a batch that this version made, before compression:
@@ -394,10 +398,10 @@ POST /v1/batch HTTP/1.1
 
 | limit, in bytes of uncompressed JSON | value |
 | --- | --- |
-| one message | 32,768 bytes |
-| one batch, with its envelope | 500,000 bytes |
-| messages in a batch | 2,500 |
-| length of a `messageId` | 99 characters |
+| one message | {MAX_MESSAGE_BYTES:,} bytes |
+| one batch, with its envelope | {MAX_BODY_BYTES:,} bytes |
+| messages in a batch | {MAX_BATCH_MESSAGES:,} |
+| length of a `messageId` | {MAX_MESSAGE_ID} characters |
 
 ## What an answer means
 
@@ -413,7 +417,7 @@ POST /v1/batch HTTP/1.1
 | other 5xx, and statuses outside of 200–599 | transient | retries |
 | none | refused, reset, timeout, DNS, TLS, or garbage | retries, and marks the messages as possibly delivered |
 
-A `Retry-After` on an answer that is retried pauses all requests of the client, for 300 seconds at most. Otherwise the back-off doubles from 0.5 to 60 seconds, with jitter, until `give_up_after` (12 hours) has passed since the first failure. [`RetryPolicy`][segment_async.RetryPolicy] changes these numbers.
+A `Retry-After` on an answer that is retried pauses all requests of the client, for {policy.max_retry_after} seconds at most. Otherwise the back-off doubles from {policy.backoff} to {policy.max_backoff} seconds, with jitter, until `give_up_after` ({policy.give_up_after // 3_600} hours) has passed since the first failure. [`RetryPolicy`][segment_async.RetryPolicy] changes these numbers.
 """
 
 

@@ -3,6 +3,10 @@
 Objects of pydantic, attrs, msgspec, numpy and others are recognised by their attributes and names, without importing
 these packages. A conversion may return something that needs a further conversion.
 
+The tables are at the end, and a new type is a line in one of them: `_CONVERSIONS` by the exact type, `_BASE_TYPES` with
+subclasses, `_OBJECTS` and `_DUCK_TYPES` by an attribute, `_NAMED` and `_TEXT_NAMES` by the type's name. Only `key_text`
+has a chain of its own, for the keys of dicts.
+
 This file knows single values: neither paths nor messages.
 """
 
@@ -104,7 +108,7 @@ def _found_conversion(kind: type[Any]) -> Conversion | None:
     for base, conversion in _BASE_TYPES:
         if issubclass(kind, base):
             return conversion
-    for attribute, conversion in _DUCK_TYPES:
+    for attribute, conversion in (_OBJECTS | _DUCK_TYPES).items():
         if hasattr(kind, attribute):
             return conversion
     return _conversion_by_name(kind)
@@ -114,10 +118,7 @@ _conversion_of = cast("Callable[[type[Any]], Conversion | None]", lru_cache(maxs
 
 
 def _conversion_by_name(kind: type[Any]) -> Conversion | None:
-    if is_text(kind):
-        return str
-    # pandas' missing value, and Arrow's date and time.
-    return {"NAType": _nothing, "Arrow": _arrow}.get(kind.__name__)
+    return str if is_text(kind) else _NAMED.get(kind.__name__)
 
 
 def _conversion_by_class(value: object) -> Conversion | None:
@@ -135,7 +136,7 @@ def is_text(kind: type[Any]) -> bool:
 
 def is_object(kind: type[Any]) -> bool:
     """Whether an instance becomes a JSON object: a mapping, a dataclass, or a model of pydantic, attrs or msgspec."""
-    return _conversion_of(kind) in _OBJECTS
+    return _conversion_of(kind) in (_mapping, *_OBJECTS.values())
 
 
 def pairs(value: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
@@ -371,24 +372,19 @@ _BASE_TYPES: Final[tuple[tuple[type | tuple[type, ...], Conversion], ...]] = (
     ((set, frozenset, deque, tuple, list), list),
     (Mapping, _mapping),
 )
-# The attribute that shows what a type is, in this order.
-_DUCK_TYPES: Final[tuple[tuple[str, Conversion], ...]] = (
-    ("model_dump", _model),
-    ("__attrs_attrs__", _attrs),
-    ("__struct_encode_fields__", _struct),
-    ("__pydantic_serializer__", _pydantic_dataclass),
-    ("__dataclass_fields__", _dataclass),
-    ("__fields_set__", _model_v1),
+# The attribute that shows what a type is, in this order; these become JSON objects.
+_OBJECTS: Final[dict[str, Conversion]] = {
+    "model_dump": _model,
+    "__attrs_attrs__": _attrs,
+    "__struct_encode_fields__": _struct,
+    "__pydantic_serializer__": _pydantic_dataclass,
+    "__dataclass_fields__": _dataclass,
+    "__fields_set__": _model_v1,
+}
+_DUCK_TYPES: Final[dict[str, Conversion]] = {
     # pydantic's URL types, which `model_dump` leaves as objects.
-    ("unicode_string", str),
-    ("tolist", _numpy),
-)
-_OBJECTS: Final[tuple[Conversion | None, ...]] = (
-    _mapping,
-    _model,
-    _attrs,
-    _struct,
-    _pydantic_dataclass,
-    _dataclass,
-    _model_v1,
-)
+    "unicode_string": str,
+    "tolist": _numpy,
+}
+# The name of the type: pandas' missing value, and Arrow's date and time.
+_NAMED: Final[dict[str, Conversion]] = {"NAType": _nothing, "Arrow": _arrow}

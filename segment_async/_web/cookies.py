@@ -19,7 +19,7 @@ MAX_ID: Final = 256
 # Places where the cookie's name is looked at, and white space before it.
 _MAX_FOUND: Final = 16
 _MAX_SPACES: Final = 8
-_PLAIN: Final = re.compile(rb"; ajs_[a-z]{1,16}_id=([0-9A-Za-z-]{1,256})(?:;|\Z)")
+_PLAIN: Final = re.compile(rb"; (?:%b|%b)=([0-9A-Za-z-]{1,%d})(?:;|\Z)" % (ANONYMOUS_ID, USER_ID, MAX_ID))
 _MAX_AGE: Final = 365 * 24 * 3600
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import segment_async
-from segment_async import Client
+from segment_async import Client, Outcome, Response, RetryPolicy, Status
+from segment_async._message import conversions
 from segment_async._outcome import REASONS
+from segment_async._pipeline.retry import Action, AttemptContext, Finish, History, Refresh, Retry, Split, decide
 from segment_async.aws_lambda import flush_after
 from segment_async.importing import ImportOptions
 from segment_async.instrumentation import COUNTERS, GAUGES
@@ -21,8 +23,9 @@ from segment_async.relay import RedisSpool
 from segment_async.spool import SQLiteSpool
 from segment_async.testing import recording
 from segment_async.verdicts import BATCH_MESSAGES
+from segment_async.verdicts._naming import _KEY_TEXTS
 from tests.docs.blocks import ROOT, blocks
-from website import dashboard, public, reference, rules
+from website import dashboard, public, reference, rules, values
 
 PAGES = reference.pages()
 BY_HAND = {f"reference/{path.name}": path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md")}
@@ -63,20 +66,27 @@ def test_every_reason_is_there_with_a_remedy() -> None:
     assert reference.REMEDIES.keys() == REASONS.keys()
     for word in REASONS:
         assert f"| `{word}` |" in PAGES["reference/reasons.md"]
+        assert f"``{word}``" in (Outcome.__doc__ or "")
 
 
 def _rules() -> set[str]:
     """The names of all rules that `verdicts` can find: the second argument of a `Verdict`, or of what makes one."""
-    sources = (ROOT / "segment_async" / "verdicts").glob("*.py")
-    tree = ast.parse("\n".join(path.read_text() for path in sources))
     position = {"Verdict": 1, "_required": 3}
-    return {
-        argument.value
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in position
-        for argument in call.args[position[call.func.id] : position[call.func.id] + 1]
-        if isinstance(argument, ast.Constant)
-    } | {"key-secret", "key-personal"}
+    found = set(_KEY_TEXTS)
+    for path in (ROOT / "segment_async" / "verdicts").glob("*.py"):
+        for call in ast.walk(_without_makers(path)):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in position:
+                rule = call.args[position[call.func.id]]
+                assert isinstance(rule, ast.Constant), f"{path.name}:{call.lineno}: write the rule's name here"
+                found.add(rule.value)
+    return found
+
+
+def _without_makers(path: Path) -> ast.Module:
+    """A module without the functions whose rule is an argument, which is looked at where they are called."""
+    tree = ast.parse(path.read_text())
+    tree.body = [each for each in tree.body if getattr(each, "name", "") not in ("_required", "_key")]
+    return tree
 
 
 def test_every_rule_is_there_with_a_link_to_segments_documentation() -> None:
@@ -84,6 +94,51 @@ def test_every_rule_is_there_with_a_link_to_segments_documentation() -> None:
     found = dict(re.findall(r'<span id="([\w-]+)">.*\]\((https://[^)]+)\)', page))
     assert found.keys() == _rules()
     assert set(found.values()) <= set(rules.SPEC.values())
+
+
+# JSON has them, or they are the client's own.
+_WITHOUT_ROW = {"str", "int", "float", "list", "ExactNumber"}
+# How the page names what the encoder knows by an attribute, or by a name that users never see.
+_SHOWN_AS = {
+    "IPv4Address": "ipaddress",
+    "IPv4Interface": "ipaddress",
+    "IPv4Network": "ipaddress",
+    "IPv6Address": "ipaddress",
+    "IPv6Interface": "ipaddress",
+    "IPv6Network": "ipaddress",
+    "Promise": "translated late",
+    "LazyString": "translated late",
+    "_LazyString": "translated late",
+    "LazyProxy": "translated late",
+    "NAType": "pandas’ `NA`",
+    "model_dump": "pydantic models",
+    "__attrs_attrs__": "attrs classes",
+    "__struct_encode_fields__": "msgspec.Struct",
+    "__pydantic_serializer__": "pydantic models",
+    "__dataclass_fields__": "dataclass",
+    "__fields_set__": "pydantic models",
+    "unicode_string": "pydantic’s",
+    "tolist": "numpy scalar",
+    "geturl": "urlsplit",
+    "render_as_string": "SQLAlchemy",
+}
+
+
+def test_every_type_that_the_encoder_converts_is_there() -> None:
+    bases = [base if isinstance(base, tuple) else (base,) for base, _ in conversions._BASE_TYPES]
+    types = {kind.__name__ for kind in [*conversions._CONVERSIONS, *(kind for base in bases for kind in base)]}
+    attributes = {name for name, _ in conversions._BEFORE_BASE_TYPES}
+    by_name = conversions._TEXT_NAMES | conversions._NAMED.keys()
+    by_looks = attributes | by_name | conversions._OBJECTS.keys() | conversions._DUCK_TYPES.keys()
+    kinds = "\n".join(row[0] for row in values.ROWS)
+    text = "\n".join(" ".join(row) for row in values.ROWS)
+
+    def is_in(text: str, name: str) -> bool:
+        return re.search(rf"(?<!\w){re.escape(_SHOWN_AS.get(name, name))}(?!\w)", text, re.IGNORECASE) is not None
+
+    missing = {name for name in types - _WITHOUT_ROW if not is_in(kinds, name)}
+    missing |= {name for name in by_looks if not is_in(text, name)}
+    assert missing == set(), "add a row to website/values.py"
 
 
 def test_every_metric_is_there() -> None:
@@ -217,3 +272,70 @@ def test_the_wire_format_shows_a_real_batch() -> None:
     assert '"event": "Order Completed"' in page
     assert f'"version": "{segment_async.__version__}"' in page
     assert "Authorization: Basic " in page
+
+
+def _action(status: int, *, messages: int = 1, with_token: bool = False) -> Action:
+    context = AttemptContext(now=0.0, wall_clock=0.0, random=0.0, messages=messages, with_token=with_token)
+    return decide(Response(status, {}, b""), History(sends=1), context, RetryPolicy())[0]
+
+
+def _words(action: Action) -> str:
+    """How the page says it."""
+    match action:
+        case Finish(Status.DELIVERED):
+            return "delivered"
+        case Finish(_, reason):
+            return f"`{reason}`"
+        case Retry():
+            return "retries"
+        case Split(too_large=True):
+            return "halves the batch"
+        case Split():
+            return "splits the batch"
+        case Refresh():
+            return "a fresh token"
+
+
+def _statuses(rows: list[tuple[str, str]]) -> list[set[int]]:
+    """The statuses of each row; "other 4xx" are those that no row names."""
+    listed = {int(each) for cell, _ in rows for each in re.findall(r"(?<![–\d])\d{3}(?!–)", cell)}
+    found = []
+    for cell, _ in rows:
+        statuses = {int(each) for each in re.findall(r"(?<![–\d])\d{3}(?!–)", cell)}
+        for each in re.findall(r"(\d)xx", cell):
+            statuses |= {*range(int(each) * 100, int(each) * 100 + 100)} - listed
+        if "outside of 200–599" in cell:
+            statuses |= {*range(100, 200), *range(600, 700)}
+        found.append(statuses)
+    return found
+
+
+def test_each_answer_means_what_the_page_says() -> None:
+    section = PAGES["reference/wire.md"].partition("## What an answer means")[2]
+    rows = re.findall(r"^\| (.*\d.*?) \| .+? \| (.+) \|$", section, re.MULTILINE)
+    statuses = _statuses(rows)
+    assert sorted(status for each in statuses for status in each) == [*range(100, 700)]
+    for (_, does), each in zip(rows, statuses, strict=True):
+        for status in each:
+            for messages in (1, 2):
+                assert _words(_action(status, messages=messages)) in does, status
+    refreshed = {status for status in range(100, 700) if isinstance(_action(status, with_token=True), Refresh)}
+    said = [each for (_, does), each in zip(rows, statuses, strict=True) if "a fresh token" in does]
+    assert refreshed == set().union(*said) | {int(each) for each in re.findall(r"(\d{3}) with OAuth as", section)}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/index.md",
+        "docs/explanation/how-it-works.md",
+        "docs/troubleshooting/missing.md",
+        "docs/troubleshooting/outage.md",
+    ],
+)
+def test_the_guides_say_for_how_long_a_batch_is_retried(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert {12 * 3_600: "twelve hours"}[int(RetryPolicy().give_up_after)] in text
+    if page.endswith("outage.md"):
+        assert {60: "a back-off of up to a minute"}[int(RetryPolicy().max_backoff)] in text

@@ -1,7 +1,7 @@
 """The whole client over real sockets, against every fault of the fault server: the law holds, and a fresh message
 still goes through.
 
-Real time, so that waits are for events and limits are short. How long a back-off is belongs to `test_sender`.
+Real time, so that waits are for events and limits are short. How long a back-off is, `_pipeline/test_retry` tests.
 """
 
 import asyncio
