@@ -84,3 +84,52 @@ def test_every_release_says_what_changed_for_users() -> None:
     for version in {*versions, __version__}:
         assert (ROOT / "docs" / "releases" / f"{version}.md").is_file()
         assert f"releases/{version}.md" in config
+
+
+def _files() -> list[str]:
+    """Every file that a text may point to."""
+    roots = ("segment_async", "tests", "website", "docs")
+    return [str(path.relative_to(ROOT)) for root in roots for path in (ROOT / root).rglob("*") if path.is_file()]
+
+
+def test_what_the_architecture_points_to_exists() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    assert len(text.splitlines()) <= 120
+    section = re.search(r"^## Where do I change …\?\n(.+?)^## ", text, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", section[1], re.MULTILINE)[2:]
+    assert len(rows) > 20
+    files = _files()
+    for what, where in rows:
+        named = re.findall(r"`([^`]+)`", where)
+        contents = []
+        for path in (each for each in named if re.search(r"/$|\.(py|html|md)$", each)):
+            found = [each for each in files if f"/{path}" in f"/{each}" and (path[-1] == "/" or each.endswith(path))]
+            assert found, f"{what}: {path}"
+            contents += [(ROOT / each).read_text("utf-8") for each in found if each.endswith((".py", ".html"))]
+        code = "\n".join(contents)
+        for name in (
+            each for each in named if re.fullmatch(r"[\w.]+", each) and not re.search(r"\.(py|html|md)$", each)
+        ):
+            last = name.rpartition(".")[2]
+            assert re.search(rf"\b{last}\b", code), f"{what}: {name}"
+
+
+def test_the_architecture_names_every_module_of_the_core() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    package = ROOT / "segment_async"
+    core = [path for folder in ("_message", "_pipeline", "_lifecycle") for path in (package / folder).glob("*.py")]
+    modules = {path.stem for path in [*core, *package.glob("_*.py")]} - {"__init__", "__main__", "_version"}
+    missing = {name for name in modules if not re.search(rf"(?<![\w]){name}(?![\w])", text)}
+    assert missing == set()
+
+
+def test_every_test_that_is_named_exists() -> None:
+    sources = [path for folder in ("segment_async", "tests", "website") for path in (ROOT / folder).rglob("*.py")]
+    texts = {path: path.read_text("utf-8") for path in sources}
+    names = {path.stem for path in sources} | {
+        name for text in texts.values() for name in re.findall(r"def (test_\w+)", text)
+    }
+    for path, text in texts.items():
+        for name in re.findall(r"`(?:[\w/]+/)?(test_\w+)(?:\.py)?`", text):
+            assert name in names, f"{path}: {name}"
