@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from base64 import b64decode
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 
-from segment_async import Client
+from segment_async import Client, compat
+from segment_async._options import _AUTH_SERVERS, _OFFICIAL, HOSTS
 from tests.support.asgi import Recorder
 from tests.support.fault_server import FaultServer
 
@@ -144,3 +146,13 @@ class TestBeforeSend:
         for wrong in (steps, [coroutine_function]) if steps else ([1],):
             with pytest.raises(ValueError, match="before_send must be"):
                 Client("KEY", before_send=wrong)
+
+
+def test_options_of_the_official_sdk_are_explained_if_the_client_has_none_of_that_name() -> None:
+    official = inspect.signature(compat.Client).parameters.keys()
+    assert official - inspect.signature(Client).parameters.keys() == _OFFICIAL.keys()
+
+
+def test_every_region_has_its_hosts() -> None:
+    regions = eval(inspect.get_annotations(Client.__init__)["region"], {"Literal": Literal})
+    assert get_args(regions) == (*HOSTS,) == (*_AUTH_SERVERS,)

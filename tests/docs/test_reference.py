@@ -167,6 +167,21 @@ def test_the_metrics_have_the_names_that_prometheus_gets() -> None:
     assert {name.removesuffix("_created") for name in exported} == documented
 
 
+def test_the_guide_to_metrics_names_only_those_that_exist() -> None:
+    guide = (ROOT / "docs" / "how-to" / "metrics.md").read_text()
+    named = set(re.findall(r"\bsegment_(?!async)\w+", guide))
+    assert len(named) > 5
+    assert named <= set(re.findall(r"^(segment_\w+)", _exported(), re.MULTILINE)) | {"segment_request_duration_seconds"}
+
+
+def test_every_environment_variable_is_in_the_documentation() -> None:
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "segment_async").rglob("*.py"))
+    pages = "\n".join([*PAGES.values(), *(path.read_text() for path in (ROOT / "docs").rglob("*.md"))])
+    read = set(re.findall(r"\bSEGMENT_[A-Z_]+[A-Z]\b", sources))
+    assert "SEGMENT_HOST" in read
+    assert read - set(re.findall(r"\bSEGMENT_[A-Z_]+[A-Z]\b", pages)) == set()
+
+
 ALERTS = blocks(ROOT / "docs" / "how-to" / "alerts.md")
 
 
