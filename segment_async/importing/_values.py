@@ -198,7 +198,11 @@ def _moment(value: Any, pattern: str | None) -> datetime:
 
 def time_text(moment: datetime) -> str:
     """ISO-8601 with milliseconds of a time in UTC, as `read_time` gives it."""
-    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
+    if type(moment) is not datetime:  # a subclass, such as pandas' of a transform
+        return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
+    # In a third of the time of `isoformat`.
+    text = orjson.dumps(moment).decode()
+    return text[1:24] + "Z" if moment.microsecond else text[1:20] + ".000Z"
 
 
 def plain_json(value: Any) -> Any:

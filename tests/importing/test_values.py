@@ -17,6 +17,7 @@ from segment_async.importing._values import (
     as_time,
     dumps,
     plain_json,
+    time_text,
 )
 
 
@@ -144,3 +145,16 @@ def test_plain_json_of_what_a_parquet_file_holds():
 def test_an_integer_of_more_than_64_bits_keeps_its_digits(value):
     for read in (as_integer, as_number()):
         assert dumps(read(str(value))) == str(value).encode()
+
+
+class OwnTime(datetime):
+    """As pandas has one."""
+
+
+@pytest.mark.parametrize("kind", [datetime, OwnTime])
+@pytest.mark.parametrize(
+    ("microsecond", "end"), [(0, "10:00:05.000Z"), (1, "10:00:05.000Z"), (123_999, "10:00:05.123Z")]
+)
+def test_a_time_has_milliseconds(kind, microsecond, end):
+    moment = kind(2024, 5, 1, 10, 0, 5, microsecond, tzinfo=UTC)
+    assert time_text(moment) == f"2024-05-01T{end}"
