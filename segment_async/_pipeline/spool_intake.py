@@ -467,19 +467,18 @@ class SpoolIntake:
                 return
 
     def _end(self, delivery: Delivery, status: str, key: int, size: int, was_arriving: bool) -> BatchResult | None:
-        """The message has its outcome, which is returned; `None`: it is not accepted after all."""
+        """The message ends here. Returns how it is counted; `None`: it is not accepted after all."""
         queue, result = self._queue, None
-        if status in ("stored", "memory") or (status == "known" and (not was_arriving or key in self._elsewhere)):
+        is_known = status == "known"
+        if status in ("stored", "memory") or (is_known and not was_arriving):
             result = _HANDED_OVER
         elif not was_arriving:
             result = BatchResult(Status.DROPPED, "queue_full" if status == "full" else "spool_unavailable")
-        if result is not None:
-            settle_alone(delivery, queue.queued.host, result)
-        elif status == "known" and self._hands_over:
-            # As the first one, which is counted.
-            settle_alone(delivery, queue.queued.host, _HANDED_OVER)
-        elif status == "known":
+        if is_known and not (self._hands_over or key in self._elsewhere):
+            # Counted or not: its outcome is that of the first one.
             self._share(delivery, key)
+        elif result is not None or is_known:
+            settle_alone(delivery, queue.queued.host, result or _HANDED_OVER)
         queue.leave(1, size, result)
         return result
 

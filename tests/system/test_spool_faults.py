@@ -229,6 +229,16 @@ class TestTheSameIdAgain:
 
         with_spool(body)
 
+    def test_enqueued_after_an_awaited_one(self) -> None:
+        async def body(client: Client, transport: ScriptedTransport, store: SpoolStore) -> None:
+            first = await client.track("u", "E", message_id="m")
+            second = client.nowait.track("u", "E", message_id="m")
+            assert [(await settled(delivery)).status for delivery in (first, second)] == [Status.DELIVERED] * 2
+            assert await client.flush(timeout=SOON) == 0
+            assert (client.statistics().pending, transport.taken, store.accepted) == (0, ["m"], 1)
+
+        with_spool(body)
+
     def test_when_the_first_makes_room_for_the_second_ones_group(self) -> None:
         """Both have an outcome, and each its own."""
 
