@@ -165,9 +165,9 @@ def bodies_of(deliveries: Iterable[Delivery]) -> list[bytes]:
     return [delivery._body for delivery in deliveries]
 
 
-def has_body(delivery: Delivery) -> bool:
-    """Whether the message's JSON is here, and not in a batch or on disk only."""
-    return bool(delivery._body)
+def waits_for_key(delivery: Delivery, key: int) -> bool:
+    """Whether the message waits to be stored: its JSON is here, and the spool has not given it this key."""
+    return bool(delivery._body) and delivery._key != key
 
 
 def keys_of(deliveries: Iterable[Delivery]) -> list[int]:

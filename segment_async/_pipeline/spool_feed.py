@@ -25,7 +25,7 @@ from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import Spool, SpoolStatistics, StoredMessage, Window, is_shared
 
 from .clock import LoopClock
-from .delivery import Delivery, bodies_of, bring_back, forget_bodies, has_body
+from .delivery import Delivery, bodies_of, bring_back, forget_bodies, waits_for_key
 from .queue import Queue
 from .reports import Reports
 from .spool_intake import SpoolIntake
@@ -128,9 +128,9 @@ class SpoolFeed:
         queue = self._queue
         known = self.intake.known
         delivery = known.get(message.message_id)
-        if delivery is None or delivery.outcome is not None or has_body(delivery):
-            # An outcome is final, also of a message that was handed over and has come back. A delivery with a body is of
-            # another message with this id, which waits for the spool's answer.
+        if delivery is None or delivery.outcome is not None or waits_for_key(delivery, message.key):
+            # An outcome is final, also of a message that was handed over and has come back; and another message with this
+            # id may wait for the spool's answer.
             delivery = Delivery(message.message_id, message.body, queue.queued)
         bring_back(delivery, message.body, message.key, queue.queued)
         if message.attempts:

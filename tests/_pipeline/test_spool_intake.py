@@ -8,8 +8,10 @@ import pytest
 
 from segment_async import Client, Status
 from segment_async._outcome import BatchResult
+from segment_async._pipeline.accounts import Accounts
 from segment_async.spool import SpoolStatistics
-from segment_async.spool._protocol import Appended, AppendResult, NewMessage, Window
+from segment_async.spool._protocol import Appended, AppendResult, NewMessage, StoredMessage, Window
+from tests.support.interruptions import Interrupted
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.virtual_clock import run
 
@@ -19,7 +21,9 @@ class SlowSpool:
 
     def __init__(self) -> None:
         self.groups: list[tuple[list[str], Callable[[AppendResult], None]]] = []
-        self.was_read = False
+        self.windows: asyncio.Queue[Window] = asyncio.Queue()
+        self.windows.put_nowait(Window(()))
+        self.bodies: list[bytes] = []
         self.key = 0
 
     def claim(self, fingerprint: str) -> None: ...
@@ -27,20 +31,18 @@ class SlowSpool:
     def append_nowait(
         self, messages: Sequence[NewMessage], done: Any, *, hold: int = 0, make_room: bool = False
     ) -> None:
+        self.bodies += [message.body for message in messages]
         self.groups.append(([message.message_id for message in messages], done))
 
-    def answer(self, number: int) -> None:
-        """All messages of a group are stored and held."""
+    def answer(self, number: int, *, held: bool = True) -> None:
+        """All messages of a group are stored."""
         ids, done = self.groups[number]
         first = self.key + 1
         self.key += len(ids)
-        done(AppendResult([Appended("stored", key, held=True) for key in range(first, first + len(ids))]))
+        done(AppendResult([Appended("stored", key, held) for key in range(first, first + len(ids))]))
 
     async def read(self, max_count: int, max_bytes: int) -> Window:
-        if self.was_read:
-            await asyncio.get_running_loop().create_future()
-        self.was_read = True
-        return Window(())
+        return await self.windows.get()
 
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
         return ()
@@ -90,5 +92,34 @@ def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_
             assert await client.flush() == 0
             assert [(await delivery).status for delivery in deliveries] == [Status.DELIVERED] * 4
         assert transport.taken == ["m0", "m1", "m2", "m3"]
+
+    run(main())
+
+
+def test_a_message_that_is_brought_into_memory_keeps_its_delivery_if_that_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A signal handler that raises leaves it half done, and it is done again."""
+    load, loads = Accounts.load, 0
+
+    def interrupted_once(accounts: Accounts, size: int) -> None:
+        nonlocal loads
+        loads += 1
+        if loads == 1:
+            raise Interrupted
+        load(accounts, size)
+
+    monkeypatch.setattr(Accounts, "load", interrupted_once)
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport) as client:
+            delivery = client.nowait.track("user-1", "Order Completed", message_id="m0")
+            spool.answer(0, held=False)
+            await asyncio.sleep(0)
+            spool.windows.put_nowait(Window([StoredMessage(1, "m0", spool.bodies[0])]))
+            assert (await delivery).status is Status.DELIVERED
+            assert (client.statistics().accepted, client.statistics().delivered) == (1, 1)
+        assert (transport.taken, loads) == (["m0"], 2)
 
     run(main())
