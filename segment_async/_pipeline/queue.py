@@ -299,7 +299,11 @@ class Queue:
         # The queue may be full of messages that are due because of that.
         self.changed.notify()
         limit = self.room.time_left() if waiter.has_limit else None
+        start = self.clock.now()
         await asyncio.wait((waiter.future,), timeout=shorter(limit, watch))
+        if limit is not None:
+            with self.lock:
+                self.room.note_late(self.clock.now() - start - limit)
 
     def _wake_waiters(self) -> None:
         with self.lock:

@@ -17,6 +17,8 @@ from segment_async.messages import MAX_MESSAGE_BYTES
 from .accounts import Accounts
 from .clock import LoopClock
 
+# Seconds after the limit at which a waiter finds that its loop stood still.
+_LATE: Final = 0.1
 # How many waiters on other loops are woken at once. The next ones are woken when one of these goes.
 _OTHERS_AT_ONCE: Final = 100
 
@@ -52,7 +54,7 @@ class Room:
     waiters: in the order in which they came.
     """
 
-    __slots__ = ("_accounts", "_clock", "_full_since", "timeout", "waiters")
+    __slots__ = ("_accounts", "_clock", "_full_since", "_is_extended", "timeout", "waiters")
 
     def __init__(self, accounts: Accounts, clock: LoopClock, timeout: float | None) -> None:
         # Thousands may wait, and each may leave from anywhere.
@@ -62,6 +64,7 @@ class Room:
         self.timeout = timeout
         # The clock's reading when the queue became full; `None` once there was room again.
         self._full_since: float | None = None
+        self._is_extended = False
 
     @property
     def is_full(self) -> bool:
@@ -82,6 +85,15 @@ class Room:
 
     def note_room(self) -> None:
         self._full_since = None
+        self._is_extended = False
+
+    def note_late(self, late: float) -> None:
+        """A waiter is so many seconds past its limit: while the loop stood still, nothing could leave the queue. Once,
+        callers get up to as much time again.
+        """
+        if late > _LATE and not self._is_extended and self.timeout is not None and self.time_left() == 0.0:
+            self._is_extended = True
+            self._full_since = self._clock.now() - self.timeout + min(late, self.timeout)
 
     def time_left(self) -> float | None:
         """Seconds that a full queue may still hold callers up; `None`: as long as it takes."""

@@ -1359,6 +1359,24 @@ class TestThroughTheClient:
         assert counters.pending == 1_500
         check_counters(counters)
 
+    @pytest.mark.parametrize("seconds", [1.5, 30.0])
+    def test_callers_are_not_given_up_because_the_loop_stood_still(self, seconds: float) -> None:
+        class Slow(Dead):
+            async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+                await asyncio.sleep(0.01)
+                return Response(200)
+
+        async def main() -> Statistics:
+            async with Client("key", transport=Slow(), max_queue_size=20) as client:
+                calls = [asyncio.create_task(client.track("user", "Event")) for _ in range(200)]
+                await asyncio.sleep(0.005)
+                running_clock().advance(seconds)
+                await asyncio.gather(*calls)
+            return client.statistics()
+
+        counters = run(main())
+        assert (counters.delivered, counters.reasons) == (200, {})
+
     def test_drop_oldest_keeps_the_newest(self) -> None:
         ends, waited, counters = self.outage("drop_oldest")
         # What is in flight is not dropped: a call that finds all that is pending under way finds nothing older.

@@ -75,6 +75,31 @@ class TestFull:
 
         run(main())
 
+    @pytest.mark.parametrize(("late", "more"), [(0.05, 0.0), (0.5, 0.5), (30.0, 1.0)])
+    def test_time_in_which_the_loop_stood_still_is_given_again_once(self, late: float, more: float) -> None:
+        async def main() -> None:
+            room, _ = room_with(timeout=1.0)
+            room.note_late(late)
+            assert room.time_left() is None
+            room.note_full()
+            running_clock().advance(0.5)
+            # Another waiter's limit, of before there was room.
+            room.note_late(late)
+            assert room.time_left() == 0.5
+            running_clock().advance(0.5 + late)
+            room.note_late(late)
+            assert room.time_left() == pytest.approx(more)
+            running_clock().advance(more + late)
+            room.note_late(late)
+            assert room.time_left() == 0.0
+            room.note_room()
+            room.note_full()
+            running_clock().advance(1.0 + late)
+            room.note_late(late)
+            assert room.time_left() == pytest.approx(more)
+
+        run(main())
+
     def test_without_a_limit_it_takes_as_long_as_it_takes(self) -> None:
         async def main() -> None:
             room, _ = room_with(timeout=None)

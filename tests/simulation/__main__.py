@@ -37,6 +37,7 @@ MUST_BE_SEEN = (
     "a loop ended amid its work",
     "the client changed its loop",
     "the loop stood still",
+    "the loop stood still under callers that wait",
     "on_error called",
     "everything settled by itself",
     *(f"spool: {name}" for name in DISK_FAULTS),

@@ -126,8 +126,10 @@ class Scenario:
             },
         )
 
-    async def _track(self) -> None:
+    async def _track(self, *, poisoned: bool = True) -> None:
         fields = self._next_message()
+        if not poisoned:
+            self._poison.pop(self._number, None)
         with suppress(*REFUSALS):
             self._accept(await self._client.track(**fields), fields)
 
@@ -227,6 +229,7 @@ class Scenario:
         await asyncio.sleep(self._calm_from)
         await self._see_it_settle_by_itself()
         await self._see_a_fresh_message_through()
+        await self._see_callers_through()
         if self._chance.random() < 0.3:
             users = [asyncio.create_task(self._user()) for _ in range(2)]
             await asyncio.sleep(self._chance.choice((0, 0.3)))
@@ -256,6 +259,19 @@ class Scenario:
         too_large = outcome.reason == "too_large"
         too_large = too_large or (outcome.reason == "queue_full" and self._options["max_queue_size"] == 1)
         assert outcome.status is Status.DELIVERED or too_large, outcome
+
+    async def _see_callers_through(self) -> None:
+        """More callers than there is room for, and a loop that stands still: with the network well, none is given up."""
+        options = self._options
+        if options["overflow"] != "wait" or options["overflow_timeout"] != 1.0 or options["max_queue_size"] > 50:
+            return
+        before = self._client.statistics().reasons.get("queue_full", 0)
+        calls = [asyncio.create_task(self._track(poisoned=False)) for _ in range(2 * options["max_queue_size"] + 10)]
+        await asyncio.sleep(0)
+        self.seen("the loop stood still under callers that wait", not all(call.done() for call in calls))
+        running_clock().advance(self._chance.choice((1.5, 30, 8 * 3600)))
+        await asyncio.gather(*calls)
+        assert self._client.statistics().reasons.get("queue_full", 0) == before
 
     async def _close(self) -> None:
         clock = running_clock()

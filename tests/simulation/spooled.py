@@ -102,6 +102,9 @@ class SpooledScenario(Scenario):
     async def _nobody(self) -> None:
         """A message without an identity has no id that could be offered: it is dropped, and is `Scenario`'s matter."""
 
+    async def _see_callers_through(self) -> None:
+        """They wait for the disk, which is not well for good."""
+
     def _deliveries(self) -> list[Any]:
         return list(self._accounts.deliveries)
 
