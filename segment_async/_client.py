@@ -165,6 +165,7 @@ class Client:
         plan: str | PathLike[str] | Mapping[str, Any] | Plan | None = None,
         on_violation: OnViolation = "warn",
     ) -> None:
+        _options.check_flags(gzip=gzip, deliver=deliver, trust_env=trust_env, allow_http=allow_http, send=send)
         write_key = _options.checked_key(write_key, send=send)
         allow_http = allow_http or _options.environment_allows_http()
         network = Network(timeout, proxy, ssl_context, trust_env)
@@ -192,7 +193,9 @@ class Client:
         transport = _options.transport_for(
             transport, host, region, network, allow_http=allow_http, has_oauth=oauth is not None
         )
-        auth = _options.auth_for(write_key, oauth, region, network, options.retry, self._now, allow_http=allow_http)
+        auth = _options.auth_for(
+            write_key, oauth, region, network, options.retry, self._now, self._note_failure, allow_http=allow_http
+        )
         _options.check_spool(spool, deliver=deliver, overflow=overflow)
         keeper = _options.spool_for(spool, write_key, transport, send=send)
 
@@ -215,6 +218,9 @@ class Client:
 
     def _now(self) -> float:
         return self._owner.clock.now()
+
+    def _note_failure(self, error: str, delay: float) -> None:
+        self._owner.pipeline.note_failure(error, delay)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_owner"):

@@ -8,7 +8,6 @@ A part gets values that are known to be right. Some options are checked by what 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import random
 import ssl as ssl_module
@@ -25,7 +24,7 @@ from ._pipeline.auth import Auth, Basic, OAuth, Tokens
 from ._pipeline.batch import MAX_BATCH_MESSAGES
 from ._pipeline.pipeline import PipelineOptions
 from ._pipeline.queue import Overflow
-from ._pipeline.retry import RetryPolicy
+from ._pipeline.retry import RetryPolicy, is_seconds
 from .spool._protocol import Spool, is_shared
 
 HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
@@ -145,6 +144,8 @@ def check_pipeline(options: PipelineOptions) -> None:
         raise ValueError(f"flush_at must be {MAX_BATCH_MESSAGES:,} or less: Segment drops what a batch has beyond that")
     if options.on_error is not None and not callable(options.on_error):
         raise ValueError("on_error must be a function")
+    if not isinstance(options.retry, RetryPolicy):
+        raise ValueError("retry must be a RetryPolicy")  # noqa: TRY004  # as every other option
 
 
 def check_region(region: str) -> None:
@@ -152,6 +153,15 @@ def check_region(region: str) -> None:
     ValueError: there is no such region.
     """
     _check_words(region=(region, HOSTS))
+
+
+def check_flags(**options: bool) -> None:
+    """Raises:
+    ValueError: one of them is neither `True` nor `False`: text such as "no" would count as `True`.
+    """
+    for name, flag in options.items():
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name} must be True or False")  # noqa: TRY004  # as every other option
 
 
 def check_times(timeout: float, close_timeout: float) -> None:
@@ -226,6 +236,8 @@ def transport_for(
             raise ValueError("transport and host contradict each other: a transport knows its own address")
         if not has_oauth and (network.proxy is not None or network.ssl_context is not None or network.trust_env):
             raise ValueError("proxy, ssl_context and trust_env are for aiohttp: a custom transport has its own")
+        if not _has(transport, "send", "aclose"):
+            raise ValueError("transport must have the methods of a Transport: send and aclose")
         if isinstance(transport, HTTPTransport):
             _check_readable(transport, allow_http=allow_http)
         return transport
@@ -256,10 +268,11 @@ def auth_for(
     network: Network,
     policy: RetryPolicy,
     now: Callable[[], float],
+    note_failure: Callable[[str, float], object],
     *,
     allow_http: bool,
 ) -> Auth:
-    """What makes the Authorization header.
+    """What makes the Authorization header. `note_failure`: see `Tokens`.
 
     Raises:
         ValueError: the token server is no safe address.
@@ -267,10 +280,14 @@ def auth_for(
     """
     if oauth is None:
         return Basic(write_key)
+    if not isinstance(oauth, OAuth):
+        raise ValueError("oauth must be an OAuth")  # noqa: TRY004  # as every other option
     server = origin(oauth.auth_server or _AUTH_SERVERS[region], allow_http=allow_http)
     tokens = network.transport(f"{server}/token")
     _check_readable(tokens, allow_http=allow_http)
-    return Tokens(oauth, server, tokens, policy, now=now, wall=time.time, chance=random.random)
+    return Tokens(
+        oauth, server, tokens, policy, now=now, wall=time.time, chance=random.random, note_failure=note_failure
+    )
 
 
 def check_spool(spool: str | PathLike[str] | Spool | None, *, deliver: bool, overflow: str) -> None:
@@ -279,7 +296,11 @@ def check_spool(spool: str | PathLike[str] | Spool | None, *, deliver: bool, ove
     """
     if spool is None and not deliver:
         raise ValueError("deliver=False hands messages over to a spool: set spool=")
-    if spool is not None and not isinstance(spool, (str, PathLike)) and is_shared(spool) and overflow == "drop_oldest":
+    if spool is None or isinstance(spool, (str, PathLike)):
+        return
+    if not _has(spool, "claim", "append_nowait", "statistics", "aclose"):
+        raise ValueError("spool must be the path of a file, or a Spool")
+    if is_shared(spool) and overflow == "drop_oldest":
         raise ValueError(
             'overflow="drop_oldest" would drop messages of other hosts from a shared spool: choose another'
         )
@@ -309,6 +330,10 @@ def spool_for(
     return spool
 
 
+def _has(part: object, *methods: str) -> bool:
+    return all(callable(getattr(part, method, None)) for method in methods)
+
+
 def _check_words(**options: tuple[str, Any]) -> None:
     for name, (word, words) in options.items():
         if word not in tuple(words):
@@ -323,5 +348,5 @@ def _check_positive(**options: int) -> None:
 
 def _check_seconds(**options: float) -> None:
     for name, seconds in options.items():
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+        if not is_seconds(seconds):
             raise ValueError(f"{name} must be a number of seconds, 0 or more")

@@ -108,7 +108,7 @@ class Client:
             max_queue_size=max_queue_size if max_queue_size > 0 else sys.maxsize,
             overflow="drop_newest",
             max_in_flight=thread,
-            gzip=gzip,
+            gzip=bool(gzip),
             timeout=timeout,
             retry=RetryPolicy(
                 max_retries=max_retries,
@@ -120,7 +120,7 @@ class Client:
             oauth=oauth,
             proxy=proxy_for(host, proxies),
             allow_http=warned_of_http(host, self.log),
-            send=send,
+            send=bool(send),
         )
         self.queue = Queue(self._client, max_queue_size)
 

@@ -31,6 +31,8 @@ def origin(host: str, *, allow_http: bool = False) -> str:
     Raises:
         ValueError: a write key must not be sent to this address.
     """
+    if not isinstance(host, str):
+        raise ValueError('host must be an origin such as "https://api.segment.io"')  # noqa: TRY004  # as every other option
     if not _is_printable(host):
         raise ValueError("host must not contain white space or control characters")
     parts = _split(host)
@@ -56,7 +58,7 @@ def is_readable(url: str, proxy: str | None) -> bool:
 
 def is_http_url(text: str) -> bool:
     """Whether it is an HTTP URL that aiohttp accepts."""
-    parts = _split(text) if _is_printable(text) else None
+    parts = _split(text) if isinstance(text, str) and _is_printable(text) else None
     return parts is not None and parts.scheme in ("https", "http") and bool(parts.hostname) and _has_valid_port(parts)
 
 

@@ -224,6 +224,8 @@ class HTTPTransport:
         text = type(error).__name__
         if isinstance(error, (aiohttp.ClientConnectorError, OSError)) and getattr(error, "strerror", None):
             text = f"{text}: {error.strerror}"
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return TransportError(f"no connection (the proxy answered {error.status})", maybe_sent=False)
         if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError)):
             return TransportError(f"no connection ({text})", maybe_sent=False)
         stale = progress.reused and isinstance(

@@ -75,7 +75,8 @@ async def wait_until(
     """
     while not done():
         seconds = time_left()
-        if seconds is not None and seconds <= MOMENT:
+        if seconds is not None and not seconds > MOMENT:
+            # Not a number is no time.
             return False
         current = signal()
         waiter = current.register(done)

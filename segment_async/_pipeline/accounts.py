@@ -55,7 +55,7 @@ class Accounts:
         """Messages in memory have their outcome; those that a spool keeps are pending there."""
         if result.status is Status.KEPT:
             self.unload(count, size)
-        else:
+        elif count:
             self._end(result, count, count, size)
 
     def refuse(self, result: BatchResult) -> None:

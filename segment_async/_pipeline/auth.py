@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import math
 import re
 from collections.abc import Callable
@@ -28,8 +27,6 @@ from segment_async._http.transport import HTTPTransport, Response, Secret, Trans
 from segment_async._lifecycle.loop_end import end
 
 from .retry import RetryPolicy, header, http_date, retry_after
-
-_log = logging.getLogger("segment_async")
 
 _ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 # Seconds that an assertion is dated back, and good for: clocks differ a little.
@@ -53,7 +50,12 @@ class Refused(Exception):
 
 
 class Auth(Protocol):
+    """Attributes:
+    asks_at: the clock when a token is asked for again, while there is none and the last request for one failed.
+    """
+
     has_tokens: bool
+    asks_at: float
 
     async def header(self) -> str: ...
     def renew(self, sent_at: float) -> None: ...
@@ -70,6 +72,7 @@ class Basic:
     """
 
     has_tokens = False
+    asks_at = -math.inf
 
     def __init__(self, write_key: str) -> None:
         self._header = "Basic " + base64.b64encode(f"{write_key}:".encode()).decode()
@@ -127,6 +130,7 @@ class Tokens:
         audience: the token server's origin, without a trailing slash.
         transport: posts to its ``/token``.
         now: the client's monotonic clock; `wall`: seconds since the epoch; `chance`: a random number from 0 to 1.
+        note_failure: told why nothing can be sent, and in how many seconds a token is asked for again.
     """
 
     has_tokens = True
@@ -141,6 +145,7 @@ class Tokens:
         now: Callable[[], float],
         wall: Callable[[], float],
         chance: Callable[[], float],
+        note_failure: Callable[[str, float], object],
     ) -> None:
         try:
             # PyJWT signs with it, and says so only when it is asked to.
@@ -157,6 +162,8 @@ class Tokens:
         self._now = now
         self._wall = wall
         self._chance = chance
+        self._note_failure = note_failure
+        self.asks_at = -math.inf
         self._header = ""
         self._fetched_at = self._renew_at = self._expires_at = -math.inf
         # Seconds that the server's clock is ahead of ours.
@@ -216,9 +223,9 @@ class Tokens:
         corrected = False
         while True:
             answer = await self._ask()
-            if answer is not None and 200 <= answer.status < 300 and self._take(answer):
+            if isinstance(answer, Response) and 200 <= answer.status < 300 and self._take(answer):
                 return
-            if answer is not None and answer.status in _FINAL:
+            if isinstance(answer, Response) and answer.status in _FINAL:
                 if corrected or not self._corrects_clock(answer):
                     self._refuse(
                         f"{self._audience} answered {answer.status}: check client_id, key_id, client_key and scope of "
@@ -230,26 +237,28 @@ class Tokens:
             if self._refusal_stands():
                 return
             failures += 1
-            if failures == 1:
-                what = "no usable answer" if answer is None else f"status {answer.status}"
-                _log.warning("No token from %s yet (%s); messages wait for it.", self._audience, what)
-            await asyncio.sleep(self._pause(answer, failures))
+            pause = self._pause(answer, failures)
+            if self._now() >= self._expires_at:
+                # Nothing can be sent. A token that is only to be renewed is still good.
+                self.asks_at = self._now() + pause
+                what = f"status {answer.status}" if isinstance(answer, Response) else answer
+                self._note_failure(f"no token from {self._audience} ({what})", pause)
+            await asyncio.sleep(pause)
 
-    async def _ask(self) -> Response | None:
-        """One request for a token; `None`: no usable answer."""
+    async def _ask(self) -> Response | str:
+        """One request for a token; text: why there is no usable answer."""
         assertion = self._assertion()
         if assertion is None:
-            return None
+            return self._refusal
         try:
             return await self._transport.send(
                 self._form(assertion.value),
                 {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
             )
         except TransportError as error:
-            _log.debug("No token yet: %s", error)
+            return str(error)
         except Exception as error:
-            _log.warning("The token server's transport raised %s.", type(error).__qualname__)
-        return None
+            return f"the transport raised {type(error).__qualname__}"
 
     def _form(self, assertion: str) -> bytes:
         fields = {
@@ -284,6 +293,7 @@ class Tokens:
         token, lifetime = _token_of(answer)
         if not token or lifetime < _SHORTEST_LIFETIME:
             return False
+        self.asks_at = -math.inf
         self._header = f"Bearer {token}"
         self._fetched_at = self._now()
         self._renew_at = self._fetched_at + lifetime * _RENEW_AT
@@ -305,8 +315,8 @@ class Tokens:
         self._note_clock(answer)
         return True
 
-    def _pause(self, answer: Response | None, failures: int) -> float:
-        if answer is not None and answer.status == 429:
+    def _pause(self, answer: Response | str, failures: int) -> float:
+        if isinstance(answer, Response) and answer.status == 429:
             asked = retry_after(answer, self._wall()) if self._policy.max_retry_after > 0 else None
             return _RATE_LIMITED if asked is None else min(asked, self._policy.max_retry_after)
         return self._policy.delay(failures, self._chance())

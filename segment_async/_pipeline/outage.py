@@ -10,6 +10,8 @@ from typing import Final
 
 # Failures in a row without a usable answer after which it is an outage.
 _FAILURES_TO_TELL: Final = 3
+# Seconds until the next attempt after which one failure is an outage.
+_PAUSE_TO_TELL: Final = 10.0
 # Seconds between two warnings while it lasts.
 _REPEAT_SECONDS: Final = 300.0
 
@@ -41,7 +43,7 @@ class Outage:
         self._failures += 1
         self._most_pending = max(self._most_pending, pending)
         is_due = self._told_at is None or now >= self._told_at + _REPEAT_SECONDS
-        if self._failures >= _FAILURES_TO_TELL and is_due:
+        if is_due and (self._failures >= _FAILURES_TO_TELL or retry_in >= _PAUSE_TO_TELL):
             self._told_at = now
             self._warn(
                 "Deliveries to %s fail for %.0f s: %s. %s waiting; the next attempt is in %.1f s.",

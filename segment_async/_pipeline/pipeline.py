@@ -120,6 +120,7 @@ class Pipeline:
         self.feed = (
             SpoolFeed(spool, self.queue, clock, self.reports, deliver=options.deliver) if spool is not None else None
         )
+        self._auth = auth
         self._backlog = backlog
         self._circuit = circuit
         host_name = transport.hostname if isinstance(transport, HTTPTransport) else type(transport).__name__
@@ -254,8 +255,12 @@ class Pipeline:
             self._circuit.probe_now()
         self.queue.notify()
 
+    def note_failure(self, error: str, delay: float) -> None:
+        """Nothing can be sent for a reason that no request shows; it is tried again in so many seconds."""
+        self._settlement.note_failure(error, delay)
+
     def statistics(self) -> Statistics:
-        retry_in = max(0.0, self._circuit.not_before - self.clock.now())
+        retry_in = max(0.0, max(self._circuit.not_before, self._auth.asks_at) - self.clock.now())
         spooled = self.feed.statistics() if self.feed is not None else None
         return self.queue.statistics(
             Health(

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
+from sys import float_info
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -65,13 +66,18 @@ class RetryPolicy:
             raise ValueError("max_retries must be None or an integer from 0")
         for name in ("give_up_after", "backoff", "max_backoff", "max_retry_after"):
             seconds = getattr(self, name)
-            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+            if not is_seconds(seconds):
                 raise ValueError(f"{name} must be a finite number of seconds from 0")
 
     def delay(self, failures: int, random: float) -> float:
         """Seconds to wait after so many failures in a row; `random` (0 to 1) takes off up to a half."""
         doublings = min(failures - 1, 60)
         return min(self.max_backoff, self.backoff * 2.0**doublings) * (1 - random / 2)
+
+
+def is_seconds(value: object) -> bool:
+    """Whether it is a number of seconds to calculate with: an integer beyond the floats is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= float_info.max
 
 
 class History(NamedTuple):

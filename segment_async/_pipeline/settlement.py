@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import cast
 
 from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Response, Transport
@@ -76,7 +77,7 @@ class Settlement:
             self._give_up_holds(batch, answer.keys)
             return
         now = self._clock.now()
-        action, batch.history = self._decide(batch, answer, now)
+        action, batch.history, answer = self._decide(batch, answer, now)
         if isinstance(action, (Finish, Split)) and self._circuit.note_end(
             action, answer, batch.history, batch.count, now
         ):
@@ -87,10 +88,7 @@ class Settlement:
             case Finish():
                 self._finish(batch, action, answer, now)
             case Retry():
-                self._retry(batch, action, now)
-                if action.counted or action.pause:
-                    # All but a stale connection, which is tried again at once.
-                    self._note_failure(_error_of(answer), action.delay, now)
+                self._retry(batch, answer, action, now)
             case Split():
                 self._split(batch, action, now)
             case Refresh():
@@ -111,7 +109,7 @@ class Settlement:
         delay = self._policy.delay(batch.history.failures, self._random())
         batch.not_before = now + delay
         self._wait(batch)
-        self._note_failure("the request was cut off", delay, now)
+        self.note_failure("the request was cut off", delay)
 
     def give_up(self, batch: Batch) -> None:
         """The retry policy has run out for a batch that waits."""
@@ -129,7 +127,10 @@ class Settlement:
 
     # -- what decides
 
-    def _decide(self, batch: Batch, answer: Response | Failure, now: float) -> tuple[Action, History]:
+    def _decide(
+        self, batch: Batch, answer: Response | Failure, now: float
+    ) -> tuple[Action, History, Response | Failure]:
+        """What to do, the batch's history with the answer in it, and the answer, or what an unreadable one counts as."""
         circuit = self._circuit
         batch.is_poison_suspect = circuit.is_poison_suspect(batch.baseline, batch.is_poison_suspect)
         context = AttemptContext(
@@ -143,11 +144,12 @@ class Settlement:
             one_refused=batch.record.has_refusal,
         )
         try:
-            return decide(answer, batch.history, context, self._policy)
+            return *decide(answer, batch.history, context, self._policy), answer
         except Exception as error:
             # A custom transport whose answer is malformed.
             self._reports.warn("answer", "The transport returned an unreadable answer.\n%s", stack_of(error))
-            return decide(NoResponse(maybe_sent=True), batch.history, context, self._policy)
+            unreadable = NoResponse(maybe_sent=True, error="an unreadable answer")
+            return *decide(unreadable, batch.history, context, self._policy), unreadable
 
     # -- what is done
 
@@ -161,15 +163,19 @@ class Settlement:
         if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
             self._explain(result, batch.count)
 
-    def _retry(self, batch: Batch, action: Retry, now: float) -> None:
+    def _retry(self, batch: Batch, answer: Response | Failure, action: Retry, now: float) -> None:
         baseline = self._circuit.note_retry(action, batch.history, now)
         if baseline is not None:
             batch.baseline = baseline
         batch.not_before = now + action.delay
         self._wait(batch)
+        if action.counted or action.pause:
+            # Not a stale connection, which is tried again at once.
+            self.note_failure(_error_of(answer), action.delay)
 
-    def _note_failure(self, error: str, delay: float, now: float) -> None:
-        accounts = self._queue.accounts
+    def note_failure(self, error: str, delay: float) -> None:
+        """Nothing was delivered for this reason, and it is tried again in so many seconds, or when the circuit allows."""
+        accounts, now = self._queue.accounts, self._clock.now()
         self._outage.note_failure(
             error,
             now,
@@ -234,13 +240,14 @@ def _error_of(answer: Response | Failure) -> str:
         return answer.error or "no usable answer"
     if isinstance(answer, NoCredentials):
         return "no OAuth token"
-    status = getattr(answer, "status", None)
-    return "an unreadable answer" if status is None else f"status {status}"
+    return f"status {answer.status}"
 
 
 def _text_of(answer: Response | Failure) -> str:
     """The beginning of an answer's text, as a person reads it; none if there is no answer."""
     if isinstance(answer, (NoResponse, NoCredentials)):
         return ""
-    body = answer.body[:_ANSWER_BYTES]
-    return bytes(body).decode("utf-8", "replace") if isinstance(body, (bytes, bytearray, memoryview)) else ""
+    # A custom transport's may be anything.
+    body = cast("bytes", getattr(answer, "body", b""))
+    is_bytes = isinstance(body, (bytes, bytearray, memoryview))
+    return bytes(body[:_ANSWER_BYTES]).decode("utf-8", "replace") if is_bytes else ""

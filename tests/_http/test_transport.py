@@ -619,6 +619,7 @@ class TestProxy:
 
         error = asyncio.run(main())
         assert not error.maybe_sent
+        assert ("the proxy answered 407" in str(error)) is up
         assert_tells_no_secret(error)
 
 

@@ -6,6 +6,7 @@ Under the virtual clock wherever one loop is enough; in real threads where sever
 import asyncio
 import gc
 import logging
+import math
 import re
 import sys
 import threading
@@ -332,7 +333,8 @@ class TestFlush:
                 await client.track("u", "E")
             assert await client.flush(timeout=2) == 3
             assert running_clock().time() == pytest.approx(2, abs=0.1)
-            assert await client.flush(timeout=0) == 3
+            for none_at_all in (0, -1, math.nan):
+                assert await client.flush(timeout=none_at_all) == 3
             await client.aclose()
             assert await client.flush() == 0
 

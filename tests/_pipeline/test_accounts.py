@@ -55,6 +55,11 @@ class TestBounds:
 
 
 class TestEnds:
+    def test_of_no_message_no_reason_appears(self) -> None:
+        one = accounts()
+        one.settle(0, 0, REFUSED)
+        assert look(one).reasons == {}
+
     @pytest.mark.parametrize("result", ENDS, ids=lambda result: result.reason or result.status.value)
     def test_each_is_counted_under_its_status_and_reason(self, result: BatchResult) -> None:
         one = accounts()

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import gc
 import logging
+import math
 import socket
 import sys
 import time
@@ -45,13 +46,27 @@ class Clock:
         return self.now
 
 
+def unnoted(error: str, retry_in: float) -> None:
+    """For tests of something else."""
+
+
 @asynccontextmanager
 async def tokens_from(
-    server: TokenServer, clock: Callable[[], float] | None = None, **options: Any
+    server: TokenServer,
+    clock: Callable[[], float] | None = None,
+    note_failure: Callable[[str, float], object] = unnoted,
+    **options: Any,
 ) -> AsyncIterator[Tokens]:
     transport = HTTPTransport(f"{server.url}/token", timeout=5)
     tokens = Tokens(
-        oauth(**options), server.url, transport, QUICK, now=clock or Clock(), wall=time.time, chance=lambda: 0.0
+        oauth(**options),
+        server.url,
+        transport,
+        QUICK,
+        now=clock or Clock(),
+        wall=time.time,
+        chance=lambda: 0.0,
+        note_failure=note_failure,
     )
     try:
         yield tokens
@@ -167,7 +182,9 @@ class TestToken:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(tokens.header(), 0.001)
 
-        tokens = Tokens(oauth(), "x", Slow(), QUICK, now=Clock(), wall=time.time, chance=lambda: 0.0)
+        tokens = Tokens(
+            oauth(), "x", Slow(), QUICK, now=Clock(), wall=time.time, chance=lambda: 0.0, note_failure=unnoted
+        )
         loop = asyncio.new_event_loop()
         loop.run_until_complete(begin())
         if is_closed:
@@ -180,7 +197,9 @@ class TestToken:
         assert not caplog.records
 
     def test_it_does_not_show(self) -> None:
-        tokens = Tokens(oauth(), "x", ByScript([]), QUICK, now=Clock(), wall=time.time, chance=lambda: 0.0)
+        tokens = Tokens(
+            oauth(), "x", ByScript([]), QUICK, now=Clock(), wall=time.time, chance=lambda: 0.0, note_failure=unnoted
+        )
         assert repr(tokens) == "<Tokens>"
 
 
@@ -345,16 +364,22 @@ class TestFaults:
     }
 
     @pytest.mark.parametrize("name", STEPS)
-    def test_it_is_asked_again(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_it_is_asked_again(self, name: str) -> None:
+        failures: list[tuple[str, float]] = []
+
         async def main() -> None:
-            async with TokenServer([self.STEPS[name]() for _ in range(3)]) as server, tokens_from(server) as tokens:
+            steps = [self.STEPS[name]() for _ in range(3)]
+            async with (
+                TokenServer(steps) as server,
+                tokens_from(server, note_failure=lambda *failure: failures.append(failure)) as tokens,
+            ):
                 assert await tokens.header() == f"Bearer {server.tokens[0]}"
                 assert len(server.requests) == 4
                 assert all(request.target == "/token" for request in server.requests)
 
         asyncio.run(main())
-        (record,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
-        assert record.getMessage().startswith("No token from http://127.0.0.1")
+        assert [pause for _, pause in failures] == [0.001, 0.002, 0.002]
+        assert all(error.startswith("no token from http://127.0.0.1") for error, _ in failures)
 
     def test_down_and_up_again(self) -> None:
         async def main() -> None:
@@ -408,7 +433,14 @@ class TestPauses:
             server = ByScript(answers)
             clock = running_clock().time
             tokens = Tokens(
-                oauth(), "x", server, policy or RetryPolicy(), now=clock, wall=time.time, chance=lambda: 0.0
+                oauth(),
+                "x",
+                server,
+                policy or RetryPolicy(),
+                now=clock,
+                wall=time.time,
+                chance=lambda: 0.0,
+                note_failure=unnoted,
             )
             assert await tokens.header() == "Bearer good"
             return server.times
@@ -441,6 +473,34 @@ class TestPauses:
     def test_other_faults_back_off(self) -> None:
         down = TransportError("down", maybe_sent=False)
         assert self.times([down, Response(500), down, Response(404)]) == [0.0, 0.5, 1.5, 3.5, 7.5]
+
+
+def test_while_the_old_token_is_good_nothing_fails() -> None:
+    async def main() -> list[tuple[float, str]]:
+        clock = running_clock().time
+        failures: list[tuple[float, str]] = []
+        server = ByScript([Response(200, {}, orjson.dumps({**TOKEN, "expires_in": 1_000})), *[Response(503)] * 10])
+        tokens = Tokens(
+            oauth(),
+            "https://oauth2.example",
+            server,
+            RetryPolicy(backoff=100, max_backoff=100),
+            now=clock,
+            wall=time.time,
+            chance=lambda: 0.0,
+            note_failure=lambda error, _: failures.append((clock(), error)),
+        )
+        first = await tokens.header()
+        await asyncio.sleep(501)
+        assert await tokens.header() == first
+        await asyncio.sleep(450)
+        assert (failures, tokens.asks_at) == ([], -math.inf)
+        await asyncio.sleep(200)
+        assert tokens.asks_at == pytest.approx(1_201)
+        return failures
+
+    expected = "no token from https://oauth2.example (status 503)"
+    assert run(main()) == [(pytest.approx(1_001 + 100 * number), expected) for number in range(2)]
 
 
 @asynccontextmanager
@@ -533,6 +593,27 @@ class TestClient:
                 assert not any(outcome.possibly_delivered for outcome in outcomes)
 
         asyncio.run(main())
+
+    def test_that_is_an_outage(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "segment_async")
+
+        async def main() -> None:
+            tokens = TokenServer()
+            async with segment_with_tokens(tokens, retry=RetryPolicy(backoff=0.001, max_backoff=0.5)) as (client, _):
+                await tokens.go_down()
+                delivery = await client.track("u", "E")
+                while client.statistics().retry_in < 0.1:
+                    await client.flush(timeout=0.01)
+                assert not client.statistics().server_up
+                tokens.come_up()
+                await delivery
+                assert (client.statistics().server_up, client.statistics().retry_in) == (True, 0.0)
+
+        asyncio.run(main())
+        began, over = (record.getMessage() for record in caplog.records if "Deliveries to" in record.getMessage())
+        assert "no token from http://127.0.0.1" in began
+        assert "1 message was waiting" in began
+        assert "work again" in over
 
     def test_closed_without_a_token_they_are_dropped_and_were_never_sent(self) -> None:
         async def main() -> None:

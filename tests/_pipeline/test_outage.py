@@ -45,6 +45,17 @@ def test_it_is_told_when_it_begins_each_few_minutes_and_when_it_is_over() -> Non
     assert len(said.infos) == 1
 
 
+def test_one_failure_with_a_long_pause_is_told() -> None:
+    """The second one would come after minutes."""
+    said = Said()
+    said.outage.note_failure("status 429", 0.0, pending=5, dropped=0, retry_in=300.0)
+    assert said.warnings == [
+        "Deliveries to api.segment.io fail for 0 s: status 429. 5 messages were waiting; the next attempt is in 300.0 s."
+    ]
+    said.outage.note_success(301.0, dropped=0, wall=0.0)
+    assert len(said.infos) == 1
+
+
 def test_what_the_last_failure_said_is_kept_while_it_lasts() -> None:
     said = Said()
     said.fail(1.0)

@@ -187,6 +187,22 @@ class TestFinish:
         assert bench.backlog.waiting == [batch]
         assert caplog.text.count("The transport returned an unreadable answer") == 1
 
+    @pytest.mark.parametrize("answer", [None, "200 OK", Response(200, {}, None), Response("200")])  # type: ignore[arg-type]
+    def test_one_that_is_none_fails_as_if_none_had_come(self, answer: Any) -> None:
+        bench = Bench(policy=RetryPolicy(max_retries=0), feed=Feed())
+        batch = bench.in_flight(1, keys=[1])
+        bench.settlement.conclude(batch, answer)
+        assert bench.results(batch, 1) == ["gave_up"]
+
+    @pytest.mark.parametrize("body", [None, "text", object()])
+    def test_one_whose_body_is_none(self, body: Any) -> None:
+        feed = Feed()
+        bench = Bench(feed=feed)
+        batch = bench.in_flight(1, keys=[1])
+        bench.settlement.conclude(batch, Response(404, {}, body))
+        assert bench.results(batch, 1) == ["refused"]
+        assert [outcome[2] for outcome in feed.outcomes] == [""]
+
 
 class TestRetry:
     def test_the_batch_waits_for_its_back_off(self, bench: Bench) -> None:

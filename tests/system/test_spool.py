@@ -120,6 +120,7 @@ def test_what_was_given_before_any_loop_ran_is_sent_by_a_close(tmp_path: Path) -
     client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="order-1"))
     asyncio.run(client.aclose())
     assert [message["messageId"] for message in transport.messages] == ["order-1"]
+    assert client.statistics().reasons == {}
 
 
 def test_the_same_id_twice_is_the_same_message(tmp_path: Path) -> None:
