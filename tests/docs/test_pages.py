@@ -15,6 +15,7 @@ blocks of a page run in order in one folder, in which the page's named blocks ar
 from __future__ import annotations
 
 import asyncio
+import configparser
 import json
 import os
 import re
@@ -134,6 +135,8 @@ def test_other_blocks_can_be_read() -> None:
             json.loads(block.text)
         elif block.language == "yaml":
             assert "\t" not in block.text
+        elif block.language == "ini":
+            configparser.RawConfigParser().read_string(block.text)
         else:
             assert block.language in SHOWN | {"python", "sh"}, f"{block}: how is {block.language} run?"
 
