@@ -54,8 +54,15 @@ for number in range(5):
 
 
 def run_program(text: str, server: RealServer) -> None:
+    # From Python 3.12 on, which warns of any fork with threads.
+    fork = ("-W", "ignore:This process:DeprecationWarning")
     done = subprocess.run(
-        [sys.executable, "-c", text, server.url], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+        [sys.executable, *fork, "-c", text, server.url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
