@@ -1,8 +1,8 @@
 """Which loop works for a client; flush, close, fork, exit.
 
 A client is not bound to a loop when it is made. The first loop that needs it becomes its owner. If the owner is closed,
-or is not running while another loop is, that one takes over, with every message that was left. Nothing here blocks, and nothing
-here looks at messages.
+or is not running while another loop is, that one takes over, with every message that was left. Nothing here blocks, and
+nothing here looks at messages.
 """
 
 from __future__ import annotations

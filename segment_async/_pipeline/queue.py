@@ -12,7 +12,8 @@ within one call; so what comes in between finds whole state. Dropping the oldest
 than that: they are refused while this thread holds the lock already (`is_amid_a_change`).
 
 **Everything that waits is woken by `notify`**: the consumer, a flush, a close, the spool feed, and the callers that
-wait for room. Each change that may let something go on is followed by it.
+wait for room. Each change that may let something go on is followed by it. One more message makes no room, and so it
+notifies `changed` alone.
 """
 
 from __future__ import annotations

@@ -1,58 +1,16 @@
 """The way into a spool: each message is handed over once, and gets the answer that is its own."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import pytest
 
 from segment_async import Client, Status
-from segment_async._outcome import BatchResult
 from segment_async._pipeline.accounts import Accounts
-from segment_async.spool import SpoolStatistics
-from segment_async.spool._protocol import Appended, AppendResult, NewMessage, StoredMessage, Window
+from segment_async.spool._protocol import StoredMessage, Window
 from tests.support.interruptions import Interrupted
 from tests.support.scripted_transport import ScriptedTransport
+from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
-
-
-class SlowSpool:
-    """Answers when the test says so."""
-
-    def __init__(self) -> None:
-        self.groups: list[tuple[list[str], Callable[[AppendResult], None]]] = []
-        self.windows: asyncio.Queue[Window] = asyncio.Queue()
-        self.windows.put_nowait(Window(()))
-        self.bodies: list[bytes] = []
-        self.key = 0
-
-    def claim(self, fingerprint: str) -> None: ...
-
-    def append_nowait(
-        self, messages: Sequence[NewMessage], done: Any, *, hold: int = 0, make_room: bool = False
-    ) -> None:
-        self.bodies += [message.body for message in messages]
-        self.groups.append(([message.message_id for message in messages], done))
-
-    def answer(self, number: int, *, held: bool = True) -> None:
-        """All messages of a group are stored."""
-        ids, done = self.groups[number]
-        first = self.key + 1
-        self.key += len(ids)
-        done(AppendResult([Appended("stored", key, held) for key in range(first, first + len(ids))]))
-
-    async def read(self, max_count: int, max_bytes: int) -> Window:
-        return await self.windows.get()
-
-    async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
-        return ()
-
-    async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None: ...
-
-    def statistics(self) -> SpoolStatistics:
-        return SpoolStatistics()
-
-    async def aclose(self) -> None: ...
 
 
 def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_first(
@@ -69,9 +27,9 @@ def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_
             deliveries = [
                 client.nowait.track("user-1", "Order Completed", message_id=f"m{number}") for number in range(3)
             ]
-            assert [ids for ids, _ in spool.groups] == [["m0"]]
-            spool.answer(0)
-            assert [ids for ids, _ in spool.groups] == [["m0"], ["m1", "m2"]]
+            assert spool.ids == [["m0"]]
+            spool.answer(0, held=True)
+            assert spool.ids == [["m0"], ["m1", "m2"]]
 
             # Another thread has looked whether there are answers, and then the spool's thread brings some.
             take, pump = intake._take_answers, intake.pump
@@ -80,15 +38,15 @@ def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_
                 take()
                 monkeypatch.setattr(intake, "_take_answers", take)
                 monkeypatch.setattr(intake, "pump", lambda: None)
-                spool.answer(1)
+                spool.answer(1, held=True)
                 monkeypatch.setattr(intake, "pump", pump)
 
             monkeypatch.setattr(intake, "_take_answers", take_too_early)
             intake.pump()
             assert len(spool.groups) == 2
             deliveries.append(client.nowait.track("user-1", "Order Completed", message_id="m3"))
-            assert [ids for ids, _ in spool.groups] == [["m0"], ["m1", "m2"], ["m3"]]
-            spool.answer(2)
+            assert spool.ids == [["m0"], ["m1", "m2"], ["m3"]]
+            spool.answer(2, held=True)
             assert await client.flush() == 0
             assert [(await delivery).status for delivery in deliveries] == [Status.DELIVERED] * 4
         assert transport.taken == ["m0", "m1", "m2", "m3"]
@@ -115,9 +73,10 @@ def test_a_message_that_is_brought_into_memory_keeps_its_delivery_if_that_is_int
         spool, transport = SlowSpool(), ScriptedTransport()
         async with Client("key", spool=spool, transport=transport) as client:
             delivery = client.nowait.track("user-1", "Order Completed", message_id="m0")
-            spool.answer(0, held=False)
+            [([stored], _)] = spool.groups
+            spool.answer(0)
             await asyncio.sleep(0)
-            spool.windows.put_nowait(Window([StoredMessage(1, "m0", spool.bodies[0])]))
+            spool.windows.put_nowait(Window([StoredMessage(1, stored.message_id, stored.body)]))
             assert (await delivery).status is Status.DELIVERED
             assert (client.statistics().accepted, client.statistics().delivered) == (1, 1)
         assert (transport.taken, loads) == (["m0"], 2)

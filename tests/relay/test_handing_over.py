@@ -1,18 +1,15 @@
 """A client that hands its messages over: what its deliveries say, what it counts, and how it waits while it cannot."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import pytest
 
 from segment_async import Client, ClientClosed, SpoolUnavailable, Statistics, Status
-from segment_async._outcome import BatchResult
-from segment_async.spool import SpoolStatistics
-from segment_async.spool._protocol import Appended, AppendResult, NewMessage, StoredMessage, Window
+from segment_async.spool._protocol import StoredMessage, Window
 from tests.support.law import check_counters
 from tests.support.memory_spool import ScriptedDisk, SpoolStore
 from tests.support.scripted_transport import ScriptedTransport
+from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
 
 
@@ -127,56 +124,18 @@ class TestWithASharedSpool:
         run(main())
 
 
-class SlowServer:
-    """A shared spool whose answers to appends come when the test says so, as a server's may come after a read's."""
-
-    shared = True
-
-    def __init__(self) -> None:
-        self.appends: list[tuple[Sequence[NewMessage], Callable[[AppendResult], None]]] = []
-        self.windows: asyncio.Queue[Window] = asyncio.Queue()
-        self.windows.put_nowait(Window(()))
-        self.settled: list[tuple[list[int], BatchResult]] = []
-
-    def claim(self, fingerprint: str) -> None: ...
-
-    def append_nowait(
-        self, messages: Sequence[NewMessage], done: Any, *, hold: int = 0, make_room: bool = False
-    ) -> None:
-        self.appends.append((messages, done))
-
-    def answer_all(self) -> None:
-        while self.appends:
-            messages, done = self.appends.pop()
-            done(AppendResult([Appended("stored") for _ in messages]))
-
-    async def read(self, max_count: int, max_bytes: int) -> Window:
-        return await self.windows.get()
-
-    async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
-        return ()
-
-    async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None:
-        self.settled.append((list(keys), result))
-
-    def statistics(self) -> SpoolStatistics:
-        return SpoolStatistics()
-
-    async def aclose(self) -> None: ...
-
-
 def test_what_is_read_before_its_append_is_answered_is_sent_as_it_was_stored() -> None:
     """The call's own delivery ends with the answer; what was read is another one, although the id is the same."""
 
     async def main() -> None:
-        spool, transport = SlowServer(), ScriptedTransport()
+        spool, transport = SlowSpool(shared=True), ScriptedTransport()
         async with Client("key", spool=spool, transport=transport) as client:
             delivery = client.nowait.track("user-1", "Order Completed", message_id="m1")
-            [([stored], _)] = spool.appends
+            [([stored], _)] = spool.groups
             spool.windows.put_nowait(Window([StoredMessage(7, stored.message_id, stored.body)]))
             await asyncio.sleep(0.01)
             assert client.statistics().pending == 2
-            spool.answer_all()
+            spool.answer(0)
             assert await client.flush() == 0
             assert (await delivery).status is Status.HANDED_OVER
             assert accounts(client.statistics()) == (2, 1, 1, 0)

@@ -26,26 +26,31 @@ OK = Response(200, {"Content-Type": "application/json"}, b'{"success":true}')
 SOON = 30.0
 
 
+class Network:
+    """Refuses connections until it `is_up`."""
+
+    is_up = False
+
+    def __call__(self, _batch: object) -> Response:
+        if not self.is_up:
+            raise TransportError("no connection", maybe_sent=False)
+        return OK
+
+
 class TestADiskThatWasFullOnce:
     @pytest.mark.parametrize("size", [200, 5_000, 30_000])
     def test_takes_messages_again_as_soon_as_there_is_room(self, disk: Disk, size: int) -> None:
         async def main() -> None:
-            is_up = False
-
-            def answer(_batch: object) -> Response:
-                if not is_up:
-                    raise TransportError("no connection", maybe_sent=False)
-                return OK
-
+            network = Network()
             path = disk.folder / "spool" / "analytics.db"
-            client = Client("key", transport=RecordingTransport(answer), spool=path, close_timeout=0)
+            client = Client("key", transport=RecordingTransport(network), spool=path, close_timeout=0)
             taken = 0
             # Large ones fill the disk sooner; what comes afterwards has the size that is tried.
             with pytest.raises(SpoolUnavailable):
                 while True:
                     await client.track("user-1", "Filled", {"text": "x" * 30_000})
                     taken += 1
-            is_up = True
+            network.is_up = True
             assert await client.flush(timeout=60) == 0
             for _ in range(20):
                 await client.track("user-1", "Taken", {"text": "x" * size})
@@ -243,15 +248,9 @@ class TestTheSameIdAgain:
         """Both have an outcome, and each its own."""
 
         async def main() -> None:
-            is_up = False
-
-            def answer(_batch: object) -> Response:
-                if not is_up:
-                    raise TransportError("no connection", maybe_sent=False)
-                return OK
-
+            network = Network()
             store = SpoolStore(max_messages=6)
-            transport = RecordingTransport(answer)
+            transport = RecordingTransport(network)
             async with Client("key", spool=store.open(), transport=transport, deliver=False) as earlier:
                 for number in range(5):
                     await earlier.track("user-1", "Earlier", message_id=f"p{number}")
@@ -260,7 +259,7 @@ class TestTheSameIdAgain:
                 first = client.nowait.track("user-1", "Order Completed", message_id="m1")
                 others = [client.nowait.track("user-1", "Other", message_id=f"o{number}") for number in range(6)]
                 second = await client.track("user-1", "Order Completed", message_id="m1")
-                is_up = True
+                network.is_up = True
                 assert await client.flush(timeout=SOON) == 0
                 outcomes = [(await settled(delivery)).status for delivery in (first, *others[:2], second)]
                 assert outcomes == [Status.DROPPED, Status.DROPPED, Status.DELIVERED, Status.DELIVERED]
