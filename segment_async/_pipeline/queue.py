@@ -72,13 +72,14 @@ class Queue:
     appending: with a spool: messages that it is storing.
     attempts: with a spool: requests that earlier processes made, by what the spool calls the message.
     read_count: messages ever read: a place in the order of acceptance is a number.
+    window_bytes: with a spool: bytes of messages from it that may be in memory; those that wait for it come on top.
     evicted: results, bodies and bytes of messages that made room for newer ones, to be reported without the lock.
     """
 
     # fmt: off
     __slots__ = (
         "_messages", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog", "changed", "clock", "closed",
-        "evicted", "has_spool", "lock", "messages", "overflow", "queued", "read_count", "ready", "room",
+        "evicted", "has_spool", "lock", "messages", "overflow", "queued", "read_count", "ready", "room", "window_bytes",
     )
     # fmt: on
 
@@ -111,6 +112,8 @@ class Queue:
         self.ready: deque[Delivery] = deque() if has_spool else self._messages
         self.appending: deque[Delivery] = deque()
         self.attempts: dict[int, int] = {}
+        # Half of the bound, as of the messages: the rest is for new ones.
+        self.window_bytes = max(1, accounts.max_bytes // 2)
         # Unread messages up to which `offer` takes one from a paced caller; 0, with a spool and once closed: it takes none.
         self._most_offered = 0 if has_spool else _UNREAD_BEFORE_A_TURN
         # Unread messages at which a put notifies: the consumer says so when it goes to sleep.
@@ -354,12 +357,12 @@ class Queue:
         return self._messages
 
     def window(self) -> tuple[int, int]:
-        """With a spool: messages, and bytes, that may be brought into memory. Half of the bounds are for new ones."""
+        """With a spool: messages, and bytes, that may be brought into memory."""
         accounts = self.accounts
         held = accounts.pending - len(self._messages) - len(self.appending)
         # As if all were of one size: an exact answer would need one more counter.
         held_bytes = accounts.pending_bytes * held // max(accounts.pending, 1)
-        count, size = max(1, accounts.max_messages // 2) - held, max(1, accounts.max_bytes // 2) - held_bytes
+        count, size = max(1, accounts.max_messages // 2) - held, self.window_bytes - held_bytes
         return (count, size) if count > 0 and size > 0 else (0, 0)
 
     @property

@@ -32,6 +32,8 @@ from .spool_intake import SpoolIntake
 
 # Messages that one read brings into memory.
 _WINDOW: Final = 1_000
+# Under "drop_oldest" a spool makes room among what is not in memory: a tenth of it is, at most, and the newest nine stay.
+_EVICTED_SHARE: Final = 10
 # Seconds until a spool that could not be read is asked again.
 _RETRY_SECONDS: Final = 0.5
 # Seconds between two looks at what the spool's thread has answered, in a process that has forked.
@@ -61,6 +63,9 @@ class SpoolFeed:
         self._reader = SupervisedTask("spool reader", self._read)
         self._recorder = SupervisedTask("spool recorder", self._record)
         self._has_forked = False
+        capacity = spool.statistics().capacity
+        if queue.overflow == "drop_oldest" and capacity:
+            queue.window_bytes = min(queue.window_bytes, max(1, capacity // _EVICTED_SHARE))
         _all.add(self)
 
     def _is_ending(self, key: int) -> bool:

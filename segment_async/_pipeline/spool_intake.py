@@ -16,7 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import repeat, starmap
+from itertools import accumulate, repeat, starmap
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -288,7 +288,7 @@ class SpoolIntake:
                     # One call, as in `OpenBatch.take`.
                     appending.extend(starmap(unstored.popleft, repeat((), min(_GROUP, len(unstored)))))
                 messages = list(map(NewMessage, [one.message_id for one in appending], bodies_of(appending)))
-                hold = queue.window()[0] if self._deliver and not self.keeps else 0
+                hold = _fitting(messages, *queue.window()) if self._deliver and not self.keeps else 0
             self._hand_over(group, messages, hold)
         except BaseException:
             # The group is handed over again, by the recorder; what the spool has of it is known then.
@@ -569,6 +569,12 @@ class SpoolIntake:
             self._report_dropped(delivery, result, body)
         settle_all(answered)
         return len(unstored)
+
+
+def _fitting(messages: list[NewMessage], count: int, size: int) -> int:
+    """How many of the messages, from the first on, are no more than `count` and `size` bytes."""
+    sizes = accumulate(len(message.body) for message in messages)
+    return min(count, sum(map(size.__ge__, sizes)))
 
 
 def _no_answer(*, maybe_stored: bool) -> SpoolUnavailable:

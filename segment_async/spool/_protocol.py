@@ -142,6 +142,7 @@ class SpoolStatistics:
             process ended now, their messages would be sent once more.
         damages: times that damage was found since this process opened the spool.
         reasons: how many messages failed or were dropped, by reason.
+        capacity: bytes of JSON that this process may keep there; 0: as much as there is room.
     """
 
     accepted: int = 0
@@ -159,6 +160,7 @@ class SpoolStatistics:
     damages: int = 0
     reasons: Mapping[str, int] = field(default_factory=Counts)
     handed_over: int = 0
+    capacity: int = 0
 
 
 class Intake(Protocol):

@@ -117,7 +117,7 @@ class SQLiteSpool:
         self._pid = os.getpid()
         self._has_threads = has_threads
         self._writer = Writer(self._base, self._options)
-        self._statistics = SpoolStatistics()
+        self._statistics = SpoolStatistics(capacity=self._options.max_bytes)
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._readers: deque[_Reader] = deque()
         self._was_read = False

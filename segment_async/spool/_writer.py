@@ -656,6 +656,7 @@ class Writer:
             in_memory=0 if self._memory is None else self._memory.counters.pending,
             unrecorded=sum(len(shard.unrecorded) for shard in shards),
             damages=self._damages + sum(shard.database.damages for shard in shards),
+            capacity=self._options.max_bytes,
         )
 
     def close(self) -> SpoolStatistics:

@@ -137,6 +137,34 @@ def test_the_same_id_twice_is_the_same_message(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_the_newest_nine_tenths_stay_in_a_small_spool_that_makes_room(tmp_path: Path) -> None:
+    """Also where all of the spool would fit into memory, and whether a call waits or not."""
+
+    async def main() -> None:
+        path = tmp_path / "analytics.db"
+        spool = SQLiteSpool(path, max_bytes=200_000)
+        down, size = RecordingTransport(_down), 1_000
+        async with Client("key", transport=down, spool=spool, overflow="drop_oldest", close_timeout=0) as client:
+            for number in range(1_000):
+                fields = {"n": number, "fill": "x" * size}
+                if number % 2:
+                    await client.track("user-1", "Order Completed", fields)
+                else:
+                    client.nowait.track("user-1", "Order Completed", fields)
+            statistics = client.statistics()
+            assert statistics.reasons == {"queue_full": 1_000 - statistics.pending}
+        transport = RecordingTransport()
+        async with Client("key", transport=transport, spool=path) as successor:
+            assert await successor.flush(timeout=30) == 0
+        numbers = [message["properties"]["n"] for message in transport.messages]
+        fitting = 200_000 // (size + 300)
+        assert len(numbers) == statistics.pending >= fitting
+        newest = range(1_000 - fitting * 9 // 10, 1_000)
+        assert set(numbers) >= set(newest)
+
+    asyncio.run(main())
+
+
 def test_a_refused_message_is_a_dead_letter(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "analytics.db"
