@@ -348,7 +348,7 @@ class SpoolIntake:
         """Calls go on as if their messages were stored: these are accepted, and pending. The lock is held."""
         self._not_before = self._clock.now() + seconds
         for delivery in (*self._queue.appending, *self._queue.unstored):
-            self._answer(delivery, Appended("memory"), answered)
+            self._answer(delivery, Appended("stored"), answered)
 
     def _has_to_wait(self) -> bool:
         """Whether it is too early to ask the spool again; sees to it that it is asked in time if a loop runs."""
@@ -434,7 +434,7 @@ class SpoolIntake:
             self._full_since = None
         was_arriving = self._note_answer(delivery, answer, answered)
         result: BatchResult | None = None
-        if status in ("stored", "memory") and not self._hands_over:
+        if status == "stored" and not self._hands_over:
             self._keep(delivery, answer, len(body))
         else:
             result = self._end(delivery, status, key, len(body), was_arriving)
@@ -470,7 +470,7 @@ class SpoolIntake:
         """The message ends here. Returns how it is counted; `None`: it is not accepted after all."""
         queue, result = self._queue, None
         is_known = status == "known"
-        if status in ("stored", "memory") or (is_known and not was_arriving):
+        if status == "stored" or (is_known and not was_arriving):
             result = _HANDED_OVER
         elif not was_arriving:
             result = BatchResult(Status.DROPPED, "queue_full" if status == "full" else "spool_unavailable")

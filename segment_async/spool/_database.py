@@ -70,7 +70,7 @@ class Options:
     max_bytes: int = 2**30
     max_age: float | None = None
     power_safe: bool = True
-    falls_back: bool = False
+    callers_keep: bool = False
     check_interval: float = 5.0
     key_rotated: bool = False
     wall_clock: Callable[[], float] = time.time
@@ -127,7 +127,7 @@ class AgeClock:
 
 
 class PlainDatabase:
-    """A database in memory (no path), or the file of another process: neither looked after nor repaired.
+    """The file of another process: neither looked after nor repaired.
 
     Any thread may use it, one at a time.
 
@@ -137,10 +137,10 @@ class PlainDatabase:
         disk_bytes: size of the files at the last look.
     """
 
-    def __init__(self, path: Path | None, options: Options, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, options: Options, *, read_only: bool = False) -> None:
         self.path = path
         self.counters = Counters()
-        self.damages = 0
+        self.damages: int = 0
         self.disk_bytes = 0
         self.clock = AgeClock(options)
         self._options = options
@@ -249,12 +249,9 @@ class PlainDatabase:
     # -- what differs
 
     def _open(self) -> sqlite3.Connection:
-        if self.path is not None and files.file_id(self.path) in open_files.inherited:
+        if files.file_id(self.path) in open_files.inherited:
             raise SpoolUnavailable(f"{self.path} was open in the process that this one was forked from")
-        connection = connect(self.path, read_only=self._read_only)
-        if self.path is None:
-            tables.create(connection)
-        return connection
+        return connect(self.path, read_only=self._read_only)
 
     def _prepared(self, size: int | None) -> sqlite3.Connection:
         return self._opened()
@@ -484,7 +481,7 @@ def _peek_fingerprint(place: Place) -> str:
     return ""
 
 
-def other_owner(path: Path | None) -> str:
+def other_owner(path: Path) -> str:
     return (
         f"the spool {path} belongs to another write key or host, whose messages must not be sent with this one: give "
         "this client another path, or, if the write key was rotated, say so for one start with SQLiteSpool(path, "
@@ -495,15 +492,15 @@ def other_owner(path: Path | None) -> str:
 # -- SQLite
 
 
-def connect(database: Path | None, *, power_safe: bool = True, read_only: bool = False) -> sqlite3.Connection:
-    """Open a database that exists; `None`: one in memory.
+def connect(database: Path, *, power_safe: bool = True, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database that exists.
 
     Raises:
         SpoolUnavailable: it cannot be written as safely as it has to be.
     """
     if sqlite3.sqlite_version_info < (3, 24):
         raise SpoolUnavailable(f"the spool needs SQLite 3.24 or later; this is {sqlite3.sqlite_version}")
-    uri = ":memory:" if database is None else f"file:{quote(str(database))}?mode={'ro' if read_only else 'rw'}"
+    uri = f"file:{quote(str(database))}?mode={'ro' if read_only else 'rw'}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
     try:
         # What is not UTF-8 any more becomes another text, which fits no checksum; Python by itself would raise.
@@ -522,8 +519,7 @@ def _configure(connection: sqlite3.Connection, power_safe: bool) -> None:
     # These two can be set only before the first table is created.
     connection.execute(f"PRAGMA page_size = {tables.PAGE_SIZE}")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode not in ("wal", "memory"):
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise SpoolUnavailable("SQLite's write-ahead log does not work on this file system, as on many network ones")
     connection.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
     # For systems where a plain sync stops at the disk's own cache; without effect elsewhere.

@@ -33,7 +33,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Counts
 
-AppendStatus = Literal["stored", "known", "memory", "full"]
+AppendStatus = Literal["stored", "known", "full"]
 
 
 def without_body(message: Any) -> str:
@@ -57,8 +57,7 @@ class Appended(NamedTuple):
 
     Attributes:
         status: ``stored``: safe. ``known``: a message with this id is pending already; the new one is not stored and
-            not counted. ``memory``: the disk refused, the message waits in memory (only if the spool was configured
-            for that). ``full``: no room; the message was not taken.
+            not counted. ``full``: no room; the message was not taken.
         key: names the message to `sending` and `settle`. `None` with ``full``, and in a shared spool.
         held: this process holds the message as if `read` had returned it; no `read` will return it.
     """
@@ -137,7 +136,6 @@ class SpoolStatistics:
         recovered: messages that other processes had left behind when this one opened or adopted their part.
         dead: dead letters kept; `dead_bytes`: their bytes of JSON.
         disk_bytes: size of the files.
-        in_memory: pending messages that are on no disk; lost if the process ends now.
         unrecorded: attempts and outcomes that the disk has not taken yet. They are kept and tried again; if the
             process ended now, their messages would be sent once more.
         damages: times that damage was found since this process opened the spool.
@@ -155,7 +153,6 @@ class SpoolStatistics:
     dead: int = 0
     dead_bytes: int = 0
     disk_bytes: int = 0
-    in_memory: int = 0
     unrecorded: int = 0
     damages: int = 0
     reasons: Mapping[str, int] = field(default_factory=Counts)

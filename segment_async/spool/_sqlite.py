@@ -32,7 +32,7 @@ from segment_async._outcome import BatchResult
 
 from ._database import Options, is_others, other_owner
 from ._files import check_path, open_files
-from ._protocol import AppendResult, NewMessage, SpoolStatistics, Window
+from ._protocol import AppendResult, NewMessage, SpoolStatistics, TryLater, Window
 from ._writer import Append, Note, Writer
 
 # What one transaction takes at most, so that a turn stays short.
@@ -65,8 +65,8 @@ class SQLiteSpool:
             went back, or forward by more than a year, makes no message older.
         durability: ``"full"``: what was accepted survives a power loss. ``"process"``: it survives the process; the
             last moments before a power loss may be missing, which is noticed and counted.
-        on_failure: when the disk refuses, ``"raise"`` `SpoolUnavailable`, or keep messages in ``"memory"``, 32 MiB at
-            most, until it takes them.
+        on_failure: when the disk refuses, ``"raise"`` `SpoolUnavailable`, or keep messages in the client's ``"memory"``,
+            within its bounds: they are stored, and then sent, once the disk takes them.
         check_interval: seconds between looks at what no call asks for: files of processes that died, changes made by
             other processes, a disk that works again.
         key_rotated: the spool's messages are to be sent with this client's write key, though another one stored them.
@@ -99,7 +99,7 @@ class SQLiteSpool:
             max_bytes=max_bytes,
             max_age=max_age,
             power_safe=durability == "full",
-            falls_back=on_failure == "memory",
+            callers_keep=on_failure == "memory",
             check_interval=check_interval,
             key_rotated=key_rotated,
             wall_clock=clock,
@@ -141,7 +141,7 @@ class SQLiteSpool:
     def append_nowait(
         self,
         messages: Sequence[NewMessage],
-        done: Callable[[AppendResult | SpoolUnavailable], None],
+        done: Callable[[AppendResult | TryLater | SpoolUnavailable], None],
         *,
         hold: int = 0,
         make_room: bool = False,
@@ -347,7 +347,7 @@ class _Request:
         self.work = work
         self.done = done
         self.is_served = False
-        self.result: AppendResult | SpoolUnavailable | None = None
+        self.result: AppendResult | TryLater | SpoolUnavailable | None = None
 
 
 class _Reader:

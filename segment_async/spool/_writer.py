@@ -1,6 +1,6 @@
 """What a turn of the writer does: groups of steps, each in one transaction of the shard that it concerns.
 
-    Writer   the shards that this process holds: its own, those of processes that died, one in memory for bad days
+    Writer   the shards that this process holds: its own, and those of processes that died
     Shard    the messages of one file, in order of acceptance, and which of them this process holds
 
 A *position* is a message's place in its shard, never used twice. A *key* is a position and the number of the shard.
@@ -25,7 +25,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -35,15 +35,22 @@ from segment_async._outcome import BatchResult, Counts, Status
 
 from . import _files as files
 from . import _tables as tables
-from ._database import Database, Options, PlainDatabase, is_others, other_owner
+from ._database import Database, Options, is_others, other_owner
 from ._files import Lock, Place, open_files
-from ._protocol import Appended, AppendResult, AppendStatus, DroppedMessage, SpoolStatistics, StoredMessage, Window
+from ._protocol import (
+    Appended,
+    AppendResult,
+    DroppedMessage,
+    SpoolStatistics,
+    StoredMessage,
+    TryLater,
+    Window,
+)
 from ._tables import Counters, Damaged, DeadRow, Head, Row
 
 _POSITION_BITS: Final = 44
-_MEMORY_SLOT: Final = 1 << 18
-_MEMORY_BYTES: Final = 2**25
-_MOVED_AT_ONCE: Final = (256, 2**20)
+# Seconds until messages that callers keep in memory are appended again.
+_TRY_LATER: Final = 0.5
 _QUIET_SECONDS: Final = 60.0
 _Sized = TypeVar("_Sized", Head, DeadRow)
 _FULL: Final = Appended("full")
@@ -102,7 +109,7 @@ class Shard:
         doubts: transactions of which it is not known whether they were committed: their messages were refused.
     """
 
-    def __init__(self, slot: int, database: PlainDatabase, options: Options) -> None:
+    def __init__(self, slot: int, database: Database, options: Options) -> None:
         self.slot = slot
         self.database = database
         self.options = options
@@ -231,16 +238,6 @@ class Shard:
             if self.held.pop(position, None) is not None:
                 self._cursor = min(self._cursor, position - 1)
 
-    def forget(self, keys: Sequence[int]) -> None:
-        """Remove messages that another shard has now, without an outcome."""
-
-        def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, None]:
-            count, size = tables.remove_messages(connection, [position_of(key) for key in keys])
-            return counters.plus(accepted=-count, pending_bytes=-size), None
-
-        self.database.transact(work)
-        self.release(keys)
-
     def find(self, message_ids: Sequence[bytes]) -> dict[bytes, int]:
         """The keys of those of the ids that are pending."""
         found = self.database.read(lambda connection, _: tables.find_ids(connection, message_ids))
@@ -368,9 +365,8 @@ class _Transaction:
         self.stored.append((first, messages))
         self.counters = self.counters.plus(position=count, accepted=count, pending_bytes=sum(sizes))
         key = key_of(self.shard.slot, first)
-        status: AppendStatus = "memory" if self.shard.database.path is None else "stored"
-        answers = [Appended(status, each, True) for each in range(key, key + hold)]
-        return answers + [Appended(status, each) for each in range(key + hold, key + count)]
+        answers = [Appended("stored", each, True) for each in range(key, key + hold)]
+        return answers + [Appended("stored", each) for each in range(key + hold, key + count)]
 
     @property
     def _room(self) -> int:
@@ -436,24 +432,21 @@ class Writer:
         self._base = base
         self._options = options
         self._own: Shard | None = None
-        self._memory: Shard | None = None
         self._adopted: list[Shard] = []
         self._dropped: list[DroppedMessage] = []
         self._recovered = self._damages = 0
         # Stamps of shards that were found empty.
         self._empty: dict[int, object] = {}
-        # Keys on disk of messages that were in memory, by the keys that they had there.
-        self._moved: dict[int, int] = {}
         self._is_in_trouble = False
         self._next_warning: dict[str, float] = {}
 
     # -- in
 
-    def commit(self, steps: Sequence[Step] = ()) -> list[AppendResult | SpoolUnavailable]:
+    def commit(self, steps: Sequence[Step] = ()) -> list[AppendResult | TryLater | SpoolUnavailable]:
         """Take the steps as far as the disk does; returns the answers to the appends."""
         appends = [step for step in steps if isinstance(step, Append)]
         refusal = self._open_own() if appends else None
-        results: list[AppendResult | SpoolUnavailable] = []
+        results: list[AppendResult | TryLater | SpoolUnavailable] = []
         for shard in self._all():
             some = list(self._steps_of(shard, steps))
             if some or shard.has_work:
@@ -463,15 +456,14 @@ class Writer:
         if appends:
             trouble = next((result for result in results if isinstance(result, SpoolUnavailable)), None)
             self._report_trouble(trouble)
-            if trouble is not None and self._options.falls_back:
-                return self._keep_in_memory(appends, trouble)
+            if trouble is not None and self._options.callers_keep:
+                return [TryLater(_TRY_LATER) for _ in appends]
         return results
 
     def _steps_of(self, shard: Shard, steps: Sequence[Step]) -> Iterator[Step]:
         for step in steps:
             if isinstance(step, Note):
-                keys = [self._moved.get(key, key) for key in step.keys] if self._moved else step.keys
-                if positions := [position_of(key) for key in keys if slot_of(key) == shard.slot]:
+                if positions := [position_of(key) for key in step.keys if slot_of(key) == shard.slot]:
                     yield step._replace(keys=positions)
             elif shard is self._own:
                 yield step
@@ -494,36 +486,9 @@ class Writer:
                 self._warn("unrecorded", f"The spool cannot record what was sent: {why_not}; trying again")
             return [SpoolUnavailable(why_not, maybe_stored=bool(shard.doubts)) for _ in appends]
 
-    # -- memory, while the disk refuses
-
-    def _keep_in_memory(
-        self, appends: Sequence[Append], refusal: SpoolUnavailable
-    ) -> list[AppendResult | SpoolUnavailable]:
-        if self._memory is None:
-            options = replace(self._options, max_bytes=_MEMORY_BYTES, fingerprint="")
-            self._memory = Shard(_MEMORY_SLOT, PlainDatabase(None, options), options)
-        return [refusal if _is_refused(result) else result for result in self._commit(self._memory, appends)]
-
-    def _move_to_disk(self) -> None:
-        """Bring what this process does not hold from memory to the disk, once it works again."""
-        while self._memory is not None and (messages := self._memory.read(*_MOVED_AT_ONCE)):
-            keys = [each.key for each in messages]
-            append = Append([(each.message_id.encode(), each.body) for each in messages])
-            answers: Sequence[Appended] = ()
-            with contextlib.suppress(SpoolUnavailable):
-                if self._open_own() is None and self._own is not None:
-                    answers = self._own.commit([append])[0].answers
-            new_keys = [answer.key for answer in answers if answer.key is not None]
-            if len(new_keys) < len(keys):
-                self._memory.release(keys)
-                return
-            self._memory.forget(keys)
-            self._moved.update(zip(keys, new_keys, strict=True))
-            self._report_trouble(None)
-
     def _report_trouble(self, refusal: SpoolUnavailable | None) -> None:
         if refusal is not None:
-            instead = "kept in memory" if self._options.falls_back else "refused"
+            instead = "kept in memory" if self._options.callers_keep else "refused"
             self._warn("trouble", f"The spool cannot be written: {refusal}; new messages are {instead} until it can")
         elif self._is_in_trouble:
             self._warn("end of trouble", f"The spool can be written again: {self._base}")
@@ -542,7 +507,7 @@ class Writer:
         """The next messages, from the shard with the oldest; `None` if there is nothing to say.
 
         Raises:
-            SpoolUnavailable: the disk cannot be read, and nothing is in memory.
+            SpoolUnavailable: the disk cannot be read.
         """
         refusal = self._open_own()
         messages: list[StoredMessage] = []
@@ -559,7 +524,7 @@ class Writer:
             if messages:
                 break
         if not messages and not self._dropped:
-            if refusal is not None and not self._options.falls_back:
+            if refusal is not None:
                 raise refusal
             return None
         dropped, self._dropped = self._dropped, []
@@ -568,15 +533,13 @@ class Writer:
     def release(self, window: Window) -> None:
         """Take back what a reader was given that is gone."""
         self._dropped += window.dropped
-        keys = [self._moved.get(each.key, each.key) for each in window.messages]
         for shard in self._all():
-            shard.release(key for key in keys if slot_of(key) == shard.slot)
+            shard.release(each.key for each in window.messages if slot_of(each.key) == shard.slot)
 
     # -- which shards
 
     def look_after(self) -> bool:
         """What no caller asks for: a disk that works again, shards of dead processes, empty ones; whether it goes on."""
-        self._move_to_disk()
         has_more = False
         for shard in self._all():
             with contextlib.suppress(SpoolUnavailable):
@@ -595,7 +558,7 @@ class Writer:
 
     def _all(self) -> list[Shard]:
         """The older messages first, as far as that is known."""
-        return [*self._adopted, *(shard for shard in (self._memory, self._own) if shard is not None)]
+        return self._adopted if self._own is None else [*self._adopted, self._own]
 
     def _open_own(self) -> SpoolUnavailable | None:
         """Open the shard of this process, if it is not open; returns why it cannot be."""
@@ -653,7 +616,6 @@ class Writer:
             [shard.counted() for shard in shards],
             recovered=self._recovered,
             disk_bytes=sum(shard.database.disk_bytes for shard in shards),
-            in_memory=0 if self._memory is None else self._memory.counters.pending,
             unrecorded=sum(len(shard.unrecorded) for shard in shards),
             damages=self._damages + sum(shard.database.damages for shard in shards),
             capacity=self._options.max_bytes,
@@ -661,15 +623,14 @@ class Writer:
 
     def close(self) -> SpoolStatistics:
         """Close every shard; returns the last statistics."""
-        self._move_to_disk()
         self.commit()
         last = self.statistics()
-        if last.in_memory or last.unrecorded:
-            text = "The spool closes while the disk refuses: %s: messages in memory only: %d, notes not recorded: %d"
-            self._options.log(text, self._base, last.in_memory, last.unrecorded)
+        if last.unrecorded:
+            text = "The spool closes while the disk refuses: %s: notes not recorded: %d"
+            self._options.log(text, self._base, last.unrecorded)
         for shard in self._all():
             self._close(shard)
-        self._own = self._memory = None
+        self._own = None
         self._adopted.clear()
         return last
 
@@ -677,10 +638,6 @@ class Writer:
         """In a forked child: all of it is the parent's."""
         for shard in self._all():
             shard.database.abandon()
-
-
-def _is_refused(result: AppendResult | SpoolUnavailable) -> bool:
-    return isinstance(result, SpoolUnavailable) or all(answer.status == "full" for answer in result.answers)
 
 
 _SUMMED: Final = [

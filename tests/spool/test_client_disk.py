@@ -189,3 +189,36 @@ def test_the_files_are_for_their_owner_alone(path: Path) -> None:
     asyncio.run(leave(path, "left"))
     assert {stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()} == {0o600}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+class TestMemoryInstead:
+    """`SQLiteSpool(on_failure="memory")`: the client keeps what the disk does not take."""
+
+    def test_calls_go_on_and_their_messages_are_sent_once_the_disk_takes_them(self, path: Path) -> None:
+        async def main() -> None:
+            transport = RecordingTransport()
+            spool = SQLiteSpool(path, on_failure="memory")
+            async with Client("key", transport=transport, spool=spool) as client:
+                path.parent.write_bytes(b"no folder")
+                deliveries = [await client.track("user-1", "Kept", message_id=str(n)) for n in range(3)]
+                counts = client.statistics()
+                assert (counts.accepted, counts.pending) == (3, 3)
+                path.parent.unlink()
+                # Without another call.
+                assert [(await each).status for each in deliveries] == [Status.DELIVERED] * 3
+            assert [message["messageId"] for message in transport.messages] == ["0", "1", "2"]
+            assert (spool.statistics().delivered, spool.statistics().pending) == (3, 0)
+
+        asyncio.run(main())
+
+    def test_what_the_disk_has_not_taken_at_the_close_is_dropped_and_counted(self, path: Path) -> None:
+        async def main() -> None:
+            spool = SQLiteSpool(path, on_failure="memory")
+            client = Client("key", transport=RecordingTransport(), spool=spool, close_timeout=0)
+            path.parent.write_bytes(b"no folder")
+            delivery = await client.track("user-1", "Kept")
+            await client.aclose()
+            assert (await delivery).reason == "close_timeout"
+            assert client.statistics().dropped == 1
+
+        asyncio.run(main())

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from segment_async.spool import BatchResult, SpoolUnavailable, SQLiteSpool, Status
+from segment_async.spool import SpoolUnavailable, SQLiteSpool, TryLater
 
 from .contract import DELIVERED, append, append_one, body_of, call_append, check_law, read, read_ids
 from .process import Process
@@ -321,106 +321,28 @@ def test_a_lock_that_somebody_removed_is_taken_again(path):
 # -- memory instead
 
 
-def test_falling_back_to_memory_is_said_and_ends_when_the_disk_is_back(path, caplog):
-    async def part(spool):
-        await append(spool, "a")
-        shutil.rmtree(path.parent)
-        results = await append(spool, "b", "c", "b")
-        assert [each.status for each in results] == ["memory", "memory", "known"]
-        assert spool.statistics().in_memory == 2
-        assert spool.statistics().pending == 3
-        check_law(spool)
-        path.parent.mkdir(mode=0o700)
-        while spool.statistics().in_memory:
-            await append(spool, "a")
-        assert [each.status for each in await append(spool, "d")] == ["stored"]
-        assert sorted(await read_ids(spool)) == ["a", "b", "c", "d"]
-
-    counts = run(path, part, on_failure="memory")
-    assert (counts.accepted, counts.pending) == (4, 4)
-    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 2
-    assert "kept in memory" in warnings[0]
-    assert "again" in warnings[1]
-
-
-def test_what_is_in_memory_is_read_and_settled_like_anything_else(path):
-    async def part(spool):
-        refuse(path)
-        assert [each.status for each in await append(spool, "a", "b", "c")] == ["memory"] * 3
-        messages = (await read(spool)).messages
-        assert [each.message_id for each in messages] == ["a", "b", "c"]
-        await spool.sending([each.key for each in messages], 1)
-        await spool.settle([messages[0].key], DELIVERED)
-        await spool.settle([messages[1].key], BatchResult(Status.FAILED, "refused", 400))
-        counts = spool.statistics()
-        assert (counts.accepted, counts.delivered, counts.failed, counts.in_memory) == (3, 1, 1, 1)
-
-    run(path, part, on_failure="memory")
-
-
 def refuse(path):
     """No file can be made in what is no folder."""
     path.parent.write_bytes(b"no folder")
 
 
-def test_a_key_from_memory_stays_valid_when_its_message_moves_to_the_disk(path):
+def test_callers_are_asked_to_keep_messages_until_the_disk_is_back(path, caplog):
     async def part(spool):
-        refuse(path)
-        answers = await append(spool, "a", "b")
-        assert [each.status for each in answers] == ["memory", "memory"]
-        path.parent.unlink()
-        while spool.statistics().in_memory:
-            await spool.settle([], DELIVERED)
-        # A pending id is known wherever it is.
-        assert [each.status for each in await append(spool, "a")] == ["known"]
-        messages = (await read(spool)).messages
-        assert [each.message_id for each in messages] == ["a", "b"]
-        # Both name the message.
-        await spool.sending([answers[0].key], 1)
-        await spool.settle([answers[0].key], DELIVERED)
-        assert spool.statistics().delivered == 1
-        await spool.settle([messages[0].key], DELIVERED)
-        counts = spool.statistics()
-        assert (counts.accepted, counts.delivered, counts.pending) == (2, 1, 1)
-
-    run(path, part, on_failure="memory")
-
-    async def later(spool):
-        assert await read_ids(spool) == ["b"]
-
-    run(path, later)
-
-
-def test_an_id_that_is_pending_in_memory_is_known_while_the_disk_works_again(path):
-    async def part(spool):
-        refuse(path)
-        [kept] = await append(spool, "a")
-        [held] = (await read(spool)).messages
-        path.parent.unlink()
-        assert await append(spool, "a") == [kept._replace(status="known")]
-        await spool.settle([held.key], DELIVERED)
-        assert [each.status for each in await append(spool, "a")] == ["stored"]
-
-    run(path, part, on_failure="memory")
-
-
-def test_memory_is_bounded(path):
-    async def part(spool):
-        refuse(path)
-        taken, _ = await append_until_refused(spool)
-        assert len(taken) == 2**25 // len(BIG)
-
-    run(path, part, on_failure="memory")
-
-
-def test_what_stays_in_memory_at_the_end_is_said(path, caplog):
-    async def part(spool):
-        refuse(path)
         await append(spool, "a")
+        shutil.rmtree(path.parent)
+        for _ in range(2):
+            assert isinstance(await call_append(spool, [("b", body_of("b"))]), TryLater)
+        assert spool.statistics().pending == 1
+        path.parent.mkdir(mode=0o700)
+        assert [each.status for each in await append(spool, "b")] == ["stored"]
+        assert await read_ids(spool) == ["a", "b"]
 
-    run(path, part, on_failure="memory")
-    assert "messages in memory only: 1" in caplog.text
+    counts = run(path, part, on_failure="memory")
+    assert (counts.accepted, counts.pending) == (2, 2)
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert "kept in memory" in warnings[0]
+    assert "again" in warnings[1]
 
 
 def test_without_a_fall_back_the_call_raises_and_the_log_says_it_once(path, caplog):

@@ -102,7 +102,7 @@ def test_a_logging_handler_that_calls_the_spool_meets_no_lock(tmp_path):
     program = """
 import asyncio, atexit, logging, sys
 from segment_async.spool import NewMessage, SpoolUnavailable, SQLiteSpool
-from tests.spool.contract import append
+from tests.spool.contract import call_append
 spool = SQLiteSpool(sys.argv[1], on_failure="memory")
 seen = []
 class Handler(logging.Handler):
@@ -110,10 +110,12 @@ class Handler(logging.Handler):
         # Raises once the spool is closed.
         spool.append_nowait([NewMessage(f"log-{len(seen)}", b"{}")], seen.append)
 logging.getLogger("segment_async").addHandler(Handler())
+async def ask():
+    await call_append(spool, [("a", b"{}")])
 def at_exit():
     import pathlib
     pathlib.Path(sys.argv[1]).parent.write_bytes(b"no folder")
-    asyncio.run(append(spool, "a"))
+    asyncio.run(ask())
     asyncio.run(spool.aclose())
     assert seen
 atexit.register(at_exit)

@@ -56,7 +56,7 @@ GROUPS: Any = _protocol_of_groups()
 class Answer(NamedTuple):
     """The answer to one message, and what was dropped to make room for it."""
 
-    status: Literal["stored", "known", "memory", "full"]
+    status: Literal["stored", "known", "full"]
     key: int | None = None
     held: bool = False
     dropped: Sequence[DroppedMessage] = ()
