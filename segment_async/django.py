@@ -32,6 +32,7 @@ from typing import Any, cast
 
 from . import bind, bound
 from ._locks import fork_safe_lock
+from ._message.context import bound_request
 from ._web.request import Scope
 from ._web.whole import Visit, WholeResponses, in_this_context, run_now, scope_of
 from .blocking import Client
@@ -146,12 +147,7 @@ class SegmentMiddleware:
         return response
 
     def _block(self, visit: Visit) -> AbstractContextManager[None]:
-        return bound(
-            user_id=visit.visitor.user_id,
-            anonymous_id=visit.visitor.anonymous_id,
-            context=visit.visitor.context,
-            without_identity=self._pages.without_identity,
-        )
+        return bound_request(visit.visitor.encoded, self._pages.drops_without_identity)
 
     async def _see(self, visit: Visit, response: Any) -> None:
         try:

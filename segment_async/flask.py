@@ -18,12 +18,13 @@ from contextlib import ExitStack
 from typing import Any, Unpack, cast
 
 from . import bind, bound
+from ._message.context import bound_request
 from ._web.options import RequestOptions
 from ._web.whole import Visit, WholeResponses, in_this_context, run_now, scope_of
 from .blocking import Client
 
 try:
-    from flask import Flask, Request, Response, g, request
+    from flask import Flask, Request, Response, request
 except ImportError as _error:
     raise ImportError("segment_async.flask needs Flask: pip install flask") from _error
 
@@ -77,20 +78,14 @@ class _Requests:
     def begin(self) -> None:
         visit = run_now(self._pages.read(scope_of(request.environ), request))
         block = ExitStack()
-        block.enter_context(
-            bound(
-                user_id=visit.visitor.user_id,
-                anonymous_id=visit.visitor.anonymous_id,
-                context=visit.visitor.context,
-                without_identity=self._pages.without_identity,
-            )
-        )
-        g.segment_async = visit, block
+        block.enter_context(bound_request(visit.visitor.encoded, self._pages.drops_without_identity))
+        _current().segment_async = visit, block
 
     def see(self, response: Response) -> Response:
-        if "segment_async" in g:
+        current = _current()
+        if hasattr(current, "segment_async"):
             try:
-                self._see(g.segment_async[0], response)
+                self._see(current.segment_async[0], response)
             except Exception as error:
                 self._pages.hooks.log_once("reading a response", error)
         return response
@@ -111,5 +106,11 @@ class _Requests:
                 self._client.enqueue(seen.page)
 
     def end(self, _: BaseException | None = None) -> None:
-        if "segment_async" in g:
-            g.pop("segment_async")[1].close()
+        current = _current()
+        if hasattr(current, "segment_async"):
+            current.segment_async[1].close()
+
+
+def _current() -> Any:
+    """The request, which keeps its visit and its block: `flask.g` is shared with a request that is made within it."""
+    return request

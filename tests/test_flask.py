@@ -96,6 +96,22 @@ def test_a_request_without_any_id_gets_its_answer_and_the_next_one_is_not_mixed_
     shop.sent()
 
 
+def test_a_request_that_is_made_within_another_one() -> None:
+    shop = Shop()
+
+    def both() -> str:
+        bind(user_id="user-1")
+        shop.request("/orders", "POST", Cookie=f"ajs_anonymous_id={ANONYMOUS}")
+        shop.client.track(event="After")
+        return "done"
+
+    shop.app.add_url_rule("/both", view_func=both)
+    assert shop.request("/both").status_code == 200
+    inner, after = shop.sent()
+    assert (inner.get("userId"), inner["anonymousId"]) == (None, ANONYMOUS)
+    assert (after["event"], after["userId"]) == ("After", "user-1")
+
+
 def test_page_views_and_the_cookie() -> None:
     shop = Shop(page_views=True, set_cookie=True)
     cookie = shop.request("/shoes/42").headers["Set-Cookie"]

@@ -57,19 +57,26 @@ DeferredFields = tuple[str | None, str | None, bytes]
 
 
 class DeferredBound(Bound):
-    """A block whose fields are read at the first call within it, which may never come.
+    """The block of a request, whose fields are read at the first call within it, which may never come.
+
+    It has nothing of other requests. A block of one may be around it: a server may start a request's task in the context
+    of an earlier request on the connection (https://github.com/python/cpython/issues/140947).
 
     `read` must not raise. Several threads may call it at once; the first result counts for all.
+
+    Attributes:
+        outside: the block that was around the first of all requests.
     """
 
-    __slots__ = ("_added", "_combined", "_read", "_result", "_results")
+    __slots__ = ("_added", "_combined", "_read", "_result", "_results", "outside")
 
     def __init__(
         self, read: Callable[[], DeferredFields], drops_without_identity: bool, outer: Bound | None = None
     ) -> None:
-        self._fields = _NOTHING if outer is None else outer.fields
-        self.drops_without_identity = drops_without_identity
         self.outer = outer
+        self.outside = None if outer is None else _outside_of_requests(outer)
+        self._fields = _NOTHING if self.outside is None else self.outside.fields
+        self.drops_without_identity = drops_without_identity
         self._added = _NOTHING
         self._read: Callable[[], DeferredFields] | None = read
         self._results: list[DeferredFields] = []
@@ -120,7 +127,28 @@ class DeferredBound(Bound):
         return self._results[0]
 
 
+def _outside_of_requests(block: Bound) -> Bound | None:
+    """This block or, within a request, the one that was around the first of all requests."""
+    each: Bound | None = block
+    while each is not None:
+        if isinstance(each, DeferredBound):
+            return each.outside
+        each = each.outer
+    return block
+
+
 innermost: ContextVar[Bound | None] = ContextVar("segment_async_bound", default=None)
+
+
+@contextmanager
+def bound_request(read: Callable[[], DeferredFields], drops_without_identity: bool) -> Generator[None, None, None]:
+    """Set the fields of a request for every call within the block."""
+    block = DeferredBound(read, drops_without_identity, innermost.get())
+    token = innermost.set(block)
+    try:
+        yield
+    finally:
+        leave(block, token)
 
 
 @contextmanager
@@ -180,6 +208,9 @@ def leave(block: Bound, token: Token[Bound | None]) -> None:
         return
     if current is block:
         innermost.set(block.outer)
+        if isinstance(block, DeferredBound):
+            # It may be kept by the request that follows on the connection, and must not keep those before it.
+            block.outer = None
         return
     inner = current
     while inner is not None and inner.outer is not block:

@@ -11,7 +11,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from inspect import iscoroutinefunction
-from typing import Any, Final, Literal, TypeVar, Unpack
+from typing import Any, Final, TypeVar, Unpack
 
 from segment_async._hooks import HookRunner
 
@@ -79,7 +79,7 @@ class Seen:
 class WholeResponses:
     """Attributes:
     hooks: runs the application's functions, and logs an exception once.
-    without_identity: for `bound`.
+    drops_without_identity: a call without any id is dropped, and does not raise.
 
     Raises:
         ValueError: an option is wrong.
@@ -93,7 +93,7 @@ class WholeResponses:
                 if iscoroutinefunction(hook):
                     raise ValueError(f"{name} must be a plain function: the application cannot await")
         self.hooks = HookRunner()
-        self.without_identity: Literal["raise", "drop"] = "raise" if options.get("no_identity") == "raise" else "drop"
+        self.drops_without_identity = options.get("no_identity") != "raise"
         self._page_name = page_name
         self._reader = reader_for(self.hooks, user_id=_of_request(user_id), consent=_of_request(consent), **options)
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.asgi import FIREFOX
+from segment_async import bind
+from tests.support.asgi import ANONYMOUS, FIREFOX
 
 
 def main() -> None:
@@ -16,8 +17,9 @@ def main() -> None:
     from django.conf import settings
     from django.contrib.auth import get_user_model
     from django.core.management import call_command
+    from django.http import HttpResponse
     from django.test import Client as Browser
-    from django.test import override_settings
+    from django.test import RequestFactory, override_settings
 
     from segment_async.django import SegmentMiddleware, client
 
@@ -30,8 +32,18 @@ def main() -> None:
         browser = Browser(headers={"user-agent": FIREFOX})
         browser.force_login(user)
         assert browser.get("/orders").status_code == 200
+
+        def view(request: Any) -> Any:
+            bind(user_id="first")
+            Browser(headers={"cookie": f"ajs_anonymous_id={ANONYMOUS}"}).get("/orders")
+            client.track(event="After")
+            return HttpResponse()
+
+        # A request that is made within another one.
+        SegmentMiddleware(view)(RequestFactory().get("/"))
         client.close()
-    assert [message["userId"] for message in seen] == [str(user.pk)]
+    assert [message.get("userId") for message in seen] == [str(user.pk), None, "first"]
+    assert seen[1]["anonymousId"] == ANONYMOUS
 
     async def name(request: Any) -> str:
         return "Name"
