@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 WORKERS ?= auto
 SEEDS ?= 2000
+PYTHONS ?= 3.11 3.12 3.13 3.14 3.15
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-import test coverage test-all test-oldest lint format types bench backlog sim soak stress crash crash-import servers \
@@ -47,8 +48,8 @@ coverage: $(VENV)/.dev ## the tests, and which lines and branches they run; fail
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
-test-all: ## the tests on each Python that is claimed
-	@for version in 3.11 3.12 3.13; do \
+test-all: ## the tests on each Python that is claimed (PYTHONS="3.11 3.14")
+	@for version in $(PYTHONS); do \
 		$(MAKE) --no-print-directory test PYTHON=python$$version VENV=.venv-$$version ARGS="$(ARGS)" || exit 1; \
 	done
 
