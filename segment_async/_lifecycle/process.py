@@ -34,8 +34,25 @@ _before_drain: list[Callable[[], None]] = []
 _finalizer: Any = None
 # In a child that another thread forked, it is another one.
 _main_thread = threading.main_thread()
-# The process in which the end of the forking thread is waited for.
-_watched = 0
+
+
+class _ThreadEnd:
+    """Sets its event when the thread ends among whose locals it is.
+
+    `Thread.join` does not do: with glibc 2.43 it never returns in a child, for the thread that forked. Nor does
+    `Thread.is_alive`, which joins from Python 3.13 on.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def __del__(self) -> None:
+        self.event.set()
+
+
+_of_thread = threading.local()
+# In a child that another thread forked: set when that thread ends; `None` once something waits for it.
+_forking_thread_end: threading.Event | None = None
 
 
 def remember(owner: OpenClient) -> None:
@@ -115,8 +132,11 @@ def _say(what: str) -> None:
 
 
 def _start_afresh() -> None:
-    global _finalizer
+    global _finalizer, _forking_thread_end
     _finalizer = None
+    if threading.main_thread() is not _main_thread:
+        _of_thread.end = _ThreadEnd()
+        _forking_thread_end = _of_thread.end.event
     _unsent.clear()
     for owner in list(_all):
         owner.start_afresh()
@@ -140,14 +160,13 @@ def drain_when_forking_thread_ends() -> None:
 
     When its function returns, the child ends without `atexit`, and not at all while a daemon thread runs in it.
     """
-    global _watched
-    forking = threading.main_thread()
-    if forking is _main_thread or _watched == os.getpid():
+    global _forking_thread_end
+    ended, _forking_thread_end = _forking_thread_end, None
+    if ended is None:
         return
-    _watched = os.getpid()
 
     def wait() -> None:
-        forking.join()
+        ended.wait()
         _drain()
 
     threading.Thread(target=wait, name="segment_async end", daemon=True).start()
