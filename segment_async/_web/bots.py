@@ -35,11 +35,13 @@ _LONGEST: Final = 1_024
 _MAX_LISTED: Final = 256
 
 
-@lru_cache(maxsize=2_048)
 def is_bot(user_agent: str | None) -> bool:
     """Whether a program sent the request; so is one without a `User-Agent`, or with one that no browser has."""
-    if not user_agent or len(user_agent) > _LONGEST:
-        return True
+    return not user_agent or len(user_agent) > _LONGEST or _is_program(user_agent)
+
+
+@lru_cache(maxsize=2_048)
+def _is_program(user_agent: str) -> bool:
     lower = user_agent.lower()
     if any(word in lower for word in _WORDS) or _WHOLE_WORDS.search(lower) is not None:
         return True

@@ -49,6 +49,8 @@ _WANTED: Final = frozenset(
 _SEPARATORS: Final = {b"cookie": b"; ", b"x-forwarded-for": b", "}
 
 _URL_SAFE: Final = "!#$%&'()*+,/:;=?@[]-._~"
+# In a path that was decoded, the others are no separators.
+_PATH_SAFE: Final = "!$&'()*+,/:;=@[]-._~"
 _ENCODED: Final = re.compile(rb"[!#$%&'()*+,/:;=?@\[\]\-._~A-Za-z0-9]*")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,4}")
@@ -180,7 +182,8 @@ def device_of(headers: Headers) -> dict[str, Any]:
         device["userAgent"] = agent
     if hints := user_agent_data(headers):
         device["userAgentData"] = hints
-    if language := locale(headers.get(b"accept-language", b"")):
+    accepted = headers.get(b"accept-language", b"")
+    if len(accepted) <= _MAX_HEADER and (language := locale(accepted)):
         device["locale"] = language
     return device
 
@@ -200,7 +203,8 @@ def locale(accepted: bytes) -> str | None:
 
 def user_agent_data(headers: Headers) -> dict[str, Any] | None:
     """The client hints in the format of Segment's browser library."""
-    sent = tuple([(field, headers[name]) for name, field in HINTS.items() if name in headers])
+    values = [(field, headers.get(name)) for name, field in HINTS.items()]
+    sent = tuple([(field, value) for field, value in values if value and len(value) <= _MAX_HEADER])
     return (_hints(sent) or None) if sent else None
 
 
@@ -265,10 +269,11 @@ def origin_of(scope: Mapping[str, Any], headers: Headers, behind_proxy: bool) ->
 
 def path_of(scope: Mapping[str, Any]) -> str | None:
     """The path as the browser sees it, with the `root_path` in front, which some servers leave out of the path."""
-    raw = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace")
-    raw, root = raw.partition(b"?")[0], scope.get("root_path", "").rstrip("/")
-    if root and not begins_with(scope.get("path", ""), root):
-        raw = quote(root, safe=_URL_SAFE).encode() + raw
+    sent, decoded = scope.get("raw_path"), scope.get("path", "")
+    raw = sent.partition(b"?")[0] if sent else _encoded_again(decoded)
+    root = scope.get("root_path", "").rstrip("/")
+    if root and not begins_with(decoded, root):
+        raw = _encoded_again(root) + raw
     path = _percent_encoded(raw[: _MAX_URL + 1])
     return path if path and len(path) <= _MAX_HEADER else None
 
@@ -320,6 +325,10 @@ def _url_text(raw: bytes) -> str | None:
     return text if len(text) <= _MAX_URL else None
 
 
+def _encoded_again(path: str) -> bytes:
+    return quote(path[: _MAX_URL + 1], safe=_PATH_SAFE, errors="replace").encode()
+
+
 def _percent_encoded(raw: bytes) -> str:
     # Nearly all URLs are encoded already.
     return raw.decode("ascii") if _ENCODED.fullmatch(raw) else quote(raw, safe=_URL_SAFE)
@@ -329,11 +338,13 @@ def _text(value: bytes | None) -> str | None:
     return _decoded(value or b"", _MAX_HEADER).strip() or None
 
 
-@lru_cache(maxsize=1_024)
 def _decoded(value: bytes, limit: int) -> str:
     """The text of a header; empty if it is too long or not printable."""
-    if len(value) > limit:
-        return ""
+    return _printable(value) if len(value) <= limit else ""
+
+
+@lru_cache(maxsize=1_024)
+def _printable(value: bytes) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError:

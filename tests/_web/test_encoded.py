@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from ipaddress import ip_network
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segment_async._hooks import HookRunner
+from segment_async._web.bots import is_bot
 from segment_async._web.encoded import Pieces, addresses, context_json, referrers, sites
 from segment_async._web.options import reader_for
 from segment_async._web.request import all_headers_of, context_of, headers_of, pieces_of
@@ -167,6 +169,22 @@ def test_a_large_piece_is_not_kept() -> None:
     assert pieces.add(5_000) == b"piece"
     assert pieces.add(100) == b"piece"
     assert list(pieces.kept) == [100]
+
+
+def test_headers_that_are_too_long_are_not_kept() -> None:
+    names = ("user-agent", "accept-language", "host", "referer", "x-forwarded-for", "x-forwarded-proto", *CHROME)
+    tracemalloc.start()
+    try:
+        for number in range(30):
+            scope = visit(headers={name: f"{number}-{name}" + "x" * 50_000 for name in names}, client=("10.0.0.1", 1))
+            both(scope)
+            both(scope, trusted=PROXIES)
+            assert is_bot(str(scope["headers"]))
+            del scope
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 def test_what_visitors_send_is_bounded() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -301,6 +302,16 @@ def test_the_page_is_the_one_that_the_browser_sees(path: str, root_path: str, se
     for raw_path in ({}, {"raw_path": raw}):
         page = context(path, root_path=root_path, **raw_path)["page"]
         assert (page["path"], page["url"]) == (sent, f"https://shop.example{sent}")
+
+
+@pytest.mark.parametrize(
+    "sent", ["/what%3Fis", "/100%25", "/a%2541", "/a%23b", "/caf%C3%A9", "/a%20b", "/a;b=c&d", "/"]
+)
+@pytest.mark.parametrize("root", ["", "/api", "/is%3Fit"])
+def test_a_path_that_the_server_has_decoded_is_encoded_again(root: str, sent: str) -> None:
+    scope = {**request(), "path": unquote(sent), "root_path": unquote(root)}
+    page = context_of(scope, headers_of(scope), (), "scrub")["page"]
+    assert page == {"path": root + sent, "url": f"https://shop.example{root}{sent}"}
 
 
 @pytest.mark.parametrize(
