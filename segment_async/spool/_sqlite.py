@@ -21,10 +21,9 @@ import queue
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._locks import is_held_here, reentrant_lock
@@ -119,7 +118,8 @@ class SQLiteSpool:
         self._writer = Writer(self._base, self._options)
         self._statistics = SpoolStatistics(capacity=self._options.max_bytes)
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        self._readers: deque[_Reader] = deque()
+        # Those that wait.
+        self._readers: list[_Request] = []
         self._was_read = False
         self._is_closed = False
         self._next_check = time.monotonic() + self._options.check_interval
@@ -162,15 +162,15 @@ class SQLiteSpool:
 
     async def read(self, max_count: int, max_bytes: int) -> Window:
         self._refuse_if_closing()
-        reader = _Reader(max_count, max_bytes)
-        self._submit(_Request(partial(self._wait, reader), reader.fill))
+        future = asyncio.get_running_loop().create_future()
+        request = _Request(_Read(max_count, max_bytes), partial(_resolve, future))
+        self._submit(request)
         try:
-            await reader.filled
+            window: Window = await future
         except BaseException:
-            reader.is_gone = True
-            self._take_back(reader)
+            self._take_back(request)
             raise
-        return reader.take() or Window(())
+        return window
 
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
         self._refuse_if_closing()
@@ -244,11 +244,10 @@ class SQLiteSpool:
 
     def _take_turn(self, requests: list[_Request]) -> None:
         why_not = _CLOSED
-        read: list[tuple[_Reader, Window | SpoolUnavailable]] = []
         try:
             with self.turn:
                 if not self._is_closed:
-                    self._serve(requests, read)
+                    self._serve(requests)
         except BaseException as fault:
             self._options.log("The spool failed, and refuses what it was asked for: %s", self._base, fault=fault)
             why_not = f"the spool failed: {type(fault).__name__}"
@@ -259,64 +258,64 @@ class SQLiteSpool:
             self._options.write_logs()
             for request in requests:
                 try:
-                    request.done(request.result if request.is_served else SpoolUnavailable(why_not))
+                    if request.done(request.result or SpoolUnavailable(why_not)) is False:
+                        self._take_back(request)
                 except Exception as fault:
                     self._options.log("A function that the spool called raised", fault=fault)
-            # After the answers: a message is stored before it is read.
-            for reader, window in read:
-                reader.fill(window)
-                self._take_back(reader)
             self._options.write_logs()
 
-    def _serve(self, requests: list[_Request], read: list[tuple[_Reader, Window | SpoolUnavailable]]) -> None:
+    def _serve(self, requests: list[_Request]) -> None:
+        """Give the requests their results. A reader stays behind until there is something for it."""
         try:
+            for request in [each for each in requests if isinstance(each.work, _Read)]:
+                requests.remove(request)
+                self._readers.append(request)
+                self._writer.may_hold = True
             steps = [request.work for request in requests if isinstance(request.work, (Append, Note))]
             results = iter(self._writer.commit(steps) if steps else ())
             for request in requests:
-                if isinstance(request.work, Append):
-                    request.result = next(results)
-                request.is_served = not callable(request.work)
+                if not callable(request.work):
+                    request.result = next(results) if isinstance(request.work, Append) else True
             for request in requests:
                 if callable(request.work):
                     request.work()
-                    request.is_served = True
+                    request.result = True
             now = time.monotonic()
             if now >= self._next_check and not self._is_closed:
                 self._next_check = now + self._options.check_interval
                 if self._writer.look_after():
                     self._next_check = now + _SOON
-            read += self._read()
+            while self._readers and (self._is_closed or self._has_read(self._readers[0])):
+                # Last: a message is stored before it is read.
+                requests.append(self._readers.pop(0))
         finally:
             if not self._is_closed:
                 self._statistics = self._writer.statistics()
 
-    def _wait(self, reader: _Reader) -> None:
-        self._readers.append(reader)
-        self._writer.may_hold = True
+    def _has_read(self, reader: _Request) -> bool:
+        """Whether there is something for the reader, if only the news that there is nothing."""
+        try:
+            window = self._writer.read(*cast("_Read", reader.work))
+        except SpoolUnavailable as refusal:
+            reader.result = refusal
+            return True
+        if window is None and self._was_read:
+            return False
+        self._was_read = True
+        reader.result = window or Window(())
+        # What is appended until the next read must not be sent before what this one was given.
+        self._writer.may_hold = window is None or not window.messages
+        return True
 
-    def _read(self) -> Iterator[tuple[_Reader, Window | SpoolUnavailable]]:
-        while self._readers:
-            reader = self._readers[0]
-            window: Window | SpoolUnavailable | None = None
-            if self._is_closed:
-                window = SpoolUnavailable(_CLOSED)
-            elif not reader.is_gone:
-                try:
-                    window = self._writer.read(reader.max_count, reader.max_bytes)
-                except SpoolUnavailable as refusal:
-                    window = refusal
-                if window is None and self._was_read:
-                    return
-                self._was_read = self._was_read or not isinstance(window, SpoolUnavailable)
-                # What is appended until the next read must not be sent before what this one was given.
-                self._writer.may_hold = not (isinstance(window, Window) and window.messages)
-            self._readers.popleft()
-            yield reader, window or Window(())
+    def _take_back(self, reader: _Request) -> None:
+        """The reader is gone: what it was given is read again."""
+        self._requests.put(_Request(partial(self._release, reader), _ignore))
 
-    def _take_back(self, reader: _Reader) -> None:
-        """Have read again what a reader was given that is gone."""
-        if reader.is_gone and (window := reader.take()):
-            self._requests.put(_Request(partial(self._writer.release, window), _ignore))
+    def _release(self, reader: _Request) -> None:
+        if reader in self._readers:
+            self._readers.remove(reader)
+        if isinstance(reader.result, Window):
+            self._writer.release(reader.result)
 
     def _close(self) -> None:
         if not self._is_closed:
@@ -334,47 +333,30 @@ class SQLiteSpool:
 
 # -- requests
 
-_Work = Append | Note | Callable[[], object]
+
+class _Read(NamedTuple):
+    max_count: int
+    max_bytes: int
+
+
+_Work = Append | Note | _Read | Callable[[], object]
 
 
 class _Request:
-    """What the thread is asked to do: a step for the writer, or something after the steps.
+    """What the thread is asked to do: a step for the writer, a read, or something after the steps.
 
-    `done` is called after the turn, with the result, or with `SpoolUnavailable` if the request was not served.
+    `done` is called after the turn, with the result, or with `SpoolUnavailable` if the request was not served. `False`
+    from it says that the caller is gone.
     """
 
     def __init__(self, work: _Work, done: Callable[[Any], object]) -> None:
         self.work = work
         self.done = done
-        self.is_served = False
-        self.result: AppendResult | TryLater | SpoolUnavailable | None = None
+        # `True`: served, without a result of its own.
+        self.result: AppendResult | TryLater | SpoolUnavailable | Window | bool | None = None
 
 
-class _Reader:
-    """A reader that waits. Its window is taken once: by the reader, or back by the spool if the reader is gone."""
-
-    def __init__(self, max_count: int, max_bytes: int) -> None:
-        self.max_count = max_count
-        self.max_bytes = max_bytes
-        self.is_gone = False
-        self.filled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._windows: list[Window] = []
-
-    def fill(self, window: Window | SpoolUnavailable | None) -> None:
-        """Give the reader its window, or a refusal; `None`: it waits."""
-        if isinstance(window, Window):
-            self._windows.append(window)
-        if window is not None and not _resolve(self.filled, window):
-            self.is_gone = True
-
-    def take(self) -> Window | None:
-        try:
-            return self._windows.pop()
-        except IndexError:
-            return None
-
-
-def _resolve(future: asyncio.Future[None], result: object) -> bool:
+def _resolve(future: asyncio.Future[Any], result: object) -> bool:
     """Resolve a future of another thread's loop; returns whether that loop is there."""
     try:
         future.get_loop().call_soon_threadsafe(_set, future, result)
@@ -383,13 +365,13 @@ def _resolve(future: asyncio.Future[None], result: object) -> bool:
     return True
 
 
-def _set(future: asyncio.Future[None], result: object) -> None:
+def _set(future: asyncio.Future[Any], result: object) -> None:
     if future.done():
         return
     if isinstance(result, SpoolUnavailable):
         future.set_exception(result)
     else:
-        future.set_result(None)
+        future.set_result(result)
 
 
 def _ignore(_: object) -> None: ...
