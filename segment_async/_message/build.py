@@ -246,17 +246,21 @@ def checked(message: Mapping[str, Any]) -> Fields:
     required = _REQUIRED.get(kind) if isinstance(kind, str) else None
     if required is None:
         raise MessageError("type", f"must be one of {', '.join(_REQUIRED)}")
-    fields = {"type": kind, "timestamp": clock_text(time.time())}
+    # Here, so that it is the second field whatever the order of the others.
+    fields: Fields = {"type": kind, "timestamp": None}
     for name, value in given.items():
         # Most values are what they have to be already.
         if type(value) is _PLAIN.get(name) and value:
             fields[name] = value
         elif value is not None:
-            check = _CHECKS.get(name, _unchecked)
-            fields[name] = check(name, value)
-    for name in _MAPPINGS:
-        if name in fields and not fields[name]:
-            del fields[name]
+            final = _CHECKS.get(name, _unchecked)(name, value)
+            # As in `_put_mapping`.
+            if final or name not in _MAPPINGS:
+                fields[name] = final
+    if fields["timestamp"] is None or "messageId" not in fields:
+        # Also for a new message id, which begins with the time of the call.
+        now = clock_text(time.time())
+        fields["timestamp"] = fields["timestamp"] or now
     for name in required:
         if name not in fields:
             raise MessageError(name, "is required")
@@ -494,7 +498,7 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "timestamp": lambda _, value: _timestamp(value),
 }
 _PLAIN: Final[dict[Any, type]] = {
-    **dict.fromkeys(("userId", "anonymousId", "groupId", "previousId", "name", "category", "event"), str),
+    **dict.fromkeys(("type", "userId", "anonymousId", "groupId", "previousId", "name", "category", "event"), str),
     **dict.fromkeys(_MAPPINGS, dict),
 }
 _REQUIRED: Final[dict[str, tuple[str, ...]]] = {

@@ -12,12 +12,12 @@ This file knows neither batches' bytes nor the network.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Generator, Iterable
 from typing import Any
 
 from segment_async._lifecycle.waiting import Host, Signal, wake
-from segment_async._outcome import BatchResult, Outcome
+from segment_async._outcome import BatchResult, Outcome, outcome_of
 
 
 class Record:
@@ -52,7 +52,8 @@ class Record:
 
     def result(self, index: int) -> BatchResult | None:
         results = self._results
-        place = bisect_right(results, index, key=_by_start)
+        # Compares with what begins at the next index, without a call for each comparison.
+        place = bisect_left(results, (index + 1,))
         if place == 0:
             return None
         _, stop, result = results[place - 1]
@@ -134,7 +135,7 @@ class Delivery:
     def outcome(self) -> Outcome | None:
         """What became of the message; `None` while it is pending."""
         result = self._record.result(self._index)
-        return None if result is None else Outcome(result.status, self.message_id, *result[1:])
+        return None if result is None else outcome_of(self.message_id, result)
 
     def __await__(self) -> Generator[Any, None, Outcome]:
         return self._settled().__await__()

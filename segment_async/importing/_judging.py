@@ -34,7 +34,7 @@ _REFUSED: Final = {
     ),
 }
 _NESTED: Final = frozenset({dict, list})
-_FLAGS: Final = frozenset({bool})
+_OBJECTS: Final = ("properties", "traits", "integrations")
 _NOTHING: Final[dict[str, Any]] = {}
 
 
@@ -57,7 +57,13 @@ class Judge:
 
         `content` is its JSON without its id.
         """
-        verdicts = self._verdicts(message, content)
+        shape = _shape(message)
+        length = len(message["messageId"])
+        size = len(content) + _ADDED_BYTES + length
+        is_clean = shape in self._clean_shapes and size <= MESSAGE_BYTES and length < MESSAGE_ID_CHARACTERS
+        if is_clean and self._plan is None:
+            return None
+        verdicts = [] if is_clean else self._verdicts(message, size, shape)
         if self._plan is not None:
             verdicts = [*verdicts, *self._violations(self._plan, message, content)]
         for verdict in verdicts:
@@ -67,12 +73,7 @@ class Judge:
                 found.append(verdict)
         return None
 
-    def _verdicts(self, message: dict[str, Any], content: bytes) -> list[Verdict]:
-        length = len(message["messageId"])
-        size = len(content) + _ADDED_BYTES + length
-        shape = _shape(message)
-        if shape in self._clean_shapes and size <= MESSAGE_BYTES and length < MESSAGE_ID_CHARACTERS:
-            return []
+    def _verdicts(self, message: dict[str, Any], size: int, shape: object) -> list[Verdict]:
         for name, (kinds, text) in _REFUSED.items():
             if isinstance(message.get(name), kinds):
                 return [Verdict("dropped", "field-type", name, text)]
@@ -81,6 +82,7 @@ class Judge:
             shape is not None
             and len(self._clean_shapes) < _SHAPES
             and all(verdict.severity == "style" for verdict in verdicts)
+            and _is_told_by_shape(message)
         ):
             self._clean_shapes.add(shape)
         return verdicts
@@ -98,17 +100,33 @@ class Judge:
 
 
 def _shape(message: dict[str, Any]) -> object:
-    """All that the verdicts of severity "dropped" and "spec" depend on, but for the size and the id; `None` if unknown."""
-    if not _JUDGED_BY_VALUE.isdisjoint(message):
+    """Names and types: what the verdicts of severity "dropped" and "spec" depend on where `_is_told_by_shape`.
+
+    `None`: the message has none, because a field has another type than the spec says.
+    """
+    event = message.get("event", "")
+    if type(event) is not str:
         return None
-    inner, traits = message.get("properties", _NOTHING), message.get("traits", _NOTHING)
-    choices, event = message.get("integrations", _NOTHING), message.get("event", "")
-    if not (type(inner) is type(traits) is type(choices) is dict and type(event) is str):
-        return None
-    kinds = tuple(map(type, inner.values()))
-    if traits:
-        kinds += tuple(map(type, traits.values()))
-    if not (_NESTED.isdisjoint(kinds) and _DATES.isdisjoint(traits) and _FLAGS.issuperset(map(type, choices.values()))):
-        return None
-    ids = (not message.get("userId"), not message.get("anonymousId"))
-    return (message["type"], event, ids, tuple(message), tuple(inner), tuple(traits), tuple(choices), kinds)
+    shape = [message["type"], event, not message.get("userId"), not message.get("anonymousId"), *message]
+    for name in _OBJECTS:
+        if name in message:
+            inner: dict[str, Any] = message[name]
+            if type(inner) is not dict:
+                return None
+            shape += inner
+            shape += map(type, inner.values())
+            shape.append(None)
+    return tuple(shape)
+
+
+def _is_told_by_shape(message: dict[str, Any]) -> bool:
+    """Whether the verdicts depend on nothing but the message's shape, its size and its id."""
+    objects: list[dict[str, Any]] = [message.get(name, _NOTHING) for name in _OBJECTS]
+    _, traits, choices = objects
+    return (
+        _JUDGED_BY_VALUE.isdisjoint(message)
+        and _DATES.isdisjoint(traits)
+        # Its rules ask whether it is switched on.
+        and "Customer.io" not in choices
+        and all(_NESTED.isdisjoint(map(type, each.values())) for each in objects)
+    )

@@ -9,12 +9,13 @@ import difflib
 from collections.abc import Callable
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
+from functools import partial
+from operator import getitem
 from typing import Any, Final, cast
 
 from ._report import ImportUsageError
 from ._values import Convert, Unreadable, as_id, as_text
 
-Get = Callable[[Any], Any]
 Build = Callable[[Any], dict[str, Any]]
 
 CALLS: Final = ("track", "identify", "page", "screen", "group", "alias")
@@ -93,6 +94,9 @@ class Mapping:
         The function raises `Unreadable` for a value that is not what the mapping says. Messages share what is constant.
         """
         builds = [_bound_template(template, columns, self.columns) for template in self._templates]
+        if len(builds) == 1:
+            (only,) = builds
+            return lambda row: [only(row)]
         return lambda row: [build(row) for build in builds]
 
     def _leaves(self) -> list[Leaf]:
@@ -120,22 +124,24 @@ def nearest(name: str, names: list[str] | tuple[str, ...]) -> str:
 
 # -- binding to columns
 
+# What a row gives: the field's name and path, a function that takes the value from the row (`None`: it is absent), its
+# second argument, and the conversion.
+_Part = tuple[str, str, Callable[[Any, Any], Any], Any, Convert | None]
+
 
 def _bound_template(template: Template, columns: list[str] | None, mapped: set[str]) -> Build:
-    constants, getters = _bound_fields(template.fields, columns)
+    build = _object_of(*_bound_fields(template.fields, columns), columns)
     rest, take_rest = template.rest, _rest_of(columns, mapped)
+    if rest is None:
+        return build
 
-    def build(row: Any) -> dict[str, Any]:
-        message = constants.copy()
-        for name, get in getters:
-            value = get(row)
-            if value is not None:
-                message[name] = value
-        if rest is not None and (others := take_rest(row)):
+    def with_rest(row: Any) -> dict[str, Any]:
+        message = build(row)
+        if others := take_rest(row):
             message[rest] = others | message.get(rest, {})
         return message
 
-    return build
+    return with_rest
 
 
 def _rest_of(columns: list[str] | None, mapped: set[str]) -> Callable[[Any], dict[str, Any]]:
@@ -146,59 +152,59 @@ def _rest_of(columns: list[str] | None, mapped: set[str]) -> Callable[[Any], dic
     return lambda row: {name: row[index] for index, name in indexes if row[index]}
 
 
-def _bound_fields(
-    fields: dict[str, Leaf | Object], columns: list[str] | None
-) -> tuple[dict[str, Any], list[tuple[str, Get]]]:
-    """The constants, and functions that take the other fields from a row."""
+def _bound_fields(fields: dict[str, Leaf | Object], columns: list[str] | None) -> tuple[dict[str, Any], list[_Part]]:
+    """The constants, and the parts that depend on the row."""
     constants: dict[str, Any] = {}
-    getters: list[tuple[str, Get]] = []
+    parts: list[_Part] = []
     for name, field in fields.items():
         if isinstance(field, Leaf):
             if field.column is not None:
-                getters.append((name, _bound_leaf(field, field.column, columns)))
+                if columns is None or field.column in columns:
+                    parts.append(_bound_leaf(name, field, field.column, columns))
             elif field.constant is not None:
                 constants[name] = field.constant
             continue
-        inner, inner_getters = _bound_fields(field.fields, columns)
-        if inner_getters:
-            getters.append((name, _object_of(inner, inner_getters)))
+        inner, inner_parts = _bound_fields(field.fields, columns)
+        if inner_parts:
+            parts.append((name, "", _inner, _object_of(inner, inner_parts, columns), None))
         elif inner:
             constants[name] = inner
-    return constants, getters
+    return constants, parts
 
 
-def _object_of(constants: dict[str, Any], getters: list[tuple[str, Get]]) -> Get:
-    def build(row: Any) -> dict[str, Any] | None:
+def _object_of(constants: dict[str, Any], parts: list[_Part], columns: list[str] | None) -> Build:
+    # An empty cell is absent; the others have `None` for that.
+    is_of_cells = columns is not None
+
+    def build(row: Any) -> dict[str, Any]:
         built = constants.copy()
-        for name, get in getters:
-            value = get(row)
-            if value is not None:
-                built[name] = value
-        return built or None
+        path = ""
+        try:
+            for name, path, take, key, convert in parts:  # noqa: B007  # the path of the part that failed
+                value = take(row, key)
+                if value or not (value is None or is_of_cells):
+                    built[name] = value if convert is None else convert(value)
+        except Unreadable as error:
+            error.path = error.path or path
+            raise
+        return built
 
     return build
 
 
-def _bound_leaf(leaf: Leaf, column: str, columns: list[str] | None) -> Get:
-    get, convert, values, path = getter(column, columns), leaf.convert, leaf.values, leaf.path
-    if columns is not None and convert in (as_id, as_text):
+def _inner(row: Any, build: Build) -> dict[str, Any] | None:
+    return build(row) or None
+
+
+def _bound_leaf(name: str, leaf: Leaf, column: str, columns: list[str] | None) -> _Part:
+    convert, values = leaf.convert, leaf.values
+    if values is not None:
+        convert = partial(_looked_up, values)
+    elif columns is not None and convert in (as_id, as_text):
         convert = None  # cells are text
-    if convert is None and values is None:
-        return get
-
-    def converted(row: Any) -> Any:
-        value = get(row)
-        if value is None:
-            return None
-        try:
-            if values is not None:
-                return _looked_up(values, value)
-            return convert(value) if convert is not None else value
-        except Unreadable as error:
-            error.path = path
-            raise
-
-    return converted
+    if columns is not None:
+        return name, leaf.path, getitem, columns.index(column), convert
+    return name, leaf.path, _within if "." in column else dict[str, Any].get, column, convert
 
 
 def _looked_up(values: MappingOf[str, Any], value: Any) -> Any:
@@ -208,22 +214,11 @@ def _looked_up(values: MappingOf[str, Any], value: Any) -> Any:
     return found
 
 
-def getter(column: str, columns: list[str] | None) -> Get:
-    """A function that takes a column's value from a row; `None` is absent. `address.city` also looks into objects."""
-    if columns is not None:
-        if column not in columns:
-            return lambda row: None
-        index = columns.index(column)
-        # An empty cell is absent.
-        return lambda row: row[index] or None
-    parts = column.split(".")
-
-    def get(row: Any) -> Any:
-        value = row.get(column)
-        if value is None and len(parts) > 1:
-            value = row
-            for part in parts:
-                value = cast("dict[str, Any]", value).get(part) if isinstance(value, dict) else None
-        return value
-
-    return get
+def _within(row: dict[str, Any], column: str) -> Any:
+    """The value of ``address.city``, also within objects."""
+    value: Any = row.get(column)
+    if value is None:
+        value = row
+        for part in column.split("."):
+            value = cast("dict[str, Any]", value).get(part) if isinstance(value, dict) else None
+    return value

@@ -72,6 +72,7 @@ class Preparer:
         self._judge = judge
         self._since = since
         self._until = until
+        self._has_span = since is not None or until is not None
         self._now = now
         self._keeps_ids = keeps_ids
         self._recent = RecentIds()
@@ -110,7 +111,7 @@ class Preparer:
             problem = self._finish(message, index, record, findings)
             if problem is not None:
                 return Prepared(record, self._columns, REJECTED, [message], problem)
-            if not self._is_wanted(message):
+            if self._has_span and not self._is_wanted(message):
                 continue
             if self._recent.seen_before(message["messageId"]):
                 repeated += 1
@@ -135,15 +136,15 @@ class Preparer:
         if message.get("type") not in CALLS:
             raise Unreadable("type-unknown", f"Must be one of {', '.join(CALLS)}.", "type")
         for name in IDS:
-            value = message.get(name)
-            if value is not None and type(value) is not str:
+            if name in message and type(value := message[name]) is not str and value is not None:
                 message[name] = _at(name, as_id, value)
         if (given := message.get("timestamp")) is not None:
-            moment = _at("timestamp", read_time, given)
-            if moment < EARLIEST:
-                raise Unreadable("time-range", "The time is before 1970.", "timestamp")
-            if moment > self._latest:
-                raise Unreadable("time-range", "The time is more than an hour ahead.", "timestamp")
+            # A mapping has read it already.
+            is_read = type(given) is datetime and given.tzinfo is UTC
+            moment = given if is_read else _at("timestamp", read_time, given)
+            if not EARLIEST <= moment <= self._latest:
+                text = "before 1970" if moment < EARLIEST else "more than an hour ahead"
+                raise Unreadable("time-range", f"The time is {text}.", "timestamp")
             message["timestamp"] = time_text(moment)
         if self._integrations is not None:
             # An empty one is left out: data goes to all destinations.
@@ -152,8 +153,6 @@ class Preparer:
                 message["integrations"] = self._integrations
 
     def _is_wanted(self, message: dict[str, Any]) -> bool:
-        if self._since is None and self._until is None:
-            return True
         given = message.get("timestamp")
         if given is None:
             return True

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import sub
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import orjson
@@ -60,7 +61,7 @@ class Record:
 
 
 class _Lines:
-    """The lines of a stream as text, with a count of lines and bytes, and a way to give lines back.
+    """The lines of a stream, with a count of lines and bytes, and a way to give lines back.
 
     Attributes:
         byte, line: of the next line.
@@ -73,62 +74,61 @@ class _Lines:
         self.line = line
         self.taken: list[bytes] = []
         self.is_bad = False
-        self._size = 0
         self._stream = stream
-        # A line that is too long is kept in part: its length is not that of what is kept.
-        self._lengths: list[int] = []
+        self._begun = byte
+        # Where each of the lines taken ends: a line that is too long is kept in part.
+        self._ends: list[int] = []
         self._given_back: deque[tuple[bytes, int]] = deque()
 
     def begin(self) -> None:
+        self._begun = self.byte
         self.taken.clear()
-        self._lengths.clear()
-        self._size = 0
+        self._ends.clear()
         self.is_bad = False
 
     def give_back(self) -> None:
         """Keep only the first line of those taken; the others are read again."""
-        others = [*zip(self.taken, self._lengths, strict=True)][1:]
-        self._given_back.extendleft(reversed(others))
-        self.byte -= sum(self._lengths[1:])
-        self.line -= len(others)
-        del self.taken[1:], self._lengths[1:]
+        lengths = map(sub, self._ends[1:], self._ends)
+        self._given_back.extendleft(reversed([*zip(self.taken[1:], lengths, strict=True)]))
+        self.line -= len(self.taken) - 1
+        self.byte = self._ends[0]
+        del self.taken[1:], self._ends[1:]
 
-    def __iter__(self) -> _Lines:
-        return self
+    def texts(self) -> Iterator[str]:
+        """The lines as text. Like `raw`, it ends with an exception."""
+        for raw in self.raw():
+            try:
+                yield raw.decode()
+            except UnicodeDecodeError:
+                self.is_bad = True
+                yield raw.decode(errors="surrogateescape")
 
-    def __next__(self) -> str:
-        raw = self.read()
-        if not raw:
-            raise StopIteration
+    def raw(self) -> Iterator[bytes]:
+        """The lines. After an exception, a new iterator goes on behind the line.
+
+        Raises:
+            csv.Error: a line or a record is too long.
+        """
         try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            self.is_bad = True
-            return raw.decode(errors="surrogateescape")
-
-    def read(self) -> bytes:
-        """The next line; nothing at the end. Raises `csv.Error` for a line or a record that is too long."""
-        if self._given_back:
-            raw, length = self._given_back.popleft()
-        else:
-            raw = self._read()
-            length = len(raw)
-            if length == _MAX_LINE and not raw.endswith(b"\n"):
-                length += self._skip_line()
-        self.byte += length
-        self.line += 1
-        self.taken.append(raw)
-        self._lengths.append(length)
-        self._size += len(raw)
-        if length > _MAX_LINE:
-            raise csv.Error(f"the line has more than {_MAX_LINE:,} bytes")
-        if self._size > _MAX_RECORD:
-            raise csv.Error(f"the record has more than {_MAX_RECORD:,} bytes")
-        return raw
-
-    def _read(self) -> bytes:
-        try:
-            return self._stream.readline(_MAX_LINE)
+            while True:
+                if self._given_back:
+                    raw, length = self._given_back.popleft()
+                else:
+                    raw = self._stream.readline(_MAX_LINE)
+                    length = len(raw)
+                    if length == _MAX_LINE and not raw.endswith(b"\n"):
+                        length += self._skip_line()
+                if not raw:
+                    return
+                self.byte = end = self.byte + length
+                self.line += 1
+                self.taken.append(raw)
+                self._ends.append(end)
+                if length > _MAX_LINE:
+                    raise csv.Error(f"the line has more than {_MAX_LINE:,} bytes")
+                if end - self._begun > _MAX_RECORD:
+                    raise csv.Error(f"the record has more than {_MAX_RECORD:,} bytes")
+                yield raw
         except (EOFError, zlib.error, OSError) as error:
             # `gzip.BadGzipFile` is an OSError without a number; errors of the disk or the network have one.
             if isinstance(error, OSError) and error.errno is not None:
@@ -138,7 +138,7 @@ class _Lines:
     def _skip_line(self) -> int:
         """Read to the end of the line; returns the bytes."""
         count = 0
-        while more := self._read():
+        while more := self._stream.readline(_MAX_LINE):
             count += len(more)
             if more.endswith(b"\n"):
                 break
@@ -170,7 +170,7 @@ def csv_header(source: Source) -> tuple[list[str], str]:
 def _checked_header(source: Source, lines: _Lines) -> tuple[list[str], str]:
     lines.begin()
     try:
-        first = lines.read().removeprefix(_BOM).decode()
+        first = next(lines.raw(), b"").removeprefix(_BOM).decode()
         delimiter = max(_DELIMITERS, key=_outside_quotes(first).count)
         columns = _parse_header(first, lines, delimiter)
     except UnicodeDecodeError:
@@ -199,7 +199,7 @@ def _outside_quotes(line: str) -> str:
 def _parse_header(first: str, lines: _Lines, delimiter: str) -> list[str]:
     def texts() -> Iterator[str]:
         yield first
-        yield from lines
+        yield from lines.texts()
 
     empty: list[str] = []
     return next(csv.reader(texts(), delimiter=delimiter, strict=True), empty)
@@ -218,8 +218,8 @@ def read_csv(source: Source, stream: BinaryIO, columns: list[str], delimiter: st
     width = len(columns)
     number = place.record
     if place.byte == 0:
-        next(csv.reader(lines, delimiter=delimiter, strict=True), None)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        next(csv.reader(lines.texts(), delimiter=delimiter, strict=True), None)
+    reader = csv.reader(lines.texts(), delimiter=delimiter, strict=True)
     while True:
         lines.begin()
         byte, line = lines.byte, lines.line + 1
@@ -230,7 +230,7 @@ def read_csv(source: Source, stream: BinaryIO, columns: list[str], delimiter: st
             return
         except csv.Error as error:
             lines.give_back()
-            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            reader = csv.reader(lines.texts(), delimiter=delimiter, strict=True)
             row = lines.taken[0][:_MAX_LINE].decode(errors="replace").rstrip("\r\n")
             problem = Problem("csv", "", f"Not a row of CSV: {error}.")
         else:
@@ -248,22 +248,27 @@ def read_csv(source: Source, stream: BinaryIO, columns: list[str], delimiter: st
 def read_json_lines(source: Source, stream: BinaryIO, place: Place) -> Iterator[Record]:
     """Like `read_csv`, for one JSON object a line. Blank lines are no records."""
     lines = _Lines(stream, place.byte, place.line)
+    found = lines.raw()
     number = place.record
     is_rejects = source.format == "rejects"
+    row: Any
+    problem: Problem | None
     while True:
         lines.begin()
         byte, line = lines.byte, lines.line + 1
         try:
-            raw = lines.read()
+            raw = next(found)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            found = lines.raw()
+            problem, row = Problem("json", "", f"Too long: {error}."), "(not kept)"
+        else:
+            if raw.isspace():
+                continue
             problem, row = _parse_object(raw.removeprefix(_BOM) if byte == 0 else raw)
             if problem is None and is_rejects:
                 problem, row = _repaired(row)
-        except csv.Error as error:
-            raw, problem, row = lines.taken[0], Problem("json", "", f"Too long: {error}."), "(not kept)"
-        if not raw:
-            return
-        if not raw.strip():
-            continue
         number += 1
         yield Record(source, number, line, byte, row, (lines.line, lines.byte), problem)
 

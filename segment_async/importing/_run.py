@@ -40,7 +40,7 @@ from ._window import Window
 OnProgress = Callable[[Progress], object]
 
 _TICK: Final = 1.0
-_BATCH: Final = 500
+_BATCH: Final = 1_000
 
 
 class Importer:

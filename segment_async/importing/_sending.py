@@ -120,12 +120,12 @@ class Sender:
         return None if self._limit is None else self._limit - self._window.counts.records - len(self._window)
 
     async def _send(self, prepared: Sequence[Prepared]) -> None:
-        window, enqueue, most = self._window, self._client.enqueue, self._most_pending
-        is_paced = self._pace.is_limited
+        add, enqueue, is_paced = self._window.add, self._client.enqueue, self._pace.is_limited
+        room = 0
         for each in prepared:
             if each.status == SEND:
-                if len(window) >= most:
-                    await self._wait_for_room()
+                if room <= 0:
+                    room = await self._room()
                 if is_paced:
                     await self._wait_for_turn(len(each.messages))
                 deliveries: list[Delivery] = []
@@ -135,7 +135,8 @@ class Sender:
                     each.deliveries = deliveries
                 except MessageError as error:
                     each.status, each.problem = REJECTED, Problem("invalid", error.path, f"{error.problem}.")
-            window.add(each)
+            add(each)
+            room -= 1
             if not self._first_answered and each.deliveries:
                 await self._first_answer()
 
@@ -158,7 +159,11 @@ class Sender:
                 "that; set the clock, and run the same command again",
             )
 
-    async def _wait_for_room(self) -> None:
+    async def _room(self) -> int:
+        """Wait until there is room for a record; for how many there is."""
+        room = self._most_pending - len(self._window)
+        if room > 0:
+            return room
         loop = asyncio.get_running_loop()
         self.settle()
         began = loop.time()
@@ -167,6 +172,7 @@ class Sender:
             self.settle()
         if loop.time() - began > _PAUSE:
             self._pace.charge(len(self._window) + self._most_pending, loop.time())
+        return self._most_pending - len(self._window)
 
     async def _wait_for_turn(self, count: int) -> None:
         delay = self._pace.take(count, asyncio.get_running_loop().time())

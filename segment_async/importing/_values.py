@@ -26,6 +26,7 @@ _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASC
 _INTEGER: Final = re.compile(r"[+-]?\d+", re.ASCII)
 _EPOCH: Final = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 _BOOLEANS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_REMEMBERED: Final = 1_000
 _EXACT_DIGITS: Final = 15
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _MOST_DIGITS: Final = 4_000  # beyond them, Python refuses to convert text to an integer
@@ -74,25 +75,36 @@ def as_id(value: Any) -> str:
 def as_number(decimal: str | None = None) -> Convert:
     """Reads a number; `decimal` is the text's decimal separator, and the other one may then group by thousands."""
     grouped = _grouped(decimal) if decimal is not None else None
+    # Prices and quantities repeat.
+    known: dict[str, int | float | Decimal] = {}
 
     def convert(value: Any) -> Any:
         if not isinstance(value, str):
             return _finite(value)
-        text = value.strip()
-        if grouped is not None:
-            if not grouped.fullmatch(text):
-                raise Unreadable("number", f"Not a number with {decimal!r} as its decimal separator.")
-            text = re.sub(r"[ \u00a0\u202f']", "", text)
-            text = text.replace(".", "").replace(",", ".") if decimal == "," else text.replace(",", "")
-        if not _NUMBER.fullmatch(text) or len(text) > _MOST_DIGITS:
-            raise Unreadable("number", "Not a number.")
-        if _INTEGER.fullmatch(text):
-            return _whole(text)
-        if len(text) > _EXACT_DIGITS and sum(map(str.isdigit, text)) > _EXACT_DIGITS:
-            return Decimal(text)
-        return _finite(float(text))
+        number = known.get(value)
+        if number is None:
+            number = _number(value.strip(), decimal, grouped)
+            if len(known) < _REMEMBERED:
+                known[value] = number
+        return number
 
     return convert
+
+
+def _number(text: str, decimal: str | None, grouped: re.Pattern[str] | None) -> int | float | Decimal:
+    if grouped is not None:
+        if not grouped.fullmatch(text):
+            raise Unreadable("number", f"Not a number with {decimal!r} as its decimal separator.")
+        text = re.sub(r"[ \u00a0\u202f']", "", text)
+        text = text.replace(".", "").replace(",", ".") if decimal == "," else text.replace(",", "")
+    if not _NUMBER.fullmatch(text) or len(text) > _MOST_DIGITS:
+        raise Unreadable("number", "Not a number.")
+    if _INTEGER.fullmatch(text):
+        return _whole(text)
+    if len(text) > _EXACT_DIGITS and sum(map(str.isdigit, text)) > _EXACT_DIGITS:
+        return Decimal(text)
+    number: float = _finite(float(text))
+    return number
 
 
 def _whole(value: Any) -> int | Decimal:
@@ -165,7 +177,11 @@ def read_time(value: Any, pattern: str | None = None, zone: tzinfo = UTC) -> dat
         Unreadable: it is none, or its time in UTC is outside the years 1 to 9999.
     """
     try:
-        moment = _moment(value, pattern)
+        if type(value) is str and value[4:5] == "-" and pattern is None:
+            # ISO-8601, as most times are: in few steps.
+            moment = datetime.fromisoformat(value.strip())
+        else:
+            moment = _moment(value, pattern)
         if moment.tzinfo is UTC:
             return moment
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)).astimezone(UTC)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segment_async import Delivery, DeliveryError, Outcome, Status
-from segment_async._outcome import BatchResult
+from segment_async._outcome import BatchResult, outcome_of
 from segment_async._pipeline.delivery import (
     QueuedRecord,
     Record,
@@ -29,6 +29,15 @@ from tests.support.virtual_clock import Deadlock, run, running_clock
 
 DELIVERED = BatchResult(Status.DELIVERED, None, 200, 1)
 REFUSED = BatchResult(Status.FAILED, "refused", 400, 3, possibly_delivered=True)
+
+
+def test_an_outcome_has_all_of_its_batch_s_result():
+    result = BatchResult(Status.FAILED, "redirected", 301, 3, possibly_delivered=True, location="example.com")
+    outcome = outcome_of("id-1", result)
+    assert outcome == Outcome(
+        Status.FAILED, "id-1", "redirected", 301, 3, possibly_delivered=True, location="example.com"
+    )
+    assert pickle.loads(pickle.dumps(outcome)) == outcome
 
 
 def pending(name: str = "id-1") -> tuple[Delivery, QueuedRecord]:

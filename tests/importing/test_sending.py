@@ -44,6 +44,14 @@ def test_ordered_means_one_request_at_a_time(tmp_path, ordered, most_at_once):
     assert sorted(segment.arrived) == sorted(in_order)
 
 
+def test_without_a_limit_batches_are_large_and_four_at_a_time_all_the_same(tmp_path):
+    segment = SlowSegment()
+    run(run_import(options(write_csv(tmp_path / "orders.csv", orders(9_001)), transport=segment)))
+    assert segment.most_at_once == 4
+    # The first message goes alone, and a pause of the reading may end a batch early.
+    assert len(segment.batches) <= 13
+
+
 def test_in_order_also_where_a_request_fails(tmp_path):
     path = write_csv(tmp_path / "orders.csv", orders(3_000))
     segment = RecordingSegment(lambda batch: next(answers, None))

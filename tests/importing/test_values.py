@@ -41,6 +41,16 @@ def test_no_number(text):
     assert caught.value.rule == "number"
 
 
+def test_a_number_that_comes_again_is_the_same():
+    read = as_number()
+    texts = [f"{number}.{number % 2}" for number in range(1_500)]
+    for _ in range(2):
+        assert [read(text) for text in texts] == [float(text) for text in texts]
+        assert [type(read(text)) for text in ("1", "1.0", "1e0")] == [int, float, float]
+        with pytest.raises(Unreadable):
+            read("one")
+
+
 @pytest.mark.parametrize(("text", "value"), [("1,5", 1.5), ("1.234,50", 1234.5), ("1 234 567", 1234567), ("-7", -7)])
 def test_a_number_with_a_decimal_comma(text, value):
     assert as_number(",")(text) == value

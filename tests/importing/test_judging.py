@@ -1,0 +1,68 @@
+"""Messages of one shape are judged once: what was judged before never changes what a message gets."""
+
+import itertools
+
+import orjson
+import pytest
+
+from segment_async.importing._judging import Judge
+
+CLEAN = {
+    "type": "track",
+    "userId": "u1",
+    "event": "Order Completed",
+    "properties": {"total": 1.5, "currency": "EUR"},
+    "integrations": {"All": False},
+    "messageId": "id-1",
+}
+OTHERS = [
+    CLEAN | {"userId": ""},
+    {name: value for name, value in CLEAN.items() if name != "userId"},
+    CLEAN | {"anonymousId": "a1"},
+    CLEAN | {"event": ""},
+    CLEAN | {"event": 7},
+    CLEAN | {"event": ["Order Completed"]},
+    CLEAN | {"properties": {"total": "1.5", "currency": "EUR"}},
+    CLEAN | {"properties": {"total": 1.5, "currency": 7}},
+    CLEAN | {"properties": {"total": 1.5, "products": [{"price": "much"}]}},
+    CLEAN | {"properties": {"total": 1.5, "products": [{"price": 3.5}]}},
+    CLEAN | {"properties": ["total"]},
+    CLEAN | {"properties": "total"},
+    CLEAN | {"integrations": {"All": "false"}},
+    CLEAN | {"integrations": {"All": {"nested": True}}},
+    CLEAN | {"traits": {"total": 1.5}},
+    CLEAN | {"traits": {"createdAt": "yesterday"}},
+    CLEAN | {"traits": {"createdAt": "2024-05-01T10:00:00Z"}},
+    CLEAN | {"properties": {"createdAt": "yesterday"}, "traits": {}},
+    CLEAN | {"properties": {}, "traits": {"createdAt": "yesterday"}},
+    CLEAN | {"context": {"ip": 7}},
+    CLEAN | {"context": {"ip": "203.0.113.7"}},
+    CLEAN | {"messageId": "i" * 100},
+    CLEAN | {"properties": {"total": 1.5, "currency": "E" * 33_000}},
+    CLEAN | {"type": "identify"},
+    CLEAN | {"type": "identify", "integrations": {"Customer.io": False}},
+    CLEAN | {"type": "identify", "integrations": {"Customer.io": True}},
+    CLEAN | {"type": "identify", "integrations": {"Customer.io": True}, "traits": {"email": ""}},
+    CLEAN | {"type": "identify", "integrations": {"Customer.io": True}, "traits": {"email": "a@example.com"}},
+]
+
+
+def judged(judge, message):
+    found = []
+    content = orjson.dumps({name: value for name, value in message.items() if name != "messageId"})
+    return judge.problem(message, content, found), found
+
+
+def fresh(strict):
+    return Judge(strict=strict, plan=None, rejects_violations=False)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_message_gets_the_same_whatever_was_judged_before(strict):
+    expected = [judged(fresh(strict), message) for message in (CLEAN, *OTHERS)]
+    assert expected[0] == (None, [])
+    assert sum(problem is not None for problem, _ in expected) > 6
+    judge = fresh(strict)
+    for (message, first), (other, second) in itertools.product(zip((CLEAN, *OTHERS), expected, strict=True), repeat=2):
+        assert judged(judge, message) == first
+        assert judged(judge, other) == second
