@@ -32,7 +32,7 @@ from typing import Any, cast
 
 from . import bind, bound
 from ._locks import fork_safe_lock
-from ._message.context import bound_request
+from ._message.context import bound_request, in_this_block
 from ._web.request import Scope
 from ._web.whole import Visit, WholeResponses, in_this_context, run_now, scope_of
 from .blocking import Client
@@ -158,8 +158,9 @@ class SegmentMiddleware:
             if seen.cookie is not None:
                 response.cookies.load(seen.cookie)
                 bind(anonymous_id=seen.anonymous_id)
-            if response.streaming and not response.is_async:
-                response.streaming_content = in_this_context(response.streaming_content)
+            if response.streaming:
+                carry = in_this_block if response.is_async else in_this_context
+                response.streaming_content = carry(response.streaming_content)
             if seen.page is not None:
                 with bound(without_identity="drop"):
                     client.enqueue(seen.page)

@@ -5,10 +5,10 @@ Fills in the fields that a call leaves out. This file knows neither the client n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import orjson
 
@@ -16,6 +16,7 @@ from .build import Fields, ObjectLike, UserID, identifier, mapping
 from .conversions import Conversion, converting
 from .encode import is_plain, plain
 
+Part = TypeVar("Part")
 WithoutIdentity = Literal["raise", "drop"]
 
 _NOTHING: Final[Fields] = {}
@@ -149,6 +150,36 @@ def bound_request(read: Callable[[], DeferredFields], drops_without_identity: bo
         yield
     finally:
         leave(block, token)
+
+
+def in_this_block(parts: AsyncIterable[Part]) -> AsyncGenerator[Part, None]:
+    """An asynchronous body that is sent after the request's block was left: each part is made within it all the same."""
+    block, iterator = innermost.get(), aiter(parts)
+
+    async def iterate() -> AsyncGenerator[Part, None]:
+        try:
+            while True:
+                with _again(block):
+                    try:
+                        part = await anext(iterator)
+                    except StopAsyncIteration:
+                        return
+                yield part
+        finally:
+            if isinstance(iterator, AsyncGenerator):
+                with _again(block):
+                    await iterator.aclose()
+
+    return iterate()
+
+
+@contextmanager
+def _again(block: Bound | None) -> Generator[None, None, None]:
+    token = innermost.set(block)
+    try:
+        yield
+    finally:
+        innermost.reset(token)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from segment_async import Client, Delivery, MessageError, MessageTooLarge, Response, bind, bound, messages
-from segment_async._message.context import DeferredBound, DeferredFields, innermost, leave
+from segment_async._message.context import DeferredBound, DeferredFields, in_this_block, innermost, leave
 from tests.support.virtual_clock import run
 
 
@@ -393,6 +393,72 @@ class TestDeferred:
         with pytest.raises(KeyboardInterrupt):
             block.completed({}, False)
         assert block.completed({}, False) == ({"userId": "u"}, b"")
+
+
+class TestBodies:
+    """An asynchronous body, whose parts are made after the block was left."""
+
+    def test_each_part_is_made_within_the_block(self) -> None:
+        async def main() -> None:
+            with bound(user_id="first"):
+                body = in_this_block(self.parts())
+            with bound(user_id="second"):
+                assert await anext(body) == {"userId": "first"}
+                assert fill() == {"userId": "second"}
+                assert [part async for part in body] == [{"userId": "first", "context": {"later": 1}}]
+                assert fill() == {"userId": "second"}
+
+        asyncio.run(main())
+
+    def test_it_is_closed_within_the_block(self) -> None:
+        async def main() -> None:
+            with bound(user_id="first"):
+                body = in_this_block(self.parts())
+            await anext(body)
+            await body.aclose()
+            assert self.closed == [{"userId": "first", "context": {"later": 1}}]
+            assert innermost.get() is None
+
+        asyncio.run(main())
+
+    def test_its_error_passes_through(self) -> None:
+        async def failing() -> AsyncGenerator[None, None]:
+            yield
+            raise LookupError(fill()["userId"])
+
+        async def main() -> None:
+            with bound(user_id="first"):
+                body = in_this_block(failing())
+            with pytest.raises(LookupError, match="first"):
+                [part async for part in body]
+            assert innermost.get() is None
+
+        asyncio.run(main())
+
+    def test_any_asynchronous_iterable(self) -> None:
+        class Parts:
+            def __aiter__(self) -> AsyncIterator[int]:
+                return self
+
+            async def __anext__(self) -> int:
+                raise StopAsyncIteration
+
+        async def main() -> None:
+            assert [part async for part in in_this_block(Parts())] == []
+
+        asyncio.run(main())
+
+    def setup_method(self) -> None:
+        self.closed: list[Any] = []
+
+    async def parts(self) -> AsyncGenerator[Any, None]:
+        try:
+            yield fill()
+            bind(context={"later": 1})
+            yield fill()
+        finally:
+            bind(context={"later": 1})
+            self.closed.append(fill())
 
 
 def rows(user_id: str) -> Generator[None, None, None]:

@@ -39,6 +39,15 @@ def stream(request: Any) -> Any:
     return StreamingHttpResponse(parts())
 
 
+async def astream(request: Any) -> Any:
+    async def parts() -> Any:
+        yield "<title>Late"
+        client.track(event="Streamed asynchronously")
+        yield "</title>"
+
+    return StreamingHttpResponse(parts())
+
+
 def many(request: Any, count: int) -> Any:
     deliveries = [client.track("user", "Visited", {"n": number}) for number in range(count)]
     note(delivery.message_id for delivery in deliveries)
@@ -55,6 +64,7 @@ urlpatterns = [
     path("aorders", aorder),
     path("login/<str:name>", login),
     path("stream", stream),
+    path("astream", astream),
     path("away", away),
     path("many/<int:count>", many),
 ]
