@@ -27,13 +27,13 @@ from benchmarks.server.sink import Sink, compiled
 from benchmarks.workload import medium, on_the_wire
 from segment_async import Client
 from segment_async.relay import RedisSpool, RelayInspector
-from segment_async.relay._entries import fields_of
+from segment_async.relay._entries import APPEND, append_arguments
 from segment_async.spool import NewMessage
 
 ROOT = Path(__file__).parents[1]
 KEY = "benchmark"
 CALLERS = 100
-PIPELINE = 1_000
+GROUP = 1_000
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -95,12 +95,9 @@ async def hand_over(url: str, server: int, count: int) -> None:
 def fill(url: str, stream: bytes, count: int) -> None:
     bodies = [orjson.dumps(on_the_wire(medium(number), number)) for number in range(1_000)]
     with Redis(unix_socket_path=url.removeprefix("unix://")) as client:
-        for first in range(0, count, PIPELINE):
-            pipeline = client.pipeline(transaction=False)
-            for number in range(first, first + PIPELINE):
-                message = NewMessage(f"message-{number}", bodies[number % 1_000])
-                pipeline.execute_command("XADD", stream, "*", *fields_of(message, is_repeated=False))
-            pipeline.execute()
+        for first in range(0, count, GROUP):
+            group = [NewMessage(f"message-{number}", bodies[number % 1_000]) for number in range(first, first + GROUP)]
+            client.eval(APPEND, 1, stream, *append_arguments(group, count, ()))
 
 
 def deliver(url: str, server: int, sink: Sink, count: int, waiting: int) -> None:

@@ -104,8 +104,11 @@ def settle_all(results: Iterable[tuple[asyncio.Future[Any], Any]]) -> None:
     call.
     """
     by_loop: dict[asyncio.AbstractEventLoop, deque[tuple[asyncio.Future[Any], Any]]] = {}
-    for future, result in results:
-        by_loop.setdefault(future.get_loop(), deque()).append((future, result))
+    for each in results:
+        loop = each[0].get_loop()
+        if loop not in by_loop:
+            by_loop[loop] = deque()
+        by_loop[loop].append(each)
     for loop, of_loop in by_loop.items():
         call_in(loop, _settle_here, of_loop)
         if of_loop:

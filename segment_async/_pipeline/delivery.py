@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 from segment_async._lifecycle.waiting import Host, Signal, wake
@@ -196,6 +196,16 @@ def settle_alone(delivery: Delivery, host: Host, result: BatchResult) -> None:
     record = Record(host)
     record.settle(0, 1, result)
     place_all((delivery,), record, 0)
+
+
+def settle_together(deliveries: Sequence[Delivery], host: Host, result: BatchResult) -> None:
+    """Messages that are in no batch have one outcome; their bytes are still here."""
+    record = Record(host)
+    record.settle(0, len(deliveries), result)
+    for index, delivery in enumerate(deliveries):
+        # The index first, as in `place_all`.
+        delivery._index = index
+        delivery._record = record
 
 
 def bring_back(delivery: Delivery, body: bytes, key: int, record: Record) -> None:

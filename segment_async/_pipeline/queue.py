@@ -159,6 +159,27 @@ class Queue:
             self._announce()
         return True
 
+    def offer_arriving(self, delivery: Delivery, size: int) -> bool:
+        """With a spool, as `offer`: the message counts as accepted only once it is stored, which the caller sees to.
+
+        Not the last one that there is room for: from that on callers are to wait no longer than their limit.
+        """
+        accounts = self.accounts
+        with self.lock:
+            pending = accounts.pending + 1
+            pending_bytes = accounts.pending_bytes + size
+            if (
+                self.closed
+                or pending >= accounts.max_messages
+                or pending_bytes > accounts.max_bytes
+                or self.room.waiters
+            ):
+                return False
+            accounts.arriving += 1
+            accounts.pending, accounts.pending_bytes = pending, pending_bytes
+            self._messages.append(delivery)
+        return True
+
     async def put(self, delivery: Delivery, size: int, *, paced: bool, arriving: bool = False) -> bool:
         """Wait until the message is taken (`True`), or until the policy gives it up (`False`: to be dropped).
 

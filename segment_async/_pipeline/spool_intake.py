@@ -42,6 +42,7 @@ from .delivery import (
     keys_of,
     place_all,
     settle_alone,
+    settle_together,
     stored_as,
 )
 from .queue import Queue
@@ -56,6 +57,8 @@ _LONGEST_RETRY_SECONDS: Final = 30.0
 _DISK_SECONDS: Final = 1.0
 # For messages whose delivery is the business of another process, or of an earlier message with the same id.
 _HANDED_OVER: Final = BatchResult(Status.HANDED_OVER)
+# What a shared spool answers for each message.
+_STORED: Final = Appended("stored")
 
 _Answer = Appended | SpoolUnavailable
 _Answered = tuple[asyncio.Future[_Answer], _Answer]
@@ -112,6 +115,8 @@ class SpoolIntake:
         # The spool lets messages wait in memory: when it is asked again, and the loop that has a timer for it.
         self._not_before: float | None = None
         self._timer_loop: asyncio.AbstractEventLoop | None = None
+        # The loop whose next turn gives the spool a group.
+        self._pumping_loop: asyncio.AbstractEventLoop | None = None
         # A message has the id of one that has ended, which has to be recorded first.
         self._waits_for_record = False
         # Keys whose hold ended, the last ones: other processes have these messages.
@@ -135,17 +140,9 @@ class SpoolIntake:
                 taken = await self._queue.put(delivery, size, paced=False)
                 self._pump_for_call()
                 return delivery if taken else None
-            self._check_time()
-            self._awaited[delivery] = stored = asyncio.get_running_loop().create_future()
-            try:
-                if not await self._queue.put(delivery, size, paced=False, arriving=True):
-                    self._awaited.pop(delivery, None)
-                    return None
-            except BaseException:
-                self._leave(delivery)
-                raise
-            self._pump_for_call()
-            answer = await self._answer_to(delivery, stored)
+            answer = await self._answer_to(delivery, size)
+            if answer is None:
+                return None
             if isinstance(answer, SpoolUnavailable):
                 # Of its own: many callers have this answer, and each would add its frames to the others' traceback.
                 raise SpoolUnavailable(*answer.args, maybe_stored=answer.maybe_stored) from None
@@ -172,8 +169,24 @@ class SpoolIntake:
         self._pump_for_call()
         return delivery
 
-    async def _answer_to(self, delivery: Delivery, stored: asyncio.Future[_Answer]) -> _Answer:
-        self._watch(asyncio.get_running_loop())
+    async def _answer_to(self, delivery: Delivery, size: int) -> _Answer | None:
+        """What the spool answers; `None`: the queue has no room."""
+        queue, loop = self._queue, asyncio.get_running_loop()
+        self._check_time()
+        stored: asyncio.Future[_Answer] = loop.create_future()
+        self._awaited[delivery] = stored
+        try:
+            taken = queue.offer_arriving(delivery, size)
+            if not (taken or await queue.put(delivery, size, paced=False, arriving=True)):
+                self._awaited.pop(delivery, None)
+                return None
+            self._pump_soon(loop)
+        except BaseException:
+            self._leave(delivery)
+            # If the message was queued, the recorder goes on with it.
+            queue.notify()
+            raise
+        self._watch(loop)
         try:
             return await stored
         except asyncio.CancelledError:
@@ -297,16 +310,30 @@ class SpoolIntake:
             queue.notify()
             raise
 
+    def _pump_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """As `pump`, for a call of this loop whose message is queued: at the loop's next turn.
+
+        The calls that an answer has woken queue their next messages in one turn, and these are one group. At once, the
+        first of them would be a group of its own, and the others would wait for it.
+        """
+        # Whatever answers a group gives the spool the next one.
+        if self._group is None and self._pumping_loop is not loop:
+            loop.call_soon(self._pump_now)
+            self._pumping_loop = loop
+
+    def _pump_now(self) -> None:
+        self._pumping_loop = None
+        self._pump_for_call()
+
     def _pump_for_call(self) -> None:
         """As `pump`, for a call whose message is queued: if memory runs out, the call does not fail."""
         if self._group is not None:
-            # Whatever answers that group gives the spool the next one.
             return
         try:
             self.pump()
         except MemoryError:
             # The recorder goes on.
-            pass
+            self._queue.notify()
 
     def _hand_over(self, group: _Group, messages: list[NewMessage], hold: int) -> None:
         done = partial(self._answered, group)
@@ -347,8 +374,7 @@ class SpoolIntake:
     def _postpone(self, seconds: float, answered: list[_Answered]) -> None:
         """Calls go on as if their messages were stored: these are accepted, and pending. The lock is held."""
         self._not_before = self._clock.now() + seconds
-        for delivery in (*self._queue.appending, *self._queue.unstored):
-            self._answer(delivery, Appended("stored"), answered)
+        self._answer_all((*self._queue.appending, *self._queue.unstored), repeat(_STORED), answered)
 
     def _has_to_wait(self) -> bool:
         """Whether it is too early to ask the spool again; sees to it that it is asked in time if a loop runs."""
@@ -381,7 +407,7 @@ class SpoolIntake:
                     while len(answers) > len(queue.appending):
                         # Its message was moved when an exception came in between.
                         answers.popleft()
-                    if answers and not self._take_held(answered):
+                    if answers and not (self._take_handed_over(answered) or self._take_held(answered)):
                         refused = self._take_one(answered)
                     # Last, as they may be of the same group.
                     while self._dropped and not answers:
@@ -397,17 +423,33 @@ class SpoolIntake:
         finally:
             settle_all(answered)
 
-    def _take_held(self, answered: list[_Answered]) -> bool:
-        """The ordinary case, in few steps: all messages are held. The lock is held."""
+    def _take_handed_over(self, answered: list[_Answered]) -> bool:
+        """The ordinary case of a shared spool, in few steps: all messages are stored. The lock is held."""
         answers, queue = self._answers, self._queue
+        if not self._hands_over or answers.count(_STORED) < len(answers):
+            return False
+        self._full_since = None
         group = list(queue.appending)
+        size = sum(map(len, bodies_of(group)))
+        # Before the messages are counted: if an exception comes in between, this is done again. So their bodies stay.
+        settle_together(group, queue.queued.host, _HANDED_OVER)
+        self._answer_all(group, answers, answered)
+        queue.leave(len(group), size, _HANDED_OVER)
+        queue.appending.clear()
+        answers.clear()
+        forget_bodies(group)
+        return True
+
+    def _take_held(self, answered: list[_Answered]) -> bool:
+        """The ordinary case of other spools, in few steps: all messages are held. The lock is held."""
+        answers, queue = self._answers, self._queue
         if self.keeps or not all(not isinstance(answer, SpoolUnavailable) and answer.held for answer in answers):
             return False
         self._full_since = None
+        group = list(queue.appending)
         stored_as(group, [0 if isinstance(answer, SpoolUnavailable) else answer.key or 0 for answer in answers])
         # Before the messages move: if an exception comes in between, this is done again for the others.
-        for delivery, answer in zip(group, answers, strict=True):
-            self._answer(delivery, answer, answered)
+        self._answer_all(group, answers, answered)
         queue.ready.extend(starmap(queue.appending.popleft, repeat((), len(group))))
         answers.clear()
         return True
@@ -491,12 +533,19 @@ class SpoolIntake:
             answered.append((future, answer))
         return True
 
-    def _answer(self, delivery: Delivery, answer: _Answer, answered: list[_Answered]) -> None:
-        """The call of this message, if it waits, gets its answer: the message is accepted, or has its outcome."""
-        if self._note_answer(delivery, answer, answered):
-            # No call in between.
-            del self._awaited[delivery]
-            self._queue.accounts.arriving -= 1
+    def _answer_all(
+        self, deliveries: Iterable[Delivery], answers: Iterable[_Answer], answered: list[_Answered]
+    ) -> None:
+        """The calls of these messages, if they wait, get their answers: these are accepted, or have their outcomes."""
+        awaited, accounts = self._awaited, self._queue.accounts
+        for delivery, answer in zip(deliveries, answers, strict=False):
+            if delivery in awaited:
+                future = awaited[delivery]
+                if future is not None:
+                    answered.append((future, answer))
+                # No call in between.
+                del awaited[delivery]
+                accounts.arriving -= 1
 
     def _report_dropped(self, delivery: Delivery, result: BatchResult, body: bytes) -> None:
         """Report a message that was dropped."""
@@ -560,8 +609,7 @@ class SpoolIntake:
             queue.appending.clear()
             queue.unstored.clear()
             self._answers.clear()
-            for delivery in unstored:
-                self._answer(delivery, closed, answered)
+            self._answer_all(unstored, repeat(closed), answered)
             if unstored:
                 queue.leave(len(unstored), sum(map(len, bodies)), result)
         for delivery, body in zip(unstored, bodies, strict=True):

@@ -1,10 +1,10 @@
 """Appending: what gathered while one group was under way is the next one, up to five hundred messages.
 
-    append_nowait ─► waiting ─► one exchange: XADD …, (WAIT), XLEN ─► answers
+    append_nowait ─► waiting ─► one exchange: a script, (WAIT) ─► answers
                                    └ refused ─► raise · ask the caller to wait · store in a file, moved over later
 
-A bound on the stream is kept by its length as it was last seen, since Redis's own bounds would drop what no relay has
-read. This file knows the server, and nothing of relays.
+A group is one command, as packing one for each message, and parsing its reply, would cost a host as much as all else.
+This file knows the server, and nothing of relays.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from redis.exceptions import ResponseError
-
 from segment_async._exceptions import SpoolUnavailable
 from segment_async.spool._protocol import Appended, AppendResult, NewMessage, TryLater
 
-from ._entries import Keys, fields_of
+from ._entries import APPEND, Keys, append_arguments
 from ._server import Server, Unreachable, code_of
 
 GROUP_SIZE: Final = 500
-# Seconds for which the length that was last seen is good enough, if it is far from the bound.
-_LENGTH_IS_FRESH: Final = 1.0
 # Seconds until a caller that keeps its messages appends them again.
 _TRY_LATER: Final = 0.5
+# The same for all messages.
+_STORED: Final = Appended("stored")
+_FULL: Final = Appended("full")
 
 Done = Callable[[AppendResult | TryLater | SpoolUnavailable], None]
 Confirm = Literal["replica", "aof"]
@@ -55,7 +54,6 @@ class Appends:
         seconds: float,
         keeps_in_memory: bool,
         fallback: Fallback | None,
-        now: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
         self.stored = self.full = 0
@@ -66,14 +64,11 @@ class Appends:
         self._seconds = seconds
         self._keeps_in_memory = keeps_in_memory
         self._fallback = fallback
-        self._now = now
         self._changed = changed
         self._waiting: deque[Append] = deque()
         self._has_work = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
-        self._length = 0
-        self._length_seen = float("-inf")
         # Ids of a group whose reply was lost, until it is stored.
         self._uncertain: frozenset[str] = frozenset()
         # The last group was not confirmed: nothing is appended before the server says that it can confirm again, as
@@ -140,16 +135,14 @@ class Appends:
             return []
         if not await self._server.reach(self._seconds):
             raise SpoolUnavailable(f"Redis cannot be used: {self._server.why}")
-        try:
-            if self._is_unconfirmed:
-                await self._until_confirmed()
-            room = await self._room(len(messages))
-        except Unreachable as error:
-            raise SpoolUnavailable(f"Redis did not answer: {error}") from None
-        fitting = messages[:room]
-        self.full += len(messages) - len(fitting)
-        answers = await self._add(fitting, are_repeated=are_repeated) if fitting else []
-        return answers + [Appended("full")] * (len(messages) - len(fitting))
+        if self._is_unconfirmed:
+            await self._until_confirmed()
+        stored = await self._add(messages, are_repeated=are_repeated)
+        self._uncertain = frozenset()
+        self.stored += stored
+        self.full += len(messages) - stored
+        self._changed()
+        return [_STORED] * stored + [_FULL] * (len(messages) - stored)
 
     def _confirmation(self) -> tuple[Any, ...]:
         milliseconds = max(1, int(self._seconds * 500))
@@ -159,71 +152,47 @@ class Appends:
         """Raises:
         SpoolUnavailable: what was appended last, or anything, is still not as safe as `confirm` asks.
         """
-        [reply] = await self._server.ask_all([self._confirmation()], seconds=self._seconds)
+        try:
+            [reply] = await self._server.ask_all([self._confirmation()], seconds=self._seconds)
+        except Unreachable as error:
+            raise SpoolUnavailable(f"Redis did not answer: {error}") from None
         if not _is_confirmed(reply):
             raise SpoolUnavailable(f"Redis cannot store messages as safely as confirm asks: {_why_not(reply)}")
         self._is_unconfirmed = False
 
-    async def _room(self, count: int) -> int:
-        is_fresh = self._now() - self._length_seen < _LENGTH_IS_FRESH
-        if not is_fresh or self._length + 2 * count >= self._max_messages:
-            try:
-                self._see_length(await self._server.ask("XLEN", self._keys.messages, seconds=self._seconds))
-            except ResponseError as refusal:
-                raise SpoolUnavailable(f"Redis refused: {refusal}") from None
-        return max(0, min(count, self._max_messages - self._length))
+    async def _add(self, messages: Sequence[NewMessage], *, are_repeated: bool) -> int:
+        """How many of the messages are stored, from the first on; there is no room for the others.
 
-    def _see_length(self, reply: Any) -> None:
-        if isinstance(reply, int):
-            self._length, self._length_seen = reply, self._now()
-
-    async def _add(self, messages: Sequence[NewMessage], *, are_repeated: bool) -> list[Appended]:
-        uncertain, stream = self._uncertain, self._keys.messages
-        commands: list[Sequence[Any]] = [
-            ("XADD", stream, "*", *fields_of(each, is_repeated=are_repeated or each.message_id in uncertain))
-            for each in messages
-        ]
+        Raises:
+            SpoolUnavailable: none is, or they may be, or not as safely as `confirm` asks.
+        """
+        repeated = _ids_of(messages) if are_repeated else self._uncertain
+        arguments = append_arguments(messages, self._max_messages, repeated)
+        commands: list[Sequence[Any]] = [("EVAL", APPEND, 1, self._keys.messages, *arguments)]
         if self._confirm is not None:
             commands.append(self._confirmation())
-        commands.append(("XLEN", stream))
         try:
-            replies = await self._server.ask_all(commands, seconds=self._seconds)
+            reply, *confirmed = await self._server.ask_all(commands, seconds=self._seconds)
         except Unreachable as error:
             if error.maybe_done:
-                self._uncertain = frozenset(each.message_id for each in messages)
+                self._uncertain = _ids_of(messages)
             raise SpoolUnavailable(f"Redis did not answer: {error}", maybe_stored=error.maybe_done) from None
-        self._see_length(replies[-1])
-        return self._answers(messages, replies[: len(messages)], replies[len(messages) : -1])
-
-    def _answers(self, messages: Sequence[NewMessage], replies: list[Any], confirmed: list[Any]) -> list[Appended]:
-        answers: list[Appended] = []
-        refusal: Exception | None = None
-        for reply in replies:
-            if not isinstance(reply, Exception):
-                answers.append(Appended("stored"))
-            elif code_of(reply) == "OOM":
-                answers.append(Appended("full"))
-            else:
-                refusal = reply
-        if refusal is None and confirmed and not _is_confirmed(confirmed[0]):
-            self._uncertain = frozenset(each.message_id for each in messages)
+        if isinstance(reply, Exception):
+            if code_of(reply) == "OOM":
+                return 0
+            raise SpoolUnavailable(f"Redis refused: {reply}")
+        if reply and confirmed and not _is_confirmed(confirmed[0]):
+            self._uncertain = _ids_of(messages)
             self._is_unconfirmed = True
             raise SpoolUnavailable(
                 f"Redis has the message, but not as safely as confirm asks: {_why_not(confirmed[0])}",
                 maybe_stored=True,
             )
-        if refusal is not None:
-            # One server answers all alike, unless it changed its role in between.
-            is_stored = any(answer.status == "stored" for answer in answers)
-            if is_stored:
-                self._uncertain = frozenset(each.message_id for each in messages)
-            raise SpoolUnavailable(f"Redis refused: {refusal}", maybe_stored=is_stored)
-        self._uncertain = frozenset()
-        stored = sum(answer.status == "stored" for answer in answers)
-        self.stored += stored
-        self.full += len(answers) - stored
-        self._changed()
-        return answers
+        return int(reply)
+
+
+def _ids_of(messages: Sequence[NewMessage]) -> frozenset[str]:
+    return frozenset(each.message_id for each in messages)
 
 
 def _is_confirmed(reply: Any) -> bool:

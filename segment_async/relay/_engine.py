@@ -83,7 +83,6 @@ class Engine:
             seconds=options.append_timeout,
             keeps_in_memory=options.keeps_in_memory,
             fallback=None if self._fallback is None else self._fallback.store,
-            now=options.now,
             changed=self._count,
         )
         consumer = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}".encode()

@@ -11,7 +11,7 @@ file is pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from segment_async._outcome import BatchResult
@@ -30,6 +30,28 @@ _ID, _BODY, _REPEATED = b"i", b"b", b"r"
 # No host appends more; what is larger would not fit a batch.
 _MOST_BYTES: Final = 32_768
 _FIELDS: Final = frozenset((_ID, _BODY, _REPEATED))
+# Appends messages in one step. KEYS[1]: the stream. ARGV[1]: entries that it may have. ARGV[2]: empty, or a digit for
+# each message, 1 if it is repeated. Then the id and the body of each message. Returns how many are stored, from the
+# first on. A server that refuses does so at the first one; the code, which Redis 6.2 has within the text, comes first.
+APPEND: Final = """
+local room = ARGV[1] - redis.call('XLEN', KEYS[1])
+local stored = 0
+while stored < room and 2 * stored + 3 < #ARGV do
+  local id, body = ARGV[2 * stored + 3], ARGV[2 * stored + 4]
+  local reply
+  if string.sub(ARGV[2], stored + 1, stored + 1) == '1' then
+    reply = redis.pcall('XADD', KEYS[1], '*', 'i', id, 'b', body, 'r', '1')
+  else
+    reply = redis.pcall('XADD', KEYS[1], '*', 'i', id, 'b', body)
+  end
+  if type(reply) == 'table' then
+    if stored > 0 then return stored end
+    return redis.error_reply(string.match(reply.err, '%u%u+ .*') or reply.err)
+  end
+  stored = stored + 1
+end
+return stored
+"""
 
 
 class Keys(NamedTuple):
@@ -58,10 +80,12 @@ class Entry(NamedTuple):
         return without_body(self)
 
 
-def fields_of(message: NewMessage, *, is_repeated: bool) -> list[bytes]:
-    """The fields and values of the entry for a message."""
-    fields = [_ID, message.message_id.encode(errors="surrogatepass"), _BODY, bytes(message.body)]
-    return [*fields, _REPEATED, b"1"] if is_repeated else fields
+def append_arguments(messages: Sequence[NewMessage], most: int, repeated: Collection[str]) -> list[Any]:
+    """What `APPEND` is given; `repeated`: ids of which an earlier append may have arrived."""
+    arguments: list[Any] = [most, "".join("01"[each.message_id in repeated] for each in messages) if repeated else ""]
+    for each in messages:
+        arguments += (each.message_id.encode(errors="surrogatepass"), each.body)
+    return arguments
 
 
 def entry_of(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry | None:

@@ -47,8 +47,7 @@ class RedisSpool:
     Args:
         redis: the server's URL; or a client of `redis.asyncio`, such as one of a `Sentinel` of its own. A client must
             be used for nothing else: its retries are switched off, and its connections belong to the spool's own thread.
-        max_messages: that may wait in the stream; beyond it an append is ``full``. Hosts may exceed it together by what
-            they append at once, 500 each.
+        max_messages: that may wait in the stream; beyond it an append is ``full``.
         max_dead: dead letters that are kept, approximately; the oldest make room.
         confirm: an append returns once a ``"replica"`` has it, or once it is synced to the append-only file
             (``"aof"``, with Redis 7.2 or Valkey). `None`: once the server has answered.

@@ -21,6 +21,7 @@ from segment_async._pipeline.delivery import (
     keys_of,
     place_all,
     settle_alone,
+    settle_together,
     stored_as,
 )
 from segment_async._pipeline.retry import History
@@ -115,6 +116,12 @@ class TestDelivery:
         assert delivery.outcome is not None
         assert delivery.outcome.reason == "refused"
         assert bodies_of([delivery]) == [b""]
+
+    def test_settled_together_before_their_bytes_go(self) -> None:
+        (first, queued), (second, _) = pending(), pending()
+        settle_together([first, second], queued.host, REFUSED)
+        assert [each.outcome and each.outcome.reason for each in (first, second)] == ["refused", "refused"]
+        assert bodies_of([first]) != [b""]
 
     def test_a_result_is_final(self) -> None:
         (delivery,), record = placed()

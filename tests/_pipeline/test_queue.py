@@ -1126,6 +1126,23 @@ class TestSpooled:
 
         run(main())
 
+    def test_its_fast_way_in_refuses_what_needs_a_look(self) -> None:
+        async def main() -> None:
+            queue = make(4, max_bytes=30, has_spool=True)
+            queue.clock.attach(running_clock())
+            assert queue.offer_arriving(message(queue, 10), 10)
+            assert (self.counts(queue), len(queue.unstored)) == ((0, 0, 0, 10), 1)
+            assert not queue.offer_arriving(message(queue, 21), 21)
+            assert queue.offer_arriving(message(queue, 10), 10)
+            assert queue.offer_arriving(message(queue, 10), 10)
+            # The last one for which there is room: from then on callers wait for a limited time.
+            assert not queue.offer_arriving(message(queue, 0), 0)
+            queue.leave(2, 20)
+            queue.close()
+            assert not queue.offer_arriving(message(queue, 10), 10)
+
+        run(main())
+
     def test_on_disk_into_memory_and_back(self) -> None:
         queue = make(4, has_spool=True)
         queue.accounts.recover(3)

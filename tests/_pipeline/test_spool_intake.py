@@ -1,16 +1,21 @@
 """The way into a spool: each message is handed over once, and gets the answer that is its own."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from segment_async import Client, Status
 from segment_async._pipeline.accounts import Accounts
 from segment_async.spool._protocol import StoredMessage, Window
-from tests.support.interruptions import Interrupted
+from tests.support.interruptions import Interrupted, Points
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
+
+
+def interrupt() -> None:
+    raise Interrupted
 
 
 def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_first(
@@ -82,3 +87,57 @@ def test_a_message_that_is_brought_into_memory_keeps_its_delivery_if_that_is_int
         assert (transport.taken, loads) == (["m0"], 2)
 
     run(main())
+
+
+def test_the_calls_that_an_answer_wakes_are_one_group() -> None:
+    """Else the first of them would be a group of its own, for which the others wait."""
+
+    async def main() -> None:
+        spool = SlowSpool(shared=True)
+        async with Client("key", spool=spool, deliver=False) as client:
+
+            async def caller(name: str) -> None:
+                for number in range(2):
+                    await client.track("user-1", "Order Completed", message_id=f"{name}{number}")
+
+            callers = asyncio.gather(*(caller(name) for name in "abc"))
+            for number in range(2):
+                await asyncio.sleep(0.01)
+                spool.answer(number)
+            await callers
+        assert spool.ids == [["a0", "b0", "c0"], ["a1", "b1", "c1"]]
+
+    run(main())
+
+
+def test_an_exception_at_any_call_amid_the_answers_costs_no_message_that_is_handed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A signal handler may raise there; the recorder goes on with the rest."""
+
+    async def once(number: int) -> bool:
+        spool = SlowSpool(shared=True)
+        async with Client("key", spool=spool, deliver=False) as client:
+            calls = [asyncio.ensure_future(client.track("user-1", "Order Completed")) for _ in range(2)]
+            await asyncio.sleep(0.01)
+            other = client.nowait.track("user-1", "Order Completed")
+            feed = client._owner.pipeline.feed
+            assert feed is not None
+            with monkeypatch.context() as patched:
+                # The spool's thread has brought them, and this one deals with them.
+                patched.setattr(feed.intake, "pump", lambda: None)
+                spool.answer(0)
+            with Points("_pipeline", act=interrupt, at=number) as points, suppress(Interrupted):
+                feed.intake.pump()
+            feed.intake.pump()
+            spool.answer(1)
+            deliveries = [*[await call for call in calls], other]
+            assert [(await each).status for each in deliveries] == [Status.HANDED_OVER] * 3, points.where
+            counted = client.statistics()
+            assert (counted.accepted, counted.handed_over, counted.queued_bytes) == (3, 3, 0), points.where
+        return points.where != ""
+
+    number = 0
+    while run(once(number)):
+        number += 1
+    assert number > 10

@@ -272,8 +272,7 @@ class TestACluster:
                 def cluster() -> RedisCluster:
                     return RedisCluster(host="127.0.0.1", port=node.port)
 
-                # The length that was seen stays good: an append is nothing but XADD.
-                async with handing_over(cluster(), clock=lambda: 0.0) as client:
+                async with handing_over(cluster()) as client:
                     ids = await hand_over(client, 20)
                     async with delivering(cluster()) as (_, transport):
                         await until(lambda: {*ids} == {*ids_of(transport)}, "they arrive")
@@ -376,6 +375,41 @@ class TestFull:
                     is_up = True
                     handed = {each.message_id for each in ended if each.status is Status.HANDED_OVER}
                     await until(lambda: handed <= {*ids_of(transport)}, "the rest arrives")
+
+        run(main())
+
+    def test_hosts_that_append_at_once_do_not_exceed_the_bound(self, server: RealServer) -> None:
+        async def main() -> None:
+            options: dict[str, Any] = {"max_messages": 30, "overflow": "drop_newest"}
+            async with handing_over(server.url, **options) as one, handing_over(server.url, **options) as other:
+                # Each has seen the stream while it was short.
+                await asyncio.gather(hand_over(one, 1), hand_over(other, 1))
+                await asyncio.gather(hand_over(one, 20), hand_over(other, 20))
+                assert server.ask("XLEN", stream_of(server)) == 30
+                handed_over = [client.statistics().handed_over for client in (one, other)]
+                assert sum(handed_over) == 30
+
+        run(main())
+
+
+class TestARefusal:
+    def test_a_server_that_takes_no_writes_for_now_is_out_of_reach_until_it_does(self, server: RealServer) -> None:
+        """Its reply has the code, by which a server that is not ready is told from others."""
+
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                await hand_over(client, 1)
+                server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+                try:
+                    with pytest.raises(SpoolUnavailable, match="Not enough good replicas") as refused:
+                        await client.track("user-1", "Order Completed")
+                    with pytest.raises(SpoolUnavailable, match="Not enough good replicas"):
+                        await client.track("user-1", "Order Completed")
+                    assert not refused.value.maybe_stored
+                finally:
+                    server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+                await until_taken(client)
+                assert server.ask("XLEN", stream_of(server)) == 2
 
         run(main())
 
