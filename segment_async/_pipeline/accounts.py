@@ -94,8 +94,10 @@ class Accounts:
     def load(self, size: int) -> None:
         """A spooled message is in memory again."""
         if not self.spooled:
-            # It was put back into the spool from outside.
-            self.recover(1)
+            # Another process has put it there.
+            self.recovered, self.spooled_bytes = self.recovered + 1, 0
+            self.pending, self.pending_bytes = self.pending + 1, self.pending_bytes + size
+            return
         # What others left, or removed, was not counted with its size.
         left = max(0, self.spooled_bytes - size) if self.spooled > 1 else 0
         self.spooled, self.spooled_bytes = self.spooled - 1, left

@@ -124,12 +124,12 @@ class Delivery:
 
     message_id: str
 
-    def __init__(self, message_id: str, body: bytes, record: Record) -> None:
+    def __init__(self, message_id: str, body: bytes, record: Record, key: int = 0) -> None:
         self.message_id = message_id
         self._body = body
         self._record = record
         self._index = 0
-        self._key = 0
+        self._key = key
 
     @property
     def outcome(self) -> Outcome | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -114,8 +114,10 @@ class SpoolFeed:
             while self._lost < len(window.dropped):
                 self.intake.lose(window.dropped[self._lost])
                 self._lost += 1
+            # A relay knows none. What becomes known meanwhile waits to be stored, and is none of these.
+            known: MutableMapping[str, Delivery] = self.intake.known if len(self.intake.known) else {}
             while self._loaded < len(window.messages) and not self.intake.keeps:
-                self._load(window.messages[self._loaded])
+                self._load(window.messages[self._loaded], known)
             self._window, self._loaded, self._lost = None, 0, 0
         self.is_open = True
         queue.notify()
@@ -129,15 +131,15 @@ class SpoolFeed:
             accounts.spooled + new,
         )
 
-    def _load(self, message: StoredMessage) -> None:
+    def _load(self, message: StoredMessage, known: MutableMapping[str, Delivery]) -> None:
         queue = self._queue
-        known = self.intake.known
         delivery = known.get(message.message_id)
         if delivery is None or delivery.outcome is not None or waits_for_key(delivery, message.key):
             # An outcome is final, also of a message that was handed over and has come back; and another message with this
             # id may wait for the spool's answer.
-            delivery = Delivery(message.message_id, message.body, queue.queued)
-        bring_back(delivery, message.body, message.key, queue.queued)
+            delivery = Delivery(message.message_id, message.body, queue.queued, message.key)
+        else:
+            bring_back(delivery, message.body, message.key, queue.queued)
         if message.attempts:
             queue.attempts[message.key] = message.attempts
         queue.accounts.load(len(message.body))

@@ -32,7 +32,7 @@ _MOST_BYTES: Final = 32_768
 _FIELDS: Final = frozenset((_ID, _BODY, _REPEATED))
 # Appends messages in one step. KEYS[1]: the stream. ARGV[1]: entries that it may have. ARGV[2]: empty, or a digit for
 # each message, 1 if it is repeated. Then the id and the body of each message. Returns how many are stored, from the
-# first on. A server that refuses does so at the first one; the code, which Redis 6.2 has within the text, comes first.
+# first on. A server that refuses does so at the first one.
 APPEND: Final = """
 local room = ARGV[1] - redis.call('XLEN', KEYS[1])
 local stored = 0
@@ -44,10 +44,7 @@ while stored < room and 2 * stored + 3 < #ARGV do
   else
     reply = redis.pcall('XADD', KEYS[1], '*', 'i', id, 'b', body)
   end
-  if type(reply) == 'table' then
-    if stored > 0 then return stored end
-    return redis.error_reply(string.match(reply.err, '%u%u+ .*') or reply.err)
-  end
+  if type(reply) == 'table' then return stored > 0 and stored or reply end
   stored = stored + 1
 end
 return stored

@@ -3,9 +3,8 @@
     XREADGROUP      entries that no relay had             XCLAIM          keep, take over or give back a hold
     XDEL, XACK      an entry has ended                    XGROUP          the group itself
 
-An entry's delivery counter is one more than the requests that carried it, as reading it counts as one. Settling is
-XDEL before XACK, and neither is in a transaction, which a server whose memory is full would refuse: interrupted in
-between it leaves a hold on nothing, whereas the other order would leave an entry that no relay is ever given.
+An entry's delivery counter is one more than the requests that carried it, as reading it counts as one. Settling is no
+transaction, which a server whose memory is full would refuse; a script of commands that need no memory it takes.
 
 This file knows the server and entries, and nothing of what this process holds.
 """
@@ -38,6 +37,23 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   end
 end
 return removed
+"""
+
+
+# Many entries are one argument of a script, as the client library takes a microsecond to pack each argument.
+# XCLAIM: ARGV[4] are the entries, and the arguments before and behind it are those of the command.
+_CLAIM: Final = """
+local command = {'XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3]}
+for entry in string.gmatch(ARGV[4], '%S+') do command[#command + 1] = entry end
+for index = 5, #ARGV do command[#command + 1] = ARGV[index] end
+return redis.pcall(unpack(command))
+"""
+# XDEL and XACK of the entries ARGV[2] of the group ARGV[1].
+_SETTLE: Final = """
+local entries = {}
+for entry in string.gmatch(ARGV[2], '%S+') do entries[#entries + 1] = entry end
+local reply = redis.pcall('XDEL', KEYS[1], unpack(entries))
+return type(reply) == 'table' and reply or redis.pcall('XACK', KEYS[1], ARGV[1], unpack(entries))
 """
 
 
@@ -136,8 +152,8 @@ class Group:
             by_deliveries.setdefault(each.deliveries, []).append(each.entry_id)
         taken: list[tuple[Fields, int]] = []
         for deliveries, entry_ids in by_deliveries.items():
-            reply = await self._ask(*self._claim(self.consumer, self.lease, entry_ids), "RETRYCOUNT", deliveries)
-            found = pairs_of(reply)
+            claim = ("XCLAIM", self._stream, GROUP, self.consumer, self.lease, *entry_ids, "RETRYCOUNT", deliveries)
+            found = pairs_of(await self._ask(*claim))
             taken += [(each, deliveries) for each in found]
             await self._clear_ghosts(set(entry_ids).difference(entry_id for entry_id, _ in found))
         return sorted(taken, key=lambda each: order(each[0][0]))
@@ -191,7 +207,7 @@ class Group:
     async def settle(self, entry_ids: Sequence[bytes]) -> None:
         for first in range(0, len(entry_ids), CHUNK):
             ids = entry_ids[first : first + CHUNK]
-            await self._ask_each([("XDEL", self._stream, *ids), ("XACK", self._stream, GROUP, *ids)])
+            await self._server.ask("EVAL", _SETTLE, 1, self._stream, GROUP, b" ".join(ids), seconds=SECONDS)
 
     async def fields_of(self, entry_ids: Sequence[bytes]) -> list[Fields]:
         """The entries that are still there."""
@@ -245,13 +261,11 @@ class Group:
 
     # -- commands
 
-    def _claim(self, consumer: bytes, min_idle: int, entry_ids: Iterable[bytes]) -> list[Any]:
-        return ["XCLAIM", self._stream, GROUP, consumer, min_idle, *entry_ids]
-
     async def _claimed(self, consumer: bytes, entry_ids: Iterable[bytes], *options: Any) -> set[bytes]:
         ids, claimed = list(entry_ids), set[bytes]()
         for first in range(0, len(ids), CHUNK):
-            reply = await self._ask(*self._claim(consumer, 0, ids[first : first + CHUNK]), *options)
+            entries = b" ".join(ids[first : first + CHUNK])
+            reply = await self._ask("EVAL", _CLAIM, 1, self._stream, GROUP, consumer, 0, entries, *options)
             claimed.update(entry_id for entry_id in reply or () if entry_id is not None)
         return claimed
 

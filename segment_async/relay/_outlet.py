@@ -126,12 +126,12 @@ class Outlet:
         size = 0
         while self._buffer and len(given) < max_count:
             message = self._buffer[0]
-            if given and size + len(message.body) > max_bytes:
+            size += len(message.body)
+            if given and size > max_bytes:
                 break
             self._buffer.popleft()
-            if self.holds.entry_ids((message.key,)):
+            if message.key in self.holds:
                 given.append(message)
-                size += len(message.body)
         return given
 
     async def _fetch(self, max_count: int, max_bytes: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -49,9 +50,14 @@ _CODES: Final = {
 _NO_ANSWER: Final = (RedisError, RedisClusterException, OSError, TimeoutError, EOFError)
 
 
+# The first word of an error; in what a script returns, Redis 6.2 has it behind the script's name.
+_CODE: Final = re.compile("[A-Z]{3,}")
+
+
 def code_of(error: Exception) -> str:
-    """The word that an error reply begins with."""
-    return _CODES.get(type(error).__name__) or str(error).partition(" ")[0]
+    """The code in an error reply."""
+    found = _CODE.search(str(error))
+    return _CODES.get(type(error).__name__) or (found[0] if found else "")
 
 
 class Unreachable(Exception):

@@ -1,6 +1,7 @@
 """`segment-async relay status|check`, and the verbs of `segment-async spool` on a Redis URL."""
 
 import asyncio
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -90,7 +91,9 @@ class TestRelay:
 
 class TestSpool:
     def test_status_is_that_of_the_relay(self, filled: RealServer) -> None:
-        assert run(spool, "status", filled.url) == run(relay, "status", filled.url)
+        # But for the age of the oldest message.
+        of_spool, of_relay = (re.sub(r"0:00:\d\d", "", run(cli, "status", filled.url)) for cli in (spool, relay))
+        assert of_spool == of_relay
 
     def test_show(self, filled: RealServer) -> None:
         assert [f"order-{number}" in run(spool, "show", filled.url) for number in range(4)] == [False, True, True, True]

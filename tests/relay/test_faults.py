@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import ResponseError
 
 from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status, TransportError
 from segment_async.relay import RedisSpool, RelayInspector
-from segment_async.relay._server import make_client
+from segment_async.relay._server import code_of, make_client
 from segment_async.spool import BatchResult, SpoolInspector
 from segment_async.testing import RecordingTransport
 from tests.support.law import check_counters
@@ -412,6 +413,18 @@ class TestARefusal:
                 assert server.ask("XLEN", stream_of(server)) == 2
 
         run(main())
+
+    @pytest.mark.parametrize(
+        ("text", "code"),
+        [
+            ("NOGROUP No such key", "NOGROUP"),
+            ("@user_script: 10: -READONLY You can't write against a read only replica.", "READONLY"),
+            ("The user executing the script can't run this command", ""),
+        ],
+    )
+    def test_its_code_is_also_found_in_what_a_script_returns(self, text: str, code: str) -> None:
+        """As Redis 6.2 words it."""
+        assert code_of(ResponseError(text)) == code
 
 
 class TestWhatIsNotOurs:
