@@ -10,8 +10,9 @@ import sys
 def main() -> None:
     try:
         from ._commands import segment_async
+
+        segment_async()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("click", "rich"):
             raise
         sys.exit('segment-async requires the extra "cli": pip install "segment-async[cli]"')
-    segment_async()

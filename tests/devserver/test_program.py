@@ -248,10 +248,20 @@ def test_a_command_that_does_not_exist_is_an_error_of_one_line() -> None:
 
 
 def test_without_its_extra_the_command_says_how_to_install_it() -> None:
-    hidden = "import sys; sys.modules['click'] = None; from segment_async.cli import main; main()"
-    done = run_to_the_end(sys.executable, "-c", hidden)
-    assert done.returncode == 1
-    assert done.stderr == 'segment-async requires the extra "cli": pip install "segment-async[cli]"\n'
+    for package in ("click", "rich"):
+        hidden = f"import sys; sys.modules['{package}'] = None; from segment_async.cli import main; main()"
+        done = run_to_the_end(sys.executable, "-c", hidden, "dev")
+        assert done.returncode == 1
+        assert done.stderr == 'segment-async requires the extra "cli": pip install "segment-async[cli]"\n'
+
+
+def test_a_command_does_not_import_the_others() -> None:
+    loaded = "import sys; from segment_async.cli import main\n"
+    loaded += "try: main()\nfinally: print(*(name for name in sys.modules if name.startswith('segment_async.cli._')))"
+    done = run_to_the_end(sys.executable, "-c", loaded, "import", "--help")
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert "segment_async.cli._import" in modules
+    assert modules.isdisjoint({"segment_async.cli._dev", "segment_async.cli._relay"})
 
 
 def test_the_devserver_imports_only_the_verdicts_of_this_package() -> None:

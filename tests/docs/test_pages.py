@@ -169,7 +169,7 @@ def _unknown(text: str) -> list[str]:
             options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
             unknown += [] if word.partition("=")[0] in options | {"--version", "--help"} else [word]
         elif isinstance(command, click.Group):
-            command = command.commands.get(word, command)
+            command = command.get_command(click.Context(command), word) or command
             unknown += [word] if command is segment_async else []  # the name of a verb comes first
     return unknown
 
@@ -197,4 +197,5 @@ def test_the_page_about_spools_has_all_of_their_commands() -> None:
 def _below(group: str) -> list[Any]:
     from segment_async.cli._commands import segment_async
 
-    return list(segment_async.commands[group].commands.values())
+    found: Any = segment_async.get_command(click.Context(segment_async), group)
+    return list(found.commands.values())
