@@ -14,11 +14,10 @@ need no id. `_web.whole` reads requests and responses; this file contains what n
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, Unpack, cast
 
 from . import bind, bound
-from ._message.context import bound_request
+from ._message.context import enter_request, leave
 from ._web.options import RequestOptions
 from ._web.whole import Visit, WholeResponses, in_this_context, run_now, scope_of
 from .blocking import Client
@@ -77,8 +76,7 @@ class _Requests:
 
     def begin(self) -> None:
         visit = run_now(self._pages.read(scope_of(request.environ), request))
-        block = ExitStack()
-        block.enter_context(bound_request(visit.visitor.encoded, self._pages.drops_without_identity))
+        block = enter_request(visit.visitor.encoded, self._pages.drops_without_identity)
         _current().segment_async = visit, block
 
     def see(self, response: Response) -> Response:
@@ -107,8 +105,9 @@ class _Requests:
 
     def end(self, _: BaseException | None = None) -> None:
         current = _current()
-        if hasattr(current, "segment_async"):
-            current.segment_async[1].close()
+        # A thread with a copy of Flask's context ends too, and must leave the block to the request's own.
+        if hasattr(current, "segment_async") and leave(*current.segment_async[1]):
+            del current.segment_async
 
 
 def _current() -> Any:

@@ -1,5 +1,6 @@
 """Flask, by its own test client: what a request binds, page views, the cookie, and faults that stay inside."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tests.support.asgi import ANONYMOUS, FIREFOX, Recorder
 
 pytest.importorskip("flask")
 
-from flask import Flask, Response, redirect, stream_with_context
+from flask import Flask, Response, copy_current_request_context, redirect, stream_with_context
 
 from segment_async.flask import init_app
 
@@ -110,6 +111,25 @@ def test_a_request_that_is_made_within_another_one() -> None:
     inner, after = shop.sent()
     assert (inner.get("userId"), inner["anonymousId"]) == (None, ANONYMOUS)
     assert (after["event"], after["userId"]) == ("After", "user-1")
+
+
+def test_a_thread_with_a_copy_of_the_requests_context() -> None:
+    shop = Shop()
+
+    def view() -> str:
+        bind(user_id="user-1")
+        thread = threading.Thread(target=copy_current_request_context(lambda: None))
+        thread.start()
+        thread.join()
+        shop.client.track(event="After")
+        return "done"
+
+    shop.app.add_url_rule("/both", view_func=view)
+    assert shop.request("/both").status_code == 200
+    with pytest.raises(RuntimeError):
+        bind(user_id="user-2")
+    (after,) = shop.sent()
+    assert after["userId"] == "user-1"
 
 
 def test_page_views_and_the_cookie() -> None:

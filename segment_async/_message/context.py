@@ -144,12 +144,19 @@ innermost: ContextVar[Bound | None] = ContextVar("segment_async_bound", default=
 @contextmanager
 def bound_request(read: Callable[[], DeferredFields], drops_without_identity: bool) -> Generator[None, None, None]:
     """Set the fields of a request for every call within the block."""
-    block = DeferredBound(read, drops_without_identity, innermost.get())
-    token = innermost.set(block)
+    block, token = enter_request(read, drops_without_identity)
     try:
         yield
     finally:
         leave(block, token)
+
+
+def enter_request(
+    read: Callable[[], DeferredFields], drops_without_identity: bool
+) -> tuple[DeferredBound, Token[Bound | None]]:
+    """As `bound_request`, for code that is no `with` block; its end is `leave`."""
+    block = DeferredBound(read, drops_without_identity, innermost.get())
+    return block, innermost.set(block)
 
 
 def in_this_block(parts: AsyncIterable[Part]) -> AsyncGenerator[Part, None]:
@@ -225,8 +232,10 @@ def bound(
         leave(block, token)
 
 
-def leave(block: Bound, token: Token[Bound | None]) -> None:
+def leave(block: Bound, token: Token[Bound | None]) -> bool:
     """Go back to the enclosing block, in the context in which this one was entered; in any other, change nothing.
+
+    Returns whether this was that context.
 
     A generator that is suspended within a block may be closed by the garbage collector, in the middle of another
     request, or be left before a block that another generator entered after it.
@@ -236,13 +245,13 @@ def leave(block: Bound, token: Token[Bound | None]) -> None:
         innermost.reset(token)
     except ValueError:
         # The token belongs to another context.
-        return
+        return False
     if current is block:
         innermost.set(block.outer)
         if isinstance(block, DeferredBound):
             # It may be kept by the request that follows on the connection, and must not keep those before it.
             block.outer = None
-        return
+        return True
     inner = current
     while inner is not None and inner.outer is not block:
         inner = inner.outer
@@ -250,6 +259,7 @@ def leave(block: Bound, token: Token[Bound | None]) -> None:
         # It is still open. Leaving it leads past this block.
         inner.outer = block.outer
     innermost.set(current)
+    return True
 
 
 def bind(
