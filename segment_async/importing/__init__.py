@@ -1,6 +1,6 @@
 """History from files into Segment: checked, paced, resumable. The library half of `segment-async import`.
 
-    mapping = load_mapping(Path("orders.toml"))
+    mapping = load_mapping("orders.toml")
     options = ImportOptions(sources=["orders.csv"], write_key=key, mapping=mapping, destinations="none")
     report = await run_import(options, on_progress=print)
 

@@ -34,14 +34,14 @@ _SPEC: Final = ("column", "as", "decimal", "format", "zone", "values")
 _KINDS: Final = ("text", "number", "integer", "boolean", "json", "time")
 
 
-def load_mapping(path: Path) -> Mapping:
+def load_mapping(path: str | Path) -> Mapping:
     """Read a mapping.
 
     Raises:
         ImportUsageError: it cannot be read, or says something that is not understood.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = Path(path).read_text("utf-8-sig")
     except OSError as error:
         raise ImportUsageError(f"mapping {path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:

@@ -56,7 +56,7 @@ class ImportOptions:
         stdin: opens standard input.
     """
 
-    sources: Sequence[str]
+    sources: Sequence[str | PathLike[str]]
     write_key: str = ""
     region: str = "us"
     host: str | None = None
@@ -75,9 +75,9 @@ class ImportOptions:
     id_columns: tuple[str, ...] = ()
     transform: Transform | None = None
     transform_name: str = ""
-    state: Path | None = None
+    state: str | PathLike[str] | None = None
     restart: bool = False
-    rejects: Path | None = None
+    rejects: str | PathLike[str] | None = None
     max_rejects: str | None = None
     timeout: float = 15.0
     give_up_after: float = 43_200
@@ -86,12 +86,14 @@ class ImportOptions:
     stdin: Callable[[], BinaryIO] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        return f"<ImportOptions of {', '.join(self.sources)}>"
+        return f"<ImportOptions of {', '.join(map(str, self.sources))}>"
 
     def check(self) -> None:
         """Raises:
         ImportUsageError: an option is wrong, or contradicts another.
         """
+        if isinstance(self.sources, str | PathLike):
+            raise ImportUsageError(f"sources must be a list: [{str(self.sources)!r}]")
         if self.format is not None and self.format not in FORMATS:
             raise ImportUsageError(f"format must be one of {', '.join(FORMATS)}")
         if self.mapping is not None and self.transform is not None:
@@ -190,7 +192,7 @@ class ImportOptions:
     def state_path(self, sources: Sequence[Source]) -> Path:
         """Beside a single source; else in the folder that the import runs in."""
         if self.state is not None:
-            return self.state
+            return Path(self.state)
         if len(sources) == 1 and sources[0].path is not None:
             path = sources[0].path
             return path.with_name(path.name + STATE_SUFFIX)
@@ -200,5 +202,5 @@ class ImportOptions:
     def rejects_path(self, state: Path) -> Path:
         """The file for rejected rows: `rejects`, or one beside the state file."""
         if self.rejects is not None:
-            return self.rejects
+            return Path(self.rejects)
         return state.with_name(state.name.removesuffix(STATE_SUFFIX) + REJECTS_SUFFIX)

@@ -1,10 +1,12 @@
 """The mapping: rows become messages as it says."""
 
+import asyncio
+
 import pytest
 
-from segment_async.importing import ImportUsageError, parse_mapping
+from segment_async.importing import ImportOptions, ImportUsageError, load_mapping, parse_mapping, run_import
 
-from .support import imported
+from .support import MAPPING, RecordingSegment, imported, write_csv
 
 CSV_COLUMNS = ["id", "kind", "total", "items", "note", "city"]
 
@@ -115,3 +117,26 @@ def test_destinations(tmp_path):
     }
     with pytest.raises(ImportUsageError, match="destinations"):
         imported(path, mapping=mapping, destinations="all,Mixpanel")
+
+
+@pytest.mark.parametrize("form", [str, lambda path: path])
+def test_paths_may_be_text(form, tmp_path):
+    source = write_csv(tmp_path / "orders.csv", [("u1", "2026-01-02", "3")])
+    (tmp_path / "orders.toml").write_text(MAPPING)
+    segment = RecordingSegment()
+    options = ImportOptions(
+        sources=[form(source)],
+        write_key="KEY",
+        transport=segment,
+        mapping=load_mapping(form(tmp_path / "orders.toml")),
+        state=form(tmp_path / "state.json"),
+        rejects=form(tmp_path / "rejects.jsonl"),
+    )
+    report = asyncio.run(run_import(options))
+    assert (report.counts.delivered, len(segment.messages)) == (1, 1)
+
+
+def test_a_single_path_is_no_list_of_sources(tmp_path):
+    options = ImportOptions(sources="orders.csv", destinations="none", transport=RecordingSegment())
+    with pytest.raises(ImportUsageError, match=r"must be a list: \['orders.csv'\]"):
+        asyncio.run(run_import(options))
