@@ -126,10 +126,10 @@ class AgeClock:
         return abs((self.wall() - self.now()) - (counters.wall - counters.clock)) > _MINUTE_MS
 
 
-class PlainDatabase:
-    """The file of another process: neither looked after nor repaired.
+class Database:
+    """The file of a shard: one that this process holds by its lock, or one of another process, beside that process.
 
-    Any thread may use it, one at a time.
+    Only a file that is held is looked after and repaired. Any thread may use the database, one at a time.
 
     Attributes:
         counters: as of the last transaction or look.
@@ -137,17 +137,23 @@ class PlainDatabase:
         disk_bytes: size of the files at the last look.
     """
 
-    def __init__(self, path: Path, options: Options, *, read_only: bool = False) -> None:
-        self.path = path
+    def __init__(self, place: Place, lock: Lock | None, options: Options, *, read_only: bool = False) -> None:
         self.counters = Counters()
         self.damages: int = 0
         self.disk_bytes = 0
         self.clock = AgeClock(options)
+        self._place = place
+        self._lock = lock
         self._options = options
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
         # Held while the connection is used. Taken before `open_files.guard`, if both are.
         self._busy = reentrant_lock()
+        self._id = (0, 0)
+        self._idle_revision = 0
+        self._shrinks = False
+        # When the lock's file and the room are looked at again.
+        self._next_look = 0.0
 
     def transact(self, work: Write[_T], size: int | None = None) -> _T:
         """Run the work in a transaction that ends with the counters that it returns; returns once that is safe.
@@ -157,7 +163,26 @@ class PlainDatabase:
         Raises:
             SpoolUnavailable: nothing was changed, or it is not known; then it may turn up later.
         """
-        return self._survive(lambda: self._transact(work, size))
+
+        def action() -> _T:
+            connection = self._prepared(size)
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                before = self._load(connection)
+                after, result = work(connection, before)
+                after = self._stamped(after._replace(revision=before.revision + 1))
+                tables.store_counters(connection, after)
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+            self.counters = after
+            if self._lock is not None:
+                with contextlib.suppress(OSError):
+                    self._lock.set_watermark(after)
+            return result
+
+        return self._survive(action)
 
     def read(self, work: Read[_T]) -> _T:
         """Run work that only reads one state of the file.
@@ -165,7 +190,16 @@ class PlainDatabase:
         Raises:
             SpoolUnavailable: it cannot be read.
         """
-        return self._survive(lambda: self._read(work))
+
+        def action() -> _T:
+            connection = self._opened()
+            connection.execute("BEGIN")
+            try:
+                return work(connection, self._load(connection))
+            finally:
+                _roll_back(connection)
+
+        return self._survive(action)
 
     def shrink(self) -> bool:
         """Give free pages back to the disk, for a moment; returns whether there are more.
@@ -183,42 +217,33 @@ class PlainDatabase:
         """
         return self._survive(lambda: _empty_log(self._opened()))
 
-    def _transact(self, work: Write[_T], size: int | None) -> _T:
-        connection = self._prepared(size)
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            before = self._load(connection)
-            after, result = work(connection, before)
-            after = self._stamped(after._replace(revision=before.revision + 1))
-            tables.store_counters(connection, after)
-            connection.execute("COMMIT")
-        except BaseException:
-            _roll_back(connection)
-            raise
-        self.counters = after
-        self._note_commit()
-        return result
+    def maintain(self) -> bool:
+        """Do what can wait until there is time; returns whether there is more of it."""
+        with self._busy, contextlib.suppress(*_FAULTS):
+            if self._connection is None:
+                return False
+            if self._idle_revision == self.counters.revision and files.size_of(self._place.log):
+                _empty_log(self._connection)
+            self._idle_revision = self.counters.revision
+            used = self.counters.pending_bytes + self.counters.dead_bytes
+            has_much = self._shrinks or _free_bytes(self._connection) > max(_MANY_FREE, used)
+            self._shrinks = has_much and _shrink(self._connection)
+            self.disk_bytes = self._place.disk_bytes()
+            return self._shrinks
+        return False
 
-    def _read(self, work: Read[_T]) -> _T:
-        connection = self._opened()
-        connection.execute("BEGIN")
-        try:
-            return work(connection, self._load(connection))
-        finally:
-            _roll_back(connection)
+    def close(self) -> None:
+        with self._busy:
+            self._give_up_connection()
+            if self._lock is not None:
+                self._lock.close()
 
-    def _load(self, connection: sqlite3.Connection) -> Counters:
-        self.counters = tables.load_counters(connection)
-        if self._options.is_foreign(self.counters.fingerprint):
-            raise SpoolUnavailable(other_owner(self.path))
-        self.clock.begin(self.counters)
-        return self.counters
+    def abandon(self) -> None:
+        """In a forked child: leave everything to the parent."""
+        if self._connection is not None:
+            leave_open(self._connection)
 
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            with open_files.guard:
-                self._connection = self._open()
-        return self._connection
+    # -- one action
 
     def _survive(self, action: Callable[[], _T]) -> _T:
         """Run the action, and again once what was wrong is mended."""
@@ -236,67 +261,93 @@ class PlainDatabase:
                 if not _is_no_room(fault):
                     self._give_up_connection()
                 name = getattr(fault, "sqlite_errorname", None)
-                raise SpoolUnavailable(f"{self.path}: {fault}" + (f" ({name})" if name else "")) from fault
+                raise SpoolUnavailable(f"{self._place.database}: {fault}" + (f" ({name})" if name else "")) from fault
             except BaseException:
                 self._give_up_connection()
                 raise
 
-    def abandon(self) -> None:
-        """In a forked child: leave everything to the parent."""
-        if self._connection is not None:
-            leave_open(self._connection)
-
-    # -- what differs
-
-    def _open(self) -> sqlite3.Connection:
-        if files.file_id(self.path) in open_files.inherited:
-            raise SpoolUnavailable(f"{self.path} was open in the process that this one was forked from")
-        return connect(self.path, read_only=self._read_only)
-
-    def _prepared(self, size: int | None) -> sqlite3.Connection:
-        return self._opened()
-
-    def _stamped(self, counters: Counters) -> Counters:
-        return counters
-
-    def _note_commit(self) -> None: ...
-
     def _mend(self, fault: Exception) -> None:
         """Do what lets the action be tried again; raises if nothing does."""
-        raise fault
+        if self._lock is None or _is(fault, sqlite3.SQLITE_BUSY):
+            raise fault
+        if isinstance(fault, (Damaged, UnicodeDecodeError)) or _is(fault, *_DAMAGE):
+            self._salvage(fault)
+        elif not _is_no_room(fault):
+            self._give_up_connection()
+        elif self._connection is None or not _checkpoint(self._connection):
+            raise fault
 
-    def _give_up_connection(self) -> None: ...
-
-    def maintain(self) -> bool:
-        """Do what can wait until there is time; returns whether there is more of it."""
-        return False
-
-    def close(self) -> None:
-        with self._busy:
-            if self._connection is not None:
-                self._connection.close()
-
-
-class Database(PlainDatabase):
-    """The file of a shard that this process holds."""
-
-    def __init__(self, place: Place, lock: Lock, options: Options) -> None:
-        super().__init__(place.database, options)
-        self._place = place
-        self._lock = lock
-        self._id = (0, 0)
-        self._idle_revision = 0
-        self._shrinks = False
-        # When the lock's file and the room are looked at again.
-        self._next_look = 0.0
+    def _load(self, connection: sqlite3.Connection) -> Counters:
+        self.counters = tables.load_counters(connection)
+        if self._options.is_foreign(self.counters.fingerprint):
+            raise SpoolUnavailable(other_owner(self._place.database))
+        self.clock.begin(self.counters)
+        return self.counters
 
     def _stamped(self, counters: Counters) -> Counters:
+        if self._lock is None:
+            return counters
         fingerprint = self._options.fingerprint or counters.fingerprint
         return counters._replace(clock=self.clock.now(), wall=self.clock.wall(), fingerprint=fingerprint)
 
-    def _note_commit(self) -> None:
-        with contextlib.suppress(OSError):
-            self._lock.set_watermark(self.counters)
+    # -- opening and closing
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            with open_files.guard:
+                self._connection = self._open()
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        path = self._place.database
+        if self._lock is not None:
+            if self._lock.is_closed:
+                raise SpoolUnavailable(f"{path} was closed meanwhile")
+            self._prepare_place()
+            self._place.finish_salvage()
+        if files.file_id(path) in open_files.inherited:
+            raise SpoolUnavailable(f"{path} was open in the process that this one was forked from")
+        if self._lock is None:
+            return connect(path, read_only=self._read_only)
+        watermark = self._lock.watermark()
+        if not files.check_files(self._place):
+            if watermark is not None and watermark.pending:
+                self._report("the file is gone")
+            self._replace(None)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        connection = connect(path, power_safe=self._options.power_safe)
+        try:
+            # Nothing may build on pages of the log whose sync has failed.
+            _checkpoint(connection)
+            tables.check_schema(connection)
+            if watermark is not None and watermark.revision > tables.load_counters(connection).revision:
+                raise Damaged("the end of its log is missing")
+        except BaseException:
+            connection.close()
+            raise
+        self._id = files.file_id(path)
+        open_files.databases[self._id] = self
+        self.disk_bytes = self._place.disk_bytes()
+        return connection
+
+    def _give_up_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with open_files.guard:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+                open_files.databases.pop(self._id, None)
+
+    def _prepare_place(self) -> None:
+        """Make the folder if it is missing, and take the lock again if its file was removed."""
+        files.prepare_folder(self._place.database)
+        if self._lock is not None and not self._lock.is_in_place():
+            lock = Lock.acquire(self._place.lock)
+            if lock is None:
+                raise SpoolUnavailable(f"another process has taken {self._place.database}")
+            self._lock.close()
+            self._lock = lock
 
     # -- room for the log
 
@@ -307,6 +358,8 @@ class Database(PlainDatabase):
         copied into the database. So messages are refused before the disk has no room for that copy.
         """
         connection = self._opened()
+        if self._lock is None:
+            return connection
         status = files.status_of(self._place.database)
         is_time = self._options.monotonic() >= self._next_look
         if status is None or files.id_of(status) != self._id or (is_time and not self._lock.is_in_place()):
@@ -333,93 +386,11 @@ class Database(PlainDatabase):
             _shrink(connection)
             uncopied = 0 if _checkpoint(connection) else files.size_of(self._place.log)
             if self._free_bytes() + _free_bytes(connection) - max(uncopied, _CHECKPOINT_BYTES) < size:
-                raise SpoolUnavailable(f"{self.path}: the disk is full")
+                raise SpoolUnavailable(f"{self._place.database}: the disk is full")
 
     def _free_bytes(self) -> int:
         disk = os.statvfs(self._place.database.parent)
         return disk.f_bavail * disk.f_frsize
-
-    def maintain(self) -> bool:
-        with self._busy, contextlib.suppress(*_FAULTS):
-            if self._connection is None:
-                return False
-            if self._idle_revision == self.counters.revision and files.size_of(self._place.log):
-                _empty_log(self._connection)
-            self._idle_revision = self.counters.revision
-            used = self.counters.pending_bytes + self.counters.dead_bytes
-            has_much = self._shrinks or _free_bytes(self._connection) > max(_MANY_FREE, used)
-            self._shrinks = has_much and _shrink(self._connection)
-            self.disk_bytes = files.size_of(self._place.database) + files.size_of(self._place.log)
-            return self._shrinks
-        return False
-
-    # -- faults
-
-    def _mend(self, fault: Exception) -> None:
-        if isinstance(fault, (Damaged, UnicodeDecodeError)) or _is(fault, *_DAMAGE):
-            self._salvage(fault)
-        elif _is(fault, sqlite3.SQLITE_BUSY):
-            raise fault
-        elif not _is_no_room(fault):
-            self._give_up_connection()
-        elif self._connection is None or not _checkpoint(self._connection):
-            raise fault
-
-    # -- opening and closing
-
-    def _open(self) -> sqlite3.Connection:
-        path = self._place.database
-        if self._lock.is_closed:
-            raise SpoolUnavailable(f"{path} was closed meanwhile")
-        files.prepare_folder(path)
-        self._renew_lock()
-        self._place.finish_salvage()
-        if files.file_id(path) in open_files.inherited:
-            raise SpoolUnavailable(f"{path} was open in the process that this one was forked from")
-        if not files.check_files(self._place):
-            watermark = self._lock.watermark()
-            if watermark is not None and watermark.pending:
-                self._report("the file is gone")
-            self._replace(None)
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
-        connection = connect(path, power_safe=self._options.power_safe)
-        try:
-            # Nothing may build on pages of the log whose sync has failed.
-            _checkpoint(connection)
-            tables.check_schema(connection)
-            counters, watermark = tables.load_counters(connection), self._lock.watermark()
-            if watermark is not None and watermark.revision > counters.revision:
-                raise Damaged("the end of its log is missing")
-        except BaseException:
-            connection.close()
-            raise
-        self._id = files.file_id(path)
-        open_files.databases[self._id] = self
-        self.disk_bytes = files.size_of(path) + files.size_of(self._place.log)
-        return connection
-
-    def _give_up_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with open_files.guard:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-                open_files.databases.pop(self._id, None)
-
-    def close(self) -> None:
-        with self._busy:
-            self._give_up_connection()
-            self._lock.close()
-
-    def _renew_lock(self) -> None:
-        """Take the lock again if its file was removed."""
-        if not self._lock.is_in_place():
-            lock = Lock.acquire(self._place.lock)
-            if lock is None:
-                raise SpoolUnavailable(f"another process has taken {self._place.database}")
-            self._lock.close()
-            self._lock = lock
 
     # -- damage, and files that were removed
 
@@ -440,14 +411,13 @@ class Database(PlainDatabase):
             raise SpoolUnavailable(f"{path.parent} was removed; its messages wait until it is back")
         if path.exists() and files.file_id(path) != self._id:
             raise SpoolUnavailable(f"another file has taken the place of {path}")
-        files.prepare_folder(path)
-        self._renew_lock()
+        self._prepare_place()
         if files.file_id(path) != self._id:
             self._replace(self._connection)
 
     def _replace(self, source: sqlite3.Connection | None) -> None:
         """Put a new file in place that has everything sound of the old one, and set the old one aside."""
-        make_file(self._place.new, source, self._lock.watermark())
+        make_file(self._place.new, source, None if self._lock is None else self._lock.watermark())
         self._place.new.rename(self._place.salvaged)
         self._give_up_connection()
         self._place.finish_salvage()
@@ -455,7 +425,7 @@ class Database(PlainDatabase):
     def _report(self, what: str) -> None:
         self.damages += 1
         text = "The spool is damaged: %s: %s; salvaging what is sound, counting what is lost"
-        self._options.log(text, self.path, what)
+        self._options.log(text, self._place.database, what)
 
 
 # -- whose messages they are
@@ -476,7 +446,7 @@ def _peek_fingerprint(place: Place) -> str:
         # The lock file was lost: the file itself knows.
         with contextlib.suppress(SpoolUnavailable, OSError, Damaged):
             if files.check_files(place):
-                with contextlib.closing(PlainDatabase(place.database, Options(), read_only=True)) as database:
+                with contextlib.closing(Database(place, None, Options(), read_only=True)) as database:
                     return database.read(lambda _, counters: counters.fingerprint)
     return ""
 

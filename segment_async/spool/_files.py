@@ -63,6 +63,9 @@ class Place:
         """Something that changes when the shard is written to."""
         return [(path.stat().st_mtime_ns, path.stat().st_size) for path in (self.database, self.log) if path.exists()]
 
+    def disk_bytes(self) -> int:
+        return size_of(self.database) + size_of(self.log)
+
     def corrupt_files(self) -> list[Path]:
         return sorted(self.database.parent.glob(glob.escape(self.database.name) + ".corrupt-*"))
 

@@ -24,8 +24,8 @@ from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
-from ._database import Database, Options, PlainDatabase
-from ._files import Lock, Place, base_path, check_files, file_id, open_files, size_of, slots_on_disk
+from ._database import Database, Options
+from ._files import Lock, Place, base_path, check_files, file_id, open_files, slots_on_disk
 from ._protocol import SpoolStatistics, without_body
 from ._tables import Counters, Damaged, DeadRow, Row
 from ._writer import statistics_of
@@ -190,13 +190,13 @@ class SpoolInspector:
     def _status(self, place: Place) -> ShardStatus:
         with _opened(place, writes=False) as (database, in_use):
             oldest = database.read(lambda connection, _: tables.read_heads(connection, 0, 1))
-            statistics = statistics_of([database.counters], disk_bytes=size_of(place.database) + size_of(place.log))
+            statistics = statistics_of([database.counters], disk_bytes=place.disk_bytes())
             at = _wall_seconds(database.counters, oldest[0].accepted_at) if oldest else None
             return ShardStatus(place.database, in_use, statistics, at)
 
 
 @contextlib.contextmanager
-def _opened(place: Place, *, writes: bool) -> Generator[tuple[PlainDatabase, bool], None, None]:
+def _opened(place: Place, *, writes: bool) -> Generator[tuple[Database, bool], None, None]:
     """The database of a shard, and whether a process uses it."""
     with open_files.guard:
         own = open_files.databases.get(file_id(place.database))
@@ -207,12 +207,9 @@ def _opened(place: Place, *, writes: bool) -> Generator[tuple[PlainDatabase, boo
     options = Options()
     with contextlib.ExitStack() as stack:
         stack.callback(options.write_logs)
-        if lock is not None and writes:
-            database: PlainDatabase = Database(place, lock, options)
-        else:
-            database = PlainDatabase(place.database, options, read_only=not writes)
-            if lock is not None:
-                stack.callback(lock.close)
+        if lock is not None and not writes:
+            stack.callback(lock.close)
+        database = Database(place, lock if writes else None, options, read_only=not writes)
         stack.callback(database.close)
         yield database, lock is None
 
@@ -226,7 +223,7 @@ def _is_spool(place: Place) -> bool:
 # -- rows, page by page
 
 
-def _pages(database: PlainDatabase, read: _Page[_Row]) -> Iterator[list[_Row]]:
+def _pages(database: Database, read: _Page[_Row]) -> Iterator[list[_Row]]:
     last = 0
     while rows := database.read(partial(_page, read, last)):
         yield rows
@@ -250,7 +247,7 @@ def _attempts(rows: list[Row], connection: sqlite3.Connection, _: Counters) -> d
 
 
 def _change(
-    database: PlainDatabase, read: _Page[_Row], is_wanted: Callable[[Counters, _Row], bool], change: _Change[_Row]
+    database: Database, read: _Page[_Row], is_wanted: Callable[[Counters, _Row], bool], change: _Change[_Row]
 ) -> int:
     """Change the rows that are wanted; returns how many were."""
 
