@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from segment_async._exceptions import SpoolUnavailable
@@ -35,9 +35,9 @@ from ._tables import Counters, Damaged
 
 _logger = logging.getLogger("segment_async")
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 _Row = TypeVar("_Row", tables.Row, tables.DeadRow)
 
-Read = Callable[[sqlite3.Connection, Counters], _T]
 Write = Callable[[sqlite3.Connection, Counters], tuple[Counters, _T]]
 
 # Size of the log at which it is copied into the database; the log's file keeps this size and is written over.
@@ -184,8 +184,8 @@ class Database:
 
         return self._survive(action)
 
-    def read(self, work: Read[_T]) -> _T:
-        """Run work that only reads one state of the file.
+    def read(self, work: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run work that only reads one state of the file, the one that `counters` are of.
 
         Raises:
             SpoolUnavailable: it cannot be read.
@@ -195,7 +195,8 @@ class Database:
             connection = self._opened()
             connection.execute("BEGIN")
             try:
-                return work(connection, self._load(connection))
+                self._load(connection)
+                return work(connection, *args, **kwargs)
             finally:
                 _roll_back(connection)
 
@@ -447,7 +448,7 @@ def _peek_fingerprint(place: Place) -> str:
         with contextlib.suppress(SpoolUnavailable, OSError, Damaged):
             if files.check_files(place):
                 with contextlib.closing(Database(place, None, Options(), read_only=True)) as database:
-                    return database.read(lambda _, counters: counters.fingerprint)
+                    return database.read(tables.load_counters).fingerprint
     return ""
 
 

@@ -31,8 +31,8 @@ from ._tables import Counters, Damaged, DeadRow, Row
 from ._writer import statistics_of
 
 _Row = TypeVar("_Row", Row, DeadRow)
-_Page = Callable[[sqlite3.Connection, int], list[_Row]]
-"""Reads the next rows after a position."""
+_Page = Callable[[sqlite3.Connection, int, int], list[_Row]]
+"""Reads the next rows after a position, so many at most."""
 _Change = Callable[[sqlite3.Connection, Counters, Sequence[_Row]], tuple[Counters, int]]
 """Changes these rows; returns the counters after that, and how many were changed."""
 _PURGED: Final = BatchResult(Status.DROPPED, "purged")
@@ -112,8 +112,8 @@ class SpoolInspector:
         """Messages without an outcome, part by part, in the order of sending."""
         for place in self._places():
             with _opened(place, writes=False) as (database, _):
-                for rows in _pages(database, _read_messages):
-                    attempts = database.read(partial(_attempts, rows))
+                for rows in _pages(database, tables.read_messages):
+                    attempts = database.read(tables.load_attempts, [row.position for row in rows])
                     for row in rows:
                         at = _wall_seconds(database.counters, row.accepted_at)
                         yield PendingMessage(_text(row.message_id), row.body, at, attempts.get(row.position, 0))
@@ -122,7 +122,7 @@ class SpoolInspector:
         """Messages that failed for good, part by part."""
         for place in self._places():
             with _opened(place, writes=False) as (database, _):
-                for rows in _pages(database, _read_dead):
+                for rows in _pages(database, tables.read_dead):
                     yield from (_dead_letter(database.counters, row) for row in rows)
 
     def retry(self, is_wanted: Callable[[DeadLetter], bool]) -> int:
@@ -137,7 +137,7 @@ class SpoolInspector:
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                count += _change(database, _read_dead, is_revived, _revive)
+                count += _change(database, tables.read_dead, is_revived, _revive)
         return count
 
     def count_of_user(self, identity: str) -> int:
@@ -158,8 +158,8 @@ class SpoolInspector:
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                count += _change(database, _read_messages, is_erased, _erase)
-                count += _change(database, _read_dead, is_erased, _erase_dead)
+                count += _change(database, tables.read_messages, is_erased, _erase)
+                count += _change(database, tables.read_dead, is_erased, _erase_dead)
                 while database.shrink():
                     time.sleep(_PAUSE_SECONDS)
                 for _ in range(_TRIES):
@@ -189,7 +189,7 @@ class SpoolInspector:
 
     def _status(self, place: Place) -> ShardStatus:
         with _opened(place, writes=False) as (database, in_use):
-            oldest = database.read(lambda connection, _: tables.read_heads(connection, 0, 1))
+            oldest = database.read(tables.read_heads, 0, 1)
             statistics = statistics_of([database.counters], disk_bytes=place.disk_bytes())
             at = _wall_seconds(database.counters, oldest[0].accepted_at) if oldest else None
             return ShardStatus(place.database, in_use, statistics, at)
@@ -225,25 +225,9 @@ def _is_spool(place: Place) -> bool:
 
 def _pages(database: Database, read: _Page[_Row]) -> Iterator[list[_Row]]:
     last = 0
-    while rows := database.read(partial(_page, read, last)):
+    while rows := database.read(read, last, _ROWS):
         yield rows
         last = rows[-1].position
-
-
-def _page(read: _Page[_Row], after: int, connection: sqlite3.Connection, _: Counters) -> list[_Row]:
-    return read(connection, after)
-
-
-def _read_messages(connection: sqlite3.Connection, after: int) -> list[Row]:
-    return tables.read_rows(connection, tables.read_heads(connection, after, _ROWS))
-
-
-def _read_dead(connection: sqlite3.Connection, after: int) -> list[DeadRow]:
-    return tables.read_dead(connection, after, _ROWS)
-
-
-def _attempts(rows: list[Row], connection: sqlite3.Connection, _: Counters) -> dict[int, int]:
-    return tables.load_attempts(connection, [row.position for row in rows])
 
 
 def _change(
@@ -252,7 +236,7 @@ def _change(
     """Change the rows that are wanted; returns how many were."""
 
     def work(after: int, wanted: set[int], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
-        return change(connection, counters, [row for row in read(connection, after) if row.position in wanted])
+        return change(connection, counters, [row for row in read(connection, after, _ROWS) if row.position in wanted])
 
     count = 0
     for rows in _pages(database, read):

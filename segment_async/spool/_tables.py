@@ -254,6 +254,11 @@ def read_rows(connection: sqlite3.Connection, heads: Sequence[Head]) -> list[Row
     return rows
 
 
+def read_messages(connection: sqlite3.Connection, after: int, count: int) -> list[Row]:
+    """The next messages after a position, with their bodies. Raises `Damaged` as `read_heads` and `read_rows` do."""
+    return read_rows(connection, read_heads(connection, after, count))
+
+
 def remove_messages(connection: sqlite3.Connection, positions: Sequence[int]) -> tuple[int, int]:
     """Remove those of the messages that are there; returns how many there were, and their bytes."""
     query = "SELECT count(*), coalesce(sum(length(body)), 0) FROM messages WHERE position IN ({})"

@@ -153,7 +153,7 @@ class Shard:
         sizes = [step.size for step in steps if isinstance(step, Append)]
 
         def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, _Transaction]:
-            self._sync(connection, counters)
+            self._sync(connection)
             transaction = _Transaction(self, connection, counters, elsewhere or {}, may_hold)
             tables.remove(connection, "purged", list(self._purged))
             for doubt in self.doubts:
@@ -185,8 +185,8 @@ class Shard:
         if not self.unread and self._revision == self.counters.revision:
             return []
 
-        def work(connection: sqlite3.Connection, counters: Counters) -> tuple[list[Row], dict[int, int]]:
-            self._sync(connection, counters)
+        def work(connection: sqlite3.Connection) -> tuple[list[Row], dict[int, int]]:
+            self._sync(connection)
             heads = self._next(connection, max_count, max_bytes)
             return tables.read_rows(connection, heads), tables.load_attempts(connection, [h.position for h in heads])
 
@@ -240,7 +240,7 @@ class Shard:
 
     def find(self, message_ids: Sequence[bytes]) -> dict[bytes, int]:
         """The keys of those of the ids that are pending."""
-        found = self.database.read(lambda connection, _: tables.find_ids(connection, message_ids))
+        found = self.database.read(tables.find_ids, message_ids)
         return {message_id: key_of(self.slot, position) for message_id, position in found.items()}
 
     def counted(self) -> Counters:
@@ -256,7 +256,8 @@ class Shard:
         """Notice what an inspector, or a salvage, has changed."""
         self.database.read(self._sync)
 
-    def _sync(self, connection: sqlite3.Connection, counters: Counters) -> None:
+    def _sync(self, connection: sqlite3.Connection) -> None:
+        counters = self.counters
         if self._revision == counters.revision:
             return
         purged = {p: mid for p, mid in tables.read_purged(connection).items() if p not in self._purged}
