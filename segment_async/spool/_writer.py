@@ -139,11 +139,11 @@ class Shard:
         return bool(self.unrecorded or self.doubts)
 
     def commit(
-        self, steps: Sequence[Step] = (), *, may_hold: bool = False, elsewhere: Mapping[bytes, int] | None = None
+        self, steps: Sequence[Step] = (), *, may_hold: bool = False, elsewhere: Mapping[bytes, Appended] | None = None
     ) -> list[AppendResult]:
         """Take the steps, in their order and in one transaction; returns the answers to the appends.
 
-        `elsewhere`: keys of messages that are pending in other shards, by id.
+        `elsewhere`: answers to messages whose ids are pending in other shards, by id.
 
         Raises:
             SpoolUnavailable: no message was taken; the notes are kept, and tried again with the next transaction.
@@ -200,7 +200,10 @@ class Shard:
             )
             for row in rows
         ]
-        old = self._count_too_old(rows)
+        if self.options.max_age is None:
+            return messages
+        oldest = self.database.clock.now() - self.options.max_age * 1000
+        old = sum(1 for _ in itertools.takewhile(lambda row: row.accepted_at < oldest, rows))
         if old:
             self.unrecorded.append(Note([row.position for row in rows[:old]], _TOO_OLD))
             self.dropped += [DroppedMessage(each.message_id, each.body, "too_old") for each in messages[:old]]
@@ -226,22 +229,16 @@ class Shard:
             yield from (head for head in heads if head.position not in self.held)
             cursor = heads[-1].position
 
-    def _count_too_old(self, rows: Sequence[Row]) -> int:
-        if self.options.max_age is None:
-            return 0
-        oldest = self.database.clock.now() - self.options.max_age * 1000
-        return sum(1 for _ in itertools.takewhile(lambda row: row.accepted_at < oldest, rows))
-
     def release(self, keys: Iterable[int]) -> None:
         """Do not hold these any longer; they are read again."""
         for position in map(position_of, keys):
             if self.held.pop(position, None) is not None:
                 self._cursor = min(self._cursor, position - 1)
 
-    def find(self, message_ids: Sequence[bytes]) -> dict[bytes, int]:
-        """The keys of those of the ids that are pending."""
-        found = self.database.read(tables.find_ids, message_ids)
-        return {message_id: key_of(self.slot, position) for message_id, position in found.items()}
+    def find(self, connection: sqlite3.Connection, messages: Messages) -> dict[bytes, Appended]:
+        """Answers to those of the messages whose ids are pending here, by id."""
+        found = tables.find_ids(connection, [message_id for message_id, _ in messages])
+        return {message_id: Appended("known", key_of(self.slot, position)) for message_id, position in found.items()}
 
     def counted(self) -> Counters:
         """The counters with what is not recorded yet."""
@@ -290,7 +287,7 @@ class _Transaction:
     shard: Shard
     connection: sqlite3.Connection
     counters: Counters
-    elsewhere: Mapping[bytes, int]
+    elsewhere: Mapping[bytes, Appended]
     may_hold: bool
 
     def __post_init__(self) -> None:
@@ -322,12 +319,10 @@ class _Transaction:
     # -- appends
 
     def _append_each(self, step: Append) -> AppendResult:
-        pending = tables.find_ids(self.connection, [message_id for message_id, _ in step.messages])
-        keys = {message_id: key_of(self.shard.slot, position) for message_id, position in pending.items()}
-        keys.update(self.elsewhere)
+        known = {**self.shard.find(self.connection, step.messages), **self.elsewhere}
         fresh: dict[bytes, bytes] = {}
         for message_id, body in step.messages:
-            if message_id not in keys and len(body) <= self.shard.options.max_bytes:
+            if message_id not in known and len(body) <= self.shard.options.max_bytes:
                 fresh.setdefault(message_id, body)
         dropped_before = len(self.dropped)
         self._make_room(sum(map(len, fresh.values())), at_any_price=step.make_room)
@@ -340,16 +335,13 @@ class _Transaction:
         answers = self._store(fitting, step.hold)
         if answers is None:
             raise Damaged("an id is pending that cannot be found")
-        # The first message with an id is the stored one; further ones are known.
         stored = {message_id: answer for (message_id, _), answer in zip(fitting, answers, strict=True)}
-        result: list[Appended] = []
-        for message_id, _ in step.messages:
-            answer = stored.pop(message_id, None)
-            if answer is not None and answer.key is not None:
-                keys[message_id] = answer.key
-            elif message_id in keys:
-                answer = Appended("known", keys[message_id])
-            result.append(answer or _FULL)
+        known.update((message_id, Appended("known", answer.key)) for message_id, answer in stored.items())
+        # The first message with an id is the stored one; further ones are known.
+        result = [
+            stored.pop(message_id) if message_id in stored else known.get(message_id, _FULL)
+            for message_id, _ in step.messages
+        ]
         return AppendResult(result, tuple(itertools.islice(self.dropped.values(), dropped_before, None)))
 
     def _store(self, messages: Messages, hold: int) -> list[Appended] | None:
@@ -473,9 +465,9 @@ class Writer:
         appends = [step for step in steps if isinstance(step, Append)]
         others = [other for other in self._all() if other is not shard and other.counters.pending]
         try:
-            elsewhere: dict[bytes, int] = {}
+            elsewhere: dict[bytes, Appended] = {}
             for other, append in itertools.product(others, appends):
-                elsewhere |= other.find([message_id for message_id, _ in append.messages])
+                elsewhere |= other.database.read(other.find, append.messages)
             may_hold = self.may_hold and not any(other.unread for other in others)
             return shard.commit(steps, may_hold=may_hold, elsewhere=elsewhere)
         except Exception as fault:
