@@ -197,7 +197,12 @@ def test_wrong_options_are_refused() -> None:
     async def user_id(request: Any) -> str:
         return "user"
 
-    with pytest.raises(ValueError, match="user_id must be a plain function"):
-        init_app(Flask("shop"), Client("KEY"), user_id=user_id)
+    class Asked:
+        async def __call__(self, request: Any) -> str:
+            return "user"
+
+    for hook in (user_id, Asked()):
+        with pytest.raises(ValueError, match="user_id must be a plain function"):
+            init_app(Flask("shop"), Client("KEY"), user_id=hook)
     with pytest.raises(ValueError, match="bots must be one of"):
         init_app(Flask("shop"), Client("KEY"), bots="some")  # type: ignore[arg-type]

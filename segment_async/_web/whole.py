@@ -90,7 +90,7 @@ class WholeResponses:
     ) -> None:
         if not can_await:
             for name, hook in (("user_id", user_id), ("consent", consent), ("page_name", page_name)):
-                if iscoroutinefunction(hook):
+                if iscoroutinefunction(hook) or iscoroutinefunction(type(hook).__call__):
                     raise ValueError(f"{name} must be a plain function: the application cannot await")
         self.hooks = HookRunner()
         self.drops_without_identity = options.get("no_identity") != "raise"
