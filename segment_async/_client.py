@@ -721,8 +721,8 @@ class Client:
             raise _no_identity(message)
         self._owner.pipeline.reports.warn_once(
             "no_identity",
-            "A message has no user_id and no anonymous_id and is dropped, as its block has without_identity='drop'. "
-            "This is logged once; client.statistics().reasons counts them.",
+            "Dropping a message without a user_id and an anonymous_id, as is the default in web requests and tasks: pass "
+            "one to the call, or bind() it. This is logged once; client.statistics().reasons counts them as no_identity.",
         )
         if context:
             message["context"] = orjson.loads(_CONTEXT_JSON % context)
@@ -760,7 +760,12 @@ class Client:
             raise error
         message = {"timestamp": clock_text(time.time()), "messageId": new_message_id(), **given}
         dropped = self._dropped(message["messageId"], "invalid", encode_leniently(message, self._convert))
-        self._owner.pipeline.reports.warn("invalid", "Dropping a message that Segment would drop: %s", error)
+        self._owner.pipeline.reports.warn(
+            "invalid",
+            "Dropping a message that Segment would drop: %s. "
+            "This is logged once a minute; client.statistics().reasons counts them as invalid.",
+            error,
+        )
         return dropped
 
     def _refused(self, error: MessageError, given: Fields) -> Delivery:

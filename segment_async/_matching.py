@@ -138,7 +138,7 @@ def nearest(expected: MessageDict, events: list[MessageDict]) -> str:
 
 def listed(events: list[MessageDict]) -> str:
     if not events:
-        return "No messages were sent."
+        return "No messages were sent with this recording's client."
     return "\n".join(["Messages:", *(f"  {headline(message)}" for message in events)])
 
 

@@ -551,6 +551,7 @@ class TestOnInvalid:
         assert len({messages[0]["messageId"] for _, messages in told}) == 3
         (record,) = [record for record in caplog.records if "Segment would drop" in record.getMessage()]
         assert ": " in record.getMessage()
+        assert "logged once a minute; client.statistics().reasons counts them as invalid" in record.getMessage()
         assert SECRET not in caplog.text
 
     def told_of(self, call: Callable[[Client], Any]) -> dict[str, Any]:

@@ -299,7 +299,7 @@ def test_a_failure_shows_a_mistyped_name(shop: Recording) -> None:
 
 def test_a_failure_without_any_message_says_so() -> None:
     with recording() as segment:
-        assert _failure(segment.assert_tracked).endswith("No messages were sent.")
+        assert _failure(segment.assert_tracked).endswith("No messages were sent with this recording's client.")
 
 
 def test_a_failure_says_how_many_calls_sent_nothing() -> None:
@@ -309,7 +309,7 @@ def test_a_failure_says_how_many_calls_sent_nothing() -> None:
         with pytest.raises(MessageError):
             segment.client.nowait.track("user-1", "")
         said = "Calls that sent nothing: 1 dropped (no_identity), 1 raised an exception."
-        assert _failure(segment.assert_tracked).endswith(f"No messages were sent.\n{said}")
+        assert _failure(segment.assert_tracked).endswith(f"No messages were sent with this recording's client.\n{said}")
         assert "identify" in _failure(segment.assert_identified)
 
 

@@ -512,7 +512,7 @@ class TestThroughTheClient:
         _, arrived = sent(use)
         assert {message["context"]["library"]["name"] for message in arrived} == {"segment-async"}
 
-    def test_without_an_identity(self) -> None:
+    def test_without_an_identity(self, caplog: pytest.LogCaptureFixture) -> None:
         async def use(client: Client) -> Any:
             with pytest.raises(MessageError, match="userId"):
                 await client.track(event="e")
@@ -528,6 +528,8 @@ class TestThroughTheClient:
         deliveries, arrived = sent(use)
         assert [delivery.outcome.reason for delivery in deliveries if delivery.outcome] == ["no_identity"] * 2
         assert arrived == []
+        (record,) = caplog.records
+        assert "pass one to the call, or bind() it" in record.getMessage()
 
     def test_a_context_that_is_encoded_already(self) -> None:
         async def use(client: Client) -> Any:
