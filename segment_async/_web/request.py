@@ -46,6 +46,10 @@ _WANTED: Final = frozenset(
         *_PURPOSES,
     )
 )
+# What `X-Forwarded-Proto` means for a request, and for a web socket, of which proxies say either.
+_HTTP: Final = {"http": "http", "https": "https"}
+_WEB_SOCKET: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+_FORWARDED: Final = {"http": _HTTP, "https": _HTTP, "ws": _WEB_SOCKET, "wss": _WEB_SOCKET}
 _SEPARATORS: Final = {b"cookie": b"; ", b"x-forwarded-for": b", "}
 
 _URL_SAFE: Final = "!#$%&'()*+,/:;=?@[]-._~"
@@ -261,9 +265,8 @@ def host_of(headers: Headers) -> str | None:
 
 def origin_of(scope: Mapping[str, Any], headers: Headers, behind_proxy: bool) -> str | None:
     host, scheme = host_of(headers), scope.get("scheme", "http")
-    if behind_proxy and scheme in ("http", "https"):
-        forwarded = _decoded(headers.get(b"x-forwarded-proto", b""), 10)
-        scheme = forwarded if forwarded in ("http", "https") else scheme
+    if behind_proxy and scheme in _FORWARDED:
+        scheme = _FORWARDED[scheme].get(_decoded(headers.get(b"x-forwarded-proto", b""), 10), scheme)
     return f"{scheme}://{host}" if host else None
 
 

@@ -157,6 +157,19 @@ def test_a_connection_without_an_address(client: Any) -> None:
     assert client_ip({"client": client}, {}, PRIVATE) is None
 
 
+@pytest.mark.parametrize(
+    ("scheme", "forwarded", "expected"),
+    [
+        *(("http", "https", "https"), ("https", "http", "http"), ("http", "wss", "http"), ("http", "", "http")),
+        *(("ws", "https", "wss"), ("ws", "wss", "wss"), ("wss", "http", "ws"), ("ws", "gopher", "ws")),
+        ("odd", "https", "odd"),
+    ],
+)
+def test_the_forwarded_scheme(scheme: str, forwarded: str, expected: str) -> None:
+    asked = request(headers={"x-forwarded-proto": forwarded}, scheme=scheme, client=("10.0.0.1", 1))
+    assert context_of(asked, headers_of(asked), PRIVATE, "all")["page"]["url"] == f"{expected}://shop.example/"
+
+
 def test_the_forwarded_scheme_is_taken_from_trusted_proxies_only() -> None:
     asked = request(headers={"x-forwarded-proto": "https"}, scheme="http", client=("10.0.0.1", 1))
     headers = headers_of(asked)
