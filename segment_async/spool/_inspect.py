@@ -137,7 +137,7 @@ class SpoolInspector:
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                count += _change(database, tables.read_dead, is_revived, _revive)
+                count += _change(database, "dead", tables.read_dead, is_revived, _revive)
         return count
 
     def count_of_user(self, identity: str) -> int:
@@ -158,8 +158,8 @@ class SpoolInspector:
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                count += _change(database, tables.read_messages, is_erased, _erase)
-                count += _change(database, tables.read_dead, is_erased, _erase_dead)
+                count += _change(database, "messages", tables.read_messages, is_erased, _erase)
+                count += _change(database, "dead", tables.read_dead, is_erased, _erase_dead)
                 while database.shrink():
                     time.sleep(_PAUSE_SECONDS)
                 for _ in range(_TRIES):
@@ -231,17 +231,22 @@ def _pages(database: Database, read: _Page[_Row]) -> Iterator[list[_Row]]:
 
 
 def _change(
-    database: Database, read: _Page[_Row], is_wanted: Callable[[Counters, _Row], bool], change: _Change[_Row]
+    database: Database,
+    table: str,
+    read: _Page[_Row],
+    is_wanted: Callable[[Counters, _Row], bool],
+    change: _Change[_Row],
 ) -> int:
-    """Change the rows that are wanted; returns how many were."""
+    """Change the rows that are wanted, and still there; returns how many were."""
 
-    def work(after: int, wanted: set[int], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
-        return change(connection, counters, [row for row in read(connection, after, _ROWS) if row.position in wanted])
+    def work(wanted: list[_Row], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
+        there = tables.find_positions(connection, [row.position for row in wanted], table)
+        return change(connection, counters, [row for row in wanted if row.position in there])
 
     count = 0
     for rows in _pages(database, read):
-        if wanted := {row.position for row in rows if is_wanted(database.counters, row)}:
-            count += database.transact(partial(work, rows[0].position - 1, wanted))
+        if wanted := [row for row in rows if is_wanted(database.counters, row)]:
+            count += database.transact(partial(work, wanted))
             time.sleep(_PAUSE_SECONDS)
     return count
 

@@ -203,9 +203,10 @@ def find_ids(connection: sqlite3.Connection, message_ids: Sequence[bytes]) -> di
     return dict(_for_each(connection, query, message_ids))
 
 
-def find_positions(connection: sqlite3.Connection, positions: Sequence[int]) -> set[int]:
-    """Those of the positions at which a message is pending."""
-    texts = _for_each(connection, "SELECT group_concat(position) FROM messages WHERE position IN ({})", positions)
+def find_positions(connection: sqlite3.Connection, positions: Sequence[int], table: str = "messages") -> set[int]:
+    """Those of the positions at which the table has a row."""
+    query = f"SELECT group_concat(position) FROM {table} WHERE position IN ({{}})"  # noqa: S608 -- a constant
+    texts = _for_each(connection, query, positions)
     return {int(position) for (text,) in texts if text is not None for position in str(text).split(",")}
 
 

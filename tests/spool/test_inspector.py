@@ -128,6 +128,28 @@ def test_a_running_process_sends_what_is_put_back(path):
     run(path, part)
 
 
+def test_a_message_that_fails_meanwhile_hides_no_dead_letter(path):
+    """The letters are looked at page by page, without a lock, and then changed; a new one may come among them."""
+
+    async def part(spool):
+        loop = asyncio.get_running_loop()
+        await append(spool, *(f"m{n}" for n in range(300)))
+        [first, second, *others] = [each.key for each in (await read(spool)).messages]
+        await spool.settle([first, *others], REFUSED)
+        fails: list[int] = [second]
+
+        def is_wanted(letter):
+            if fails:
+                asyncio.run_coroutine_threadsafe(spool.settle([fails.pop()], REFUSED), loop).result(10)
+            return True
+
+        assert await asyncio.to_thread(SpoolInspector(path).retry, is_wanted) == 299
+        await spool.settle([], DELIVERED)
+
+    counts = run(path, part)
+    assert (counts.pending, counts.dead) == (299, 1)
+
+
 def test_what_is_pending_again_already_stays_a_dead_letter(path):
     leave(path, failed="x")
     leave(path, "x")
