@@ -107,12 +107,19 @@ def make_client(redis: str | Any) -> Any:
         client.set_retry(retry)
     else:
         client.retry = retry
-        # Of versions before 6.
-        client.cluster_error_retry_attempts = 0
+        # Of versions before 6: for a pipeline the first try is one of them. Other commands name their node, and so have
+        # no second one.
+        client.cluster_error_retry_attempts = 1
     for command in ("HGETALL", "INFO", "XCLAIM", "XPENDING", "XRANGE", "XREADGROUP", "XREVRANGE"):
         # The library's parsers differ between its versions, and fail for some options.
         client.set_response_callback(command, _as_it_came)
     return client
+
+
+def _nodes_of(client: Any) -> dict[str, Any]:
+    """The nodes that a cluster's client asks for all others, by name."""
+    nodes: dict[str, Any] = client.nodes_manager.startup_nodes if isinstance(client, RedisCluster) else {}
+    return nodes
 
 
 def _as_it_came(reply: Any, **_options: Any) -> Any:
@@ -145,6 +152,7 @@ class Server:
         # One of the keys, all of which are in one node of a cluster.
         self._key = key
         self._client: Any = None
+        self._nodes: dict[str, Any] = {}
         self._prepare = prepare
         self._now = now
         self._probe: asyncio.Task[None] | None = None
@@ -201,8 +209,8 @@ class Server:
 
     async def _one(self, command: Sequence[Any]) -> Any:
         client, options = self._client, dict[str, Any]()
-        if command[0] == "INFO" and isinstance(client, RedisCluster):
-            # Each node says only what it is itself.
+        if isinstance(client, RedisCluster):
+            # Also for what names no key, as INFO and WAIT.
             cluster: Any = await client.initialize()
             options["target_nodes"] = cluster.get_node_from_key(self._key)
         try:
@@ -241,6 +249,7 @@ class Server:
             try:
                 if self._client is None:
                     self._client = make_client(self._redis)
+                    self._nodes = _nodes_of(self._client).copy()
                 else:
                     await self._disconnect()
                 await self._prepare()
@@ -279,6 +288,8 @@ class Server:
         pool = getattr(self._client, "connection_pool", None)
         if pool is not None:
             await pool.disconnect(inuse_connections=False)
+        # Early versions also forget each node of a cluster that did not answer, and with the last one how to come back.
+        _nodes_of(self._client).update(self._nodes)
 
     async def aclose(self) -> None:
         self._is_closed = True
