@@ -192,8 +192,9 @@ class Server:
                     # Without a pipeline: a cluster's blocks no other connection, and the cost is less.
                     return [await self._one(commands[0])]
                 pipeline = self._client.pipeline(transaction=False)
+                options = await self._routing()
                 for command in commands:
-                    pipeline.execute_command(*command)
+                    pipeline.execute_command(*command, **options)
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
                 for reply in replies:
                     # With a cluster these are not raised.
@@ -208,18 +209,21 @@ class Server:
         return replies
 
     async def _one(self, command: Sequence[Any]) -> Any:
-        client, options = self._client, dict[str, Any]()
-        if isinstance(client, RedisCluster):
-            # Also for what names no key, as INFO and WAIT.
-            cluster: Any = await client.initialize()
-            options["target_nodes"] = cluster.get_node_from_key(self._key)
         try:
-            return await client.execute_command(*command, **options)
+            return await self._client.execute_command(*command, **await self._routing())
         except (RedisConnectionError, RedisTimeoutError):
             raise
         except ResponseError as refusal:
             self._look_at(refusal)
             return refusal
+
+    async def _routing(self) -> dict[str, Any]:
+        """With a cluster: the node that has the keys, also for what names none, as INFO and WAIT."""
+        client: Any = self._client
+        if not isinstance(client, RedisCluster):
+            return {}
+        cluster: Any = await client.initialize()
+        return {"target_nodes": cluster.get_node_from_key(self._key)}
 
     def _look_at(self, reply: Any) -> None:
         if isinstance(reply, RedisError) and code_of(reply) in _NOT_READY:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status, TransportError
 from segment_async.relay import RedisSpool, RelayInspector
+from segment_async.relay._entries import keys_for
 from segment_async.relay._server import code_of, make_client
 from segment_async.spool import BatchResult, SpoolInspector
 from segment_async.testing import RecordingTransport
@@ -286,6 +288,25 @@ class TestACluster:
                     assert refused.value.maybe_stored
                     await asyncio.to_thread(node.start)
                     await until_taken(client)
+
+        run(main())
+
+    def test_what_confirms_is_the_node_that_has_the_messages(self) -> None:
+        async def main() -> None:
+            with cluster_node(binaries()["valkey"]) as owner, cluster_node(binaries()["valkey"]) as other:
+                slot = owner.ask("CLUSTER", "KEYSLOT", keys_for(sha256(b"key").hexdigest()[:16]).messages)
+                owner.ask("CLUSTER", "ADDSLOTSRANGE", slot, slot)
+                other.ask("CLUSTER", "ADDSLOTSRANGE", 0, slot - 1, slot + 1, 16_383)
+                other.ask("CLUSTER", "MEET", "127.0.0.1", owner.port, owner.bus)
+                nodes = (owner, other)
+                await until(lambda: all(b"_state:ok" in each.ask("CLUSTER", "INFO") for each in nodes), "it is whole")
+                spool = RedisSpool(RedisCluster(host="127.0.0.1", port=other.port), confirm="replica")
+                async with Client("key", spool=spool, deliver=False) as client:
+                    # It has no replica.
+                    with pytest.raises(SpoolUnavailable, match="not as safely as confirm asks") as refused:
+                        await client.track("user-1", "Order Completed")
+                    assert refused.value.maybe_stored
+                assert calls_of(other, "wait") == 0 < calls_of(owner, "wait")
 
         run(main())
 
