@@ -166,7 +166,14 @@ def show_end(orders: Orders, saved: Path) -> int:
 
 
 def valkey_command(folder: Path) -> tuple[str, ...]:
-    options = {"port": "0", "unixsocket": f"{folder}/valkey.sock", "dir": str(folder), "save": "", "appendonly": "yes"}
+    options = {
+        "port": "0",
+        "unixsocket": f"{folder}/valkey.sock",
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "always",
+    }
     return (str(get_binary_path()), *(part for name, value in options.items() for part in (f"--{name}", value)))
 
 

@@ -37,6 +37,10 @@ def run(main: Any) -> None:
     asyncio.run(limited())
 
 
+# With "everysec", a server that is killed while it syncs has written nothing of what was appended meanwhile.
+ON_DISK = ("--appendonly", "yes", "--appendfsync", "always")
+
+
 def stream_of(server: RealServer) -> bytes:
     [name] = [name for name in server.ask("KEYS", "*") if name.endswith(b":m")]
     return bytes(name)
@@ -150,7 +154,7 @@ class TestALostReply:
 
 class TestAServerThatIsGone:
     def test_killed_and_restarted_nothing_is_missing(self, start_server: Start) -> None:
-        server = start_server("--appendonly", "yes", "--appendfsync", "everysec")
+        server = start_server(*ON_DISK)
 
         async def main() -> None:
             async with handing_over(server.url) as client, delivering(server.url) as (_, transport):
@@ -215,7 +219,7 @@ class TestAServerThatIsGone:
         run(main())
 
     def test_with_a_file_messages_are_stored_there_and_moved_later(self, start_server: Start, tmp_path: Path) -> None:
-        server = start_server("--appendonly", "yes")
+        server = start_server(*ON_DISK)
         path = tmp_path / "spool" / "redis.db"
 
         async def main() -> None:
@@ -237,7 +241,7 @@ class TestAServerThatIsGone:
 
     def test_a_restarted_server_may_have_forgotten_attempts(self, start_server: Start) -> None:
         """What it had before counts as attempted, what comes afterwards does not."""
-        server = start_server("--appendonly", "yes")
+        server = start_server(*ON_DISK)
 
         async def main() -> None:
             async with handing_over(server.url) as client:
