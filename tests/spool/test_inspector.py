@@ -128,6 +128,23 @@ def test_a_running_process_sends_what_is_put_back(path):
     run(path, part)
 
 
+def test_what_another_process_put_back_is_not_taken_for_damage(path):
+    """It has the position that this process would have used next, by the counters that it knows."""
+
+    async def part(spool):
+        await append(spool, "x", "y")
+        keys = [each.key for each in (await read(spool)).messages]
+        await spool.settle([keys[0]], BatchResult(Status.FAILED, "gave_up", None, 5, True))
+        await asyncio.to_thread(visit, path, "print(inspector.retry(lambda _: True))")
+        assert [answer.status for answer in await append(spool, "x", "z")] == ["known", "stored"]
+        assert (await append_one(spool, "x", body_of("x"))).status == "known"
+        assert await read_ids(spool) == ["x", "z"]
+        assert spool.statistics().damages == 0
+
+    counts = run(path, part)
+    assert (counts.accepted, counts.failed, counts.pending) == (3, 0, 3)
+
+
 def test_a_message_that_fails_meanwhile_hides_no_dead_letter(path):
     """The letters are looked at page by page, without a lock, and then changed; a new one may come among them."""
 
