@@ -44,7 +44,7 @@ test: $(VENV)/.dev ## the tests (ARGS="-k flush"; WORKERS=0 runs them in one pro
 
 coverage: $(VENV)/.dev ## the tests, and which lines and branches they run; fails below the floor in pyproject.toml
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not untraced" $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 

@@ -326,6 +326,7 @@ def test_guard_shows_old_and_new_counts():
     assert "| one call: c_calls   |     – |   3 |      – |" in shown
 
 
+@pytest.mark.untraced
 def test_guard_counts_the_same_twice_and_no_more_than_before():
     one, other = (
         subprocess.run(

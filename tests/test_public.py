@@ -132,6 +132,7 @@ class TestImport:
         )
         return set(done.stdout.split())
 
+    @pytest.mark.untraced
     def test_it_is_light(self) -> None:
         heavy = {
             "aiohttp",

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from segment_async.plans import Plan, generate, lint
 from tests.plans.samples import rule
 
@@ -42,6 +44,7 @@ def message_of(plan: Plan, index: int) -> dict[str, Any]:
     return {"type": "track", "event": planned.key, "userId": "u", "properties": values, "context": context}
 
 
+@pytest.mark.untraced
 def test_a_thousand_rules() -> None:
     plan = seeded(1_000, 14)
     assert {problem.severity for problem in lint(plan)} <= {"note"}

@@ -22,6 +22,7 @@ def test_the_names_are_these_and_all_are_there():
         segment_async.spool.SpoolVisitor  # noqa: B018 -- the access is what is tried
 
 
+@pytest.mark.untraced
 def test_sqlite_is_loaded_with_the_engine_and_not_before():
     program = """
 import sys
