@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from segment_async._http.transport import HTTPTransport, Transport
 from segment_async._lifecycle.loop_end import end
@@ -33,17 +33,13 @@ from .clock import LoopClock
 from .consumer import Consumer
 from .delivery import Delivery, Record
 from .outage import Outage
-from .queue import Overflow, Queue
+from .queue import EVICTED_SHARE, Overflow, Queue
 from .reports import OnError, Reports
 from .retry import RetryPolicy
 from .settlement import Settlement
 from .spool_feed import SpoolFeed
 
 _log = logging.getLogger("segment_async")
-
-# Under "drop_oldest" batches are so small, in messages and in bytes, that all that are in flight and the one that makes
-# room take at most a tenth of the bounds: the newest nine tenths always stay.
-_EVICTED_SHARE: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +84,8 @@ class Pipeline:
         envelope = Envelope(options.write_key)
         max_bytes, max_messages = MAX_BODY_BYTES - envelope.size, MAX_BATCH_MESSAGES
         if options.overflow == "drop_oldest":
-            evictable = _EVICTED_SHARE * (options.max_in_flight + 1)
+            # Batches so small, in messages and in bytes, that all that are in flight and the one that makes room are no more.
+            evictable = EVICTED_SHARE * (options.max_in_flight + 1)
             max_bytes = min(max_bytes, options.max_queue_bytes // evictable)
             max_messages = max(1, options.max_queue_size // evictable)
         # What this imports is imported now: a process that forks while it imports leaves the import lock held in the child.

@@ -40,6 +40,8 @@ from .delivery import Delivery, QueuedRecord, Record, bodies_of, keys_of
 from .room import Room, Waiter
 
 Overflow = Literal["wait", "drop_newest", "drop_oldest", "raise"]
+# Under "drop_oldest" a tenth of what a bound allows may go at a time: the newest nine tenths always stay.
+EVICTED_SHARE: Final = 10
 
 # Messages that are looked at to see how many fit.
 _READ_AT_ONCE: Final = 64

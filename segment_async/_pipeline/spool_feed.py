@@ -26,14 +26,12 @@ from segment_async.spool._protocol import Spool, SpoolStatistics, StoredMessage,
 
 from .clock import LoopClock
 from .delivery import Delivery, bodies_of, bring_back, forget_bodies, waits_for_key
-from .queue import Queue
+from .queue import EVICTED_SHARE, Queue
 from .reports import Reports
 from .spool_intake import SpoolIntake
 
 # Messages that one read brings into memory.
 _WINDOW: Final = 1_000
-# Under "drop_oldest" a spool makes room among what is not in memory: a tenth of it is, at most, and the newest nine stay.
-_EVICTED_SHARE: Final = 10
 # Seconds until a spool that could not be read is asked again.
 _RETRY_SECONDS: Final = 0.5
 # Seconds between two looks at what the spool's thread has answered, in a process that has forked.
@@ -65,7 +63,8 @@ class SpoolFeed:
         self._has_forked = False
         capacity = spool.statistics().capacity
         if queue.overflow == "drop_oldest" and capacity:
-            queue.window_bytes = min(queue.window_bytes, max(1, capacity // _EVICTED_SHARE))
+            # A spool makes room among what is not in memory.
+            queue.window_bytes = min(queue.window_bytes, max(1, capacity // EVICTED_SHARE))
         _all.add(self)
 
     def _is_ending(self, key: int) -> bool:
