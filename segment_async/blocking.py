@@ -26,7 +26,7 @@ from . import Delivery as AsyncDelivery
 from ._calls import Calls
 from ._exceptions import MessageError, QueueFull, SpoolUnavailable
 from ._lifecycle import loop_thread, process, uwsgi
-from ._lifecycle.loop_thread import LoopThread
+from ._lifecycle.loop_thread import CallingThread, LoopThread
 from ._lifecycle.owner import LoopOwner
 from ._lifecycle.termination import drain_on_sigterm
 from ._message.build import Fields
@@ -51,7 +51,7 @@ class Delivery:
 
     __slots__ = ("_delivery", "_thread")
 
-    def __init__(self, delivery: AsyncDelivery, thread: LoopThread | None) -> None:
+    def __init__(self, delivery: AsyncDelivery, thread: LoopThread | CallingThread | None) -> None:
         self._delivery = delivery
         self._thread = thread
 
@@ -140,7 +140,7 @@ class Client(Calls[Delivery]):
         return f"<blocking {repr(self._client)[1:]}" if hasattr(self, "_client") else "<blocking Client (failed)>"
 
     def _accept(self, message: Fields) -> Delivery:
-        thread = self._thread
+        thread: LoopThread | CallingThread | None = self._thread
         if thread is None or thread.pid != getpid():
             if uwsgi.will_fork():
                 return self._send_before_fork(message)
@@ -156,7 +156,7 @@ class Client(Calls[Delivery]):
     def _refuse(self, error: MessageError, given: Fields) -> Delivery:
         return Delivery(self._client._refused(error, given), None)
 
-    def _put(self, thread: LoopThread, delivery: AsyncDelivery, body: bytes) -> AsyncDelivery:
+    def _put(self, thread: LoopThread | CallingThread, delivery: AsyncDelivery, body: bytes) -> AsyncDelivery:
         """Wait for room, or for the spool's disk, on the thread's loop."""
         pipeline = self._client._owner.pipeline
         pipeline.queue.check_open()
@@ -178,7 +178,7 @@ class Client(Calls[Delivery]):
             _log.warning("Not sent before uWSGI forks: %d. Make calls in the workers, or use --lazy-apps.", left)
         return Delivery(delivery, None)
 
-    def _start(self) -> LoopThread:
+    def _start(self) -> LoopThread | CallingThread:
         """Let the loop of this process's thread work for the client."""
         owner = self._client._owner
         owner.check_process()
@@ -190,8 +190,9 @@ class Client(Calls[Delivery]):
         owner.hold()
         _open.add(self)
         drain_on_sigterm(_close_all)
-        process.drain_when_forking_thread_ends()
-        self._thread = thread
+        if isinstance(thread, LoopThread):
+            process.drain_when_forking_thread_ends()
+            self._thread = thread
         return thread
 
     def statistics(self) -> Statistics:
@@ -213,11 +214,12 @@ class Client(Calls[Delivery]):
                 interrupted a call of the client.
         """
         _check_waits(self._client._owner)
-        thread = self._thread
+        thread: LoopThread | CallingThread | None = self._thread
         if thread is None or thread.pid != getpid():
-            # Without a call there is nothing to send, except for what a spool has kept.
-            queue = self._client._owner.pipeline.queue
-            if not queue.has_spool or queue.closed or uwsgi.will_fork():
+            pipeline = self._client._owner.pipeline
+            # A spool may have kept something; without a thread, calls only queue.
+            may_have_some = pipeline.queue.has_spool or pipeline.queue.accounts.pending > 0
+            if not may_have_some or pipeline.queue.closed or uwsgi.will_fork():
                 return 0
             thread = self._start()
         return thread.run(self._client.flush(timeout=timeout))

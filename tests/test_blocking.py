@@ -24,6 +24,7 @@ from segment_async import (
     bound,
     messages,
 )
+from segment_async._lifecycle import loop_thread
 from segment_async.blocking import Client, Delivery
 from tests.support.memory_spool import ScriptedDisk, SpoolStore
 
@@ -284,6 +285,46 @@ class TestTheLife:
             one.track("user", "Event").wait(10)
             other.track("user", "Event").wait(10)
             assert [thread.name for thread in threading.enumerate()].count("segment_async") == 1
+
+    def test_without_a_thread_it_sends_where_it_waits(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        gate = Gate()
+        with monkeypatch.context() as patched, opened(gate, flush_interval=60) as client:
+            # As if no client of this process had started it.
+            patched.setattr(loop_thread, "_threads", {})
+            patched.setattr(threading.Thread, "start", refuse)
+            delivery = client.track("user", "First")
+            assert "No thread can be started" in caplog.text
+            assert delivery.wait(30).status is Status.DELIVERED
+            assert gate.threads == {threading.current_thread().name}
+            second = client.track("user", "Second")
+            patched.undo()
+            client.track("user", "Third")
+            assert client.flush(30) == 0
+            assert second.outcome is not None
+        assert len(gate.messages) == 3
+
+    def test_without_a_thread_it_does_not_wait_on_an_event_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(_: object) -> None:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        async def flush() -> None:
+            client.track("user", "First")
+            client.flush()
+
+        gate = Gate()
+        with opened(gate, flush_interval=60) as client:
+            with monkeypatch.context() as patched:
+                patched.setattr(loop_thread, "_threads", {})
+                patched.setattr(threading.Thread, "start", refuse)
+                with pytest.raises(RuntimeError, match="on a running event loop"):
+                    asyncio.run(flush())
+            client.close()
+        assert len(gate.messages) == 1
 
     def test_a_request_can_be_observed(self) -> None:
         seen: list[int] = []

@@ -53,7 +53,9 @@ class LoopThread:
         return self._thread is not None
 
     def start(self) -> None:
-        _check_gevent()
+        """Raises:
+        RuntimeError: none can be started: the interpreter is ending, or the system allows no more.
+        """
         with self._lock:
             if self._thread is not None:
                 return
@@ -62,7 +64,6 @@ class LoopThread:
             try:
                 self._thread.start()
             except RuntimeError:
-                # No thread can be started while the interpreter ends.
                 self._thread = None
                 self.loop.close()
                 raise
@@ -119,17 +120,56 @@ class LoopThread:
             self._thread.join(_STOP_SECONDS)
 
 
-def running() -> LoopThread:
+class CallingThread:
+    """In place of the thread where none can be started: what waits runs on a loop of its own, in the thread that calls.
+
+    Nothing runs between two waits. What is queued then is sent by a flush, by a call that can start the thread, or at
+    the exit.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """There is no loop to call it on; each `run` begins with one."""
+
+    def is_called_on_a_loop(self) -> bool:
+        return asyncio._get_running_loop() is not None
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Raises:
+        TimeoutError: it took longer than `timeout` seconds.
+        RuntimeError: a loop runs in this thread.
+        """
+        if self.is_called_on_a_loop():
+            coroutine.close()
+            raise RuntimeError("no thread can be started, and on a running event loop the client cannot wait")
+
+        async def main() -> T:
+            return await asyncio.wait_for(coroutine, timeout)
+
+        return asyncio.run(main())
+
+
+def running() -> LoopThread | CallingThread:
     """This process's thread, started if need be.
 
     Raises:
-        RuntimeError: the interpreter is ending, and starts no thread any more.
+        RuntimeError: gevent replaced threads after this package was imported.
     """
     pid = os.getpid()
     # Without a lock: at a fork, another thread of the parent might hold it.
     thread = _threads.get(pid) or _threads.setdefault(pid, LoopThread(pid))
     if not thread.is_started():
-        thread.start()
+        _check_gevent()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if "shutdown" not in str(error):
+                _log.warning(
+                    "No thread can be started to send messages: %s. They wait until one can, or for the exit.", error
+                )
+            return CallingThread()
     return thread
 
 

@@ -20,16 +20,19 @@ _DRAIN_SECONDS: Final = 2.0
 
 class OpenClient(Protocol):
     def start_afresh(self) -> None: ...
+    def refuse_calls(self) -> None: ...
     def has_pending(self) -> bool: ...
     def release(self) -> None: ...
     async def drain_at_exit(self, seconds: float) -> tuple[int, int]: ...
 
 
-# Every client that is not closed, for the fork; and those that were given messages, which must not be collected unsent.
-_all: weakref.WeakSet[OpenClient] = weakref.WeakSet()
+# Every client that is not closed; and those that were given messages, which must not be collected unsent.
+_all: weakref.WeakValueDictionary[int, OpenClient] = weakref.WeakValueDictionary()
 _unsent: set[OpenClient] = set()
 # What comes before the drain: clients with a thread of their own are closed there.
 _before_drain: list[Callable[[], None]] = []
+# The process whose end has begun: its clients take no calls any more, for nothing would send their messages.
+_ending = 0
 # Of this process, where it is a child of `multiprocessing`.
 _finalizer: Any = None
 # In a child that another thread forked, it is another one.
@@ -56,7 +59,9 @@ _forking_thread_end: threading.Event | None = None
 
 
 def remember(owner: OpenClient) -> None:
-    _all.add(owner)
+    _all[id(owner)] = owner
+    if _ending == os.getpid():
+        owner.refuse_calls()
 
 
 def hold(owner: OpenClient) -> None:
@@ -73,14 +78,23 @@ def before_drain(function: Callable[[], None]) -> None:
 
 
 def forget(owner: OpenClient) -> None:
-    _all.discard(owner)
+    _all.pop(id(owner), None)
     _unsent.discard(owner)
 
 
+def _all_clients() -> list[OpenClient]:
+    # Not an iteration: another thread may make a client meanwhile.
+    return [owner for reference in _all.valuerefs() if (owner := reference()) is not None]
+
+
 def _prepare_drain() -> None:
+    global _ending
     for owner in list(_unsent):
         # In a child of a fork without hooks: what is the parent's is for the parent to send.
         owner.start_afresh()
+    _ending = os.getpid()
+    for owner in _all_clients():
+        owner.refuse_calls()
     try:
         for function in _before_drain:
             function()
@@ -90,30 +104,31 @@ def _prepare_drain() -> None:
 
 
 def _drain() -> None:
+    """The process ends: take no calls any more, from other threads or from exit handlers that run later, and send the rest."""
     _prepare_drain()
     owners: list[OpenClient] = []
-    for owner in list(_unsent):
+    for owner in _all_clients():
         if owner.has_pending():
             owners.append(owner)
         else:
             owner.release()
     _unsent.clear()
-    if owners:
-        try:
-            lost, kept = asyncio.run(_drain_all(owners))
-        except (KeyboardInterrupt, SystemExit):
-            _say("some messages were not sent before the program ended")
-        else:
-            if lost:
-                _say(f"{_messages(lost)} not sent before the program ended")
-            if kept:
-                _say(f"{_messages(kept)} kept in a spool for the next process to send")
-    if owners:
-        warnings.warn(
-            f"{len(owners)} segment_async client(s) had messages to send at exit; use 'async with', or await aclose()",
-            ResourceWarning,
-            stacklevel=1,
-        )
+    if not owners:
+        return
+    try:
+        lost, kept = asyncio.run(_drain_all(owners))
+    except (KeyboardInterrupt, SystemExit):
+        _say("some messages were not sent before the program ended")
+    else:
+        if lost:
+            _say(f"{_messages(lost)} not sent before the program ended")
+        if kept:
+            _say(f"{_messages(kept)} kept in a spool for the next process to send")
+    warnings.warn(
+        f"{len(owners)} segment_async client(s) had messages to send at exit; use 'async with', or await aclose()",
+        ResourceWarning,
+        stacklevel=1,
+    )
 
 
 async def _drain_all(owners: list[OpenClient]) -> tuple[int, int]:
@@ -138,7 +153,7 @@ def _start_afresh() -> None:
         _of_thread.end = _ThreadEnd()
         _forking_thread_end = _of_thread.end.event
     _unsent.clear()
-    for owner in list(_all):
+    for owner in _all_clients():
         owner.start_afresh()
 
 

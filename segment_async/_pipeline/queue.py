@@ -80,8 +80,9 @@ class Queue:
 
     # fmt: off
     __slots__ = (
-        "_messages", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog", "changed", "clock", "closed",
-        "evicted", "has_spool", "lock", "messages", "overflow", "queued", "read_count", "ready", "room", "window_bytes",
+        "_closed_because", "_messages", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog",
+        "changed", "clock", "closed", "evicted", "has_spool", "lock", "messages", "overflow", "queued", "read_count",
+        "ready", "room", "window_bytes",
     )
     # fmt: on
 
@@ -246,10 +247,11 @@ class Queue:
         with self.lock:
             self.accounts.rejected += 1
 
-    def close(self) -> None:
-        """Take nothing more; callers that wait for room get `ClientClosed`."""
+    def close(self, why: str = "the client is closed; make a new one") -> None:
+        """Take nothing more; callers that wait for room get `ClientClosed`, with the text of the first close."""
         with self.lock:
-            self.closed, self._most_offered = True, 0
+            if not self.closed:
+                self.closed, self._most_offered, self._closed_because = True, 0, why
             waiters = [waiter.future for waiter in self.room.waiters]
         wake(waiters)
         self.notify()
@@ -259,7 +261,7 @@ class Queue:
         ClientClosed: once closed.
         """
         if self.closed:
-            raise ClientClosed("the client is closed; make a new one")
+            raise ClientClosed(self._closed_because)
 
     def _take(self, delivery: Delivery, size: int, arriving: bool = False) -> None:
         accounts = self.accounts
