@@ -30,8 +30,7 @@ from ._message.context import Bound, innermost
 from ._message.conversions import converting
 from ._message.defaults import MessageDefaults
 from ._message.encode import encode, encode_leniently, own_fragment, plain
-from ._message.ids import new_message_id
-from ._message.timestamps import clock_text
+from ._message.ids import stamp
 from ._options import BeforeSend, Network
 from ._outcome import Statistics
 from ._pipeline.auth import OAuth
@@ -664,8 +663,6 @@ class Client:
         if block is None and self._is_plain and "userId" in message:
             # The ordinary case, in few steps.
             message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
-            if "messageId" not in message:
-                message["messageId"] = new_message_id()
             body = encode(message, self._convert)
             size = len(body)
             if size > self._max_bytes:
@@ -688,8 +685,6 @@ class Client:
             message = self._defaults.filled(message)
         if not context:
             message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
-        if "messageId" not in message:
-            message["messageId"] = new_message_id()
         if "userId" not in message and _lacks_identity(message):
             return message, self._without_identity(message, context, block), "no_identity"
         if self._before_send is None:
@@ -734,7 +729,7 @@ class Client:
             changed = before_send(message)
             if changed is None:
                 return None
-            message = {"messageId": message_id, **checked(changed)}
+            message = checked(changed, message_id)
             message["context"] = {**message.get("context", {}), "library": _LIBRARY}
             if _lacks_identity(message):
                 raise _no_identity(message)
@@ -758,7 +753,8 @@ class Client:
         if not self._drops_invalid:
             self._owner.pipeline.queue.reject()
             raise error
-        message = {"timestamp": clock_text(time.time()), "messageId": new_message_id(), **given}
+        now, new_id = stamp(time.time())
+        message = {"timestamp": now, "messageId": new_id, **given}
         dropped = self._dropped(message["messageId"], "invalid", encode_leniently(message, self._convert))
         self._owner.pipeline.reports.warn(
             "invalid",

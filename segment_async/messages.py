@@ -20,7 +20,6 @@ from ._exceptions import MessageTooLarge
 from ._message import build as _build
 from ._message.conversions import Conversion, convert, converting
 from ._message.encode import encode, is_plain, plain
-from ._message.ids import new_message_id
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
@@ -146,8 +145,6 @@ def _checking(
     @wraps(build)
     def build_and_check(*args: Parameters.args, **kwargs: Parameters.kwargs) -> MessageT:
         message = build(*args, **kwargs)
-        if "messageId" not in message:
-            message["messageId"] = new_message_id()
         complete = message if is_plain(message) else plain(message, convert)
         body_of(complete)
         return cast("MessageT", complete)

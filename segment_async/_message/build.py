@@ -2,8 +2,7 @@
 
 One function per call, with its arguments in the order of the official Python SDK. The rules come from Segment's spec
 (https://segment.com/docs/connections/spec/common/): a message that Segment would answer with 200 and then drop is
-refused here. Two things are left to the caller: the identity, which bound fields may still supply, and the
-`messageId`, which depends on whether the process was forked.
+refused here. The identity is left to the caller, as bound fields may still supply it.
 
 This file knows messages, not clients.
 """
@@ -23,7 +22,8 @@ from segment_async.events import PlannedTraits, TrackEvent
 
 from .conversions import convert, is_text, wire_text
 from .encode import as_dict
-from .timestamps import clock_text, datetime_text
+from .ids import stamp
+from .timestamps import datetime_text
 
 # As seconds since the epoch, this is in the year 5138; as milliseconds, in 1973.
 _LEAST_MILLISECONDS: Final = 1e11
@@ -87,12 +87,12 @@ def _common(
     timestamp: Timestamp | None,
     message_id: UserID | None,
 ) -> Fields:
+    now, new_id = stamp(time.time())
     message: Fields = {
         "type": kind,
-        "timestamp": clock_text(time.time()) if timestamp is None else _given_timestamp(timestamp),
+        "timestamp": now if timestamp is None else _timestamp(timestamp),
+        "messageId": new_id if message_id is None else _message_id(message_id),
     }
-    if message_id is not None:
-        message["messageId"] = _message_id(message_id)
     if user_id is not None:
         message["userId"] = user_id if type(user_id) is str and user_id else identifier("userId", user_id)
     if anonymous_id is not None:
@@ -130,7 +130,8 @@ def track(
         and message_id is None
     ):
         # The ordinary case, written out for speed.
-        message: Fields = {"type": "track", "timestamp": clock_text(time.time()), "userId": user_id, "event": event}
+        now, new_id = stamp(time.time())
+        message: Fields = {"type": "track", "timestamp": now, "messageId": new_id, "userId": user_id, "event": event}
     else:
         message = _common("track", user_id, anonymous_id, None, integrations, timestamp, message_id)
         message["event"] = event if type(event) is str and event else _event(event)
@@ -233,8 +234,10 @@ def alias(
     return message
 
 
-def checked(message: Mapping[str, Any]) -> Fields:
+def checked(message: Mapping[str, Any], message_id: str | None = None) -> Fields:
     """A copy of a ready-made message, with the same checks and defaults; unknown fields pass unchecked.
+
+    `message_id`: for a message that has none; `None`: a new one.
 
     Raises:
         MessageError: a field is wrong, or a required one is missing.
@@ -246,8 +249,8 @@ def checked(message: Mapping[str, Any]) -> Fields:
     required = _REQUIRED.get(kind) if isinstance(kind, str) else None
     if required is None:
         raise MessageError("type", f"must be one of {', '.join(_REQUIRED)}")
-    # Here, so that it is the second field whatever the order of the others.
-    fields: Fields = {"type": kind, "timestamp": None}
+    # Here, so that they come before the others, as in the messages of calls.
+    fields: Fields = {"type": kind, "timestamp": None, "messageId": message_id}
     for name, value in given.items():
         # Most values are what they have to be already.
         if type(value) is _PLAIN.get(name) and value:
@@ -257,10 +260,10 @@ def checked(message: Mapping[str, Any]) -> Fields:
             # As in `_put_mapping`.
             if final or name not in _MAPPINGS:
                 fields[name] = final
-    if fields["timestamp"] is None or "messageId" not in fields:
-        # Also for a new message id, which begins with the time of the call.
-        now = clock_text(time.time())
+    if not (fields["timestamp"] and fields["messageId"]):
+        now, new_id = stamp(time.time())
         fields["timestamp"] = fields["timestamp"] or now
+        fields["messageId"] = fields["messageId"] or new_id
     for name in required:
         if name not in fields:
             raise MessageError(name, "is required")
@@ -395,12 +398,6 @@ def _text(name: str, value: Any) -> str:
     if text is None:
         raise MessageError(name, f"must be a str, not {_type_name(value)}")
     return text
-
-
-def _given_timestamp(value: Any) -> str:
-    """The given timestamp. Reads the clock all the same, because the message id begins with the time of the call."""
-    clock_text(time.time())
-    return _timestamp(value)
 
 
 def _timestamp(value: Any) -> str:

@@ -1,7 +1,6 @@
 """Points in time as Segment reads them: ISO-8601 in UTC, with milliseconds and a `Z`.
 
-The text of the current millisecond is cached here, with the beginning of the message ids of that millisecond. This file
-knows neither messages nor fields.
+This file knows neither messages nor fields.
 """
 
 from __future__ import annotations
@@ -14,25 +13,16 @@ from typing import Final
 _log = logging.getLogger("segment_async")
 _warned_of_naive = False
 
-# Each cache is one tuple, read and written in a single step, because another thread may run between any two lines. Many
-# calls fall into the same millisecond.
+# One tuple, read and written in a single step, because another thread may run between any two lines.
 _latest_second = (0, "1970-01-01T00:00:00")
-latest = (0, "1970-01-01T00:00:00.000Z", "0" * 12)
-"""The latest millisecond since the epoch, its text, and the 12 hexadecimal digits that its message ids begin with."""
 
-# Formatting a number would take as long as everything else in `clock_text`, 0.3 µs.
+# Formatting a number would take as long as everything else in `millisecond_text`, 0.3 µs.
 _MILLISECONDS: Final = tuple(f".{millisecond:03d}Z" for millisecond in range(1000))
 
 
-def clock_text(now: float) -> str:
-    """The text of the current time, given in seconds since the epoch; updates `latest`."""
-    global latest
-    known, text, _ = latest
-    millisecond = int(now * 1000)
-    if millisecond != known:
-        text = _second_text(millisecond // 1000) + _MILLISECONDS[millisecond % 1000]
-        latest = (millisecond, text, "%012x" % (millisecond & 0xFFFF_FFFF_FFFF))  # faster than format()
-    return text
+def millisecond_text(millisecond: int) -> str:
+    """The text of a time near the current one, in milliseconds since the epoch."""
+    return _second_text(millisecond // 1000) + _MILLISECONDS[millisecond % 1000]
 
 
 def _second_text(second: int) -> str:

@@ -16,7 +16,7 @@ from segment_async._exceptions import TransportError, stack_of
 from segment_async._http.deadline import Deadline
 from segment_async._http.transport import Response, Secret, Transport
 from segment_async._http.user_agent import USER_AGENT
-from segment_async._message.timestamps import clock_text
+from segment_async._message.timestamps import millisecond_text
 from segment_async.instrumentation import Request
 
 from .auth import Auth, Refused
@@ -123,7 +123,8 @@ class RequestSender:
         started_at, start = self._wall_clock(), self._clock.now()
         try:
             answer = await self._transport.send(
-                batch.body(self._envelope.tail(clock_text(started_at))), self._headers(batch.history, authorization)
+                batch.body(self._envelope.tail(millisecond_text(int(started_at * 1000)))),
+                self._headers(batch.history, authorization),
             )
         except BaseException as error:
             self._note_over(batch, started_at, start, None)

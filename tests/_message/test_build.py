@@ -188,7 +188,10 @@ class TestCalls:
     @pytest.mark.parametrize("name", CALLS)
     def test_the_minimum(self, name: str) -> None:
         message = CALLS[name]()
+        # In this order they take the fewest bytes on the wire.
+        assert list(message)[:4] == ["type", "timestamp", "messageId", "userId"]
         assert datetime.fromisoformat(message.pop("timestamp")).tzinfo is not None
+        assert len(message.pop("messageId")) == 28
         assert message == {"type": name, "userId": "u", **OWN[name]}
 
     @pytest.mark.parametrize("name", CALLS)
@@ -217,7 +220,7 @@ class TestCalls:
     def test_absent_and_empty_fields_are_left_out(self, name: str) -> None:
         empty = () if name == "alias" else ({},)
         message = CALLS[name](*empty, context={}, integrations={}, anonymous_id=None)
-        assert message.keys() == {"type", "timestamp", "userId", *OWN[name]}
+        assert message.keys() == {"type", "timestamp", "messageId", "userId", *OWN[name]}
 
     @pytest.mark.parametrize("call", [track, identify, page, screen, group, alias])
     def test_the_identity_is_not_checked_here(self, call: Callable[..., dict[str, Any]]) -> None:
@@ -462,9 +465,15 @@ class TestTimestamp:
 class TestChecked:
     """A ready-made message."""
 
-    def test_it_gets_a_type_and_a_timestamp(self) -> None:
-        message = checked({"type": "identify"})
-        assert message.keys() == {"type", "timestamp"}
+    def test_it_gets_a_type_a_timestamp_and_an_id(self) -> None:
+        message = checked({"userId": "u", "type": "identify"})
+        assert list(message) == ["type", "timestamp", "messageId", "userId"]
+        assert message["timestamp"]
+        assert len(message["messageId"]) == 28
+
+    def test_without_an_id_of_its_own_it_gets_the_given_one(self) -> None:
+        assert checked({"type": "identify"}, "given")["messageId"] == "given"
+        assert checked({"type": "identify", "messageId": "own"}, "given")["messageId"] == "own"
 
     @pytest.mark.parametrize("name", CALLS)
     def test_a_message_of_a_call_passes_unchanged(self, name: str) -> None:
@@ -481,7 +490,9 @@ class TestChecked:
 
     def test_nulls_and_empty_objects_are_left_out(self) -> None:
         given = {"type": "page", "userId": "u", "name": None, "context": {}, "properties": {}, "messageId": None}
-        assert checked(given).keys() == {"type", "userId", "timestamp"}
+        message = checked(given)
+        assert message.keys() == {"type", "userId", "timestamp", "messageId"}
+        assert message["messageId"]
 
     def test_unknown_fields_pass(self) -> None:
         assert checked({"type": "identify", "channel": "server", "_own": [1]}).items() >= {

@@ -25,7 +25,7 @@ from segment_async import (
     Status,
     messages,
 )
-from segment_async._message.timestamps import clock_text
+from segment_async._message.timestamps import millisecond_text
 from segment_async._pipeline.queue import Overflow
 from tests.support.scripted_transport import Script, ScriptedTransport, Slow, Step, lost, refused, stale
 from tests.support.simulated_segment import violations
@@ -93,7 +93,7 @@ class TestEachAttempt:
         transport, _, _ = one_message(self.CAUSES)
         envelopes = [dict(request.arrival.envelope) for request in transport.requests]
         assert [envelope.pop("sentAt") for envelope in envelopes] == [
-            clock_text(MORNING + began) for began in transport.times
+            millisecond_text(int((MORNING + began) * 1000)) for began in transport.times
         ]
         assert len(set(transport.times)) == 10
         assert len({orjson.dumps(envelope) for envelope in envelopes}) == 1
