@@ -11,6 +11,7 @@ import pytest
 
 from segment_async import Client, compat
 from segment_async._options import _AUTH_SERVERS, _OFFICIAL, HOSTS
+from segment_async.importing import _transport
 from tests.support.asgi import Recorder
 from tests.support.fault_server import FaultServer
 
@@ -156,3 +157,4 @@ def test_options_of_the_official_sdk_are_explained_if_the_client_has_none_of_tha
 def test_every_region_has_its_hosts() -> None:
     regions = eval(inspect.get_annotations(Client.__init__)["region"], {"Literal": Literal})
     assert get_args(regions) == (*HOSTS,) == (*_AUTH_SERVERS,)
+    assert _transport.HOSTS == HOSTS

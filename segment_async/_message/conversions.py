@@ -3,9 +3,9 @@
 Objects of pydantic, attrs, msgspec, numpy and others are recognised by their attributes and names, without importing
 these packages. A conversion may return something that needs a further conversion.
 
-The tables are at the end, and a new type is a line in one of them: `_CONVERSIONS` by the exact type, `_BASE_TYPES` with
-subclasses, `_OBJECTS` and `_DUCK_TYPES` by an attribute, `_NAMED` and `_TEXT_NAMES` by the type's name. Only `key_text`
-has a chain of its own, for the keys of dicts.
+The tables are at the end, and a new type is a line in one of them: `_BASE_TYPES` with subclasses, `_CONVERSIONS` by the
+exact type (found faster; it may be in both), `_OBJECTS` and `_DUCK_TYPES` by an attribute, `_NAMED` and `_TEXT_NAMES` by
+the type's name. Only `key_text` has a chain of its own, for the keys of dicts.
 
 This file knows single values: neither paths nor messages.
 """

@@ -181,7 +181,7 @@ class AttemptContext(NamedTuple):
         with_token: the client uses OAuth, so that fresh credentials can be fetched.
         others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
         refuses_everything: the server refused many single messages in a row, and took none in between.
-        one_refused: one of these was of the same batch before it was split.
+        one_refused: a message that was split off this batch was refused alone.
     """
 
     now: float

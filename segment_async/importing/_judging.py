@@ -26,7 +26,7 @@ _JUDGED_BY_VALUE: Final = frozenset(
     {"context", "name", "category", "groupId", "previousId", "sentAt", "originalTimestamp"}
 )
 _DATES: Final = frozenset({"createdAt", "created_at", "birthday"})
-# What the client refuses: Segment's spec gives these fields a type.
+# Fields whose type `_message/build.py` checks, which these messages do not pass.
 _REFUSED: Final = {
     **dict.fromkeys(("event", "name", "category"), ((int, float, Decimal, list, dict), "Must be text.")),
     **dict.fromkeys(
@@ -100,9 +100,9 @@ class Judge:
 
 
 def _shape(message: dict[str, Any]) -> object:
-    """Names and types: what the verdicts of severity "dropped" and "spec" depend on where `_is_told_by_shape`.
+    """The message's names and types. Messages of equal shape get equal verdicts if `_is_told_by_shape`.
 
-    `None`: the message has none, because a field has another type than the spec says.
+    `None`: the message has no shape, because a field has another type than the spec says.
     """
     event = message.get("event", "")
     if type(event) is not str:
@@ -120,7 +120,10 @@ def _shape(message: dict[str, Any]) -> object:
 
 
 def _is_told_by_shape(message: dict[str, Any]) -> bool:
-    """Whether the verdicts depend on nothing but the message's shape, its size and its id."""
+    """Whether the verdicts "dropped" and "spec" depend on nothing but the message's shape, its size and its id.
+
+    A rule that looks at another value than those that are named here needs a line here.
+    """
     objects: list[dict[str, Any]] = [message.get(name, _NOTHING) for name in _OBJECTS]
     _, traits, choices = objects
     return (

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
+from decimal import Decimal
 from typing import Any, Final, cast
 
+from segment_async import MessageError, MessageTooLarge
+from segment_async.messages import body_of
+
 from ._report import ImportUsageError
-from ._values import Unreadable, as_boolean
+from ._values import Unreadable, as_boolean, is_json
 
 Transform = Callable[[dict[str, Any]], Any]
 Build = Callable[[Any], list[dict[str, Any]]]
@@ -20,6 +25,7 @@ _OF_ARCHIVES: Final = frozenset(
         *("originalTimestamp", "original_timestamp", "message_id"),
     }
 )
+_OBJECTS: Final[Sequence[str]] = ("properties", "traits", "context", "integrations")
 
 
 def ready_made(columns: list[str] | None, *, keeps_ids: bool) -> Build:
@@ -84,11 +90,31 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
             raise Unreadable("transform", f"The transform raised {type(error).__name__}.") from error
         several = cast("list[Any]", [] if made is None else [made] if isinstance(made, MappingOf) else made)
         try:
-            return [dict(each) for each in several]
+            messages = [dict(each) for each in several]
         except (TypeError, ValueError):
             raise Unreadable("transform", "The transform must return a message, messages or None.") from None
+        for message in messages:
+            _encode_objects(message)
+        return messages
 
     return build
+
+
+def _encode_objects(message: dict[str, Any]) -> None:
+    """Put the values that travel in place of those of other types than JSON's: they are judged, and make the id."""
+    objects = {name: message[name] for name in _OBJECTS if name in message}
+    try:
+        if is_json(objects):
+            return
+    except RecursionError:
+        # It holds itself, which `body_of` says.
+        pass
+    try:
+        message.update(json.loads(body_of(objects), parse_float=Decimal))
+    except MessageTooLarge as error:
+        raise Unreadable("message-too-large", f"{error.size:,} bytes of JSON; {error.limit:,} are allowed.") from None
+    except MessageError as error:
+        raise Unreadable("value", error.problem, error.path) from None
 
 
 def load_transform(name: str) -> Transform:

@@ -28,6 +28,7 @@ _EPOCH: Final = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 _BOOLEANS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _REMEMBERED: Final = 1_000
 _EXACT_DIGITS: Final = 15
+_SCALARS: Final = frozenset({str, int, float, bool, type(None), Decimal})
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _MOST_DIGITS: Final = 4_000  # beyond them, Python refuses to convert text to an integer
 
@@ -240,6 +241,14 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     return as_text(value)
+
+
+def is_json(value: Any) -> bool:
+    """Whether it holds nothing but JSON's own types, and numbers that keep all their digits."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and is_json(inner) for key, inner in _items(value))
+    return all(map(is_json, value)) if kind is list else kind in _SCALARS
 
 
 def _items(value: Any) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from segment_async._outcome import BatchResult
+from segment_async.messages import MAX_MESSAGE_BYTES
 from segment_async.spool._protocol import NewMessage, without_body
 
 GROUP: Final = b"relays"
@@ -27,8 +28,6 @@ _UNKNOWN: Final = b"unknown-"
 UNKNOWN: Final = _UNKNOWN + str(FORMAT).encode()
 
 _ID, _BODY, _REPEATED = b"i", b"b", b"r"
-# No host appends more; what is larger would not fit a batch.
-_MOST_BYTES: Final = 32_768
 _FIELDS: Final = frozenset((_ID, _BODY, _REPEATED))
 # Appends messages in one step. KEYS[1]: the stream. ARGV[1]: entries that it may have. ARGV[2]: empty, or a digit for
 # each message, 1 if it is repeated. Then the id and the body of each message. Returns how many are stored, from the
@@ -94,7 +93,7 @@ def entry_of(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry | None:
     except UnicodeDecodeError:
         return None
     body = fields[_BODY]
-    return Entry(entry_id, message_id, body, _REPEATED in fields) if len(body) <= _MOST_BYTES else None
+    return Entry(entry_id, message_id, body, _REPEATED in fields) if len(body) <= MAX_MESSAGE_BYTES else None
 
 
 def is_for_newer(consumer: bytes) -> bool:

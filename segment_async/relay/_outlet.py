@@ -22,6 +22,7 @@ from redis.exceptions import ResponseError
 
 from segment_async._exceptions import SpoolUnavailable, stack_of
 from segment_async._outcome import BatchResult
+from segment_async.messages import MAX_MESSAGE_BYTES
 from segment_async.spool._protocol import StoredMessage, Window
 
 from ._endings import Endings
@@ -37,8 +38,7 @@ _log = logging.getLogger("segment_async")
 _BLOCK: Final = 0.5
 # Seconds until something that was refused is tried again.
 _RETRY: Final = 0.5
-# Bytes that a message may have; and what may be read at once although the window has less room: the rest waits here.
-_MOST_BYTES: Final = 32_768
+# Bytes that may be read at once although the window has less room: the rest waits here.
 _READ_BYTES: Final = 8 * 2**20
 
 
@@ -135,7 +135,7 @@ class Outlet:
         return given
 
     async def _fetch(self, max_count: int, max_bytes: int) -> None:
-        count = max(1, min(max_count, CHUNK, max(max_bytes, _READ_BYTES) // _MOST_BYTES))
+        count = max(1, min(max_count, CHUNK, max(max_bytes, _READ_BYTES) // MAX_MESSAGE_BYTES))
         try:
             if not self.is_used:
                 await self.connected()

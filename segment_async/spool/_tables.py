@@ -26,7 +26,8 @@ PAGE: Final = 512
 """Rows that one statement reads, and parameters that one takes: old versions of SQLite take 999."""
 _MAX_PARAMETERS: Final = 768
 
-# A file whose tables were made with other words, or other white space, counts as damaged: that takes another FORMAT.
+# A file whose tables were made with other words, or other white space, counts as damaged. So a change here needs a new
+# `FORMAT` in `_files.py`, and so does a new field of `Counters`.
 SCHEMA: Final = [
     "CREATE TABLE counters (id INTEGER PRIMARY KEY, content BLOB NOT NULL)",
     # Pending messages. The position is their order of acceptance, and is never used twice.

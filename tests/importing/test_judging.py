@@ -4,8 +4,11 @@ import itertools
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segment_async.importing._judging import Judge
+from website.rules import EXAMPLES
 
 CLEAN = {
     "type": "track",
@@ -66,3 +69,39 @@ def test_a_message_gets_the_same_whatever_was_judged_before(strict):
     for (message, first), (other, second) in itertools.product(zip((CLEAN, *OTHERS), expected, strict=True), repeat=2):
         assert judged(judge, message) == first
         assert judged(judge, other) == second
+
+
+TEXTS = st.sampled_from(
+    ["x", "EUR", "Order Completed", "a@example.com", "2024-05-01T10:00:00Z", "https://a.example", "7"]
+)
+# Without those about times, which are read and written before a message is judged.
+RULES = [
+    message
+    for message, _ in EXAMPLES
+    if isinstance(message, dict) and isinstance(message.get("messageId"), str) and "timestamp" not in message
+]
+
+
+@st.composite
+def of_the_same_shape(draw, value):
+    """Names and types as in `value`, with other values."""
+    if isinstance(value, dict):
+        fixed = ("type", "event", "messageId")
+        return {name: each if name in fixed else draw(of_the_same_shape(each)) for name, each in value.items()}
+    if isinstance(value, list):
+        return [draw(of_the_same_shape(each)) for each in value]
+    if isinstance(value, bool):
+        return draw(st.booleans())
+    if isinstance(value, (int, float)):
+        return type(value)(draw(st.integers(0, 99)))
+    return draw(TEXTS) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("example", RULES, ids=lambda example: judged(fresh(True), example)[0] and "rule")
+@given(data=st.data())
+def test_no_rule_is_passed_over_after_a_message_of_the_same_shape(example, data):
+    """A rule that looks at a value is one that `_is_told_by_shape` must know."""
+    other = data.draw(of_the_same_shape(example))
+    judge = fresh(True)
+    judged(judge, other)
+    assert judged(judge, example) == judged(fresh(True), example)

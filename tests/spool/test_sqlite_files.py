@@ -12,7 +12,7 @@ import pytest
 
 from segment_async.spool import SpoolUnavailable, SQLiteSpool
 from segment_async.spool._files import FORMAT
-from segment_async.spool._tables import SCHEMA
+from segment_async.spool._tables import SCHEMA, Counters
 
 from .contract import (
     REFUSED,
@@ -202,6 +202,12 @@ def test_any_name_will_do(tmp_path, name):
 def test_the_tables_are_made_with_the_words_of_their_format():
     """Other words, or other white space, would have every file out there set aside: that takes another `FORMAT`."""
     assert (FORMAT, zlib.crc32("\n".join(SCHEMA).encode())) == (3, 1159675722)
+
+
+def test_the_counters_have_the_fields_of_their_format():
+    """They are stored without names: a field more would be read as another one."""
+    names = "revision position accepted delivered failed dropped pending_bytes dead dead_bytes clock wall fingerprint reasons"
+    assert (FORMAT, " ".join(Counters._fields)) == (3, names)
 
 
 # -- what is no spool

@@ -1,0 +1,62 @@
+"""What a transform returns is judged as it travels: values of other types than JSON's as the client encodes them."""
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from segment_async.importing._ready_made import transformed
+from segment_async.importing._values import Unreadable
+
+from .support import imported, orders, write_csv
+
+
+def made(objects):
+    return transformed(lambda _: {"type": "track", "userId": "u", "event": "A", **objects}, None)({})[0]
+
+
+def test_values_are_as_the_client_encodes_them():
+    message = made(
+        {
+            "properties": {"for": timedelta(seconds=3), "days": {1}, "exact": Decimal("1.10"), "key": {7: (1, 2)}},
+            "traits": {"createdAt": datetime(2024, 5, 1, tzinfo=UTC), "birthday": date(1990, 1, 2)},
+        }
+    )
+    assert message["properties"] == {"for": 3.0, "days": [1], "exact": Decimal("1.10"), "key": {"7": [1, 2]}}
+    assert message["traits"] == {"createdAt": "2024-05-01T00:00:00.000Z", "birthday": "1990-01-02"}
+
+
+def test_what_is_json_already_stays_as_it_is():
+    properties = {"n": 1, "list": [{"exact": Decimal("1.1")}, None, True, 2.5, "text"]}
+    assert made({"properties": properties})["properties"] is properties
+
+
+@pytest.mark.parametrize(
+    ("properties", "rule", "path"),
+    [
+        ({"a": {"b": object()}}, "value", "properties.a.b"),
+        ({"long": {"x" * 40_000}}, "message-too-large", ""),
+    ],
+)
+def test_what_cannot_travel_is_named(properties, rule, path):
+    with pytest.raises(Unreadable) as caught:
+        made({"properties": properties})
+    assert (caught.value.rule, caught.value.path) == (rule, path)
+
+
+def test_what_holds_itself_is_rejected():
+    properties: dict[str, object] = {}
+    properties["self"] = properties
+    with pytest.raises(Unreadable):
+        made({"properties": properties})
+
+
+def test_dates_pass_the_strict_rules(tmp_path):
+    def identify(row):
+        traits = {"createdAt": datetime(2024, 5, 1, tzinfo=UTC), "seen": {1, 2}}
+        return {"type": "identify", "userId": row["user"], "traits": traits}
+
+    path = write_csv(tmp_path / "orders.csv", orders(2))
+    report, segment = imported(path, mapping=None, transform=identify, destinations="none", strict=True)
+    assert (report.counts.delivered, report.counts.rejected) == (2, 0)
+    assert segment.messages[0]["traits"] == {"createdAt": "2024-05-01T00:00:00.000Z", "seen": [1, 2]}
