@@ -245,10 +245,9 @@ def plain_json(value: Any) -> Any:
 
 def is_json(value: Any) -> bool:
     """Whether it holds nothing but JSON's own types, and numbers that keep all their digits."""
-    kind = type(value)
-    if kind is dict:
+    if type(value) is dict:
         return all(type(key) is str and is_json(inner) for key, inner in _items(value))
-    return all(map(is_json, value)) if kind is list else kind in _SCALARS
+    return all(map(is_json, _list(value))) if type(value) is list else type(value) in _SCALARS
 
 
 def _items(value: Any) -> Any:
