@@ -50,7 +50,7 @@ def test_the_help_the_page_and_the_guide_name_every_fault_and_no_other() -> None
     example = re.search(r'"(.+?)"', HELP["chaos"])
     assert example is not None
     chaos = str(Chaos.parse(example[1]))
-    switches = re.search(r"^const TROUBLE = \{\n(.+?)^\};", HTML, re.MULTILINE | re.DOTALL)
+    switches = re.search(r"^const FAULTS = \{\n(.+?)^\};", HTML, re.MULTILINE | re.DOTALL)
     assert switches is not None
     names = re.findall(r"(\w+): \[", switches[1])
     for word in CHAOS_WORDS:
