@@ -5,7 +5,7 @@ these packages. A conversion may return something that needs a further conversio
 
 The tables are at the end, and a new type is a line in one of them: `_BASE_TYPES` with subclasses, `_CONVERSIONS` by the
 exact type (found faster; it may be in both), `_OBJECTS` and `_DUCK_TYPES` by an attribute, `_NAMED` and `_TEXT_NAMES` by
-the type's name. Only `key_text` has a chain of its own, for the keys of dicts.
+the type's name (of `_TEXT_NAMES` also as ids). Only `key_text` has a chain of its own, for the keys of dicts.
 
 This file knows single values: neither paths nor messages.
 """

@@ -15,7 +15,19 @@ from typing import Final
 
 from segment_async._outcome import Status
 
-from .retry import SUSPECT_AFTER, Answer, Failure, Finish, History, NoCredentials, NoResponse, Retry, RetryPolicy, Split
+from .retry import (
+    REFUSALS,
+    SUSPECT_AFTER,
+    Answer,
+    Failure,
+    Finish,
+    History,
+    NoCredentials,
+    NoResponse,
+    Retry,
+    RetryPolicy,
+    Split,
+)
 
 # Attempts in a row without a usable answer that open the circuit.
 FAILURE_THRESHOLD: Final = 5
@@ -95,7 +107,7 @@ class CircuitBreaker:
         if action.status is Status.DELIVERED:
             self.delivered += 1
             self._refused_in_a_row = 0
-        elif action.reason == "refused" and messages == 1:
+        elif action.reason in REFUSALS and messages == 1:
             self._refused_in_a_row += 1
 
     def _note_failure(self, history: History, now: float) -> None:

@@ -24,6 +24,8 @@ _TRANSIENT: Final = frozenset({408, 410, 429, 460})
 # Not supported, not this version of HTTP, a network that wants a login: no later attempt will differ.
 _FINAL_5XX: Final = frozenset({501, 505, 511})
 _CREDENTIALS: Final = frozenset({401, 403})
+# Reasons of refusals that may be due to a message, and to every one: `AttemptContext.refuses_everything` counts them.
+REFUSALS: Final = frozenset({"refused"})
 # White space and a byte order mark, which some proxies put before their pages.
 _BEFORE_THE_TEXT: Final = b" \t\r\n\xef\xbb\xbf"
 # A page may begin with a comment, or as XML.
@@ -70,7 +72,7 @@ class RetryPolicy:
                 raise ValueError(f"{name} must be a finite number of seconds from 0")
 
     def delay(self, failures: int, random: float) -> float:
-        """Seconds to wait after so many failures in a row; `random` (0 to 1) takes off up to a half."""
+        """Seconds to wait after so many failures in a row; `random` (0 to 1) takes off up to a half ("equal jitter")."""
         doublings = min(failures - 1, 60)
         return min(self.max_backoff, self.backoff * 2.0**doublings) * (1 - random / 2)
 

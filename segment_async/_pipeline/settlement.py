@@ -21,6 +21,7 @@ from .outage import Outage
 from .queue import Queue
 from .reports import Reports
 from .retry import (
+    REFUSALS,
     Action,
     AttemptContext,
     Failure,
@@ -154,7 +155,7 @@ class Settlement:
     # -- what is done
 
     def _finish(self, batch: Batch, action: Finish, answer: Response | Failure, now: float) -> None:
-        if action.reason == "refused" and batch.count == 1:
+        if action.reason in REFUSALS and batch.count == 1:
             batch.record.has_refusal = True
         result = batch.history.result(action.status, action.reason)
         self.settle(batch, result, _text_of(answer))
@@ -226,7 +227,7 @@ class Settlement:
         messages = "1 message" if count == 1 else f"{count:,} messages"
         hint = f" to {result.location}; set host= to Segment's own address" if result.location is not None else ""
         self._reports.warn(reason, "Messages failed: %s, %s%s (last status: %s).", messages, reason, hint, status)
-        if reason == "refused" and self._circuit.refuses_everything:
+        if reason in REFUSALS and self._circuit.refuses_everything:
             self._reports.warn("refuses", "The server refuses every message; batches fail whole until it takes one.")
         if status is not None and isinstance(self._transport, HTTPTransport):
             text = advice(status, self._transport.hostname, with_token=self._auth.has_tokens)
