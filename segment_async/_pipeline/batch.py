@@ -243,7 +243,8 @@ class OpenBatch:
         if self.size - self._pressed_bytes < least or not self._bodies:
             return
         try:
-            self._press.add((b"," if self._pressed_bytes else _HEAD) + b",".join(self._bodies))
+            self._press.add(b"," if self._pressed_bytes else _HEAD)
+            self._press.add(b",".join(self._bodies))
             self._lengths.extend(map(len, self._bodies))
             self._bodies = []
             self._pressed_bytes = self.size

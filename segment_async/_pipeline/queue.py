@@ -23,8 +23,7 @@ import sys
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import accumulate, repeat
-from operator import add
+from itertools import accumulate
 from typing import Final, Literal
 
 from segment_async._exceptions import ClientClosed, QueueFull
@@ -415,28 +414,29 @@ class Queue:
         messages = self.ready
         if not messages or most <= 0:
             return 0, None
-        # By their indices: an iterator fails if a finalizer enqueues meanwhile.
-        looked_at = list(map(messages.__getitem__, range(min(most, _READ_AT_ONCE, len(messages)))))
+        count = min(most, _READ_AT_ONCE, len(messages))
         key = sends = 0
         if self.attempts:
             # Messages that earlier processes tried go by themselves.
-            key = keys_of(looked_at[:1])[0]
+            key = keys_of((messages[0],))[0]
             sends = self.attempts.get(key, 0)
-            del looked_at[1:]
-        bodies = bodies_of(looked_at)
-        # With a comma each.
-        ends = list(accumulate(map(add, map(len, bodies), repeat(1))))
+            count = 1
+        # By their indices: an iterator fails if a finalizer enqueues meanwhile.
+        bodies = bodies_of(map(messages.__getitem__, range(count)))
+        ends = list(accumulate(map(len, bodies)))
         batch = self.backlog.open
         if batch is None:
             batch = self.backlog.begin(Record(self.queued.host), self.read_count, self.clock.now(), sends)
-        elif batch.history.sends != sends or not batch.fits(ends[0] - 1):
+        elif batch.history.sends != sends or not batch.fits(ends[0]):
             return 0, batch
-        count = min(max(1, bisect_right(ends, min(batch.room, room))), max(1, batch.places))
-        batch.take(messages, bodies[:count], ends[count - 1] - count)
+        # With a comma each.
+        fitting = bisect_right(range(count), min(batch.room, room), key=lambda index: ends[index] + index + 1)
+        count = min(max(1, fitting), max(1, batch.places))
+        batch.take(messages, bodies[:count], ends[count - 1])
         self.read_count += count
         if self.attempts:
             self.attempts.pop(key, None)
-        return ends[count - 1], None
+        return ends[count - 1] + count, None
 
     def place(self, batch: Batch | OpenBatch) -> None:
         """The messages of a batch have their outcomes in its record from now on: wake what waits for one of them."""
