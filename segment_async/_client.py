@@ -14,7 +14,7 @@ from os import PathLike
 from signal import SIGTERM, Signals
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
 
 import orjson
 
@@ -227,6 +227,9 @@ class Client:
             return "<Client (constructor failed)>"
         now = self.statistics()
         return f"<Client {now.accepted} accepted, {now.pending} pending>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client cannot be copied or pickled; make one in each process, such as at module level")
 
     # -- the six calls
 

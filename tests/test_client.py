@@ -1,8 +1,10 @@
 """The client end to end, over real HTTP against the local endpoint, which judges messages as Segment does."""
 
 import asyncio
+import copy
 import functools
 import logging
+import pickle
 import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,7 +25,9 @@ from segment_async import (
     Response,
     Status,
     bind,
+    blocking,
     bound,
+    compat,
     messages,
 )
 from segment_async.devserver import serve
@@ -246,6 +250,13 @@ class TestOptions:
                 assert (len(named.messages), len(given.messages)) == (1, 1)
 
         asyncio.run(main())
+
+    @pytest.mark.parametrize("kind", [Client, blocking.Client, compat.Client])
+    @pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+    def test_it_says_that_it_cannot_be_copied(self, copied: Callable[[Any], Any], kind: Callable[[str], Any]) -> None:
+        client = kind("KEY")
+        with pytest.raises(TypeError, match="a client cannot be copied or pickled; make one in each process"):
+            copied(client)
 
     def test_repr_shows_counts_and_no_secret(self) -> None:
         assert repr(Client("SECRET")) == "<Client 0 accepted, 0 pending>"
