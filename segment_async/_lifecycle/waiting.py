@@ -54,9 +54,18 @@ class Signal:
 
     def notify(self) -> None:
         self.mark = object()
+        self._wake(any_change=True)
+
+    def recheck(self) -> None:
+        """As `notify`, for a change that can only matter to a condition: what waits for any change sleeps on."""
+        self._wake(any_change=False)
+
+    def _wake(self, *, any_change: bool) -> None:
         if self._waiters:
             # The copy is made in one step: a finalizer that comes here too may remove waiters.
-            woken = [waiter for waiter, done in self._waiters.copy().items() if done is None or done()]
+            woken = [
+                waiter for waiter, done in self._waiters.copy().items() if (any_change if done is None else done())
+            ]
             # In this order: if an exception interrupts it, the next `notify` wakes them again.
             wake(woken)
             for waiter in woken:

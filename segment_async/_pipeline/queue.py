@@ -134,6 +134,17 @@ class Queue:
             self._wake_waiters()
         self.changed.notify()
 
+    def notify_stored(self, ready: int) -> None:
+        """With a spool, as `notify`: messages were stored, and so many of them are ready to be sent.
+
+        The consumer is woken only if it is worth a look, as for a message that is put into a queue without a spool.
+        """
+        if self.room.waiters:
+            self._wake_waiters()
+        self.changed.recheck()
+        if ready and len(self.ready) >= self._wake_at:
+            self._announce(ready)
+
     # -- messages come in
 
     def offer(self, delivery: Delivery, size: int, *, paced: bool = True) -> bool:
@@ -268,7 +279,7 @@ class Queue:
         accounts.pending, accounts.pending_bytes = accounts.pending + 1, accounts.pending_bytes + size
         self._messages.append(delivery)
 
-    def _announce(self) -> None:
+    def _announce(self, new: int = 1) -> None:
         """Wake the consumer for unread messages, once: when it goes to sleep it says when to wake it next.
 
         The first message of a batch only starts its clock if the consumer will look before the batch is due: waking it
@@ -279,7 +290,10 @@ class Queue:
         else:
             now = self.clock.now()
             with self.lock:
-                if len(self.ready) == 1 and self.backlog.waits_for_company(now):
+                is_first = len(self.ready) == new and self.backlog.unread_since is None
+                # With a spool, a flush may wait for messages that are stored only now.
+                is_awaited = self.read_count < self.backlog.flush_before
+                if is_first and not is_awaited and self.backlog.waits_for_company(now):
                     self.backlog.unread_since = now
                     self._wake_at = self._worth_a_look(now)
                     return
@@ -508,7 +522,7 @@ class Queue:
             self.backlog.looks_at = looks_at
             wake_at = self._worth_a_look(self.clock.now())
             if self.changed.mark is seen and len(self.ready) < wake_at:
-                self._wake_at = sys.maxsize if self.has_spool else wake_at
+                self._wake_at = wake_at
                 return waiter
             self._wake_at = sys.maxsize
         self.changed.forget(waiter)

@@ -65,12 +65,18 @@ _Answered = tuple[asyncio.Future[_Answer], _Answer]
 
 
 class _Group:
-    """Messages that the spool is storing; `since`: when they were handed over, by the client's clock."""
+    """Messages that the spool is storing.
 
-    __slots__ = ("since",)
+    Attributes:
+        since: when they were handed over, by the client's clock.
+        hold: how many of them may be held at once.
+    """
+
+    __slots__ = ("hold", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
+        self.hold = 0
 
 
 class SpoolIntake:
@@ -285,30 +291,42 @@ class SpoolIntake:
         if queue.is_amid_a_change():
             return
         group = _Group(self._clock.now())
-        unstored, appending = queue.unstored, queue.appending
+        answered: list[_Answered] = []
         try:
-            self._take_answers()
-            if self._has_to_wait():
-                return
-            with queue.lock:
-                # No call from here to where the group is set: a signal handler must not begin one of its own. Answers that
-                # have come by now are another thread's to deal with: these messages are stored, and the next ones must
-                # not get their answers.
-                if self._group is not None or self._answers or self._waits_for_record or not (appending or unstored):
-                    return
-                self._group = group
-                if not appending:
-                    # One call, as in `OpenBatch.take`.
-                    appending.extend(starmap(unstored.popleft, repeat((), min(_GROUP, len(unstored)))))
-                messages = list(map(NewMessage, [one.message_id for one in appending], bodies_of(appending)))
-                hold = _fitting(messages, *queue.window()) if self._deliver and not self.keeps else 0
-            self._hand_over(group, messages, hold)
+            try:
+                self._take_answers(answered)
+                messages = self._next_group(group)
+                if messages:
+                    self._hand_over(group, messages)
+            finally:
+                # Last: calls that this wakes in another thread make the next group together.
+                settle_all(answered)
         except BaseException:
             # The group is handed over again, by the recorder; what the spool has of it is known then.
             if self._group is group:
                 self._group = None
             queue.notify()
             raise
+
+    def _next_group(self, group: _Group) -> list[NewMessage]:
+        """The messages that the spool is to store next; none if there are none, or it is not their turn."""
+        if self._has_to_wait():
+            return []
+        queue = self._queue
+        unstored, appending = queue.unstored, queue.appending
+        with queue.lock:
+            # No call from here to where the group is set: a signal handler must not begin one of its own. Answers that
+            # have come by now are another thread's to deal with: these messages are stored, and the next ones must
+            # not get their answers.
+            if self._group is not None or self._answers or self._waits_for_record or not (appending or unstored):
+                return []
+            self._group = group
+            if not appending:
+                # One call, as in `OpenBatch.take`.
+                appending.extend(starmap(unstored.popleft, repeat((), min(_GROUP, len(unstored)))))
+            messages = list(map(NewMessage, [one.message_id for one in appending], bodies_of(appending)))
+            group.hold = _fitting(messages, *queue.window()) if self._deliver and not self.keeps else 0
+            return messages
 
     def _pump_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         """As `pump`, for a call of this loop whose message is queued: at the loop's next turn.
@@ -335,10 +353,11 @@ class SpoolIntake:
             # The recorder goes on.
             self._queue.notify()
 
-    def _hand_over(self, group: _Group, messages: list[NewMessage], hold: int) -> None:
+    def _hand_over(self, group: _Group, messages: list[NewMessage]) -> None:
         done = partial(self._answered, group)
+        make_room = self._queue.overflow == "drop_oldest"
         try:
-            self._spool.append_nowait(messages, done, hold=hold, make_room=self._queue.overflow == "drop_oldest")
+            self._spool.append_nowait(messages, done, hold=group.hold, make_room=make_room)
         except Exception as error:
             if not isinstance(error, SpoolUnavailable):
                 self._reports.warn("spool", "The spool raised; messages are not stored.\n%s", stack_of(error))
@@ -396,32 +415,32 @@ class SpoolIntake:
         self._timer_loop = None
         self.pump()
 
-    def _take_answers(self) -> None:
+    def _take_answers(self, answered: list[_Answered]) -> None:
         """Each message goes where its answer says."""
         answers, queue = self._answers, self._queue
-        answered: list[_Answered] = []
-        try:
-            while answers or self._dropped:
-                refused = None
-                with queue.lock:
-                    while len(answers) > len(queue.appending):
-                        # Its message was moved when an exception came in between.
-                        answers.popleft()
-                    if answers and not (self._take_handed_over(answered) or self._take_held(answered)):
+        while answers or self._dropped:
+            refused = ready = None
+            with queue.lock:
+                while len(answers) > len(queue.appending):
+                    # Its message was moved when an exception came in between.
+                    answers.popleft()
+                if answers and not self._take_handed_over(answered):
+                    ready = self._take_stored(answered)
+                    if ready is None:
                         refused = self._take_one(answered)
-                    # Last, as they may be of the same group.
-                    while self._dropped and not answers:
-                        self.lose(self._dropped[0])
-                        del self._dropped[0]
-                    queue.room.note_room()
-                if refused is not None:
-                    self._report_dropped(*refused)
-                if not answers:
-                    # Some have their outcome, or share another's.
-                    queue.queued.moved.notify()
-                    queue.notify()
-        finally:
-            settle_all(answered)
+                # Last, as they may be of the same group.
+                while self._dropped and not answers:
+                    self.lose(self._dropped[0])
+                    del self._dropped[0]
+                queue.room.note_room()
+            if refused is not None:
+                self._report_dropped(*refused)
+            if ready is not None:
+                queue.notify_stored(ready)
+            elif not answers:
+                # Some have their outcome, or share another's.
+                queue.queued.moved.notify()
+                queue.notify()
 
     def _take_handed_over(self, answered: list[_Answered]) -> bool:
         """The ordinary case of a shared spool, in few steps: all messages are stored. The lock is held."""
@@ -440,19 +459,31 @@ class SpoolIntake:
         forget_bodies(group)
         return True
 
-    def _take_held(self, answered: list[_Answered]) -> bool:
-        """The ordinary case of other spools, in few steps: all messages are held. The lock is held."""
+    def _take_stored(self, answered: list[_Answered]) -> int | None:
+        """The ordinary case of other spools, in few steps: all messages are stored, and the first ones held. The lock is
+        held.
+
+        Returns how many became ready to be sent; `None`: it is not the ordinary case.
+        """
         answers, queue = self._answers, self._queue
-        if self.keeps or not all(not isinstance(answer, SpoolUnavailable) and answer.held for answer in answers):
-            return False
+        stored = [a for a in answers if not isinstance(a, SpoolUnavailable) and a.status == "stored"]
+        held = sum(each.held for each in stored)
+        is_ordinary = len(stored) == len(answers) and all(each.held for each in stored[:held])
+        if not is_ordinary or self._dropped or self.keeps or self._hands_over:
+            return None
         self._full_since = None
         group = list(queue.appending)
-        stored_as(group, [0 if isinstance(answer, SpoolUnavailable) else answer.key or 0 for answer in answers])
+        stored_as(group, [each.key or 0 for each in stored])
+        self.known.update((delivery.message_id, delivery) for delivery in group[held:])
         # Before the messages move: if an exception comes in between, this is done again for the others.
         self._answer_all(group, answers, answered)
-        queue.ready.extend(starmap(queue.appending.popleft, repeat((), len(group))))
+        queue.ready.extend(starmap(queue.appending.popleft, repeat((), held)))
+        bodies = bodies_of(queue.appending)
+        queue.accounts.unload(len(bodies), sum(map(len, bodies)))
+        queue.appending.clear()
         answers.clear()
-        return True
+        forget_bodies(group[held:])
+        return held
 
     def _take_one(self, answered: list[_Answered]) -> tuple[Delivery, BatchResult, bytes] | None:
         """The first message goes where its answer says; what is dropped is returned. The lock is held.

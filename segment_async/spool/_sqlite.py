@@ -116,7 +116,7 @@ class SQLiteSpool:
         self._pid = os.getpid()
         self._has_threads = has_threads
         self._writer = Writer(self._base, self._options)
-        self._statistics = SpoolStatistics(capacity=self._options.max_bytes)
+        self._look = self._writer.look()
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         # Those that wait.
         self._readers: list[_Request] = []
@@ -151,7 +151,7 @@ class SQLiteSpool:
         self._submit(_Request(Append(stored, hold, make_room), done))
 
     def statistics(self) -> SpoolStatistics:
-        return self._statistics
+        return self._look()
 
     async def aclose(self) -> None:
         self._is_closing = True
@@ -290,7 +290,7 @@ class SQLiteSpool:
                 requests.append(self._readers.pop(0))
         finally:
             if not self._is_closed:
-                self._statistics = self._writer.statistics()
+                self._look = self._writer.look()
 
     def _has_read(self, reader: _Request) -> bool:
         """Whether there is something for the reader, if only the news that there is nothing."""
@@ -320,7 +320,7 @@ class SQLiteSpool:
     def _close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._statistics = self._writer.close()
+            self._look = self._writer.close()
 
     # -- fork
 

@@ -24,9 +24,9 @@ import itertools
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -603,9 +603,11 @@ class Writer:
 
     # -- books, and the end
 
-    def statistics(self) -> SpoolStatistics:
+    def look(self) -> Callable[[], SpoolStatistics]:
+        """What makes the statistics of now, in any thread and later, as few turns are followed by a question."""
         shards = self._all()
-        return statistics_of(
+        return partial(
+            statistics_of,
             [shard.counted() for shard in shards],
             recovered=self._recovered,
             disk_bytes=sum(shard.database.disk_bytes for shard in shards),
@@ -614,18 +616,18 @@ class Writer:
             capacity=self._options.max_bytes,
         )
 
-    def close(self) -> SpoolStatistics:
-        """Close every shard; returns the last statistics."""
+    def close(self) -> Callable[[], SpoolStatistics]:
+        """Close every shard; returns the last look."""
         self.commit()
-        last = self.statistics()
-        if last.unrecorded:
+        look = self.look()
+        if unrecorded := look().unrecorded:
             text = "The spool closes while the disk refuses: %s: notes not recorded: %d"
-            self._options.log(text, self._base, last.unrecorded)
+            self._options.log(text, self._base, unrecorded)
         for shard in self._all():
             self._close(shard)
         self._own = None
         self._adopted.clear()
-        return last
+        return look
 
     def abandon(self) -> None:
         """In a forked child: all of it is the parent's."""

@@ -54,6 +54,20 @@ class TestSignal:
 
         run(main())
 
+    def test_a_recheck_wakes_only_what_waits_for_a_condition_that_is_true(self) -> None:
+        async def main() -> None:
+            signal, state = Signal(), {"done": False}
+            picky, other = signal.register(lambda: state["done"]), signal.register()
+            mark = signal.mark
+            signal.recheck()
+            assert (picky.done(), other.done()) == (False, False)
+            state["done"] = True
+            signal.recheck()
+            assert (picky.done(), other.done()) == (True, False)
+            assert signal.mark is mark
+
+        run(main())
+
     def test_a_condition_is_not_asked_again_after_it_was_true(self) -> None:
         async def main() -> None:
             signal, asked = Signal(), []

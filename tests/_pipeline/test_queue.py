@@ -828,6 +828,75 @@ class TestWaking:
 
         run(main())
 
+    def store(self, queue: Queue, count: int = 1) -> None:
+        """As the spool intake does it, with messages that are ready to be sent."""
+        for _ in range(count):
+            queue.accounts.pending += 1
+            queue.ready.append(message(queue))
+        queue.notify_stored(count)
+
+    def test_with_a_spool_as_many_stored_messages_are_worth_a_look_as_put_ones_are_without(self) -> None:
+        async def main() -> None:
+            queue = queue_with(1_000, has_spool=True)
+            self.store(queue)
+            read(queue)
+            sleeper = queue.sleep_until_unread(queue.changed.mark, None)
+            assert sleeper is not None
+            for _ in range(49):
+                self.store(queue, 2)
+            assert not sleeper.done()
+            self.store(queue)
+            assert sleeper.done()
+
+        run(main())
+
+    def test_with_a_spool_the_first_stored_ones_wait_for_company_if_the_consumer_looks_in_time(self) -> None:
+        async def main() -> None:
+            queue = queue_with(1_000, has_spool=True)
+            queue.clock.attach(running_clock())
+            now = queue.clock.now()
+            sleeper = queue.sleep_until_unread(queue.changed.mark, now)
+            assert sleeper is not None
+            self.store(queue, 2)
+            assert not sleeper.done()
+            assert queue.backlog.unread_since == now
+            self.store(queue, 97)
+            assert not sleeper.done()
+            self.store(queue)
+            assert sleeper.done()
+
+        run(main())
+
+    def test_with_a_spool_what_a_flush_waits_for_is_looked_at_as_soon_as_it_is_stored(self) -> None:
+        async def main() -> None:
+            queue = queue_with(1_000, has_spool=True)
+            queue.clock.attach(running_clock())
+            offer(queue)
+            queue.backlog.flush_before = queue.place_to_reach()
+            sleeper = queue.sleep_until_unread(queue.changed.mark, queue.clock.now())
+            assert sleeper is not None
+            queue.ready.append(queue.unstored.popleft())
+            queue.notify_stored(1)
+            assert sleeper.done()
+
+        run(main())
+
+    def test_with_a_spool_conditions_are_looked_at_whatever_was_stored(self) -> None:
+        async def main() -> None:
+            queue = queue_with(1_000, has_spool=True)
+            sleeper = queue.sleep_until_unread(queue.changed.mark, None)
+            assert sleeper is not None
+            waiter = queue.changed.register(lambda: not queue.unstored)
+            offer(queue)
+            sleeper = queue.sleep_until_unread(queue.changed.mark, None)
+            assert sleeper is not None
+            assert not waiter.done()
+            queue.unstored.popleft()
+            queue.notify_stored(0)
+            assert (waiter.done(), sleeper.done()) == (True, False)
+
+        run(main())
+
 
 class TestDropOldest:
     def test_a_whole_batch_goes_the_oldest_that_is_not_in_flight(self) -> None:

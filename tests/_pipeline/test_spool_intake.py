@@ -1,13 +1,16 @@
 """The way into a spool: each message is handed over once, and gets the answer that is its own."""
 
 import asyncio
+import threading
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from segment_async import Client, Status
+from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
-from segment_async.spool._protocol import StoredMessage, Window
+from segment_async.spool._protocol import Appended, AppendResult, StoredMessage, Window
 from tests.support.interruptions import Interrupted, Points
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.slow_spool import SlowSpool
@@ -39,8 +42,8 @@ def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_
             # Another thread has looked whether there are answers, and then the spool's thread brings some.
             take, pump = intake._take_answers, intake.pump
 
-            def take_too_early() -> None:
-                take()
+            def take_too_early(answered: list[Any]) -> None:
+                take(answered)
                 monkeypatch.setattr(intake, "_take_answers", take)
                 monkeypatch.setattr(intake, "pump", lambda: None)
                 spool.answer(1, held=True)
@@ -53,6 +56,82 @@ def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_
             assert spool.ids == [["m0"], ["m1", "m2"], ["m3"]]
             spool.answer(2, held=True)
             assert await client.flush() == 0
+            assert [(await delivery).status for delivery in deliveries] == [Status.DELIVERED] * 4
+        assert transport.taken == ["m0", "m1", "m2", "m3"]
+
+    run(main())
+
+
+def test_they_are_one_group_whatever_the_spools_thread_does_as_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them in a group would have the others wait for it."""
+    spool = SlowSpool()
+    is_queued, is_answered = threading.Event(), threading.Event()
+
+    def answer() -> None:
+        spool.answer(0, held=True)
+        # The spool's thread stops where it has woken the loop, until the first call has queued its next message.
+        is_answered.set()
+
+    def settle_and_stop(results: Any) -> None:
+        settle_all(results)
+        if results and threading.current_thread() is not threading.main_thread():
+            is_queued.wait(10)
+
+    monkeypatch.setattr("segment_async._pipeline.spool_intake.settle_all", settle_and_stop)
+
+    async def main() -> None:
+        async with Client("key", spool=spool, transport=ScriptedTransport()) as client:
+
+            async def call_twice(number: int) -> None:
+                await client.track("user-1", "Order Completed", message_id=f"a{number}")
+                if number == 1:
+                    is_queued.set()
+                    assert is_answered.wait(10)
+                await client.track("user-1", "Order Completed", message_id=f"b{number}")
+
+            calls = [asyncio.create_task(call_twice(number)) for number in range(3)]
+            await turns()
+            thread = threading.Thread(target=answer)
+            thread.start()
+            await asyncio.to_thread(is_answered.wait, 10)
+            await turns()
+            assert spool.ids == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
+            spool.answer(1, held=True)
+            await asyncio.gather(*calls)
+            thread.join()
+
+    asyncio.run(main())
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def store_half(spool: SlowSpool) -> Window:
+    """The first group is stored, its first half held; returns the rest, as a read would."""
+    messages, done = spool.groups[0]
+    half = len(messages) // 2
+    done(AppendResult([Appended("stored", key, key <= half) for key, _ in enumerate(messages, 1)]))
+    return Window([StoredMessage(key, *message) for key, message in enumerate(messages, 1)][half:])
+
+
+def test_stored_messages_stay_on_disk_when_there_is_no_room_for_them() -> None:
+    """They are sent once they are read, in their order, by the deliveries that the application keeps."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport, flush_at=2, flush_interval=60) as client:
+            calls = [
+                asyncio.create_task(client.track("user-1", "Order Completed", message_id=f"m{number}"))
+                for number in range(4)
+            ]
+            await turns()
+            rest = store_half(spool)
+            deliveries = await asyncio.gather(*calls)
+            statistics = client.statistics()
+            assert (statistics.accepted, statistics.pending) == (4, 4)
+            spool.windows.put_nowait(rest)
             assert [(await delivery).status for delivery in deliveries] == [Status.DELIVERED] * 4
         assert transport.taken == ["m0", "m1", "m2", "m3"]
 
@@ -135,6 +214,40 @@ def test_an_exception_at_any_call_amid_the_answers_costs_no_message_that_is_hand
             assert [(await each).status for each in deliveries] == [Status.HANDED_OVER] * 3, points.where
             counted = client.statistics()
             assert (counted.accepted, counted.handed_over, counted.queued_bytes) == (3, 3, 0), points.where
+        return points.where != ""
+
+    number = 0
+    while run(once(number)):
+        number += 1
+    assert number > 10
+
+
+def test_an_exception_at_any_call_amid_the_answers_costs_no_message_that_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def once(number: int) -> bool:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport) as client:
+            calls = [
+                asyncio.ensure_future(client.track("user-1", "Order Completed", message_id=f"m{number}"))
+                for number in range(4)
+            ]
+            await asyncio.sleep(0.01)
+            feed = client._owner.pipeline.feed
+            assert feed is not None
+            with monkeypatch.context() as patched:
+                # The spool's thread has brought them, and this one deals with them.
+                patched.setattr(feed.intake, "pump", lambda: None)
+                rest = store_half(spool)
+            with Points("_pipeline", act=interrupt, at=number) as points, suppress(Interrupted):
+                feed.intake.pump()
+            feed.intake.pump()
+            deliveries = await asyncio.gather(*calls)
+            spool.windows.put_nowait(rest)
+            assert [(await each).status for each in deliveries] == [Status.DELIVERED] * 4, points.where
+            counted = client.statistics()
+            assert (counted.accepted, counted.delivered, counted.queued_bytes) == (4, 4, 0), points.where
+            assert transport.taken == ["m0", "m1", "m2", "m3"], points.where
         return points.where != ""
 
     number = 0

@@ -159,7 +159,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def books(self):
-        counts = self.writer.statistics()
+        counts = self.writer.look()()
         if counts.accepted == 0:
             return
         assert {name: getattr(counts, name) for name in self.counts} == self.counts

@@ -406,7 +406,7 @@ def test_a_page_whose_order_is_damaged_hides_nothing(path):
         writer = open_writer(path)
         try:
             read = len(read_all(writer))
-            counts = writer.statistics()
+            counts = writer.look()()
         finally:
             writer.close()
         assert counts.pending == read, (leaf, cell, bit)

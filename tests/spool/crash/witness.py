@@ -53,7 +53,7 @@ def check(
     writer = open_writer(path)
     try:
         messages = read_all(writer)
-        counts = writer.statistics()
+        counts = writer.look()()
     finally:
         writer.close()
     _check_messages(messages, story, attempts_are_known=attempts_are_known)
@@ -73,7 +73,7 @@ def drain(path: Path, story: Story) -> SpoolStatistics:
             _no("changed", (each.message_id for each in messages if each.body != body_of(each.message_id)))
             story.sent.update(each.message_id for each in messages)
             story.delivered.update(each.message_id for each in messages)
-        counts = writer.statistics()
+        counts = writer.look()()
     finally:
         writer.close()
     if counts.pending:
