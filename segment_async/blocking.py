@@ -215,7 +215,8 @@ class Client(Calls[Delivery]):
         """
         _check_waits(self._client._owner)
         thread: LoopThread | CallingThread | None = self._thread
-        if thread is None or thread.pid != getpid():
+        # Another one, or none: after a fork, and after the drain at the exit.
+        if thread is None or thread is not loop_thread.existing():
             pipeline = self._client._owner.pipeline
             # A spool may have kept something; without a thread, calls only queue.
             may_have_some = pipeline.queue.has_spool or pipeline.queue.accounts.pending > 0

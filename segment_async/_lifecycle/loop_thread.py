@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from threading import Thread, get_ident
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 # Seconds that the thread gets to end once its loop was stopped.
 _STOP_SECONDS: Final = 1.0
+# Seconds between two attempts to start the thread, and between two warnings that none can be started.
+_RETRY_SECONDS: Final = 1.0
+_QUIET_SECONDS: Final = 60.0
 
 # By process, so that a child notices a fork without hooks (uWSGI's) as well.
 _threads: dict[int, LoopThread] = {}
@@ -48,25 +52,39 @@ class LoopThread:
         self._thread: Thread | None = None
         self._ident = 0
         self._is_stopping = False
+        self._may_start_at = self._may_warn_at = 0.0
 
     def is_started(self) -> bool:
         return self._thread is not None
 
-    def start(self) -> None:
-        """Raises:
-        RuntimeError: none can be started: the interpreter is ending, or the system allows no more.
-        """
+    def start(self) -> bool:
+        """Whether it runs; if not, none can be started: the interpreter is ending, or the system allows no more."""
+        refused = None
         with self._lock:
-            if self._thread is not None:
-                return
-            self.loop = asyncio.new_event_loop()
+            now = time.monotonic()
+            if self._thread is None and now >= self._may_start_at:
+                self._may_start_at = now + _RETRY_SECONDS
+                try:
+                    self._start()
+                except (RuntimeError, OSError) as error:
+                    refused = error
+            is_started = self._thread is not None
+        if refused is not None and "shutdown" not in str(refused) and now >= self._may_warn_at:
+            self._may_warn_at = now + _QUIET_SECONDS
+            _log.warning(
+                "No thread can be started to send messages: %s. They wait until one can, or for the exit.", refused
+            )
+        return is_started
+
+    def _start(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        try:
             self._thread = Thread(target=self._main, name="segment_async", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:
-                self._thread = None
-                self.loop.close()
-                raise
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            self.loop.close()
+            raise
 
     def _main(self) -> None:
         self._ident = get_ident()
@@ -77,9 +95,18 @@ class LoopThread:
                     self.loop.run_forever()
                 except (KeyboardInterrupt, SystemExit) as error:
                     _log.error("A hook tried to end the program from segment_async's thread.\n%s", stack_of(error))
+            self.loop.run_until_complete(self._end_tasks())
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:
             self.loop.close()
+
+    async def _end_tasks(self) -> None:
+        """Let no other thread wait for what does not come any more."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call a function on the loop, from any thread."""
@@ -162,13 +189,7 @@ def running() -> LoopThread | CallingThread:
     thread = _threads.get(pid) or _threads.setdefault(pid, LoopThread(pid))
     if not thread.is_started():
         _check_gevent()
-        try:
-            thread.start()
-        except RuntimeError as error:
-            if "shutdown" not in str(error):
-                _log.warning(
-                    "No thread can be started to send messages: %s. They wait until one can, or for the exit.", error
-                )
+        if not thread.start():
             return CallingThread()
     return thread
 

@@ -27,6 +27,8 @@ def later() -> None:
     """Registered before the package is imported, so that it runs after the package's own exit handler."""
     if when in ("after", "after_others"):
         call()
+    if when == "flush_after":
+        print("left", client.flush(), client.flush(30))
     if when == "made_after":
         try:
             globals()["client"] = make()
@@ -100,7 +102,7 @@ def before_with_a_full_queue() -> None:
 
 
 client = make()
-if when == "after_others":
+if when in ("after_others", "flush_after"):
     call()
 elif when == "meanwhile":
     threading.Thread(target=keep_calling, daemon=True).start()

@@ -55,6 +55,12 @@ class TestAfterTheDrain:
         assert list(raised) == [ENDING]
 
 
+def test_after_the_drain_a_flush_has_nothing_to_wait_for() -> None:
+    received, outcomes, raised, said = run("flush_after", "blocking")
+    assert (received, outcomes, raised) == (1, {"delivered": 1}, {})
+    assert "left 0 0" in said.out
+
+
 class TestBeforeTheDrain:
     """From Python 3.12 on no thread can be started any more."""
 
