@@ -46,10 +46,10 @@ from ._version import __version__
 from .events import TrackEvent
 from .instrumentation import Request
 from .messages import MAX_MESSAGE_BYTES, Defaults, Message, body_of, too_large
-from .spool._protocol import Spool
 
 if TYPE_CHECKING:
     from .plans import Plan
+    from .spool._protocol import Spool
 
 # Encoded once: 0.1 µs of each call.
 _LIBRARY_FIELDS: Final = {"name": "segment-async", "version": __version__}

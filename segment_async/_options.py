@@ -7,15 +7,13 @@ A part gets values that are known to be right. Some options are checked by what 
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
 import ssl as ssl_module
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from os import PathLike
-from typing import Any, Final, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec
 
 from ._hooks import check_plain
 from ._http.origin import PLAIN_HTTP, batch_url, origin
@@ -25,7 +23,9 @@ from ._pipeline.batch import MAX_BATCH_MESSAGES
 from ._pipeline.pipeline import PipelineOptions
 from ._pipeline.queue import Overflow
 from ._pipeline.retry import RetryPolicy, is_seconds
-from .spool._protocol import Spool, is_shared
+
+if TYPE_CHECKING:
+    from .spool._protocol import Spool
 
 HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 _AUTH_SERVERS: Final = {"us": "https://oauth2.segment.io", "eu": "https://oauth2.eu1.segmentapis.com"}
@@ -282,12 +282,12 @@ def auth_for(
         return Basic(write_key)
     if not isinstance(oauth, OAuth):
         raise ValueError("oauth must be an OAuth")  # noqa: TRY004  # as every other option
+    from random import random
+
     server = origin(oauth.auth_server or _AUTH_SERVERS[region], allow_http=allow_http)
     tokens = network.transport(f"{server}/token")
     _check_readable(tokens, allow_http=allow_http)
-    return Tokens(
-        oauth, server, tokens, policy, now=now, wall=time.time, chance=random.random, note_failure=note_failure
-    )
+    return Tokens(oauth, server, tokens, policy, now=now, wall=time.time, chance=random, note_failure=note_failure)
 
 
 def check_spool(spool: str | PathLike[str] | Spool | None, *, deliver: bool, overflow: str) -> None:
@@ -298,6 +298,8 @@ def check_spool(spool: str | PathLike[str] | Spool | None, *, deliver: bool, ove
         raise ValueError("deliver=False hands messages over to a spool: set spool=")
     if spool is None or isinstance(spool, (str, PathLike)):
         return
+    from .spool._protocol import is_shared
+
     if not _has(spool, "claim", "append_nowait", "statistics", "aclose"):
         raise ValueError("spool must be the path of a file, or a Spool")
     if is_shared(spool) and overflow == "drop_oldest":
@@ -320,13 +322,17 @@ def spool_for(
     """
     if spool is None or not send:
         return None
+    from hashlib import sha256
+
+    from .spool._protocol import is_shared
+
     if isinstance(spool, (str, PathLike)):
         from .spool._sqlite import SQLiteSpool
 
         spool = SQLiteSpool(spool)
     address = transport.address if isinstance(transport, HTTPTransport) else ""
     owner = write_key if is_shared(spool) else f"{write_key}\n{address}"
-    spool.claim(hashlib.sha256(owner.encode()).hexdigest()[:16])
+    spool.claim(sha256(owner.encode()).hexdigest()[:16])
     return spool
 
 

@@ -55,7 +55,7 @@ ROWS: Final = [
     ("`time`", "time(19, 20)", ""),
     ("`timedelta`", "timedelta(minutes=1.5)", "seconds"),
     ("`UUID`", 'UUID("6f1e7c3a-6a52-4a0e-8f3e-0d8a4f3b2c11")', ""),
-    ("`Path`, `PurePath`", 'PurePosixPath("/srv/shop")', ""),
+    ("`Path` and other `os.PathLike`", 'PurePosixPath("/srv/shop")', ""),
     ("types of `ipaddress`", 'ip_address("203.0.113.9")', "addresses, networks and interfaces"),
     ("`Enum`", "Plan.PRO", "its value"),
     ("`Decimal`", 'Decimal("30.50")', "the exact number"),

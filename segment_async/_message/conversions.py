@@ -24,7 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from pathlib import PurePath
+from os import fspath
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -367,7 +367,6 @@ _BASE_TYPES: Final[tuple[tuple[type | tuple[type, ...], Conversion], ...]] = (
     (timedelta, timedelta.total_seconds),
     (float, _float),
     (UUID, str),
-    (PurePath, str),
     ((bytes, bytearray, memoryview), _bytes),
     ((set, frozenset, deque, tuple, list), list),
     (Mapping, _mapping),
@@ -384,6 +383,8 @@ _OBJECTS: Final[dict[str, Conversion]] = {
 _DUCK_TYPES: Final[dict[str, Conversion]] = {
     # pydantic's URL types, which `model_dump` leaves as objects.
     "unicode_string": str,
+    # Paths, whose module takes 1 ms to import.
+    "__fspath__": fspath,
     "tolist": _numpy,
 }
 # The name of the type: pandas' missing value, and Arrow's date and time.

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from segment_async._exceptions import TransportError, stack_of
 from segment_async._http.deadline import Deadline
@@ -25,7 +25,9 @@ from .clock import LoopClock
 from .queue import Queue
 from .reports import Reports
 from .retry import Failure, History, NoCredentials, NoResponse
-from .spool_feed import SpoolFeed
+
+if TYPE_CHECKING:
+    from .spool_feed import SpoolFeed
 
 _log = logging.getLogger("segment_async")
 

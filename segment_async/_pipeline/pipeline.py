@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segment_async._http.transport import HTTPTransport, Transport
 from segment_async._lifecycle.loop_end import end
 from segment_async._lifecycle.waiting import Host
 from segment_async._outcome import BatchResult, Health, Statistics, Status
 from segment_async.instrumentation import Request
-from segment_async.spool._protocol import Spool
 
 from .accounts import Accounts
 from .attempt import RequestSender
@@ -37,16 +34,19 @@ from .queue import EVICTED_SHARE, Overflow, Queue
 from .reports import OnError, Reports
 from .retry import RetryPolicy
 from .settlement import Settlement
-from .spool_feed import SpoolFeed
+
+if TYPE_CHECKING:
+    from segment_async.spool._protocol import Spool
+
+    from .spool_feed import SpoolFeed
 
 _log = logging.getLogger("segment_async")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineOptions:
+class PipelineOptions(NamedTuple):
     """The options of a client that the pipeline needs, already checked; `timeout`: only for a custom transport."""
 
-    write_key: str = field(repr=False)
+    write_key: str
     flush_at: int
     flush_interval: float
     max_queue_size: int
@@ -60,6 +60,9 @@ class PipelineOptions:
     on_error: OnError | None
     deliver: bool
     observers: Sequence[Callable[[Request], object]]
+
+    def __repr__(self) -> str:
+        return "<PipelineOptions>"
 
 
 class Pipeline:
@@ -80,6 +83,9 @@ class Pipeline:
         clock: LoopClock,
         host: Host,
     ) -> None:
+        # With hashlib, which it imports, 2 ms of the package's import.
+        from random import random
+
         policy = options.retry
         envelope = Envelope(options.write_key)
         max_bytes, max_messages = MAX_BODY_BYTES - envelope.size, MAX_BATCH_MESSAGES
@@ -90,7 +96,7 @@ class Pipeline:
             max_messages = max(1, options.max_queue_size // evictable)
         # What this imports is imported now: a process that forks while it imports leaves the import lock held in the child.
         bytes_at_once(options.gzip)
-        circuit = CircuitBreaker(policy, random.random)
+        circuit = CircuitBreaker(policy, random)
         backlog = Backlog(
             circuit,
             flush_at=options.flush_at,
@@ -114,9 +120,11 @@ class Pipeline:
             has_spool=spool is not None,
         )
         self.reports = Reports(options.on_error, time.monotonic, self.queue.notify)
-        self.feed = (
-            SpoolFeed(spool, self.queue, clock, self.reports, deliver=options.deliver) if spool is not None else None
-        )
+        self.feed: SpoolFeed | None = None
+        if spool is not None:
+            from .spool_feed import SpoolFeed
+
+            self.feed = SpoolFeed(spool, self.queue, clock, self.reports, deliver=options.deliver)
         self._auth = auth
         self._backlog = backlog
         self._circuit = circuit
@@ -132,7 +140,7 @@ class Pipeline:
             self.feed,
             clock,
             outage=self.outage,
-            random=random.random,
+            random=random,
             wall_clock=time.time,
         )
         self._sender = sender = RequestSender(

@@ -132,7 +132,6 @@ class NoResponse(NamedTuple):
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class NoCredentials:
     """The token server refused for good: the batch cannot be sent."""
 
@@ -164,9 +163,11 @@ class Split(NamedTuple):
     first_alone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Refresh:
     """Send the batch again with a fresh token."""
+
+
+REFRESH: Final = Refresh()
 
 
 Action = Finish | Retry | Split | Refresh
@@ -240,7 +241,7 @@ def _meaning(answer: Answer, history: History, context: AttemptContext) -> Finis
         return _refused_for_its_content(status, context)
     if status in _CREDENTIALS or (status == 511 and context.with_token):
         if context.with_token and not history.refreshed:
-            return Refresh()
+            return REFRESH
         return Finish(Status.FAILED, "unauthorized")
     if status in _TRANSIENT:
         return None

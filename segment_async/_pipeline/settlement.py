@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Response, Transport
@@ -36,7 +36,9 @@ from .retry import (
     advice,
     decide,
 )
-from .spool_feed import SpoolFeed
+
+if TYPE_CHECKING:
+    from .spool_feed import SpoolFeed
 
 # Bytes of an answer's text that are kept with a message that failed.
 _ANSWER_BYTES = 500

@@ -59,6 +59,16 @@ class Point(NamedTuple):
     y: int
 
 
+class AnotherPath:
+    """A path as `os` takes it, of text or of bytes."""
+
+    def __init__(self, path: str | bytes = "/a/b") -> None:
+        self._path = path
+
+    def __fspath__(self) -> str | bytes:
+        return self._path
+
+
 class Colour(enum.Enum):
     RED = "red"
     WHEN = datetime(2025, 1, 2, tzinfo=UTC)
@@ -348,6 +358,8 @@ ROWS: dict[str, tuple[Callable[[], Any], str]] = {
     },
     "QueryDict without values": (made_of(MultiValueDict({"a": []})), '{"a":[]}'),
     "path": (made_of(Path("/a/b")), '"/a/b"'),
+    "path of another library": (AnotherPath, '"/a/b"'),
+    "path in bytes": (lambda: AnotherPath(b"/a/b"), '"/a/b"'),
     "path of no UTF-8": (made_of(PurePosixPath("/\udcff")), '"/\ufffd"'),
     "IPv4": (made_of(ipaddress.ip_address("192.0.2.1")), '"192.0.2.1"'),
     "IPv6": (made_of(ipaddress.ip_address("2001:db8::1")), '"2001:db8::1"'),

@@ -15,13 +15,13 @@ from multidict import CIMultiDict
 
 from segment_async import Client, Response, RetryPolicy, Status, TransportError
 from segment_async._pipeline.retry import (
+    REFRESH,
     Action,
     AttemptContext,
     Finish,
     History,
     NoCredentials,
     NoResponse,
-    Refresh,
     Retry,
     Split,
     advice,
@@ -79,10 +79,10 @@ def table() -> Iterator[tuple[int, Row]]:
         (*range(300, 400),): Row(failed("redirected")),
         (400,): Row(Split(), alone=failed("refused")),
         (413,): Row(Split(too_large=True), alone=failed("too_large")),
-        (401, 403): Row(failed("unauthorized"), oauth=Refresh()),
+        (401, 403): Row(failed("unauthorized"), oauth=REFRESH),
         (408, 410, 429, 460): Row(RETRY),
         (501, 505): Row(failed("refused")),
-        (511,): Row(failed("refused"), oauth=Refresh()),
+        (511,): Row(failed("refused"), oauth=REFRESH),
         (-1, 0, 99, *range(100, 200), 600, 601, 999, 1_000): Row(RETRY),
     }
     named = {status for statuses in rows for status in statuses}
@@ -115,14 +115,14 @@ class TestTable:
     def test_a_token_is_fetched_once_and_then_no_more(self, status: int) -> None:
         where = context(with_token=True)
         action, history = meet(Response(status), where=where)
-        assert action == Refresh()
+        assert action == REFRESH
         assert meet(Response(status), history, where)[0] == failed("unauthorized")
 
     def test_a_token_is_fetched_anew_after_something_else_went_wrong(self) -> None:
         where = context(with_token=True)
         _, history = meet(Response(401), where=where)
         _, history = meet(Response(503), history, where)
-        assert meet(Response(401), history, where)[0] == Refresh()
+        assert meet(Response(401), history, where)[0] == REFRESH
 
     def test_nothing_to_send_with(self) -> None:
         assert meet(NoCredentials()) == (failed("unauthorized"), History(sends=1))

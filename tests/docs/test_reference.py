@@ -118,6 +118,7 @@ _SHOWN_AS = {
     "__dataclass_fields__": "dataclass",
     "__fields_set__": "pydantic models",
     "unicode_string": "pydantic’s",
+    "__fspath__": "os.PathLike",
     "tolist": "numpy scalar",
     "geturl": "urlsplit",
     "render_as_string": "SQLAlchemy",
