@@ -665,7 +665,7 @@ class Client:
         block = innermost.get()
         if block is None and self._is_plain and "userId" in message:
             # The ordinary case, in few steps.
-            message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
+            message["context"] = message["context"] | _CONTEXT if "context" in message else _CONTEXT
             body = encode(message, self._convert)
             size = len(body)
             if size > self._max_bytes:
@@ -687,7 +687,7 @@ class Client:
         if self._defaults is not None:
             message = self._defaults.filled(message)
         if not context:
-            message["context"] = {**message["context"], "library": _LIBRARY} if "context" in message else _CONTEXT
+            message["context"] = message["context"] | _CONTEXT if "context" in message else _CONTEXT
         if "userId" not in message and _lacks_identity(message):
             return message, self._without_identity(message, context, block), "no_identity"
         if self._before_send is None:
@@ -733,7 +733,7 @@ class Client:
             if changed is None:
                 return None
             message = checked(changed, message_id)
-            message["context"] = {**message.get("context", {}), "library": _LIBRARY}
+            message["context"] = message.get("context", {}) | _CONTEXT
             if _lacks_identity(message):
                 raise _no_identity(message)
             return message, body_of(message, self._convert)
