@@ -22,17 +22,17 @@ from collections.abc import Callable
 from os import urandom
 from typing import Final
 
-from .timestamps import millisecond_text
+from .timestamps import MILLISECONDS, second_text
 
-_BLOCK_MILLISECONDS: Final = 1_000
 # The clock may stand still, as in tests: what is remembered is bounded all the same.
 _MAX_DRAWN: Final = 4_096
 
-# The latest millisecond, its text, the digits that its ids begin with, the random digits drawn in it, the block, and the
-# millisecond in which the block ends. Replaced in a single step, because another thread may run between any two lines.
-# The digits of two threads that are both the first in a millisecond differ by chance alone.
-_NOTHING: Final = (-1, "", "", set[bytes](), "", 0)
-_current: tuple[int, str, str, set[bytes], str, int] = _NOTHING
+# The latest second, the beginning of its texts, and its block; the latest millisecond, its text, the digits that its ids
+# begin with, the random digits drawn in it, and its block. Each is replaced in a single step, because another thread may
+# run between any two lines. The digits of two threads that are both the first in a millisecond differ by chance alone.
+_NO_SECOND: Final = (-1, "", "")
+_second: tuple[int, str, str] = _NO_SECOND
+_current: tuple[int, str, str, set[bytes], str] = (-1, "", "", set[bytes](), "")
 
 
 def stamp(now: float, draw: Callable[[int], bytes] = urandom) -> tuple[str, str]:
@@ -40,19 +40,22 @@ def stamp(now: float, draw: Callable[[int], bytes] = urandom) -> tuple[str, str]
 
     `draw` returns so many random bytes of the system.
     """
-    global _current
+    global _second, _current
     millisecond = int(now * 1000)
     drawn: set[bytes]
-    latest, text, beginning, drawn, block, stop = _current
+    latest, text, beginning, drawn, block = _current
     if millisecond != latest or len(drawn) >= _MAX_DRAWN:
+        second = millisecond // 1000
+        known, to_second, block = _second
         # If the clock was set back, earlier ids may have this block and this time.
-        if not latest < millisecond < stop:
-            block, stop = draw(4).hex(), millisecond + _BLOCK_MILLISECONDS
-        text = millisecond_text(millisecond)
+        if second != known or millisecond <= latest:
+            to_second, block = second_text(second), draw(4).hex()
+            _second = (second, to_second, block)
+        text = to_second + MILLISECONDS[millisecond % 1000]
         # Faster than format().
         beginning = "%012x" % (millisecond & 0xFFFF_FFFF_FFFF)
         drawn = set()
-        _current = (millisecond, text, beginning, drawn, block, stop)
+        _current = (millisecond, text, beginning, drawn, block)
     random = draw(4)
     while random in drawn:
         random = draw(4)
@@ -62,8 +65,8 @@ def stamp(now: float, draw: Callable[[int], bytes] = urandom) -> tuple[str, str]
 
 def _forget_block() -> None:
     """In a forked child: the block is the parent's."""
-    global _current
-    _current = _NOTHING
+    global _second, _current
+    _second, _current = _NO_SECOND, (-1, "", "", set[bytes](), "")
 
 
 if hasattr(os, "register_at_fork"):
