@@ -134,7 +134,7 @@ class Client(Calls[Delivery]):
         self._client = AsyncClient(*args, **options)
         self._thread: LoopThread | None = None
         # The first call may come from another thread, where this cannot be done.
-        drain_on_sigterm(_close_all)
+        drain_on_sigterm()
 
     def __repr__(self) -> str:
         return f"<blocking {repr(self._client)[1:]}" if hasattr(self, "_client") else "<blocking Client (failed)>"
@@ -189,7 +189,7 @@ class Client(Calls[Delivery]):
         thread.call_soon(owner.run_here)
         owner.hold()
         _open.add(self)
-        drain_on_sigterm(_close_all)
+        drain_on_sigterm()
         if isinstance(thread, LoopThread):
             process.drain_when_forking_thread_ends()
             self._thread = thread

@@ -93,6 +93,8 @@ class LoopOwner(Host):
         self._idle_warning = IdleWarning()
         self._last_look = 0.0
         self._last_flush_timed_out = False
+        # Messages that were not sent at the exit.
+        self._lost = 0
         self.clock = LoopClock()
         self.pipeline = self._make(self.clock, self)
         # Last: other threads of a child look at it first.
@@ -391,22 +393,30 @@ class LoopOwner(Host):
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
 
-    async def drain_at_exit(self, seconds: float) -> tuple[int, int]:
-        """The last chance: send what is left on the running loop, whichever owned the client before.
-
-        Returns how many remained and are dropped, and how many remain in a spool.
-        """
+    async def drain_at_exit(self, seconds: float) -> None:
+        """The last chance: send what is left on the running loop, whichever owned the client before."""
         self.pipeline.unwind()
         self.take_over()
-        dropped = 0
-        if await self.flush(seconds):
-            dropped = await self._drop_or_keep("exit", None)
+        # All that the end of this loop would do is done here.
+        self._release_guards()
+        try:
+            left = await self.flush(seconds)
+        except asyncio.CancelledError:
+            # Ctrl+C: no more is sent, but what is left gets its outcome.
+            left = self.pipeline.statistics().pending
+        if left:
+            self._lost += await self._drop_or_keep("exit", None)
         await self.pipeline.reports.finish(_GRACE_SECONDS)
         self.leave()
         await self._close_parts(None)
-        self._release_guards()
-        left = self.pipeline.statistics().pending
-        return (dropped + left, 0) if self.pipeline.feed is None else (dropped, left)
+
+    def left_at_exit(self) -> tuple[int, int]:
+        """How many messages were dropped, and how many remain in a spool; an interrupted drain's are dropped now."""
+        if self.pipeline.statistics().pending:
+            self._lost += self.pipeline.drop_all("exit")
+            if isinstance(self._transport, HTTPTransport):
+                self._transport.abandon()
+        return self._lost, self.pipeline.statistics().pending
 
 
 def _lock_of_process() -> RLock:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import signal
 import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
+
+from segment_async._exceptions import stack_of
 
 _DRAIN_SECONDS: Final = 2.0
 
@@ -23,7 +26,8 @@ class OpenClient(Protocol):
     def refuse_calls(self) -> None: ...
     def has_pending(self) -> bool: ...
     def release(self) -> None: ...
-    async def drain_at_exit(self, seconds: float) -> tuple[int, int]: ...
+    async def drain_at_exit(self, seconds: float) -> None: ...
+    def left_at_exit(self) -> tuple[int, int]: ...
 
 
 # Every client that is not closed; and those that were given messages, which must not be collected unsent.
@@ -33,6 +37,9 @@ _unsent: set[OpenClient] = set()
 _before_drain: list[Callable[[], None]] = []
 # The process whose end has begun: its clients take no calls any more, for nothing would send their messages.
 _ending = 0
+# The process that drains now, and the signal that ends it after that.
+_draining = 0
+_signal: int | None = None
 # Of this process, where it is a child of `multiprocessing`.
 _finalizer: Any = None
 # In a child that another thread forked, it is another one.
@@ -103,9 +110,35 @@ def _prepare_drain() -> None:
         pass
 
 
-def _drain() -> None:
+def drain() -> None:
     """The process ends: take no calls any more, from other threads or from exit handlers that run later, and send the rest."""
-    _prepare_drain()
+    global _draining
+    _draining = os.getpid()
+    try:
+        _prepare_drain()
+        _drain_rest()
+    finally:
+        _draining = 0
+    if _signal is not None:
+        die_of(_signal)
+
+
+def die_after_drain(number: int) -> bool:
+    """Let a signal end this process when its drain is over; `False`: none is under way."""
+    global _signal
+    if _draining != os.getpid():
+        return False
+    _signal = number
+    return True
+
+
+def die_of(number: int) -> None:
+    """End by a signal, as if it had no handler."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _drain_rest() -> None:
     owners: list[OpenClient] = []
     for owner in _all_clients():
         if owner.has_pending():
@@ -115,15 +148,18 @@ def _drain() -> None:
     _unsent.clear()
     if not owners:
         return
+    draining = _drain_all(owners)
     try:
-        lost, kept = asyncio.run(_drain_all(owners))
-    except (KeyboardInterrupt, SystemExit):
-        _say("some messages were not sent before the program ended")
-    else:
-        if lost:
-            _say(f"{_messages(lost)} not sent before the program ended")
-        if kept:
-            _say(f"{_messages(kept)} kept in a spool for the next process to send")
+        asyncio.run(draining)
+    except (KeyboardInterrupt, SystemExit, OSError, RuntimeError):
+        # Interrupted; or no loop can run: with too many open files, or in a signal handler above a loop.
+        draining.close()
+    left = [owner.left_at_exit() for owner in owners]
+    lost, kept = (sum(counts) for counts in zip(*left, strict=True))
+    if lost:
+        _say(f"{_messages(lost)} not sent before the program ended")
+    if kept:
+        _say(f"{_messages(kept)} kept in a spool for the next process to send")
     warnings.warn(
         f"{len(owners)} segment_async client(s) had messages to send at exit; use 'async with', or await aclose()",
         ResourceWarning,
@@ -131,10 +167,11 @@ def _drain() -> None:
     )
 
 
-async def _drain_all(owners: list[OpenClient]) -> tuple[int, int]:
-    """How many messages were lost, and how many are kept."""
-    left = await asyncio.gather(*(owner.drain_at_exit(_DRAIN_SECONDS) for owner in owners))
-    return sum(lost for lost, _ in left), sum(kept for _, kept in left)
+async def _drain_all(owners: list[OpenClient]) -> None:
+    ends = await asyncio.gather(*(owner.drain_at_exit(_DRAIN_SECONDS) for owner in owners), return_exceptions=True)
+    for fault in ends:
+        if isinstance(fault, Exception):
+            _say(f"the drain raised.\n{stack_of(fault)}")
 
 
 def _messages(count: int) -> str:
@@ -147,8 +184,8 @@ def _say(what: str) -> None:
 
 
 def _start_afresh() -> None:
-    global _finalizer, _forking_thread_end
-    _finalizer = None
+    global _finalizer, _forking_thread_end, _signal
+    _finalizer = _signal = None
     if threading.main_thread() is not _main_thread:
         _of_thread.end = _ThreadEnd()
         _forking_thread_end = _of_thread.end.event
@@ -167,7 +204,7 @@ def _drain_when_multiprocessing_ends() -> None:
     if process is None or util is None or process.parent_process() is None:
         return
     if _finalizer is None or not _finalizer.still_active():
-        _finalizer = util.Finalize(None, _drain, exitpriority=0)
+        _finalizer = util.Finalize(None, drain, exitpriority=0)
 
 
 def drain_when_forking_thread_ends() -> None:
@@ -182,7 +219,7 @@ def drain_when_forking_thread_ends() -> None:
 
     def wait() -> None:
         ended.wait()
-        _drain()
+        drain()
 
     threading.Thread(target=wait, name="segment_async end", daemon=True).start()
 
@@ -198,13 +235,13 @@ def _drain_when_uwsgi_ends() -> None:
     """Its workers may end without `atexit` (``--skip-atexit-teardown``), but not without this hook of its own."""
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is not None and getattr(uwsgi, "atexit", None) is None:
-        uwsgi.atexit = _drain  # type: ignore[attr-defined]  # the server looks for it
+        uwsgi.atexit = drain  # type: ignore[attr-defined]  # the server looks for it
 
 
 def _drain_worker(**_: object) -> None:
-    _drain()
+    drain()
 
 
-atexit.register(_drain)
+atexit.register(drain)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)

@@ -9,12 +9,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Final
 
 from segment_async._signals import may_replace
 
+from . import process
 from .loop_thread import LoopThread, existing, has_gevent
 
 _PACKAGE: Final = __name__.partition(".")[0]
@@ -28,21 +28,18 @@ _SAME_SECONDS: Final = 3.0
 # It waits without any lock, for as long as its caller said.
 _WAITS: Final[CodeType] = LoopThread.run.__code__
 
-_drain: Callable[[], None] | None = None
 _first_seen: float | None = None
 _is_draining = False
 
 
-def drain_on_sigterm(drain: Callable[[], None]) -> None:
-    """Call `drain` before SIGTERM ends the program; only in the main thread, and where the signal has no handler.
+def drain_on_sigterm() -> None:
+    """Drain before SIGTERM ends the program; only in the main thread, and where the signal has no handler.
 
     Left alone are process 1, which the signal does not end without a handler, and gevent, where a handler cannot wait.
     """
-    global _drain
     if threading.current_thread() is not threading.main_thread() or os.getpid() == 1 or has_gevent():
         return
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        _drain = drain
         try:
             signal.signal(signal.SIGTERM, _terminate)
         except ValueError:
@@ -57,17 +54,19 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     _first_seen = now if _first_seen is None else _first_seen
     seconds = now - _first_seen
     if not _is_draining:
+        if process.die_after_drain(number):
+            # The program is ending already, and will not take much longer.
+            _is_draining = True
+            return
         if thread is not None and _is_amid_a_call(frame) and seconds < _PATIENCE_SECONDS:
             loop, pid = thread.loop, os.getpid()
             thread.call_soon(lambda: loop.call_later(_AGAIN_SECONDS, os.kill, pid, number))
             return
         _is_draining = True
-        if _drain is not None:
-            _drain()
+        process.drain()
     elif seconds < _SAME_SECONDS:
         return
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+    process.die_of(number)
 
 
 def _is_amid_a_call(frame: FrameType | None) -> bool:
@@ -80,4 +79,11 @@ def _is_amid_a_call(frame: FrameType | None) -> bool:
     return False
 
 
+def _start_afresh() -> None:
+    global _first_seen, _is_draining
+    _first_seen, _is_draining = None, False
+
+
 may_replace(_terminate)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

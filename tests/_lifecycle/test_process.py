@@ -104,6 +104,12 @@ class TestWhatIsLeftIsNamed:
         assert said.code == 0
         assert unsent(said) == 20
 
+    def test_where_no_event_loop_can_be_made(self) -> None:
+        said, _ = ended("with_too_many_open_files")
+        assert unsent(said) == 1_000
+        assert "never awaited" not in said.err
+        assert "segment_async/" not in said.err
+
     def test_together_for_all_clients(self) -> None:
         said, _ = ended("with_many_clients", up=False)
         assert unsent(said) == 5

@@ -140,6 +140,11 @@ class TestPlainPrograms:
         said = self.ended(how, signal.SIGTERM)
         assert (said.code, said.err) == (128 + signal.SIGTERM, "")
 
+    def test_are_drained_where_no_thread_can_be_started(self) -> None:
+        said = self.ended("without_a_thread", signal.SIGTERM)
+        assert said.code == -signal.SIGTERM
+        assert said.err.count("\n") == said.err.count("No thread can be started") == 1
+
     def test_leave_their_blocks_first(self) -> None:
         said = self.ended("in_a_block", signal.SIGTERM)
         assert said.code == 128 + signal.SIGTERM
@@ -190,6 +195,41 @@ def test_a_signal_in_the_drain_ends_it_at_once() -> None:
             await server.wait_for_requests(3)
             program.signal(signal.SIGINT)
             said = await program.end()
-            assert "segment_async: some messages were not sent before the program ended" in said.err
+            assert "segment_async: 100 messages were not sent before the program ended" in said.err
+            assert "told of 100: exit" in said.out
+            assert "destroyed" not in said.err
+
+    asyncio.run(main())
+
+
+def test_sigterm_in_the_drain_ends_the_program_after_it() -> None:
+    async def main() -> None:
+        async def terminate(exchange: Exchange) -> None:
+            program.signal(signal.SIGTERM)
+            await exchange.answer(503, {}, b"")
+
+        async with (
+            FaultServer([OnRequest(terminate)]) as server,
+            running(SIGNALLED, "at_the_end", host=server.url) as program,
+        ):
+            said = await program.end()
+            assert (said.code, said.err) == (-signal.SIGTERM, "")
+            assert len(server.taken) == 100
+
+    asyncio.run(main())
+
+
+def test_a_child_forked_in_the_drain_obeys_the_signal_too() -> None:
+    async def main() -> None:
+        async with (
+            FaultServer([answer(404)]) as server,
+            running(SIGNALLED, "forks_in_the_drain", host=server.url, PYTHONWARNINGS="ignore") as program,
+        ):
+            await program.says("ready")
+            program.signal(signal.SIGTERM)
+            said = await program.end()
+            assert f"the child ended with {-signal.SIGTERM}" in said.out
+            assert said.code == -signal.SIGTERM
+            assert len(server.taken) == 1
 
     asyncio.run(main())

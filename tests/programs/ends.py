@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import sys
 import threading
 from typing import Any
@@ -101,6 +102,11 @@ def with_a_hook_that_takes_a_moment() -> None:
         print(f"told of {len(group)}: {error.outcome.reason}")
 
     Client("KEY", on_error=told).enqueue_nowait(messages.track("user-1", "Counted", {"n": 0}))
+
+
+def with_too_many_open_files() -> None:
+    enqueue_all()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 
 
 def after_a_close() -> None:

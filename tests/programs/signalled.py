@@ -1,18 +1,25 @@
 """Plain programs that a signal ends while they wait; the argument names how they are written."""
 
 import asyncio
+import os
 import signal
 import sys
 import threading
 import time
 from types import FrameType
+from typing import Any
 
-from segment_async import Client, blocking, messages
+from segment_async import Client, DeliveryError, blocking, messages
 
 # A program that inherits the signal ignored, as under nohup, is not ended by it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-client = Client("KEY", flush_interval=60)
+
+def told(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+    print(f"told of {len(group)}: {error.outcome.reason}")
+
+
+client = Client("KEY", flush_interval=60, on_error=told)
 
 
 def enqueue_all() -> None:
@@ -71,6 +78,48 @@ def in_a_loop_that_stands_still() -> None:
 def beside_a_blocking_client() -> None:
     blocking.Client("KEY", send=False).track("user-1", "Counted")
     without_a_loop()
+
+
+def at_the_end() -> None:
+    blocking.Client("KEY", send=False).track("user-1", "Counted")
+    enqueue_all()
+
+
+def without_a_thread() -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threading.Thread.start = refuse  # type: ignore[method-assign]  # as the system does at its limit
+    waiting = blocking.Client("KEY")
+    for number in range(100):
+        waiting.track("user-1", "Counted", {"n": number})
+    print("ready")
+    time.sleep(60)
+
+
+def forks_in_the_drain() -> None:
+    failed, forked = threading.Event(), threading.Event()
+
+    def fork() -> None:
+        failed.wait()
+        pid = os.fork()
+        if pid == 0:
+            shared.track("user-1", "Counted")
+            os.kill(os.getpid(), signal.SIGTERM)
+            # Not reached, unless the signal was ignored.
+            os._exit(1)
+        print("the child ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        forked.set()
+
+    def told(*_: object) -> None:
+        failed.set()
+        forked.wait(30)
+
+    shared = blocking.Client("KEY", flush_interval=60, on_error=told)
+    threading.Thread(target=fork, daemon=True).start()
+    shared.track("user-1", "Counted")
+    print("ready")
+    time.sleep(60)
 
 
 def with_a_handler() -> None:
