@@ -90,7 +90,7 @@ class SpoolFeed:
     async def _read(self) -> None:
         queue = self._queue
         # A closing client leaves the rest of a shared spool to the others.
-        while not (self.intake.keeps or (queue.closed and is_shared(self._spool))):
+        while not (self.intake.answers.keeps or (queue.closed and is_shared(self._spool))):
             self._load_rest()
             await wait_until(lambda: queue.window()[0] > 0, lambda: queue.changed, queue.queued.host)
             count, size = queue.window()
@@ -111,11 +111,11 @@ class SpoolFeed:
         with queue.lock:
             self._note_recovered(recovered)
             while self._lost < len(window.dropped):
-                self.intake.lose(window.dropped[self._lost])
+                self.intake.answers.lose(window.dropped[self._lost])
                 self._lost += 1
             # A relay knows none. What becomes known meanwhile waits to be stored, and is none of these.
-            known: MutableMapping[str, Delivery] = self.intake.known if len(self.intake.known) else {}
-            while self._loaded < len(window.messages) and not self.intake.keeps:
+            known: MutableMapping[str, Delivery] = self.intake.answers.known if len(self.intake.answers.known) else {}
+            while self._loaded < len(window.messages) and not self.intake.answers.keeps:
                 self._load(window.messages[self._loaded], known)
             self._window, self._loaded, self._lost = None, 0, 0
         self.is_open = True
@@ -157,7 +157,7 @@ class SpoolFeed:
         except SpoolUnavailable as error:
             self._reports.warn("spool note", "The spool did not note an attempt: %s", error)
             return ()
-        self.intake.note_elsewhere(ended)
+        self.intake.answers.note_elsewhere(ended)
         return ended
 
     def settle(self, keys: Iterable[int], result: BatchResult, answer: str) -> None:
@@ -166,16 +166,23 @@ class SpoolFeed:
         self._queue.notify()
 
     async def _record(self) -> None:
-        queue = self._queue
         while True:
-            await wait_until(self._has_work, lambda: queue.changed, queue.queued.host)
+            await self._until_work()
             if self.intake.is_interrupted:
                 self.intake.pump()
             if self._outcomes:
                 await self._record_one()
 
-    def _has_work(self) -> bool:
-        return bool(self._outcomes) or self.intake.is_interrupted
+    async def _until_work(self) -> None:
+        """Wait until there is work for the recorder, or another moment to wait for."""
+        intake, queue = self.intake, self._queue
+        asked_at = intake.not_before
+        await wait_until(
+            lambda: bool(self._outcomes) or intake.is_interrupted or intake.not_before is not asked_at,
+            lambda: queue.changed,
+            queue.queued.host,
+            intake.time_left,
+        )
 
     async def _record_one(self) -> None:
         """Record the first outcome, and those behind it that are the same."""

@@ -12,7 +12,7 @@ from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
 from segment_async.spool._protocol import Appended, AppendResult, StoredMessage, Window
 from tests.support.interruptions import Interrupted, Points
-from tests.support.scripted_transport import ScriptedTransport
+from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
 
@@ -40,16 +40,16 @@ def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_
             assert spool.ids == [["m0"], ["m1", "m2"]]
 
             # Another thread has looked whether there are answers, and then the spool's thread brings some.
-            take, pump = intake._take_answers, intake.pump
+            take, pump = intake.answers.take, intake.pump
 
             def take_too_early(answered: list[Any]) -> None:
                 take(answered)
-                monkeypatch.setattr(intake, "_take_answers", take)
+                monkeypatch.setattr(intake.answers, "take", take)
                 monkeypatch.setattr(intake, "pump", lambda: None)
                 spool.answer(1, held=True)
                 monkeypatch.setattr(intake, "pump", pump)
 
-            monkeypatch.setattr(intake, "_take_answers", take_too_early)
+            monkeypatch.setattr(intake.answers, "take", take_too_early)
             intake.pump()
             assert len(spool.groups) == 2
             deliveries.append(client.nowait.track("user-1", "Order Completed", message_id="m3"))
@@ -134,6 +134,34 @@ def test_stored_messages_stay_on_disk_when_there_is_no_room_for_them() -> None:
             spool.windows.put_nowait(rest)
             assert [(await delivery).status for delivery in deliveries] == [Status.DELIVERED] * 4
         assert transport.taken == ["m0", "m1", "m2", "m3"]
+
+    run(main())
+
+
+def test_a_message_with_a_known_id_has_its_outcome_whatever_else_is_in_its_group() -> None:
+    """What waits for it looks again, although the rest of the group is stored as usual."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport([Slow(5)])
+        async with Client("key", spool=spool, transport=transport, flush_at=1, close_timeout=1) as client:
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await turns()
+            spool.answer(0, held=True)
+            await call
+            # While another group is under way, the next one gathers.
+            client.nowait.track("user-1", "Order Completed", message_id="m1")
+            again = client.nowait.track("user-1", "Order Completed", message_id="m0")
+            client.nowait.track("user-1", "Order Completed", message_id="m2")
+            waiting = asyncio.ensure_future(again)
+            await turns()
+            spool.answer(1, held=True)
+            assert spool.ids[2] == ["m0", "m2"]
+            # Nothing else moves any more.
+            await asyncio.sleep(1)
+            _, done = spool.groups[2]
+            done(AppendResult([Appended("known", 1), Appended("stored", 3)]))
+            async with asyncio.timeout(10):
+                assert (await waiting).status is Status.DELIVERED
 
     run(main())
 

@@ -218,7 +218,7 @@ def test_a_signal_handler_that_looks_at_the_counters_sees_the_law(with_spool: bo
     [
         (("_pipeline/queue.py", "_lifecycle/waiting.py"), False),
         (("_pipeline/queue.py", "_lifecycle/waiting.py"), True),
-        (("_pipeline/spool_intake.py",), True),
+        (("_pipeline/spool_intake.py", "_pipeline/spool_answers.py", "_pipeline/spool_calls.py"), True),
     ],
     ids=["memory", "spool", "intake"],
 )

@@ -1,0 +1,300 @@
+"""What a spool has answered, and where each message goes because of that.
+
+    stored, held ─► ready to be sent          known ─► ends as the first message with its id does
+    stored ───────► on disk only              full, unavailable ─► dropped, unless its call is told
+    stored, by a spool whose messages other processes deliver ─► handed over
+
+An exception may come at any call: a signal handler that raises, a `MemoryError`. So whatever may be done twice comes
+first; then, without a call in between, a message is counted and moves. What is left is dealt with the next time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import islice, repeat, starmap
+from typing import Final
+from weakref import WeakValueDictionary
+
+from segment_async._exceptions import SpoolUnavailable
+from segment_async._outcome import BatchResult, Status
+from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage
+
+from .clock import LoopClock
+from .delivery import (
+    Delivery,
+    SharedRecord,
+    bodies_of,
+    forget_bodies,
+    keys_of,
+    place_all,
+    settle_alone,
+    settle_together,
+    stored_as,
+)
+from .queue import Queue
+from .reports import Reports
+from .spool_calls import Answer, Answered, AwaitedCalls
+
+# For messages whose delivery is the business of another process, or of an earlier message with the same id.
+_HANDED_OVER: Final = BatchResult(Status.HANDED_OVER)
+STORED: Final = Appended("stored")
+"""What a shared spool answers for each message."""
+
+
+class SpoolAnswers:
+    """Attributes:
+    waiting: the answers to the last messages of `queue.appending`; fewer once some are dealt with.
+    known: pending messages that are on disk only, or were not awaited, by their ids, as far as the application keeps their
+        deliveries.
+    keeps: the client is closing: what is stored from now on is not sent any more.
+    full_since: when the spool became full; `None` once it took a message again.
+    waits_for_record: a message has the id of one that has ended, which has to be recorded first.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        clock: LoopClock,
+        reports: Reports,
+        calls: AwaitedCalls,
+        *,
+        hands_over: bool,
+        is_ending: Callable[[int], bool],
+    ) -> None:
+        self.waiting: deque[Answer] = deque()
+        self.known: WeakValueDictionary[str, Delivery] = WeakValueDictionary()
+        self.keeps = False
+        self.full_since: float | None = None
+        self.waits_for_record = False
+        self._queue = queue
+        self._clock = clock
+        self._reports = reports
+        self._calls = calls
+        # Whatever is stored is another process's business.
+        self._hands_over = hands_over
+        # Whether what the spool calls so has ended, and is not recorded yet.
+        self._is_ending = is_ending
+        # What the spool gave up to make room for the messages that were answered.
+        self._dropped: deque[DroppedMessage] = deque()
+        # Keys whose hold ended, the last ones: other processes have these messages.
+        self._elsewhere: deque[int] = deque(maxlen=10_000)
+
+    def bring(self, result: AppendResult | SpoolUnavailable) -> None:
+        """The answer to all of `queue.appending`; `take` deals with it. The lock is held."""
+        if isinstance(result, SpoolUnavailable):
+            self.waiting.extend(repeat(result, len(self._queue.appending)))
+        else:
+            self._dropped.extend(result.dropped)
+            self.waiting.extend(result.answers)
+
+    def take(self, answered: list[Answered]) -> None:
+        """Each message goes where its answer says."""
+        answers, queue = self.waiting, self._queue
+        ready, has_others = 0, False
+        if not (answers or self._dropped):
+            return
+        while answers or self._dropped:
+            refused = None
+            with queue.lock:
+                while len(answers) > len(queue.appending):
+                    # Its message was moved when an exception came in between.
+                    answers.popleft()
+                held = self._take_stored(answered)
+                ready += held or 0
+                if held is None:
+                    has_others = True
+                    if answers and not self._take_handed_over(answered):
+                        refused = self._take_one(answered)
+                # Last, as they may be of the same group.
+                while self._dropped and not answers:
+                    self.lose(self._dropped[0])
+                    del self._dropped[0]
+                queue.room.note_room()
+            if refused is not None:
+                self.report_dropped(*refused)
+        if has_others:
+            # Some have their outcome, or share another's.
+            queue.queued.moved.notify()
+            queue.notify()
+        else:
+            queue.notify_stored(ready)
+
+    def _take_handed_over(self, answered: list[Answered]) -> bool:
+        """The ordinary case of a shared spool, in few steps: all messages are stored. The lock is held."""
+        answers, queue = self.waiting, self._queue
+        if not self._hands_over or answers.count(STORED) < len(answers):
+            return False
+        self.full_since = None
+        group = list(queue.appending)
+        size = sum(map(len, bodies_of(group)))
+        # Before the messages are counted: if an exception comes in between, this is done again. So their bodies stay.
+        settle_together(group, queue.queued.host, _HANDED_OVER)
+        self._calls.note_all(group, answers, answered)
+        queue.leave(len(group), size, _HANDED_OVER)
+        queue.appending.clear()
+        answers.clear()
+        forget_bodies(group)
+        return True
+
+    def _take_stored(self, answered: list[Answered]) -> int | None:
+        """The ordinary case of other spools, in few steps: the first messages are stored. The lock is held.
+
+        Returns how many became ready to be sent; `None`: it is not the ordinary case.
+        """
+        answers, queue = self.waiting, self._queue
+        if self._dropped or self.keeps or self._hands_over:
+            return None
+        keys, held = _stored_first(answers)
+        if not keys:
+            return None
+        self.full_since = None
+        group = [*islice(queue.appending, len(keys))]
+        on_disk = group[held:]
+        bodies = bodies_of(on_disk)
+        stored_as(group, keys)
+        self.known.update((delivery.message_id, delivery) for delivery in on_disk)
+        # Before the messages move: if an exception comes in between, this is done again for the others.
+        self._calls.note_all(group, answers, answered)
+        queue.ready.extend(starmap(queue.appending.popleft, repeat((), held)))
+        leaving = starmap(queue.appending.popleft, repeat((), len(on_disk)))
+        queue.accounts.unload(len(on_disk), sum(map(len, bodies)))
+        deque(leaving, maxlen=0)
+        deque(starmap(answers.popleft, repeat((), len(keys))), maxlen=0)
+        forget_bodies(on_disk)
+        return held
+
+    def _take_one(self, answered: list[Answered]) -> tuple[Delivery, BatchResult, bytes] | None:
+        """The first message goes where its answer says; what is dropped is returned. The lock is held.
+
+        An exception may come at any call. So whatever may be done twice comes first; then, without a call in between, the
+        message is counted and leaves.
+        """
+        queue, answer, delivery = self._queue, self.waiting[0], self._queue.appending[0]
+        body = bodies_of((delivery,))[0]
+        status, key = _read_answer(answer)
+        if status == "known" and self._is_ending(key):
+            # The first one has ended: this is a new message, as soon as the spool knows that.
+            self.waits_for_record = True
+            if not queue.unstored or queue.unstored[0] is not delivery:
+                queue.unstored.appendleft(delivery)
+            del queue.appending[0], self.waiting[0]
+            return None
+        if status == "full":
+            self.full_since = self._clock.now() if self.full_since is None else self.full_since
+        elif status == "stored":
+            self.full_since = None
+        was_arriving = self._calls.note(delivery, answer, answered)
+        result: BatchResult | None = None
+        if status == "stored" and not self._hands_over:
+            self._keep(delivery, answer, len(body))
+        else:
+            result = self._end(delivery, status, key, len(body), was_arriving)
+        if was_arriving:
+            del self._calls.awaited[delivery]
+            queue.accounts.arriving -= 1
+        del queue.appending[0], self.waiting[0]
+        return (delivery, result, body) if result is not None and result.status is Status.DROPPED else None
+
+    def _keep(self, delivery: Delivery, answer: Answer, size: int) -> None:
+        """The message is stored: it is ready to be sent, or on disk only."""
+        queue = self._queue
+        if not isinstance(answer, SpoolUnavailable) and answer.held and not self.keeps:
+            stored_as((delivery,), (answer.key or 0,))
+            if not queue.ready or queue.ready[-1] is not delivery:
+                queue.ready.append(delivery)
+            return
+        if self.known.get(delivery.message_id, delivery) is not delivery:
+            self._lose_earlier(delivery.message_id)
+        self.known[delivery.message_id] = delivery
+        forget_bodies((delivery,))
+        queue.accounts.unload(1, size)
+
+    def _lose_earlier(self, message_id: str) -> None:
+        """An id was stored once more: the message that had it before was dropped, to make room for this one's group."""
+        for index, dropped in enumerate(self._dropped):
+            if dropped.message_id == message_id:
+                self.lose(dropped)
+                del self._dropped[index]
+                return
+
+    def _end(self, delivery: Delivery, status: str, key: int, size: int, was_arriving: bool) -> BatchResult | None:
+        """The message ends here. Returns how it is counted; `None`: it is not accepted after all."""
+        queue, result = self._queue, None
+        is_known = status == "known"
+        if status == "stored" or (is_known and not was_arriving):
+            result = _HANDED_OVER
+        elif not was_arriving:
+            result = BatchResult(Status.DROPPED, "queue_full" if status == "full" else "spool_unavailable")
+        if is_known and not (self._hands_over or key in self._elsewhere):
+            # Counted or not: its outcome is that of the first one.
+            self._share(delivery, key)
+        elif result is not None or is_known:
+            settle_alone(delivery, queue.queued.host, result or _HANDED_OVER)
+        queue.leave(1, size, result)
+        return result
+
+    def _share(self, delivery: Delivery, key: int) -> None:
+        """The message has the id of one that is pending: it ends as that one does. The lock is held."""
+        queue = self._queue
+        opened = queue.backlog.open
+        in_memory = [*queue.ready, *(opened.deliveries if opened is not None else ())]
+        first = next((one for one in in_memory if keys_of((one,))[0] == key), self.known.get(delivery.message_id))
+        if first is not None and first is not delivery:
+            place_all((delivery,), SharedRecord(queue.queued.host, first))
+            return
+        for batch in (*queue.backlog.waiting, *queue.backlog.in_flight):
+            if key in batch.keys:
+                place_all((delivery,), batch.record, batch.offset + batch.keys.index(key))
+                return
+        forget_bodies((delivery,))
+        self.known[delivery.message_id] = delivery
+
+    def lose(self, dropped: DroppedMessage) -> None:
+        """The spool itself gave a message up; the lock is held."""
+        queue, result = self._queue, BatchResult(Status.DROPPED, dropped.reason)
+        delivery = self.known.get(dropped.message_id)
+        if delivery is not None:
+            settle_alone(delivery, queue.queued.host, result)
+            self.known.pop(dropped.message_id, None)
+            queue.queued.moved.notify()
+        if dropped.body:
+            self._reports.add(result, partial(_alone, dropped.body), len(dropped.body), self._clock.loop)
+        # Last: an exception before this has it done again.
+        queue.accounts.lose(len(dropped.body), result)
+        queue.read_count += 1
+
+    def note_elsewhere(self, keys: Iterable[int]) -> None:
+        """Other processes have these messages now, and those with the same ids."""
+        self._elsewhere.extend(keys)
+
+    def report_dropped(self, delivery: Delivery, result: BatchResult, body: bytes) -> None:
+        """Report a message that was dropped."""
+        self._queue.queued.moved.notify()
+        self._reports.add(result, partial(_alone, body), len(body), self._clock.loop)
+        if result.reason == "spool_unavailable":
+            self._reports.warn(
+                "spool_unavailable", "The spool cannot store messages; those that cannot wait are dropped."
+            )
+
+
+def _stored_first(answers: Iterable[Answer]) -> tuple[list[int], int]:
+    """What the spool calls the first messages, as far as all are stored, and how many of them, at the front, are held."""
+    keys: list[int] = []
+    held = 0
+    for answer in answers:
+        if isinstance(answer, SpoolUnavailable) or answer.status != "stored" or (answer.held and held < len(keys)):
+            break
+        keys.append(answer.key or 0)
+        held += answer.held
+    return keys, held
+
+
+def _read_answer(answer: Answer) -> tuple[str, int]:
+    """What became of a message, and what the spool calls it."""
+    return ("unavailable", 0) if isinstance(answer, SpoolUnavailable) else (answer.status, answer.key or 0)
+
+
+def _alone(body: bytes) -> tuple[bytes]:
+    return (body,)

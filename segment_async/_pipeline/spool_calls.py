@@ -1,0 +1,164 @@
+"""Calls that wait until a spool has stored their messages, and for how long they may.
+
+    begin ─► the message is queued ─► answer ─┬─► what the spool says
+                                              ├─► cancelled: the message counts as accepted
+                                              └─► too late: `SpoolUnavailable`; the spool's answer counts the message
+
+A message whose call waits is *arriving*: it takes room, and is not accepted before it is stored. A stalled disk holds
+callers up once, for as long as a full queue may, and not each of them. This file knows no spool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from segment_async._exceptions import SpoolUnavailable
+from segment_async._lifecycle.waiting import MOMENT, settle_all
+from segment_async.spool._protocol import Appended
+
+from .clock import LoopClock
+from .delivery import Delivery
+from .queue import Queue
+
+# Seconds that a call waits for the disk at least: also one that is not to wait for room in the queue.
+_DISK_SECONDS: Final = 1.0
+
+Answer = Appended | SpoolUnavailable
+Answered = tuple[asyncio.Future[Answer], Answer]
+
+
+class Group:
+    """Messages that the spool is storing.
+
+    Attributes:
+        since: when they were handed over, by the client's clock.
+        hold: how many of them may be held at once.
+    """
+
+    __slots__ = ("hold", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.hold = 0
+
+
+class AwaitedCalls:
+    """Attributes:
+    awaited: messages whose calls wait, with the futures that get the answers; `None`: a call that has waited for too
+        long. Changes under the queue's lock, except for a message that is not queued yet.
+    """
+
+    def __init__(self, queue: Queue, clock: LoopClock, under_way: Callable[[], Group | None]) -> None:
+        self.awaited: dict[Delivery, asyncio.Future[Answer] | None] = {}
+        self._queue = queue
+        self._clock = clock
+        self._under_way = under_way
+        # Loops that have a timer for such calls.
+        self._watched: set[asyncio.AbstractEventLoop] = set()
+
+    # -- one call
+
+    def begin(self, delivery: Delivery, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Answer]:
+        """What the call awaits, with `answer`, once its message is queued.
+
+        Raises:
+            SpoolUnavailable: the spool has not answered for too long already.
+        """
+        left = self._time_left()
+        if left is not None and left <= 0:
+            raise _no_answer(maybe_stored=False)
+        stored: asyncio.Future[Answer] = loop.create_future()
+        self.awaited[delivery] = stored
+        return stored
+
+    def leave(self, delivery: Delivery) -> None:
+        """The call ends before `answer`: if its message was queued all the same, the spool's answer will count it."""
+        with self._queue.lock:
+            if delivery in self._queue.unstored or delivery in self._queue.appending:
+                self.awaited[delivery] = None
+            else:
+                self.awaited.pop(delivery, None)
+
+    async def answer(self, delivery: Delivery, stored: asyncio.Future[Answer]) -> Answer:
+        """Wait for the spool's answer."""
+        self._watch(stored.get_loop())
+        try:
+            return await stored
+        except asyncio.CancelledError:
+            # Its message counts as accepted now, whatever the spool will say.
+            with self._queue.lock:
+                # `None`: it has waited for too long, and the answer will count it.
+                if self.awaited.get(delivery) is not None:
+                    del self.awaited[delivery]
+                    self._queue.accounts.arriving -= 1
+            raise
+
+    # -- their time
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Set the timer that ends the calls of this loop if the spool does not answer: one for all of them."""
+        limit = self._queue.room.timeout
+        if limit is None or loop in self._watched:
+            return
+        for closed in [other for other in self._watched.copy() if other.is_closed()]:
+            self._watched.discard(closed)
+        self._watched.add(loop)
+        left = self._time_left()
+        seconds = max(limit, _DISK_SECONDS) if left is None else max(0.0, left)
+        # A moment later, so that an answer that is there by then counts.
+        loop.call_later(seconds + MOMENT, self._look_at_time, loop)
+
+    def _look_at_time(self, loop: asyncio.AbstractEventLoop, late: Group | None = None) -> None:
+        """`late`: the group that was late at the last look."""
+        self._watched.discard(loop)
+        left, group = self._time_left(), self._under_way()
+        waiting = [(delivery, future) for delivery, future in self.awaited.copy().items() if future is not None]
+        if left is None or left > MOMENT:
+            if waiting:
+                self._watch(loop)
+        elif group is not late:
+            # Perhaps the process was stopped, and not the disk: an answer that is on its way gets another turn.
+            self._watched.add(loop)
+            loop.call_soon(self._look_at_time, loop, group)
+        else:
+            with self._queue.lock:
+                ended = [(delivery, future) for delivery, future in waiting if self.awaited.get(delivery) is future]
+                # They are arriving still; the spool's answer will count them.
+                self.awaited.update((delivery, None) for delivery, _ in ended)
+            settle_all([(future, _no_answer(maybe_stored=True)) for _, future in ended])
+
+    def _time_left(self) -> float | None:
+        """Seconds that the append under way may still take without holding callers up for too long; `None`: any time."""
+        limit, group = self._queue.room.timeout, self._under_way()
+        return None if limit is None or group is None else group.since + max(limit, _DISK_SECONDS) - self._clock.now()
+
+    # -- answers
+
+    def note(self, delivery: Delivery, answer: Answer, answered: list[Answered]) -> bool:
+        """Note that the call of this message gets its answer; whether it waits for it, and is not accepted yet."""
+        if delivery not in self.awaited:
+            return False
+        future = self.awaited[delivery]
+        if future is not None:
+            answered.append((future, answer))
+        return True
+
+    def note_all(self, deliveries: Iterable[Delivery], answers: Iterable[Answer], answered: list[Answered]) -> None:
+        """The calls of these messages, if they wait, get their answers: these are accepted, or have their outcomes."""
+        awaited, accounts = self.awaited, self._queue.accounts
+        for delivery, answer in zip(deliveries, answers, strict=False):
+            if delivery in awaited:
+                future = awaited[delivery]
+                if future is not None:
+                    answered.append((future, answer))
+                # No call in between.
+                del awaited[delivery]
+                accounts.arriving -= 1
+
+
+def _no_answer(*, maybe_stored: bool) -> SpoolUnavailable:
+    return SpoolUnavailable(
+        "the spool does not answer: its disk or server is stalled or very slow", maybe_stored=maybe_stored
+    )
