@@ -103,10 +103,9 @@ class SpoolAnswers:
                     answers.popleft()
                 held = self._take_stored(answered)
                 ready += held or 0
-                if held is None:
-                    has_others = True
-                    if answers and not self._take_handed_over(answered):
-                        refused = self._take_one(answered)
+                if held is None and answers:
+                    refused = self._take_one(answered)
+                has_others = has_others or held is None or self._hands_over
                 # Last, as they may be of the same group.
                 while self._dropped and not answers:
                     self.lose(self._dropped[0])
@@ -121,48 +120,37 @@ class SpoolAnswers:
         else:
             queue.notify_stored(ready)
 
-    def _take_handed_over(self, answered: list[Answered]) -> bool:
-        """The ordinary case of a shared spool, in few steps: all messages are stored. The lock is held."""
-        answers, queue = self.waiting, self._queue
-        if not self._hands_over or answers.count(STORED) < len(answers):
-            return False
-        self.full_since = None
-        group = list(queue.appending)
-        size = sum(map(len, bodies_of(group)))
-        # Before the messages are counted: if an exception comes in between, this is done again. So their bodies stay.
-        settle_together(group, queue.queued.host, _HANDED_OVER)
-        self._calls.note_all(group, answers, answered)
-        queue.leave(len(group), size, _HANDED_OVER)
-        queue.appending.clear()
-        answers.clear()
-        forget_bodies(group)
-        return True
-
     def _take_stored(self, answered: list[Answered]) -> int | None:
-        """The ordinary case of other spools, in few steps: the first messages are stored. The lock is held.
+        """The ordinary case, in few steps: the first messages are stored. The lock is held.
 
         Returns how many became ready to be sent; `None`: it is not the ordinary case.
         """
         answers, queue = self.waiting, self._queue
-        if self._dropped or self.keeps or self._hands_over:
+        if self._dropped or (self.keeps and not self._hands_over):
             return None
         keys, held = _stored_first(answers)
         if not keys:
             return None
         self.full_since = None
         group = [*islice(queue.appending, len(keys))]
-        on_disk = group[held:]
-        bodies = bodies_of(on_disk)
-        stored_as(group, keys)
-        self.known.update((delivery.message_id, delivery) for delivery in on_disk)
-        # Before the messages move: if an exception comes in between, this is done again for the others.
+        leaving = group[held:]
+        size = sum(map(len, bodies_of(leaving)))
+        # Up to the moves all of it may be done again, if an exception comes in between; then, for the others.
+        if self._hands_over:
+            settle_together(leaving, queue.queued.host, _HANDED_OVER)
+        else:
+            stored_as(group, keys)
+            self.known.update((delivery.message_id, delivery) for delivery in leaving)
         self._calls.note_all(group, answers, answered)
         queue.ready.extend(starmap(queue.appending.popleft, repeat((), held)))
-        leaving = starmap(queue.appending.popleft, repeat((), len(on_disk)))
-        queue.accounts.unload(len(on_disk), sum(map(len, bodies)))
-        deque(leaving, maxlen=0)
+        moves = starmap(queue.appending.popleft, repeat((), len(leaving)))
+        if self._hands_over:
+            queue.leave(len(leaving), size, _HANDED_OVER)
+        else:
+            queue.accounts.unload(len(leaving), size)
+        deque(moves, maxlen=0)
         deque(starmap(answers.popleft, repeat((), len(keys))), maxlen=0)
-        forget_bodies(on_disk)
+        forget_bodies(leaving)
         return held
 
     def _take_one(self, answered: list[Answered]) -> tuple[Delivery, BatchResult, bytes] | None:
