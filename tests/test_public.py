@@ -133,6 +133,12 @@ class TestImport:
         return set(done.stdout.split())
 
     @pytest.mark.untraced
+    def test_what_a_client_a_spool_or_a_single_value_needs_comes_later(self) -> None:
+        later = {"hashlib", "ipaddress", "pathlib", "random", "urllib.parse", "segment_async.spool"}
+        loaded = self.loaded_by("import asyncio, segment_async") - self.loaded_by("import asyncio")
+        assert loaded & later == set()
+
+    @pytest.mark.untraced
     def test_it_is_light(self) -> None:
         heavy = {
             "aiohttp",

@@ -15,14 +15,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from segment_async._exceptions import TransportError
 
 from .deadline import Deadline
-from .environment import authorities, proxy_for
-from .origin import is_http_url, is_readable
+from .origin import is_http_url, is_readable, split
 from .user_agent import USER_AGENT, extended
 
 if TYPE_CHECKING:
@@ -129,7 +127,7 @@ class HTTPTransport:
         # middle of an import would leave the import lock held in the child.
         import_module("aiohttp")
         import_module("segment_async._http.resolver")
-        parts = urlsplit(url) if is_http_url(url) else None
+        parts = split(url) if is_http_url(url) else None
         if parts is None or parts.username is not None:
             raise ValueError('url must be a URL such as "https://api.segment.io/v1/batch", without credentials')
         if proxy is not None and not is_http_url(proxy):
@@ -139,6 +137,8 @@ class HTTPTransport:
         if ssl_context is not None and not _verifies(ssl_context):
             raise ValueError("ssl_context must verify certificates and host names, or others could read the write key")
         if trust_env:
+            from .environment import authorities, proxy_for
+
             proxy = proxy if proxy is not None else proxy_for(url)
             ssl_context = ssl_context if ssl_context is not None else authorities()
         self._url = url

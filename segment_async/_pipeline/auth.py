@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import urandom
 from typing import Any, Final, Protocol
-from urllib.parse import urlencode
 
 import orjson
 
@@ -267,6 +266,8 @@ class Tokens:
             "client_assertion": assertion,
             "scope": self._oauth.scope,
         }
+        from urllib.parse import urlencode
+
         return urlencode(fields).encode()
 
     def _assertion(self) -> Secret | None:

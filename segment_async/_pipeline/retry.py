@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC
 from sys import float_info
 from typing import Final, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 import orjson
 
+from segment_async._http.origin import split
 from segment_async._outcome import BatchResult, Status
 
 # Beyond the 5xx: a request timeout, gone for now, too many requests, a proxy's closed client connection.
@@ -375,6 +375,6 @@ def advice(status: int, host: str, *, with_token: bool) -> str:
 def redirect_host(answer: Answer) -> str:
     """The host that a redirect points to, without whatever else its address may hold."""
     try:
-        return urlsplit(header(answer, "location") or "").hostname or "the same host"
+        return split(header(answer, "location") or "").hostname or "the same host"
     except ValueError:
         return "an unreadable address"
