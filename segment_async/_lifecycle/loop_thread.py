@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
 from threading import Thread, get_ident
 from typing import Any, Final, TypeVar
@@ -93,8 +94,10 @@ class LoopThread:
             while not self._is_stopping:
                 try:
                     self.loop.run_forever()
-                except (KeyboardInterrupt, SystemExit) as error:
-                    _log.error("A hook tried to end the program from segment_async's thread.\n%s", stack_of(error))
+                except BaseException as error:
+                    # A hook, or a handler of `logging` that raises for all that is logged here, too.
+                    with suppress(BaseException):
+                        _log.error("A hook tried to end the program from segment_async's thread.\n%s", stack_of(error))
             self.loop.run_until_complete(self._end_tasks())
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:

@@ -381,7 +381,7 @@ class LoopOwner(Host):
         self.pipeline.queue.close("the client is closed: the program is ending, and nothing would send this message")
 
     def has_pending(self) -> bool:
-        return self.pipeline.has_pending()
+        return self.pipeline.has_pending() or self.pipeline.reports.has_waiting
 
     def release(self) -> None:
         """At the interpreter's exit, with nothing to send: let go of what is left on a loop that has ended."""

@@ -62,7 +62,7 @@ class SupervisedTask:
         except Exception as error:
             # A task factory of the application's may raise.
             main.close()
-            self._loop.call_later(self._crashed(error, self._loop.time()), self._begin, run, context=Context())
+            self._begin_later(error, run)
             return
         self._task = task
         task.add_done_callback(lambda task: self._ended(task, run))
@@ -78,8 +78,10 @@ class SupervisedTask:
             self._task = self._run = None
             return
         # KeyboardInterrupt and SystemExit are no crash: if the loop goes on at all, it is only to end.
-        delay = self._crashed(crash, self._loop.time()) if isinstance(crash, Exception) else RESTART_DELAY
-        self._loop.call_later(delay, self._begin, run, context=Context())
+        if isinstance(crash, Exception):
+            self._begin_later(crash, run)
+        else:
+            self._loop.call_later(RESTART_DELAY, self._begin, run, context=Context())
 
     def _make_sure(self, task: asyncio.Task[None], run: object) -> None:
         loop = task.get_loop()
@@ -91,11 +93,15 @@ class SupervisedTask:
         if self._task is task:
             self._begin(run)
 
-    def _crashed(self, crash: Exception, now: float) -> float:
+    def _begin_later(self, crash: Exception, run: object) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
         if now - self._last_crash > _HEALTHY_AFTER:
             self._crashes = 0
         self._crashes += 1
         self._last_crash = now
+        delay = min(_LONGEST_DELAY, _CRASH_DELAY * self._crashes)
+        self._loop.call_later(delay, self._begin, run, context=Context())
+        # Last, as a handler of `logging` may raise.
         if self._crashes == 1:
             _log.error("The %s task crashed and is restarted; no message is lost.\n%s", self._name, stack_of(crash))
-        return min(_LONGEST_DELAY, _CRASH_DELAY * self._crashes)

@@ -65,6 +65,11 @@ class Reports:
         """Whether `on_error` was called for everything, or cannot be called now: its calls do not end, or no loop runs."""
         return not self._waiting or self._is_stopped or len(self._hooks) >= _MAX_RUNNING
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether `on_error` is to be called for something, now or on the next loop."""
+        return bool(self._waiting)
+
     def add(
         self,
         result: BatchResult,

@@ -98,6 +98,12 @@ class TestWhatIsLeftIsNamed:
         assert f"told of 1: {reason}" in said.out
         assert said.seconds < DRAIN_SECONDS + ROOM
 
+    def test_to_a_hook_also_for_what_was_dropped_before(self) -> None:
+        said, _ = ended("with_a_message_that_was_dropped")
+        assert "told of 1: before_send" in said.out
+        assert "told of 1: invalid" in said.out
+        assert "segment_async:" not in said.err
+
     def test_after_loops_that_were_closed_amid_a_request(self) -> None:
         # What those leave is collected in any order, which used to take the interpreter with it.
         said, _ = ended("in_loops_that_are_closed_amid_a_request", script=[silence()] * 100)

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from segment_async import Client, DeliveryError, messages
+from segment_async import Client, DeliveryError, blocking, messages
 
 client = Client("KEY", spool=os.environ.get("SPOOL"))
 
@@ -102,6 +102,14 @@ def with_a_hook_that_takes_a_moment() -> None:
         print(f"told of {len(group)}: {error.outcome.reason}")
 
     Client("KEY", on_error=told).enqueue_nowait(messages.track("user-1", "Counted", {"n": 0}))
+
+
+def with_a_message_that_was_dropped() -> None:
+    def told(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+        print(f"told of {len(group)}: {error.outcome.reason}")
+
+    Client("KEY", on_error=told, before_send=lambda _: None).enqueue_nowait(messages.track("user-1", "Counted"))
+    blocking.Client("KEY", on_error=told, on_invalid="drop").track("user-1", "")
 
 
 def with_too_many_open_files() -> None:

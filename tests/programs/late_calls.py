@@ -4,6 +4,7 @@ Arguments: when they come, and on which client. Says what the calls gave, and at
 """
 
 import atexit
+import logging
 import sys
 import threading
 from collections import Counter
@@ -101,8 +102,18 @@ def before_with_a_full_queue() -> None:
         call()
 
 
+class TrackingHandler(logging.Handler):
+    """Of `logging`; raises where it cannot track, as handlers should not."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        track()
+
+
 client = make()
 if when in ("after_others", "flush_after"):
+    call()
+elif when == "logged":
+    logging.getLogger().addHandler(TrackingHandler())
     call()
 elif when == "meanwhile":
     threading.Thread(target=keep_calling, daemon=True).start()

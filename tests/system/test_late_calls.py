@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fault_server import FaultServer
+from tests.support.fault_server import FaultServer, Script
+from tests.support.faults import answer
 from tests.support.programs import Ended, finished
 
 ENDING = "ClientClosed: the client is closed: the program is ending, and nothing would send this message"
 
 
-def run(*how: str) -> tuple[int, dict[str, int], dict[str, int], Ended]:
+def run(*how: str, script: Script = ()) -> tuple[int, dict[str, int], dict[str, int], Ended]:
     """How many messages were received; what became of the calls, by outcome; and what they raised."""
 
     async def main() -> tuple[int, Ended]:
-        async with FaultServer() as server:
+        async with FaultServer(script) as server:
             said = await finished("-m", "tests.programs.late_calls", *how, host=server.url)
             assert said.code == 0, said.err
             assert all(len(times) == 1 for times in server.taken.values())
@@ -53,6 +54,12 @@ class TestAfterTheDrain:
         assert received > 0
         assert outcomes == {"delivered": received}
         assert list(raised) == [ENDING]
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "blocking"])
+def test_a_handler_of_the_log_that_tracks_does_not_end_the_drain(kind: str) -> None:
+    received, outcomes, _, _ = run("logged", kind, script=[answer(404)])
+    assert (received, outcomes) == (0, {"failed": 1})
 
 
 def test_after_the_drain_a_flush_has_nothing_to_wait_for() -> None:
