@@ -412,8 +412,11 @@ class LoopOwner(Host):
 
     def left_at_exit(self) -> tuple[int, int]:
         """How many messages were dropped, and how many remain in a spool; an interrupted drain's are dropped now."""
-        if self.pipeline.statistics().pending:
-            self._lost += self.pipeline.drop_all("exit")
+        pending = self.pipeline.statistics().pending
+        if pending:
+            dropped = self.pipeline.drop_all("exit")
+            # What another thread's loop was moving when it lost the client may be in no batch: it is lost all the same.
+            self._lost += pending if self.pipeline.feed is None else dropped
             if isinstance(self._transport, HTTPTransport):
                 self._transport.abandon()
         return self._lost, self.pipeline.statistics().pending

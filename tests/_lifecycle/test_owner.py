@@ -807,3 +807,13 @@ def test_a_logging_function_that_tracks_does_not_recurse() -> None:
         raise ZeroDivisionError
 
     run(main())
+
+
+def test_what_is_in_no_batch_at_the_exit_counts_as_lost() -> None:
+    """As when the loop of another thread is between two steps while the drain takes the client over."""
+    client = Client("KEY", transport=Net())
+    for _ in range(3):
+        client.nowait.track("user", "Event")
+    client._owner.pipeline.queue.messages.deque.popleft()
+    assert client._owner.left_at_exit() == (3, 0)
+    assert client._owner.left_at_exit() == (3, 0)
