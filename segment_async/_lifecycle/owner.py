@@ -87,6 +87,7 @@ class LoopOwner(Host):
         self._close_began: float | None = None
         self._is_hurried = False
         self._is_finishing = False
+        self._is_draining = False
         self._is_closed = False
         self.is_held = False
         self.has_run = False
@@ -118,8 +119,8 @@ class LoopOwner(Host):
         loop = asyncio.get_running_loop()
         with self.pipeline.queue.lock:
             owner = self.clock.loop
-            # A client that is finishing needs no loop: the waits for its close would start everything again.
-            if owner is loop or self._is_finishing or self._is_closed:
+            # A client that is finishing needs no loop, and one that is drained no other: the waits for its close would start everything again.
+            if owner is loop or self._is_finishing or self._is_draining or self._is_closed:
                 return _OWN_WATCH_SECONDS
             if owner is not None and owner.is_running():
                 return self._next_look()
@@ -395,6 +396,11 @@ class LoopOwner(Host):
 
     async def drain_at_exit(self, seconds: float) -> None:
         """The last chance: send what is left on the running loop, whichever owned the client before."""
+        self._is_draining = True
+        earlier = self.clock.loop
+        if earlier is not None and earlier.is_running():
+            # Between two of its steps; one that does not answer is blocked, and does nothing for the client.
+            await _ended(self._leave_here(), earlier, _GRACE_SECONDS, "event loop")
         self.pipeline.unwind()
         self.take_over()
         # All that the end of this loop would do is done here.
@@ -409,6 +415,9 @@ class LoopOwner(Host):
         await self.pipeline.reports.finish(_GRACE_SECONDS)
         self.leave()
         await self._close_parts(None)
+
+    async def _leave_here(self) -> None:
+        self.leave()
 
     def left_at_exit(self) -> tuple[int, int]:
         """How many messages were dropped, and how many remain in a spool; an interrupted drain's are dropped now."""

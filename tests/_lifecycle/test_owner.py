@@ -817,3 +817,34 @@ def test_what_is_in_no_batch_at_the_exit_counts_as_lost() -> None:
     client._owner.pipeline.queue.messages.deque.popleft()
     assert client._owner.left_at_exit() == (3, 0)
     assert client._owner.left_at_exit() == (3, 0)
+
+
+def test_the_drain_takes_a_client_from_a_running_loop_between_two_of_its_steps() -> None:
+    amid, sent = threading.Event(), threading.Event()
+    sent_amid: list[bool] = []
+
+    async def answer(_: Arrival) -> Response:
+        sent.set()
+        return OK
+
+    def begin(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        if coroutine.__qualname__ == "RequestSender.send":
+            amid.set()
+            sent_amid.append(sent.wait(0.1))
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def track_and_go_on() -> None:
+        asyncio.get_running_loop().set_task_factory(begin)
+        delivery = await client.track("user", "Event")
+        await delivery
+
+    net = Net(answer)
+    client = Client("KEY", transport=net)
+    thread = threading.Thread(target=lambda: asyncio.run(track_and_go_on()))
+    thread.start()
+    assert amid.wait(PATIENCE)
+    asyncio.run(client._owner.drain_at_exit(PATIENCE))
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert not sent_amid[0]
+    assert client._owner.left_at_exit() == (0, 0)
