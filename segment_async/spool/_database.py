@@ -18,7 +18,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -49,6 +49,8 @@ _OVERHEAD: Final = 128 * 1024
 # Room that is not used up within the seconds until the next look, whatever is written.
 _PLENTY: Final = 2**30
 _LOOK_SECONDS: Final = 1.0
+# What may be written until the log's size is looked at again.
+_LOOK_BYTES: Final = 2**20
 # Free pages are given back to the disk when there are many of them, in steps that hold up no caller.
 _MANY_FREE: Final = 16 * 2**20
 _SHRINK_SECONDS: Final = 0.02
@@ -152,8 +154,9 @@ class Database:
         self._id = (0, 0)
         self._idle_revision = 0
         self._shrinks = False
-        # When the lock's file and the room are looked at again.
+        # When the lock's file and the room are looked at again, and what was written since the log was.
         self._next_look = 0.0
+        self._written = 0
 
     def transact(self, work: Write[_T], size: int | None = None) -> _T:
         """Run the work in a transaction that ends with the counters that it returns; returns once that is safe.
@@ -176,13 +179,52 @@ class Database:
             except BaseException:
                 _roll_back(connection)
                 raise
-            self.counters = after
-            if self._lock is not None:
-                with contextlib.suppress(OSError):
-                    self._lock.set_watermark(after)
+            self._committed(after)
             return result
 
         return self._survive(action)
+
+    def append(
+        self,
+        messages: Sequence[tuple[bytes, bytes]],
+        before: Counters,
+        after: Counters,
+        size: int,
+        doubts: list[_T],
+        change: _T,
+    ) -> bool:
+        """As `transact`, for a few messages and nothing else, in one statement.
+
+        `after`: the counters then, if the ones `before` are still those in the file. `doubts` has the `change` from when
+        it is not known whether it was committed; the caller removes it.
+
+        Returns `False`, and changes nothing, if an id is pending, or the counters are others.
+        """
+
+        def action() -> bool:
+            connection = self._prepared(size)
+            stamped = self._stamped(after._replace(revision=before.revision + 1))
+            doubts.append(change)
+            try:
+                is_stored = tables.append(connection, self.clock.now(), messages, before, stamped)
+            except sqlite3.Error as fault:
+                if _is(fault, sqlite3.SQLITE_BUSY):
+                    # It was not even begun.
+                    doubts.pop()
+                raise
+            if is_stored:
+                self._committed(stamped)
+            else:
+                doubts.pop()
+            return is_stored
+
+        return self._survive(action)
+
+    def _committed(self, counters: Counters) -> None:
+        self.counters = counters
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self._lock.set_watermark(counters)
 
     def read(self, work: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run work that only reads one state of the file, the one that `counters` are of.
@@ -322,6 +364,7 @@ class Database:
             # Nothing may build on pages of the log whose sync has failed.
             _checkpoint(connection)
             tables.check_schema(connection)
+            tables.prepare_append(connection)
             if watermark is not None and watermark.revision > tables.load_counters(connection).revision:
                 raise Damaged("the end of its log is missing")
         except BaseException:
@@ -366,6 +409,10 @@ class Database:
         if status is None or files.id_of(status) != self._id or (is_time and not self._lock.is_in_place()):
             self._restore()
             connection, status = self._opened(), self._place.database.stat()
+        self._written += (size or 0) + _OVERHEAD
+        if not is_time and self._written < _LOOK_BYTES:
+            return connection
+        self._written = 0
         log = files.size_of(self._place.log)
         self.disk_bytes = log + status.st_size
         limit = _MAX_LOG_BYTES_FOR_NOTES if size is None else _MAX_LOG_BYTES

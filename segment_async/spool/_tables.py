@@ -185,17 +185,62 @@ class Head(NamedTuple):
 _POSITION_AND_TIME: Final = struct.Struct(">qq")
 
 
-def insert_messages(
-    connection: sqlite3.Connection, first: int, accepted_at: int, messages: Sequence[tuple[bytes, bytes]]
-) -> int:
-    """Insert messages, by id and body, from this position on; returns how many, because pending ids are ignored."""
+def _rows(first: int, accepted_at: int, messages: Sequence[tuple[bytes, bytes]]) -> list[tuple[Any, ...]]:
     pack = _POSITION_AND_TIME.pack
-    rows = [
+    return [
         # The checksum of a `Row`, without making one.
         (position, message_id, accepted_at, crc32(body, crc32(pack(position, accepted_at) + message_id)), body)
         for position, (message_id, body) in enumerate(messages, first)
     ]
+
+
+def insert_messages(
+    connection: sqlite3.Connection, first: int, accepted_at: int, messages: Sequence[tuple[bytes, bytes]]
+) -> int:
+    """Insert messages, by id and body, from this position on; returns how many, because pending ids are ignored."""
+    rows = _rows(first, accepted_at, messages)
     return insert(connection, "messages", rows, "IGNORE")
+
+
+FEW: Final = 32
+"""Messages that `append` takes: it has a statement for each number of them."""
+
+# In memory: a process opens no further files for a spool.
+_APPEND: Final = """
+    PRAGMA temp_store = MEMORY;
+    CREATE TEMP VIEW appended AS SELECT position, message_id, accepted_at, checksum, body FROM messages;
+    CREATE TEMP TRIGGER append_message INSTEAD OF INSERT ON appended WHEN NEW.position IS NOT NULL BEGIN
+        INSERT INTO messages VALUES (NEW.position, NEW.message_id, NEW.accepted_at, NEW.checksum, NEW.body);
+    END;
+    CREATE TEMP TRIGGER append_counters INSTEAD OF INSERT ON appended WHEN NEW.position IS NULL BEGIN
+        UPDATE counters SET content = NEW.body WHERE content = NEW.message_id;
+        SELECT RAISE(ABORT, 'the counters have changed') WHERE changes() = 0;
+    END;
+"""
+
+
+def prepare_append(connection: sqlite3.Connection) -> None:
+    """Make what `append` needs; it is the connection's own, and not in the file."""
+    connection.executescript(_APPEND)
+
+
+def append(
+    connection: sqlite3.Connection,
+    accepted_at: int,
+    messages: Sequence[tuple[bytes, bytes]],
+    before: Counters,
+    after: Counters,
+) -> bool:
+    """Insert a few messages and store the counters, in one statement that is a transaction of its own.
+
+    `False`: nothing is changed, because an id is pending, or the counters in the file are not those `before`.
+    """
+    rows = [*_rows(before.position + 1, accepted_at, messages), (None, before.pack(), 0, 0, after.pack())]
+    try:
+        connection.execute(_insertion("ABORT", "appended", 5, len(rows)), tuple(chain.from_iterable(rows)))
+    except sqlite3.IntegrityError:
+        return False
+    return True
 
 
 def find_ids(connection: sqlite3.Connection, message_ids: Sequence[bytes]) -> dict[bytes, int]:

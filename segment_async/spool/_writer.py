@@ -116,7 +116,7 @@ class Shard:
         self.held: dict[int, int] = {}
         self.unrecorded: list[Note] = []
         self.dropped: list[DroppedMessage] = []
-        self.doubts: list[_Transaction] = []
+        self.doubts: list[_Change] = []
         # Positions of messages that another process erased, and that were reported.
         self._purged: set[int] = set()
         self._cursor = 0
@@ -148,13 +148,17 @@ class Shard:
         Raises:
             SpoolUnavailable: no message was taken; the notes are kept, and tried again with the next transaction.
         """
+        if len(steps) == 1 and isinstance(steps[0], Append) and not (self.has_work or elsewhere):
+            result = self._append_few(steps[0], may_hold=may_hold)
+            if result is not None:
+                return [result]
         all_steps = (*self.unrecorded, *steps)
         self.unrecorded += [step for step in steps if isinstance(step, Note)]
         sizes = [step.size for step in steps if isinstance(step, Append)]
 
         def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, _Transaction]:
             self._sync(connection)
-            transaction = _Transaction(self, connection, counters, elsewhere or {}, may_hold)
+            transaction = _Transaction(self, counters, connection, elsewhere or {}, may_hold=may_hold)
             tables.remove(connection, "purged", list(self._purged))
             for doubt in self.doubts:
                 transaction.take_back(doubt)
@@ -165,6 +169,23 @@ class Shard:
             return transaction.counters, transaction
 
         done = self.database.transact(work, sum(sizes) if sizes else None)
+        self._committed(done)
+        return done.answers
+
+    def _append_few(self, step: Append, *, may_hold: bool) -> AppendResult | None:
+        """Take an ordinary append in one statement; `None`: it is not ordinary, and nothing was changed."""
+        counters = self.counters
+        planned = _Change(self, counters, may_hold=may_hold)
+        is_few = 0 < len(step.messages) <= tables.FEW and step.size <= planned.room
+        if not is_few or self._revision != counters.revision or self._purged:
+            return None
+        result = AppendResult(planned.add(step.messages, step.hold))
+        if not self.database.append(step.messages, counters, planned.counters, step.size, self.doubts, planned):
+            return None
+        self._committed(planned)
+        return result
+
+    def _committed(self, done: _Change) -> None:
         self._revision = done.counters.revision + 1
         self.doubts.clear()
         self.unrecorded.clear()
@@ -174,7 +195,6 @@ class Shard:
             self.held.pop(position, None)
         self._cursor = max(self._cursor, *done.held, 0)
         self.dropped += done.dropped_in_doubt
-        return done.answers
 
     def read(self, max_count: int, max_bytes: int) -> list[StoredMessage]:
         """Hold the next messages; none if there is none.
@@ -273,9 +293,8 @@ class Shard:
         self._revision, self._damaged, self._cursor = counters.revision, damaged, 0
 
 
-@dataclass(eq=False)
-class _Transaction:
-    """One transaction of a shard; what it changes in memory is applied once it is committed.
+class _Change:
+    """What changes in a shard; in memory it is applied once it is committed.
 
     Attributes:
         counters: as they will be. `answers`: to the appends.
@@ -284,13 +303,10 @@ class _Transaction:
         dropped: messages that made room, by position. `dropped_in_doubt`: those of a transaction that was in doubt.
     """
 
-    shard: Shard
-    connection: sqlite3.Connection
-    counters: Counters
-    elsewhere: Mapping[bytes, Appended]
-    may_hold: bool
-
-    def __post_init__(self) -> None:
+    def __init__(self, shard: Shard, counters: Counters, *, may_hold: bool) -> None:
+        self.shard = shard
+        self.counters = counters
+        self.may_hold = may_hold
         self.answers: list[AppendResult] = []
         self.stored: list[tuple[int, Messages]] = []
         self.held: dict[int, int] = {}
@@ -298,7 +314,41 @@ class _Transaction:
         self.dropped: dict[int, DroppedMessage] = {}
         self.dropped_in_doubt: list[DroppedMessage] = []
 
-    def take_back(self, doubt: _Transaction) -> None:
+    @property
+    def room(self) -> int:
+        return self.shard.options.max_bytes - self.counters.pending_bytes - self.counters.dead_bytes
+
+    def add(self, messages: Messages, hold: int) -> list[Appended]:
+        """Count new messages, and hold the first of them unless an older one waits to be read."""
+        first, count = self.counters.position + 1, len(messages)
+        held = len(self.shard.held) + len(self.held) - len(self.released)
+        hold = min(hold, count) if self.may_hold and self.counters.pending <= held else 0
+        sizes = [len(body) for _, body in messages]
+        self.held.update(zip(range(first, first + hold), sizes, strict=False))
+        self.stored.append((first, messages))
+        self.counters = self.counters.plus(position=count, accepted=count, pending_bytes=sum(sizes))
+        key = key_of(self.shard.slot, first)
+        answers = [Appended("stored", each, True) for each in range(key, key + hold)]
+        return answers + [Appended("stored", each) for each in range(key + hold, key + count)]
+
+
+class _Transaction(_Change):
+    """A change with any steps, while its transaction is open."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        counters: Counters,
+        connection: sqlite3.Connection,
+        elsewhere: Mapping[bytes, Appended],
+        *,
+        may_hold: bool,
+    ) -> None:
+        super().__init__(shard, counters, may_hold=may_hold)
+        self.connection = connection
+        self.elsewhere = elsewhere
+
+    def take_back(self, doubt: _Change) -> None:
         """Remove messages that were refused because a commit failed, if they are there after all."""
         refused = {mid: p for first, messages in doubt.stored for p, (mid, _) in enumerate(messages, first)}
         found = tables.find_ids(self.connection, list(refused))
@@ -313,7 +363,7 @@ class _Transaction:
             self._record(step)
             return
         # Nearly always all messages of a group are new and have room.
-        answers = self._store(step.messages, step.hold) if step.size <= self._room and not self.elsewhere else None
+        answers = self._store(step.messages, step.hold) if step.size <= self.room and not self.elsewhere else None
         self.answers.append(self._append_each(step) if answers is None else AppendResult(answers))
 
     # -- appends
@@ -326,7 +376,7 @@ class _Transaction:
                 fresh.setdefault(message_id, body)
         dropped_before = len(self.dropped)
         self._make_room(sum(map(len, fresh.values())), at_any_price=step.make_room)
-        room = self._room
+        room = self.room
         fitting: list[tuple[bytes, bytes]] = []
         for message_id, body in fresh.items():
             if len(body) <= room:
@@ -345,38 +395,26 @@ class _Transaction:
         return AppendResult(result, tuple(itertools.islice(self.dropped.values(), dropped_before, None)))
 
     def _store(self, messages: Messages, hold: int) -> list[Appended] | None:
-        """Store new messages, and hold the first of them unless an older one waits to be read; `None`: one is known."""
+        """Store new messages; `None`: one is known."""
         first, count = self.counters.position + 1, len(messages)
         inserted = tables.insert_messages(self.connection, first, self.shard.database.clock.now(), messages)
         if inserted < count:
             tables.remove(self.connection, "messages", range(first, first + count))
             return None
-        held = len(self.shard.held) + len(self.held) - len(self.released)
-        hold = min(hold, count) if self.may_hold and self.counters.pending <= held else 0
-        sizes = [len(body) for _, body in messages]
-        self.held.update(zip(range(first, first + hold), sizes, strict=False))
-        self.stored.append((first, messages))
-        self.counters = self.counters.plus(position=count, accepted=count, pending_bytes=sum(sizes))
-        key = key_of(self.shard.slot, first)
-        answers = [Appended("stored", each, True) for each in range(key, key + hold)]
-        return answers + [Appended("stored", each) for each in range(key + hold, key + count)]
-
-    @property
-    def _room(self) -> int:
-        return self.shard.options.max_bytes - self.counters.pending_bytes - self.counters.dead_bytes
+        return self.add(messages, hold)
 
     def _make_room(self, wanted: int, *, at_any_price: bool) -> None:
         """Dead letters go first: their outcome is known. Then, if the caller says so, the oldest that are not held."""
-        while self._room < wanted and self.counters.dead:
-            letters = _until(tables.read_dead(self.connection, 0, 100), wanted - self._room)
+        while self.room < wanted and self.counters.dead:
+            letters = _until(tables.read_dead(self.connection, 0, 100), wanted - self.room)
             if not letters:
                 raise Damaged("dead letters are counted that are not there")
             tables.remove(self.connection, "dead", [letter.position for letter in letters])
             size = sum(letter.size for letter in letters)
             self.counters = self.counters.plus(dead=-len(letters), dead_bytes=-size)
-        if self._room < wanted and at_any_price:
+        if self.room < wanted and at_any_price:
             unheld = (head for head in self.shard.unheld(self.connection) if head.position not in self.held)
-            rows = tables.read_rows(self.connection, _until(unheld, wanted - self._room))
+            rows = tables.read_rows(self.connection, _until(unheld, wanted - self.room))
             count, size = tables.remove_messages(self.connection, [row.position for row in rows])
             self.counters = self.counters.settled(count, size, _MADE_ROOM)
             for row in rows:

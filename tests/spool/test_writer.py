@@ -1,0 +1,142 @@
+"""Appends of a few messages, which are one statement: what is noticed when they are not as ordinary as they look."""
+
+import sqlite3
+
+import pytest
+
+from segment_async.spool import _tables as tables
+from segment_async.spool._database import Options
+from segment_async.spool._files import base_path
+from segment_async.spool._writer import Append, Writer
+
+from .process import Process
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool" / "analytics.db"
+
+
+@pytest.fixture
+def writer(path):
+    writer = Writer(base_path(path), Options())
+    yield writer
+    writer.close()
+
+
+def append(writer, *ids, hold=0):
+    [result] = writer.commit([Append([(each.encode(), each.encode() * 10) for each in ids], hold)])
+    return result
+
+
+def statuses(result):
+    return [answer.status for answer in result.answers]
+
+
+def ids(writer):
+    window = writer.read(100, 1_000_000)
+    return [] if window is None else [message.message_id for message in window.messages]
+
+
+def check(writer, pending):
+    counts = writer.look()()
+    assert (counts.accepted, counts.pending, counts.pending_bytes) == (pending, pending, 10 * pending)
+
+
+def test_an_ordinary_append_is_one_statement(writer):
+    append(writer, "a")
+    statements = []
+    writer._own.database._connection.set_trace_callback(statements.append)
+    append(writer, "b", "c", hold=2)
+    # A statement comes once more with each step of a trigger.
+    assert len(set(statements)) == 1
+    assert ids(writer) == ["a", "b", "c"]
+    check(writer, 3)
+
+
+@pytest.mark.parametrize("count", [tables.FEW, tables.FEW + 1])
+def test_many_are_stored_as_few_are(writer, count):
+    names = [f"{number:02}"[-1] for number in range(10)]
+    assert statuses(append(writer, *names)) == ["stored"] * 10
+    more = [chr(ord("A") + number) for number in range(count)]
+    assert statuses(append(writer, *more)) == ["stored"] * count
+    assert ids(writer) == names + more
+    check(writer, 10 + count)
+
+
+def test_a_known_id_is_stored_once(writer):
+    append(writer, "a")
+    assert statuses(append(writer, "b", "a", "c", "c")) == ["stored", "known", "stored", "known"]
+    assert ids(writer) == ["a", "b", "c"]
+    check(writer, 3)
+
+
+def test_what_another_process_has_changed_meanwhile_is_kept(writer):
+    append(writer, "a")
+    database = writer._own.database
+    seen = database.counters
+    database.transact(lambda _, counters: (counters._replace(fingerprint="theirs"), None))
+    database.counters = seen
+    assert statuses(append(writer, "b")) == ["stored"]
+    assert database.counters.fingerprint == "theirs"
+    assert ids(writer) == ["a", "b"]
+    check(writer, 2)
+
+
+def test_nothing_is_in_doubt_while_another_process_writes(writer, path):
+    append(writer, "a")
+    writer._own.database._connection.execute("PRAGMA busy_timeout = 0")
+    program = """
+    import sqlite3
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    print("ready", flush=True)
+    sys.stdin.read()
+    """
+    other = Process(program, path)
+    assert other.line() == "ready"
+    refusal = append(writer, "b")
+    other.end()
+    assert (str(refusal).endswith("(SQLITE_BUSY)"), refusal.maybe_stored) == (True, False)
+    assert not writer._own.doubts
+    assert statuses(append(writer, "b")) == ["stored"]
+    check(writer, 2)
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_commit_that_fails_is_repeated_without_storing_anything_twice(writer, monkeypatch, is_stored):
+    """Whether or not the disk has it in the end."""
+    append(writer, "a")
+    store, tries = tables.append, 0
+
+    def fail_once(*arguments):
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            if is_stored:
+                store(*arguments)
+            raise sqlite3.OperationalError("disk I/O error")
+        return store(*arguments)
+
+    monkeypatch.setattr(tables, "append", fail_once)
+    assert statuses(append(writer, "b")) == ["stored"]
+    assert not writer._own.doubts
+    assert ids(writer) == ["a", "b"]
+    check(writer, 2)
+
+
+def test_a_refused_append_that_turns_up_is_taken_back(writer, monkeypatch):
+    append(writer, "a")
+    store = tables.append
+
+    def store_and_fail(*arguments):
+        store(*arguments)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tables, "append", store_and_fail)
+        patched.setattr(tables, "insert_messages", store_and_fail)
+        assert append(writer, "b").maybe_stored
+    assert statuses(append(writer, "c")) == ["stored"]
+    assert ids(writer) == ["a", "c"]
+    check(writer, 2)
