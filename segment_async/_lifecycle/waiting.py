@@ -92,10 +92,24 @@ async def wait_until(
         try:
             if done() or signal() is not current:
                 continue
-            await asyncio.wait((waiter,), timeout=shorter(seconds, host.ensure_running()))
+            await resolved(waiter, shorter(seconds, host.ensure_running()))
         finally:
             current.forget(waiter)
     return True
+
+
+async def resolved(waiter: asyncio.Future[None], seconds: float | None) -> None:
+    """Wait until a future of this loop is resolved, or the time is over, at which it is resolved as well.
+
+    `asyncio.wait` does the same with a second future, one turn of the loop later: 15 µs more. A cancellation of the
+    wait cancels the future.
+    """
+    timer = None if seconds is None else waiter.get_loop().call_later(seconds, settle, waiter, None)
+    try:
+        await waiter
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def shorter(one: float | None, other: float | None) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from segment_async._http.transport import Response
 from segment_async._lifecycle.loop_end import abandon_after_fork, unwind
 from segment_async._lifecycle.tasks import SupervisedTask
-from segment_async._lifecycle.waiting import settle
+from segment_async._lifecycle.waiting import resolved
 
 from .attempt import HoldsEnded, RequestSender
 from .batch import Batch, OpenBatch
@@ -179,12 +179,7 @@ class Consumer:
             # What changed may be of our own making; others get their turn in any case.
             await asyncio.sleep(0)
             return
-        # By hand: `asyncio.wait` takes one more turn of the loop, and 20 µs.
-        loop = sleeper.get_loop()
-        timer = None if when is None else loop.call_later(max(0.0, when - now) + _SLACK, settle, sleeper, None)
         try:
-            await sleeper
+            await resolved(sleeper, None if when is None else max(0.0, when - now) + _SLACK)
         finally:
-            if timer is not None:
-                timer.cancel()
             self._queue.changed.forget(sleeper)

@@ -16,7 +16,7 @@ from bisect import bisect_left, insort
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
-from segment_async._lifecycle.waiting import Host, Signal, wake
+from segment_async._lifecycle.waiting import Host, Signal, resolved, wake
 from segment_async._outcome import BatchResult, Outcome, outcome_of
 
 
@@ -148,7 +148,7 @@ class Delivery:
             waiter = record.register(self._index)
             try:
                 if self._record is record and self.outcome is None:
-                    await asyncio.wait((waiter,), timeout=record.host.ensure_running())
+                    await resolved(waiter, record.host.ensure_running())
             finally:
                 record.forget(waiter)
         return outcome

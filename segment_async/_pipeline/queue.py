@@ -27,7 +27,7 @@ from itertools import accumulate
 from typing import Final, Literal
 
 from segment_async._exceptions import ClientClosed, QueueFull
-from segment_async._lifecycle.waiting import Host, Signal, shorter, wake
+from segment_async._lifecycle.waiting import Host, Signal, resolved, shorter, wake
 from segment_async._locks import reentrant_lock
 from segment_async._outcome import HEALTHY, BatchResult, Health, Statistics, Status
 
@@ -342,7 +342,7 @@ class Queue:
         self.changed.notify()
         limit = self.room.time_left() if waiter.has_limit else None
         start = self.clock.now()
-        await asyncio.wait((waiter.future,), timeout=shorter(limit, watch))
+        await resolved(waiter.future, shorter(limit, watch))
         if limit is not None:
             with self.lock:
                 self.room.note_late(self.clock.now() - start - limit)

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from segment_async._lifecycle.waiting import MOMENT, Signal, call_in, settle, settle_all, shorter, wait_until, wake
+from segment_async._lifecycle.waiting import (
+    MOMENT,
+    Signal,
+    call_in,
+    resolved,
+    settle,
+    settle_all,
+    shorter,
+    wait_until,
+    wake,
+)
 from tests.support.interruptions import Interrupted, Points
 from tests.support.stations import AlwaysRunning
 from tests.support.virtual_clock import Deadlock, run, running_clock
@@ -205,6 +215,55 @@ class TestWake:
             seen: list[str] = []
             call_in(asyncio.get_running_loop(), seen.append, "now")
             assert seen == ["now"]
+
+        run(main())
+
+
+class TestResolved:
+    def test_it_goes_on_in_the_next_turn(self) -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            waiting = loop.create_task(resolved(waiter, 1_000.0))
+            await turns()
+            waiter.set_result(None)
+            await turns(1)
+            assert waiting.done()
+
+        run(main())
+
+    def test_its_timer_ends_with_it(self) -> None:
+        async def main() -> None:
+            # The virtual clock would move on to the time of a timer that is left.
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            loop.call_later(2.0, waiter.set_result, None)
+            await resolved(waiter, 1_000.0)
+            assert loop.time() == pytest.approx(2.0, abs=0.1)
+            assert not any(not timer.cancelled() for timer in loop._scheduled)  # type: ignore[attr-defined]
+
+        run(main())
+
+    def test_at_the_end_of_the_time_the_future_is_resolved(self) -> None:
+        async def main() -> None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            await resolved(waiter, 3.0)
+            assert waiter.done()
+            assert not waiter.cancelled()
+
+        run(main())
+
+    def test_a_cancellation_passes_through(self) -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            waiting = loop.create_task(resolved(waiter, 3.0))
+            await turns()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            # What resolves it later does no harm.
+            settle(waiter, None)
 
         run(main())
 
