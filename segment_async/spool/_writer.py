@@ -349,10 +349,11 @@ class _Transaction(_Change):
         self.elsewhere = elsewhere
 
     def take_back(self, doubt: _Change) -> None:
-        """Remove messages that were refused because a commit failed, if they are there after all."""
+        """Remove messages that were refused because a commit failed, if they are there after all, and not on their way."""
         refused = {mid: p for first, messages in doubt.stored for p, (mid, _) in enumerate(messages, first)}
         found = tables.find_ids(self.connection, list(refused))
-        positions = [position for message_id, position in found.items() if refused[message_id] == position]
+        held = self.shard.held
+        positions = [p for message_id, p in found.items() if refused[message_id] == p and p not in held]
         count, size = tables.remove_messages(self.connection, positions)
         self.counters = self.counters.plus(accepted=-count, pending_bytes=-size)
         there = tables.find_positions(self.connection, list(doubt.dropped))

@@ -1,13 +1,15 @@
 """Appends of a few messages, which are one statement: what is noticed when they are not as ordinary as they look."""
 
 import sqlite3
+from contextlib import contextmanager
 
 import pytest
 
+from segment_async.spool import BatchResult, Status
 from segment_async.spool import _tables as tables
 from segment_async.spool._database import Options
 from segment_async.spool._files import base_path
-from segment_async.spool._writer import Append, Writer
+from segment_async.spool._writer import Append, Note, Writer
 
 from .process import Process
 
@@ -125,18 +127,40 @@ def test_a_commit_that_fails_is_repeated_without_storing_anything_twice(writer, 
     check(writer, 2)
 
 
-def test_a_refused_append_that_turns_up_is_taken_back(writer, monkeypatch):
-    append(writer, "a")
+@pytest.fixture
+def stores_and_fails(monkeypatch):
+    """A disk that has what it says it could not store."""
     store = tables.append
 
     def store_and_fail(*arguments):
         store(*arguments)
         raise sqlite3.OperationalError("disk I/O error")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(tables, "append", store_and_fail)
-        patched.setattr(tables, "insert_messages", store_and_fail)
+    @contextmanager
+    def patched():
+        with monkeypatch.context() as context:
+            context.setattr(tables, "append", store_and_fail)
+            context.setattr(tables, "insert_messages", store_and_fail)
+            yield
+
+    return patched
+
+
+def test_a_refused_append_that_turns_up_is_taken_back(writer, stores_and_fails):
+    append(writer, "a")
+    with stores_and_fails():
         assert append(writer, "b").maybe_stored
     assert statuses(append(writer, "c")) == ["stored"]
     assert ids(writer) == ["a", "c"]
     check(writer, 2)
+
+
+def test_a_refused_append_that_turns_up_and_is_on_its_way_counts_as_accepted(writer, stores_and_fails):
+    append(writer, "a")
+    with stores_and_fails():
+        assert append(writer, "b").maybe_stored
+    messages = writer.read(100, 1_000_000).messages
+    assert [each.message_id for each in messages] == ["a", "b"]
+    writer.commit([Note([each.key for each in messages], BatchResult(Status.DELIVERED))])
+    counts = writer.look()()
+    assert (counts.accepted, counts.delivered, counts.pending) == (2, 2, 0)
