@@ -560,7 +560,7 @@ class Client:
 
     def statistics(self) -> Statistics:
         """A consistent snapshot of the counters; callable from any thread."""
-        return self._owner.pipeline.statistics()
+        return self._owner.statistics()
 
     def observe(self, listener: Callable[[Request], object]) -> None:
         """Call `listener` with each request once it is over, on the client's loop; for metrics and traces.

@@ -84,8 +84,8 @@ def lifespan(
 class SegmentMiddleware:
     """Binds the visitor and the context of each request, and sends page views if `page_views` is set.
 
-    With a client of its own, it flushes that within `close_timeout` when the server stops, after the application's own
-    shutdown, and leaves it open. The server must send lifespan events for that (uvicorn does unless told otherwise).
+    With a client of its own, it opens that when the server starts, flushes it within `close_timeout` when the server stops,
+    after the application's own shutdown, and leaves it open. The server must send lifespan events for that (uvicorn does unless told otherwise).
 
     If it is installed twice, the inner one does nothing for requests. An exception in it, or in a function that was passed to it, is
     logged once and never reaches the application; an asynchronous function has one second to finish.
@@ -162,7 +162,7 @@ class SegmentMiddleware:
             await self.app(scope, receive, send)
             return
         if self._shutdown is not None and not self._shutdown.is_checked:
-            self._shutdown.check()
+            await self._shutdown.begin_without_events()
         scope[_MARK] = True
         reader, visitor = self._reader, _NOT_OBSERVED
         if reader.observes and is_get(scope):
@@ -194,7 +194,8 @@ class SegmentMiddleware:
 
 
 class _Shutdown:
-    """Flushes a client that no `lifespan` closes, when the server is about to stop.
+    """Opens a client that no `lifespan` opens on the server's loop, so that calls without await are sent, and flushes it
+    when the server is about to stop.
 
     Attributes:
         is_checked: it is known, or was said, whether the server sends lifespan events.
@@ -207,17 +208,26 @@ class _Shutdown:
 
     async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         self.is_checked = True
+        await self._open()
         await LifespanEvents(receive, send, self._flush).run(app, scope)
 
-    def check(self) -> None:
-        """Warn under a server that ends by the signal that stopped it, without an event before."""
+    async def begin_without_events(self) -> None:
+        """At the first request; warns under a server that ends by the signal that stopped it, without an event before."""
         self.is_checked = True
+        await self._open()
         server = getattr(signal.getsignal(signal.SIGTERM), "__module__", None)
         if server == "uvicorn.server" and not exits_on(signal.SIGTERM):
             _log.warning(
                 "uvicorn sends no lifespan events, so messages that wait when it stops are lost. Run it without "
                 "'--lifespan off', or call client.drain_on_signals() before it starts."
             )
+
+    async def _open(self) -> None:
+        try:
+            # There is nothing to wait for: this loop sends from now on.
+            await self._client.flush(timeout=0)
+        except Exception as error:
+            self._hooks.log_once("the start of the client", error)
 
     async def _flush(self) -> None:
         timeout = self._client.close_timeout

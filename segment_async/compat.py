@@ -27,7 +27,8 @@ queue full: `False`            the same, in memory that is bounded by 32 MiB as 
 `host` with plain ``http://``  the same, with a warning: the write key is readable on the way
 `proxies`                      the one for the host's scheme
 `flush`                        waits for requests that are under way, too
-`join`, `shutdown`             what cannot be sent within 5 s is dropped, with a warning; later calls return `False`
+`join`                         what cannot be sent within 5 s is dropped, with a warning; later calls return `False`
+`shutdown`                     waits as long as messages are delivered; when none was for 5 s, goes on as `join`
 `client.queue`                 has `qsize`, `empty`, `full` and `maxsize`: messages count until they have an outcome
 `client.consumers`             is not there: it is one of the SDK's internals, as are its other modules
 message's ``library``          ``segment-async``; its ``timestamp`` ends in ``Z``

@@ -177,6 +177,34 @@ async def http_only(scope: Any, receive: Any, send: Any) -> None:
     raise ValueError(scope["type"])
 
 
+@pytest.mark.parametrize("has_events", [True, False])
+def test_calls_without_await_from_other_threads_are_sent_while_the_server_runs(*, has_events: bool) -> None:
+    """As a `def` endpoint makes them, where nothing is ever awaited."""
+
+    class Arrived(Recorder):
+        async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+            response = await super().send(body, headers)
+            arrived.set()
+            return response
+
+    arrived = asyncio.Event()
+    client = Client("KEY", transport=Arrived(), flush_interval=0.01)
+
+    async def handler() -> None:
+        await asyncio.to_thread(client.nowait.track, "user-1", "Seen")
+
+    async def main() -> None:
+        app = SegmentMiddleware(answering(doing=handler), client)
+        if has_events:
+            await stop(app)
+        await ask(app, request())
+        async with asyncio.timeout(30):
+            await arrived.wait()
+        await client.aclose()
+
+    asyncio.run(main())
+
+
 def test_a_client_of_its_own_is_flushed_when_the_server_stops_and_stays_open() -> None:
     client, arrived = recording()
 

@@ -5,6 +5,7 @@ import copy
 import functools
 import logging
 import pickle
+import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -31,6 +32,7 @@ from segment_async import (
     messages,
 )
 from segment_async.devserver import serve
+from segment_async.testing import RecordingTransport
 
 Message = dict[str, Any]
 
@@ -250,6 +252,22 @@ class TestOptions:
                 assert (len(named.messages), len(given.messages)) == (1, 1)
 
         asyncio.run(main())
+
+    def test_the_oldest_age_counts_before_any_loop_ran(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        client = Client("KEY", transport=RecordingTransport())
+        assert client.statistics().oldest_age == 0.0
+        client.nowait.track("user-1", "Seen")
+        later = time.monotonic() + 60
+        monkeypatch.setattr("segment_async._lifecycle.owner.time.monotonic", lambda: later)
+        assert client.statistics().oldest_age == pytest.approx(60, abs=5)
+        monkeypatch.undo()
+        asyncio.run(client.aclose())
+        assert client.statistics().oldest_age == 0.0
+
+    def test_a_delivery_says_that_it_cannot_be_copied(self) -> None:
+        delivery = Client("KEY", send=False).nowait.track("user-1", "Seen")
+        with pytest.raises(TypeError, match="pass on its message_id"):
+            pickle.dumps(delivery)
 
     @pytest.mark.parametrize("kind", [Client, blocking.Client, compat.Client])
     @pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])

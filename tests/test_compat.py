@@ -152,6 +152,34 @@ class TestTheClient:
         assert datetime.fromisoformat(sent).timestamp() == pytest.approx(now.timestamp(), abs=0.002)
         assert client.identify("user", {"born": date(1981, 2, 2)})[0]
 
+    def test_shutdown_waits_as_long_as_messages_arrive(self, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        client = analytics.Client("KEY", server.url, upload_size=1, upload_interval=0.01)
+        flush = client._client.flush
+        timeouts: list[float | None] = []
+
+        def one_message_each_time(timeout: float | None = None) -> int:
+            timeouts.append(timeout)
+            if len(timeouts) < 4:
+                client.track("user", "Event")
+                flush()
+                return 1
+            return flush(timeout)
+
+        monkeypatch.setattr(client._client, "flush", one_message_each_time)
+        client.shutdown()
+        assert timeouts == [5.0] * 4
+        assert len(server.messages) == 3
+
+    def test_shutdown_ends_when_none_arrives(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In an exit handler, it would hold the program up for as long as the server is down."""
+        client = analytics.Client("KEY", "http://127.0.0.1:9", upload_interval=0.01)
+        monkeypatch.setattr("segment_async._compat.client._SHUTDOWN_SECONDS", 0.01)
+        client._client._client._owner.close_timeout = 0.01
+        delivery = client._client.track("user", "Event")
+        client.shutdown()
+        assert delivery.outcome is not None
+        assert delivery.outcome.reason == "close_timeout"
+
     def test_a_call_after_the_end_returns_false(self, client: analytics.Client) -> None:
         client.shutdown()
         ok, message = client.track("user", "Event")

@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from segment_async import ClientClosed, MessageError, MessageTooLarge, OAuth, RetryPolicy, blocking, messages
 
@@ -19,6 +19,9 @@ __all__ = ["Client", "InvalidMessage", "OnError", "OversizedMessage"]
 
 Answer = tuple[bool, dict[str, Any]]
 OnError = Callable[[Any, list[dict[str, Any]]], Any]
+
+# Seconds in which at least one message must get its outcome for `shutdown` to go on waiting.
+_SHUTDOWN_SECONDS: Final = 5.0
 
 
 class InvalidMessage(MessageError, AssertionError):
@@ -230,9 +233,18 @@ class Client:
         self._client.close()
 
     def shutdown(self) -> None:
-        """Wait until every message has its outcome, and take no new ones."""
-        self.flush()
+        """Wait until every message has its outcome, as long as some get one every 5 seconds; then as `join`."""
+        left, before = 1, -1
+        while left and self._ended != before:
+            before = self._ended
+            left = self._client.flush(timeout=_SHUTDOWN_SECONDS)
         self.join()
+
+    @property
+    def _ended(self) -> int:
+        """How many messages have their outcome."""
+        statistics = self._client.statistics()
+        return statistics.accepted - statistics.pending
 
     def _send(self, build: Callable[[], Mapping[str, Any]], content: str | None) -> Answer:
         """`content`: the field that is in the returned message even if it is empty."""

@@ -19,6 +19,10 @@ class IdleWarning:
         self._since: float | None = None
         self._is_given = False
 
+    def age(self, now: float) -> float:
+        """Seconds since the first message."""
+        return 0.0 if self._since is None else now - self._since
+
     def due(self, now: float, pending: Callable[[], int], is_full: bool) -> str | None:
         """The warning, once, when messages have waited for long or have filled the queue; else `None`."""
         if self._since is None:

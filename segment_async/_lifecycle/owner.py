@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from threading import RLock, get_ident
 from typing import Any, Final
@@ -19,6 +20,7 @@ from typing import Any, Final
 from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Transport
 from segment_async._locks import reentrant_lock
+from segment_async._outcome import Statistics
 from segment_async._pipeline.auth import Auth
 from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.pipeline import Pipeline
@@ -216,6 +218,13 @@ class LoopOwner(Host):
         text = self._idle_warning.due(time.monotonic(), lambda: self.pipeline.statistics().pending, queue.room.is_full)
         if text is not None:
             _log.warning(text)
+
+    def statistics(self) -> Statistics:
+        found = self.pipeline.statistics()
+        if self.has_run or not found.pending:
+            return found
+        # Nothing has looked at the messages yet.
+        return replace(found, oldest_age=self._idle_warning.age(time.monotonic()))
 
     # -- fork
 

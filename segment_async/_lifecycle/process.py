@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from segment_async._exceptions import stack_of
+
+_log = logging.getLogger("segment_async")
 
 _DRAIN_SECONDS: Final = 2.0
 
@@ -74,6 +77,11 @@ def remember(owner: OpenClient) -> None:
 def hold(owner: OpenClient) -> None:
     """The client was given messages: it lives until it is closed, whether the application keeps it or not."""
     _unsent.add(owner)
+    if is_imported_at_exit:
+        _log.warning(
+            "segment_async was imported while the program ends, so nothing sends what is left at the very end: flush or "
+            "close the client, or import it earlier."
+        )
     _drain_when_multiprocessing_ends()
     _drain_when_celery_ends()
     _drain_when_uwsgi_ends()
@@ -242,6 +250,17 @@ def _drain_worker(**_: object) -> None:
     drain()
 
 
+def _is_exit_under_way() -> bool:
+    """Whether handlers that are registered now may not be called: this module is first imported by one of them."""
+    try:
+        # `concurrent.futures` rests on it, too.
+        threading._register_atexit(bool)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    except RuntimeError:
+        return True
+    return False
+
+
+is_imported_at_exit: Final = _is_exit_under_way()
 atexit.register(drain)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)

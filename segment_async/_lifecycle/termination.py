@@ -80,8 +80,14 @@ def _is_amid_a_call(frame: FrameType | None) -> bool:
 
 
 def _start_afresh() -> None:
+    """In a forked child, which has nothing to send before its first call: SIGTERM ends it as if there were no handler.
+
+    `multiprocessing` ends its workers by the signal, and Python may lose one that comes while a worker begins to wait.
+    """
     global _first_seen, _is_draining
     _first_seen, _is_draining = None, False
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 may_replace(_terminate)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, insort
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from segment_async._lifecycle.waiting import Host, Signal, resolved, wake
 from segment_async._outcome import BatchResult, Outcome, outcome_of
@@ -152,6 +152,9 @@ class Delivery:
             finally:
                 record.forget(waiter)
         return outcome
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Delivery cannot be copied or pickled; pass on its message_id, or its outcome")
 
     def __repr__(self) -> str:
         result = self._record.result(self._index)

@@ -35,7 +35,7 @@ from .delivery import (
 )
 from .queue import Queue
 from .reports import Reports
-from .spool_calls import Answer, Answered, AwaitedCalls
+from .spool_calls import Answer, AwaitedCalls
 
 # For messages whose delivery is the business of another process, or of an earlier message with the same id.
 _HANDED_OVER: Final = BatchResult(Status.HANDED_OVER)
@@ -89,7 +89,7 @@ class SpoolAnswers:
             self._dropped.extend(result.dropped)
             self.waiting.extend(result.answers)
 
-    def take(self, answered: list[Answered]) -> None:
+    def take(self) -> None:
         """Each message goes where its answer says."""
         answers, queue = self.waiting, self._queue
         ready, has_others = 0, False
@@ -101,10 +101,10 @@ class SpoolAnswers:
                 while len(answers) > len(queue.appending):
                     # Its message was moved when an exception came in between.
                     answers.popleft()
-                held = self._take_stored(answered)
+                held = self._take_stored()
                 ready += held or 0
                 if held is None and answers:
-                    refused = self._take_one(answered)
+                    refused = self._take_one()
                 has_others = has_others or held is None or self._hands_over
                 # Last, as they may be of the same group.
                 while self._dropped and not answers:
@@ -120,7 +120,7 @@ class SpoolAnswers:
         else:
             queue.notify_stored(ready)
 
-    def _take_stored(self, answered: list[Answered]) -> int | None:
+    def _take_stored(self) -> int | None:
         """The ordinary case, in few steps: the first messages are stored. The lock is held.
 
         Returns how many became ready to be sent; `None`: it is not the ordinary case.
@@ -141,7 +141,7 @@ class SpoolAnswers:
         else:
             stored_as(group, keys)
             self.known.update((delivery.message_id, delivery) for delivery in leaving)
-        self._calls.note_all(group, answers, answered)
+        self._calls.note_all(group, answers)
         queue.ready.extend(starmap(queue.appending.popleft, repeat((), held)))
         moves = starmap(queue.appending.popleft, repeat((), len(leaving)))
         if self._hands_over:
@@ -153,7 +153,7 @@ class SpoolAnswers:
         forget_bodies(leaving)
         return held
 
-    def _take_one(self, answered: list[Answered]) -> tuple[Delivery, BatchResult, bytes] | None:
+    def _take_one(self) -> tuple[Delivery, BatchResult, bytes] | None:
         """The first message goes where its answer says; what is dropped is returned. The lock is held.
 
         An exception may come at any call. So whatever may be done twice comes first; then, without a call in between, the
@@ -173,7 +173,7 @@ class SpoolAnswers:
             self.full_since = self._clock.now() if self.full_since is None else self.full_since
         elif status == "stored":
             self.full_since = None
-        was_arriving = self._calls.note(delivery, answer, answered)
+        was_arriving = self._calls.note(delivery, answer)
         result: BatchResult | None = None
         if status == "stored" and not self._hands_over:
             self._keep(delivery, answer, len(body))

@@ -26,7 +26,6 @@ from .queue import Queue
 _DISK_SECONDS: Final = 1.0
 
 Answer = Appended | SpoolUnavailable
-Answered = tuple[asyncio.Future[Answer], Answer]
 
 
 class Group:
@@ -48,10 +47,12 @@ class AwaitedCalls:
     """Attributes:
     awaited: messages whose calls wait, with the futures that get the answers; `None`: a call that has waited for too
         long. Changes under the queue's lock, except for a message that is not queued yet.
+    answered: futures that are to get their answers, until they have them.
     """
 
     def __init__(self, queue: Queue, clock: LoopClock, under_way: Callable[[], Group | None]) -> None:
         self.awaited: dict[Delivery, asyncio.Future[Answer] | None] = {}
+        self.answered: dict[asyncio.Future[Answer], Answer] = {}
         self._queue = queue
         self._clock = clock
         self._under_way = under_way
@@ -136,26 +137,39 @@ class AwaitedCalls:
 
     # -- answers
 
-    def note(self, delivery: Delivery, answer: Answer, answered: list[Answered]) -> bool:
+    def note(self, delivery: Delivery, answer: Answer) -> bool:
         """Note that the call of this message gets its answer; whether it waits for it, and is not accepted yet."""
         if delivery not in self.awaited:
             return False
         future = self.awaited[delivery]
         if future is not None:
-            answered.append((future, answer))
+            self.answered[future] = answer
         return True
 
-    def note_all(self, deliveries: Iterable[Delivery], answers: Iterable[Answer], answered: list[Answered]) -> None:
+    def note_all(self, deliveries: Iterable[Delivery], answers: Iterable[Answer]) -> None:
         """The calls of these messages, if they wait, get their answers: these are accepted, or have their outcomes."""
         awaited, accounts = self.awaited, self._queue.accounts
         for delivery, answer in zip(deliveries, answers, strict=False):
             if delivery in awaited:
                 future = awaited[delivery]
                 if future is not None:
-                    answered.append((future, answer))
+                    self.answered[future] = answer
                 # No call in between.
                 del awaited[delivery]
                 accounts.arriving -= 1
+
+    def wake(self) -> None:
+        """Give the noted answers to their calls; what an exception interrupts is made good by the recorder."""
+        answered = self.answered.copy()
+        if not answered:
+            return
+        try:
+            settle_all(answered.items())
+            for future in answered:
+                self.answered.pop(future, None)
+        except BaseException:
+            self._queue.notify()
+            raise
 
 
 def _no_answer(*, maybe_stored: bool) -> SpoolUnavailable:

@@ -20,7 +20,7 @@ from itertools import accumulate, repeat, starmap
 from typing import Final
 
 from segment_async._exceptions import QueueFull, SpoolUnavailable, stack_of
-from segment_async._lifecycle.waiting import MOMENT, settle_all, wait_until
+from segment_async._lifecycle.waiting import MOMENT, wait_until
 from segment_async._outcome import BatchResult
 from segment_async.spool._protocol import AppendResult, Intake, NewMessage, TryLater, is_shared
 
@@ -29,7 +29,7 @@ from .delivery import Delivery, bodies_of, settle_alone
 from .queue import Queue
 from .reports import Reports
 from .spool_answers import STORED, SpoolAnswers
-from .spool_calls import Answer, Answered, AwaitedCalls, Group
+from .spool_calls import Answer, AwaitedCalls, Group
 
 # Messages that one append takes.
 _GROUP: Final = 500
@@ -163,16 +163,11 @@ class SpoolIntake:
         if queue.is_amid_a_change():
             return
         group = Group(self._clock.now())
-        answered: list[Answered] = []
         try:
-            try:
-                self.answers.take(answered)
-                messages = self._next_group(group)
-                if messages:
-                    self._hand_over(group, messages)
-            finally:
-                # Last: calls that this wakes in another thread make the next group together.
-                settle_all(answered)
+            self.answers.take()
+            messages = self._next_group(group)
+            if messages:
+                self._hand_over(group, messages)
         except BaseException:
             # The group is handed over again, by the recorder; what the spool has of it is known then.
             if self._group is group:
@@ -180,6 +175,9 @@ class SpoolIntake:
             queue.queued.moved.notify()
             queue.notify()
             raise
+        finally:
+            # Last: calls that this wakes in another thread make the next group together.
+            self._calls.wake()
 
     def _next_group(self, group: Group) -> list[NewMessage]:
         """The messages that the spool is to store next; none if there are none, or it is not their turn."""
@@ -243,11 +241,11 @@ class SpoolIntake:
     def is_interrupted(self) -> bool:
         """Something was left undone by an exception: `pump` has to be called."""
         is_idle = self._group is None and not self.answers.waits_for_record and not self._is_postponed
-        return is_idle and bool(self.answers.waiting or self._queue.appending or self._queue.unstored)
+        is_left = self.answers.waiting or self._queue.appending or self._queue.unstored
+        return bool(self._calls.answered or (is_idle and is_left))
 
     def _answered(self, group: Group, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         """Called on a thread of the spool's."""
-        answered: list[Answered] = []
         with self._queue.lock:
             if group is not self._group:
                 return
@@ -255,11 +253,11 @@ class SpoolIntake:
             if isinstance(result, TryLater):
                 # Calls go on as if their messages were stored: these are accepted, and pending.
                 self.not_before = self._clock.now() + result.seconds
-                self._calls.note_all((*self._queue.appending, *self._queue.unstored), repeat(STORED), answered)
+                self._calls.note_all((*self._queue.appending, *self._queue.unstored), repeat(STORED))
             else:
                 self.answers.bring(result)
             self._group = None
-        settle_all(answered)
+        self._calls.wake()
         if self.not_before is not None:
             # The recorder has another moment to wait for.
             self._queue.changed.recheck()
@@ -284,7 +282,6 @@ class SpoolIntake:
     def drop_unstored(self, result: BatchResult) -> int:
         """The client is closing: messages that the spool has not stored are dropped. Returns how many."""
         queue = self._queue
-        answered: list[Answered] = []
         closed = SpoolUnavailable("the client was closed before the spool answered")
         with queue.lock:
             self.answers.keeps, self._group = True, None
@@ -293,13 +290,13 @@ class SpoolIntake:
             queue.appending.clear()
             queue.unstored.clear()
             self.answers.waiting.clear()
-            self._calls.note_all(unstored, repeat(closed), answered)
+            self._calls.note_all(unstored, repeat(closed))
             if unstored:
                 queue.leave(len(unstored), sum(map(len, bodies)), result)
         for delivery, body in zip(unstored, bodies, strict=True):
             settle_alone(delivery, queue.queued.host, result)
             self.answers.report_dropped(delivery, result, body)
-        settle_all(answered)
+        self._calls.wake()
         return len(unstored)
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -217,6 +219,27 @@ def test_sigterm_in_the_drain_ends_the_program_after_it() -> None:
             assert len(server.taken) == 100
 
     asyncio.run(main())
+
+
+def test_a_forked_child_has_no_handler_before_its_first_call() -> None:
+    """With one, Python may lose a SIGTERM that comes while a worker of `multiprocessing.Pool` begins to wait for a job."""
+    program = """
+import os, signal
+from segment_async.blocking import Client
+client = Client("KEY", send=False)
+def has_handler():
+    return signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+print(has_handler(), flush=True)
+if os.fork() == 0:
+    print(has_handler())
+    client.track("user-1", "Seen")
+    print(has_handler(), flush=True)
+    os._exit(0)
+os.wait()
+print(has_handler())
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["True", "False", "True", "True"]
 
 
 def test_a_child_forked_in_the_drain_obeys_the_signal_too() -> None:

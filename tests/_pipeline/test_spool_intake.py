@@ -42,8 +42,8 @@ def test_answers_that_come_as_a_group_is_about_to_be_handed_over_are_dealt_with_
             # Another thread has looked whether there are answers, and then the spool's thread brings some.
             take, pump = intake.answers.take, intake.pump
 
-            def take_too_early(answered: list[Any]) -> None:
-                take(answered)
+            def take_too_early() -> None:
+                take()
                 monkeypatch.setattr(intake.answers, "take", take)
                 monkeypatch.setattr(intake, "pump", lambda: None)
                 spool.answer(1, held=True)
@@ -77,7 +77,7 @@ def test_they_are_one_group_whatever_the_spools_thread_does_as_they_begin(monkey
         if results and threading.current_thread() is not threading.main_thread():
             is_queued.wait(10)
 
-    monkeypatch.setattr("segment_async._pipeline.spool_intake.settle_all", settle_and_stop)
+    monkeypatch.setattr("segment_async._pipeline.spool_calls.settle_all", settle_and_stop)
 
     async def main() -> None:
         async with Client("key", spool=spool, transport=ScriptedTransport()) as client:

@@ -82,6 +82,7 @@ BEFORE: Final = {
     "certificate": CERTIFICATE,
     "client": CLIENT,
     "django": DJANGO,
+    "django-middleware": "MIDDLEWARE = []\n",
     "django-settings": DJANGO,
     "key": KEY,
     "oauth": OAUTH,

@@ -47,6 +47,25 @@ def later() -> None:
 
 atexit.register(later)
 
+if when.startswith("imported"):
+
+    def imported() -> None:
+        """The package is imported by an exit handler, where its own is registered too late."""
+        import segment_async.blocking
+        from segment_async.messages import track as event
+
+        if kind == "asyncio":
+            client = segment_async.Client("KEY")
+            calls.append(client.enqueue_nowait(event("user", "Late")))
+        else:
+            client = segment_async.blocking.Client("KEY")
+            calls.append(client.track("user", "Late"))
+            if when == "imported_and_flushed":
+                client.flush()
+
+    atexit.register(imported)
+    sys.exit()
+
 from segment_async import Client, blocking, messages  # noqa: E402
 
 client: Any

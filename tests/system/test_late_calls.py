@@ -89,5 +89,13 @@ class TestBeforeTheDrain:
         assert (received, outcomes, raised) == (1, {"delivered": 1}, {})
         assert says in said.out
 
+    def test_a_first_import_in_an_exit_handler_says_what_to_do(self) -> None:
+        received, outcomes, _, said = run("imported", "asyncio")
+        assert (received, outcomes) == (0, {"None": 1})
+        assert "imported while the program ends" in said.err
+
+    def test_and_a_flush_sends(self) -> None:
+        assert run("imported_and_flushed", "blocking")[:2] == (1, {"delivered": 1})
+
     def test_calls_wait_for_room(self) -> None:
         assert run("before_with_a_full_queue", "blocking")[:3] == (10, {"delivered": 10}, {})
