@@ -47,7 +47,7 @@ class AwaitedCalls:
     """Attributes:
     awaited: messages whose calls wait, with the futures that get the answers; `None`: a call that has waited for too
         long. Changes under the queue's lock, except for a message that is not queued yet.
-    answered: futures that are to get their answers, until they have them.
+    answered: futures that are to get their answers. Changes under the queue's lock.
     """
 
     def __init__(self, queue: Queue, clock: LoopClock, under_way: Callable[[], Group | None]) -> None:
@@ -160,14 +160,15 @@ class AwaitedCalls:
 
     def wake(self) -> None:
         """Give the noted answers to their calls; what an exception interrupts is made good by the recorder."""
-        answered = self.answered.copy()
-        if not answered:
+        if not self.answered:
             return
+        answered: dict[asyncio.Future[Answer], Answer] = {}
         try:
+            with self._queue.lock:
+                answered, self.answered = self.answered, answered
             settle_all(answered.items())
-            for future in answered:
-                self.answered.pop(future, None)
         except BaseException:
+            self.answered.update(answered)
             self._queue.notify()
             raise
 

@@ -367,12 +367,14 @@ class Database:
             tables.prepare_append(connection)
             if watermark is not None and watermark.revision > tables.load_counters(connection).revision:
                 raise Damaged("the end of its log is missing")
+            self._id = files.file_id(path)
+            open_files.databases[self._id] = self
+            self.disk_bytes = self._place.disk_bytes()
         except BaseException:
+            # Left to the garbage collector, it would drop the process's locks on the file at any time.
             connection.close()
+            open_files.databases.pop(self._id, None)
             raise
-        self._id = files.file_id(path)
-        open_files.databases[self._id] = self
-        self.disk_bytes = self._place.disk_bytes()
         return connection
 
     def _give_up_connection(self) -> None:
