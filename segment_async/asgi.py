@@ -84,8 +84,9 @@ def lifespan(
 class SegmentMiddleware:
     """Binds the visitor and the context of each request, and sends page views if `page_views` is set.
 
-    With a client of its own, it opens that when the server starts, flushes it within `close_timeout` when the server stops,
-    after the application's own shutdown, and leaves it open. The server must send lifespan events for that (uvicorn does unless told otherwise).
+    With a client of its own, it opens that when the server starts, and flushes it within `close_timeout` when the server
+    stops, after the application's own shutdown; it leaves it open. The server must send lifespan events for that (uvicorn
+    does unless told otherwise).
 
     If it is installed twice, the inner one does nothing for requests. An exception in it, or in a function that was passed to it, is
     logged once and never reaches the application; an asynchronous function has one second to finish.

@@ -121,7 +121,8 @@ class LoopOwner(Host):
         loop = asyncio.get_running_loop()
         with self.pipeline.queue.lock:
             owner = self.clock.loop
-            # A client that is finishing needs no loop, and one that is drained no other: the waits for its close would start everything again.
+            # A client that is finishing needs no loop, and one that is drained no other: the waits for its close would
+            # start everything again.
             if owner is loop or self._is_finishing or self._is_draining or self._is_closed:
                 return _OWN_WATCH_SECONDS
             if owner is not None and owner.is_running():

@@ -119,7 +119,7 @@ def _prepare_drain() -> None:
 
 
 def drain() -> None:
-    """The process ends: take no calls any more, from other threads or from exit handlers that run later, and send the rest."""
+    """The process ends: take no calls any more, from other threads or later exit handlers, and send the rest."""
     global _draining
     _draining = os.getpid()
     try:
