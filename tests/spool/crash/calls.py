@@ -19,6 +19,8 @@ CALLS = (
 )  # fmt: skip
 WRITING = ("openat", "pwrite64", "fsync", "fdatasync", "ftruncate", "fallocate", "rename", "unlink", "mkdir", "pread64")
 ERRORS = ("EIO", "ENOSPC")
+# What a spool says at its close if the disk refuses even then: these messages are sent once more.
+_NOT_RECORDED = "notes not recorded"
 
 
 def is_possible() -> bool:
@@ -77,8 +79,12 @@ def fail_everywhere(folder: Path, seed: str, steps: int, every: int = 1) -> dict
             for error, after in ways if every == 1 else [next(turns)]:
                 home = _new_home(folder)
                 inject = f"inject={name}:error={error}:when={number}{after.format(number + 4)}"
-                run_victim(home, script, "-e", f"trace={name}", "-e", inject)
-                seen["refused"] += len(_check(home, once=after != "+").refused)
+                said = run_victim(home, script, "-e", f"trace={name}", "-e", inject)
+                try:
+                    story = _check(home, once=after != "+", is_recorded=_NOT_RECORDED not in said)
+                except witness.Lost as fault:
+                    raise witness.Lost(f"{inject}: {fault}\n{said}") from None
+                seen["refused"] += len(story.refused)
                 seen["calls"] += 1
     return seen
 
@@ -106,11 +112,12 @@ def run_victim(home: Path, script: list[str], *options: str) -> str:
     return done.stderr
 
 
-def _check(home: Path, *, once: bool | None = None) -> Story:
-    """`once`: how often there was an error; `None`: there was none, only an end."""
+def _check(home: Path, *, once: bool | None = None, is_recorded: bool = True) -> Story:
+    """`once`: how often there was an error; `None`: there was none, only an end. `is_recorded`: nothing else was said."""
     journal = home / "journal"
     story = Story.of(journal.read_bytes() if journal.exists() else b"")
     path = home / "spool" / "a.db"
-    witness.check(path, story, attempts_are_known=once is not False, refusals_are_known=once is not False)
+    attempts_are_known = once is not False and is_recorded
+    witness.check(path, story, attempts_are_known=attempts_are_known, refusals_are_known=once is not False)
     witness.drain(path, story)
     return story
