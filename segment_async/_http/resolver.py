@@ -14,10 +14,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from segment_async._lifecycle.waiting import settle_from_thread
 
 # Seconds between two checks whether the child has ended; asyncio's notification needs threads, too.
 _POLL_SECONDS: Final = 0.01
@@ -35,10 +36,9 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[Addresses] = loop.create_future()
+        found: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
         try:
-            threading.Thread(target=_look_up, args=(loop, found, host, port), daemon=True).start()
+            threading.Thread(target=_look_up, args=(found, host, port), daemon=True).start()
         except RuntimeError:
             return _results(host, port, family, _known.get((host, port)) or await _look_up_in_child(host, port))
         return _results(host, port, family, await found)
@@ -47,28 +47,14 @@ class Resolver(AbstractResolver):
         """There is nothing to close."""
 
 
-def _look_up(loop: asyncio.AbstractEventLoop, found: asyncio.Future[Addresses], host: str, port: int) -> None:
+def _look_up(found: asyncio.Future[Addresses], host: str, port: int) -> None:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        _settle(loop, found, found.set_exception, OSError(getattr(error, "errno", None), "name not resolved"))
+        settle_from_thread(found, error=OSError(getattr(error, "errno", None), "name not resolved"))
         return
     _known[host, port] = addresses
-    _settle(loop, found, found.set_result, addresses)
-
-
-def _settle(
-    loop: asyncio.AbstractEventLoop, found: asyncio.Future[Addresses], setter: Callable[[Any], None], value: Any
-) -> None:
-    def settle() -> None:
-        if not found.done():
-            setter(value)
-
-    try:
-        loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        # The loop was closed during the lookup.
-        pass
+    settle_from_thread(found, addresses)
 
 
 async def _look_up_in_child(host: str, port: int) -> Addresses:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, filterfalse, repeat
 from typing import Any, Final, Protocol
 
 # Seconds that count as over: a timer for less could fire before the clock has moved, again and again.
@@ -104,7 +106,7 @@ async def resolved(waiter: asyncio.Future[None], seconds: float | None) -> None:
     `asyncio.wait` does the same with a second future, one turn of the loop later: 15 µs more. A cancellation of the
     wait cancels the future.
     """
-    timer = None if seconds is None else waiter.get_loop().call_later(seconds, settle, waiter, None)
+    timer = None if seconds is None else settle_later(waiter, None, seconds)
     try:
         await waiter
     finally:
@@ -119,52 +121,61 @@ def shorter(one: float | None, other: float | None) -> float | None:
 
 def wake(waiters: Iterable[asyncio.Future[None]]) -> None:
     """Resolve futures of any loops, from any thread."""
-    settle_all((waiter, None) for waiter in waiters)
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for waiter in waiters:
+        by_loop.setdefault(waiter.get_loop(), []).append(waiter)
+    for loop, of_loop in by_loop.items():
+        _run_on(loop, _settling(of_loop, repeat(None)))
 
 
 def settle_all(results: Iterable[tuple[asyncio.Future[Any], Any]]) -> None:
-    """Give futures of any loops their results, from any thread: one call a loop, as waking another thread's costs a system
-    call.
+    """Give futures of any loops their results, from any thread. One that is done already keeps its result, and one of a
+    closed loop has nothing that waits for it.
     """
-    by_loop: dict[asyncio.AbstractEventLoop, deque[tuple[asyncio.Future[Any], Any]]] = {}
-    for each in results:
-        loop = each[0].get_loop()
-        if loop not in by_loop:
-            by_loop[loop] = deque()
-        by_loop[loop].append(each)
+    by_loop: dict[asyncio.AbstractEventLoop, list[Iterator[None]]] = {}
+    for future, result in results:
+        by_loop.setdefault(future.get_loop(), []).append(_settling((future,), (result,)))
     for loop, of_loop in by_loop.items():
-        call_in(loop, _settle_here, of_loop)
-        if of_loop:
-            # It is another thread's loop. Twice, in case that a signal handler raises there as the first call begins:
-            # uvloop has signals handled at the first step after it has waited.
-            call_in(loop, _settle_here, of_loop)
+        _run_on(loop, chain.from_iterable(of_loop))
 
 
-def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[Any], None], argument: Any) -> None:
-    """Call a function on a loop: at once on its own thread, else soon. On a closed loop nothing waits any more."""
-    if asyncio._get_running_loop() is loop:
-        function(argument)
-        return
+def settle_from_thread(future: asyncio.Future[Any], result: Any = None, error: BaseException | None = None) -> bool:
+    """Give a future of another thread's loop its result, or its error, unless it is done; returns whether that loop is
+    still there.
+    """
+    value, setter = (result, None) if error is None else (error, type(future).set_exception)
     try:
-        loop.call_soon_threadsafe(function, argument)
+        future.get_loop().call_soon_threadsafe(_run_all, _settling((future,), (value,), setter))
     except RuntimeError:
-        pass
+        return False
+    return True
 
 
-def _settle_here(results: deque[tuple[asyncio.Future[Any], Any]]) -> None:
-    try:
-        while results:
-            settle(*results[0])
-            del results[0]
-    finally:
-        if results:
-            # A signal handler has raised: the others are settled in the next turn.
-            results[0][0].get_loop().call_soon(_settle_here, results)
+def settle_later(future: asyncio.Future[Any], result: Any, seconds: float) -> asyncio.TimerHandle:
+    """Give a future of this loop its result then, unless it is done."""
+    return future.get_loop().call_later(seconds, _run_all, _settling((future,), (result,)))
 
 
-def settle(future: asyncio.Future[Any], result: Any) -> None:
-    """Give a future its result, unless it is done; a signal handler may give it one at any moment."""
-    try:
-        future.set_result(result)
-    except asyncio.InvalidStateError:
-        pass
+# A signal handler runs between two steps of Python code, and uvloop has it run at the first one after it has waited. What
+# it raises there takes the callback with it, and what would have been woken sleeps for ever. So what another thread or a
+# timer calls has no such step: an iterator made of C functions, and one that exhausts it.
+_run_all: Final = deque[None](maxlen=0).extend
+
+
+def _settling(
+    futures: Sequence[asyncio.Future[Any]], results: Iterable[Any], setter: Callable[..., None] | None = None
+) -> Iterator[None]:
+    """Settles futures of one loop as it is iterated. Those that are done use up no result: give several the same one."""
+    kind = type(futures[0])
+    return map(setter or kind.set_result, filterfalse(kind.done, futures), results)
+
+
+def _run_on(loop: asyncio.AbstractEventLoop, settling: Iterator[None]) -> None:
+    """One call a loop, as waking another thread's costs a system call."""
+    if asyncio._get_running_loop() is loop:
+        _run_all(settling)
+        return
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(_run_all, settling)
+        # What is left goes on if a signal handler has raised amid the first one, in code of the loop's own.
+        loop.call_soon_threadsafe(_run_all, settling)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from segment_async._http.transport import Response
 from segment_async._lifecycle.loop_end import abandon_after_fork, unwind
 from segment_async._lifecycle.tasks import SupervisedTask
-from segment_async._lifecycle.waiting import resolved
+from segment_async._lifecycle.waiting import resolved, shorter
 
 from .attempt import HoldsEnded, RequestSender
 from .batch import Batch, OpenBatch
@@ -27,6 +27,8 @@ from .settlement import Settlement
 _LITTLE: Final = 4_096
 # Seconds by which a timer is set late: a loop may call a little early, and then nothing would be due.
 _SLACK: Final = 1e-5
+# Seconds until it is looked whether a request has ended without a word.
+_CHECK_SECONDS: Final = 1.0
 
 _Request = asyncio.Task[Response | Failure | HoldsEnded]
 
@@ -179,7 +181,11 @@ class Consumer:
             # What changed may be of our own making; others get their turn in any case.
             await asyncio.sleep(0)
             return
+        seconds = None if when is None else max(0.0, when - now) + _SLACK
+        if self._requests:
+            # A signal handler that raises as `_request_ended` begins takes it with it.
+            seconds = shorter(seconds, _CHECK_SECONDS)
         try:
-            await resolved(sleeper, None if when is None else max(0.0, when - now) + _SLACK)
+            await resolved(sleeper, seconds)
         finally:
             self._queue.changed.forget(sleeper)

@@ -55,7 +55,8 @@ class Reports:
         self._waiting: deque[_Report] = deque()
         self._waiting_bytes = 0
         self._hooks: set[asyncio.Future[None]] = set()
-        self._scheduled = False
+        # Names the calls of `_make_scheduled` that are on their way.
+        self._scheduled: object | None = None
         # From the end of one loop until the next resumes.
         self._is_stopped = False
         self._logged: dict[str, float] = {}
@@ -90,26 +91,30 @@ class Reports:
             self._waiting_bytes -= self._waiting.popleft().size
         if skipped:
             self.warn("on_error skipped", "on_error is too slow, or no loop runs: reports are skipped.")
-        if not self._scheduled and loop is not None:
+        if self._scheduled is None and loop is not None:
             self._schedule(loop)
 
     def resume(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make the waiting reports on this loop."""
-        self._is_stopped = self._scheduled = False
+        self._is_stopped, self._scheduled = False, None
         self._schedule(loop)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._waiting or self._is_stopped:
             return
         # First, as the loop of another thread may have made them before the call returns.
-        self._scheduled = True
+        self._scheduled = scheduled = object()
         try:
-            loop.call_soon_threadsafe(self._make_scheduled, context=Context())
+            loop.call_soon_threadsafe(self._make_scheduled, scheduled, context=Context())
+            # Once more, in case that a signal handler raises as the first one begins.
+            loop.call_soon_threadsafe(self._make_scheduled, scheduled, context=Context())
         except RuntimeError:
-            self._scheduled = False
+            self._scheduled = None
 
-    def _make_scheduled(self) -> None:
-        self._scheduled = False
+    def _make_scheduled(self, scheduled: object) -> None:
+        if scheduled is not self._scheduled:
+            return
+        self._scheduled = None
         # On a loop that is about to end, they wait for the next one.
         if not self._is_stopped:
             self.make()
@@ -146,7 +151,7 @@ class Reports:
         fault = None if hook.cancelled() else hook.exception()
         if isinstance(fault, Exception):
             self._contain(fault)
-        if not self._scheduled:
+        if self._scheduled is None:
             self._schedule(hook.get_loop())
 
     def _contain(self, fault: BaseException) -> None:

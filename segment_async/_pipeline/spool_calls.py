@@ -56,8 +56,8 @@ class AwaitedCalls:
         self._queue = queue
         self._clock = clock
         self._under_way = under_way
-        # Loops that have a timer for such calls.
-        self._watched: set[asyncio.AbstractEventLoop] = set()
+        # Loops that look after their calls, and when.
+        self._watched: dict[asyncio.AbstractEventLoop, float] = {}
 
     # -- one call
 
@@ -99,30 +99,35 @@ class AwaitedCalls:
     # -- their time
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Set the timer that ends the calls of this loop if the spool does not answer: one for all of them."""
-        limit = self._queue.room.timeout
-        if limit is None or loop in self._watched:
+        """Set the timer that looks after the calls of this loop: one for all of them.
+
+        A signal handler that raises may take a look with it: the next call sees that it is overdue.
+        """
+        now = loop.time()
+        if now < self._watched.get(loop, now):
             return
         for closed in [other for other in self._watched.copy() if other.is_closed()]:
-            self._watched.discard(closed)
-        self._watched.add(loop)
+            self._watched.pop(closed, None)
         left = self._time_left()
-        seconds = max(limit, _DISK_SECONDS) if left is None else max(0.0, left)
         # A moment later, so that an answer that is there by then counts.
-        loop.call_later(seconds + MOMENT, self._look_at_time, loop)
+        seconds = (self._limit() if left is None else max(0.0, left)) + MOMENT
+        self._watched[loop] = now + seconds
+        loop.call_later(seconds, self._look, loop)
 
-    def _look_at_time(self, loop: asyncio.AbstractEventLoop, late: Group | None = None) -> None:
-        """`late`: the group that was late at the last look."""
-        self._watched.discard(loop)
+    def _look(self, loop: asyncio.AbstractEventLoop, late: Group | None = None) -> None:
+        """End the calls of this loop if the spool does not answer. `late`: the group that was late at the last look."""
+        self._watched.pop(loop, None)
         left, group = self._time_left(), self._under_way()
         waiting = [(delivery, future) for delivery, future in self.awaited.copy().items() if future is not None]
         if left is None or left > MOMENT:
             if waiting:
+                # If nothing is under way, what was to begin it may have been interrupted: the recorder goes on.
+                self._queue.changed.recheck()
                 self._watch(loop)
         elif group is not late:
             # Perhaps the process was stopped, and not the disk: an answer that is on its way gets another turn.
-            self._watched.add(loop)
-            loop.call_soon(self._look_at_time, loop, group)
+            self._watched[loop] = loop.time() + self._limit()
+            loop.call_soon(self._look, loop, group)
         else:
             with self._queue.lock:
                 ended = [(delivery, future) for delivery, future in waiting if self.awaited.get(delivery) is future]
@@ -130,10 +135,17 @@ class AwaitedCalls:
                 self.awaited.update((delivery, None) for delivery, _ in ended)
             settle_all([(future, _no_answer(maybe_stored=True)) for _, future in ended])
 
+    def _limit(self) -> float:
+        return max(self._queue.room.timeout or 0.0, _DISK_SECONDS)
+
     def _time_left(self) -> float | None:
         """Seconds that the append under way may still take without holding callers up for too long; `None`: any time."""
-        limit, group = self._queue.room.timeout, self._under_way()
-        return None if limit is None or group is None else group.since + max(limit, _DISK_SECONDS) - self._clock.now()
+        group = self._under_way()
+        return (
+            None
+            if self._queue.room.timeout is None or group is None
+            else group.since + self._limit() - self._clock.now()
+        )
 
     # -- answers
 

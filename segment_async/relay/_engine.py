@@ -23,6 +23,7 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import ResponseError
 
 from segment_async._exceptions import SpoolUnavailable, stack_of
+from segment_async._lifecycle.waiting import settle_from_thread
 from segment_async._outcome import Counts, Status
 from segment_async.spool._protocol import Spool, SpoolStatistics
 
@@ -260,16 +261,8 @@ async def _supervised(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def _hand_over(answer: asyncio.Future[_T], task: asyncio.Task[_T]) -> None:
     if task.cancelled():
-        done = partial(answer.set_exception, SpoolUnavailable(CLOSED))
+        settle_from_thread(answer, error=SpoolUnavailable(CLOSED))
     elif fault := task.exception():
-        done = partial(answer.set_exception, fault)
+        settle_from_thread(answer, error=fault)
     else:
-        done = partial(answer.set_result, task.result())
-    # The caller's loop may have ended.
-    with suppress(RuntimeError):
-        answer.get_loop().call_soon_threadsafe(_unless_done, answer, done)
-
-
-def _unless_done(answer: asyncio.Future[Any], done: Callable[[], None]) -> None:
-    if not answer.done():
-        done()
+        settle_from_thread(answer, task.result())

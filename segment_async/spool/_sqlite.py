@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from segment_async._exceptions import SpoolUnavailable
+from segment_async._lifecycle.waiting import settle_from_thread
 from segment_async._locks import is_held_here, reentrant_lock
 from segment_async._outcome import BatchResult
 
@@ -358,20 +359,9 @@ class _Request:
 
 def _resolve(future: asyncio.Future[Any], result: object) -> bool:
     """Resolve a future of another thread's loop; returns whether that loop is there."""
-    try:
-        future.get_loop().call_soon_threadsafe(_set, future, result)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _set(future: asyncio.Future[Any], result: object) -> None:
-    if future.done():
-        return
     if isinstance(result, SpoolUnavailable):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+        return settle_from_thread(future, error=result)
+    return settle_from_thread(future, result)
 
 
 def _ignore(_: object) -> None: ...

@@ -115,8 +115,8 @@ class TestTelling:
         class Quick:
             """Runs what it is given before the giver goes on."""
 
-            def call_soon_threadsafe(self, callback: Callable[[], None], *, context: object) -> None:
-                callback()
+            def call_soon_threadsafe(self, callback: Callable[..., None], *arguments: object, context: object) -> None:
+                callback(*arguments)
 
         told: Told = []
         reports = telling(told)

@@ -42,7 +42,7 @@ class Hand:
     def time(self) -> float:
         return self.now
 
-    def call_soon_threadsafe(self, callback: object, *, context: object) -> None:
+    def call_soon_threadsafe(self, callback: object, *arguments: object, context: object) -> None:
         """Reports are made by hand."""
 
 

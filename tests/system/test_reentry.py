@@ -68,6 +68,8 @@ class Life:
             close_timeout=0,
         )
         self.deliveries: dict[str, Delivery] = {}
+        # The handler comes again after what a callback raised.
+        self.resumes = False
         self._numbers = itertools.count()
         self.left: Statistics | None = None
 
@@ -78,11 +80,15 @@ class Life:
     def _on_a_loop(self, main: Any) -> None:
         with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
             # What a callback raises is told to the loop's handler, and no more comes of it.
-            runner.get_loop().set_exception_handler(lambda _loop, _context: None)
+            runner.get_loop().set_exception_handler(lambda _loop, _context: self._resume())
             runner.run(main)
         if self.store is not None:
             for process in list(self.store._processes):
                 process.catch_up()
+
+    def _resume(self) -> None:
+        if self.resumes:
+            self.points.resume()
 
     async def _send(self, first: int, last: int, *, settle: bool = False) -> None:
         with self.points:
@@ -182,6 +188,23 @@ with_and_without_a_spool = pytest.mark.parametrize("with_spool", [False, True], 
 @with_and_without_a_spool
 def test_a_signal_handler_that_raises_loses_nothing(with_spool: bool) -> None:
     go_through(lambda at, _life: Points(*PARTS, act=interrupt, at=at), with_spool=with_spool)
+
+
+@with_and_without_a_spool
+def test_some_that_raise_in_a_row_lose_nothing(with_spool: bool) -> None:
+    """What is called once more in case that the first one raises meets the next one."""
+
+    def make(at: int | None, life: Callable[[], Life]) -> Points:
+        left = iter(range(3))
+
+        def act() -> None:
+            if next(left, None) is not None:
+                life().resumes = True
+                raise Interrupted
+
+        return Points(*PARTS, act=act, at=at, every=1)
+
+    go_through(make, with_spool=with_spool)
 
 
 @with_and_without_a_spool
