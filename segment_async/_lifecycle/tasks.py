@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from segment_async._exceptions import stack_of
 
 _log = logging.getLogger("segment_async")
+_T = TypeVar("_T")
 
 # Seconds until a cancelled task is back: a loop that cancels all its tasks in order to end has ended by then.
 RESTART_DELAY: Final = 0.01
@@ -25,6 +26,26 @@ _LONGEST_DELAY: Final = 5.0
 _HEALTHY_AFTER: Final = 60.0
 # Seconds after a start until it is made sure that the task runs.
 _CHECK_DELAY: Final = 1.0
+
+
+def start_task(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, _T]], name: str | None = None
+) -> asyncio.Task[_T]:
+    """A task for the coroutine that `make` returns; if this raises, as a task factory of the application's may, nothing of
+    it is left behind.
+
+    A signal handler may raise when the task was made already, and with eager tasks has begun: it is cancelled.
+    """
+    main = make()
+    try:
+        return loop.create_task(main, name=name)
+    except BaseException:
+        made = [task for task in asyncio.all_tasks(loop) if task.get_coro() is main]
+        for task in made:
+            task.cancel()
+        if not made:
+            main.close()
+        raise
 
 
 class SupervisedTask:
@@ -56,12 +77,9 @@ class SupervisedTask:
     def _begin(self, run: object) -> None:
         if run is not self._run or self._loop is None or (self._task is not None and not self._task.done()):
             return
-        main = self._main()
         try:
-            task = self._loop.create_task(main, name=f"segment_async {self._name}")
+            task = start_task(self._loop, self._main, f"segment_async {self._name}")
         except Exception as error:
-            # A task factory of the application's may raise.
-            main.close()
             self._begin_later(error, run)
             return
         self._task = task

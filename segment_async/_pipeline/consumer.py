@@ -9,11 +9,12 @@ else: the next one finds every message in the queue or in the backlog.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 from segment_async._http.transport import Response
 from segment_async._lifecycle.loop_end import abandon_after_fork, unwind
-from segment_async._lifecycle.tasks import SupervisedTask
+from segment_async._lifecycle.tasks import SupervisedTask, start_task
 from segment_async._lifecycle.waiting import resolved, shorter
 
 from .attempt import HoldsEnded, RequestSender
@@ -155,13 +156,7 @@ class Consumer:
             if not self._backlog.mark_in_flight(batch):
                 # Another thread has dropped it to make room.
                 return
-        sending = self._sender.send(batch)
-        try:
-            self._requests[batch] = request = loop.create_task(sending)
-        except BaseException:
-            # A task factory of the application's may raise.
-            sending.close()
-            raise
+        self._requests[batch] = request = start_task(loop, partial(self._sender.send, batch))
         request.add_done_callback(self._request_ended)
 
     def _request_ended(self, request: _Request) -> None:

@@ -1,6 +1,8 @@
 """Supervised tasks: cancelled, crashed or ended, and what their loop and the log see of it."""
 
 import asyncio
+import gc
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from segment_async._lifecycle.tasks import RESTART_DELAY, SupervisedTask
+from segment_async._lifecycle.tasks import RESTART_DELAY, SupervisedTask, start_task
 from tests.support.interruptions import Interrupted, Points
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
@@ -129,6 +131,45 @@ class TestRestarts:
 
         run(main())
         assert caplog.text.count("The test task crashed") == 1
+
+
+class TestStartTask:
+    def test_an_exception_after_the_task_was_made_leaves_none_behind(self) -> None:
+        """A signal handler may raise as the factory returns; a coroutine that was closed would break its task."""
+        reports: list[dict[str, Any]] = []
+
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+            made.append(asyncio.Task(work, loop=loop, **options))
+            raise ZeroDivisionError
+
+        async def main() -> None:
+            loop = running_clock()
+            loop.set_exception_handler(lambda _loop, context: reports.append(context))
+            loop.set_task_factory(factory)
+            with pytest.raises(ZeroDivisionError):
+                start_task(loop, lambda: asyncio.sleep(1, "slept"))
+            loop.set_task_factory(None)
+            await asyncio.wait(made)
+            assert made.pop().cancelled()
+            gc.collect()
+
+        made: list[asyncio.Task[str]] = []
+        run(main())
+        assert reports == []
+
+    def test_and_one_before_that_no_coroutine(self) -> None:
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+            raise ZeroDivisionError
+
+        async def main() -> None:
+            sleeping = asyncio.sleep(1)
+            running_clock().set_task_factory(factory)
+            with pytest.raises(ZeroDivisionError):
+                start_task(running_clock(), lambda: sleeping)
+            running_clock().set_task_factory(None)
+            assert inspect.getcoroutinestate(sleeping) == inspect.CORO_CLOSED
+
+        run(main())
 
 
 class TestLog:
