@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import importing
-from benchmarks.bench import Bench, cpu_seconds
+from benchmarks.bench import Bench, cpu_seconds, pin
 from benchmarks.contestants import BY_NAME, Contestant
 from benchmarks.environments import FOLDER, python
 
@@ -31,12 +31,24 @@ SECONDS_OF_ARRIVALS, SECONDS_OF_LOAD, CONNECTIONS = 3, 3, 32
 FLAT_OUT = "flat out"
 SPOOLED_MESSAGES = 100_000
 ROWS = 100_000
-# Callers at once, calls a second (0: flat out), and whether the disk is slow.
+RELAYED, WAITING = 100_000, 120_000
+
+
+class Spooled(NamedTuple):
+    """Callers at once, calls a second (0: flat out), whether the disk is slow, and whether the server responds."""
+
+    callers: int
+    rate: int = 0
+    slow_disk: bool = False
+    delivers: bool = False
+
+
 SPOOLED = {
-    "1 caller": (1, 0, False),
-    "100 callers": (100, 0, False),
-    "2,000 calls a second": (0, 2_000, False),
-    "2,000 calls a second and a slow disk": (0, 2_000, True),
+    "1 caller": Spooled(1),
+    "100 callers": Spooled(100),
+    "100 callers while messages are delivered": Spooled(100, delivers=True),
+    "2,000 calls a second": Spooled(0, 2_000),
+    "2,000 calls a second and a slow disk": Spooled(0, 2_000, slow_disk=True),
 }
 
 
@@ -126,10 +138,10 @@ def memory(bench: Bench, case: Case) -> Figures:
 
 
 def spool(bench: Bench, case: Case) -> Figures:
-    """The server does not respond meanwhile: a queue in memory has room for all messages, and a spool grows."""
-    callers, rate, slow = SPOOLED[case.variant]
+    """A queue in memory has room for all messages. If the server does not respond meanwhile, a spool grows."""
+    callers, rate, slow, delivers = SPOOLED[case.variant]
     queue_size = SPOOLED_MESSAGES * 2 if "spool" not in case.contestant.options else None
-    bench.sink.order("stall/1")
+    bench.sink.order("stall/0" if delivers else "stall/1")
     try:
         return bench.probe(
             case.contestant,
@@ -199,6 +211,23 @@ def import_files(bench: Bench, case: Case) -> Figures:
     return figures | seen
 
 
+def relayed(bench: Bench, case: Case) -> Figures:
+    """A host's callers, or a relay, on the client's core; Valkey shares the other one with the sink."""
+    # Redis and Valkey are not needed for any other part.
+    from benchmarks import relay
+
+    bench.sink.reset()
+    with tempfile.TemporaryDirectory(prefix="segment-") as folder, relay.valkey(Path(folder)) as (url, server):
+        pin(server, bench.cores.other)
+        if case.variant == "handed over":
+            return bench.figures_of(
+                [sys.executable, "-m", "benchmarks.relay", "--host", url, str(server), str(RELAYED)]
+            )
+        with bench.watched() as seen:
+            figures = relay.deliver(url, server, bench.sink, RELAYED, WAITING, bench.cores.client)
+    return figures | seen
+
+
 OURS = ("ours-isal", "ours-zlib")
 THREADS = ("official", "rudder", "posthog")
 NODE = ("node", "node-100")
@@ -235,6 +264,7 @@ PARTS = {
     "flask": Part(web, (FLAT_OUT,), (*APPLICATION, "ours-blocking", *THREADS)),
     "spool": Part(spool, tuple(SPOOLED), ("ours-isal", "ours-process", "ours-full")),
     "importing": Part(import_files, ("CSV", "JSONL"), ("ours-isal", "official")),
+    "relay": Part(relayed, ("handed over", "delivered"), ("ours-isal",)),
     "imports": Part(imports, ("import",), ("ours-isal", *THREADS, "posthog-async")),
 }
 """In the order of a run."""

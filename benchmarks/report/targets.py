@@ -148,6 +148,12 @@ TARGETS = (
         "/s",
         lambda f: tuple(f("importing", each, ISAL, "rows_per_second") for each in ("CSV", "JSONL")),
     ),
+    Target(
+        "relay: delivered a second by one / handed over by 100 callers of one host",
+        (-40_000, -30_000),
+        "/s",
+        lambda f: tuple(f("relay", each, ISAL, "per_second") for each in ("delivered", "handed over")),
+    ),
 )
 
 
