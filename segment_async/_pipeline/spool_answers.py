@@ -83,11 +83,15 @@ class SpoolAnswers:
 
     def bring(self, result: AppendResult | SpoolUnavailable) -> None:
         """The answer to all of `queue.appending`; `take` deals with it. The lock is held."""
-        if isinstance(result, SpoolUnavailable):
-            self.waiting.extend(repeat(result, len(self._queue.appending)))
-        else:
+        count = len(self._queue.appending)
+        if isinstance(result, AppendResult) and len(result.answers) == count:
             self._dropped.extend(result.dropped)
             self.waiting.extend(result.answers)
+            return
+        if not isinstance(result, SpoolUnavailable):
+            # Not what the protocol says; whatever else was done with it, nothing would go on.
+            result = SpoolUnavailable("the spool did not answer for each message", maybe_stored=True)
+        self.waiting.extend(repeat(result, count))
 
     def take(self) -> None:
         """Each message goes where its answer says."""

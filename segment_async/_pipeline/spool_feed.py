@@ -91,6 +91,7 @@ class SpoolFeed:
         queue = self._queue
         # A closing client leaves the rest of a shared spool to the others.
         while not (self.intake.answers.keeps or (queue.closed and is_shared(self._spool))):
+            await self._until_answered()
             self._load_rest()
             await wait_until(lambda: queue.window()[0] > 0, lambda: queue.changed, queue.queued.host)
             count, size = queue.window()
@@ -101,6 +102,18 @@ class SpoolFeed:
                     return
                 self._reports.warn("spool read", "The spool cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _until_answered(self) -> None:
+        """An engine may give a message out before it has said that it is stored: then its answer comes first."""
+        queue, window = self._queue, self._window
+        if window is None or not queue.appending or is_shared(self._spool):
+            return
+        read = {message.message_id for message in window.messages}
+        await wait_until(
+            lambda: read.isdisjoint([delivery.message_id for delivery in [*queue.appending]]),
+            lambda: queue.changed,
+            queue.queued.host,
+        )
 
     def _load_rest(self) -> None:
         """Bring into memory what was read; an exception leaves the rest for the next time."""

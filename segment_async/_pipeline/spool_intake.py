@@ -160,6 +160,8 @@ class SpoolIntake:
         its message has woken.
         """
         queue = self._queue
+        # Here, as a signal handler may take the loop's turn away: then another one is asked for.
+        self._pumping_loop = None
         if queue.is_amid_a_change():
             return
         group = Group(self._clock.now())
@@ -209,12 +211,8 @@ class SpoolIntake:
         """
         # Whatever answers a group gives the spool the next one.
         if self._group is None and self._pumping_loop is not loop:
-            loop.call_soon(self._pump_now)
+            loop.call_soon(self._pump_for_call)
             self._pumping_loop = loop
-
-    def _pump_now(self) -> None:
-        self._pumping_loop = None
-        self._pump_for_call()
 
     def _pump_for_call(self) -> None:
         """As `pump`, for a call whose message is queued: if memory runs out, the call does not fail."""
@@ -226,13 +224,17 @@ class SpoolIntake:
             # The recorder goes on.
             self._queue.notify()
 
-    def _hand_over(self, group: Group, messages: list[NewMessage]) -> None:
+    def _hand_over(self, group: Group, messages: list[NewMessage], *, again: bool = False) -> None:
         done = partial(self._answered, group)
         make_room = self._queue.overflow == "drop_oldest"
         try:
             self._spool.append_nowait(messages, done, hold=group.hold, make_room=make_room)
         except Exception as error:
             if not isinstance(error, SpoolUnavailable):
+                if self._group is group and not again:
+                    # Perhaps a signal handler raised, and the spool has the messages: it would hold them for ever.
+                    self._hand_over(group, messages, again=True)
+                    return
                 self._reports.warn("spool", "The spool raised; messages are not stored.\n%s", stack_of(error))
                 error = SpoolUnavailable(f"the spool raised {type(error).__qualname__}")
             self._answered(group, error)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, Status
+from segment_async import Client, SpoolUnavailable, Status
 from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
 from segment_async.spool._protocol import Appended, AppendResult, StoredMessage, Window
@@ -138,6 +138,34 @@ def test_stored_messages_stay_on_disk_when_there_is_no_room_for_them() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("awaited", [True, False])
+def test_a_message_that_is_read_before_the_spool_has_answered_is_one_message(awaited: bool) -> None:
+    """An engine with several threads or a server commits first, and answers a moment later."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport, close_timeout=1) as client:
+            await client.flush()
+            if awaited:
+                call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+                await turns()
+            else:
+                delivery = client.nowait.track("user-1", "Order Completed", message_id="m0")
+            spool.windows.put_nowait(Window([StoredMessage(1, *spool.groups[0][0][0])]))
+            await turns()
+            spool.answer(0)
+            if awaited:
+                delivery = await call
+            async with asyncio.timeout(10):
+                assert (await delivery).status is Status.DELIVERED
+            assert await client.flush(timeout=10) == 0
+            statistics = client.statistics()
+            assert (statistics.accepted, statistics.delivered, statistics.recovered) == (1, 1, 0)
+        assert transport.taken == ["m0"]
+
+    run(main())
+
+
 def test_a_message_with_a_known_id_has_its_outcome_whatever_else_is_in_its_group() -> None:
     """What waits for it looks again, although the rest of the group is stored as usual."""
 
@@ -192,6 +220,102 @@ def test_a_message_that_is_brought_into_memory_keeps_its_delivery_if_that_is_int
             assert (await delivery).status is Status.DELIVERED
             assert (client.statistics().accepted, client.statistics().delivered) == (1, 1)
         assert (transport.taken, loads) == (["m0"], 2)
+
+    run(main())
+
+
+@pytest.mark.parametrize("answer", [None, OSError("no"), AppendResult([]), AppendResult([Appended("stored", 1)] * 2)])
+def test_an_answer_that_is_none_is_a_refusal(answer: Any) -> None:
+    """From an engine of the application's own; it would stop the client, or the loop."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport, close_timeout=1) as client:
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await turns()
+            with suppress(AttributeError):
+                spool.groups[0][1](answer)
+            with pytest.raises(SpoolUnavailable) as refused:
+                await call
+            assert refused.value.maybe_stored
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m1"))
+            await turns()
+            spool.answer(1, held=True)
+            assert (await (await call)).status is Status.DELIVERED
+            assert (client.statistics().accepted, client.statistics().rejected) == (1, 1)
+
+    run(main())
+
+
+class Torn(SlowSpool):
+    """A signal handler raises, once, as the spool has just taken a group."""
+
+    was_interrupted = False
+
+    def append_nowait(self, *arguments: Any, **options: Any) -> None:
+        super().append_nowait(*arguments, **options)
+        if not self.was_interrupted:
+            self.was_interrupted = True
+            interrupt()
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_a_signal_handler_that_raises_amid_an_append_costs_no_message(awaited: bool) -> None:
+    """The spool holds the messages for this process, and nothing else would send them."""
+
+    async def main() -> None:
+        spool, transport = Torn(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport, close_timeout=1) as client:
+            if awaited:
+                call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+                await turns()
+            else:
+                delivery = client.nowait.track("user-1", "Order Completed", message_id="m0")
+            assert spool.ids == [["m0"], ["m0"]]
+            spool.answer(0, held=True)
+            # Too late: the answer was there.
+            spool.groups[1][1](AppendResult([Appended("known", 1)]))
+            if awaited:
+                delivery = await call
+            async with asyncio.timeout(10):
+                assert (await delivery).status is Status.DELIVERED
+            statistics = client.statistics()
+            assert (statistics.accepted, statistics.delivered, statistics.rejected) == (1, 1, 0)
+        assert transport.taken == ["m0"]
+
+    run(main())
+
+
+def test_a_signal_handler_that_raises_as_a_group_begins_delays_that_group_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The calls after it do not wait for the recorder to look after them."""
+
+    async def main() -> None:
+        spool, transport, loop = SlowSpool(), ScriptedTransport(), asyncio.get_running_loop()
+        async with Client("key", spool=spool, transport=transport) as client:
+            await client.flush()
+            call_soon = loop.call_soon
+
+            def call_others_soon(callback: Any, *arguments: Any, **options: Any) -> asyncio.Handle | None:
+                if "SpoolIntake" in getattr(callback, "__qualname__", ""):
+                    return None
+                return call_soon(callback, *arguments, **options)
+
+            monkeypatch.setattr(loop, "call_soon", call_others_soon)
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await turns()
+            assert spool.ids == []
+            monkeypatch.undo()
+            await asyncio.sleep(2)
+            assert spool.ids == [["m0"]]
+            spool.answer(0, held=True)
+            await call
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m1"))
+            await turns()
+            assert spool.ids == [["m0"], ["m1"]]
+            spool.answer(1, held=True)
+            await call
 
     run(main())
 
