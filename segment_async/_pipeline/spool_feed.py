@@ -204,13 +204,18 @@ class SpoolFeed:
         while count < len(self._outcomes) and self._outcomes[count][1:] == (result, answer):
             keys = keys + self._outcomes[count][0]
             count += 1
-        try:
-            await self._spool.settle(keys, result, answer)
-        except Exception as error:
-            text = error if isinstance(error, SpoolUnavailable) else type(error).__qualname__
-            self._reports.warn(
-                "spool record", "The spool did not record outcomes; messages may be sent again: %s", text
-            )
+        for is_last in (False, True):
+            try:
+                await self._spool.settle(keys, result, answer)
+                break
+            except Exception as error:
+                text = error if isinstance(error, SpoolUnavailable) else type(error).__qualname__
+                if is_last or text is error:
+                    self._reports.warn(
+                        "spool record", "The spool did not record outcomes; messages may be sent again: %s", text
+                    )
+                    break
+                # Perhaps a signal handler raised: once more.
         for _ in range(count):
             self._outcomes.popleft()
         self._queue.notify()

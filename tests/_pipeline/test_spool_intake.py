@@ -286,6 +286,31 @@ def test_a_signal_handler_that_raises_amid_an_append_costs_no_message(awaited: b
     run(main())
 
 
+def test_a_signal_handler_that_raises_as_an_outcome_is_recorded_costs_no_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The spool would keep the message, and send it once more."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        settle = spool.settle
+
+        async def settle_later(*_arguments: Any) -> None:
+            monkeypatch.setattr(spool, "settle", settle)
+            interrupt()
+
+        monkeypatch.setattr(spool, "settle", settle_later)
+        async with Client("key", spool=spool, transport=transport) as client:
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await turns()
+            spool.answer(0, held=True)
+            assert (await (await call)).status is Status.DELIVERED
+            assert await client.flush() == 0
+            assert [keys for keys, _ in spool.settled] == [[1]]
+
+    run(main())
+
+
 def test_a_signal_handler_that_raises_as_a_group_begins_delays_that_group_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
