@@ -104,13 +104,19 @@ class SpoolFeed:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _until_answered(self) -> None:
-        """An engine may give a message out before it has said that it is stored: then its answer comes first."""
+        """An engine may give a message out before it has said that it is stored: then its answer comes first.
+
+        While messages are kept in memory because it takes none, what it has of these ids is older than they are.
+        """
         queue, window = self._queue, self._window
         if window is None or not queue.appending or is_shared(self._spool):
             return
         read = {message.message_id for message in window.messages}
         await wait_until(
-            lambda: read.isdisjoint([delivery.message_id for delivery in [*queue.appending]]),
+            lambda: (
+                self.intake.not_before is not None
+                or read.isdisjoint([delivery.message_id for delivery in [*queue.appending]])
+            ),
             lambda: queue.changed,
             queue.queued.host,
         )

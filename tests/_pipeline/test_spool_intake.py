@@ -10,7 +10,7 @@ import pytest
 from segment_async import Client, SpoolUnavailable, Status
 from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
-from segment_async.spool._protocol import Appended, AppendResult, StoredMessage, Window
+from segment_async.spool._protocol import Appended, AppendResult, StoredMessage, TryLater, Window
 from tests.support.interruptions import Interrupted, Points
 from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
@@ -162,6 +162,24 @@ def test_a_message_that_is_read_before_the_spool_has_answered_is_one_message(awa
             statistics = client.statistics()
             assert (statistics.accepted, statistics.delivered, statistics.recovered) == (1, 1, 0)
         assert transport.taken == ["m0"]
+
+    run(main())
+
+
+def test_a_spool_that_takes_none_gives_out_what_it_has_of_the_same_ids() -> None:
+    """A full disk has room again only once that is delivered."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport, close_timeout=1) as client:
+            await client.flush()
+            client.nowait.track("user-1", "Order Completed", message_id="m0")
+            body = spool.groups[0][0][0].body
+            spool.windows.put_nowait(Window([StoredMessage(1, "m0", body)]))
+            await turns()
+            spool.groups[0][1](TryLater(0.5))
+            await asyncio.sleep(5)
+            assert [keys for keys, _ in spool.settled] == [[1]]
 
     run(main())
 
