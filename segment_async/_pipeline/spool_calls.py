@@ -130,10 +130,12 @@ class AwaitedCalls:
             loop.call_soon(self._look, loop, group)
         else:
             with self._queue.lock:
-                ended = [(delivery, future) for delivery, future in waiting if self.awaited.get(delivery) is future]
-                # They are arriving still; the spool's answer will count them.
-                self.awaited.update((delivery, None) for delivery, _ in ended)
-            settle_all([(future, _no_answer(maybe_stored=True)) for _, future in ended])
+                for delivery, future in waiting:
+                    if self.awaited.get(delivery) is future:
+                        self.answered[future] = _no_answer(maybe_stored=True)
+                        # It is arriving still; the spool's answer will count it.
+                        self.awaited[delivery] = None
+            self.wake()
 
     def _limit(self) -> float:
         return max(self._queue.room.timeout or 0.0, _DISK_SECONDS)

@@ -304,6 +304,28 @@ def test_a_signal_handler_that_raises_amid_an_append_costs_no_message(awaited: b
     run(main())
 
 
+def test_a_signal_handler_that_raises_as_calls_are_ended_keeps_none_waiting_when_the_spool_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        spool, transport, loop = SlowSpool(), ScriptedTransport(), asyncio.get_running_loop()
+        loop.set_exception_handler(lambda *_: monkeypatch.undo())
+        async with Client("key", spool=spool, transport=transport, close_timeout=1) as client:
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await turns()
+            monkeypatch.setattr("segment_async._pipeline.spool_calls.settle_all", lambda _: interrupt())
+            # Longer than a stalled disk may hold calls up.
+            await asyncio.sleep(2)
+            spool.answer(0, held=True)
+            async with asyncio.timeout(10):
+                with pytest.raises(SpoolUnavailable):
+                    await call
+            assert await client.flush() == 0
+            assert client.statistics().delivered == 1
+
+    run(main())
+
+
 def test_a_signal_handler_that_raises_as_an_outcome_is_recorded_costs_no_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
