@@ -125,7 +125,7 @@ def wake(waiters: Iterable[asyncio.Future[None]]) -> None:
     for waiter in waiters:
         by_loop.setdefault(waiter.get_loop(), []).append(waiter)
     for loop, of_loop in by_loop.items():
-        _run_on(loop, _settling(of_loop, repeat(None)))
+        _run_on(loop, _settling(of_loop, repeat(None)), len(of_loop))
 
 
 def settle_all(results: Iterable[tuple[asyncio.Future[Any], Any]]) -> None:
@@ -136,7 +136,7 @@ def settle_all(results: Iterable[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, result in results:
         by_loop.setdefault(future.get_loop(), []).append(_settling((future,), (result,)))
     for loop, of_loop in by_loop.items():
-        _run_on(loop, chain.from_iterable(of_loop))
+        _run_on(loop, chain.from_iterable(of_loop), len(of_loop))
 
 
 def settle_from_thread(future: asyncio.Future[Any], result: Any = None, error: BaseException | None = None) -> bool:
@@ -170,12 +170,13 @@ def _settling(
     return map(setter or kind.set_result, filterfalse(kind.done, futures), results)
 
 
-def _run_on(loop: asyncio.AbstractEventLoop, settling: Iterator[None]) -> None:
-    """One call a loop, as waking another thread's costs a system call."""
+def _run_on(loop: asyncio.AbstractEventLoop, settling: Iterator[None], count: int) -> None:
+    """Few calls a loop, as waking another thread's costs a system call, and Python's lock."""
     if asyncio._get_running_loop() is loop:
         _run_all(settling)
         return
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(_run_all, settling)
-        # What is left goes on if a signal handler has raised amid the first one, in code of the loop's own.
-        loop.call_soon_threadsafe(_run_all, settling)
+        if count > 1:
+            # What is left goes on if a signal handler has raised amid the first one, in code of the loop's own.
+            loop.call_soon_threadsafe(_run_all, settling)

@@ -48,11 +48,13 @@ class AwaitedCalls:
     awaited: messages whose calls wait, with the futures that get the answers; `None`: a call that has waited for too
         long. Changes under the queue's lock, except for a message that is not queued yet.
     answered: futures that are to get their answers. Changes under the queue's lock.
+    is_interrupted: `wake` was, and has to be called again.
     """
 
     def __init__(self, queue: Queue, clock: LoopClock, under_way: Callable[[], Group | None]) -> None:
         self.awaited: dict[Delivery, asyncio.Future[Answer] | None] = {}
         self.answered: dict[asyncio.Future[Answer], Answer] = {}
+        self.is_interrupted = False
         self._queue = queue
         self._clock = clock
         self._under_way = under_way
@@ -117,6 +119,8 @@ class AwaitedCalls:
     def _look(self, loop: asyncio.AbstractEventLoop, late: Group | None = None) -> None:
         """End the calls of this loop if the spool does not answer. `late`: the group that was late at the last look."""
         self._watched.pop(loop, None)
+        # What was about to may have been interrupted.
+        self.wake()
         left, group = self._time_left(), self._under_way()
         waiting = [(delivery, future) for delivery, future in self.awaited.copy().items() if future is not None]
         if left is None or left > MOMENT:
@@ -181,8 +185,10 @@ class AwaitedCalls:
             with self._queue.lock:
                 answered, self.answered = self.answered, answered
             settle_all(answered.items())
+            self.is_interrupted = False
         except BaseException:
             self.answered.update(answered)
+            self.is_interrupted = True
             self._queue.notify()
             raise
 

@@ -243,8 +243,8 @@ class SpoolIntake:
     def is_interrupted(self) -> bool:
         """Something was left undone by an exception: `pump` has to be called."""
         is_idle = self._group is None and not self.answers.waits_for_record and not self._is_postponed
-        is_left = self.answers.waiting or self._calls.answered or self._queue.appending or self._queue.unstored
-        return is_idle and bool(is_left)
+        is_left = self.answers.waiting or self._queue.appending or self._queue.unstored
+        return is_idle and (bool(is_left) or self._calls.is_interrupted)
 
     def _answered(self, group: Group, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         """Called on a thread of the spool's."""

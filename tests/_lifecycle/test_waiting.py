@@ -192,6 +192,10 @@ class TestWake:
         loops = [CountingLoop() for _ in range(2)]
         futures = [loop.create_future() for loop in loops for _ in range(100)]
         wake(futures)
+        one = CountingLoop()
+        wake([one.create_future()])
+        assert one.calls == 1
+        one.close()
         for loop in loops:
             assert loop.calls == 2
             loop.run_until_complete(asyncio.sleep(0))
