@@ -179,6 +179,7 @@ class AwaitedCalls:
     def wake(self) -> None:
         """Give the noted answers to their calls; what an exception interrupts is made good by the recorder."""
         if not self.answered:
+            self.is_interrupted = False
             return
         answered: dict[asyncio.Future[Answer], Answer] = {}
         try:
@@ -187,8 +188,9 @@ class AwaitedCalls:
             settle_all(answered.items())
             self.is_interrupted = False
         except BaseException:
-            self.answered.update(answered)
+            # In this order: another thread may wake them meanwhile.
             self.is_interrupted = True
+            self.answered.update(answered)
             self._queue.notify()
             raise
 

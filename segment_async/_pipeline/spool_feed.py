@@ -189,6 +189,8 @@ class SpoolFeed:
             await self._until_work()
             if self.intake.is_interrupted:
                 self.intake.pump()
+                # Whatever is left then, others get their turn.
+                await asyncio.sleep(0)
             if self._outcomes:
                 await self._record_one()
 

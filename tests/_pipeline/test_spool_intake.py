@@ -11,7 +11,7 @@ from segment_async import Client, SpoolUnavailable, Status
 from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
 from segment_async.spool._protocol import Appended, AppendResult, StoredMessage, TryLater, Window
-from tests.support.interruptions import Interrupted, Points
+from tests.support.interruptions import Interrupted, Points, cpu_limit
 from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
@@ -261,6 +261,25 @@ def test_an_answer_that_is_none_is_a_refusal(answer: Any) -> None:
             spool.answer(1, held=True)
             assert (await (await call)).status is Status.DELIVERED
             assert (client.statistics().accepted, client.statistics().rejected) == (1, 1)
+
+    run(main())
+
+
+def test_calls_that_another_thread_has_woken_after_an_interruption_keep_the_recorder_from_nothing() -> None:
+    """It would go round for ever, and the application's loop with it."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport) as client:
+            await client.flush()
+            pipeline = client._owner.pipeline
+            assert pipeline.feed is not None
+            calls = pipeline.feed.intake._calls
+            calls.is_interrupted = True
+            pipeline.queue.notify()
+            with cpu_limit(2.0):
+                await turns()
+            assert not calls.is_interrupted
 
     run(main())
 
