@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Final
 
 from segment_async._outcome import BatchResult
@@ -255,18 +256,17 @@ class Backlog:
 
     def _keeps_order(self) -> bool:
         """With one request at a time nothing overtakes what waits, unless that is stuck."""
-        return self._max_in_flight == 1 and len(self.waiting) > self._is_stuck()
+        return self._max_in_flight == 1 and len(self.waiting) > self._count_stuck()
 
-    def _is_stuck(self) -> bool:
-        """The first that waits is a single message that the server answers with a fault again and again.
+    def _count_stuck(self) -> int:
+        """How many of the first that wait are single messages that the server answers with a fault again and again.
 
-        Only another message can tell whether the fault is the message's or the server's.
+        Only another message can tell whether the fault is the messages' or the server's.
         """
-        first = self.waiting[0] if self.waiting else None
-        return first is not None and first.count == 1 and first.history.server_faults >= _STUCK_AFTER
+        return sum(1 for _ in takewhile(_is_stuck, self.waiting))
 
     def _candidates(self) -> list[Batch]:
-        return self.waiting[: 1 + self._is_stuck()] if self._max_in_flight == 1 else self.waiting
+        return self.waiting[: 1 + self._count_stuck()] if self._max_in_flight == 1 else self.waiting
 
     def _ready(self, now: float) -> Batch | None:
         ready = (batch for batch in self._candidates() if batch.not_before <= now)
@@ -318,3 +318,7 @@ def _by_start(batch: Batch) -> int:
 
 def _by_start_and_size(batch: Batch) -> tuple[int, int]:
     return batch.start, -batch.count
+
+
+def _is_stuck(batch: Batch) -> bool:
+    return batch.count == 1 and batch.history.server_faults >= _STUCK_AFTER

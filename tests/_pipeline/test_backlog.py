@@ -6,6 +6,7 @@ model. What single rules mean is in the classes before it.
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import takewhile
 
 import pytest
 from hypothesis import settings
@@ -183,6 +184,17 @@ class TestOrder:
         waiting(backlog, 2)
         assert backlog.next(0.0, is_full=False) is None
         assert backlog.next(9.0, is_full=False) is stuck
+
+    def test_nor_do_two_of_them(self) -> None:
+        """They would pass each other for ever."""
+        backlog = backlog_with(flush_at=1, max_in_flight=1)
+        for place in range(2):
+            waiting(backlog, place, not_before=9.0, server_faults=10)
+        third = waiting(backlog, 2)
+        waiting(backlog, 3)
+        assert backlog.next(0.0, is_full=False) is third
+        third.not_before = 9.0
+        assert backlog.next(0.0, is_full=False) is None
 
     @pytest.mark.parametrize(("count", "faults"), [(1, 9), (2, 10)])
     def test_neither_one_that_failed_less_nor_one_of_several(self, count: int, faults: int) -> None:
@@ -375,10 +387,9 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(self.backlog.in_flight) < self.max_in_flight
         assert isinstance(batch, OpenBatch) or batch.not_before <= self.now
         if self.max_in_flight == 1:
-            first = self.backlog.waiting[0] if self.backlog.waiting else None
-            is_stuck = first is not None and first.count == 1 and first.history.server_faults >= 10
-            overtaken = [place for place in self.unsettled if place < batch.start]
-            assert not overtaken or (is_stuck and first is not None and len(overtaken) == 1)
+            stuck = takewhile(lambda each: each.count == 1 and each.history.server_faults >= 10, self.backlog.waiting)
+            overtaken = {place for place in self.unsettled if place < batch.start}
+            assert overtaken <= {each.start for each in stuck}
 
     @precondition(lambda self: self.backlog.in_flight)
     @rule(which=st.integers(0, 5))
