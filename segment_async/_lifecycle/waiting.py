@@ -106,7 +106,9 @@ async def resolved(waiter: asyncio.Future[None], seconds: float | None) -> None:
     `asyncio.wait` does the same with a second future, one turn of the loop later: 15 µs more. A cancellation of the
     wait cancels the future.
     """
-    timer = None if seconds is None else settle_later(waiter, None, seconds)
+    timer = None
+    if seconds is not None:
+        timer = waiter.get_loop().call_later(seconds, _run_all, _settling((waiter,), (None,)))
     try:
         await waiter
     finally:
@@ -149,11 +151,6 @@ def settle_from_thread(future: asyncio.Future[Any], result: Any = None, error: B
     except RuntimeError:
         return False
     return True
-
-
-def settle_later(future: asyncio.Future[Any], result: Any, seconds: float) -> asyncio.TimerHandle:
-    """Give a future of this loop its result then, unless it is done."""
-    return future.get_loop().call_later(seconds, _run_all, _settling((future,), (result,)))
 
 
 # A signal handler runs between two steps of Python code, and uvloop has it run at the first one after it has waited. What

@@ -15,7 +15,7 @@ from typing import Any, Final
 from segment_async._http.transport import Response
 from segment_async._lifecycle.loop_end import abandon_after_fork, unwind
 from segment_async._lifecycle.tasks import SupervisedTask, start_task
-from segment_async._lifecycle.waiting import resolved, shorter
+from segment_async._lifecycle.waiting import resolved
 
 from .attempt import HoldsEnded, RequestSender
 from .batch import Batch, OpenBatch
@@ -28,8 +28,6 @@ from .settlement import Settlement
 _LITTLE: Final = 4_096
 # Seconds by which a timer is set late: a loop may call a little early, and then nothing would be due.
 _SLACK: Final = 1e-5
-# Seconds until it is looked whether a request has ended without a word.
-_CHECK_SECONDS: Final = 1.0
 
 _Request = asyncio.Task[Response | Failure | HoldsEnded]
 
@@ -176,11 +174,7 @@ class Consumer:
             # What changed may be of our own making; others get their turn in any case.
             await asyncio.sleep(0)
             return
-        seconds = None if when is None else max(0.0, when - now) + _SLACK
-        if self._requests:
-            # A signal handler that raises as `_request_ended` begins takes it with it.
-            seconds = shorter(seconds, _CHECK_SECONDS)
         try:
-            await resolved(sleeper, seconds)
+            await resolved(sleeper, None if when is None else max(0.0, when - now) + _SLACK)
         finally:
             self._queue.changed.forget(sleeper)

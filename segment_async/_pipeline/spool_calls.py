@@ -119,13 +119,13 @@ class AwaitedCalls:
     def _look(self, loop: asyncio.AbstractEventLoop, late: Group | None = None) -> None:
         """End the calls of this loop if the spool does not answer. `late`: the group that was late at the last look."""
         self._watched.pop(loop, None)
-        # What was about to may have been interrupted.
+        # An exception may have come before calls were woken.
         self.wake()
         left, group = self._time_left(), self._under_way()
         waiting = [(delivery, future) for delivery, future in self.awaited.copy().items() if future is not None]
         if left is None or left > MOMENT:
             if waiting:
-                # If nothing is under way, what was to begin it may have been interrupted: the recorder goes on.
+                # If nothing is under way, an exception may have come before it began: the recorder goes on.
                 self._queue.changed.recheck()
                 self._watch(loop)
         elif group is not late:
@@ -147,11 +147,9 @@ class AwaitedCalls:
     def _time_left(self) -> float | None:
         """Seconds that the append under way may still take without holding callers up for too long; `None`: any time."""
         group = self._under_way()
-        return (
-            None
-            if self._queue.room.timeout is None or group is None
-            else group.since + self._limit() - self._clock.now()
-        )
+        if self._queue.room.timeout is None or group is None:
+            return None
+        return group.since + self._limit() - self._clock.now()
 
     # -- answers
 

@@ -217,13 +217,14 @@ class SpoolFeed:
                 await self._spool.settle(keys, result, answer)
                 break
             except Exception as error:
-                text = error if isinstance(error, SpoolUnavailable) else type(error).__qualname__
-                if is_last or text is error:
+                is_unavailable = isinstance(error, SpoolUnavailable)
+                # Any other error may be a signal handler's: once more.
+                if is_last or is_unavailable:
+                    text = error if is_unavailable else type(error).__qualname__
                     self._reports.warn(
                         "spool record", "The spool did not record outcomes; messages may be sent again: %s", text
                     )
                     break
-                # Perhaps a signal handler raised: once more.
         for _ in range(count):
             self._outcomes.popleft()
         self._queue.notify()

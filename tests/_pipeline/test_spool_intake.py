@@ -243,7 +243,7 @@ def test_a_message_that_is_brought_into_memory_keeps_its_delivery_if_that_is_int
 
 
 @pytest.mark.parametrize("answer", [None, OSError("no"), AppendResult([]), AppendResult([Appended("stored", 1)] * 2)])
-def test_an_answer_that_is_none_is_a_refusal(answer: Any) -> None:
+def test_an_answer_that_does_not_fit_is_a_refusal(answer: Any) -> None:
     """From an engine of the application's own; it would stop the client, or the loop."""
 
     async def main() -> None:
@@ -265,7 +265,7 @@ def test_an_answer_that_is_none_is_a_refusal(answer: Any) -> None:
     run(main())
 
 
-def test_calls_that_another_thread_has_woken_after_an_interruption_keep_the_recorder_from_nothing() -> None:
+def test_the_recorder_has_nothing_to_do_once_another_thread_has_woken_the_interrupted_calls() -> None:
     """It would go round for ever, and the application's loop with it."""
 
     async def main() -> None:
