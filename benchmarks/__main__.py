@@ -1,7 +1,8 @@
 """`python -m benchmarks`: measures everything, in rounds that go through all contestants, and reports.
 
 A complete run writes `results.json`. A partial or quick run only prints its figures, unless `--json` names a file.
-`--publish` makes the README's block, `docs/performance.md` and the plots from the last complete run.
+`--publish` makes the README's block, `docs/performance.md` and the plots from the last complete run; the page has a
+table of other runs as well, if `benchmarks/results-*.json` exist.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main() -> int:
     options = arguments()
     source = options.json or RESULTS
     if options.publish:
-        publish.write(json.loads(source.read_text()))
+        publish.write(json.loads(source.read_text()), publish.other_runs())
         return environments.draw(source)
     writes_results = options.json or not (options.only or options.quick or options.peers)
     results: dict[str, Any] = {}

@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -99,7 +100,28 @@ def test_what_is_published_is_what_the_last_whole_run_saw():
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
     assert publish.BLOCK.search(publish.README.read_text())
     assert publish.readme(publish.README.read_text(), results) == publish.README.read_text()
-    assert publish.page(publish.PAGE.read_text(), results) == publish.PAGE.read_text()
+    assert publish.page(publish.PAGE.read_text(), results, publish.other_runs()) == publish.PAGE.read_text()
+
+
+def test_runs_on_other_loops_and_versions_are_beside_the_targets():
+    tail = {"p99": 3.0, "p99.9": 12.0, "max": 99}
+
+    def run(python: str, loop: str, rate: float) -> dict[str, Any]:
+        figures = [
+            {"part": "calls", "variant": "flat out", "contestant": name, "label": name, "median": {"p50": p50} | tail}
+            for name, p50 in (("ours-isal", rate), ("official", 30.0))
+        ]
+        results = results_of()
+        machine = {**cast("dict[str, str]", results["machine"]), "python": python}
+        return results | {"machine": machine, "loop": loop, "figures": figures}
+
+    first = run("CPython 3.11.7", "asyncio", 4)
+    assert "other loops" not in publish.page("", first, {})
+    page = publish.page("", first, {"results-uvloop.json": run("CPython 3.11.7", "uvloop", 2)})
+    assert "`benchmarks/results-uvloop.json`" in page
+    assert re.search(r"\| +CPython 3.11.7, asyncio \| +CPython 3.11.7, uvloop \|", page)
+    assert re.search(r"one call flat out, p50 .* \*\*4.0\*\* \(missed\) µs \| +2.0 µs \|", page)
+    assert "\n- CPython 3.11.7, uvloop: 2026-11-21, a CPU, 2 cores" in page
 
 
 def test_targets_that_were_missed_are_named():

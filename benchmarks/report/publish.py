@@ -1,6 +1,11 @@
-"""Writes the last complete run's figures into the README's sentence and the page of all figures."""
+"""Writes the last complete run's figures into the README's sentence and the page of all figures.
 
+The page also has a table of runs on other versions of Python and with other event loops.
+"""
+
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 from benchmarks.environments import ROOT
@@ -23,9 +28,23 @@ Absolute figures belong to a machine; ratios carry over to yours.
 """
 
 
-def write(results: dict[str, Any]) -> None:
+OTHERS = """
+## On other loops and versions
+
+The same targets in runs of their own (`{files}`), with the contestants that the targets need. The first column is the run \
+above; where each of the others was measured is below the table.
+"""
+
+
+def other_runs() -> dict[str, dict[str, Any]]:
+    """The results of runs on other versions of Python and with other event loops, by the names of their files."""
+    folder = Path(__file__).parents[1]
+    return {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("results-*.json"))}
+
+
+def write(results: dict[str, Any], others: dict[str, dict[str, Any]]) -> None:
     README.write_text(readme(README.read_text(), results))
-    PAGE.write_text(page(PAGE.read_text() if PAGE.exists() else "", results))
+    PAGE.write_text(page(PAGE.read_text() if PAGE.exists() else "", results, others))
 
 
 def readme(text: str, results: dict[str, Any]) -> str:
@@ -33,13 +52,20 @@ def readme(text: str, results: dict[str, Any]) -> str:
     return BLOCK.sub(lambda found: found[1] + tables.readme(results) + found[2], text)
 
 
-def page(before: str, results: dict[str, Any]) -> str:
+def page(before: str, results: dict[str, Any], others: dict[str, dict[str, Any]]) -> str:
     """The page with these figures; the notes below them, written by hand, stay as they are."""
     by_hand = before[before.index(NOTES) :] if NOTES in before else NOTES
     goals = ["\n## Targets and results\n", targets.markdown(results)]
-    return "\n".join(
-        [HEAD, ratios.markdown(results), *goals, "\n## All figures\n", tables.markdown(results), "", by_hand]
-    )
+    figures = ["\n## All figures\n", tables.markdown(results), ""]
+    return "\n".join([HEAD, ratios.markdown(results), *goals, *_elsewhere(results, others), *figures, by_hand])
+
+
+def _elsewhere(results: dict[str, Any], others: dict[str, dict[str, Any]]) -> list[str]:
+    if not others:
+        return []
+    places = [f"- {run['machine']['python']}, {run['loop']}: {tables.conditions(run)}" for run in others.values()]
+    head = OTHERS.format(files="`, `".join(f"benchmarks/{name}" for name in others))
+    return [head, targets.side_by_side([results, *others.values()]), "", *places]
 
 
 NOTES = "## Notes\n"

@@ -1,9 +1,9 @@
-"""The targets and the results, as one table. Pure.
+"""The targets and the results, of one run or of several beside each other. Pure.
 
 A figure that was not measured is a dash; a figure that misses its target is marked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.report.figures import Medians
@@ -158,15 +158,29 @@ TARGETS = (
 
 
 def markdown(results: Results) -> str:
-    figures = Medians(results)
-    return table(("", "target", "result"), [_row(target, target.seen(figures)) for target in TARGETS])
+    return _table({"result": results})
 
 
-def _row(target: Target, seen: tuple[float | None, ...]) -> tuple[str, str, str]:
+def side_by_side(runs: Iterable[Results]) -> str:
+    """The results of runs on several versions of Python, and with several event loops."""
+    return _table({f"{run['machine']['python']}, {run['loop']}": run for run in runs})
+
+
+def _table(runs: Mapping[str, Results]) -> str:
+    figures = [Medians(run) for run in runs.values()]
+    return table(("", "target", *runs), [_row(target, figures) for target in TARGETS])
+
+
+def _row(target: Target, runs: Iterable[Medians]) -> tuple[str, ...]:
     wanted = " / ".join(f"{abs(bound):,.{_digits(bound)}f}" for bound in target.bounds)
-    shown = " / ".join(_shown(figure, bound, target.digits) for figure, bound in zip(seen, target.bounds, strict=True))
     kind = "at least" if target.bounds[0] < 0 else "at most"
-    return target.what, f"{kind} {wanted} {target.unit}".strip(), f"{shown} {target.unit}".strip()
+    bound = f"{kind} {wanted} {target.unit}".strip()
+    return target.what, bound, *(_result(target, target.seen(figures)) for figures in runs)
+
+
+def _result(target: Target, seen: tuple[float | None, ...]) -> str:
+    shown = " / ".join(_shown(figure, bound, target.digits) for figure, bound in zip(seen, target.bounds, strict=True))
+    return f"{shown} {target.unit}".strip()
 
 
 def _digits(bound: float) -> int:
