@@ -49,8 +49,6 @@ _OVERHEAD: Final = 128 * 1024
 # Room that is not used up within the seconds until the next look, whatever is written.
 _PLENTY: Final = 2**30
 _LOOK_SECONDS: Final = 1.0
-# What may be written until the log's size is looked at again.
-_LOOK_BYTES: Final = 2**20
 # Free pages are given back to the disk when there are many of them, in steps that hold up no caller.
 _MANY_FREE: Final = 16 * 2**20
 _SHRINK_SECONDS: Final = 0.02
@@ -154,9 +152,8 @@ class Database:
         self._id = (0, 0)
         self._idle_revision = 0
         self._shrinks = False
-        # When the lock's file and the room are looked at again, and what was written since the log was.
+        # When the lock's file and the room are looked at again.
         self._next_look = 0.0
-        self._written = 0
 
     def transact(self, work: Write[_T], size: int | None = None) -> _T:
         """Run the work in a transaction that ends with the counters that it returns; returns once that is safe.
@@ -270,7 +267,8 @@ class Database:
             self._idle_revision = self.counters.revision
             used = self.counters.pending_bytes + self.counters.dead_bytes
             has_much = self._shrinks or _free_bytes(self._connection) > max(_MANY_FREE, used)
-            self._shrinks = has_much and _shrink(self._connection)
+            # Pages that are moved while the log cannot be copied would make it grow.
+            self._shrinks = has_much and _checkpoint(self._connection) and _shrink(self._connection)
             self.disk_bytes = self._place.disk_bytes()
             return self._shrinks
         return False
@@ -411,10 +409,6 @@ class Database:
         if status is None or files.id_of(status) != self._id or (is_time and not self._lock.is_in_place()):
             self._restore()
             connection, status = self._opened(), self._place.database.stat()
-        self._written += (size or 0) + _OVERHEAD
-        if not is_time and self._written < _LOOK_BYTES:
-            return connection
-        self._written = 0
         log = files.size_of(self._place.log)
         self.disk_bytes = log + status.st_size
         limit = _MAX_LOG_BYTES_FOR_NOTES if size is None else _MAX_LOG_BYTES
@@ -432,8 +426,8 @@ class Database:
         if room > _PLENTY:
             self._next_look = self._options.monotonic() + _LOOK_SECONDS
         elif room < size:
-            _checkpoint(connection)
-            _shrink(connection)
+            if _checkpoint(connection):
+                _shrink(connection)
             uncopied = 0 if _checkpoint(connection) else files.size_of(self._place.log)
             if self._free_bytes() + _free_bytes(connection) - max(uncopied, _CHECKPOINT_BYTES) < size:
                 raise SpoolUnavailable(f"{self._place.database}: the disk is full")

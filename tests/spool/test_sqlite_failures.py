@@ -10,7 +10,7 @@ import pytest
 
 from segment_async.spool import SpoolUnavailable, SQLiteSpool, TryLater
 
-from .contract import DELIVERED, append, append_one, body_of, call_append, check_law, read, read_ids
+from .contract import DELIVERED, REFUSED, append, append_one, body_of, call_append, check_law, read, read_ids
 from .process import Process
 
 BIG = b"x" * 32_000
@@ -155,21 +155,27 @@ def test_a_disk_filled_by_others_keeps_outcomes_in_memory_until_there_is_room(di
 # -- a log that cannot be emptied
 
 
+def reader_without_end(path):
+    """A process that reads an old state of the spool until its `end`."""
+    reader = Process(
+        """
+        import sqlite3
+        connection = sqlite3.connect(path)
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM messages").fetchone()
+        print("reads", flush=True)
+        sys.stdin.read()
+        """,
+        path,
+    )
+    assert reader.line() == "reads"
+    return reader
+
+
 def test_the_log_stays_bounded_while_another_process_reads(path):
     async def part(spool):
         await append_one(spool, "first", BIG)
-        reader = Process(
-            """
-            import sqlite3
-            connection = sqlite3.connect(path)
-            connection.execute("BEGIN")
-            connection.execute("SELECT count(*) FROM messages").fetchone()
-            print("reads", flush=True)
-            sys.stdin.read()
-            """,
-            path,
-        )
-        assert reader.line() == "reads"
+        reader = reader_without_end(path)
         taken, reason = await append_until_refused(spool)
         assert "has grown to" in reason
         assert "another process has been reading the spool for long: end that process" in reason
@@ -188,6 +194,28 @@ def test_the_log_stays_bounded_while_another_process_reads(path):
         assert (counts.pending, counts.unrecorded) == (1, 0)
         # The log is written over from its start, and cut.
         assert log.stat().st_size < 8 * 2**20
+
+    run(path, part, durability="process")
+
+
+@pytest.mark.parametrize("outcome", [DELIVERED, REFUSED])
+def test_outcomes_pass_the_bound_of_the_log_by_one_transaction_at_most(path, outcome):
+    async def part(spool):
+        await append_one(spool, "first", BIG)
+        reader = reader_without_end(path)
+        pages = 20
+        for page in range(pages):
+            await call_append(spool, [(f"{page}-{n}", b"x" * 1_000) for n in range(1_000)])
+        held = await read_everything(spool, 1_000 * pages + 1)
+        log = path.with_name(path.name + "-wal")
+        for start in range(0, len(held), 500):
+            await spool.settle([each.key for each in held[start : start + 500]], outcome)
+        assert spool.statistics().unrecorded > 0
+        assert 40 * 2**20 < log.stat().st_size < 43 * 2**20
+        reader.end()
+        await append_one(spool, "last", BIG)
+        counts = spool.statistics()
+        assert (counts.pending, counts.unrecorded) == (1, 0)
 
     run(path, part, durability="process")
 
