@@ -1,7 +1,7 @@
 """How long single steps of the loop take: CPU time of each callback under the load of `lag`, longest first, by name.
 
 It is a measurement of its own, since reading the clock costs time. The harness's own steps are left out: they stand for
-the application.
+the application. On uvloop nothing is measured: its callbacks do not run through asyncio's `Handle`.
 """
 
 import asyncio
@@ -24,7 +24,8 @@ async def run(task: Task) -> dict[str, Any]:
     with measured_steps() as longest:
         await under_load(adapter, task)
     ranked = sorted(longest.items(), key=lambda step: -step[1])
-    return {"max": ranked[0][1] / 1000 if ranked else 0.0, "longest": {name: ns / 1000 for name, ns in ranked[:5]}}
+    figures: dict[str, Any] = {"longest": {name: ns / 1000 for name, ns in ranked[:5]}}
+    return figures | ({"max": ranked[0][1] / 1000} if ranked else {})
 
 
 @contextmanager
