@@ -117,8 +117,9 @@ def test_runs_on_other_loops_and_versions_are_beside_the_targets():
 
     first = run("CPython 3.11.7", "asyncio", 4)
     assert "other loops" not in publish.page("", first, {})
-    page = publish.page("", first, {"results-uvloop.json": run("CPython 3.11.7", "uvloop", 2)})
-    assert "`benchmarks/results-uvloop.json`" in page
+    others = {"results-a.json": first, "results-b.json": run("CPython 3.11.7", "uvloop", 2)}
+    page = publish.page("", first, others)
+    assert "`benchmarks/results-a.json`, `benchmarks/results-b.json`" in page
     assert re.search(r"\| +CPython 3.11.7, asyncio \| +CPython 3.11.7, uvloop \|", page)
     assert re.search(r"one call flat out, p50 .* \*\*4.0\*\* \(missed\) µs \| +2.0 µs \|", page)
     assert "\n- CPython 3.11.7, uvloop: 2026-11-21, a CPU, 2 cores" in page

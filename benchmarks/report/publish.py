@@ -31,8 +31,8 @@ Absolute figures belong to a machine; ratios carry over to yours.
 OTHERS = """
 ## On other loops and versions
 
-The same targets in runs of their own (`{files}`), with the contestants that the targets need. The first column is the run \
-above; where each of the others was measured is below the table.
+The same targets in runs of their own (`{files}`), with the contestants that the targets need. Where each was measured is \
+below the table.
 """
 
 
@@ -57,15 +57,15 @@ def page(before: str, results: dict[str, Any], others: dict[str, dict[str, Any]]
     by_hand = before[before.index(NOTES) :] if NOTES in before else NOTES
     goals = ["\n## Targets and results\n", targets.markdown(results)]
     figures = ["\n## All figures\n", tables.markdown(results), ""]
-    return "\n".join([HEAD, ratios.markdown(results), *goals, *_elsewhere(results, others), *figures, by_hand])
+    return "\n".join([HEAD, ratios.markdown(results), *goals, *_elsewhere(others), *figures, by_hand])
 
 
-def _elsewhere(results: dict[str, Any], others: dict[str, dict[str, Any]]) -> list[str]:
+def _elsewhere(others: dict[str, dict[str, Any]]) -> list[str]:
     if not others:
         return []
     places = [f"- {run['machine']['python']}, {run['loop']}: {tables.conditions(run)}" for run in others.values()]
     head = OTHERS.format(files="`, `".join(f"benchmarks/{name}" for name in others))
-    return [head, targets.side_by_side([results, *others.values()]), "", *places]
+    return [head, targets.side_by_side(others.values()), "", *places]
 
 
 NOTES = "## Notes\n"
