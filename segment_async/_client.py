@@ -265,7 +265,7 @@ class Client:
             MessageError: Segment would drop the message; names the field.
             MessageTooLarge: the message has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
             QueueFull: only with ``overflow="raise"``.
-            SpoolUnavailable: the spool could not store the message; it was not accepted.
+            SpoolUnavailable: the spool could not store the message; it was not accepted, unless `maybe_stored` is set.
             ClientClosed: `aclose` was called.
         """
         try:

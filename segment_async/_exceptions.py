@@ -5,7 +5,7 @@
     │   └── MessageTooLarge            Segment would refuse it for its size
     ├── QueueFull                      only under overflow="raise"
     ├── ClientClosed (RuntimeError)    the call came after aclose()
-    ├── SpoolUnavailable               the disk refused; the message was not accepted
+    ├── SpoolUnavailable               the disk, or the relay's Redis, refused; not accepted, unless `maybe_stored`
     └── DeliveryError                  an accepted message failed or was dropped
     TransportError                     what a Transport raises: no usable answer
 
@@ -72,7 +72,7 @@ class ClientClosed(SegmentError, RuntimeError):
 
 
 class SpoolUnavailable(SegmentError):
-    """The spool could not store the message; it was not accepted.
+    """The spool could not store the message; it was not accepted, as far as is known.
 
     Attributes:
         maybe_stored: the reply of a remote spool was lost, so that the message may be stored and delivered anyway.

@@ -137,7 +137,7 @@ def test_targets_that_were_missed_are_named():
     ]
     rows = targets.markdown({"figures": figures}).splitlines()
     assert "at least 8 / 6 × |" in rows[2]
-    assert "9.0 / **5.0** (missed) × |" in rows[2]
+    assert "9.00 / **5.00** (missed) × |" in rows[2]
     assert "at least 0.85 × |" in rows[3]
     assert "0.90 × |" in rows[3]
     assert "**1.21** (missed) × |" in rows[4]

@@ -18,7 +18,7 @@ BLOCK = re.compile(
 
 HEAD = """# Performance
 
-`make bench` measures every figure on this page, and `make bench ARGS=--publish` writes the page from \
+`make bench` measures every figure above the notes, and `make bench ARGS=--publish` writes the page from \
 `benchmarks/results.json`, which has each round. Every client sends the same messages to the same server in the same run, \
 and every client that was measured is listed.
 
