@@ -78,6 +78,8 @@ class SpoolAnswers:
         self._is_ending = is_ending
         # What the spool gave up to make room for the messages that were answered.
         self._dropped: deque[DroppedMessage] = deque()
+        # What the spool gave up and was counted, to be reported without the lock.
+        self._lost: deque[tuple[BatchResult, bytes]] = deque()
         # Keys whose hold ended, the last ones: other processes have these messages.
         self._elsewhere: deque[int] = deque(maxlen=10_000)
 
@@ -118,6 +120,7 @@ class SpoolAnswers:
             if refused is not None:
                 self.report_dropped(*refused)
         if has_others:
+            self.report_lost()
             # Some have their outcome, or share another's.
             queue.queued.moved.notify()
             queue.notify()
@@ -244,7 +247,7 @@ class SpoolAnswers:
         self.known[delivery.message_id] = delivery
 
     def lose(self, dropped: DroppedMessage) -> None:
-        """The spool itself gave a message up; the lock is held."""
+        """The spool itself gave a message up; the lock is held, and `report_lost` follows without it."""
         queue, result = self._queue, BatchResult(Status.DROPPED, dropped.reason)
         delivery = self.known.get(dropped.message_id)
         if delivery is not None:
@@ -252,10 +255,20 @@ class SpoolAnswers:
             self.known.pop(dropped.message_id, None)
             queue.queued.moved.notify()
         if dropped.body:
-            self._reports.add(result, partial(_alone, dropped.body), len(dropped.body), self._clock.loop)
+            self._lost.append((result, dropped.body))
         # Last: an exception before this has it done again.
         queue.accounts.lose(len(dropped.body), result)
         queue.read_count += 1
+
+    def report_lost(self) -> None:
+        """Report the messages that the spool gave up. Without the lock, as reports may be logged."""
+        while self._lost:
+            try:
+                result, body = self._lost.popleft()
+            except IndexError:
+                # Another thread, or a signal handler, was faster.
+                return
+            self._reports.add(result, partial(_alone, body), len(body), self._clock.loop)
 
     def note_elsewhere(self, keys: Iterable[int]) -> None:
         """Other processes have these messages now, and those with the same ids."""

@@ -137,6 +137,7 @@ class SpoolFeed:
             while self._loaded < len(window.messages) and not self.intake.answers.keeps:
                 self._load(window.messages[self._loaded], known)
             self._window, self._loaded, self._lost = None, 0, 0
+        self.intake.answers.report_lost()
         self.is_open = True
         queue.notify()
 

@@ -1,0 +1,61 @@
+"""What becomes of messages once a spool has answered."""
+
+import asyncio
+import logging
+
+import pytest
+
+from segment_async import Client, Status
+from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, Window
+from tests.support.scripted_transport import ScriptedTransport
+from tests.support.slow_spool import SlowSpool
+from tests.support.virtual_clock import run
+
+
+@pytest.mark.parametrize("how", ["read", "append", "earlier_one_with_the_same_id"])
+def test_nothing_is_logged_with_the_queues_lock_held(how: str) -> None:
+    """A handler of `logging` that tracks what it logs holds its own lock, and waits for the queue's."""
+    # More than may wait for `on_error`, so that the first one is skipped, which is logged.
+    body = b'{"messageId":"m","text":"%s"}' % (b"x" * 5 * 2**20)
+    dropped = [DroppedMessage(name, body, "queue_full") for name in ("m0", "lost")]
+
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client(
+            "key", spool=spool, transport=ScriptedTransport(), close_timeout=1, on_error=lambda *_: None
+        ) as client:
+            queue = client._owner.pipeline.queue
+            held: list[bool] = []
+
+            class Handler(logging.Handler):
+                def emit(self, record: logging.LogRecord) -> None:
+                    held.append(queue.lock._is_owned())  # type: ignore[attr-defined]
+
+            handler = Handler()
+            logging.getLogger("segment_async").addHandler(handler)
+            try:
+                call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+                await asyncio.sleep(0.01)
+                if how == "read":
+                    spool.answer(0)
+                    await call
+                    spool.windows.put_nowait(Window((), dropped))
+                elif how == "append":
+                    spool.groups[0][1](AppendResult([Appended("stored", 1, held=True)], dropped))
+                    assert (await (await call)).status is Status.DELIVERED
+                else:
+                    spool.answer(0)
+                    first = await call
+                    call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+                    await asyncio.sleep(0.01)
+                    # The message with this id was given up to make room for the group of the next one.
+                    spool.groups[1][1](AppendResult([Appended("stored", 2)], dropped[::-1]))
+                    await call
+                    assert (await first).status is Status.DROPPED
+                await asyncio.sleep(0.01)
+                assert client.statistics().dropped == 2
+                assert held == [False]
+            finally:
+                logging.getLogger("segment_async").removeHandler(handler)
+
+    run(main())
