@@ -60,7 +60,8 @@ class SpoolFeed:
         self._loaded = self._lost = 0
         self._reader = SupervisedTask("spool reader", self._read)
         self._recorder = SupervisedTask("spool recorder", self._record)
-        self._has_forked = False
+        # Names the chain of timers that wakes the loop once the process has forked.
+        self._heartbeat: object | None = None
         capacity = spool.statistics().capacity
         if queue.overflow == "drop_oldest" and capacity:
             # A spool makes room among what is not in memory.
@@ -74,8 +75,9 @@ class SpoolFeed:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Read and record on this loop, which runs in this thread."""
-        if self._has_forked:
-            self._beat(loop)
+        if self._heartbeat is not None:
+            self._heartbeat = heartbeat = object()
+            self._beat(loop, heartbeat)
         if self._deliver:
             self._reader.start(loop)
         self._recorder.start(loop)
@@ -277,7 +279,7 @@ class SpoolFeed:
         while self._outcomes:
             await self._record_one()
         await self._spool.aclose()
-        self._has_forked = False
+        self._heartbeat = None
 
     # -- fork
 
@@ -289,13 +291,15 @@ class SpoolFeed:
         """A child that ends its copy of a running loop removes the parent's wake-up pipe from the epoll that both have:
         threads cannot wake the parent's loop any more. So it wakes up by itself.
         """
-        loop, self._has_forked = self._clock.loop, True
+        loop = self._clock.loop
+        # An earlier chain ends: one that a signal handler has stopped begins again.
+        self._heartbeat = heartbeat = object()
         if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._beat, loop)
+            loop.call_soon_threadsafe(self._beat, loop, heartbeat)
 
-    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._has_forked and self._clock.loop is loop:
-            loop.call_later(_HEARTBEAT, self._beat, loop)
+    def _beat(self, loop: asyncio.AbstractEventLoop, heartbeat: object) -> None:
+        if heartbeat is self._heartbeat and self._clock.loop is loop:
+            loop.call_later(_HEARTBEAT, self._beat, loop, heartbeat)
 
 
 _EVERY_INDEX: Final = 2**62

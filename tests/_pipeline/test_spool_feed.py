@@ -1,0 +1,44 @@
+"""The queue as a window on a spool: what it does on the client's loop, after forks, and at the close."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from segment_async import Client
+from segment_async._pipeline import spool_feed
+from tests.support.scripted_transport import ScriptedTransport
+from tests.support.slow_spool import SlowSpool
+from tests.support.virtual_clock import run
+
+
+@pytest.mark.parametrize("starts_again", [False, True])
+def test_a_process_that_has_forked_looks_at_its_loop_at_one_interval(
+    monkeypatch: pytest.MonkeyPatch, starts_again: bool
+) -> None:
+    """However often it forks, and although the client leaves its loop and comes back in between."""
+
+    async def main() -> None:
+        spool, loop = SlowSpool(), asyncio.get_running_loop()
+        async with Client("key", spool=spool, transport=ScriptedTransport()) as client:
+            await client.flush()
+            feed = client._owner.pipeline.feed
+            assert feed is not None
+            for _ in range(100):
+                feed.after_fork_in_parent()
+                if starts_again:
+                    feed.stop()
+                    feed.start(loop)
+                await asyncio.sleep(0.001)
+            beats, call_later = 0, loop.call_later
+
+            def count_beats(delay: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+                nonlocal beats
+                beats += delay == spool_feed._HEARTBEAT
+                return call_later(delay, *arguments, **options)
+
+            monkeypatch.setattr(loop, "call_later", count_beats)
+            await asyncio.sleep(1)
+            assert beats == pytest.approx(1 / spool_feed._HEARTBEAT, abs=2)
+
+    run(main())
