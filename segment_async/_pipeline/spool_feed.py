@@ -276,9 +276,12 @@ class SpoolFeed:
         return dropped
 
     async def aclose(self) -> None:
-        while self._outcomes:
-            await self._record_one()
-        await self._spool.aclose()
+        try:
+            while self._outcomes:
+                await self._record_one()
+        finally:
+            # Also if the close is cut off: the spool goes on in the background.
+            await self._spool.aclose()
         self._heartbeat = None
 
     # -- fork

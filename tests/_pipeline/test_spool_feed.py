@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from segment_async import Client
+from segment_async._outcome import BatchResult
 from segment_async._pipeline import spool_feed
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.slow_spool import SlowSpool
@@ -40,5 +41,31 @@ def test_a_process_that_has_forked_looks_at_its_loop_at_one_interval(
             monkeypatch.setattr(loop, "call_later", count_beats)
             await asyncio.sleep(1)
             assert beats == pytest.approx(1 / spool_feed._HEARTBEAT, abs=2)
+
+    run(main())
+
+
+def test_a_close_that_is_cut_off_closes_the_spool() -> None:
+    """Else no other spool of this process could send what it keeps."""
+
+    class Stalled(SlowSpool):
+        closes = 0
+
+        async def settle(self, keys: Any, result: BatchResult, answer: str = "") -> None:
+            await asyncio.get_running_loop().create_future()
+
+        async def aclose(self) -> None:
+            self.closes += 1
+
+    async def main() -> None:
+        spool = Stalled()
+        client = Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=1)
+        call = asyncio.create_task(client.track("user-1", "Order Completed"))
+        await asyncio.sleep(0.01)
+        spool.answer(0, held=True)
+        await (await call)
+        await client.aclose()
+        await asyncio.sleep(0.01)
+        assert spool.closes == 1
 
     run(main())
