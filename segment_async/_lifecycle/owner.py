@@ -153,6 +153,17 @@ class LoopOwner(Host):
         end(tasks)
         return tasks
 
+    async def _leave_between_steps(self, owner: asyncio.AbstractEventLoop | None) -> None:
+        """As `leave`, on the owner's loop if it runs: within a step of it, another thread would settle what it settles.
+
+        A loop that does not answer is blocked, and does nothing for the client.
+        """
+        if owner is not None and owner.is_running():
+            await _ended(self._leave_here(), owner, _GRACE_SECONDS, "event loop")
+
+    async def _leave_here(self) -> None:
+        self.leave()
+
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
         """Change owners; the lock is held. Returns the tasks of the earlier one, to be ended without the lock: that may run
         code of transports and observers.
@@ -368,6 +379,8 @@ class LoopOwner(Host):
             if feed is not None and self.pipeline.has_pending():
                 # A message is called kept only once the disk has it.
                 await _ended(feed.until_stored(self, lambda: _DISK_SECONDS), owner, _DISK_SECONDS, "spool")
+            if owner is not asyncio.get_running_loop():
+                await self._leave_between_steps(owner)
         finally:
             # Cancelled while it waits for the disk as well: every message gets its outcome.
             self.leave()
@@ -407,10 +420,7 @@ class LoopOwner(Host):
     async def drain_at_exit(self, seconds: float) -> None:
         """The last chance: send what is left on the running loop, whichever owned the client before."""
         self._is_draining = True
-        earlier = self.clock.loop
-        if earlier is not None and earlier.is_running():
-            # Between two of its steps; one that does not answer is blocked, and does nothing for the client.
-            await _ended(self._leave_here(), earlier, _GRACE_SECONDS, "event loop")
+        await self._leave_between_steps(self.clock.loop)
         self.pipeline.unwind()
         self.take_over()
         # All that the end of this loop would do is done here.
@@ -425,9 +435,6 @@ class LoopOwner(Host):
         await self.pipeline.reports.finish(_GRACE_SECONDS)
         self.leave()
         await self._close_parts(None)
-
-    async def _leave_here(self) -> None:
-        self.leave()
 
     def left_at_exit(self) -> tuple[int, int]:
         """How many messages were dropped, and how many remain in a spool; an interrupted drain's are dropped now."""

@@ -313,6 +313,44 @@ class TestOtherLoops:
                 owner(client.track("u", "E"))
         assert client.statistics().delivered == 1
 
+    def test_give_up_what_is_left_between_two_steps_of_the_owner(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        amid, asked = threading.Event(), threading.Event()
+
+        class HeldBack:
+            """A response whose reader waits until the close has asked the owner's loop for a step."""
+
+            status, headers = 200, dict[str, str]()
+
+            @property
+            def body(self) -> bytes:
+                if not amid.is_set():
+                    asked.clear()
+                    amid.set()
+                    assert asked.wait(PATIENCE)
+                return b""
+
+        async def answer(_: Arrival) -> Response:
+            return HeldBack()  # type: ignore[return-value]
+
+        client = Client("KEY", transport=Net(answer), flush_interval=0, close_timeout=0)
+        with OtherLoop() as owner, OtherLoop() as guest:
+            call_soon = owner.loop.call_soon_threadsafe
+
+            def note_what_is_asked(callback: Callable[..., object], *arguments: Any, **options: Any) -> asyncio.Handle:
+                handle = call_soon(callback, *arguments, **options)
+                if "run_coroutine_threadsafe" in getattr(callback, "__qualname__", ""):
+                    asked.set()
+                return handle
+
+            monkeypatch.setattr(owner.loop, "call_soon_threadsafe", note_what_is_asked)
+            delivery = owner(client.track("u", "E"))
+            assert amid.wait(PATIENCE)
+            guest(client.aclose())
+            asked.set()
+        assert delivery.outcome.status is Status.DELIVERED
+        check_counters(client.statistics())
+        assert client.statistics().delivered == 1
+
 
 class TestFlush:
     def test_does_not_wait_for_a_batch_to_fill(self) -> None:
