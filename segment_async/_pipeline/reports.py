@@ -125,7 +125,11 @@ class Reports:
             for _ in range(len(self._waiting)):
                 if len(self._hooks) >= _MAX_RUNNING:
                     break
-                report = self._waiting.popleft()
+                try:
+                    report = self._waiting.popleft()
+                except IndexError:
+                    # Another thread, which closes the client, makes them as well.
+                    break
                 self._waiting_bytes -= report.size
                 self._call(report.result, report.bodies)
         finally:

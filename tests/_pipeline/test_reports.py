@@ -165,6 +165,22 @@ class TestHooksGoneWrong:
     def test_an_exception_is_logged_without_its_text_and_the_next_report_is_made(
         self, fault: BaseException, caplog: pytest.LogCaptureFixture, *, is_async: bool
     ) -> None:
+    def test_none_is_made_twice_by_two_that_make_them_at_once(self) -> None:
+        """A client may be closed on one loop while the owner's makes the reports; here both are in one thread."""
+        told: Told = []
+
+        def hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            told.append((error, group))
+            reports.make()
+
+        reports = reports_to(hook)
+        for name in "abc":
+            reports.add(REFUSED, bodies(name), 10, None)
+        reports.make()
+        assert reports.are_made
+        assert ids(told) == [["a"], ["b"], ["c"]]
+
+
         told: Told = []
 
         def hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
