@@ -96,7 +96,7 @@ class LoopOwner(Host):
         self._idle_warning = IdleWarning()
         self._last_look = 0.0
         self._last_flush_timed_out = False
-        # Messages that were not sent at the exit.
+        # Messages that were dropped at the close or at the exit.
         self._lost = 0
         self.clock = LoopClock()
         self.pipeline = self._make(self.clock, self)
@@ -385,6 +385,8 @@ class LoopOwner(Host):
             # Cancelled while it waits for the disk as well: every message gets its outcome.
             self.leave()
             dropped = self.pipeline.drop_all(reason)
+            # First, as a hook may end the program.
+            self._lost += dropped
             self.pipeline.reports.make()
         return dropped
 
@@ -431,7 +433,7 @@ class LoopOwner(Host):
             # Ctrl+C: no more is sent, but what is left gets its outcome.
             left = self.pipeline.statistics().pending
         if left:
-            self._lost += await self._drop_or_keep("exit", None)
+            await self._drop_or_keep("exit", None)
         await self.pipeline.reports.finish(_GRACE_SECONDS)
         self.leave()
         await self._close_parts(None)

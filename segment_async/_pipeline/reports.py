@@ -34,6 +34,8 @@ _LAST_SECONDS: Final = 0.1
 _MAX_WAITING: Final = 10_000
 _MAX_WAITING_BYTES: Final = 8 * 2**20
 _MAX_RUNNING: Final = 100
+# Exceptions of a hook that are not contained. What `pytest.fail` raises is none of them, and is no `Exception` either.
+_ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, SystemExit)
 
 
 class _Report(NamedTuple):
@@ -132,6 +134,11 @@ class Reports:
                     break
                 self._waiting_bytes -= report.size
                 self._call(report.result, report.bodies)
+        except BaseException:
+            # A hook ends the program, or a signal handler raises; if the loop goes on, so do the reports.
+            if self._scheduled is None:
+                self._schedule(asyncio.get_running_loop())
+            raise
         finally:
             self._notify()
 
@@ -141,8 +148,10 @@ class Reports:
             messages = [_parsed(body) for body in bodies()]
             error = DeliveryError(Outcome(result.status, messages[0]["messageId"], *result[1:]))
             returned = self._on_error(error, messages)
-        except (Exception, asyncio.CancelledError) as fault:
-            # A plain function cannot be cancelled: it met a cancelled future of its own.
+        except _ENDS_THE_PROGRAM:
+            raise
+        except BaseException as fault:
+            # Also a CancelledError: a plain function cannot be cancelled, it met a cancelled future of its own.
             self._contain(fault)
             return
         if isinstance(returned, Awaitable):
@@ -153,7 +162,7 @@ class Reports:
     def _hook_ended(self, hook: asyncio.Future[None]) -> None:
         self._hooks.discard(hook)
         fault = None if hook.cancelled() else hook.exception()
-        if isinstance(fault, Exception):
+        if fault is not None and not isinstance(fault, _ENDS_THE_PROGRAM):
             self._contain(fault)
         if self._scheduled is None:
             self._schedule(hook.get_loop())

@@ -857,6 +857,19 @@ def test_what_is_in_no_batch_at_the_exit_counts_as_lost() -> None:
     assert client._owner.left_at_exit() == (3, 0)
 
 
+@pytest.mark.parametrize("fault", [SystemExit, KeyboardInterrupt])
+def test_what_is_dropped_at_the_exit_is_counted_also_if_a_hook_ends_the_drain(fault: type[BaseException]) -> None:
+    def end(*_: object) -> None:
+        raise fault
+
+    client = Client("KEY", transport=Net(silence), on_error=end)
+    for _ in range(3):
+        client.nowait.track("user", "Event")
+    with pytest.raises(fault):
+        run(client._owner.drain_at_exit(0.1))
+    assert client._owner.left_at_exit() == (3, 0)
+
+
 def test_the_drain_takes_a_client_from_a_running_loop_between_two_of_its_steps() -> None:
     amid, sent = threading.Event(), threading.Event()
     sent_amid: list[bool] = []

@@ -19,6 +19,14 @@ from tests.support.virtual_clock import run, running_clock
 REFUSED = BatchResult(Status.FAILED, "refused", 400, 2, possibly_delivered=True)
 FULL = BatchResult(Status.DROPPED, "queue_full")
 SECRET = "THE-SECRET"
+
+
+class TestFailed(BaseException):
+    """As what `pytest.fail` raises."""
+
+    __test__ = False
+
+
 Told = list[tuple[DeliveryError, list[dict[str, Any]]]]
 
 
@@ -158,13 +166,6 @@ class TestTelling:
 
         assert run(main()) == ["nothing"]
 
-
-class TestHooksGoneWrong:
-    @pytest.mark.parametrize("fault", [RuntimeError(SECRET), asyncio.CancelledError(SECRET)])
-    @pytest.mark.parametrize("is_async", [False, True])
-    def test_an_exception_is_logged_without_its_text_and_the_next_report_is_made(
-        self, fault: BaseException, caplog: pytest.LogCaptureFixture, *, is_async: bool
-    ) -> None:
     def test_none_is_made_twice_by_two_that_make_them_at_once(self) -> None:
         """A client may be closed on one loop while the owner's makes the reports; here both are in one thread."""
         told: Told = []
@@ -181,6 +182,12 @@ class TestHooksGoneWrong:
         assert ids(told) == [["a"], ["b"], ["c"]]
 
 
+class TestHooksGoneWrong:
+    @pytest.mark.parametrize("fault", [RuntimeError(SECRET), asyncio.CancelledError(SECRET), TestFailed(SECRET)])
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_an_exception_is_logged_without_its_text_and_the_next_report_is_made(
+        self, fault: BaseException, caplog: pytest.LogCaptureFixture, *, is_async: bool
+    ) -> None:
         told: Told = []
 
         def hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
@@ -311,6 +318,27 @@ class TestHooksGoneWrong:
             assert seen == [True]
 
         run(main())
+
+    def test_a_hook_that_does_not_manage_to_end_the_program_gets_the_next_reports(self) -> None:
+        told: Told = []
+
+        def end(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            told.append((error, group))
+            if len(told) == 1:
+                raise SystemExit
+
+        async def main() -> None:
+            reports = reports_to(end)
+            for name in "abc":
+                reports.add(REFUSED, bodies(name), 10, None)
+            with pytest.raises(SystemExit):
+                reports.make()
+            assert not reports.are_made
+            await turns()
+            assert reports.are_made
+
+        run(main())
+        assert ids(told) == [["a"], ["b"], ["c"]]
 
     def test_hooks_that_are_cancelled_at_the_end_make_no_place_for_others(self) -> None:
         async def main() -> None:
