@@ -159,6 +159,48 @@ def test_the_margin_is_kept(thread: Callable[..., Any]) -> None:
     thread(finish, client)
 
 
+class Pausing(Recorder):
+    """Asks for a pause of a minute first; `Recorder` takes what comes after that."""
+
+    has_asked = False
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        if self.has_asked:
+            return await super().send(body, headers)
+        self.has_asked = True
+        return Response(429, {"Retry-After": "60"})
+
+
+def test_a_pause_is_over_although_no_loop_has_run_meanwhile(thread: Callable[..., Any]) -> None:
+    client, arrived = recording(Pausing())
+    seconds = 0.0
+    client._owner.clock.monotonic = lambda: seconds
+
+    async def track_until_paused() -> None:
+        delivery = await client.track("user-1", "Event 0")
+        waiting = asyncio.ensure_future(delivery)
+        while not client.statistics().retry_in:  # noqa: ASYNC110  # there is no event for this
+            await asyncio.sleep(0)
+        waiting.cancel()
+
+    @flush_after(client)
+    def handler(event: int, context: Any) -> None:
+        if event:
+            client.nowait.track("user-1", f"Event {event}")
+        else:
+            asyncio.run(track_until_paused())
+
+    thread(handler, 0, Context())
+    for event, moment in ((1, 20.0), (2, 40.0)):
+        seconds = moment
+        thread(handler, event, Context())
+        assert events(arrived) == []
+    seconds = 60.0
+    thread(handler, 3, Context())
+    assert sorted(events(arrived)) == [f"Event {number}" for number in range(4)]
+    thread(finish, client)
+
+
 @pytest.mark.parametrize("context", [None, {}, Context(None), Context("soon")])  # type: ignore[arg-type]
 def test_another_context_object(context: Any, thread: Callable[..., Any]) -> None:
     client, arrived = recording()

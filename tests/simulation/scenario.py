@@ -17,7 +17,7 @@ from segment_async import Client, ClientClosed, QueueFull, RetryPolicy, SpoolUna
 from tests.support.law import Ledger, check_retry_counts
 from tests.support.simulated_network import SimulatedNetwork, Weather
 from tests.support.simulated_segment import SimulatedSegment
-from tests.support.virtual_clock import VirtualClockLoop, running_clock
+from tests.support.virtual_clock import VirtualClockLoop, running_clock, without_pauses
 
 # What a call raises that did not accept its message.
 REFUSALS = (QueueFull, ClientClosed, SpoolUnavailable)
@@ -60,7 +60,7 @@ class Scenario:
         self._clock = 0.0
 
     def _make_client(self) -> Client:
-        return Client("key", transport=self._network, **self._options)
+        return without_pauses(Client("key", transport=self._network, **self._options))
 
     def _weather(self) -> Weather:
         if self._chance.random() < 0.1:

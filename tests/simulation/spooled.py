@@ -16,6 +16,7 @@ from tests.support.simulated_disk import SimulatedDisk
 from tests.support.simulated_network import SimulatedNetwork, Weather
 from tests.support.simulated_segment import SimulatedSegment
 from tests.support.spool_law import SpoolLedger
+from tests.support.virtual_clock import without_pauses
 
 from .scenario import REFUSALS, Scenario
 
@@ -43,7 +44,7 @@ class SpooledScenario(Scenario):
 
     def _open(self) -> Client:
         self._spool: MemorySpool = self._store.open(shared=self._is_shared)
-        return Client("key", transport=self._network, spool=self._spool, **self._options)
+        return without_pauses(Client("key", transport=self._network, spool=self._spool, **self._options))
 
     def _draw_options(self) -> dict[str, Any]:
         choice = self._chance.choice

@@ -4,7 +4,7 @@ Twelve hours of back-off take milliseconds, and the same program takes the same 
 for something that can no longer come is told so (`Deadlock`) and does not hang the test run.
 
 Only the loop's clock is virtual. `time.time`, `time.monotonic` and what happens in other threads and other processes
-are real: while work is out in an executor the clock stands still, and where no timer is left the loop waits for real
+are real, and so is the time that a client measures between two loops (see `without_pauses`): while work is out in an executor the clock stands still, and where no timer is left the loop waits for real
 file descriptors as long as it takes, for other threads `PATIENCE` seconds.
 """
 
@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple
+
+from segment_async import Client
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -129,6 +131,12 @@ def run(main: Coroutine[Any, Any, T], *, start: float = 0.0) -> T:
     """
     with asyncio.Runner(loop_factory=lambda: VirtualClockLoop(start)) as runner:
         return runner.run(main)
+
+
+def without_pauses(client: Client) -> Client:
+    """Let no time pass for the client between two of its loops: it would be real, and another one each time."""
+    client._owner.clock.monotonic = lambda: 0.0
+    return client
 
 
 def running_clock() -> VirtualClockLoop:
