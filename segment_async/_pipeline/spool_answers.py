@@ -84,16 +84,25 @@ class SpoolAnswers:
         self._elsewhere: deque[int] = deque(maxlen=10_000)
 
     def bring(self, result: AppendResult | SpoolUnavailable) -> None:
-        """The answer to all of `queue.appending`; `take` deals with it. The lock is held."""
-        count = len(self._queue.appending)
+        """The answer to all of `queue.appending`; `take` deals with it. The lock is held. May be done again if it raises."""
+        count, dropped = len(self._queue.appending), self._dropped
+        answers: Iterable[Answer]
         if isinstance(result, AppendResult) and len(result.answers) == count:
-            self._dropped.extend(result.dropped)
-            self.waiting.extend(result.answers)
-            return
-        if not isinstance(result, SpoolUnavailable):
-            # Not what the protocol says; whatever else was done with it, nothing would go on.
-            result = SpoolUnavailable("the spool did not answer for each message", maybe_stored=True)
-        self.waiting.extend(repeat(result, count))
+            answers = result.answers
+            if result.dropped:
+                dropped = deque([*dropped, *result.dropped])
+        else:
+            if not isinstance(result, SpoolUnavailable):
+                # Not what the protocol says; whatever else was done with it, nothing would go on.
+                result = SpoolUnavailable("the spool did not answer for each message", maybe_stored=True)
+            answers = repeat(result, count)
+        try:
+            self.waiting.extend(answers)
+        except BaseException:
+            # Memory ran out amid them.
+            self.waiting.clear()
+            raise
+        self._dropped = dropped
 
     def take(self) -> None:
         """Each message goes where its answer says."""

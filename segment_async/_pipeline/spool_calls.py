@@ -16,7 +16,7 @@ from typing import Final
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._lifecycle.waiting import MOMENT, settle_all
-from segment_async.spool._protocol import Appended
+from segment_async.spool._protocol import Appended, AppendResult, TryLater
 
 from .clock import LoopClock
 from .delivery import Delivery
@@ -34,13 +34,15 @@ class Group:
     Attributes:
         since: when they were handed over, by the client's clock.
         hold: how many of them may be held at once.
+        answer: the spool's, if an exception came as it was noted; it comes only once.
     """
 
-    __slots__ = ("hold", "since")
+    __slots__ = ("answer", "hold", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.hold = 0
+        self.answer: AppendResult | TryLater | SpoolUnavailable | None = None
 
 
 class AwaitedCalls:

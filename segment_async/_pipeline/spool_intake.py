@@ -164,6 +164,10 @@ class SpoolIntake:
         self._pumping_loop = None
         if queue.is_amid_a_change():
             return
+        current = self._group
+        if current is not None and current.answer is not None:
+            self._answered(current, current.answer)
+            return
         group = Group(self._clock.now())
         try:
             self.answers.take()
@@ -242,12 +246,28 @@ class SpoolIntake:
     @property
     def is_interrupted(self) -> bool:
         """Something was left undone by an exception: `pump` has to be called."""
-        is_idle = self._group is None and not self.answers.waits_for_record and not self._is_postponed
+        if self._group is not None:
+            return self._group.answer is not None
+        is_idle = not self.answers.waits_for_record and not self._is_postponed
         is_left = self.answers.waiting or self._queue.appending or self._queue.unstored
         return is_idle and (bool(is_left) or self._calls.is_interrupted)
 
     def _answered(self, group: Group, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         """Called on a thread of the spool's."""
+        try:
+            self._note_answer(group, result)
+        except BaseException:
+            # The recorder goes on with it.
+            group.answer = result
+            self._queue.notify()
+            raise
+        self._calls.wake()
+        if self.not_before is not None:
+            # The recorder has another moment to wait for.
+            self._queue.changed.recheck()
+        self.pump()
+
+    def _note_answer(self, group: Group, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         with self._queue.lock:
             if group is not self._group:
                 return
@@ -259,11 +279,6 @@ class SpoolIntake:
             else:
                 self.answers.bring(result)
             self._group = None
-        self._calls.wake()
-        if self.not_before is not None:
-            # The recorder has another moment to wait for.
-            self._queue.changed.recheck()
-        self.pump()
 
     @property
     def _is_postponed(self) -> bool:

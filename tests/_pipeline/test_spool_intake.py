@@ -10,8 +10,8 @@ import pytest
 from segment_async import Client, SpoolUnavailable, Status
 from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
-from segment_async.spool._protocol import Appended, AppendResult, StoredMessage, TryLater, Window
-from tests.support.interruptions import Interrupted, Points, cpu_limit
+from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, StoredMessage, TryLater, Window
+from tests.support.interruptions import Interrupted, MemoryRefused, Points, cpu_limit
 from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
@@ -282,6 +282,35 @@ def test_the_recorder_has_nothing_to_do_once_another_thread_has_woken_the_interr
             assert not calls.is_interrupted
 
     run(main())
+
+
+@pytest.mark.parametrize("makes_room", [False, True])
+def test_an_answer_at_which_memory_runs_out_is_dealt_with_later(makes_room: bool) -> None:
+    """The spool says it once: its group would stay under way, and every later call be refused."""
+    dropped = [DroppedMessage("gone", b"{}", "queue_full")] if makes_room else []
+
+    async def once(number: int) -> bool:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport, close_timeout=1) as client:
+            await client.flush()
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await turns()
+            with MemoryRefused("_pipeline", at=number) as refused, suppress(MemoryError):
+                spool.groups[0][1](AppendResult([Appended("stored", 1, held=True)], dropped))
+            async with asyncio.timeout(10):
+                assert (await (await call)).status is Status.DELIVERED
+            assert spool.ids == [["m0"]]
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m1"))
+            await turns()
+            spool.groups[1][1](AppendResult([Appended("stored", 2, held=True)]))
+            assert (await (await call)).status is Status.DELIVERED
+            assert client.statistics().dropped == len(dropped)
+        return refused.where != ""
+
+    number = 0
+    while run(once(number)):
+        number += 1
+    assert number > 0
 
 
 class Torn(SlowSpool):
