@@ -35,7 +35,7 @@ from .delivery import (
 )
 from .queue import Queue
 from .reports import Reports
-from .spool_calls import Answer, AwaitedCalls
+from .spool_calls import Answer, AwaitedCalls, Group
 
 # For messages whose delivery is the business of another process, or of an earlier message with the same id.
 _HANDED_OVER: Final = BatchResult(Status.HANDED_OVER)
@@ -50,7 +50,7 @@ class SpoolAnswers:
         deliveries.
     keeps: the client is closing: what is stored from now on is not sent any more.
     full_since: when the spool became full; `None` once it took a message again.
-    waits_for_record: a message has the id of one that has ended, which has to be recorded first.
+    waits_for_record: the group that begins once an outcome is recorded: one of its messages has the id of that one.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class SpoolAnswers:
         self.known: WeakValueDictionary[str, Delivery] = WeakValueDictionary()
         self.keeps = False
         self.full_since: float | None = None
-        self.waits_for_record = False
+        self.waits_for_record: Group | None = None
         self._queue = queue
         self._clock = clock
         self._reports = reports
@@ -180,7 +180,7 @@ class SpoolAnswers:
         status, key = _read_answer(answer)
         if status == "known" and self._is_ending(key):
             # The first one has ended: this is a new message, as soon as the spool knows that.
-            self.waits_for_record = True
+            self.waits_for_record = self.waits_for_record or Group(self._clock.now())
             if not queue.unstored or queue.unstored[0] is not delivery:
                 queue.unstored.appendleft(delivery)
             del queue.appending[0], self.waiting[0]

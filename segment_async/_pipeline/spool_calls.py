@@ -29,10 +29,10 @@ Answer = Appended | SpoolUnavailable
 
 
 class Group:
-    """Messages that the spool is storing.
+    """Messages that the spool is storing, or that wait until it has recorded an outcome.
 
     Attributes:
-        since: when they were handed over, by the client's clock.
+        since: when that began, by the client's clock.
         hold: how many of them may be held at once.
         answer: the spool's, if an exception came as it was noted; it comes only once.
     """

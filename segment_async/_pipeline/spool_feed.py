@@ -69,7 +69,8 @@ class SpoolFeed:
         _all.add(self)
 
     def _is_ending(self, key: int) -> bool:
-        return any(key in keys for keys, _, _ in self._outcomes)
+        # A copy, as the loop may take some out meanwhile.
+        return any(key in keys for keys, _, _ in self._outcomes.copy())
 
     # -- the client's loop
 

@@ -64,7 +64,7 @@ class SpoolIntake:
         self.not_before: float | None = None
         # The loop whose next turn gives the spool a group.
         self._pumping_loop: asyncio.AbstractEventLoop | None = None
-        self._calls = AwaitedCalls(queue, clock, lambda: self._group)
+        self._calls = AwaitedCalls(queue, clock, lambda: self._group or self.answers.waits_for_record)
         hands_over = not deliver or is_shared(spool)
         self.answers = SpoolAnswers(queue, clock, reports, self._calls, hands_over=hands_over, is_ending=is_ending)
 
@@ -291,7 +291,9 @@ class SpoolIntake:
 
     def recorded(self) -> None:
         """An outcome is recorded: a message with the same id is a new one."""
-        self.answers.waits_for_record = False
+        # Not between the look at what is to be recorded and the note that a message waits for it.
+        with self._queue.lock:
+            self.answers.waits_for_record = None
         self.pump()
 
     # -- close

@@ -313,6 +313,104 @@ def test_an_answer_at_which_memory_runs_out_is_dealt_with_later(makes_room: bool
     assert number > 0
 
 
+class Stalled(SlowSpool):
+    """Records outcomes when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = asyncio.Event()
+
+    async def settle(self, keys: Any, result: Any, answer: str = "") -> None:
+        await self.records.wait()
+        await super().settle(keys, result, answer)
+
+
+async def deliver_one(client: Client, spool: SlowSpool) -> None:
+    call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+    await turns()
+    spool.answer(0, held=True)
+    assert (await (await call)).status is Status.DELIVERED
+
+
+def test_calls_wait_no_longer_than_for_the_disk_while_an_outcome_has_to_be_recorded_first() -> None:
+    async def main() -> None:
+        spool, loop = Stalled(), asyncio.get_running_loop()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), overflow_timeout=2) as client:
+            await deliver_one(client, spool)
+            # The same id again, before the spool knows that the first one has ended; and another one behind it.
+            calls = [
+                asyncio.create_task(client.track("user-1", "Order Completed", message_id=message_id))
+                for message_id in ("m0", "m1")
+            ]
+            await turns()
+            begin = loop.time()
+            spool.groups[1][1](AppendResult([Appended("known", 1), Appended("stored", 2, held=True)]))
+            await calls[1]
+            calls.append(asyncio.create_task(client.track("user-1", "Order Completed", message_id="m2")))
+            async with asyncio.timeout(10):
+                for call in (calls[0], calls[2]):
+                    with pytest.raises(SpoolUnavailable):
+                        await call
+            assert loop.time() - begin == pytest.approx(2, abs=0.1)
+            spool.records.set()
+            await turns()
+            assert spool.ids[2] == ["m0", "m2"]
+            spool.answer(2, held=True)
+
+    run(main())
+
+
+class Announced:
+    """A lock that says when another thread is about to take it."""
+
+    def __init__(self, lock: Any, event: threading.Event) -> None:
+        self.lock, self.event, self.thread = lock, event, threading.current_thread()
+        self._is_owned = lock._is_owned
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not self.thread:
+            self.event.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_an_outcome_that_is_recorded_just_as_an_answer_waits_for_it_delays_no_later_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing else would be recorded, and the spool be given nothing more."""
+
+    async def main() -> None:
+        spool = Stalled()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=1) as client:
+            await deliver_one(client, spool)
+            feed, queue, waits = client._owner.pipeline.feed, client._owner.pipeline.queue, threading.Event()
+            assert feed is not None
+            client.nowait.track("user-1", "Order Completed", message_id="m0")
+
+            # The client's loop, while the spool's thread deals with the answer.
+            recorded = threading.Thread(target=feed.intake.recorded)
+
+            def is_ending_for_now(key: int) -> bool:
+                monkeypatch.setattr(feed.intake.answers, "_is_ending", lambda _: False)
+                assert feed._is_ending(key)
+                recorded.start()
+                assert waits.wait(10)
+                return True
+
+            monkeypatch.setattr(feed.intake.answers, "_is_ending", is_ending_for_now)
+            monkeypatch.setattr(queue, "lock", Announced(queue.lock, waits))
+            spool.groups[1][1](AppendResult([Appended("known", 1)]))
+            await asyncio.to_thread(recorded.join)
+            await turns()
+            assert spool.ids[1:] == [["m0"], ["m0"]]
+            spool.records.set()
+            spool.answer(2, held=True)
+
+    run(main())
+
+
 class Torn(SlowSpool):
     """A signal handler raises, once, as the spool has just taken a group."""
 
