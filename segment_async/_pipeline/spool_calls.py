@@ -34,14 +34,16 @@ class Group:
     Attributes:
         since: when that began, by the client's clock.
         hold: how many of them may be held at once.
+        is_handed_over: the spool has it, and will answer.
         answer: the spool's, if an exception came as it was noted; it comes only once.
     """
 
-    __slots__ = ("answer", "hold", "since")
+    __slots__ = ("answer", "hold", "is_handed_over", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.hold = 0
+        self.is_handed_over = False
         self.answer: AppendResult | TryLater | SpoolUnavailable | None = None
 
 

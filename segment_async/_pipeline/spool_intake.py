@@ -176,7 +176,7 @@ class SpoolIntake:
                 self._hand_over(group, messages)
         except BaseException:
             # The group is handed over again, by the recorder; what the spool has of it is known then.
-            if self._group is group:
+            if self._group is group and not group.is_handed_over:
                 self._group = None
             queue.queued.moved.notify()
             queue.notify()
@@ -233,15 +233,19 @@ class SpoolIntake:
         make_room = self._queue.overflow == "drop_oldest"
         try:
             self._spool.append_nowait(messages, done, hold=group.hold, make_room=make_room)
-        except Exception as error:
-            if not isinstance(error, SpoolUnavailable):
-                if self._group is group and not again:
-                    # Perhaps a signal handler raised, and the spool has the messages: it would hold them for ever.
-                    self._hand_over(group, messages, again=True)
-                    return
-                self._reports.warn("spool", "The spool raised; messages are not stored.\n%s", stack_of(error))
-                error = SpoolUnavailable(f"the spool raised {type(error).__qualname__}")
+            group.is_handed_over = True
+        except SpoolUnavailable as error:
             self._answered(group, error)
+        except BaseException as error:
+            goes_on = self._group is group and not again
+            if goes_on:
+                # Perhaps a signal handler raised, and the spool has the messages: it would hold them for ever.
+                self._hand_over(group, messages, again=True)
+            if not isinstance(error, Exception):
+                raise
+            if not goes_on:
+                self._reports.warn("spool", "The spool raised; messages are not stored.\n%s", stack_of(error))
+                self._answered(group, SpoolUnavailable(f"the spool raised {type(error).__qualname__}"))
 
     @property
     def is_interrupted(self) -> bool:

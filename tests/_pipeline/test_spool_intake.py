@@ -450,6 +450,48 @@ def test_a_signal_handler_that_raises_amid_an_append_costs_no_message(awaited: b
     run(main())
 
 
+@pytest.mark.parametrize("is_taken", [True, False])
+@pytest.mark.parametrize("awaited", [True, False])
+def test_ctrl_c_amid_an_append_in_a_program_that_goes_on_costs_no_message(awaited: bool, is_taken: bool) -> None:
+    """As an interactive shell does."""
+
+    class TornByCtrlC(SlowSpool):
+        appends = 0
+
+        def append_nowait(self, *arguments: Any, **options: Any) -> None:
+            self.appends += 1
+            if is_taken or self.appends > 1:
+                super().append_nowait(*arguments, **options)
+            if self.appends == 1:
+                raise KeyboardInterrupt
+
+    spool, transport = TornByCtrlC(), ScriptedTransport()
+    client = Client("key", spool=spool, transport=transport, close_timeout=1)
+
+    async def interrupted() -> None:
+        if awaited:
+            await client.track("user-1", "Order Completed", message_id="m0")
+        else:
+            client.nowait.track("user-1", "Order Completed", message_id="m0")
+
+    async def goes_on() -> None:
+        # Of this loop.
+        spool.windows = asyncio.Queue()
+        async with client:
+            await turns()
+            assert spool.ids == [["m0"]] * (2 if is_taken else 1)
+            for number, (_, done) in enumerate(spool.groups):
+                done(AppendResult([Appended("known" if number else "stored", 1, not number)]))
+            assert await client.flush(timeout=10) == 0
+            counted = client.statistics()
+            assert (counted.accepted, counted.delivered, counted.handed_over) == (1, 1, 0)
+        assert transport.taken == ["m0"]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted())
+    run(goes_on())
+
+
 def test_a_signal_handler_that_raises_as_calls_are_ended_keeps_none_waiting_when_the_spool_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
