@@ -75,7 +75,7 @@ class SpoolUnavailable(SegmentError):
     """The spool could not store the message; it was not accepted, as far as is known.
 
     Attributes:
-        maybe_stored: the reply of a remote spool was lost, so that the message may be stored and delivered anyway.
+        maybe_stored: the spool did not answer in time, or its reply was lost: the message may be stored and delivered anyway.
     """
 
     def __init__(self, text: str = "", *, maybe_stored: bool = False) -> None:

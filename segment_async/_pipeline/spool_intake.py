@@ -305,15 +305,18 @@ class SpoolIntake:
     def drop_unstored(self, result: BatchResult) -> int:
         """The client is closing: messages that the spool has not stored are dropped. Returns how many."""
         queue = self._queue
-        closed = SpoolUnavailable("the client was closed before the spool answered")
+        why = "the client was closed before the spool answered"
         with queue.lock:
             self.answers.keeps, self._group = True, None
-            unstored = [*queue.appending, *queue.unstored]
+            appending = [*queue.appending]
+            unstored = [*appending, *queue.unstored]
             bodies = bodies_of(unstored)
             queue.appending.clear()
             queue.unstored.clear()
             self.answers.waiting.clear()
-            self._calls.note_all(unstored, repeat(closed))
+            self._calls.note_all(appending, repeat(SpoolUnavailable(why, maybe_stored=True)))
+            # Of these, the rest.
+            self._calls.note_all(unstored, repeat(SpoolUnavailable(why)))
             if unstored:
                 queue.leave(len(unstored), sum(map(len, bodies)), result)
         for delivery, body in zip(unstored, bodies, strict=True):

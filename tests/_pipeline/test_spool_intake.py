@@ -492,6 +492,25 @@ def test_ctrl_c_amid_an_append_in_a_program_that_goes_on_costs_no_message(awaite
     run(goes_on())
 
 
+def test_a_close_tells_which_messages_the_spool_may_have_stored() -> None:
+    """What it was given is perhaps on disk, and the next process sends it."""
+
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            calls = []
+            for number in range(2):
+                calls.append(asyncio.create_task(client.track("user-1", "Order Completed", message_id=f"m{number}")))
+                await turns()
+            assert spool.ids == [["m0"]]
+            closing = asyncio.create_task(client.aclose())
+            refused = await asyncio.gather(*calls, return_exceptions=True)
+            assert [getattr(each, "maybe_stored", None) for each in refused] == [True, False]
+            await closing
+
+    run(main())
+
+
 def test_a_signal_handler_that_raises_as_calls_are_ended_keeps_none_waiting_when_the_spool_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
