@@ -144,7 +144,7 @@ class SpoolIntake:
         gone = queue.accounts.gone
         end = asyncio.get_running_loop().time() + seconds
         await wait_until(
-            lambda: queue.accounts.gone != gone,
+            lambda: queue.closed or queue.accounts.gone != gone,
             lambda: queue.changed,
             queue.queued.host,
             lambda: end - asyncio.get_running_loop().time(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, SpoolUnavailable, Status
+from segment_async import Client, ClientClosed, SpoolUnavailable, Status
 from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
 from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, StoredMessage, TryLater, Window
@@ -678,3 +678,25 @@ def test_an_exception_at_any_call_amid_the_answers_costs_no_message_that_is_stor
     while run(once(number)):
         number += 1
     assert number > 10
+
+
+def test_a_caller_that_waits_for_room_in_a_full_spool_learns_at_once_that_the_client_is_closed() -> None:
+    async def main() -> None:
+        spool, loop = SlowSpool(), asyncio.get_running_loop()
+        async with Client(
+            "key", spool=spool, transport=ScriptedTransport(), overflow_timeout=None, close_timeout=0
+        ) as client:
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            # It asks again after 0.5, 1, 2, 4, 8 and 16 s, and then after 30.
+            for number in range(7):
+                await asyncio.sleep(2**number / 2)
+                spool.groups[number][1](AppendResult([Appended("full")]))
+            await turns()
+            begin = loop.time()
+            closing = asyncio.create_task(client.aclose())
+            with pytest.raises(ClientClosed):
+                await call
+            assert loop.time() == begin
+            await closing
+
+    run(main())
