@@ -255,6 +255,7 @@ class LoopOwner(Host):
         self.pipeline.abandon_after_fork()
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
+        self._auth.abandon_after_fork()
         self._begin()
         self._release_guards()
 

@@ -23,7 +23,7 @@ import orjson
 from segment_async._exceptions import TransportError
 from segment_async._http.origin import origin
 from segment_async._http.transport import HTTPTransport, Response, Secret, Transport
-from segment_async._lifecycle.loop_end import end
+from segment_async._lifecycle.loop_end import abandon_after_fork, end
 
 from .retry import RetryPolicy, header, http_date, retry_after
 
@@ -63,6 +63,9 @@ class Auth(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+    def abandon_after_fork(self) -> None:
+        """In a forked child, whose clock begins at 0: forget what was learnt by the parent's."""
+        ...
 
 
 class Basic:
@@ -90,6 +93,9 @@ class Basic:
 
     async def aclose(self) -> None:
         """There is nothing to close."""
+
+    def abandon_after_fork(self) -> None:
+        """There is nothing to forget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +168,14 @@ class Tokens:
         self._wall = wall
         self._chance = chance
         self._note_failure = note_failure
+        # Seconds that the server's clock is ahead of ours.
+        self._skew = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
         self.asks_at = -math.inf
         self._header = ""
         self._fetched_at = self._renew_at = self._expires_at = -math.inf
-        # Seconds that the server's clock is ahead of ours.
-        self._skew = 0.0
         self._refusal = ""
         self._refused_at = -math.inf
         self._fetching: asyncio.Task[None] | None = None
@@ -203,6 +212,12 @@ class Tokens:
     async def aclose(self) -> None:
         self._stop_fetching()
         await self._transport.aclose()
+
+    def abandon_after_fork(self) -> None:
+        abandon_after_fork((self._fetching,))
+        if isinstance(self._transport, HTTPTransport):
+            self._transport.abandon()
+        self._begin()
 
     def _fetch_once(self) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()

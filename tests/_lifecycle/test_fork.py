@@ -8,8 +8,11 @@ from collections import Counter
 import aiohttp
 import pytest
 
+from tests.support.exchange import ReceivedRequest
 from tests.support.fault_server import FaultServer
+from tests.support.faults import OnRequest, answer
 from tests.support.programs import PROGRAMS, Ended, finished, running
+from tests.support.token_server import TokenServer, private_key_pem
 
 FORKS = PROGRAMS / "forks.py"
 APPLICATION = "tests.programs.shop:app"
@@ -45,6 +48,25 @@ def forked(how: str) -> tuple[Counter[str], Ended]:
 def test_os_fork(how: str, parents: int) -> None:
     arrived, _ = forked(how)
     assert arrived == {"parent": parents, "child": 1}
+
+
+def test_a_child_has_a_token_of_its_own() -> None:
+    """Its clock begins at 0, so that the parent's times would tell it nothing."""
+
+    async def main() -> None:
+        def choose(request: ReceivedRequest) -> OnRequest:
+            return answer(200 if tokens.accepts(request.headers["Authorization"]) else 401)
+
+        async with TokenServer() as tokens, FaultServer(choose) as server:
+            given = {"OAUTH_KEY": private_key_pem(), "TOKEN_SERVER": tokens.url}
+            said = await finished(FORKS, "with_kept_connections", host=server.url, **given)
+            assert said.code == 0, said.err
+            used = {request.json["batch"][0]["userId"]: request.headers["Authorization"] for request in server.requests}
+            assert used == {"parent": f"Bearer {tokens.tokens[0]}", "child": f"Bearer {tokens.tokens[1]}"}
+            assert len(server.requests) == 3
+            assert tokens.complaints == []
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("how", ["siblings", "siblings_without_hooks", "siblings_with_clients_of_their_own"])

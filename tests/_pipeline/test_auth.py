@@ -408,6 +408,72 @@ class TestFaults:
         asyncio.run(main())
 
 
+class TestFork:
+    def test_a_child_fetches_a_token_of_its_own_and_renews_it(self) -> None:
+        async def main() -> None:
+            clock = Clock()
+            clock.now = 10_000.0
+            async with TokenServer(lifetime=1_000) as server, tokens_from(server, clock) as tokens:
+                await tokens.header()
+                tokens.abandon_after_fork()
+                clock.now = 0.0
+                assert await tokens.header() == f"Bearer {server.tokens[1]}"
+                clock.now = 5.0
+                # The tracking API has answered 401.
+                tokens.renew(4.0)
+                assert await tokens.header() == f"Bearer {server.tokens[2]}"
+                clock.now = 505.0
+                await tokens.header()
+                await fetched()
+                assert server.refreshes == 4
+
+        asyncio.run(main())
+
+    def test_a_refusal_of_the_parents_does_not_stand(self) -> None:
+        async def main() -> None:
+            clock = Clock()
+            clock.now = 10_000.0
+            async with TokenServer([answer(401)]) as server, tokens_from(server, clock) as tokens:
+                with pytest.raises(Refused):
+                    await tokens.header()
+                tokens.abandon_after_fork()
+                clock.now = 0.0
+                assert await tokens.header() == f"Bearer {server.tokens[0]}"
+
+        asyncio.run(main())
+
+    def test_a_fetching_of_the_parents_is_not_waited_for(self) -> None:
+        async def main() -> None:
+            clock = Clock()
+            clock.now = 10_000.0
+            async with TokenServer([answer(503)]) as server:
+                transport = HTTPTransport(f"{server.url}/token", timeout=5)
+                tokens = Tokens(
+                    oauth(),
+                    server.url,
+                    transport,
+                    RetryPolicy(backoff=3_600, max_backoff=3_600),
+                    now=clock,
+                    wall=time.time,
+                    chance=lambda: 0.0,
+                    note_failure=lambda *_: failed.set(),
+                )
+                failed = asyncio.Event()
+                waiting = asyncio.create_task(tokens.header())
+                await failed.wait()
+                assert tokens.asks_at > clock.now
+                (of_parent,) = (task for task in asyncio.all_tasks() if task.get_name() == "segment_async token")
+                tokens.abandon_after_fork()
+                clock.now = 0.0
+                assert tokens.asks_at == -math.inf
+                assert await tokens.header() == f"Bearer {server.tokens[0]}"
+                waiting.cancel()
+                of_parent.cancel()
+                await tokens.aclose()
+
+        asyncio.run(main())
+
+
 class ByScript:
     """A token server's answers, and when each was asked for in virtual time."""
 

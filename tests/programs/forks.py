@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from segment_async import Client, messages
+from segment_async import Client, OAuth, messages
 
 # What Python 3.12 and later say of a fork beside threads, such as a spool's: that it works all the same is tested.
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
-client = Client("KEY", spool=os.environ.get("SPOOL"))
+key = os.environ.get("OAUTH_KEY")
+oauth = OAuth("the-client", key, "the-key", auth_server=os.environ["TOKEN_SERVER"]) if key else None
+client = Client("KEY", spool=os.environ.get("SPOOL"), oauth=oauth)
 
 
 def enqueue(whose: str, count: int = 1) -> None:
