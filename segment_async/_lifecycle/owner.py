@@ -45,6 +45,8 @@ _LOOP_END_SECONDS: Final = 1.0
 _GRACE_SECONDS: Final = 0.25
 # Seconds that a spool gets to store what it was given, and to record how messages ended.
 _DISK_SECONDS: Final = 2.0
+# Seconds that a close waits for another one to finish: more than all of its limits together.
+_FINISH_SECONDS: Final = 5.0
 
 # By process. After a fork without hooks several threads of the child may make its first calls at once.
 _locks: dict[int, RLock] = {}
@@ -343,8 +345,11 @@ class LoopOwner(Host):
 
     async def _finish(self) -> None:
         if self._is_finishing:
-            await wait_until(lambda: self._is_closed, self._changed, self)
-            return
+            clock = asyncio.get_running_loop().time
+            end = clock() + _FINISH_SECONDS
+            if await wait_until(lambda: self._is_closed, self._changed, self, lambda: end - clock()):
+                return
+            # The loop that finishes it stands still or is closed.
         self._is_finishing = True
         owner = self.clock.loop
         try:

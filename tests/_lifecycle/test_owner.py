@@ -60,6 +60,10 @@ async def refuse(arrival: Arrival) -> Response:
     raise TransportError("the connection was refused", maybe_sent=False)
 
 
+async def refused(arrival: Arrival) -> Response:
+    return Response(400)
+
+
 async def turns(count: int = 10) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -436,6 +440,34 @@ class TestClose:
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
         run(main())
+
+    def test_is_finished_by_another_loop_if_the_one_that_finishes_it_stands_still(self) -> None:
+        async def hook(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        net = Net(refused)
+        client = Client("KEY", transport=net, on_error=hook)
+        standing = VirtualClockLoop()
+
+        async def begin() -> asyncio.Task[None]:
+            await client.track("u", "E")
+            closing = asyncio.create_task(client.aclose())
+            await asyncio.sleep(0.1)
+            assert client.statistics().failed == 1
+            return closing
+
+        async def close_again() -> float:
+            await client.aclose()
+            return running_clock().time()
+
+        closing = standing.run_until_complete(begin())
+        assert net.closed == 0
+        assert run(close_again()) == pytest.approx(5, abs=1)
+        assert net.closed == 1
+        assert run(close_again()) == 0
+        standing.run_until_complete(closing)
+        standing.run_until_complete(standing.shutdown_asyncgens())
+        standing.close()
 
     @pytest.mark.parametrize("used", [False, True])
     def test_of_a_client_that_has_nothing(self, used: bool) -> None:
