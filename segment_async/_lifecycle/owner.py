@@ -353,9 +353,12 @@ class LoopOwner(Host):
         self._is_finishing = True
         owner = self.clock.loop
         try:
-            await self._leave_rest(owner)
-            await self.pipeline.reports.finish(_GRACE_SECONDS)
-            await self._close_parts(owner)
+            try:
+                await self._leave_rest(owner)
+                await self.pipeline.reports.finish(_GRACE_SECONDS)
+            finally:
+                # Cancelled while it waits for hooks as well.
+                await self._close_parts(owner)
         finally:
             self._is_closed = True
             self._release_guards()
@@ -397,10 +400,12 @@ class LoopOwner(Host):
         return dropped
 
     async def _close_parts(self, owner: asyncio.AbstractEventLoop | None) -> None:
-        await _ended(self._close_connections(), owner, _GRACE_SECONDS, "transport")
         feed = self.pipeline.feed
-        if feed is not None and not await _ended(feed.aclose(), owner, _DISK_SECONDS, "spool"):
-            _log.warning("The spool's disk is slow: what it has not taken yet may be sent again, or be lost.")
+        try:
+            await _ended(self._close_connections(), owner, _GRACE_SECONDS, "transport")
+        finally:
+            if feed is not None and not await _ended(feed.aclose(), owner, _DISK_SECONDS, "spool"):
+                _log.warning("The spool's disk is slow: what it has not taken yet may be sent again, or be lost.")
 
     async def _close_connections(self) -> None:
         await self._transport.aclose()

@@ -177,13 +177,15 @@ class Reports:
     async def finish(self, seconds: float) -> None:
         """Give hooks that still run on this loop so many seconds, then cancel them, and begin no others on it."""
         hooks = self._running_here()
-        if hooks:
-            await asyncio.wait(hooks, timeout=seconds)
-        self._is_stopped = True
-        self._notify()
-        late = self._running_here()
-        for hook in late:
-            hook.cancel()
+        try:
+            if hooks:
+                await asyncio.wait(hooks, timeout=seconds)
+        finally:
+            self._is_stopped = True
+            self._notify()
+            late = self._running_here()
+            for hook in late:
+                hook.cancel()
         if late:
             await asyncio.wait(late, timeout=_LAST_SECONDS)
 

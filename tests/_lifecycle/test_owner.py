@@ -524,6 +524,25 @@ class TestCancelledBlocks:
 
         run(main())
 
+    def test_by_a_cancel_while_hooks_end_closes_the_transport_all_the_same(self) -> None:
+        async def hook(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        async def main() -> None:
+            net = Net(refused)
+            client = Client("KEY", transport=net, on_error=hook)
+            await client.track("u", "E")
+            closing = asyncio.create_task(client.aclose())
+            await asyncio.sleep(0.1)
+            assert (client.statistics().failed, net.closed) == (1, 0)
+            closing.cancel()
+            await asyncio.wait((closing,))
+            assert closing.cancelled()
+            assert net.closed == 1
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        run(main())
+
     async def block(self, client: Client) -> None:
         async with client:
             await client.track("u", "E")
