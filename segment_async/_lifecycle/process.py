@@ -15,6 +15,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from segment_async._exceptions import stack_of
@@ -127,8 +128,8 @@ def drain() -> None:
         _drain_rest()
     finally:
         _draining = 0
-    if _signal is not None:
-        die_of(_signal)
+        if _signal is not None:
+            die_of(_signal)
 
 
 def die_after_drain(number: int) -> bool:
@@ -188,7 +189,9 @@ def _messages(count: int) -> str:
 
 def _say(what: str) -> None:
     if sys.stderr is not None:
-        print(f"segment_async: {what}", file=sys.stderr)
+        # What read it may be gone, and the program must end all the same.
+        with suppress(OSError, ValueError):
+            print(f"segment_async: {what}", file=sys.stderr)
 
 
 def _start_afresh() -> None:

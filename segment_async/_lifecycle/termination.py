@@ -63,10 +63,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:
             thread.call_soon(lambda: loop.call_later(_AGAIN_SECONDS, os.kill, pid, number))
             return
         _is_draining = True
-        process.drain()
-    elif seconds < _SAME_SECONDS:
-        return
-    process.die_of(number)
+        try:
+            process.drain()
+        finally:
+            process.die_of(number)
+    elif seconds >= _SAME_SECONDS:
+        process.die_of(number)
 
 
 def _is_amid_a_call(frame: FrameType | None) -> bool:

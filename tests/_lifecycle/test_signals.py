@@ -221,6 +221,17 @@ def test_sigterm_in_the_drain_ends_the_program_after_it() -> None:
     asyncio.run(main())
 
 
+def test_sigterm_ends_a_program_whose_stderr_has_no_reader() -> None:
+    async def main() -> None:
+        async with running(SIGNALLED, "with_stderr_gone", host="http://127.0.0.1:9") as program:
+            await program.says("ready")
+            program.signal(signal.SIGTERM)
+            said = await program.end()
+            assert said.code == -signal.SIGTERM
+
+    asyncio.run(main())
+
+
 def test_a_forked_child_has_no_handler_before_its_first_call() -> None:
     """With one, Python may lose a SIGTERM that comes while a worker of `multiprocessing.Pool` begins to wait for a job."""
     program = """

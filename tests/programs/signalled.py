@@ -85,6 +85,17 @@ def at_the_end() -> None:
     enqueue_all()
 
 
+def with_stderr_gone() -> None:
+    """The server is down, so that there is something to say."""
+    blocking.Client("KEY", send=False).track("user-1", "Counted")
+    enqueue_all()
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    os.close(reader)
+    print("ready")
+    time.sleep(60)
+
+
 def without_a_thread() -> None:
     def refuse(_: object) -> None:
         raise RuntimeError("can't start new thread")
