@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -23,6 +24,8 @@ from segment_async._exceptions import stack_of
 _log = logging.getLogger("segment_async")
 
 _DRAIN_SECONDS: Final = 2.0
+# Seconds that tasks get to end after they were cancelled, such as a hook.
+_LAST_SECONDS: Final = 0.25
 
 
 class OpenClient(Protocol):
@@ -159,7 +162,7 @@ def _drain_rest() -> None:
         return
     draining = _drain_all(owners)
     try:
-        asyncio.run(draining)
+        _run(draining)
     except (KeyboardInterrupt, SystemExit, OSError, RuntimeError):
         # Interrupted; or no loop can run: with too many open files, or in a signal handler above a loop.
         draining.close()
@@ -174,6 +177,34 @@ def _drain_rest() -> None:
         ResourceWarning,
         stacklevel=1,
     )
+
+
+def _run(draining: Coroutine[Any, Any, None]) -> None:
+    """As `asyncio.run`, but tasks that go on although they were cancelled, as a hook may, are not waited for."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("an event loop runs in this thread")
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(draining)
+        finally:
+            runner.run(_end_tasks())
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=_LAST_SECONDS)
+    if late:
+        for task in late:
+            # The runner does not see it any more.
+            asyncio._unregister_task(task)
+        # Never freed: that would throw `GeneratorExit` into their coroutines, which may swallow it too, and never return.
+        kept: list[object] = [*late]
+        kept.append(kept)
+        gc.freeze()
 
 
 async def _drain_all(owners: list[OpenClient]) -> None:

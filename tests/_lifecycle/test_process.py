@@ -104,6 +104,14 @@ class TestWhatIsLeftIsNamed:
         assert "told of 1: invalid" in said.out
         assert "segment_async:" not in said.err
 
+    @pytest.mark.parametrize("what", ["hook", "transport"])
+    def test_beside_a_task_that_goes_on_although_it_is_cancelled(self, what: str) -> None:
+        said, _ = ended(f"with_a_{what}_that_goes_on", up=False)
+        assert said.code == 0
+        assert said.err.endswith("segment_async: 1 message was not sent before the program ended\n")
+        assert "destroyed" not in said.err
+        assert said.seconds < DRAIN_SECONDS + ROOM
+
     def test_after_loops_that_were_closed_amid_a_request(self) -> None:
         # What those leave is collected in any order, which used to take the interpreter with it.
         said, _ = ended("in_loops_that_are_closed_amid_a_request", script=[silence()] * 100)

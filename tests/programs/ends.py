@@ -1,6 +1,7 @@
 """Tracks a thousand messages, never closes its client, and ends in the way that its argument names."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
@@ -8,7 +9,7 @@ import sys
 import threading
 from typing import Any
 
-from segment_async import Client, DeliveryError, blocking, messages
+from segment_async import Client, DeliveryError, Response, blocking, messages
 
 client = Client("KEY", spool=os.environ.get("SPOOL"))
 
@@ -102,6 +103,32 @@ def with_a_hook_that_takes_a_moment() -> None:
         print(f"told of {len(group)}: {error.outcome.reason}")
 
     Client("KEY", on_error=told).enqueue_nowait(messages.track("user-1", "Counted", {"n": 0}))
+
+
+async def never_end() -> None:
+    while True:
+        # Cancelled, and also when its coroutine is closed.
+        with contextlib.suppress(BaseException):
+            await asyncio.sleep(60)
+
+
+def with_a_hook_that_goes_on() -> None:
+    async def told(*_: object) -> None:
+        await never_end()
+
+    Client("KEY", on_error=told).enqueue_nowait(messages.track("user-1", "Counted", {"n": 0}))
+
+
+def with_a_transport_that_goes_on() -> None:
+    class Transport:
+        async def send(self, *_: object) -> Response:
+            await never_end()
+            raise AssertionError
+
+        async def aclose(self) -> None:
+            """Nothing is held."""
+
+    Client("KEY", transport=Transport()).enqueue_nowait(messages.track("user-1", "Counted", {"n": 0}))
 
 
 def with_a_message_that_was_dropped() -> None:
