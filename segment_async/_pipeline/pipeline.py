@@ -243,15 +243,22 @@ class Pipeline:
     # -- flush and close
 
     def flush_now(self) -> int:
-        """Send what is there without waiting for company. Returns the place that is to be reached."""
-        place = self.queue.place_to_reach()
-        self._backlog.flush_before = max(self._backlog.flush_before, place)
+        """Send what is there without waiting for company. Returns the place that is to be reached.
+
+        With a spool, it moves on by what is recovered meanwhile, which may be read first.
+        """
+        with self.queue.lock:
+            place = self.queue.place_to_reach()
+            self._backlog.flush_before = max(self._backlog.flush_before, place)
+            recovered = 0 if self.feed is None else self.feed.recovered
         self.queue.notify()
-        return place
+        return place - recovered
 
     def left(self, place: int) -> int:
-        """Messages before this place in the order of acceptance that have no outcome yet."""
-        return self.queue.left(place)
+        """Messages before this place, as `flush_now` returned it, that have no outcome yet."""
+        with self.queue.lock:
+            recovered = 0 if self.feed is None else self.feed.recovered
+            return self.queue.left(place + recovered)
 
     def retry_now(self) -> None:
         """The client is closing: what waits for a back-off gets one more try now."""

@@ -42,11 +42,13 @@ class SpoolFeed:
     """Attributes:
     intake: the way into the spool.
     is_open: whether it is known what earlier processes left.
+    recovered: messages that they left, as far as these are counted; they may be read before older ones.
     """
 
     def __init__(self, spool: Spool, queue: Queue, clock: LoopClock, reports: Reports, *, deliver: bool) -> None:
         self.intake = SpoolIntake(spool, queue, clock, reports, deliver=deliver, is_ending=self._is_ending)
         self.is_open = not deliver
+        self.recovered = 0
         self._spool = spool
         self._queue = queue
         self._clock = clock
@@ -54,7 +56,6 @@ class SpoolFeed:
         self._deliver = deliver
         # Outcomes that the spool has not taken yet, the first of them while it takes it.
         self._outcomes: deque[tuple[list[int], BatchResult, str]] = deque()
-        self._recovered = 0
         # What was read last, and how many of its messages, and of those that the spool lost, are dealt with.
         self._window: Window | None = None
         self._loaded = self._lost = 0
@@ -145,12 +146,15 @@ class SpoolFeed:
         queue.notify()
 
     def _note_recovered(self, recovered: int) -> None:
-        accounts, new = self._queue.accounts, recovered - self._recovered
+        accounts, backlog, new = self._queue.accounts, self._queue.backlog, recovered - self.recovered
+        # What a flush waits for may be read after these.
+        flush_before = backlog.flush_before + (new if backlog.flush_before > self._queue.read_count else 0)
         # No call in between, as in the accounts themselves.
-        self._recovered, accounts.recovered, accounts.spooled = (
+        self.recovered, accounts.recovered, accounts.spooled, backlog.flush_before = (
             recovered,
             accounts.recovered + new,
             accounts.spooled + new,
+            flush_before,
         )
 
     def _load(self, message: StoredMessage, known: MutableMapping[str, Delivery]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from segment_async import Client
 from segment_async._outcome import BatchResult
 from segment_async._pipeline import spool_feed
+from segment_async.spool._protocol import SpoolStatistics, StoredMessage, Window
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
@@ -67,5 +68,36 @@ def test_a_close_that_is_cut_off_closes_the_spool() -> None:
         await client.aclose()
         await asyncio.sleep(0.01)
         assert spool.closes == 1
+
+    run(main())
+
+
+def test_a_flush_waits_for_its_messages_although_others_are_adopted_and_read_first() -> None:
+    """Those that a process left which ended meanwhile; they are sent without waiting for company as well."""
+
+    class Adopting(SlowSpool):
+        recovered = 0
+
+        def statistics(self) -> SpoolStatistics:
+            return SpoolStatistics(recovered=self.recovered)
+
+    async def main() -> None:
+        spool, transport, loop = Adopting(), ScriptedTransport(), asyncio.get_running_loop()
+        async with Client("key", spool=spool, transport=transport, flush_interval=60) as client:
+            await client.flush()
+            delivery = client.nowait.track("user-1", "Order Completed", message_id="own")
+            body = spool.groups[0][0][0].body
+            spool.answer(0)
+            flush = asyncio.create_task(client.flush())
+            await asyncio.sleep(0.01)
+            spool.recovered = 2
+            spool.windows.put_nowait(Window([StoredMessage(number, f"left-{number}", body) for number in (2, 3)]))
+            await asyncio.sleep(0.01)
+            assert not flush.done()
+            spool.windows.put_nowait(Window([StoredMessage(1, "own", body)]))
+            assert await flush == 0
+            assert delivery.outcome is not None
+            assert client.statistics().delivered == 3
+            assert loop.time() < 1
 
     run(main())
