@@ -201,13 +201,21 @@ class SpoolFeed:
                 await asyncio.sleep(0)
             if self._outcomes:
                 await self._record_one()
+            elif self.intake.answers.waits_for_record is not None:
+                # An exception came when the outcome was recorded.
+                self.intake.recorded()
 
     async def _until_work(self) -> None:
         """Wait until there is work for the recorder, or another moment to wait for."""
         intake, queue = self.intake, self._queue
         asked_at = intake.not_before
         await wait_until(
-            lambda: bool(self._outcomes) or intake.is_interrupted or intake.not_before is not asked_at,
+            lambda: (
+                bool(self._outcomes)
+                or intake.answers.waits_for_record is not None
+                or intake.is_interrupted
+                or intake.not_before is not asked_at
+            ),
             lambda: queue.changed,
             queue.queued.host,
             intake.time_left,

@@ -360,6 +360,34 @@ def test_calls_wait_no_longer_than_for_the_disk_while_an_outcome_has_to_be_recor
     run(main())
 
 
+def test_a_signal_handler_that_raises_as_an_outcome_was_just_recorded_delays_no_message_that_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing else would be recorded, and the spool be given nothing more."""
+
+    async def main() -> None:
+        spool = Stalled()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=1) as client:
+            await deliver_one(client, spool)
+            feed = client._owner.pipeline.feed
+            assert feed is not None
+            client.nowait.track("user-1", "Order Completed", message_id="m0")
+            spool.groups[1][1](AppendResult([Appended("known", 1)]))
+
+            def interrupt_once() -> None:
+                monkeypatch.undo()
+                interrupt()
+
+            monkeypatch.setattr(feed.intake, "recorded", interrupt_once)
+            spool.records.set()
+            # The task that records begins again.
+            await asyncio.sleep(1)
+            assert spool.ids[2:] == [["m0"]]
+            spool.answer(2, held=True)
+
+    run(main())
+
+
 class Announced:
     """A lock that says when another thread is about to take it."""
 
