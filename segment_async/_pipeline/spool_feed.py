@@ -15,7 +15,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._lifecycle.loop_end import abandon_after_fork
@@ -67,7 +67,7 @@ class SpoolFeed:
         if queue.overflow == "drop_oldest" and capacity:
             # A spool makes room among what is not in memory.
             queue.window_bytes = min(queue.window_bytes, max(1, capacity // EVICTED_SHARE))
-        _all.add(self)
+        _all[id(self)] = self
 
     def _is_ending(self, key: int) -> bool:
         # A copy, as the loop may take some out meanwhile.
@@ -320,12 +320,14 @@ class SpoolFeed:
 
 _EVERY_INDEX: Final = 2**62
 
-_all: WeakSet[SpoolFeed] = WeakSet()
+_all: WeakValueDictionary[int, SpoolFeed] = WeakValueDictionary()
 
 
 def _after_fork_in_parent() -> None:
-    for feed in _all:
-        feed.after_fork_in_parent()
+    # Not an iteration: another thread may make a client meanwhile.
+    for reference in _all.valuerefs():
+        if (feed := reference()) is not None:
+            feed.after_fork_in_parent()
 
 
 if hasattr(os, "register_at_fork"):

@@ -101,3 +101,21 @@ def test_a_flush_waits_for_its_messages_although_others_are_adopted_and_read_fir
             assert loop.time() < 1
 
     run(main())
+
+
+def test_a_client_that_another_thread_makes_amid_a_fork_costs_no_other_client_its_wake_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = [Client("key", spool=SlowSpool(), transport=ScriptedTransport()) for _ in range(2)]
+    feeds = [client._owner.pipeline.feed for client in made]
+    looked_after: list[object] = []
+
+    def make_another(feed: spool_feed.SpoolFeed) -> None:
+        looked_after.append(feed)
+        if len(looked_after) == 1:
+            # The other thread gets a turn.
+            made.append(Client("key", spool=SlowSpool(), transport=ScriptedTransport()))
+
+    monkeypatch.setattr(spool_feed.SpoolFeed, "after_fork_in_parent", make_another)
+    spool_feed._after_fork_in_parent()
+    assert all(feed in looked_after for feed in feeds)
