@@ -18,6 +18,7 @@ from segment_async._lifecycle.tasks import SupervisedTask, start_task
 from segment_async._lifecycle.waiting import resolved
 
 from .attempt import HoldsEnded, RequestSender
+from .backlog import LONGEST_SLEEP
 from .batch import Batch, OpenBatch
 from .clock import LoopClock
 from .queue import Queue
@@ -167,8 +168,12 @@ class Consumer:
 
     async def _sleep(self, seen: object) -> None:
         """Until something has changed since `changed` had this mark, or the moment has come that the backlog names."""
+        # Callers whose loop has ended since they were woken hold up the others, and announce nothing.
+        self._queue.wake_waiters()
         now = self._clock.now()
         when = self._backlog.next_look(now, self._queue.room.is_full)
+        if when is None and self._queue.room.waiters:
+            when = now + LONGEST_SLEEP
         sleeper = self._queue.sleep_until_unread(seen, when)
         if sleeper is None:
             # What changed may be of our own making; others get their turn in any case.

@@ -130,8 +130,7 @@ class Queue:
 
     def notify(self) -> None:
         """Something changed: whatever waits looks at its condition again. From any thread, without the lock."""
-        if self.room.waiters:
-            self._wake_waiters()
+        self.wake_waiters()
         self.changed.notify()
 
     def notify_stored(self, ready: int) -> None:
@@ -332,6 +331,8 @@ class Queue:
                 taken = False if waiter is not None and self.room.time_left() == 0 else None
             if waiter is not None and taken is None:
                 waiter.wait_again(has_limit=not has_room)
+                # Its loop may have stood still, and its place was given to others.
+                waiters[waiter] = None
         if taken:
             self._announce()
         return taken
@@ -346,6 +347,11 @@ class Queue:
         if limit is not None:
             with self.lock:
                 self.room.note_late(self.clock.now() - start - limit)
+
+    def wake_waiters(self) -> None:
+        """Callers that wait for room look whether it is theirs; the lock is not held."""
+        if self.room.waiters:
+            self._wake_waiters()
 
     def _wake_waiters(self) -> None:
         with self.lock:

@@ -1,6 +1,8 @@
 """Callers that wait for room in the queue: first come, first served, and no longer than the policy allows.
 
 They are woken when there is room for them and take it themselves once they run; meanwhile no other call overtakes them.
+Those whose loop does not run any more are woken as well and hold nothing: their loop may be closed, and if it runs again
+they come back.
 The queue owns this and calls it with its lock held.
 """
 
@@ -40,6 +42,11 @@ class Waiter:
         self.paced = paced
         self.woken = False
         self.has_limit = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its loop has ended or stands: no room is kept for it."""
+        return not self.future.get_loop().is_running()
 
     def wait_again(self, has_limit: bool) -> None:
         self.woken = False
@@ -111,6 +118,8 @@ class Room:
             # Room for all of them, whatever their sizes.
             return True
         for waiter in self.waiters:
+            if waiter.is_left:
+                continue
             if places <= 0 or room < waiter.size:
                 return False
             if not waiter.woken:
@@ -136,9 +145,17 @@ class Room:
 
         Thousands may wait: a look must not pass all of them.
         """
-        woken: list[asyncio.Future[None]] = []
         places, room = self._places, self._bytes
-        for waiter in list(islice(self.waiters, min(max(places, 0), readable + _OTHERS_AT_ONCE) + 1)):
+        most = min(max(places, 0), readable + _OTHERS_AT_ONCE) + 1
+        looked_at = list(islice(self.waiters, most))
+        woken: list[asyncio.Future[None]] = []
+        while left := [waiter for waiter in looked_at if waiter.is_left]:
+            for waiter in left:
+                self.waiters.pop(waiter, None)
+                waiter.woken = True
+                woken.append(waiter.future)
+            looked_at = list(islice(self.waiters, most))
+        for waiter in looked_at:
             places -= 1
             room -= waiter.size
             if places < 0 or room < 0:

@@ -34,6 +34,7 @@ from segment_async._pipeline.delivery import bodies_of, bring_back, stored_as
 from segment_async._pipeline.queue import Overflow, Queue
 from segment_async._pipeline.room import Waiter
 from tests.support.law import check_counters
+from tests.support.scripted_transport import ScriptedTransport
 from tests.support.stations import MANY, queue_with
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
@@ -573,6 +574,39 @@ class TestWaiters:
             assert not queue.room.waiters
 
         run(main())
+
+
+class TestLoopsThatStand:
+    """An application that starts calls and does not wait for them, on a loop that stops, or is closed."""
+
+    def test_its_callers_go_once_it_runs_again_or_wait_again(self) -> None:
+        queue = make(1)
+        loop = VirtualClockLoop()
+
+        async def begin() -> list[asyncio.Task[bool]]:
+            queue.clock.attach(running_clock())
+            calls = [asyncio.create_task(put(queue, name=f"call-{number}", paced=False)) for number in range(3)]
+            await turns()
+            return calls
+
+        calls = loop.run_until_complete(begin())
+        # The loop stands: two calls wait, and room for one is made.
+        settle(queue)
+        assert not queue.room.waiters
+        assert offer(queue, name="other")
+        loop.run_until_complete(turns())
+        assert [call.done() for call in calls] == [True, False, False]
+        assert len(queue.room.waiters) == 2
+        order: list[str] = []
+        while queue.statistics().pending:
+            order += read(queue)
+            settle(queue)
+            loop.run_until_complete(turns())
+            queue.notify()
+            loop.run_until_complete(turns())
+        assert order == ["other", "call-1", "call-2"]
+        assert all(call.result() for call in calls)
+        loop.close()
 
 
 class TestThreads:
@@ -1412,6 +1446,15 @@ class Silent(Dead):
         raise AssertionError
 
 
+def left_alone(calls: list[asyncio.Task[Delivery]]) -> None:
+    """Tasks of a loop that does not run again, which would be reported as destroyed."""
+    for call in calls:
+        call._log_destroy_pending = False  # type: ignore[attr-defined]
+        coroutine = call.get_coro()
+        if not call.done() and coroutine is not None:
+            coroutine.close()
+
+
 class TestThroughTheClient:
     def outage(self, overflow: Overflow) -> tuple[Mapping[object, int], float, Statistics]:
         """Three thousand callers at once, room for 1,500, and nothing gets out."""
@@ -1444,6 +1487,67 @@ class TestThroughTheClient:
         assert waited <= (1.0 if overflow == "wait" else 0.0)
         assert counters.pending == 1_500
         check_counters(counters)
+
+    @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "standing"])
+    @pytest.mark.parametrize(("count", "size"), [(1_000, 10_000), (3_000, 10_000), (3, 1)])
+    def test_calls_left_on_a_loop_that_ended_hold_up_no_later_one(
+        self, count: int, size: int, *, is_closed: bool
+    ) -> None:
+        client = Client("key", transport=ScriptedTransport(), max_queue_size=size, overflow_timeout=None)
+        calls: list[asyncio.Task[Delivery]] = []
+
+        async def leave() -> None:
+            calls.extend(asyncio.create_task(client.track("user", "Left")) for _ in range(count))
+            await asyncio.sleep(0)
+
+        async def later() -> None:
+            async with asyncio.timeout(60):
+                assert await client.flush() == 0
+                assert client.nowait.track("user", "Later").outcome is None
+                assert (await (await client.track("user", "Later"))).status is Status.DELIVERED
+
+        ended = VirtualClockLoop()
+        ended.run_until_complete(leave())
+        if is_closed:
+            ended.close()
+        run(later())
+        left_alone(calls)
+        ended.close()
+        run(client.aclose())
+
+    def test_nor_one_that_waits_already_when_their_loop_stops(self) -> None:
+        class Other(asyncio.SelectorEventLoop):
+            runs = False
+
+            def is_running(self) -> bool:
+                return self.runs
+
+        async def main() -> None:
+            async with Client("key", transport=ScriptedTransport()) as client:
+                await (await client.track("user", "First"))
+                await asyncio.sleep(100)
+                queue = client._owner.pipeline.queue
+                for _ in range(1_000):
+                    # Woken, and it has not gone yet.
+                    waiter = Waiter(1, paced=True)
+                    waiter.future, waiter.woken = other.create_future(), True
+                    with queue.lock:
+                        queue.room.waiters[waiter] = None
+                waiting = asyncio.create_task(client.track("user", "Live"))
+                await asyncio.sleep(100)
+                assert not waiting.done()
+                # Nothing is pending, and nothing announces it.
+                other.runs = False
+                async with asyncio.timeout(10):
+                    assert (await (await waiting)).status is Status.DELIVERED
+
+        other = Other()
+        other.runs = True
+        try:
+            run(main())
+        finally:
+            other.runs = False
+            other.close()
 
     @pytest.mark.parametrize("seconds", [1.5, 30.0])
     def test_callers_are_not_given_up_because_the_loop_stood_still(self, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """Room: which waiters are woken, when a queue counts as full, and for how long that may hold callers up."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -334,8 +335,56 @@ class TestNewcomers:
         run(main())
 
 
-async def _waiter() -> Waiter:
-    return Waiter(1, paced=False)
+async def _waiter(size: int = 1, *, paced: bool = False) -> Waiter:
+    return Waiter(size, paced)
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "standing"])
+class TestOfALoopThatDoesNotRun:
+    """Callers that an application left behind on it, which may never go."""
+
+    @pytest.fixture
+    def left(self, *, is_closed: bool) -> Iterator[list[Waiter]]:
+        loop = asyncio.new_event_loop()
+        waiters = [loop.run_until_complete(_waiter(10, paced=True)) for _ in range(1_500)]
+        if is_closed:
+            loop.close()
+        yield waiters
+        loop.close()
+
+    @pytest.mark.parametrize("were_woken", [True, False])
+    def test_they_are_woken_and_hold_up_no_other(self, left: list[Waiter], *, were_woken: bool) -> None:
+        async def main() -> None:
+            room, accounts = room_with(max_messages=1)
+            room.waiters.update(dict.fromkeys(left[:1_000]))
+            first = join(room, 100, paced=True)
+            room.waiters.update(dict.fromkeys(left[1_000:]))
+            last = join(room, 100, paced=True)
+            for waiter in left:
+                waiter.woken = were_woken
+            futures = room.to_wake(1)
+            assert [*room.waiters] == [*first, *last]
+            assert woken(room, first + last) == []
+            assert futures == [waiter.future for waiter in (*left[:1_000], *left[1_000:], *first)]
+            assert first[0].woken
+            accounts.pending = 1
+            del room.waiters[first[0]]
+            assert room.to_wake(1) == []
+
+        run(main())
+
+    def test_they_keep_no_room_from_calls_that_cannot_wait(self, left: list[Waiter]) -> None:
+        async def main() -> None:
+            room, _ = room_with(max_messages=3)
+            room.waiters.update(dict.fromkeys(left))
+            for waiter in left:
+                waiter.woken = True
+            assert room.is_for_all(100)
+            join(room, 60)[0].woken = True
+            assert room.is_for_all(40)
+            assert not room.is_for_all(41)
+
+        run(main())
 
 
 def test_a_waiter_s_future_is_its_own_loop_s() -> None:
