@@ -83,12 +83,10 @@ class CircuitBreaker:
             return None
         # A batch that fails again and again says nothing about the server any more.
         self._failed += history.server_faults < SUSPECT_AFTER
-        self._note_failure(history, now)
+        self._note_failure(now)
         return self.delivered, self._failed
 
-    def note_end(
-        self, action: Finish | Split, answer: Answer | Failure, history: History, messages: int, now: float
-    ) -> bool:
+    def note_end(self, action: Finish | Split, answer: Answer | Failure, messages: int, now: float) -> bool:
         """The batch is finished or split. `True`: failures so far were the server's fault, and that is over now."""
         if isinstance(answer, NoCredentials):
             return False
@@ -99,7 +97,7 @@ class CircuitBreaker:
             # Splitting a batch that is suspected of causing a 5xx is no sign that the server is well.
             is_failure = not isinstance(answer, NoResponse) and answer.status >= 500
         if is_failure:
-            self._note_failure(history, now)
+            self._note_failure(now)
             return False
         return self._note_answer(now)
 
@@ -110,11 +108,13 @@ class CircuitBreaker:
         elif action.reason in REFUSALS and messages == 1:
             self._refused_in_a_row += 1
 
-    def _note_failure(self, history: History, now: float) -> None:
+    def _note_failure(self, now: float) -> None:
         self._failures_in_a_row += 1
         if self._failures_in_a_row < FAILURE_THRESHOLD:
             return
-        self._probe_failures = self._probe_failures + 1 if self.half_open else history.failures
+        # From the first step on, however often the batch that failed last has failed: among batches that the server
+        # takes, that number says nothing.
+        self._probe_failures += 1
         self.half_open = True
         self._probe_not_before = now + self._policy.delay(self._probe_failures, self._random())
 
@@ -124,6 +124,7 @@ class CircuitBreaker:
         is_over = self.half_open and now >= self._pause_until
         if is_over:
             self.half_open = False
+            self._probe_failures = 0
         return is_over
 
     # -- what may be the cause

@@ -81,9 +81,7 @@ class Settlement:
             return
         now = self._clock.now()
         action, batch.history, answer = self._decide(batch, answer, now)
-        if isinstance(action, (Finish, Split)) and self._circuit.note_end(
-            action, answer, batch.history, batch.count, now
-        ):
+        if isinstance(action, (Finish, Split)) and self._circuit.note_end(action, answer, batch.count, now):
             # The others need not wait out their own back-off.
             with self._queue.lock:
                 self._queue.backlog.retry_now()

@@ -395,7 +395,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(which=st.integers(0, 5))
     def deliver(self, which: int) -> None:
         batch = self.in_flight(which)
-        if self.circuit.note_end(Finish(Status.DELIVERED), Response(200), batch.history, batch.count, self.now):
+        if self.circuit.note_end(Finish(Status.DELIVERED), Response(200), batch.count, self.now):
             self.backlog.retry_now()
         self.settle(batch)
 
@@ -545,7 +545,7 @@ class AnyOrder(RuleBasedStateMachine):
         for _ in range(1_000):
             self.start_requests()
             for batch in list(self.backlog.in_flight):
-                self.circuit.note_end(Finish(Status.DELIVERED), Response(200), batch.history, batch.count, self.now)
+                self.circuit.note_end(Finish(Status.DELIVERED), Response(200), batch.count, self.now)
                 self.settle(batch)
             moment = self.backlog.next_look(self.now, self.is_full)
             if moment is None:

@@ -13,8 +13,8 @@ DELIVERED = Finish(Status.DELIVERED)
 REFUSED = Finish(Status.FAILED, "refused")
 
 
-def closed() -> CircuitBreaker:
-    return CircuitBreaker(RetryPolicy(), lambda: 0.5)
+def closed(random: float = 0.5) -> CircuitBreaker:
+    return CircuitBreaker(RetryPolicy(), lambda: random)
 
 
 def fail(circuit: CircuitBreaker, times: int = 1, now: float = 0.0, action: Retry = FAILS, **history: int) -> None:
@@ -36,7 +36,7 @@ def end(
     messages: int = 10,
     now: float = 1000.0,
 ) -> bool:
-    return circuit.note_end(action, answer or Response(200, {}), History(), messages, now)
+    return circuit.note_end(action, answer or Response(200, {}), messages, now)
 
 
 class TestOpening:
@@ -65,6 +65,34 @@ class TestOpening:
             waits.append(circuit.not_before - now)
         assert waits == sorted(waits)
         assert waits[-1] > waits[0]
+
+    def probe_waits(self, circuit: CircuitBreaker, now: float, count: int) -> list[float]:
+        waits = []
+        for _ in range(count):
+            fail(circuit, now=now, failures=9)
+            waits.append(circuit.not_before - now)
+            now = circuit.not_before
+        return waits
+
+    def test_the_first_probe_waits_for_the_first_step_however_often_the_last_batch_failed(self) -> None:
+        circuit = closed(random=0.0)
+        fail(circuit, 4, failures=9)
+        assert self.probe_waits(circuit, 7.0, 9) == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+
+    def test_and_however_long_an_earlier_outage_was(self) -> None:
+        circuit = closed(random=0.0)
+        fail(circuit, 20)
+        assert end(circuit)
+        fail(circuit, 4, now=2_000.0)
+        assert self.probe_waits(circuit, 2_000.0, 2) == [0.5, 1]
+
+    def test_also_if_a_pause_has_opened_it(self) -> None:
+        circuit = closed(random=0.0)
+        fail(circuit, 20)
+        assert end(circuit)
+        fail(circuit, action=Retry(1.0, pause=True, counted=False), now=2_000.0)
+        fail(circuit, 4, now=2_001.0)
+        assert self.probe_waits(circuit, 2_001.0, 2) == [0.5, 1]
 
     def test_a_retry_that_does_not_count_says_nothing(self) -> None:
         circuit = closed()

@@ -207,6 +207,23 @@ class TestDeadServer:
         assert ended < back_at + 61 + 100 * 0.5
         assert max(request.at_once for request in transport.requests if request.began >= back_at) == 4
 
+    def test_its_probes_double_from_the_first_step(self) -> None:
+        """However many batches there are, and however often one of them has failed."""
+
+        async def main() -> list[float]:
+            transport = ScriptedTransport(lambda _: BUSY)
+            client = Client("key", transport=transport, flush_at=1, close_timeout=0)
+            await give_one_by_one(client, 100)
+            await asyncio.sleep(400)
+            await client.aclose()
+            return transport.gaps
+
+        steps = [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+        # Five requests fail before, four of them at once.
+        gaps = run(main())[4 : 4 + len(steps)]
+        for gap, whole in zip(gaps, steps, strict=True):
+            assert whole / 2 <= gap <= whole + 0.001
+
     def test_fresh_messages_do_not_wake_it_more_often(self) -> None:
         async def main() -> int:
             transport = ScriptedTransport(lambda _: refused())
