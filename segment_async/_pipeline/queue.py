@@ -237,9 +237,12 @@ class Queue:
         is_nested = self.is_amid_a_change()
         with self.lock:
             self.check_open()
+            was_full = self.room.is_full
             taken = self.room.is_for_all(size) or self._made_room(size, is_nested)
             if taken:
                 self._take(delivery, size)
+        if not taken:
+            self._refuse(was_full)
         self._announce()
         if self.room.waiters:
             # It may have taken the room of callers that waited for messages to be read: their time counts from now on.
@@ -311,6 +314,7 @@ class Queue:
     def _try(self, delivery: Delivery, size: int, paced: bool, arriving: bool, waiter: Waiter | None) -> bool | None:
         """Whether the message is taken or given up; `None`: the caller is to wait."""
         is_nested = self.is_amid_a_change()
+        was_full = True
         with self.lock:
             self.check_open()
             waiters = self.room.waiters
@@ -323,6 +327,7 @@ class Queue:
             elif has_room:
                 taken = None
             elif self._policy() != "wait":
+                was_full = self.room.is_full
                 taken = self._made_room(size, is_nested)
                 if taken:
                     self._take(delivery, size, arriving)
@@ -335,6 +340,8 @@ class Queue:
                 waiters[waiter] = None
         if taken:
             self._announce()
+        elif taken is not None:
+            self._refuse(was_full)
         return taken
 
     async def _sleep(self, waiter: Waiter) -> None:
@@ -366,19 +373,24 @@ class Queue:
         return "wait" if self.has_spool and self.overflow == "drop_oldest" else self.overflow
 
     def _made_room(self, size: int, is_nested: bool) -> bool:
-        """What the policy does for a message that finds no room; the lock is held, and was before if it `is_nested`.
-
-        Raises:
-            QueueFull: under ``overflow="raise"``.
-        """
+        """What the policy does for a message that finds no room; the lock is held, and was before if it `is_nested`."""
         self.room.note_full()
-        if self.overflow == "raise":
-            raise QueueFull("the queue is full: messages come faster than they can be sent")
         if self._policy() == "drop_oldest" and not is_nested:
             while not self.accounts.has_room(size) and self._drop_oldest():
                 pass
             return self.accounts.has_room(size)
         return False
+
+    def _refuse(self, was_full: bool) -> None:
+        """A message found no room; the lock is not held. If this is news, what waits in batches is due because of it.
+
+        Raises:
+            QueueFull: under ``overflow="raise"``.
+        """
+        if not was_full:
+            self.changed.notify()
+        if self.overflow == "raise":
+            raise QueueFull("the queue is full: messages come faster than they can be sent")
 
     def _drop_oldest(self) -> bool:
         """Drop the oldest batch that is not in flight, as a whole; `False`: there is none."""

@@ -19,6 +19,7 @@ from segment_async import (
     Delivery,
     DeliveryError,
     Outcome,
+    QueueFull,
     Response,
     RetryPolicy,
     Statistics,
@@ -356,13 +357,21 @@ class TestWhatGoesWhen:
 
         assert run(main())[-1] < 0.2
 
-    @pytest.mark.parametrize("overflow", ["wait", "drop_newest"])
-    def test_a_queue_full_of_bytes_is_due(self, overflow: Overflow) -> None:
+    @pytest.mark.parametrize("nowait", [False, True])
+    @pytest.mark.parametrize("overflow", ["wait", "drop_newest", "raise"])
+    def test_a_queue_full_of_bytes_is_due(self, overflow: Overflow, *, nowait: bool) -> None:
         async def main() -> list[float]:
             transport = ScriptedTransport()
             limits = {"max_queue_bytes": 5_000, "overflow": overflow}
             async with Client("key", transport=transport, flush_interval=30, **limits) as client:
-                await give(client, 3, size=1_500)
+                await give(client, 2, size=1_500)
+                # The consumer has read them, and sleeps.
+                await asyncio.sleep(0.05)
+                with suppress(QueueFull):
+                    if nowait:
+                        client.nowait.track("u", "E", {"fill": "x" * 2_500})
+                    else:
+                        await give(client, 1, first=2, size=2_500)
                 await asyncio.sleep(1)
             return transport.times
 
