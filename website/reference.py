@@ -414,7 +414,7 @@ POST /v1/batch HTTP/1.1
 | other 5xx, and statuses outside of 200–599 | transient | retries |
 | none | refused, reset, timeout, DNS, TLS, or garbage | retries, and marks the messages as possibly delivered |
 
-A `Retry-After` on an answer that is retried pauses all requests of the client, for {policy.max_retry_after} seconds at most. Otherwise the back-off doubles from {policy.backoff} to {policy.max_backoff} seconds, with jitter, until `give_up_after` ({policy.give_up_after // 3_600} hours) has passed since the first failure. [`RetryPolicy`][segment_async.RetryPolicy] changes these numbers.
+A `Retry-After` on an answer that is retried pauses all requests of the client, for {policy.max_retry_after} seconds at most, and never for less than the first back-off. Otherwise the back-off doubles from {policy.backoff} to {policy.max_backoff} seconds, with jitter, until `give_up_after` ({policy.give_up_after // 3_600} hours) has passed since the first failure. [`RetryPolicy`][segment_async.RetryPolicy] changes these numbers.
 """
 
 

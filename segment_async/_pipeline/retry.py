@@ -288,7 +288,9 @@ def _retry(
         return Finish(Status.FAILED, "gave_up"), history
     asked = retry_after(answer, context.wall_clock) if answer is not None else None
     if asked is not None and policy.max_retry_after > 0:
-        return Retry(min(asked, policy.max_retry_after), pause=True, counted=False), history
+        # Not shorter than the first back-off: a few milliseconds, again and again, would be no pause at all.
+        pause = max(min(asked, policy.max_retry_after), policy.delay(1, context.random))
+        return Retry(pause, pause=True, counted=False), history
     if policy.max_retries is not None and history.counted >= policy.max_retries:
         return Finish(Status.FAILED, "gave_up"), history
     history = history._replace(failures=history.failures + 1)

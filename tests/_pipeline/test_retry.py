@@ -184,6 +184,13 @@ class TestRetryAfter:
         assert action == Retry(seconds, pause=True, counted=False)
         assert (history.counted, history.failures) == (0, 0)
 
+    @pytest.mark.parametrize("text", ["1e-9", "0.001", "0.49"])
+    def test_a_pause_is_never_shorter_than_the_first_back_off(self, text: str) -> None:
+        # Nor is it longer than that, however often the batch has failed.
+        action, history = meet(Response(429, {"Retry-After": text}), History(failures=7))
+        assert action == Retry(0.5, pause=True, counted=False)
+        assert history.counted == 0
+
     @pytest.mark.parametrize(
         "text",
         [
