@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Response, Transport
@@ -248,7 +248,10 @@ def _text_of(answer: Response | Failure) -> str:
     """The beginning of an answer's text, as a person reads it; none if there is no answer."""
     if isinstance(answer, (NoResponse, NoCredentials)):
         return ""
-    # A custom transport's may be anything.
-    body = cast("bytes", getattr(answer, "body", b""))
+    # A custom transport's may be anything, and reading it may raise.
+    try:
+        body = answer.body
+    except Exception:
+        return ""
     is_bytes = isinstance(body, (bytes, bytearray, memoryview))
     return bytes(body[:_ANSWER_BYTES]).decode("utf-8", "replace") if is_bytes else ""

@@ -7,7 +7,7 @@ The whole client in virtual time, before a transport that answers by script. Wha
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -280,6 +280,39 @@ class TestPossiblyDelivered:
             Outcome(Status.DROPPED, "m1", "close_timeout"),
             Outcome(Status.DROPPED, "m2", "close_timeout"),
         ]
+
+
+class TestAnswersThatRaise:
+    """A transport of your own may return an object that raises when it is read."""
+
+    @pytest.mark.parametrize("error", [ConnectionError, asyncio.CancelledError, GeneratorExit])
+    @pytest.mark.parametrize("name", ["status", "headers", "body"])
+    def test_the_answer_is_taken_once_and_all_is_delivered(self, name: str, error: type[BaseException]) -> None:
+        class Raising:
+            def __init__(self) -> None:
+                self.reads = 0
+
+            def __getattr__(self, attribute: str) -> object:
+                if attribute == name:
+                    self.reads += 1
+                    raise error
+                return {"status": 200 if name == "body" else 503, "headers": {}, "body": b""}[attribute]
+
+        class Transport(ScriptedTransport):
+            async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+                response = await super().send(body, headers)
+                return answer if len(self.requests) == 1 else response  # type: ignore[return-value]
+
+        answer = Raising()
+
+        async def main() -> list[Outcome]:
+            async with Client("key", transport=Transport(), flush_at=1) as client, asyncio.timeout(60):
+                return [await (await give(client, 1, number))[0] for number in range(2)]
+
+        outcomes = run(main())
+        assert {outcome.status for outcome in outcomes} == {Status.DELIVERED}
+        assert [outcome.attempts for outcome in outcomes] == [2, 1]
+        assert answer.reads == 1
 
 
 class TestWhatGoesWhen:

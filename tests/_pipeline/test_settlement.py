@@ -203,6 +203,23 @@ class TestFinish:
         assert bench.results(batch, 1) == ["refused"]
         assert [outcome[2] for outcome in feed.outcomes] == [""]
 
+    @pytest.mark.parametrize("status", [404, 200])
+    def test_one_whose_body_cannot_be_read(self, status: int) -> None:
+        class Lazy:
+            def __init__(self) -> None:
+                self.status, self.headers = status, dict[str, str]()
+
+            @property
+            def body(self) -> bytes:
+                raise ConnectionError("the rest was never read")
+
+        feed = Feed()
+        bench = Bench(policy=RetryPolicy(max_retries=0), feed=feed)
+        batch = bench.in_flight(1, keys=[1])
+        bench.settlement.conclude(batch, Lazy())  # type: ignore[arg-type]
+        assert bench.results(batch, 1) == ["refused" if status == 404 else "gave_up"]
+        assert [outcome[2] for outcome in feed.outcomes] == [""]
+
 
 class TestRetry:
     def test_the_batch_waits_for_its_back_off(self, bench: Bench) -> None:
