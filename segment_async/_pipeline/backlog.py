@@ -201,7 +201,8 @@ class Backlog:
         enough = self._flush_at * (1 + len(self.in_flight))
         if unread > self._flush_at:
             enough *= _BACKLOG_BATCHES
-        return enough if self.open is None else enough - self.open.count
+        opened = self.open
+        return enough if opened is None else enough - opened.count
 
     def wake_at(self, now: float) -> int:
         """Unread messages that are worth a look before the next moment that `next_look` names."""
@@ -288,8 +289,10 @@ class Backlog:
         earliest = self._circuit.not_before
         if self._has_place():
             yield from (max(batch.not_before, earliest) for batch in self._candidates())
-            if self.open is not None and not self._keeps_order():
-                due = now if self._is_due(now, is_full) else self.open.opened_at + self._flush_interval
+            # Once, as another thread may drop it to make room.
+            opened = self.open
+            if opened is not None and not self._keeps_order():
+                due = now if self._is_due(now, is_full) else opened.opened_at + self._flush_interval
                 yield max(earliest, due)
         for batch in self.waiting:
             if batch.history.first_failure is not None:

@@ -4,9 +4,12 @@
 model. What single rules mean is in the classes before it.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import count, takewhile
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -256,6 +259,44 @@ class TestSizes:
         backlog.learn_limit(one, now=0.0)
         assert backlog.limit(0.0) == 500
         assert not backlog.exceeds_limit(one, 0.0)
+
+
+class TestOtherThreads:
+    """They drop batches to make room while the consumer, without the lock, looks when to go on."""
+
+    @pytest.mark.parametrize("look", ["next_look", "room_for_more"])
+    def test_the_open_batch_goes_at_any_step_of_a_look(self, look: str) -> None:
+        for moment in count():
+            backlog = backlog_with(max_in_flight=1)
+            opened = put(backlog, 1)
+            steps = 0
+
+            def step(
+                frame: FrameType,
+                event: str,
+                _: object,
+                backlog: Backlog = backlog,
+                opened: OpenBatch = opened,
+                moment: int = moment,
+            ) -> Any:
+                nonlocal steps
+                frame.f_trace_opcodes = True
+                if event == "opcode":
+                    if steps == moment:
+                        backlog.remove(opened)
+                    steps += 1
+                return step
+
+            before = sys.gettrace()
+            sys.settrace(step)
+            try:
+                seen = backlog.next_look(0.0, False) if look == "next_look" else backlog.room_for_more(0)
+            finally:
+                sys.settrace(before)
+            assert seen in ((INTERVAL, None) if look == "next_look" else (99, 100))
+            if steps <= moment:
+                break
+        assert moment > 5
 
 
 class TestRepair:
