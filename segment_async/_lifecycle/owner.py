@@ -277,7 +277,7 @@ class LoopOwner(Host):
         if feed is not None:
             await feed.until_open(self, time_left)
         place = pipeline.flush_now()
-        await wait_until(
+        is_reached = await wait_until(
             lambda: pipeline.left(place) == 0 and pipeline.reports.are_made,
             lambda: pipeline.queue.changed,
             self,
@@ -285,7 +285,8 @@ class LoopOwner(Host):
         )
         if feed is not None:
             await feed.until_recorded(self, time_left)
-        left = pipeline.left(place)
+        # The place moves on by what a spool recovers, also once it was reached.
+        left = 0 if is_reached else pipeline.left(place)
         self._last_flush_timed_out = left > 0
         return left
 

@@ -9,7 +9,7 @@ from segment_async import Client
 from segment_async._outcome import BatchResult
 from segment_async._pipeline import spool_feed
 from segment_async.spool._protocol import SpoolStatistics, StoredMessage, Window
-from tests.support.scripted_transport import ScriptedTransport
+from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
 
@@ -99,6 +99,41 @@ def test_a_flush_waits_for_its_messages_although_others_are_adopted_and_read_fir
             assert delivery.outcome is not None
             assert client.statistics().delivered == 3
             assert loop.time() < 1
+
+    run(main())
+
+
+def test_a_flush_that_only_waits_for_the_disk_does_not_count_what_is_adopted_then() -> None:
+    """It has no time limit, and returns 0."""
+
+    class Adopting(SlowSpool):
+        recovered = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.records = asyncio.Event()
+
+        async def settle(self, keys: Any, result: BatchResult, answer: str = "") -> None:
+            await self.records.wait()
+
+        def statistics(self) -> SpoolStatistics:
+            return SpoolStatistics(recovered=self.recovered)
+
+    async def main() -> None:
+        spool, transport = Adopting(), ScriptedTransport([Slow(0), Slow(5)])
+        async with Client("key", spool=spool, transport=transport) as client:
+            await client.flush()
+            delivery = client.nowait.track("user-1", "Order Completed", message_id="own")
+            body = spool.groups[0][0][0].body
+            spool.answer(0, held=True)
+            flush = asyncio.create_task(client.flush())
+            await delivery
+            spool.recovered = 1
+            spool.windows.put_nowait(Window([StoredMessage(2, "left", body)]))
+            await asyncio.sleep(0.01)
+            spool.records.set()
+            assert await flush == 0
+            assert client.statistics().delivered == 1
 
     run(main())
 
