@@ -175,6 +175,7 @@ class LoopOwner(Host):
         if earlier is not None and earlier in self._guards:
             self._left[earlier] = tasks
         self.has_run = True
+        self._last_flush_timed_out = False
         self._release_guards(lambda other: other.is_closed())
         if loop not in self._guards:
             self._guards[loop] = at_loop_end(partial(self._loop_ends, loop))
@@ -208,7 +209,7 @@ class LoopOwner(Host):
         await self._auth.close_here()
 
     async def _send_before_the_end(self) -> None:
-        """What is in flight or due gets a moment, unless deliveries fail anyway or a flush has just waited for them."""
+        """What is in flight or due gets a moment, unless the server is not to be asked now or a flush has just waited for it."""
         pipeline = self.pipeline
         if self._is_closed or self._is_finishing or self._last_flush_timed_out or not pipeline.can_send():
             return

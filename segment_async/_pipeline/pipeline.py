@@ -272,11 +272,10 @@ class Pipeline:
         self._settlement.note_failure(error, delay)
 
     def statistics(self) -> Statistics:
-        retry_in = max(0.0, max(self._circuit.not_before, self._auth.asks_at) - self.clock.now())
         spooled = self.feed.statistics() if self.feed is not None else None
         return self.queue.statistics(
             Health(
-                retry_in=retry_in,
+                retry_in=self._retry_in(),
                 server_up=self.outage.since is None and not self._circuit.half_open,
                 last_delivery=self.outage.last_success,
                 dead_letters=spooled.dead if spooled is not None else 0,
@@ -285,8 +284,14 @@ class Pipeline:
         )
 
     def can_send(self) -> bool:
-        """Whether there is something to send, and deliveries do not fail at the moment."""
-        return self.queue.statistics().pending > 0 and self.outage.since is None and not self._circuit.half_open
+        """Whether there is something to send, and no pause is to be waited out first.
+
+        After a failure as well: only another attempt shows whether the server is well again.
+        """
+        return self.queue.statistics().pending > 0 and not self._retry_in()
+
+    def _retry_in(self) -> float:
+        return max(0.0, max(self._circuit.not_before, self._auth.asks_at) - self.clock.now())
 
     def has_pending(self) -> bool:
         """Whether there is something to send, or to record."""

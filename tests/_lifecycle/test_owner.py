@@ -23,7 +23,7 @@ from segment_async.instrumentation import Request
 from tests.support.law import check_counters
 from tests.support.served import Served
 from tests.support.simulated_segment import Arrival
-from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
+from tests.support.virtual_clock import VirtualClockLoop, run, running_clock, without_pauses
 
 Answer = Callable[[Arrival], Awaitable[Response]]
 OK = Response(200, {}, b'{"success": true}')
@@ -105,6 +105,46 @@ class TestLoops:
         assert client.statistics().pending == 1
         assert run(second()) is Status.DELIVERED
         assert client.statistics().delivered == 2
+
+    @pytest.mark.parametrize("first", ["slow", "failed"])
+    def test_one_bad_answer_does_not_stop_what_the_ends_of_loops_send(self, first: str) -> None:
+        """As in one `asyncio.run` for each invocation, without a flush."""
+
+        async def respond(arrival: Arrival) -> Response:
+            is_first = len(net.arrivals) == 1
+            if is_first and first == "failed":
+                return Response(503)
+            await asyncio.sleep(3 if is_first else 0.1)
+            return OK
+
+        async def main() -> None:
+            await client.track("u", "E")
+            await asyncio.sleep(0.02)
+
+        net = Net(respond)
+        client = without_pauses(Client("KEY", transport=net, flush_at=1 if first == "failed" else 100))
+        for _ in range(3):
+            run(main())
+        assert client.statistics().delivered == 3
+        run(client.aclose())
+
+    def test_the_end_of_a_loop_waits_out_no_pause(self) -> None:
+        async def respond(arrival: Arrival) -> Response:
+            return Response(429, {"Retry-After": "60"}) if len(net.arrivals) == 1 else OK
+
+        async def main() -> None:
+            await client.track("u", "E")
+            await asyncio.sleep(0.5)
+
+        net = Net(respond)
+        client = without_pauses(Client("KEY", transport=net, flush_at=1))
+        for _ in range(3):
+            with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+                runner.run(main())
+                loop = runner.get_loop()
+            assert loop.time() < 0.6
+        assert (len(net.arrivals), client.statistics().pending) == (1, 3)
+        run(client.aclose())
 
     def test_a_delivery_of_an_ended_loop_may_be_awaited_in_the_next(self) -> None:
         client = Client("KEY", transport=Net())
