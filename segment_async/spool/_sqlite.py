@@ -43,6 +43,7 @@ _SOON: Final = 0.05
 _MAX_ANSWER: Final = 1_000
 _MAX_FINGERPRINT: Final = 128
 _CLOSED: Final = "the spool is closed"
+_REPLACED: Final = "another read has begun"
 
 
 class SQLiteSpool:
@@ -119,8 +120,8 @@ class SQLiteSpool:
         self._writer = Writer(self._base, self._options)
         self._look = self._writer.look()
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        # Those that wait.
-        self._readers: list[_Request] = []
+        # The read that came last: it waits, or was given a window that it may not have taken.
+        self._reader: _Request | None = None
         self._was_read = False
         self._is_closed = False
         self._next_check = time.monotonic() + self._options.check_interval
@@ -167,11 +168,14 @@ class SQLiteSpool:
         request = _Request(_Read(max_count, max_bytes), partial(_resolve, future))
         self._submit(request)
         try:
-            window: Window = await future
+            await future
         except BaseException:
             self._take_back(request)
             raise
-        return window
+        try:
+            return request.window.pop()
+        except IndexError:
+            raise SpoolUnavailable(_REPLACED) from None
 
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
         self._refuse_if_closing()
@@ -268,15 +272,14 @@ class SQLiteSpool:
     def _serve(self, requests: list[_Request]) -> None:
         """Give the requests their results. A reader stays behind until there is something for it."""
         try:
-            for request in [each for each in requests if isinstance(each.work, _Read)]:
-                requests.remove(request)
-                self._readers.append(request)
-                self._writer.may_hold = True
+            self._begin_read(requests)
             steps = [request.work for request in requests if isinstance(request.work, (Append, Note))]
             results = iter(self._writer.commit(steps) if steps else ())
             for request in requests:
-                if not callable(request.work):
-                    request.result = next(results) if isinstance(request.work, Append) else True
+                if isinstance(request.work, Append):
+                    request.result = next(results)
+                elif isinstance(request.work, Note):
+                    request.result = True
             for request in requests:
                 if callable(request.work):
                     request.work()
@@ -286,12 +289,25 @@ class SQLiteSpool:
                 self._next_check = now + self._options.check_interval
                 if self._writer.look_after():
                     self._next_check = now + _SOON
-            while self._readers and (self._is_closed or self._has_read(self._readers[0])):
+            reader = self._reader
+            if reader is not None and reader.result is None and (self._is_closed or self._has_read(reader)):
                 # Last: a message is stored before it is read.
-                requests.append(self._readers.pop(0))
+                requests.append(reader)
         finally:
             if not self._is_closed:
                 self._look = self._writer.look()
+
+    def _begin_read(self, requests: list[_Request]) -> None:
+        """Have the last of the reads wait, one at a time: an earlier reader is gone, or its loop stands still."""
+        for request in [each for each in requests if isinstance(each.work, _Read)]:
+            requests.remove(request)
+            if (earlier := self._reader) is not None:
+                self._release(earlier)
+                if earlier.result is None:
+                    earlier.result = SpoolUnavailable(_REPLACED)
+                    requests.append(earlier)
+            self._reader = request
+            self._writer.may_hold = True
 
     def _has_read(self, reader: _Request) -> bool:
         """Whether there is something for the reader, if only the news that there is nothing."""
@@ -303,7 +319,8 @@ class SQLiteSpool:
         if window is None and self._was_read:
             return False
         self._was_read = True
-        reader.result = window or Window(())
+        reader.window.append(window or Window(()))
+        reader.result = True
         # What is appended until the next read must not be sent before what this one was given.
         self._writer.may_hold = window is None or not window.messages
         return True
@@ -313,10 +330,10 @@ class SQLiteSpool:
         self._requests.put(_Request(partial(self._release, reader), _ignore))
 
     def _release(self, reader: _Request) -> None:
-        if reader in self._readers:
-            self._readers.remove(reader)
-        if isinstance(reader.result, Window):
-            self._writer.release(reader.result)
+        if reader is self._reader:
+            self._reader = None
+            with contextlib.suppress(IndexError):
+                self._writer.release(reader.window.pop())
 
     def _close(self) -> None:
         if not self._is_closed:
@@ -354,7 +371,9 @@ class _Request:
         self.work = work
         self.done = done
         # `True`: served, without a result of its own.
-        self.result: AppendResult | TryLater | SpoolUnavailable | Window | bool | None = None
+        self.result: AppendResult | TryLater | SpoolUnavailable | bool | None = None
+        # What a read was given, until the reader takes it or the writer takes it back.
+        self.window: list[Window] = []
 
 
 def _resolve(future: asyncio.Future[Any], result: object) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from blockbuster import blockbuster_ctx
 
 from segment_async.spool import NewMessage, SpoolUnavailable, SQLiteSpool
 
-from .contract import DELIVERED, append, append_one, first_read, read
+from .contract import DELIVERED, SOON, append, append_one, first_read, read, read_ids
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +147,79 @@ def test_a_reader_whose_loop_is_gone_holds_nothing(tmp_path):
 
     asyncio.run(later())
     reading._log_destroy_pending = False
+
+
+@pytest.mark.parametrize("has_window", [False, True], ids=["it waits", "it was given a window"])
+def test_a_reader_whose_loop_stands_still_is_replaced_by_the_next_one(tmp_path, has_window):
+    spool = SQLiteSpool(tmp_path / "analytics.db")
+    asyncio.run(first_read(spool))
+    still = asyncio.new_event_loop()
+    reading = still.create_task(spool.read(10, 1000))
+    still.run_until_complete(asyncio.sleep(0))
+
+    async def on_another_loop():
+        if has_window:
+            await append(spool, "a")
+        again = asyncio.ensure_future(read_ids(spool))
+        await asyncio.sleep(0)
+        if not has_window:
+            await append(spool, "a")
+        assert await again == ["a"]
+
+    asyncio.run(on_another_loop())
+    with pytest.raises(SpoolUnavailable, match="another read has begun"):
+        still.run_until_complete(reading)
+    still.close()
+    asyncio.run(spool.aclose())
+
+
+def test_a_window_that_was_taken_back_is_not_taken_from_the_next_reader(tmp_path):
+    spool = SQLiteSpool(tmp_path / "analytics.db")
+    asyncio.run(first_read(spool))
+    loop = asyncio.new_event_loop()
+    reading = loop.create_task(spool.read(10, 1000))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    async def later():
+        await append(spool, "a")
+        assert await read_ids(spool) == ["a"]
+        # As the garbage collector does, some time after.
+        reading.get_coro().close()
+        await append(spool, "b")
+        assert await read_ids(spool) == ["b"]
+        await spool.aclose()
+
+    asyncio.run(later())
+    reading._log_destroy_pending = False
+
+
+def test_nothing_new_is_held_in_the_turn_that_takes_a_window_back(tmp_path):
+    async def main():
+        spool = SQLiteSpool(tmp_path / "analytics.db")
+        await first_read(spool)
+        reading = asyncio.ensure_future(spool.read(10, 1000))
+        await asyncio.sleep(0)
+        is_stored = threading.Event()
+        spool.append_nowait([NewMessage("older", b"{}")], lambda _: is_stored.set())
+        # The loop stands still meanwhile, so that the reader has a window that it has not taken.
+        assert is_stored.wait(SOON)
+        answers = []
+        with spool.turn:
+            # The thread has a turn to take and waits: what comes now is of this turn, or all of it of the next.
+            spool.append_nowait([], lambda _: None)
+            while not spool._requests.empty():
+                pass
+            reading.cancel()
+            again = asyncio.ensure_future(spool.read(10, 1000))
+            await asyncio.sleep(0)
+            spool.append_nowait([NewMessage("newer", b"{}")], answers.append, hold=1)
+        assert [each.message_id for each in (await again).messages] == ["older", "newer"]
+        [result] = answers
+        assert not result.answers[0].held
+        await spool.aclose()
+
+    asyncio.run(main())
 
 
 def test_a_function_that_raises_harms_nobody_else(tmp_path, caplog):
