@@ -349,7 +349,9 @@ class Database:
         if files.file_id(path) in open_files.inherited:
             raise SpoolUnavailable(f"{path} was open in the process that this one was forked from")
         if self._lock is None:
-            return connect(path, read_only=self._read_only)
+            connection = connect(path, read_only=self._read_only)
+            self._id = open_files.visitors[self] = files.file_id(path)
+            return connection
         watermark = self._lock.watermark()
         if not files.check_files(self._place):
             if watermark is not None and watermark.pending:
@@ -381,7 +383,8 @@ class Database:
             with open_files.guard:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
-                open_files.databases.pop(self._id, None)
+                if open_files.visitors.pop(self, None) is None:
+                    open_files.databases.pop(self._id, None)
 
     def _prepare_place(self) -> None:
         """Make the folder if it is missing, and take the lock again if its file was removed."""

@@ -191,7 +191,7 @@ def check_files(place: Place) -> bool:
         raise SpoolUnavailable(f"{path} is not a regular file")
     if not size_of(path):
         return False
-    if file_id(path) not in open_files.databases:
+    if not open_files.has(file_id(path)):
         with path.open("rb") as file:
             header = file.read(100)
         _check_header(place, header)
@@ -235,23 +235,29 @@ class _OpenFiles:
         guard: held while a file is looked for, opened and registered, so that no two threads open the same one. It is
             held while the disk is touched; nothing is logged meanwhile.
         databases, locks: each with the `Database` that opened it, and the `Lock`.
+        visitors: the file of each `Database` that is open beside the one that holds it.
         inherited: databases that a parent of this process had open when it forked.
     """
 
     def __init__(self) -> None:
         self.guard = reentrant_lock()
         self.databases: dict[FileId, object] = {}
+        self.visitors: dict[object, FileId] = {}
         self.inherited: set[FileId] = set()
         self.locks: dict[FileId, Lock] = {}
         self._pid = os.getpid()
+
+    def has(self, found: FileId) -> bool:
+        return found in self.databases or found in self.visitors.values()
 
     def forget(self) -> None:
         """In a forked child, which has none of its parent's locks; does nothing the second time."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self.guard = reentrant_lock()
-            self.inherited.update(self.databases)
+            self.inherited.update(self.databases, self.visitors.values())
             self.databases.clear()
+            self.visitors.clear()
             self.locks.clear()
 
 

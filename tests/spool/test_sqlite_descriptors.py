@@ -41,6 +41,10 @@ MEANWHILE = {
     "a second spool, closed": "other = SQLiteSpool(path); await append(other, 'other'); await other.aclose()",
     "an inspector": "inspector = SpoolInspector(path); inspector.status(); list(inspector.pending()); list(inspector.dead())",
     "an inspector that writes": "assert SpoolInspector(path).purge('u1') == SpoolInspector(path).retry(lambda _: True) == 0",
+    "a spool that reopens its file beside an inspector": (
+        "spool._writer._own.database._give_up_connection(); "  # As after a fault of the disk.
+        "pending = SpoolInspector(path).pending(); next(pending); await first_read(spool)"
+    ),
     "a path that is checked": "SQLiteSpool(path); os.link(path, path + '.link'); SQLiteSpool(path + '.link')",
 }
 
