@@ -262,6 +262,8 @@ class _OpenFiles:
 
 
 open_files: Final = _OpenFiles()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=open_files.forget)
 
 
 class Lock:

@@ -199,6 +199,33 @@ def test_a_child_never_opens_what_its_parent_had_open_not_even_when_the_parent_i
     asyncio.run(main())
 
 
+def test_a_child_without_a_spool_does_not_wait_for_a_thread_of_its_parents(path):
+    """A thread of the parent looks for files at the moment of the fork. The parent has no spool."""
+    program = """
+    import threading, warnings
+    warnings.simplefilter("ignore")
+    from segment_async.spool._files import open_files
+    looks, end = threading.Event(), threading.Event()
+    def look():
+        with open_files.guard:
+            looks.set()
+            end.wait()
+    thread = threading.Thread(target=look)
+    thread.start()
+    looks.wait()
+    if child := os.fork():
+        end.set()
+        thread.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    else:
+        if not open_files.guard.acquire(blocking=False):
+            os._exit(1)
+        SQLiteSpool(path)
+        os._exit(0)
+    """
+    assert Process(program, path).end() == ("0\n", "")
+
+
 def test_a_lock_file_takes_no_room(path):
     async def main():
         spool = SQLiteSpool(path)
