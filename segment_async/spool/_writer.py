@@ -249,11 +249,12 @@ class Shard:
             yield from (head for head in heads if head.position not in self.held)
             cursor = heads[-1].position
 
-    def release(self, keys: Iterable[int]) -> None:
-        """Do not hold these any longer; they are read again."""
-        for position in map(position_of, keys):
-            if self.held.pop(position, None) is not None:
-                self._cursor = min(self._cursor, position - 1)
+    def release(self, position: int) -> bool:
+        """Do not hold this message any longer; it is read again. `False`: it was erased meanwhile."""
+        if self.held.pop(position, None) is None:
+            return False
+        self._cursor = min(self._cursor, position - 1)
+        return True
 
     def find(self, connection: sqlite3.Connection, messages: Messages) -> dict[bytes, Appended]:
         """Answers to those of the messages whose ids are pending here, by id."""
@@ -565,8 +566,12 @@ class Writer:
     def release(self, window: Window) -> None:
         """Take back what a reader was given that is gone."""
         self._dropped += window.dropped
-        for shard in self._all():
-            shard.release(each.key for each in window.messages if slot_of(each.key) == shard.slot)
+        shards = {shard.slot: shard for shard in self._all()}
+        for message in window.messages:
+            shard = shards.get(slot_of(message.key))
+            # An adopted shard is closed once it is empty.
+            if shard is None or not shard.release(position_of(message.key)):
+                self._dropped.append(DroppedMessage(message.message_id, b"", "purged"))
 
     # -- which shards
 
@@ -638,6 +643,7 @@ class Writer:
 
     def _close(self, shard: Shard) -> None:
         self._damages += shard.database.damages
+        self._dropped += shard.dropped
         shard.database.close()
 
     # -- books, and the end

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from segment_async.spool import BatchResult, Status
+from segment_async.spool import BatchResult, SpoolInspector, Status
 from segment_async.spool import _tables as tables
 from segment_async.spool._database import Options
 from segment_async.spool._files import base_path
@@ -164,3 +164,49 @@ def test_a_refused_append_that_turns_up_and_is_on_its_way_counts_as_accepted(wri
     writer.commit([Note([each.key for each in messages], BatchResult(Status.DELIVERED))])
     counts = writer.look()()
     assert (counts.accepted, counts.delivered, counts.pending) == (2, 2, 0)
+
+
+# -- shards of other processes, and inspectors
+
+
+@pytest.fixture
+def adopted(writer, path):
+    """The shard of a process that has ended, with one message of a user."""
+    append(writer, "own")
+    other = Writer(base_path(path), Options())
+    other.commit([Append([(b"left", b'{"userId":"u1"}')])])
+    other.close()
+    writer.look_after()
+    [shard] = writer._adopted
+    return shard
+
+
+def purged(window):
+    return [(message.message_id, message.reason) for message in window.dropped]
+
+
+def test_what_was_erased_from_a_shard_that_is_empty_then_is_reported(writer, adopted, path):
+    assert SpoolInspector(path).purge("u1") == 1
+    writer.look_after()
+    assert writer._adopted == []
+    assert purged(writer.read(100, 1_000_000)) == [("left", "purged")]
+
+
+def test_a_window_that_is_taken_back_after_it_was_erased_is_reported(writer, adopted, path):
+    window = writer.read(100, 1_000_000)
+    assert [message.message_id for message in window.messages] == ["left"]
+    assert SpoolInspector(path).purge("u1") == 1
+    writer.look_after()
+    writer.release(window)
+    assert purged(writer.read(100, 1_000_000)) == [("left", "purged")]
+
+
+def test_a_message_of_a_window_that_was_erased_in_this_processs_shard_is_reported(writer, path):
+    writer.commit([Append([(b"a", b'{"userId":"u1"}'), (b"b", b"{}")])])
+    window = writer.read(100, 1_000_000)
+    assert SpoolInspector(path).purge("u1") == 1
+    writer.look_after()
+    writer.release(window)
+    window = writer.read(100, 1_000_000)
+    assert [message.message_id for message in window.messages] == ["b"]
+    assert purged(window) == [("a", "purged")]
