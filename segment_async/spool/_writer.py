@@ -506,8 +506,13 @@ class Writer:
         others = [other for other in self._all() if other is not shard and other.counters.pending]
         try:
             elsewhere: dict[bytes, Appended] = {}
-            for other, append in itertools.product(others, appends):
-                elsewhere |= other.database.read(other.find, append.messages)
+            try:
+                for other, append in itertools.product(others, appends):
+                    elsewhere |= other.database.read(other.find, append.messages)
+            except Exception:
+                # From `commit` on, the shard keeps them.
+                shard.unrecorded += [step for step in steps if isinstance(step, Note)]
+                raise
             may_hold = self.may_hold and not any(other.unread for other in others)
             return shard.commit(steps, may_hold=may_hold, elsewhere=elsewhere)
         except Exception as fault:

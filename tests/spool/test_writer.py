@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from segment_async.spool import BatchResult, SpoolInspector, Status
+from segment_async.spool import BatchResult, SpoolInspector, SpoolUnavailable, Status
 from segment_async.spool import _tables as tables
 from segment_async.spool._database import Options
 from segment_async.spool._files import base_path
@@ -210,3 +210,21 @@ def test_a_message_of_a_window_that_was_erased_in_this_processs_shard_is_reporte
     window = writer.read(100, 1_000_000)
     assert [message.message_id for message in window.messages] == ["b"]
     assert purged(window) == [("a", "purged")]
+
+
+def test_an_outcome_is_kept_if_another_shard_cannot_be_read_in_its_turn(writer, adopted, monkeypatch):
+    messages = [*writer.read(1, 1_000_000).messages, *writer.read(1, 1_000_000).messages]
+    [own] = [message for message in messages if message.message_id == "own"]
+
+    def refuse(*_):
+        raise SpoolUnavailable("a bad sector")
+
+    with monkeypatch.context() as context:
+        context.setattr(adopted.database, "read", refuse)
+        [refusal] = writer.commit([Append([(b"new", b"{}")]), Note([own.key], BatchResult(Status.DELIVERED))])
+        assert isinstance(refusal, SpoolUnavailable)
+        counts = writer.look()()
+        assert (counts.delivered, counts.unrecorded) == (1, 1)
+    assert statuses(append(writer, "new")) == ["stored"]
+    counts = writer.look()()
+    assert (counts.delivered, counts.unrecorded) == (1, 0)
