@@ -350,11 +350,15 @@ class _Transaction(_Change):
         self.elsewhere = elsewhere
 
     def take_back(self, doubt: _Change) -> None:
-        """Remove messages that were refused because a commit failed, if they are there after all, and not on their way."""
+        """Remove messages that were refused because a commit failed, if they are there after all, and not on their way.
+
+        Then they are counted as accepted. What an inspector has put back at their positions is not.
+        """
+        is_there = doubt.counters.accepted == self.counters.accepted
         refused = {mid: p for first, messages in doubt.stored for p, (mid, _) in enumerate(messages, first)}
         found = tables.find_ids(self.connection, list(refused))
         held = self.shard.held
-        positions = [p for message_id, p in found.items() if refused[message_id] == p and p not in held]
+        positions = [p for mid, p in found.items() if is_there and refused[mid] == p and p not in held]
         count, size = tables.remove_messages(self.connection, positions)
         self.counters = self.counters.plus(accepted=-count, pending_bytes=-size)
         there = tables.find_positions(self.connection, list(doubt.dropped))

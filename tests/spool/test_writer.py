@@ -166,6 +166,25 @@ def test_a_refused_append_that_turns_up_and_is_on_its_way_counts_as_accepted(wri
     assert (counts.accepted, counts.delivered, counts.pending) == (2, 2, 0)
 
 
+def test_a_dead_letter_that_is_put_back_is_not_taken_for_a_refused_append(writer, path, monkeypatch):
+    append(writer, "a")
+    [message] = writer.read(100, 1_000_000).messages
+    writer.commit([Note([message.key], BatchResult(Status.FAILED, "refused", 400))])
+
+    def fail(*_):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as context:
+        context.setattr(tables, "append", fail)
+        context.setattr(tables, "insert_messages", fail)
+        # The same message once more.
+        assert append(writer, "a").maybe_stored
+    assert SpoolInspector(path).retry(lambda _: True) == 1
+    append(writer, "b")
+    assert ids(writer) == ["a", "b"]
+    check(writer, 2)
+
+
 # -- shards of other processes, and inspectors
 
 
