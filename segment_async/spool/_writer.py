@@ -264,9 +264,11 @@ class Shard:
     def counted(self) -> Counters:
         """The counters with what is not recorded yet."""
         counters = self.counters
+        # A message may have been settled twice: the first outcome counts.
+        held = self.held.copy() if self.unrecorded else {}
         for note in self.unrecorded:
             if isinstance(note.what, BatchResult):
-                sizes = [self.held[position] for position in note.keys if position in self.held]
+                sizes = [held.pop(position) for position in note.keys if position in held]
                 counters = counters.settled(len(sizes), sum(sizes), note.what)
         return counters
 

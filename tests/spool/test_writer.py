@@ -185,6 +185,20 @@ def test_a_dead_letter_that_is_put_back_is_not_taken_for_a_refused_append(writer
     check(writer, 2)
 
 
+def test_an_outcome_that_comes_twice_while_the_disk_refuses_counts_once(writer, monkeypatch):
+    append(writer, "a")
+    [message] = writer.read(100, 1_000_000).messages
+
+    def fail(*_):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(tables, "store_counters", fail)
+    for _ in range(2):
+        writer.commit([Note([message.key], BatchResult(Status.DELIVERED))])
+    counts = writer.look()()
+    assert (counts.delivered, counts.pending, counts.pending_bytes) == (1, 0, 0)
+
+
 # -- shards of other processes, and inspectors
 
 
