@@ -115,7 +115,6 @@ class SQLiteSpool:
 
     def _begin(self, *, has_threads: bool = True) -> None:
         """The state of a process that has not called yet."""
-        self._pid = os.getpid()
         self._has_threads = has_threads
         self._writer = Writer(self._base, self._options)
         self._look = self._writer.look()
@@ -129,6 +128,8 @@ class SQLiteSpool:
         self._starting = threading.Lock()
         # Held for a turn, so that no fork happens in the middle of one.
         self.turn = reentrant_lock()
+        # Last: from now on, calls of other threads rely on the rest.
+        self._pid = os.getpid()
 
     # -- intake
 
@@ -201,7 +202,9 @@ class SQLiteSpool:
     def _submit(self, request: _Request) -> None:
         if self._pid != os.getpid():
             # A fork without hooks, as uWSGI's: Python does not know of it, and a new thread might never run.
-            self.begin_after_fork(has_threads=False)
+            with _beginning:
+                if self._pid != os.getpid():
+                    self.begin_after_fork(has_threads=False)
         self._requests.put(request)
         # Amid a turn of this thread, in a signal handler or a finalizer, the next turn serves the request.
         if (self._is_closed or not self._ensure_thread()) and not is_held_here(self.turn):
@@ -389,6 +392,8 @@ def _ignore(_: object) -> None: ...
 # -- fork: no turn is in progress meanwhile, so that the child inherits no lock that is never released
 
 _spools: weakref.WeakSet[SQLiteSpool] = weakref.WeakSet()
+# Held while a child of a fork without hooks begins.
+_beginning: Final = reentrant_lock()
 _stopped: list[SQLiteSpool] = []
 # A disk may take long, and a parent must not hang in a fork.
 _FORK_WAIT: Final = 5.0

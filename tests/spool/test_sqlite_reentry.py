@@ -8,10 +8,13 @@ import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from segment_async.spool import AppendResult, NewMessage, SpoolInspector, SpoolUnavailable, SQLiteSpool
+from segment_async._locks import reentrant_lock
+from segment_async.spool import AppendResult, NewMessage, SpoolInspector, SpoolUnavailable, SQLiteSpool, _sqlite
+from segment_async.spool._writer import Writer
 from tests.support.interruptions import Interrupted, Points
 
 SECONDS = 10.0
@@ -142,6 +145,46 @@ def test_a_handler_or_a_finalizer_that_appends_waits_for_nothing(tmp_path: Path,
     # Amid the start of a thread as well.
     parts = ("spool", threading.__file__) if has_threads else ("spool",)
     go_through(tmp_path, call, append, *parts)
+
+
+def test_the_first_calls_in_a_child_of_a_fork_without_hooks_may_come_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread calls while another one is still about to leave the parent's state behind."""
+    spool, answers, seen = SQLiteSpool(tmp_path / "a.db"), Answers(), threading.Event()
+    beginning = reentrant_lock()
+
+    class Seen:
+        """A lock that says when a second thread waits for it."""
+
+        def __enter__(self) -> None:
+            if not beginning.acquire(blocking=False):
+                seen.set()
+                beginning.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            beginning.release()
+
+    def call_second() -> None:
+        answers.append(spool, "second")
+        seen.set()
+
+    second = threading.Thread(target=call_second, daemon=True)
+
+    def make_writer(*arguments: Any) -> _sqlite.Writer:
+        second.start()
+        assert seen.wait(SECONDS)
+        return Writer(*arguments)
+
+    monkeypatch.setattr(_sqlite, "_beginning", Seen())
+    monkeypatch.setattr(_sqlite, "Writer", make_writer)
+    # What such a child finds.
+    spool._pid = 0
+    answers.append(spool, "first")
+    second.join(SECONDS)
+    answers.wait_for("first", "second")
+    # Not in the parent's queue, or with its writer.
+    assert spool.statistics().accepted == 2
 
 
 def test_a_construction_that_is_interrupted_leaves_no_lock_held(tmp_path: Path) -> None:
