@@ -300,7 +300,7 @@ class Database:
                 raise
             except _FAULTS as fault:
                 if not _is_no_room(fault):
-                    self._give_up_connection()
+                    self._reopen_later()
                 name = getattr(fault, "sqlite_errorname", None)
                 raise SpoolUnavailable(f"{self._place.database}: {fault}" + (f" ({name})" if name else "")) from fault
             except BaseException:
@@ -314,7 +314,7 @@ class Database:
         if isinstance(fault, (Damaged, UnicodeDecodeError)) or _is(fault, *_DAMAGE):
             self._salvage(fault)
         elif not _is_no_room(fault):
-            self._give_up_connection()
+            self._reopen_later()
         elif self._connection is None or not _checkpoint(self._connection):
             raise fault
 
@@ -376,6 +376,11 @@ class Database:
             open_files.databases.pop(self._id, None)
             raise
         return connection
+
+    def _reopen_later(self) -> None:
+        """Do not go on with a connection that failed, unless its file was removed: nothing else has what was in it."""
+        if files.file_id(self._place.database) == self._id:
+            self._give_up_connection()
 
     def _give_up_connection(self) -> None:
         connection, self._connection = self._connection, None

@@ -306,6 +306,25 @@ def test_removed_files_are_made_again_with_all_that_was_in_them(path):
     run(path, later)
 
 
+def test_removed_files_are_not_given_up_because_none_can_be_made_for_a_while(path):
+    lock = path.with_name(path.name + ".lock")
+
+    async def part(spool):
+        await append(spool, "a", "b")
+        for each in path.parent.iterdir():
+            each.unlink()
+        # Stands for a folder in which this user may make no file.
+        lock.mkdir()
+        for _ in range(2):
+            with pytest.raises(SpoolUnavailable, match="Is a directory"):
+                await append_one(spool, "c", b"{}")
+        lock.rmdir()
+        await append(spool, "d")
+        assert await read_ids(spool) == ["a", "b", "d"]
+
+    run(path, part)
+
+
 def test_another_file_in_the_place_is_not_written_to(path):
     async def part(spool):
         await append(spool, "a")
