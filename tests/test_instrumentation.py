@@ -11,7 +11,7 @@ from segment_async import Client, Response, TransportError, bound
 from segment_async._outcome import REASONS
 from segment_async.instrumentation import Request, outcomes
 from tests.support.scripted_transport import LATENCY, ScriptedTransport, Slow
-from tests.support.virtual_clock import run
+from tests.support.virtual_clock import run, without_pauses
 
 
 def observed(script: Any, messages: int = 1, **options: Any) -> list[Request]:
@@ -60,7 +60,8 @@ def test_a_request_cancelled_by_the_close_is_observed() -> None:
 
     async def main() -> None:
         transport = ScriptedTransport([Slow(60)])
-        async with Client("key", transport=transport, flush_at=1, close_timeout=2) as client:
+        client = without_pauses(Client("key", transport=transport, flush_at=1, close_timeout=2))
+        async with client:
             client.observe(requests.append)
             await client.track("user-1", "Seen")
 

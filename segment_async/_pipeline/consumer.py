@@ -126,13 +126,7 @@ class Consumer:
             if request is None or request.cancelled() or request.exception() is not None:
                 self._settlement.interrupted(batch)
             else:
-                try:
-                    self._settlement.conclude(batch, request.result())
-                except BaseException as error:
-                    if not isinstance(error, (KeyboardInterrupt, SystemExit)):
-                        # Taken again it would raise again: the next pass finds a request that was cut off.
-                        self._requests.pop(batch, None)
-                    raise
+                self._settlement.conclude(batch, request.result())
             self._requests.pop(batch, None)
         self._sender.tell()
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 # Bytes of an answer's text that are kept with a message that failed.
 _ANSWER_BYTES = 500
+# What reading an answer of a custom transport may raise, and what stops nothing here.
+_RAISED_BY_ANSWERS = (Exception, asyncio.CancelledError, GeneratorExit)
 
 
 class Settlement:
@@ -146,7 +149,7 @@ class Settlement:
         )
         try:
             return *decide(answer, batch.history, context, self._policy), answer
-        except Exception as error:
+        except _RAISED_BY_ANSWERS as error:
             # A custom transport whose answer is malformed.
             self._reports.warn("answer", "The transport returned an unreadable answer.\n%s", stack_of(error))
             unreadable = NoResponse(maybe_sent=True, error="an unreadable answer")
@@ -251,7 +254,7 @@ def _text_of(answer: Response | Failure) -> str:
     # A custom transport's may be anything, and reading it may raise.
     try:
         body = answer.body
-    except Exception:
+    except _RAISED_BY_ANSWERS:
         return ""
     is_bytes = isinstance(body, (bytes, bytearray, memoryview))
     return bytes(body[:_ANSWER_BYTES]).decode("utf-8", "replace") if is_bytes else ""

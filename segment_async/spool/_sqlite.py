@@ -170,13 +170,15 @@ class SQLiteSpool:
         self._submit(request)
         try:
             await future
+            # Without a call, at which a signal handler may raise.
+            window = request.window[0]
+            del request.window[0]
+        except IndexError:
+            raise SpoolUnavailable(_REPLACED) from None
         except BaseException:
             self._take_back(request)
             raise
-        try:
-            return request.window.pop()
-        except IndexError:
-            raise SpoolUnavailable(_REPLACED) from None
+        return window
 
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
         self._refuse_if_closing()
