@@ -41,6 +41,8 @@ _LONGEST_WATCH: Final = 5.0
 _OWN_WATCH_SECONDS: Final = 30.0
 # Seconds that messages get at the end of a loop that was not preceded by a flush or a close.
 _LOOP_END_SECONDS: Final = 1.0
+# Seconds after a flush that timed out in which the end of a loop waits for no answer.
+_NOT_AGAIN_SECONDS: Final = 10.0
 # Seconds that hooks and the transport get after everything is settled.
 _GRACE_SECONDS: Final = 0.25
 # Seconds that a spool gets to store what it was given, and to record how messages ended.
@@ -97,7 +99,8 @@ class LoopOwner(Host):
         self.has_run = False
         self._idle_warning = IdleWarning()
         self._last_look = 0.0
-        self._last_flush_timed_out = False
+        # The clock from which on the end of a loop waits for answers.
+        self._waits_from = 0.0
         # Messages that were dropped at the close or at the exit.
         self._lost = 0
         self.clock = LoopClock()
@@ -175,7 +178,6 @@ class LoopOwner(Host):
         if earlier is not None and earlier in self._guards:
             self._left[earlier] = tasks
         self.has_run = True
-        self._last_flush_timed_out = False
         self._release_guards(lambda other: other.is_closed())
         if loop not in self._guards:
             self._guards[loop] = at_loop_end(partial(self._loop_ends, loop))
@@ -211,7 +213,8 @@ class LoopOwner(Host):
     async def _send_before_the_end(self) -> None:
         """What is in flight or due gets a moment, unless the server is not to be asked now or a flush has just waited for it."""
         pipeline = self.pipeline
-        if self._is_closed or self._is_finishing or self._last_flush_timed_out or not pipeline.can_send():
+        waits = self.clock.now() >= self._waits_from and pipeline.can_send()
+        if self._is_closed or self._is_finishing or not waits:
             return
         left = await self.flush(min(self.close_timeout, _LOOP_END_SECONDS))
         if left and pipeline.feed is None:
@@ -288,7 +291,7 @@ class LoopOwner(Host):
             await feed.until_recorded(self, time_left)
         # The place moves on by what a spool recovers, also once it was reached.
         left = 0 if is_reached else pipeline.left(place)
-        self._last_flush_timed_out = left > 0
+        self._waits_from = self.clock.now() + _NOT_AGAIN_SECONDS if left else 0.0
         return left
 
     # -- close

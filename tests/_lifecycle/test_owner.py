@@ -122,10 +122,33 @@ class TestLoops:
             await asyncio.sleep(0.02)
 
         net = Net(respond)
-        client = without_pauses(Client("KEY", transport=net, flush_at=1 if first == "failed" else 100))
+        client = Client("KEY", transport=net, flush_at=1 if first == "failed" else 100)
+        seconds = 0.0
+        client._owner.clock.monotonic = lambda: seconds
         for _ in range(3):
             run(main())
+            seconds += 10
         assert client.statistics().delivered == 3
+        run(client.aclose())
+
+    def test_a_server_that_does_not_answer_holds_up_the_end_of_one_loop(self) -> None:
+        async def respond(arrival: Arrival) -> Response:
+            await asyncio.Event().wait()
+            return OK
+
+        async def main() -> None:
+            await client.track("u", "E")
+            await asyncio.sleep(0.02)
+
+        client = without_pauses(Client("KEY", transport=Net(respond), flush_at=1, close_timeout=1))
+        ends: list[float] = []
+        for _ in range(4):
+            with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+                runner.run(main())
+                loop = runner.get_loop()
+            ends.append(loop.time())
+        assert ends[0] > 1
+        assert max(ends[1:]) < 0.1
         run(client.aclose())
 
     def test_the_end_of_a_loop_waits_out_no_pause(self) -> None:
