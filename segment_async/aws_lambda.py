@@ -102,7 +102,7 @@ def _flush(client: Client, run: Run, seconds: float) -> None:
         flushing.close()
     if left:
         messages = "1 message is" if left == 1 else f"{left} messages are"
-        _log.warning("Flush incomplete: %s left at the time limit and will be sent by the next invocation.", messages)
+        _log.warning("Flush incomplete: %s kept for a later invocation.", messages)
 
 
 def _seconds_left(context: Any) -> float:

@@ -127,7 +127,7 @@ def test_at_the_time_limit_the_next_invocation_sends_it(
     assert thread(handler, 0, Context(seconds)) == "answer"
     assert events(arrived) == []
     assert [text for text in caplog.messages if text.startswith("Flush")] == [
-        "Flush incomplete: 1 message is left at the time limit and will be sent by the next invocation."
+        "Flush incomplete: 1 message is kept for a later invocation."
     ]
     transport.is_silent = False
     thread(handler, 1, Context())
