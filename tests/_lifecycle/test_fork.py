@@ -1,6 +1,7 @@
 """Forked processes: the parent keeps and sends its own, the child starts with nothing; all arrive exactly once."""
 
 import asyncio
+import contextlib
 import re
 import signal
 from collections import Counter
@@ -115,11 +116,23 @@ def served(command: tuple[str, ...], ready: str, workers: int) -> tuple[FaultSer
             assert found is not None
             for _ in range(workers):
                 await program.says(ready)
+            await listens(found[1])
             tracked = await visit(found[1], 20)
             program.signal(signal.SIGTERM)
             return server, tracked, await program.end()
 
     return asyncio.run(main())
+
+
+async def listens(url: str) -> None:
+    """Wait for a server that says that its application has started before it listens, as uvicorn does."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+                writer.close()
+                return
+            await asyncio.sleep(0)
 
 
 def check_served(server: FaultServer, tracked: set[str], imported: int) -> None:
