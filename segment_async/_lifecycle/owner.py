@@ -99,7 +99,7 @@ class LoopOwner(Host):
         self.has_run = False
         self._idle_warning = IdleWarning()
         self._last_look = 0.0
-        # The clock from which on the end of a loop waits for answers.
+        # When, by the client's clock, the end of a loop may wait for answers again.
         self._waits_from = 0.0
         # Messages that were dropped at the close or at the exit.
         self._lost = 0

@@ -250,15 +250,18 @@ class Pipeline:
         with self.queue.lock:
             place = self.queue.place_to_reach()
             self._backlog.flush_before = max(self._backlog.flush_before, place)
-            recovered = 0 if self.feed is None else self.feed.recovered
+            place -= self._recovered
         self.queue.notify()
-        return place - recovered
+        return place
 
     def left(self, place: int) -> int:
         """Messages before this place, as `flush_now` returned it, that have no outcome yet."""
         with self.queue.lock:
-            recovered = 0 if self.feed is None else self.feed.recovered
-            return self.queue.left(place + recovered)
+            return self.queue.left(place + self._recovered)
+
+    @property
+    def _recovered(self) -> int:
+        return 0 if self.feed is None else self.feed.recovered
 
     def retry_now(self) -> None:
         """The client is closing: what waits for a back-off gets one more try now."""

@@ -213,7 +213,8 @@ class Outlet(Protocol):
 
         Returns as soon as there is anything, without waiting for the window to fill. The first call of a process
         returns at once, with an empty window if need be: `statistics().recovered` is known from then on. One `read`
-        at a time. Cancelled: nothing is held by it.
+        at a time; a new one replaces an earlier one whose loop stands still, which holds nothing from then on.
+        Cancelled: nothing is held by it.
 
         Raises:
             SpoolUnavailable: the disk cannot be read for now, or the spool was closed.

@@ -58,3 +58,20 @@ async def main():
     await spool.aclose()
 asyncio.run(main())
 """
+
+
+def reader_without_end(path):
+    """A process that reads an old state of the spool until its `end`."""
+    reader = Process(
+        """
+        import sqlite3
+        connection = sqlite3.connect(path)
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM messages").fetchone()
+        print("reads", flush=True)
+        sys.stdin.read()
+        """,
+        path,
+    )
+    assert reader.line() == "reads"
+    return reader

@@ -11,7 +11,7 @@ import pytest
 from segment_async.spool import SpoolUnavailable, SQLiteSpool, TryLater
 
 from .contract import DELIVERED, REFUSED, append, append_one, body_of, call_append, check_law, read, read_ids
-from .process import Process
+from .process import reader_without_end
 
 BIG = b"x" * 32_000
 
@@ -153,23 +153,6 @@ def test_a_disk_filled_by_others_keeps_outcomes_in_memory_until_there_is_room(di
 
 
 # -- a log that cannot be emptied
-
-
-def reader_without_end(path):
-    """A process that reads an old state of the spool until its `end`."""
-    reader = Process(
-        """
-        import sqlite3
-        connection = sqlite3.connect(path)
-        connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM messages").fetchone()
-        print("reads", flush=True)
-        sys.stdin.read()
-        """,
-        path,
-    )
-    assert reader.line() == "reads"
-    return reader
 
 
 def test_the_log_stays_bounded_while_another_process_reads(path):
