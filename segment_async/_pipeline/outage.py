@@ -46,9 +46,9 @@ class Outage:
         if is_due and (self._failures >= _FAILURES_TO_TELL or retry_in >= _PAUSE_TO_TELL):
             self._told_at = now
             self._warn(
-                "Deliveries to %s fail for %.0f s: %s. %s waiting; the next attempt is in %.1f s.",
+                "Deliveries to %s %s: %s. %s waiting; the next attempt is in %.1f s.",
                 self._host,
-                now - self.since,
+                "fail" if now < self.since + 1 else f"have failed for {now - self.since:.0f} s",
                 error,
                 _messages(pending),
                 retry_in,

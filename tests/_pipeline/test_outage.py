@@ -33,8 +33,8 @@ def test_it_is_told_when_it_begins_each_few_minutes_and_when_it_is_over() -> Non
     for now in range(0, 601, 10):
         said.fail(now, pending=now + 1, dropped=now)
     assert said.warnings == [
-        "Deliveries to api.segment.io fail for 20 s: status 503. 21 messages were waiting; the next attempt is in 0.5 s.",
-        "Deliveries to api.segment.io fail for 320 s: status 503. 321 messages were waiting; the next attempt is in 0.5 s.",
+        "Deliveries to api.segment.io have failed for 20 s: status 503. 21 messages were waiting; the next attempt is in 0.5 s.",
+        "Deliveries to api.segment.io have failed for 320 s: status 503. 321 messages were waiting; the next attempt is in 0.5 s.",
     ]
     said.outage.note_success(610, dropped=601, wall=0.0)
     assert said.infos == [
@@ -50,7 +50,7 @@ def test_one_failure_with_a_long_pause_is_told() -> None:
     said = Said()
     said.outage.note_failure("status 429", 0.0, pending=5, dropped=0, retry_in=300.0)
     assert said.warnings == [
-        "Deliveries to api.segment.io fail for 0 s: status 429. 5 messages were waiting; the next attempt is in 300.0 s."
+        "Deliveries to api.segment.io fail: status 429. 5 messages were waiting; the next attempt is in 300.0 s."
     ]
     said.outage.note_success(301.0, dropped=0, wall=0.0)
     assert len(said.infos) == 1

@@ -506,7 +506,7 @@ class TestWhatTheLogSays:
     def test_given_up_without_an_answer(self, caplog: pytest.LogCaptureFixture) -> None:
         deliver(lambda _: refused(), 1, retry=RetryPolicy(give_up_after=100))
         outage, record = caplog.records
-        assert outage.getMessage().startswith("Deliveries to ScriptedTransport fail for ")
+        assert outage.getMessage().startswith("Deliveries to ScriptedTransport have failed for ")
         assert record.getMessage() == "Messages failed: 1 message, gave_up (last status: None)."
 
     def test_white_space_around_the_key_is_no_part_of_it(self) -> None:
