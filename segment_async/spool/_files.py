@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._locks import reentrant_lock
+from segment_async._locks import is_held_here, reentrant_lock
 
 from ._tables import Counters, Damaged
 
@@ -234,6 +234,8 @@ class _OpenFiles:
     Attributes:
         guard: held while a file is looked for, opened and registered, so that no two threads open the same one. It is
             held while the disk is touched; nothing is logged meanwhile.
+        inspecting: held for each step of an inspector, so that no fork happens in the middle of one: SQLite has locks of
+            its own, and the child would find them held. Taken before the lock of a database and before `guard`.
         databases, locks: each with the `Database` that opened it, and the `Lock`.
         visitors: the file of each `Database` that is open beside the one that holds it.
         inherited: databases that a parent of this process had open when it forked.
@@ -241,6 +243,7 @@ class _OpenFiles:
 
     def __init__(self) -> None:
         self.guard = reentrant_lock()
+        self.inspecting = reentrant_lock()
         self.databases: dict[FileId, object] = {}
         self.visitors: dict[object, FileId] = {}
         self.inherited: set[FileId] = set()
@@ -255,6 +258,7 @@ class _OpenFiles:
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self.guard = reentrant_lock()
+            self.inspecting = reentrant_lock()
             self.inherited.update(self.databases, self.visitors.values())
             self.databases.clear()
             self.visitors.clear()
@@ -262,8 +266,21 @@ class _OpenFiles:
 
 
 open_files: Final = _OpenFiles()
+FORK_WAIT: Final = 5.0
+"""A disk may take long, and a parent must not hang in a fork."""
+
+
+def _before_fork() -> None:
+    open_files.inspecting.acquire(timeout=FORK_WAIT)
+
+
+def _after_fork_in_parent() -> None:
+    if is_held_here(open_files.inspecting):
+        open_files.inspecting.release()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=open_files.forget)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=open_files.forget)
 
 
 class Lock:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple, ParamSpec, TypeVar, cast
 
 import orjson
 
@@ -30,6 +30,8 @@ from ._protocol import SpoolStatistics, without_body
 from ._tables import Counters, Damaged, DeadRow, Row
 from ._writer import statistics_of
 
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 _Row = TypeVar("_Row", Row, DeadRow)
 _Page = Callable[[sqlite3.Connection, int, int], list[_Row]]
 """Reads the next rows after a position, so many at most."""
@@ -113,7 +115,7 @@ class SpoolInspector:
         for place in self._places():
             with _opened(place, writes=False) as (database, _):
                 for rows in _pages(database, tables.read_messages):
-                    attempts = database.read(tables.load_attempts, [row.position for row in rows])
+                    attempts = _act(database.read, tables.load_attempts, [row.position for row in rows])
                     for row in rows:
                         at = _wall_seconds(database.counters, row.accepted_at)
                         yield PendingMessage(_text(row.message_id), row.body, at, attempts.get(row.position, 0))
@@ -160,10 +162,10 @@ class SpoolInspector:
             with _opened(place, writes=True) as (database, _):
                 count += _change(database, "messages", tables.read_messages, is_erased, _erase)
                 count += _change(database, "dead", tables.read_dead, is_erased, _erase_dead)
-                while database.shrink():
+                while _act(database.shrink):
                     time.sleep(_PAUSE_SECONDS)
                 for _ in range(_TRIES):
-                    if database.empty_log():
+                    if _act(database.empty_log):
                         break
                     time.sleep(_PAUSE_SECONDS)
         return count
@@ -181,7 +183,7 @@ class SpoolInspector:
             lock.close()
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                database.transact(lambda _, counters: (counters._replace(fingerprint=""), None))
+                _act(database.transact, lambda _, counters: (counters._replace(fingerprint=""), None))
 
     def _places(self) -> list[Place]:
         places = [Place(self._base, slot) for slot in slots_on_disk(self._base)]
@@ -189,7 +191,7 @@ class SpoolInspector:
 
     def _status(self, place: Place) -> ShardStatus:
         with _opened(place, writes=False) as (database, in_use):
-            oldest = database.read(tables.read_heads, 0, 1)
+            oldest = _act(database.read, tables.read_heads, 0, 1)
             statistics = statistics_of([database.counters], disk_bytes=place.disk_bytes())
             at = _wall_seconds(database.counters, oldest[0].accepted_at) if oldest else None
             return ShardStatus(place.database, in_use, statistics, at)
@@ -210,8 +212,14 @@ def _opened(place: Place, *, writes: bool) -> Generator[tuple[Database, bool], N
         if lock is not None and not writes:
             stack.callback(lock.close)
         database = Database(place, lock if writes else None, options, read_only=not writes)
-        stack.callback(database.close)
+        stack.callback(_act, database.close)
         yield database, lock is None
+
+
+def _act(action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """One step with a database. A fork waits for it."""
+    with open_files.inspecting:
+        return action(*args, **kwargs)
 
 
 def _is_spool(place: Place) -> bool:
@@ -225,7 +233,7 @@ def _is_spool(place: Place) -> bool:
 
 def _pages(database: Database, read: _Page[_Row]) -> Iterator[list[_Row]]:
     last = 0
-    while rows := database.read(read, last, _ROWS):
+    while rows := _act(database.read, read, last, _ROWS):
         yield rows
         last = rows[-1].position
 
@@ -246,7 +254,7 @@ def _change(
     count = 0
     for rows in _pages(database, read):
         if wanted := [row for row in rows if is_wanted(database.counters, row)]:
-            count += database.transact(partial(work, wanted))
+            count += _act(database.transact, partial(work, wanted))
             time.sleep(_PAUSE_SECONDS)
     return count
 

@@ -31,7 +31,7 @@ from segment_async._locks import is_held_here, reentrant_lock
 from segment_async._outcome import BatchResult
 
 from ._database import Options, is_others, other_owner
-from ._files import check_path, open_files
+from ._files import FORK_WAIT, check_path, open_files
 from ._protocol import AppendResult, NewMessage, SpoolStatistics, TryLater, Window
 from ._writer import Append, Note, Writer
 
@@ -397,12 +397,10 @@ _spools: weakref.WeakSet[SQLiteSpool] = weakref.WeakSet()
 # Held while a child of a fork without hooks begins.
 _beginning: Final = reentrant_lock()
 _stopped: list[SQLiteSpool] = []
-# A disk may take long, and a parent must not hang in a fork.
-_FORK_WAIT: Final = 5.0
 
 
 def _before_fork() -> None:
-    _stopped.extend(spool for spool in _spools if spool.turn.acquire(timeout=_FORK_WAIT))
+    _stopped.extend(spool for spool in _spools if spool.turn.acquire(timeout=FORK_WAIT))
 
 
 def _after_fork_in_parent() -> None:

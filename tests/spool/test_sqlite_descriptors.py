@@ -226,6 +226,43 @@ def test_a_child_without_a_spool_does_not_wait_for_a_thread_of_its_parents(path)
     assert Process(program, path).end() == ("0\n", "")
 
 
+@pytest.mark.parametrize("is_used", [True, False])
+def test_a_fork_waits_until_an_inspector_does_nothing(path, is_used):
+    """SQLite has locks of its own, and a child would wait for ever for one that a thread of its parent had."""
+    program = f"""
+    import threading, warnings
+    warnings.simplefilter("ignore")
+    from segment_async.spool import SpoolInspector, _tables as tables
+    async def leave():
+        spool = SQLiteSpool(path)
+        await append(spool, "a")
+        if not {is_used}:
+            await spool.aclose()
+        return spool
+    spool = asyncio.run(leave())
+    reads, forks, end = threading.Event(), threading.Event(), threading.Event()
+    # The last one that is registered is called first.
+    os.register_at_fork(before=forks.set)
+    read_heads = tables.read_heads
+    def read(*arguments):
+        reads.set()
+        forks.wait()
+        rows = read_heads(*arguments)
+        end.set()
+        return rows
+    tables.read_heads = read
+    thread = threading.Thread(target=SpoolInspector(path).status)
+    thread.start()
+    reads.wait()
+    if child := os.fork():
+        thread.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    else:
+        os._exit(0 if end.is_set() else 1)
+    """
+    assert Process(program, path).end() == ("0\n", "")
+
+
 def test_a_lock_file_takes_no_room(path):
     async def main():
         spool = SQLiteSpool(path)
