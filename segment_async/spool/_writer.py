@@ -25,7 +25,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -99,6 +99,15 @@ def position_of(key: int) -> int:
 # -- one shard
 
 
+@dataclass
+class _Noted:
+    """What the first `notes` that the disk has not taken say of messages that are held."""
+
+    counters: Counters = field(default_factory=Counters)
+    ended: set[int] = field(default_factory=set[int])
+    notes: int = 0
+
+
 class Shard:
     """The messages of one file.
 
@@ -117,6 +126,9 @@ class Shard:
         self.unrecorded: list[Note] = []
         self.dropped: list[DroppedMessage] = []
         self.doubts: list[_Change] = []
+        self._noted = _Noted()
+        # As each try takes all notes, notes alone are not tried again before there are so many.
+        self._notes_to_try = 0
         # Positions of messages that another process erased, and that were reported.
         self._purged: set[int] = set()
         self._cursor = 0
@@ -155,6 +167,9 @@ class Shard:
         all_steps = (*self.unrecorded, *steps)
         self.unrecorded += [step for step in steps if isinstance(step, Note)]
         sizes = [step.size for step in steps if isinstance(step, Append)]
+        if steps and not sizes and len(self.unrecorded) < self._notes_to_try:
+            return []
+        self._notes_to_try = 2 * len(self.unrecorded)
 
         def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, _Transaction]:
             self._sync(connection)
@@ -189,6 +204,7 @@ class Shard:
         self._revision = done.counters.revision + 1
         self.doubts.clear()
         self.unrecorded.clear()
+        self._noted, self._notes_to_try = _Noted(), 0
         self._purged.clear()
         self.held.update(done.held)
         for position in done.released:
@@ -261,16 +277,17 @@ class Shard:
         found = tables.find_ids(connection, [message_id for message_id, _ in messages])
         return {message_id: Appended("known", key_of(self.slot, position)) for message_id, position in found.items()}
 
-    def counted(self) -> Counters:
-        """The counters with what is not recorded yet."""
-        counters = self.counters
-        # A message may have been settled twice: the first outcome counts.
-        held = self.held.copy() if self.unrecorded else {}
-        for note in self.unrecorded:
+    def noted(self) -> Counters:
+        """What is not recorded yet, to be added to the counters."""
+        noted = self._noted
+        for note in self.unrecorded[noted.notes :]:
             if isinstance(note.what, BatchResult):
-                sizes = [held.pop(position) for position in note.keys if position in held]
-                counters = counters.settled(len(sizes), sum(sizes), note.what)
-        return counters
+                # A message may have been settled twice: the first outcome counts.
+                sizes = {p: self.held[p] for p in note.keys if p in self.held and p not in noted.ended}
+                noted.ended.update(sizes)
+                noted.counters = noted.counters.settled(len(sizes), sum(sizes.values()), note.what)
+        noted.notes = len(self.unrecorded)
+        return noted.counters
 
     def look(self) -> None:
         """Notice what an inspector, or a salvage, has changed."""
@@ -292,6 +309,8 @@ class Shard:
             self.dropped += itertools.repeat(_DAMAGED, lost)
         for position in gone:
             del self.held[position]
+        if gone:
+            self._noted = _Noted()
         self._purged.update(purged)
         self._revision, self._damaged, self._cursor = counters.revision, damaged, 0
 
@@ -488,7 +507,7 @@ class Writer:
         results: list[AppendResult | TryLater | SpoolUnavailable] = []
         for shard in self._all():
             some = list(self._steps_of(shard, steps))
-            if some or shard.has_work:
+            if some or (shard.has_work and (appends or not steps)):
                 results += self._commit(shard, some)
         if refusal is not None:
             results = [SpoolUnavailable(str(refusal)) for _ in appends]
@@ -556,11 +575,12 @@ class Writer:
         refusal = self._open_own()
         messages: list[StoredMessage] = []
         for shard in self._all():
+            notes = len(shard.unrecorded)
             try:
                 messages = shard.read(max_count, max_bytes)
             except SpoolUnavailable as fault:
                 refusal = refusal or fault
-            if shard.unrecorded:
+            if len(shard.unrecorded) > notes:
                 # Messages that are too old are settled by that.
                 self._commit(shard, ())
             self._dropped += shard.dropped
@@ -664,7 +684,7 @@ class Writer:
         shards = self._all()
         return partial(
             statistics_of,
-            [shard.counted() for shard in shards],
+            [counters for shard in shards for counters in (shard.counters, shard.noted())],
             recovered=self._recovered,
             disk_bytes=sum(shard.database.disk_bytes for shard in shards),
             unrecorded=sum(len(shard.unrecorded) for shard in shards),
