@@ -23,6 +23,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from threading import RLock
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from segment_async._exceptions import SpoolUnavailable
@@ -128,6 +129,7 @@ class SQLiteSpool:
         self._starting = threading.Lock()
         # Held for a turn, so that no fork happens in the middle of one.
         self.turn = reentrant_lock()
+        self._of_thread = threading.local()
         # Last: from now on, calls of other threads rely on the rest.
         self._pid = os.getpid()
 
@@ -208,10 +210,17 @@ class SQLiteSpool:
                 if self._pid != os.getpid():
                     self.begin_after_fork(has_threads=False)
         self._requests.put(request)
-        # Amid a turn of this thread, in a signal handler or a finalizer, the next turn serves the request.
-        if (self._is_closed or not self._ensure_thread()) and not is_held_here(self.turn):
-            while requests := self._next_requests(0):
-                self._take_turn(requests)
+        if self._is_closed or not self._ensure_thread():
+            # Amid a turn of this thread, in an answer, a signal handler or a finalizer, the next turn serves the request.
+            while not (self._requests.empty() or is_held_here(self._in_turn)):
+                with self._in_turn:
+                    self._take_turn(self._next_requests(0))
+
+    @property
+    def _in_turn(self) -> RLock:
+        """A lock of the calling thread's own, which it holds for a turn and its answers. No other thread waits for it."""
+        lock: RLock = self._of_thread.__dict__.setdefault("in_turn", reentrant_lock())
+        return lock
 
     def _ensure_thread(self) -> bool:
         if self._thread is not None and self._thread.is_alive():
@@ -232,7 +241,9 @@ class SQLiteSpool:
             self._thread = threading.current_thread()
         try:
             while not (self._is_closed and self._requests.empty()):
-                self._take_turn(self._next_requests(max(0.0, self._next_check - time.monotonic())))
+                requests = self._next_requests(max(0.0, self._next_check - time.monotonic()))
+                with self._in_turn:
+                    self._take_turn(requests)
         except BaseException as fault:
             self._options.log("The spool's thread stopped, and is started again: %s", self._base, fault=fault)
             self._options.write_logs()

@@ -107,8 +107,9 @@ def test_a_handler_that_raises_leaves_no_lock_held(tmp_path: Path, has_threads: 
                 spool.append_nowait([NewMessage("interrupted", b"{}")], lambda _: None)
         except Interrupted:
             pass
-        in_a_thread(lambda: answers.append(spool, "after"))
-        answers.wait_for("after")
+        answers.append(spool, "after")
+        in_a_thread(lambda: answers.append(spool, "elsewhere"))
+        answers.wait_for("after", "elsewhere")
         check_threads(before, has_threads=has_threads)
 
     go_through(tmp_path, call, interrupt, "spool")
@@ -145,6 +146,27 @@ def test_a_handler_or_a_finalizer_that_appends_waits_for_nothing(tmp_path: Path,
     # Amid the start of a thread as well.
     parts = ("spool", threading.__file__) if has_threads else ("spool",)
     go_through(tmp_path, call, append, *parts)
+
+
+def test_an_answer_that_appends_without_a_thread_begins_no_turn_within_its_own(tmp_path: Path) -> None:
+    """As the client's, which hands over its next messages then: nested, many of them would reach Python's limit."""
+    spool, taken, under_way = new_spool(tmp_path / "a.db", has_threads=False), [], []
+
+    def append(number: int) -> None:
+        def done(_: object) -> None:
+            assert not under_way
+            under_way.append(number)
+            taken.append(number)
+            if number < 3:
+                append(number + 1)
+            under_way.clear()
+
+        spool.append_nowait([NewMessage(str(number), b"{}")], done)
+
+    append(1)
+    assert taken == [1, 2, 3]
+    append(4)
+    assert taken == [1, 2, 3, 4]
 
 
 def test_the_first_calls_in_a_child_of_a_fork_without_hooks_may_come_at_once(
