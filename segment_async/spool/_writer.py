@@ -494,6 +494,7 @@ class Writer:
         self._adopted: list[Shard] = []
         self._dropped: list[DroppedMessage] = []
         self._recovered = self._damages = 0
+        self._is_read = False
         # Stamps of shards that were found empty.
         self._empty: dict[int, object] = {}
         self._is_in_trouble = False
@@ -573,6 +574,7 @@ class Writer:
         Raises:
             SpoolUnavailable: the disk cannot be read.
         """
+        self._is_read = True
         refusal = self._open_own()
         messages: list[StoredMessage] = []
         for shard in self._all():
@@ -619,8 +621,8 @@ class Writer:
         for shard in [each for each in self._adopted if not each.counters.pending and not each.has_work]:
             self._adopted.remove(shard)
             self._close(shard)
-        # Not before this process has a shard of its own, which may be the one that the last process left.
-        for slot in files.slots_on_disk(self._base) if self._own is not None else ():
+        # By a process that reads, and not before it has a shard of its own, which may be the one that the last one left.
+        for slot in files.slots_on_disk(self._base) if self._is_read and self._own is not None else ():
             if all(shard.slot != slot for shard in self._all()):
                 self._adopt(Place(self._base, slot))
         return has_more

@@ -203,12 +203,18 @@ def test_an_outcome_that_comes_twice_while_the_disk_refuses_counts_once(writer, 
 
 
 @pytest.fixture
-def adopted(writer, path):
-    """The shard of a process that has ended, with one message of a user."""
+def left(writer, path):
+    """A process has ended and left one message of a user."""
     append(writer, "own")
     other = Writer(base_path(path), Options())
     other.commit([Append([(b"left", b'{"userId":"u1"}')])])
     other.close()
+
+
+@pytest.fixture
+def adopted(writer, left):
+    """Its shard."""
+    writer.release(writer.read(1, 1))
     writer.look_after()
     [shard] = writer._adopted
     return shard
@@ -216,6 +222,17 @@ def adopted(writer, path):
 
 def purged(window):
     return [(message.message_id, message.reason) for message in window.dropped]
+
+
+def test_a_process_that_reads_nothing_leaves_the_messages_of_others_to_those_that_do(writer, left, path):
+    writer.look_after()
+    assert writer.look()().recovered == 0
+    other = Writer(base_path(path), Options())
+    assert ids(other) == ["left"]
+    other.close()
+    assert ids(writer) == ["own"]
+    writer.look_after()
+    assert ids(writer) == ["left"]
 
 
 def test_what_was_erased_from_a_shard_that_is_empty_then_is_reported(writer, adopted, path):
