@@ -41,7 +41,7 @@ _HEARTBEAT: Final = 0.02
 class SpoolFeed:
     """Attributes:
     intake: the way into the spool.
-    is_open: whether it is known what earlier processes left.
+    is_open: whether the spool has been asked what earlier processes left; it may not be able to say.
     recovered: messages that they left, as far as these are counted; they may be read before older ones.
     """
 
@@ -104,6 +104,8 @@ class SpoolFeed:
             except SpoolUnavailable as error:
                 if queue.closed:
                     return
+                self.is_open = True
+                queue.notify()
                 self._reports.warn("spool read", "The spool cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
@@ -257,7 +259,7 @@ class SpoolFeed:
     # -- flush and close
 
     async def until_open(self, host: Host, time_left: Callable[[], float | None]) -> None:
-        """Wait until it is known what earlier processes left."""
+        """Wait until it is known what earlier processes left, or that the spool cannot be read for now."""
         await wait_until(lambda: self.is_open, self._signal, host, time_left)
 
     async def until_recorded(self, host: Host, time_left: Callable[[], float | None]) -> None:

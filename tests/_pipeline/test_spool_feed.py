@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client
+from segment_async import Client, SpoolUnavailable
 from segment_async._outcome import BatchResult
 from segment_async._pipeline import spool_feed
 from segment_async.spool._protocol import SpoolStatistics, StoredMessage, Window
@@ -68,6 +68,31 @@ def test_a_close_that_is_cut_off_closes_the_spool() -> None:
         await client.aclose()
         await asyncio.sleep(0.01)
         assert spool.closes == 1
+
+    run(main())
+
+
+def test_a_flush_does_not_wait_for_a_spool_that_cannot_be_opened() -> None:
+    """None of its messages is there. Once the spool can be opened, what earlier processes left is sent."""
+
+    class Refusing(SlowSpool):
+        refuses = True
+
+        async def read(self, max_count: int, max_bytes: int) -> Window:
+            if self.refuses:
+                raise SpoolUnavailable("the folder cannot be read")
+            return await super().read(max_count, max_bytes)
+
+    async def main() -> None:
+        spool, transport = Refusing(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport) as client:
+            async with asyncio.timeout(60):
+                assert await client.flush() == 0
+            spool.windows.put_nowait(Window([StoredMessage(1, "left", b'{"type":"track","messageId":"left"}', 0)]))
+            spool.refuses = False
+            await asyncio.sleep(1)
+            assert await client.flush() == 0
+            assert client.statistics().delivered == 1
 
     run(main())
 
