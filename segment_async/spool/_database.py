@@ -463,8 +463,14 @@ class Database:
     # -- damage, and files that were removed
 
     def _salvage(self, damage: Exception) -> None:
+        is_removed = self._connection is not None and files.file_id(self._place.database) != self._id
+        if is_removed:
+            # Nothing else has what was in it.
+            self._restore()
         # SQLite's own text may quote pages of the file.
         self._report(str(damage) if isinstance(damage, Damaged) else getattr(damage, "sqlite_errorname", "damage"))
+        if is_removed:
+            return
         self._give_up_connection()
         with contextlib.ExitStack() as stack:
             source = None

@@ -199,6 +199,19 @@ def test_an_outcome_that_comes_twice_while_the_disk_refuses_counts_once(writer, 
     assert (counts.delivered, counts.pending, counts.pending_bytes) == (1, 0, 0)
 
 
+def test_damage_in_a_removed_file_costs_no_sound_message(writer, path):
+    """The connection still has them."""
+    append(writer, "a", "b", "c")
+    database = writer._own.database
+    database._connection.execute("UPDATE messages SET body = 'x' WHERE message_id = CAST('b' AS BLOB)")
+    for each in path.parent.iterdir():
+        each.unlink()
+    assert ids(writer) == ["a", "c"]
+    counts = writer.look()()
+    assert (counts.accepted, counts.pending, counts.reasons, counts.damages) == (3, 2, {"damaged": 1}, 1)
+    assert path.exists()
+
+
 # -- shards of other processes, and inspectors
 
 
