@@ -18,6 +18,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from os import getpid
+from threading import TIMEOUT_MAX
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, cast
 
@@ -41,6 +42,8 @@ _log = logging.getLogger("segment_async")
 
 # Seconds beyond `close_timeout` that a close may take: for hooks, connections and a spool's disk.
 _CLOSE_GRACE: Final = 5.0
+# Seconds beyond its own limit after which a flush is no longer waited for: the loop is busy, such as with `on_error`.
+_FLUSH_GRACE: Final = 0.05
 
 # The clients that were given messages: they are closed at the exit, whether the application keeps them or not.
 _open: set[Client] = set()
@@ -223,7 +226,13 @@ class Client(Calls[Delivery]):
             if not may_have_some or pipeline.queue.closed or uwsgi.will_fork():
                 return 0
             thread = self._start()
-        return thread.run(self._client.flush(timeout=timeout))
+        pipeline = self._client._owner.pipeline
+        place = pipeline.flush_now()
+        limit = None if timeout is None else min(TIMEOUT_MAX, timeout + _FLUSH_GRACE)
+        try:
+            return thread.run(self._client.flush(timeout=timeout), limit)
+        except TimeoutError:
+            return pipeline.left(place)
 
     def close(self) -> None:
         """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.

@@ -205,6 +205,25 @@ class TestWaits:
         assert delivery.wait().reason == "close_timeout"
         assert "dropped" in repr(delivery)
 
+    def test_a_flush_keeps_its_limit_while_a_hook_holds_the_clients_thread(self) -> None:
+        began, may_end, told = threading.Event(), threading.Event(), []
+
+        def on_error(error: DeliveryError, lost: list[dict[str, Any]]) -> None:
+            told.append(lost[0]["event"])
+            began.set()
+            may_end.wait(30)
+
+        with opened(Gate(status=400), on_error=on_error) as client:
+            client.track("user", "Refused")
+            assert began.wait(10)
+            client.track("user", "Later")
+            # Without its limit it would wait for the hook, which ends only after it.
+            assert client.flush(timeout=0.01) == 1
+            assert not may_end.is_set()
+            may_end.set()
+            assert client.flush() == 0
+        assert told == ["Refused", "Later"]
+
     def test_a_hook_cannot_wait_for_its_own_thread(self) -> None:
         raised: list[str] = []
 

@@ -45,6 +45,8 @@ _LOOP_END_SECONDS: Final = 1.0
 _NOT_AGAIN_SECONDS: Final = 10.0
 # Seconds that hooks and the transport get after everything is settled.
 _GRACE_SECONDS: Final = 0.25
+# Seconds of calls of `on_error` for what a close or the exit drops.
+_REPORT_SECONDS: Final = 1.0
 # Seconds that a spool gets to store what it was given, and to record how messages ended.
 _DISK_SECONDS: Final = 2.0
 # Seconds that a close waits for another one to finish: more than all of its limits together.
@@ -369,6 +371,8 @@ class LoopOwner(Host):
             self._release_guards()
             process.forget(self)
             self.pipeline.queue.notify()
+            # Last, as a handler of `logging` may raise.
+            self.pipeline.reports.skip_rest()
 
     async def _leave_rest(self, owner: asyncio.AbstractEventLoop | None) -> None:
         seconds = self.clock.now() - (self._close_began or 0.0)
@@ -401,7 +405,7 @@ class LoopOwner(Host):
             dropped = self.pipeline.drop_all(reason)
             # First, as a hook may end the program.
             self._lost += dropped
-            self.pipeline.reports.make()
+            self.pipeline.reports.make(_REPORT_SECONDS)
         return dropped
 
     async def _close_parts(self, owner: asyncio.AbstractEventLoop | None) -> None:
@@ -451,6 +455,7 @@ class LoopOwner(Host):
         if left:
             await self._drop_or_keep("exit", None)
         await self.pipeline.reports.finish(_GRACE_SECONDS)
+        self.pipeline.reports.skip_rest()
         self.leave()
         await self._close_parts(None)
 

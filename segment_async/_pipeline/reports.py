@@ -27,6 +27,8 @@ _log = logging.getLogger("segment_async")
 
 # Seconds between two log records of one kind.
 _QUIET_SECONDS: Final = 60.0
+# Seconds of calls of `on_error` after which the loop gets its turn.
+_SLICE_SECONDS: Final = 0.01
 # Seconds that a cancelled hook gets to end.
 _LAST_SECONDS: Final = 0.1
 # What may wait for `on_error` to be called, and asynchronous calls of it that may run at once. Beyond that the oldest
@@ -92,7 +94,7 @@ class Reports:
             skipped += 1
             self._waiting_bytes -= self._waiting.popleft().size
         if skipped:
-            self.warn("on_error skipped", "on_error is too slow, or no loop runs: reports are skipped.")
+            self._warn_skipped()
         if self._scheduled is None and loop is not None:
             self._schedule(loop)
 
@@ -119,13 +121,19 @@ class Reports:
         self._scheduled = None
         # On a loop that is about to end, they wait for the next one.
         if not self._is_stopped:
-            self.make()
+            self.make(_SLICE_SECONDS)
+            if self._scheduled is None and not self.are_made:
+                self._schedule(asyncio.get_running_loop())
 
-    def make(self) -> None:
-        """Call `on_error` for what waits now, but not for what its calls add: that would hold the loop for ever."""
+    def make(self, seconds: float) -> None:
+        """Call `on_error` for what waits now, but not for what its calls add: that would hold the loop for ever.
+
+        No call begins once so many seconds are over.
+        """
+        end = self._now() + seconds
         try:
             for _ in range(len(self._waiting)):
-                if len(self._hooks) >= _MAX_RUNNING:
+                if len(self._hooks) >= _MAX_RUNNING or self._now() >= end:
                     break
                 try:
                     report = self._waiting.popleft()
@@ -166,6 +174,16 @@ class Reports:
             self._contain(fault)
         if self._scheduled is None:
             self._schedule(hook.get_loop())
+
+    def skip_rest(self) -> None:
+        """The client ends: `on_error` is not called for what still waits."""
+        if self._waiting:
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            self._warn_skipped()
+
+    def _warn_skipped(self) -> None:
+        self.warn("on_error skipped", "on_error is too slow, or no loop runs: reports are skipped.")
 
     def _contain(self, fault: BaseException) -> None:
         self.warn("on_error", "on_error raised; the client goes on.\n%s", stack_of(fault))

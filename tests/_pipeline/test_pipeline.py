@@ -220,7 +220,7 @@ class TestDropAll:
             assert [outcome.reason for outcome in outcomes] == ["close_timeout"] * 4
             assert [outcome.possibly_delivered for outcome in outcomes] == [True, False, False, False]
             assert [outcome.attempts for outcome in outcomes] == [1, 0, 0, 0]
-            pipeline.reports.make()
+            pipeline.reports.make(1.0)
             counters = pipeline.statistics()
             check_counters(counters)
             assert (counters.dropped, counters.pending, counters.queued_bytes) == (4, 0, 0)

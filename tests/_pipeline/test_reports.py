@@ -166,18 +166,62 @@ class TestTelling:
 
         assert run(main()) == ["nothing"]
 
+    def test_a_slow_hook_gives_the_loop_its_turn_after_each_call(self) -> None:
+        told: Told = []
+        clock = [0.0]
+
+        def hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            told.append((error, group))
+            clock[0] += 0.3
+
+        async def main() -> list[int]:
+            reports, made = reports_to(hook, now=lambda: clock[0]), []
+            for name in "abc":
+                reports.add(REFUSED, bodies(name), 10, asyncio.get_running_loop())
+            while not reports.are_made:
+                await asyncio.sleep(0)
+                made.append(len(told))
+            return made
+
+        assert run(main()) == [1, 2, 3]
+        assert ids(told) == [["a"], ["b"], ["c"]]
+
+    def test_a_slow_hook_takes_one_call_longer_than_the_end_allows(self, caplog: pytest.LogCaptureFixture) -> None:
+        told: Told = []
+        clock = [0.0]
+
+        def hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            told.append((error, group))
+            clock[0] += 0.3
+
+        async def main() -> None:
+            reports = reports_to(hook, now=lambda: clock[0])
+            for name in "abcdefgh":
+                reports.add(REFUSED, bodies(name), 10, None)
+            reports.make(1.0)
+            assert ids(told) == [["a"], ["b"], ["c"], ["d"]]
+            assert not reports.are_made
+            reports.skip_rest()
+            assert reports.are_made
+            reports.resume(asyncio.get_running_loop())
+            await turns()
+
+        run(main())
+        assert len(told) == 4
+        assert caplog.text.count("reports are skipped") == 1
+
     def test_none_is_made_twice_by_two_that_make_them_at_once(self) -> None:
         """A client may be closed on one loop while the owner's makes the reports; here both are in one thread."""
         told: Told = []
 
         def hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
             told.append((error, group))
-            reports.make()
+            reports.make(1.0)
 
         reports = reports_to(hook)
         for name in "abc":
             reports.add(REFUSED, bodies(name), 10, None)
-        reports.make()
+        reports.make(1.0)
         assert reports.are_made
         assert ids(told) == [["a"], ["b"], ["c"]]
 
@@ -314,7 +358,7 @@ class TestHooksGoneWrong:
             reports = reports_to(end, notify=lambda: seen.append(reports.are_made))
             reports.add(REFUSED, bodies("a"), 10, None)
             with pytest.raises(SystemExit):
-                reports.make()
+                reports.make(1.0)
             assert seen == [True]
 
         run(main())
@@ -332,7 +376,7 @@ class TestHooksGoneWrong:
             for name in "abc":
                 reports.add(REFUSED, bodies(name), 10, None)
             with pytest.raises(SystemExit):
-                reports.make()
+                reports.make(1.0)
             assert not reports.are_made
             await turns()
             assert reports.are_made

@@ -148,7 +148,7 @@ class TestFinish:
         )
         batch = bench.in_flight(2)
         bench.settlement.conclude(batch, Response(404))
-        bench.reports.make()
+        bench.reports.make(1.0)
         ((outcome, ids),) = reported
         assert (outcome.reason, outcome.status_code, outcome.attempts, ids) == ("refused", 404, 1, ["m0", "m1"])
         assert [record.getMessage() for record in caplog.records] == [
