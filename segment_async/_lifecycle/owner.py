@@ -273,7 +273,7 @@ class LoopOwner(Host):
         """Send what is there, and wait until it is settled or the time is over. Returns how many are left."""
         self.run_here()
         pipeline = self.pipeline
-        feed = pipeline.feed
+        queue, feed = pipeline.queue, pipeline.feed
         clock = asyncio.get_running_loop().time
         end = None if timeout is None else clock() + timeout
 
@@ -283,16 +283,13 @@ class LoopOwner(Host):
         if feed is not None:
             await feed.until_open(self, time_left)
         place = pipeline.flush_now()
-        is_reached = await wait_until(
-            lambda: pipeline.left(place) == 0 and pipeline.reports.are_made,
-            lambda: pipeline.queue.changed,
-            self,
-            time_left,
-        )
+        is_reached = await wait_until(lambda: queue.left(place) == 0, lambda: queue.changed, self, time_left, place)
+        if is_reached:
+            await wait_until(lambda: pipeline.reports.are_made, lambda: queue.changed, self, time_left)
         if feed is not None:
             await feed.until_recorded(self, time_left)
         # The place moves on by what a spool recovers, also once it was reached.
-        left = 0 if is_reached else pipeline.left(place)
+        left = 0 if is_reached else queue.left(place)
         self._waits_from = self.clock.now() + _NOT_AGAIN_SECONDS if left else 0.0
         return left
 

@@ -30,29 +30,39 @@ class Host(Protocol):
 class Signal:
     """Wakes what waits on it.
 
+    Args:
+        reached: how far the order has come in which `register` is given a place.
+
     Attributes:
         mark: another object after each notification: a look that begins with one and ends with another may have missed
             something. Not a number, as threads that increase one at once would lose a step in builds without the GIL.
     """
 
-    __slots__ = ("_waiters", "mark")
+    __slots__ = ("_places", "_reached", "_waiters", "mark")
 
-    def __init__(self) -> None:
+    def __init__(self, reached: Callable[[], int] = int) -> None:
         self.mark = object()
+        self._reached = reached
+        self._places: dict[asyncio.Future[None], int] = {}
         # A dict, as thousands may wait and each may leave from anywhere.
         self._waiters: dict[asyncio.Future[None], Callable[[], bool] | None] = {}
 
-    def register(self, done: Callable[[], bool] | None = None) -> asyncio.Future[None]:
+    def register(self, done: Callable[[], bool] | None = None, place: int | None = None) -> asyncio.Future[None]:
         """A future of the running loop, which a `notify` resolves; check the condition again before awaiting it.
 
-        `done`: only a `notify` at which it is true resolves the future. It runs on the notifying thread.
+        `done`: only a `notify` at which it is true resolves the future. It runs on the notifying thread. `place`: only
+        one at which this place is reached does. One look serves all places, and thousands may be waited for.
         """
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = done
+        if place is None:
+            self._waiters[waiter] = done
+        else:
+            self._places[waiter] = place
         return waiter
 
     def forget(self, waiter: asyncio.Future[None]) -> None:
         self._waiters.pop(waiter, None)
+        self._places.pop(waiter, None)
 
     def notify(self) -> None:
         self.mark = object()
@@ -63,15 +73,15 @@ class Signal:
         self._wake(any_change=False)
 
     def _wake(self, *, any_change: bool) -> None:
-        if self._waiters:
-            # The copy is made in one step: a finalizer that comes here too may remove waiters.
-            woken = [
-                waiter for waiter, done in self._waiters.copy().items() if (any_change if done is None else done())
-            ]
-            # In this order: if an exception interrupts it, the next `notify` wakes them again.
-            wake(woken)
-            for waiter in woken:
-                self._waiters.pop(waiter, None)
+        # The copies are made in one step: a finalizer that comes here too may remove waiters.
+        woken = [waiter for waiter, done in self._waiters.copy().items() if (any_change if done is None else done())]
+        if self._places:
+            reached = self._reached()
+            woken += [waiter for waiter, place in self._places.copy().items() if place <= reached]
+        # In this order: if an exception interrupts it, the next `notify` wakes them again.
+        wake(woken)
+        for waiter in woken:
+            self.forget(waiter)
 
 
 async def wait_until(
@@ -79,9 +89,11 @@ async def wait_until(
     signal: Callable[[], Signal],
     host: Host,
     time_left: Callable[[], float | None] = lambda: None,
+    place: int | None = None,
 ) -> bool:
     """Wait until `done()` is true, which `signal()` announces; `False`: the time was over first.
 
+    `place`: it is true once the signal's order has reached this place.
     If the client's loop goes away meanwhile, this loop takes the client over.
     """
     while not done():
@@ -90,7 +102,7 @@ async def wait_until(
             # Not a number is no time.
             return False
         current = signal()
-        waiter = current.register(done)
+        waiter = current.register(done, place)
         try:
             if done() or signal() is not current:
                 continue

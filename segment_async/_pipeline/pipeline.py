@@ -243,25 +243,13 @@ class Pipeline:
     # -- flush and close
 
     def flush_now(self) -> int:
-        """Send what is there without waiting for company. Returns the place that is to be reached.
-
-        With a spool, it moves on by what is recovered meanwhile, which may be read first.
-        """
-        with self.queue.lock:
-            place = self.queue.place_to_reach()
-            self._backlog.flush_before = max(self._backlog.flush_before, place)
-            place -= self._recovered
-        self.queue.notify()
+        """Send what is there without waiting for company. Returns the place that is to be reached."""
+        queue, backlog = self.queue, self._backlog
+        with queue.lock:
+            place = queue.place_to_reach()
+            backlog.flush_before = max(backlog.flush_before, place + queue.recovered)
+        queue.notify()
         return place
-
-    def left(self, place: int) -> int:
-        """Messages before this place, as `flush_now` returned it, that have no outcome yet."""
-        with self.queue.lock:
-            return self.queue.left(place + self._recovered)
-
-    @property
-    def _recovered(self) -> int:
-        return 0 if self.feed is None else self.feed.recovered
 
     def retry_now(self) -> None:
         """The client is closing: what waits for a back-off gets one more try now."""

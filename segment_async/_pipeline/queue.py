@@ -73,6 +73,8 @@ class Queue:
     appending: with a spool: messages that it is storing.
     attempts: with a spool: requests that earlier processes made, by what the spool calls the message.
     read_count: messages ever read: a place in the order of acceptance is a number.
+    recovered: with a spool: messages that earlier processes left, as far as these are counted; they may be read before
+        older ones.
     window_bytes: with a spool: bytes of messages from it that may be in memory; those that wait for it come on top.
     evicted: results, bodies and bytes of messages that made room for newer ones, to be reported without the lock.
     """
@@ -81,7 +83,7 @@ class Queue:
     __slots__ = (
         "_closed_because", "_messages", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog",
         "changed", "clock", "closed", "evicted", "has_spool", "lock", "messages", "overflow", "queued", "read_count",
-        "ready", "room", "window_bytes",
+        "ready", "recovered", "room", "window_bytes",
     )
     # fmt: on
 
@@ -100,13 +102,13 @@ class Queue:
         self.accounts = accounts
         self.backlog = backlog
         self.clock = clock
-        self.changed = Signal()
+        self.changed = Signal(self._reached)
         self.room = Room(accounts, clock, overflow_timeout)
         self.queued = QueuedRecord(host)
         self.overflow: Overflow = overflow
         self.has_spool = has_spool
         self.closed = False
-        self.read_count = 0
+        self.read_count = self.recovered = 0
         self.evicted: deque[tuple[BatchResult, Callable[[], Iterable[bytes]], int]] = deque()
         self.messages = _Messages()
         self._messages = self.messages.deque
@@ -554,18 +556,27 @@ class Queue:
     # -- looks
 
     def place_to_reach(self) -> int:
-        """The place in the order of acceptance after all messages that are accepted now."""
+        """The place in the order of acceptance after all messages that are accepted now.
+
+        With a spool, it moves on by what is recovered meanwhile, which may be read first.
+        """
         with self.lock:
             unstored = len(self._messages) + len(self.appending) if self.has_spool else 0
             opened = self.backlog.open
             # An exception may have come after the messages moved, and before they were counted as read.
             read = self.read_count if opened is None else max(self.read_count, opened.stop)
-            return read + len(self.ready) + unstored + self.accounts.spooled
+            return read + len(self.ready) + unstored + self.accounts.spooled - self.recovered
 
     def left(self, place: int) -> int:
         """Messages before this place that have no outcome yet."""
         with self.lock:
+            place += self.recovered
             return self.backlog.left(place) + max(0, place - self.read_count)
+
+    def _reached(self) -> int:
+        """The last place before which there are none."""
+        with self.lock:
+            return min((batch.start for batch in self.backlog.batches()), default=self.read_count) - self.recovered
 
     def statistics(self, health: Health = HEALTHY) -> Statistics:
         with self.lock:

@@ -42,13 +42,11 @@ class SpoolFeed:
     """Attributes:
     intake: the way into the spool.
     is_open: whether the spool has been asked what earlier processes left; it may not be able to say.
-    recovered: messages that they left, as far as these are counted; they may be read before older ones.
     """
 
     def __init__(self, spool: Spool, queue: Queue, clock: LoopClock, reports: Reports, *, deliver: bool) -> None:
         self.intake = SpoolIntake(spool, queue, clock, reports, deliver=deliver, is_ending=self._is_ending)
         self.is_open = not deliver
-        self.recovered = 0
         self._spool = spool
         self._queue = queue
         self._clock = clock
@@ -148,11 +146,12 @@ class SpoolFeed:
         queue.notify()
 
     def _note_recovered(self, recovered: int) -> None:
-        accounts, backlog, new = self._queue.accounts, self._queue.backlog, recovered - self.recovered
+        queue, accounts, backlog = self._queue, self._queue.accounts, self._queue.backlog
+        new = recovered - queue.recovered
         # What a flush waits for may be read after these.
-        flush_before = backlog.flush_before + (new if backlog.flush_before > self._queue.read_count else 0)
+        flush_before = backlog.flush_before + (new if backlog.flush_before > queue.read_count else 0)
         # No call in between, as in the accounts themselves.
-        self.recovered, accounts.recovered, accounts.spooled, backlog.flush_before = (
+        queue.recovered, accounts.recovered, accounts.spooled, backlog.flush_before = (
             recovered,
             accounts.recovered + new,
             accounts.spooled + new,

@@ -89,6 +89,42 @@ class TestSignal:
 
         run(main())
 
+    def test_a_waiter_for_a_place_is_woken_once_it_is_reached(self) -> None:
+        async def main() -> None:
+            reached = 0
+            signal = Signal(lambda: reached)
+            waiters = [signal.register(place=place) for place in (3, 1, 2)]
+            signal.notify()
+            assert [waiter.done() for waiter in waiters] == [False, False, False]
+            reached = 2
+            signal.recheck()
+            assert [waiter.done() for waiter in waiters] == [False, True, True]
+            signal.forget(waiters[0])
+            reached = 3
+            signal.notify()
+            assert not waiters[0].done()
+
+        run(main())
+
+    def test_one_look_serves_all_that_wait_for_places(self) -> None:
+        async def main() -> None:
+            looks = 0
+
+            def reached() -> int:
+                nonlocal looks
+                looks += 1
+                return 0
+
+            signal = Signal(reached)
+            signal.notify()
+            assert looks == 0
+            for _ in range(2_000):
+                signal.register(place=1)
+            signal.notify()
+            assert looks == 1
+
+        run(main())
+
     def test_a_condition_may_register_and_forget_others(self) -> None:
         async def main() -> None:
             signal = Signal()
