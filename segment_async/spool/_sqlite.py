@@ -246,9 +246,11 @@ class SQLiteSpool:
                     self._take_turn(requests)
         except BaseException as fault:
             self._options.log("The spool's thread stopped, and is started again: %s", self._base, fault=fault)
-            self._options.write_logs()
-            self._thread = None
-            self._ensure_thread()
+            try:
+                self._options.write_logs()
+            finally:
+                self._thread = None
+                self._ensure_thread()
 
     def _next_requests(self, timeout: float) -> list[_Request]:
         """Everything that waits, as much as makes one turn; waits for the first one."""
@@ -275,15 +277,20 @@ class SQLiteSpool:
             if not isinstance(fault, Exception):
                 raise
         finally:
-            # What is said of a turn is said before its answers.
-            self._options.write_logs()
-            for request in requests:
-                try:
-                    if request.done(request.result or SpoolUnavailable(why_not)) is False:
-                        self._take_back(request)
-                except Exception as fault:
-                    self._options.log("A function that the spool called raised", fault=fault)
-            self._options.write_logs()
+            # What is said of a turn is said before its answers. They are given whatever a logging handler raises.
+            try:
+                self._options.write_logs()
+            finally:
+                self._answer(requests, why_not)
+
+    def _answer(self, requests: list[_Request], why_not: str) -> None:
+        for request in requests:
+            try:
+                if request.done(request.result or SpoolUnavailable(why_not)) is False:
+                    self._take_back(request)
+            except Exception as fault:
+                self._options.log("A function that the spool called raised", fault=fault)
+        self._options.write_logs()
 
     def _serve(self, requests: list[_Request]) -> None:
         """Give the requests their results. A reader stays behind until there is something for it."""

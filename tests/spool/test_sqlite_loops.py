@@ -1,6 +1,7 @@
 """The SQLite engine and event loops: nothing blocks one, and any kind will do."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -96,6 +97,41 @@ def test_a_thread_that_dies_is_started_again(tmp_path, caplog):
 
     asyncio.run(main())
     assert "The spool's thread stopped, and is started again" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_logging_handler_that_ends_the_thread_takes_no_answer_with_it(tmp_path):
+    faults, ended = [], set()
+
+    def clock():
+        if faults:
+            raise faults.pop()
+        return 1_000_000.0
+
+    class Handler(logging.Handler):
+        def emit(self, _):
+            ended.add(threading.current_thread())
+            raise SystemExit
+
+    async def main():
+        spool = SQLiteSpool(tmp_path / "analytics.db", clock=clock)
+        await append(spool, "a")
+        faults.append(KeyError())
+        async with asyncio.timeout(SOON):
+            with pytest.raises(SpoolUnavailable, match="the spool failed: KeyError"):
+                await append(spool, "b")
+            await append(spool, "c")
+        assert [each.message_id for each in (await read(spool)).messages] == ["a", "c"]
+        await spool.aclose()
+
+    handler = Handler()
+    logging.getLogger("segment_async").addHandler(handler)
+    try:
+        asyncio.run(main())
+    finally:
+        logging.getLogger("segment_async").removeHandler(handler)
+    for thread in ended:
+        thread.join(SOON)
 
 
 def test_a_logging_handler_that_calls_the_spool_meets_no_lock(tmp_path):
