@@ -109,7 +109,7 @@ class SQLiteSpool:
         )
         self._is_closing = False
         self._begin()
-        _spools.add(self)
+        _spools[id(self)] = self
 
     def __repr__(self) -> str:
         return f"SQLiteSpool({str(self._base)!r})"
@@ -411,14 +411,19 @@ def _ignore(_: object) -> None: ...
 
 # -- fork: no turn is in progress meanwhile, so that the child inherits no lock that is never released
 
-_spools: weakref.WeakSet[SQLiteSpool] = weakref.WeakSet()
+_spools: weakref.WeakValueDictionary[int, SQLiteSpool] = weakref.WeakValueDictionary()
 # Held while a child of a fork without hooks begins.
 _beginning: Final = reentrant_lock()
 _stopped: list[SQLiteSpool] = []
 
 
+def _all_spools() -> list[SQLiteSpool]:
+    # Not an iteration: another thread may make a spool meanwhile.
+    return [spool for reference in _spools.valuerefs() if (spool := reference()) is not None]
+
+
 def _before_fork() -> None:
-    _stopped.extend(spool for spool in _spools if spool.turn.acquire(timeout=FORK_WAIT))
+    _stopped.extend(spool for spool in _all_spools() if spool.turn.acquire(timeout=FORK_WAIT))
 
 
 def _after_fork_in_parent() -> None:
@@ -429,7 +434,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     _stopped.clear()
-    for spool in _spools:
+    for spool in _all_spools():
         spool.begin_after_fork()
 
 

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from segment_async.spool import SQLiteSpool
+from segment_async.spool import SQLiteSpool, _sqlite
 
 from .contract import DELIVERED, SOON, append, read, read_ids
 from .process import HOLDER, Process
@@ -230,6 +230,29 @@ def in_child(spool):
     thread.start()
     thread.join(SOON)
     return 0 if statuses else 1
+
+
+def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_others_under_way(path):
+    made = []
+
+    class Turn:
+        """A turn that another thread makes a spool in, while a fork waits for it to end."""
+
+        def acquire(self, timeout):
+            made.append(SQLiteSpool(path.with_name("other.db")))
+            stopped.add(self)
+            return True
+
+        def release(self):
+            stopped.discard(self)
+
+    spools, stopped = [SQLiteSpool(path) for _ in range(2)], set()
+    for spool in spools:
+        spool.turn = Turn()
+    _sqlite._before_fork()
+    assert len(stopped) == 2
+    _sqlite._after_fork_in_parent()
+    assert (stopped, len(made)) == (set(), 2)
 
 
 def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(path):
