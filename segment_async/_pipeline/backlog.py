@@ -129,6 +129,13 @@ class Backlog:
             if index is not None:
                 del self.waiting[index]
 
+    def has(self, batch: Batch | OpenBatch) -> bool:
+        return (
+            batch is self.open
+            or batch in self.in_flight
+            or (isinstance(batch, Batch) and self._index(batch) is not None)
+        )
+
     def _index(self, batch: Batch) -> int | None:
         index = bisect_left(self.waiting, batch.start, key=_by_start)
         return index if index < len(self.waiting) and self.waiting[index] is batch else None

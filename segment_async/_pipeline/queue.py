@@ -477,11 +477,14 @@ class Queue:
         if batch.place():
             self.queued.moved.notify()
 
-    def settle(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
-        """The messages of a batch have their outcome."""
+    def settle(self, batch: Batch | OpenBatch, result: BatchResult) -> bool:
+        """The messages of a batch have their outcome; `False`: another thread has given the batch up meanwhile."""
         with self.lock:
-            self._settle(batch, result)
+            is_pending = self.backlog.has(batch)
+            if is_pending:
+                self._settle(batch, result)
         self.notify()
+        return is_pending
 
     def _settle(self, batch: Batch | OpenBatch, result: BatchResult) -> None:
         first = batch.offset

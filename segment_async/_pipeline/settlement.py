@@ -123,7 +123,8 @@ class Settlement:
 
     def settle(self, batch: Batch | OpenBatch, result: BatchResult, answer: str = "") -> None:
         """The messages of a batch have their outcome: count it, record it, report it."""
-        self._queue.settle(batch, result)
+        if not self._queue.settle(batch, result):
+            return
         if self._feed is not None and isinstance(batch, Batch):
             self._feed.settle(batch.keys, result, answer)
         if result.status in (Status.FAILED, Status.DROPPED):
@@ -190,7 +191,9 @@ class Settlement:
 
     def _wait(self, batch: Batch) -> None:
         with self._queue.lock:
-            self._queue.backlog.wait(batch)
+            # Else another thread has given it up meanwhile, or taken it over.
+            if batch in self._queue.backlog.in_flight:
+                self._queue.backlog.wait(batch)
         self._queue.notify()
 
     def _split(self, batch: Batch, action: Split, now: float) -> None:
@@ -208,6 +211,9 @@ class Settlement:
         self._split(batch, Split(), self._clock.now())
 
     def _replace(self, batch: Batch, parts: list[Batch]) -> None:
+        if not self._queue.backlog.has(batch):
+            # As in `_wait`.
+            return
         # In this order: `repair` can remove parts beside the whole, but messages that are nowhere are lost.
         for part in parts:
             self._queue.backlog.wait(part)

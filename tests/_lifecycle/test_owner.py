@@ -19,6 +19,7 @@ import anyio
 import pytest
 
 from segment_async import Client, ClientClosed, Response, Status, TransportError, messages
+from segment_async._lifecycle import owner as owner_module
 from segment_async.instrumentation import Request
 from tests.support.law import check_counters
 from tests.support.served import Served
@@ -417,6 +418,47 @@ class TestOtherLoops:
         assert delivery.outcome.status is Status.DELIVERED
         check_counters(client.statistics())
         assert client.statistics().delivered == 1
+
+    @pytest.mark.parametrize("status", [200, 400, 404, 503])
+    def test_give_up_what_is_left_although_a_step_of_the_owner_takes_long(
+        self, monkeypatch: pytest.MonkeyPatch, status: int
+    ) -> None:
+        """Whatever the owner makes of the answer later, each message has one outcome."""
+        amid, closed = threading.Event(), threading.Event()
+        monkeypatch.setattr(owner_module, "_GRACE_SECONDS", 0.0)
+
+        class HeldBack:
+            headers, body = dict[str, str](), b""
+
+            @property
+            def status(self) -> int:
+                amid.set()
+                assert closed.wait(PATIENCE)
+                return status
+
+        async def answer(_: Arrival) -> Response:
+            return HeldBack()  # type: ignore[return-value]
+
+        reported: list[str] = []
+        client = Client(
+            "KEY",
+            transport=Net(answer),
+            flush_at=2,
+            close_timeout=0,
+            on_error=lambda error, messages: reported.extend(one["messageId"] for one in messages),
+        )
+        with OtherLoop() as owner, OtherLoop() as guest:
+            deliveries = [owner(client.track("u", "E")) for _ in range(2)]
+            assert amid.wait(PATIENCE)
+            guest(client.aclose())
+            closed.set()
+            owner(asyncio.sleep(0))
+            assert guest(client.flush()) == 0
+        assert [delivery.outcome.reason for delivery in deliveries] == ["close_timeout"] * 2
+        assert sorted(reported) == sorted(delivery.message_id for delivery in deliveries)
+        counts = client.statistics()
+        check_counters(counts)
+        assert (counts.accepted, counts.dropped, counts.pending) == (2, 2, 0)
 
 
 class TestFlush:
