@@ -552,6 +552,10 @@ def connect(database: Path, *, power_safe: bool = True, read_only: bool = False)
         connection.execute(_BUSY_TIMEOUT)
         connection.execute("PRAGMA cache_size = -4000")
         if not read_only:
+            if not files.size_of(database):
+                # These can be set only before the first table is created, and the second one is written every time.
+                connection.execute(f"PRAGMA page_size = {tables.PAGE_SIZE}")
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _configure(connection, power_safe)
     except BaseException:
         connection.close()
@@ -560,9 +564,6 @@ def connect(database: Path, *, power_safe: bool = True, read_only: bool = False)
 
 
 def _configure(connection: sqlite3.Connection, power_safe: bool) -> None:
-    # These two can be set only before the first table is created.
-    connection.execute(f"PRAGMA page_size = {tables.PAGE_SIZE}")
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise SpoolUnavailable("SQLite's write-ahead log does not work on this file system, as on many network ones")
     connection.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")

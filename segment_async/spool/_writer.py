@@ -667,13 +667,15 @@ class Writer:
 
     def _adopt(self, place: Place) -> None:
         with contextlib.suppress(SpoolUnavailable, OSError):
-            shard = None if self._empty.get(place.slot) == place.stamp() else self._open(place)
+            # Before it is opened: what is put back from then on changes it.
+            stamp = place.stamp()
+            shard = None if self._empty.get(place.slot) == stamp else self._open(place)
             if shard is not None and shard.counters.pending:
                 self._adopted.append(shard)
                 self._recovered += shard.counters.pending
             elif shard is not None:
                 self._close(shard)
-                self._empty[place.slot] = place.stamp()
+                self._empty[place.slot] = stamp
 
     def _close(self, shard: Shard) -> None:
         self._damages += shard.database.damages

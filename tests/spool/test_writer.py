@@ -233,6 +233,43 @@ def adopted(writer, left):
     return shard
 
 
+def test_an_empty_shard_is_opened_once(writer, left, path, monkeypatch):
+    other = Writer(base_path(path), Options())
+    other.commit([Note([message.key for message in other.read(1, 1_000_000).messages], BatchResult(Status.DELIVERED))])
+    other.close()
+    assert ids(writer) == ["own"]
+    opened = []
+    open_shard = writer._open
+    monkeypatch.setattr(writer, "_open", lambda place: opened.append(place.slot) or open_shard(place))
+    for _ in range(3):
+        writer.look_after()
+    assert opened == [1]
+
+
+def test_a_dead_letter_that_is_put_back_while_its_shard_is_found_empty_is_read(writer, left, path, monkeypatch):
+    other = Writer(base_path(path), Options())
+    [message] = other.read(1, 1_000_000).messages
+    other.commit([Note([message.key], BatchResult(Status.FAILED, "refused", 400))])
+    other.close()
+    assert ids(writer) == ["own"]
+    program = """
+    from segment_async.spool import SpoolInspector
+    print(SpoolInspector(path).retry(lambda _: True))
+    """
+    close = writer._close
+
+    def put_back_and_close(shard):
+        assert Process(program, path).end() == ("1\n", "")
+        close(shard)
+
+    with monkeypatch.context() as context:
+        context.setattr(writer, "_close", put_back_and_close)
+        writer.look_after()
+    assert writer._adopted == []
+    writer.look_after()
+    assert ids(writer) == ["left"]
+
+
 def purged(window):
     return [(message.message_id, message.reason) for message in window.dropped]
 
