@@ -210,7 +210,7 @@ class Shard:
         for position in done.released:
             self.held.pop(position, None)
         self._cursor = max(self._cursor, *done.held, 0)
-        self.dropped += done.dropped_in_doubt
+        self.dropped += done.dropped_in_doubt.values()
 
     def read(self, max_count: int, max_bytes: int) -> list[StoredMessage]:
         """Hold the next messages; none if there is none.
@@ -323,7 +323,7 @@ class _Change:
         counters: as they will be. `answers`: to the appends.
         stored: the groups stored, by first position. `held`: messages that are held at once, with their sizes.
         released: positions that are not held any more.
-        dropped: messages that made room, by position. `dropped_in_doubt`: those of a transaction that was in doubt.
+        dropped: messages that made room, by position. `dropped_in_doubt`: those of transactions that were in doubt.
     """
 
     def __init__(self, shard: Shard, counters: Counters, *, may_hold: bool) -> None:
@@ -335,7 +335,7 @@ class _Change:
         self.held: dict[int, int] = {}
         self.released: set[int] = set()
         self.dropped: dict[int, DroppedMessage] = {}
-        self.dropped_in_doubt: list[DroppedMessage] = []
+        self.dropped_in_doubt: dict[int, DroppedMessage] = {}
 
     @property
     def room(self) -> int:
@@ -384,7 +384,7 @@ class _Transaction(_Change):
         count, size = tables.remove_messages(self.connection, positions)
         self.counters = self.counters.plus(accepted=-count, pending_bytes=-size)
         there = tables.find_positions(self.connection, list(doubt.dropped))
-        self.dropped_in_doubt += [message for position, message in doubt.dropped.items() if position not in there]
+        self.dropped_in_doubt.update(each for each in doubt.dropped.items() if each[0] not in there)
 
     def take(self, step: Step) -> None:
         if isinstance(step, Note):

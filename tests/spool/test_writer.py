@@ -166,6 +166,32 @@ def test_a_refused_append_that_turns_up_and_is_on_its_way_counts_as_accepted(wri
     assert (counts.accepted, counts.delivered, counts.pending) == (2, 2, 0)
 
 
+def test_what_made_room_for_a_message_of_two_failed_commits_is_reported_once(path, monkeypatch):
+    """The first is rolled back; the second, the same once more, is on disk after all."""
+    writer = Writer(base_path(path), Options(max_bytes=20))
+    append(writer, "a", "b")
+    store_counters, tries = tables.store_counters, 0
+
+    def fail_twice(connection, counters):
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            if tries == 2:
+                store_counters(connection, counters)
+                connection.execute("COMMIT")
+            raise sqlite3.OperationalError("disk I/O error")
+        store_counters(connection, counters)
+
+    monkeypatch.setattr(tables, "store_counters", fail_twice)
+    [result] = writer.commit([Append([(b"c", b"c" * 10)], make_room=True)])
+    assert statuses(result) == ["stored"]
+    window = writer.read(100, 1_000_000)
+    assert [each.message_id for each in window.messages] == ["b", "c"]
+    assert [each.message_id for each in (*result.dropped, *window.dropped)] == ["a"]
+    assert writer.look()().reasons == {"queue_full": 1}
+    writer.close()
+
+
 def test_a_dead_letter_that_is_put_back_is_not_taken_for_a_refused_append(writer, path, monkeypatch):
     append(writer, "a")
     [message] = writer.read(100, 1_000_000).messages
