@@ -184,7 +184,7 @@ class LoopOwner(Host):
         if loop not in self._guards:
             self._guards[loop] = at_loop_end(partial(self._loop_ends, loop))
         self.pipeline.attach(loop)
-        return tasks
+        return [*tasks, *self.pipeline.reports.leave_closed_loops()]
 
     def _release_guards(self, is_over: Callable[[asyncio.AbstractEventLoop], bool] = lambda _: True) -> None:
         """Nothing is left to clean up on these loops."""

@@ -31,11 +31,12 @@ _QUIET_SECONDS: Final = 60.0
 _SLICE_SECONDS: Final = 0.01
 # Seconds that a cancelled hook gets to end.
 _LAST_SECONDS: Final = 0.1
-# What may wait for `on_error` to be called, and asynchronous calls of it that may run at once. Beyond that the oldest
-# reports are skipped; the counters include them.
+# What may wait for `on_error` to be called, and asynchronous calls of it that may run at once, with the bytes that the
+# latter were given. Beyond that the oldest reports are skipped; the counters include them.
 _MAX_WAITING: Final = 10_000
 _MAX_WAITING_BYTES: Final = 8 * 2**20
 _MAX_RUNNING: Final = 100
+_MAX_RUNNING_BYTES: Final = 8 * 2**20
 # Exceptions of a hook that are not contained. What `pytest.fail` raises is none of them, and is no `Exception` either.
 _ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, SystemExit)
 
@@ -58,7 +59,8 @@ class Reports:
         self._notify = notify
         self._waiting: deque[_Report] = deque()
         self._waiting_bytes = 0
-        self._hooks: set[asyncio.Future[None]] = set()
+        # The asynchronous calls that run, and the size of what each was given.
+        self._hooks: dict[asyncio.Future[None], int] = {}
         # Names the calls of `_make_scheduled` that are on their way.
         self._scheduled: object | None = None
         # From the end of one loop until the next resumes.
@@ -68,7 +70,14 @@ class Reports:
     @property
     def are_made(self) -> bool:
         """Whether `on_error` was called for everything, or cannot be called now: its calls do not end, or no loop runs."""
-        return not self._waiting or self._is_stopped or len(self._hooks) >= _MAX_RUNNING
+        return not self._waiting or self._is_stopped or self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether no call may begin until one ends."""
+        # The copy is made in one step: another thread may ask.
+        sizes = [*self._hooks.values()]
+        return len(sizes) >= _MAX_RUNNING or sum(sizes) >= _MAX_RUNNING_BYTES
 
     @property
     def has_waiting(self) -> bool:
@@ -133,7 +142,7 @@ class Reports:
         end = self._now() + seconds
         try:
             for _ in range(len(self._waiting)):
-                if len(self._hooks) >= _MAX_RUNNING or self._now() >= end:
+                if self._is_busy or self._now() >= end:
                     break
                 try:
                     report = self._waiting.popleft()
@@ -141,7 +150,7 @@ class Reports:
                     # Another thread, which closes the client, makes them as well.
                     break
                 self._waiting_bytes -= report.size
-                self._call(report.result, report.bodies)
+                self._call(*report)
         except BaseException:
             # A hook ends the program, or a signal handler raises; if the loop goes on, so do the reports.
             if self._scheduled is None:
@@ -150,7 +159,7 @@ class Reports:
         finally:
             self._notify()
 
-    def _call(self, result: BatchResult, bodies: Callable[[], Iterable[bytes]]) -> None:
+    def _call(self, result: BatchResult, bodies: Callable[[], Iterable[bytes]], size: int) -> None:
         assert self._on_error is not None
         try:
             messages = [_parsed(body) for body in bodies()]
@@ -164,11 +173,11 @@ class Reports:
             return
         if isinstance(returned, Awaitable):
             hook = asyncio.ensure_future(returned)
-            self._hooks.add(hook)
+            self._hooks[hook] = size
             hook.add_done_callback(self._hook_ended)
 
     def _hook_ended(self, hook: asyncio.Future[None]) -> None:
-        self._hooks.discard(hook)
+        self._hooks.pop(hook, None)
         fault = None if hook.cancelled() else hook.exception()
         if fault is not None and not isinstance(fault, _ENDS_THE_PROGRAM):
             self._contain(fault)
@@ -187,6 +196,13 @@ class Reports:
 
     def _contain(self, fault: BaseException) -> None:
         self.warn("on_error", "on_error raised; the client goes on.\n%s", stack_of(fault))
+
+    def leave_closed_loops(self) -> list[asyncio.Task[None]]:
+        """Forget the calls on loops that are closed, which never end. Returns their tasks, for the caller to end."""
+        left = [hook for hook in self._hooks.copy() if hook.get_loop().is_closed()]
+        for hook in left:
+            self._hooks.pop(hook, None)
+        return [hook for hook in left if isinstance(hook, asyncio.Task)]
 
     def abandon_after_fork(self) -> None:
         """In a forked child."""
@@ -209,7 +225,7 @@ class Reports:
 
     def _running_here(self) -> set[asyncio.Future[None]]:
         mine, loop = asyncio.current_task(), asyncio.get_running_loop()
-        return {hook for hook in self._hooks if hook is not mine and hook.get_loop() is loop}
+        return {hook for hook in self._hooks.copy() if hook is not mine and hook.get_loop() is loop}
 
     def warn(self, kind: str, text: str, *args: object) -> None:
         """Log a warning, unless one of its kind was logged within the last minute."""

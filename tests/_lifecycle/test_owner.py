@@ -974,6 +974,43 @@ def test_hooks_that_enqueue_and_close() -> None:
     run(main())
 
 
+def test_hooks_on_loops_that_are_closed_give_their_places_to_others(caplog: pytest.LogCaptureFixture) -> None:
+    began, ended = [], []
+
+    async def on_error(error: Exception, dropped: list[dict[str, Any]]) -> None:
+        began.append(name := dropped[0]["messageId"])
+        if name != "next":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(name)
+
+    client = Client("KEY", send=False, on_error=on_error)
+    names = [str(number) for number in range(100)]
+
+    async def first() -> None:
+        for name in names:
+            enqueue(client, name)
+        await client.flush()
+        await turns()
+
+    async def second() -> None:
+        await client.track("u", "E", message_id="next")
+        await client.flush()
+        await turns()
+        await client.aclose()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(first())
+    # Not as `asyncio.run` does, which ends all tasks first.
+    loop.close()
+    run(second())
+    assert began == [*names, "next"]
+    assert sorted(ended) == sorted(names)
+    gc.collect()
+    assert not caplog.records
+
+
 def test_a_logging_function_that_tracks_does_not_recurse() -> None:
     async def main() -> None:
         client = Client("KEY", transport=Net(lambda arrival: failing()), close_timeout=1)

@@ -458,6 +458,28 @@ class TestBounds:
         run(main())
         assert not caplog.records
 
+    def test_hooks_that_run_are_bounded_in_bytes_too(self) -> None:
+        async def main() -> list[str]:
+            began: list[str] = []
+            may_end = asyncio.Event()
+
+            async def hook(_: DeliveryError, group: list[dict[str, Any]]) -> None:
+                began.append(group[0]["messageId"])
+                await may_end.wait()
+
+            reports = reports_to(hook)
+            for number in range(7):
+                reports.add(REFUSED, bodies(str(number)), 2 * 2**20, asyncio.get_running_loop())
+                await turns()
+            assert began == ["0", "1", "2", "3"]
+            # A flush does not wait for them.
+            assert reports.are_made
+            may_end.set()
+            await turns(5)
+            return began
+
+        assert run(main()) == [str(number) for number in range(7)]
+
     def test_a_hundred_hooks_run_at_once_and_the_rest_follow(self) -> None:
         async def main() -> None:
             running, most, ended = 0, 0, 0
