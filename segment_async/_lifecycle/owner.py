@@ -273,7 +273,7 @@ class LoopOwner(Host):
         """Send what is there, and wait until it is settled or the time is over. Returns how many are left."""
         self.run_here()
         pipeline = self.pipeline
-        queue, feed = pipeline.queue, pipeline.feed
+        queue, feed, reports = pipeline.queue, pipeline.feed, pipeline.reports
         clock = asyncio.get_running_loop().time
         end = None if timeout is None else clock() + timeout
 
@@ -285,7 +285,9 @@ class LoopOwner(Host):
         place = pipeline.flush_now()
         is_reached = await wait_until(lambda: queue.left(place) == 0, lambda: queue.changed, self, time_left, place)
         if is_reached:
-            await wait_until(lambda: pipeline.reports.are_made, lambda: queue.changed, self, time_left)
+            # Not all that wait: what `on_error` tracks may be reported to it again, without end.
+            last = reports.next_place()
+            await wait_until(lambda: reports.are_made_before(last), lambda: queue.changed, self, time_left)
         if feed is not None:
             await feed.until_recorded(self, time_left)
         # The place moves on by what a spool recovers, also once it was reached.

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from decimal import Decimal
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -45,6 +47,7 @@ class _Report(NamedTuple):
     result: BatchResult
     bodies: Callable[[], Iterable[bytes]]
     size: int
+    place: int
 
 
 class Reports:
@@ -58,6 +61,7 @@ class Reports:
         self._now = now
         self._notify = notify
         self._waiting: deque[_Report] = deque()
+        self._places = count()
         self._waiting_bytes = 0
         # The asynchronous calls that run, and the size of what each was given.
         self._hooks: dict[asyncio.Future[None], int] = {}
@@ -70,7 +74,20 @@ class Reports:
     @property
     def are_made(self) -> bool:
         """Whether `on_error` was called for everything, or cannot be called now: its calls do not end, or no loop runs."""
-        return not self._waiting or self._is_stopped or self._is_busy
+        return self.are_made_before(math.inf)
+
+    def are_made_before(self, place: float) -> bool:
+        """As `are_made`, for what was added before this place."""
+        try:
+            is_made = self._waiting[0].place >= place
+        except IndexError:
+            # Not asked first: another thread may make the last one.
+            return True
+        return is_made or self._is_stopped or self._is_busy
+
+    def next_place(self) -> int:
+        """A place after everything that was added until now."""
+        return next(self._places)
 
     @property
     def _is_busy(self) -> bool:
@@ -94,7 +111,7 @@ class Reports:
         """Call `on_error` soon, on this loop; from any thread. `None`: the report waits for the next loop."""
         if self._on_error is None:
             return
-        self._waiting.append(_Report(result, bodies, size))
+        self._waiting.append(_Report(result, bodies, size, next(self._places)))
         self._waiting_bytes += size
         skipped = 0
         while len(self._waiting) > _MAX_WAITING or (
@@ -150,7 +167,7 @@ class Reports:
                     # Another thread, which closes the client, makes them as well.
                     break
                 self._waiting_bytes -= report.size
-                self._call(*report)
+                self._call(report)
         except BaseException:
             # A hook ends the program, or a signal handler raises; if the loop goes on, so do the reports.
             if self._scheduled is None:
@@ -159,11 +176,11 @@ class Reports:
         finally:
             self._notify()
 
-    def _call(self, result: BatchResult, bodies: Callable[[], Iterable[bytes]], size: int) -> None:
+    def _call(self, report: _Report) -> None:
         assert self._on_error is not None
         try:
-            messages = [_parsed(body) for body in bodies()]
-            error = DeliveryError(Outcome(result.status, messages[0]["messageId"], *result[1:]))
+            messages = [_parsed(body) for body in report.bodies()]
+            error = DeliveryError(Outcome(report.result.status, messages[0]["messageId"], *report.result[1:]))
             returned = self._on_error(error, messages)
         except _ENDS_THE_PROGRAM:
             raise
@@ -173,7 +190,7 @@ class Reports:
             return
         if isinstance(returned, Awaitable):
             hook = asyncio.ensure_future(returned)
-            self._hooks[hook] = size
+            self._hooks[hook] = report.size
             hook.add_done_callback(self._hook_ended)
 
     def _hook_ended(self, hook: asyncio.Future[None]) -> None:

@@ -974,6 +974,26 @@ def test_hooks_that_enqueue_and_close() -> None:
     run(main())
 
 
+def test_a_flush_does_not_wait_for_reports_that_hooks_cause() -> None:
+    async def main() -> None:
+        told: list[str] = []
+
+        def on_error(error: Exception, dropped: list[dict[str, Any]]) -> None:
+            told.append(dropped[0]["messageId"])
+            if len(told) < 1_000:
+                enqueue(client, str(len(told)))
+
+        client = Client("KEY", send=False, on_error=on_error)
+        enqueue(client, "first")
+        enqueue(client, "second")
+        assert await client.flush() == 0
+        assert told[:2] == ["first", "second"]
+        assert len(told) < 10
+        await client.aclose()
+
+    run(main())
+
+
 def test_hooks_on_loops_that_are_closed_give_their_places_to_others(caplog: pytest.LogCaptureFixture) -> None:
     began, ended = [], []
 
