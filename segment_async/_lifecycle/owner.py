@@ -435,8 +435,12 @@ class LoopOwner(Host):
             return
         self.leave()
         self._release_guards()
+        self._abandon_connections()
+
+    def _abandon_connections(self) -> None:
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
+        self._auth.abandon()
 
     async def drain_at_exit(self, seconds: float) -> None:
         """The last chance: send what is left on the running loop, whichever owned the client before."""
@@ -465,8 +469,7 @@ class LoopOwner(Host):
             dropped = self.pipeline.drop_all("exit")
             # What another thread's loop was moving when it lost the client may be in no batch: it is lost all the same.
             self._lost += pending if self.pipeline.feed is None else dropped
-            if isinstance(self._transport, HTTPTransport):
-                self._transport.abandon()
+            self._abandon_connections()
         return self._lost, self.pipeline.statistics().pending
 
 

@@ -63,6 +63,10 @@ class Auth(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+    def abandon(self) -> None:
+        """At the interpreter's exit, when no loop runs any more: drop connections without closing them."""
+        ...
+
     def abandon_after_fork(self) -> None:
         """In a forked child, whose clock begins at 0: forget what was learnt by the parent's."""
         ...
@@ -93,6 +97,9 @@ class Basic:
 
     async def aclose(self) -> None:
         """There is nothing to close."""
+
+    def abandon(self) -> None:
+        """There is nothing to drop."""
 
     def abandon_after_fork(self) -> None:
         """There is nothing to forget."""
@@ -213,11 +220,15 @@ class Tokens:
         self._stop_fetching()
         await self._transport.aclose()
 
-    def abandon_after_fork(self) -> None:
-        abandon_after_fork((self._fetching,))
+    def abandon(self) -> None:
+        self._stop_fetching()
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
+
+    def abandon_after_fork(self) -> None:
+        abandon_after_fork((self._fetching,))
         self._begin()
+        self.abandon()
 
     def _fetch_once(self) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()

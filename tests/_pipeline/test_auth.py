@@ -23,6 +23,7 @@ import orjson
 import pytest
 
 from segment_async import Client, HTTPTransport, OAuth, Outcome, Response, RetryPolicy, Status, TransportError
+from segment_async._lifecycle import process
 from segment_async._pipeline.auth import Basic, Refused, Tokens
 from tests.support import faults
 from tests.support.fault_server import FaultServer
@@ -472,6 +473,25 @@ class TestFork:
                 await tokens.aclose()
 
         asyncio.run(main())
+
+
+class TestExit:
+    def test_a_loop_that_has_ended_leaves_no_session_open(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def main() -> Client:
+            async with TokenServer() as tokens, FaultServer() as server:
+                client = Client("KEY", host=server.url, oauth=oauth(auth_server=tokens.url))
+                assert (await (await client.track("user", "Event"))).status is Status.DELIVERED
+                return client
+
+        loop = asyncio.new_event_loop()
+        client = loop.run_until_complete(main())
+        # As the exit does if there is nothing to send.
+        client._owner.release()
+        process.forget(client._owner)
+        loop.close()
+        del client
+        gc.collect()
+        assert "Unclosed" not in caplog.text
 
 
 class ByScript:
