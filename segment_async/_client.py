@@ -70,7 +70,7 @@ class Client:
             ``SEGMENT_WRITE_KEY``. With ``send=False`` no key is needed.
         region: ``"us"`` or ``"eu"``: the workspace's region. A key works only in its own region.
         host: another origin (a proxy, a custom domain, a local endpoint), with or without ``/v1`` or ``/v1/batch``.
-            Wins over the environment's ``SEGMENT_HOST``, which wins over `region`.
+            `None`: the environment's ``SEGMENT_HOST`` if it is set, else Segment's in `region`.
         flush_at: a batch of this many messages is sent at once.
         flush_interval: maximum seconds a message waits before its batch is sent.
         max_queue_size: messages that may be pending, in flight included.
@@ -83,22 +83,23 @@ class Client:
         max_in_flight: concurrent requests while there is a backlog; 1 keeps the order.
         gzip: compress bodies, with `isal` where the extra ``speedups`` is installed.
         timeout: seconds for one request, connecting included.
-        retry: how often and for how long to retry.
+        retry: how often and for how long to retry. `None`: as `RetryPolicy` does by default.
         close_timeout: seconds that `aclose` may flush.
         before_send: called with each message before it is queued: a dict of its own, with the values as they travel
             (dates are text, models are dicts). Return it, changed or not; return `None` to drop it. An exception drops
             the message too, and so does a message that Segment would drop. With a list, each function gets what the one
-            before it returned; `segment_async.hooks` has ready-made ones.
+            before it returned; `segment_async.hooks` has ready-made ones. `None`: messages are queued as they are.
         on_error: called on the client's loop with a `DeliveryError` and the messages that failed or were dropped;
             sync or async. A message that `on_invalid` drops is as the call gave it, with `None` in place of each value
-            that cannot be encoded.
-        oauth: send OAuth tokens instead of the write key in the header; needs the extra ``oauth``.
+            that cannot be encoded. `None`: failures and drops are only counted, and logged where you may want to act.
+        oauth: send OAuth tokens instead of the write key in the header; needs the extra ``oauth``. `None`: the write key
+            is sent.
         spool: a file's path, or a `Spool`. A message is on disk when its call returns; what could not be delivered
             is sent by the next process. A spool belongs to one write key and host. For its options see
-            `segment_async.spool.SQLiteSpool`.
+            `segment_async.spool.SQLiteSpool`. `None`: messages are kept in memory only.
         deliver: `False`: only hand messages over to the spool; another process delivers them, such as a relay
             (`segment_async.relay`). Their outcome is `Status.HANDED_OVER`.
-        transport: sends requests instead of aiohttp; `timeout` applies to it as well.
+        transport: sends requests instead of aiohttp; `timeout` applies to it as well. `None`: an `HTTPTransport`.
         proxy: address of an HTTP proxy for aiohttp. `None`: no proxy, unless `trust_env` is set.
         ssl_context: for aiohttp, such as one with a private certificate authority; it must verify. `None`: the system's
             authorities.
@@ -113,10 +114,12 @@ class Client:
             message that the spool cannot store is dropped as well (``spool_unavailable``).
         default: as in `json.dumps`: gets a value of a type that has no conversion, and returns one that has; it raises
             `TypeError` for what it does not know. `bound`, `bind` and `messages.Builders` take one of their own.
+            `None`: such a value cannot be encoded.
         defaults: `context`, `integrations` and `properties` that every message gets, the last for track, page and screen
             messages. They are merged key by key, one level deep, below those of `bound` blocks and of the call itself.
+            `None`: there are none.
         plan: a tracking plan, or its JSON file: each message is checked against it, as it is sent. Needs the extra
-            ``plans``.
+            ``plans``. `None`: nothing is checked against a plan.
         on_violation: what a message does that violates the plan; it is never dropped. ``"warn"``: it is logged, once
             per event and field. ``"raise"``: the call raises `MessageError`; not together with ``on_invalid="drop"``.
             ``"ignore"``: nothing. Or a plain function that gets the message and its verdicts, in the thread of the

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import inspect
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -119,6 +120,12 @@ class TestTheList:
             "plan": None,
             "on_violation": "warn",
         }
+
+    def test_the_docstring_says_what_none_means(self) -> None:
+        entries = re.split(r"\n    (?=\w+: )", inspect.getdoc(Client) or "")
+        explained = {entry.partition(":")[0] for entry in entries if "`None`: " in entry}
+        options = inspect.signature(Client).parameters.values()
+        assert explained >= {option.name for option in options if "None" in str(option.annotation)}
 
 
 class TestImport:
