@@ -126,6 +126,8 @@ class Window(NamedTuple):
 class SpoolStatistics:
     """One consistent look at what this process holds of a spool; the counters go on across restarts.
 
+    What another process left stays counted here once it is settled, except for its dead letters.
+
     `accepted == delivered + failed + dropped + handed_over + pending`, always. Of a shared spool these are the messages
     that this process appended, which are handed over, and those that it read.
 

@@ -495,6 +495,8 @@ class Writer:
         self._dropped: list[DroppedMessage] = []
         self._recovered = self._damages = 0
         self._is_read = False
+        # The counters of adopted shards that were empty and closed, by their numbers.
+        self._given_back: dict[int, Counters] = {}
         # Stamps of shards that were found empty.
         self._empty: dict[int, object] = {}
         self._is_in_trouble = False
@@ -620,6 +622,8 @@ class Writer:
             has_more = shard.database.maintain() or has_more
         for shard in [each for each in self._adopted if not each.counters.pending and not each.has_work]:
             self._adopted.remove(shard)
+            # Its dead letters are for the next process that holds it.
+            self._given_back[shard.slot] = shard.counters._replace(dead=0, dead_bytes=0)
             self._close(shard)
         # By a process that reads, and not before it has a shard of its own, which may be the one that the last one left.
         for slot in files.slots_on_disk(self._base) if self._is_read and self._own is not None else ():
@@ -672,6 +676,7 @@ class Writer:
             shard = None if self._empty.get(place.slot) == stamp else self._open(place)
             if shard is not None and shard.counters.pending:
                 self._adopted.append(shard)
+                self._given_back.pop(shard.slot, None)
                 self._recovered += shard.counters.pending
             elif shard is not None:
                 self._close(shard)
@@ -687,9 +692,10 @@ class Writer:
     def look(self) -> Callable[[], SpoolStatistics]:
         """What makes the statistics of now, in any thread and later, as few turns are followed by a question."""
         shards = self._all()
+        counters = [each for shard in shards for each in (shard.counters, shard.noted())]
         return partial(
             statistics_of,
-            [counters for shard in shards for counters in (shard.counters, shard.noted())],
+            [*self._given_back.values(), *counters],
             recovered=self._recovered,
             disk_bytes=sum(shard.database.disk_bytes for shard in shards),
             unrecorded=sum(len(shard.unrecorded) for shard in shards),

@@ -318,6 +318,26 @@ def test_what_was_erased_from_a_shard_that_is_empty_then_is_reported(writer, ado
     assert purged(writer.read(100, 1_000_000)) == [("left", "purged")]
 
 
+def test_an_adopted_shard_that_is_given_back_empty_is_still_counted(writer, adopted, path):
+    def counts():
+        return [*map(writer.look()().__getattribute__, ("accepted", "delivered", "failed", "pending", "dead"))]
+
+    [left] = writer.read(1, 1_000_000).messages
+    [own] = writer.read(1, 1_000_000).messages
+    writer.commit([Note([own.key], BatchResult(Status.DELIVERED)), Note([left.key], BatchResult(Status.FAILED))])
+    assert counts() == [2, 1, 1, 0, 1]
+    writer.look_after()
+    assert writer._adopted == []
+    # A dead letter stays in its shard, which another process may have now.
+    assert counts() == [2, 1, 1, 0, 0]
+    other = Writer(base_path(path), Options())
+    append(other, "again")
+    other.close()
+    # Once, if it is adopted again.
+    writer.look_after()
+    assert counts() == [3, 1, 1, 1, 1]
+
+
 def test_a_window_that_is_taken_back_after_it_was_erased_is_reported(writer, adopted, path):
     window = writer.read(100, 1_000_000)
     assert [message.message_id for message in window.messages] == ["left"]
