@@ -51,7 +51,7 @@ class ShardStatus:
     """One file of a spool.
 
     Attributes:
-        in_use: a process holds it.
+        in_use: a process holds it; so does an inspector that is still giving messages out.
         oldest: wall-clock seconds of the acceptance of the oldest pending message; `None` without any.
     """
 

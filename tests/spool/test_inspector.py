@@ -89,6 +89,15 @@ def test_a_shard_in_use_is_said_to_be(path):
     assert visit(path, "print(*(each.in_use for each in inspector.status()))") == ["False"]
 
 
+def test_an_inspector_that_is_still_giving_messages_out_uses_the_shard(path):
+    leave(path, "a")
+    pending = SpoolInspector(path).pending()
+    next(pending)
+    assert visit(path, "print(*(each.in_use for each in inspector.status()))") == ["True"]
+    pending.close()
+    assert visit(path, "print(*(each.in_use for each in inspector.status()))") == ["False"]
+
+
 def test_looking_changes_nothing(path):
     leave(path, "a", failed="x")
     before = path.read_bytes()
