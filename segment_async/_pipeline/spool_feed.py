@@ -15,7 +15,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
 from typing import Any, Final
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._lifecycle.loop_end import abandon_after_fork
@@ -59,7 +59,8 @@ class SpoolFeed:
         self._loaded = self._lost = 0
         self._reader = SupervisedTask("spool reader", self._read)
         self._recorder = SupervisedTask("spool recorder", self._record)
-        # Names the chain of timers that wakes the loop once the process has forked.
+        # Loops that ran while the process forked, and what names the chains of timers that wake them since.
+        self._forked: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         self._heartbeat: object | None = None
         capacity = spool.statistics().capacity
         if queue.overflow == "drop_oldest" and capacity:
@@ -75,9 +76,6 @@ class SpoolFeed:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Read and record on this loop, which runs in this thread."""
-        if self._heartbeat is not None:
-            self._heartbeat = heartbeat = object()
-            self._beat(loop, heartbeat)
         if self._deliver:
             self._reader.start(loop)
         self._recorder.start(loop)
@@ -295,8 +293,12 @@ class SpoolFeed:
                 await self._record_one()
         finally:
             # Also if the close is cut off: the spool goes on in the background.
-            await self._spool.aclose()
-        self._heartbeat = None
+            try:
+                await self._spool.aclose()
+            finally:
+                # No heartbeat any more, and none after a later fork.
+                _all.pop(id(self), None)
+                self._heartbeat = None
 
     # -- fork
 
@@ -306,16 +308,17 @@ class SpoolFeed:
 
     def after_fork_in_parent(self) -> None:
         """A child that ends its copy of a running loop removes the parent's wake-up pipe from the epoll that both have:
-        threads cannot wake the parent's loop any more. So it wakes up by itself.
+        threads cannot wake the parent's loop any more. So it wakes up by itself; also one that only calls the client.
         """
-        loop = self._clock.loop
-        # An earlier chain ends: one that a signal handler has stopped begins again.
+        self._forked.update(filter(None, (self._clock.loop, asyncio._get_running_loop())))
+        # Earlier chains end: one that a signal handler has stopped begins again.
         self._heartbeat = heartbeat = object()
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._beat, loop, heartbeat)
+        for loop in [*self._forked]:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._beat, loop, heartbeat)
 
     def _beat(self, loop: asyncio.AbstractEventLoop, heartbeat: object) -> None:
-        if heartbeat is self._heartbeat and self._clock.loop is loop:
+        if heartbeat is self._heartbeat:
             loop.call_later(_HEARTBEAT, self._beat, loop, heartbeat)
 
 

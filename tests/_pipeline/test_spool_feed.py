@@ -46,6 +46,38 @@ def test_a_process_that_has_forked_looks_at_its_loop_at_one_interval(
     run(main())
 
 
+def test_a_loop_that_only_calls_the_client_is_looked_at_too_if_it_has_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the client's loop has forked later. It ends when the client is closed."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        client = Client("key", spool=SlowSpool(), transport=ScriptedTransport())
+        feed = client._owner.pipeline.feed
+        assert feed is not None
+        feed.after_fork_in_parent()
+        beats, call_later = 0, loop.call_later
+
+        def count_beats(delay: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+            nonlocal beats
+            beats += delay == spool_feed._HEARTBEAT
+            return call_later(delay, *arguments, **options)
+
+        monkeypatch.setattr(loop, "call_later", count_beats)
+        await asyncio.sleep(1)
+        assert beats == pytest.approx(1 / spool_feed._HEARTBEAT, abs=2)
+        await asyncio.to_thread(feed.after_fork_in_parent)
+        await asyncio.sleep(1)
+        assert beats == pytest.approx(2 / spool_feed._HEARTBEAT, abs=4)
+        await client.aclose()
+        spool_feed._after_fork_in_parent()
+        await asyncio.sleep(0.1)
+        beats = 0
+        await asyncio.sleep(1)
+        assert beats == 0
+
+    run(main())
+
+
 def test_a_close_that_is_cut_off_closes_the_spool() -> None:
     """Else no other spool of this process could send what it keeps."""
 
