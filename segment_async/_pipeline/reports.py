@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from decimal import Decimal
+from functools import partial
 from itertools import count
 from typing import Any, Final, NamedTuple
 
@@ -29,7 +30,7 @@ _log = logging.getLogger("segment_async")
 
 # Seconds between two log records of one kind.
 _QUIET_SECONDS: Final = 60.0
-# Seconds of calls of `on_error` after which the loop gets its turn.
+# Seconds of calls of `on_error` after which the loop gets as much time: what a timer wakes takes several of its turns.
 _SLICE_SECONDS: Final = 0.01
 # Seconds that a cancelled hook gets to end.
 _LAST_SECONDS: Final = 0.1
@@ -129,15 +130,17 @@ class Reports:
         self._is_stopped, self._scheduled = False, None
         self._schedule(loop)
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule(self, loop: asyncio.AbstractEventLoop, pause: float = 0.0) -> None:
+        """Make the reports on this loop soon; or after a pause, if it is the running one."""
         if not self._waiting or self._is_stopped:
             return
         # First, as the loop of another thread may have made them before the call returns.
         self._scheduled = scheduled = object()
+        call = partial(loop.call_later, pause) if pause else loop.call_soon_threadsafe
         try:
-            loop.call_soon_threadsafe(self._make_scheduled, scheduled, context=Context())
+            call(self._make_scheduled, scheduled, context=Context())
             # Once more, in case that a signal handler raises as the first one begins.
-            loop.call_soon_threadsafe(self._make_scheduled, scheduled, context=Context())
+            call(self._make_scheduled, scheduled, context=Context())
         except RuntimeError:
             self._scheduled = None
 
@@ -149,7 +152,7 @@ class Reports:
         if not self._is_stopped:
             self.make(_SLICE_SECONDS)
             if self._scheduled is None and not self.are_made:
-                self._schedule(asyncio.get_running_loop())
+                self._schedule(asyncio.get_running_loop(), _SLICE_SECONDS)
 
     def make(self, seconds: float) -> None:
         """Call `on_error` for what waits now, but not for what its calls add: that would hold the loop for ever.

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any
@@ -166,6 +167,24 @@ class TestTelling:
 
         assert run(main()) == ["nothing"]
 
+    def test_a_slow_hook_takes_one_call_longer_than_a_time_limit(self) -> None:
+        async def main() -> int:
+            clock, made = running_clock(), 0
+
+            def hook(*_: object) -> None:
+                nonlocal made
+                made += 1
+                clock.advance(0.3)
+
+            reports = reports_to(hook, now=clock.time)
+            for name in "abcdefgh":
+                reports.add(REFUSED, bodies(name), 10, clock)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), 1.0)
+            return made
+
+        assert run(main()) == 4
+
     def test_a_slow_hook_gives_the_loop_its_turn_after_each_call(self) -> None:
         told: Told = []
         clock = [0.0]
@@ -178,9 +197,11 @@ class TestTelling:
             reports, made = reports_to(hook, now=lambda: clock[0]), []
             for name in "abc":
                 reports.add(REFUSED, bodies(name), 10, asyncio.get_running_loop())
+            await asyncio.sleep(0.005)
             while not reports.are_made:
-                await asyncio.sleep(0)
                 made.append(len(told))
+                await asyncio.sleep(0.01)
+            made.append(len(told))
             return made
 
         assert run(main()) == [1, 2, 3]
