@@ -414,7 +414,6 @@ def _ignore(_: object) -> None: ...
 _spools: weakref.WeakValueDictionary[int, SQLiteSpool] = weakref.WeakValueDictionary()
 # Held while a child of a fork without hooks begins.
 _beginning: Final = reentrant_lock()
-_stopped: list[SQLiteSpool] = []
 
 
 def _all_spools() -> list[SQLiteSpool]:
@@ -423,17 +422,18 @@ def _all_spools() -> list[SQLiteSpool]:
 
 
 def _before_fork() -> None:
-    _stopped.extend(spool for spool in _all_spools() if spool.turn.acquire(timeout=FORK_WAIT))
+    for spool in _all_spools():
+        spool.turn.acquire(timeout=FORK_WAIT)
 
 
 def _after_fork_in_parent() -> None:
-    for spool in _stopped:
-        spool.turn.release()
-    _stopped.clear()
+    # Not the ones that `_before_fork` noted: several threads may fork at once.
+    for spool in _all_spools():
+        if is_held_here(spool.turn):
+            spool.turn.release()
 
 
 def _after_fork_in_child() -> None:
-    _stopped.clear()
     for spool in _all_spools():
         spool.begin_after_fork()
 

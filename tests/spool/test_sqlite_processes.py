@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import warnings
+import weakref
 
 import pytest
 
@@ -246,6 +247,9 @@ def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_oth
         def release(self):
             stopped.discard(self)
 
+        def _is_owned(self):
+            return self in stopped
+
     spools, stopped = [SQLiteSpool(path) for _ in range(2)], set()
     for spool in spools:
         spool.turn = Turn()
@@ -253,6 +257,44 @@ def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_oth
     assert len(stopped) == 2
     _sqlite._after_fork_in_parent()
     assert (stopped, len(made)) == (set(), 2)
+
+
+def test_threads_that_fork_at_once_leave_no_turn_under_way(path, monkeypatch):
+    monkeypatch.setattr(_sqlite, "_spools", weakref.WeakValueDictionary())
+
+    class Turn:
+        """A turn that the other thread takes as soon as the first one has freed it."""
+
+        def __init__(self):
+            self.lock = threading.RLock()
+
+        def acquire(self, timeout):
+            has_begun.set()
+            return self.lock.acquire(timeout=timeout)
+
+        def release(self):
+            self.lock.release()
+            has_taken.wait(SOON)
+
+        def _is_owned(self):
+            return self.lock._is_owned()
+
+    def fork():
+        _sqlite._before_fork()
+        has_taken.set()
+        _sqlite._after_fork_in_parent()
+
+    spool = SQLiteSpool(path)
+    has_begun, has_taken = threading.Event(), threading.Event()
+    spool.turn = Turn()
+    _sqlite._before_fork()
+    other = threading.Thread(target=fork)
+    has_begun.clear()
+    other.start()
+    assert has_begun.wait(SOON)
+    _sqlite._after_fork_in_parent()
+    other.join(SOON)
+    assert spool.turn.lock.acquire(timeout=0)
 
 
 def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(path):
