@@ -18,7 +18,6 @@ import inspect
 import logging
 from collections.abc import Callable
 from os import getpid
-from threading import TIMEOUT_MAX
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, cast
 
@@ -228,7 +227,7 @@ class Client(Calls[Delivery]):
             thread = self._start()
         pipeline = self._client._owner.pipeline
         place = pipeline.flush_now()
-        limit = None if timeout is None else min(TIMEOUT_MAX, timeout + _FLUSH_GRACE)
+        limit = None if timeout is None else timeout + _FLUSH_GRACE
         try:
             return thread.run(self._client.flush(timeout=timeout), limit)
         except TimeoutError:

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -204,6 +205,20 @@ class TestWaits:
             client.close()
         assert delivery.wait().reason == "close_timeout"
         assert "dropped" in repr(delivery)
+
+    @pytest.mark.parametrize("limit", [math.inf, 1e30])
+    def test_a_limit_may_be_longer_than_a_lock_can_wait(self, limit: float) -> None:
+        with opened(Gate()) as client:
+            assert client.track("user", "Event").wait(limit).status is Status.DELIVERED
+            client.track("user", "Event")
+            assert client.flush(limit) == 0
+
+    def test_not_a_number_is_no_time(self) -> None:
+        with opened(Gate(is_open=False), close_timeout=0) as client:
+            delivery = client.track("user", "Event")
+            assert client.flush(math.nan) == 1
+            with pytest.raises(TimeoutError):
+                delivery.wait(math.nan)
 
     def test_a_flush_keeps_its_limit_while_a_hook_holds_the_clients_thread(self) -> None:
         began, may_end, told = threading.Event(), threading.Event(), []

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
-from threading import Thread, get_ident
+from threading import TIMEOUT_MAX, Thread, get_ident
 from typing import Any, Final, TypeVar
 
 from segment_async._exceptions import stack_of
@@ -136,7 +136,8 @@ class LoopThread:
             coroutine.close()
             raise
         try:
-            return future.result(timeout)
+            # As a lock takes it; not a number is no time.
+            return future.result(None if timeout is None else min(TIMEOUT_MAX, max(0.0, timeout)))
         except BaseException:
             future.cancel()
             raise
