@@ -18,6 +18,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from os import getpid
+from threading import TIMEOUT_MAX
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, cast
 
@@ -267,7 +268,7 @@ def _close_all() -> None:
         return
     closing = [asyncio.run_coroutine_threadsafe(client._client.aclose(), thread.loop) for client in clients]
     seconds = max((client._client._owner.close_timeout for client in clients), default=0.0)
-    concurrent.futures.wait(closing, timeout=seconds + _CLOSE_GRACE)
+    concurrent.futures.wait(closing, timeout=min(TIMEOUT_MAX, seconds + _CLOSE_GRACE))
     thread.stop()
 
 

@@ -392,3 +392,14 @@ print(threading.active_count())
             [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
         )
         assert (said.stdout, said.stderr) == ("1\n", "")
+
+    def test_a_close_timeout_may_be_longer_than_a_lock_can_wait(self) -> None:
+        program = """
+from segment_async.blocking import Client
+client = Client("test-write-key", send=False, close_timeout=1e30)
+client.track("user", "Event")
+"""
+        said = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
+        )
+        assert (said.stdout, said.stderr) == ("", "")
