@@ -287,6 +287,8 @@ class TestOtherThreads:
                     steps += 1
                 return step
 
+            # In Python 3.12, `settrace` asks for these events only if a frame wanted them before.
+            sys._getframe().f_trace_opcodes = True
             before = sys.gettrace()
             sys.settrace(step)
             try:
