@@ -241,19 +241,6 @@ class Database:
 
         return self._survive(action)
 
-    def check_lock(self) -> None:
-        """Take the lock again if its file alone was removed, as long as no other process has taken the shard.
-
-        Raises:
-            SpoolUnavailable: one has.
-        """
-
-        def action() -> None:
-            if files.file_id(self._place.database) == self._id:
-                self._ensure_lock()
-
-        self._survive(action)
-
     def shrink(self) -> bool:
         """Give free pages back to the disk, for a moment; returns whether there are more.
 
@@ -407,9 +394,6 @@ class Database:
     def _prepare_place(self) -> None:
         """Make the folder if it is missing, and take the lock again if its file was removed."""
         files.prepare_folder(self._place.database)
-        self._ensure_lock()
-
-    def _ensure_lock(self) -> None:
         if self._lock is not None and not self._lock.is_in_place():
             lock = Lock.acquire(self._place.lock)
             if lock is None:

@@ -226,7 +226,6 @@ class Shard:
             heads = self._next(connection, max_count, max_bytes)
             return tables.read_rows(connection, heads), tables.load_attempts(connection, [h.position for h in heads])
 
-        self.database.check_lock()
         rows, attempts = self.database.read(work)
         for row in rows:
             self.held[row.position] = row.size

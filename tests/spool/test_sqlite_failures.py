@@ -11,14 +11,14 @@ import pytest
 from segment_async.spool import SpoolUnavailable, SQLiteSpool, TryLater
 
 from .contract import DELIVERED, REFUSED, append, append_one, body_of, call_append, check_law, read, read_ids
-from .process import HOLDER, Process, reader_without_end
+from .process import reader_without_end
 
 BIG = b"x" * 32_000
 
 
-def run(path, part, *, check_interval=0.05, **options):
+def run(path, part, **options):
     async def life():
-        spool = SQLiteSpool(path, check_interval=check_interval, **options)
+        spool = SQLiteSpool(path, check_interval=0.05, **options)
         try:
             await part(spool)
             check_law(spool)
@@ -346,33 +346,6 @@ def test_a_lock_that_somebody_removed_is_taken_again(path):
 
     # It is looked for once a second.
     run(path, part, monotonic=itertools.count(step=2).__next__)
-
-
-def test_nothing_is_read_from_a_shard_that_another_process_took_when_the_lock_was_removed(path):
-    async def part(spool):
-        await append(spool, "a", "b")
-        assert await read_ids(spool, count=1) == ["a"]
-        path.with_name(path.name + ".lock").unlink()
-        other = Process(HOLDER, path, "c")
-        assert other.line() == "ready"
-        for _ in range(2):
-            with pytest.raises(SpoolUnavailable, match="another process has taken"):
-                await read(spool)
-        other.kill()
-        assert await read_ids(spool) == ["b", "c"]
-
-    counts = run(path, part, check_interval=3_600)
-    assert (counts.accepted, counts.pending) == (3, 3)
-
-
-def test_reading_takes_a_lock_again_that_was_removed(path):
-    async def part(spool):
-        await append(spool, "a")
-        path.with_name(path.name + ".lock").unlink()
-        assert await read_ids(spool) == ["a"]
-        assert path.with_name(path.name + ".lock").exists()
-
-    run(path, part, check_interval=3_600)
 
 
 # -- memory instead
