@@ -211,10 +211,18 @@ class SQLiteSpool:
                     self.begin_after_fork(has_threads=False)
         self._requests.put(request)
         if self._is_closed or not self._ensure_thread():
-            # Amid a turn of this thread, in an answer, a signal handler or a finalizer, the next turn serves the request.
+            self._serve_here()
+
+    def _serve_here(self) -> None:
+        """Take turns in this thread. Amid one, in an answer, a signal handler or a finalizer, the next turn serves all."""
+        try:
             while not (self._requests.empty() or is_held_here(self._in_turn)):
                 with self._in_turn:
                     self._take_turn(self._next_requests(0))
+        except BaseException:
+            # What its answers asked for is waited for as well.
+            self._serve_here()
+            raise
 
     @property
     def _in_turn(self) -> RLock:

@@ -148,6 +148,19 @@ def test_a_handler_or_a_finalizer_that_appends_waits_for_nothing(tmp_path: Path,
     go_through(tmp_path, call, append, *parts)
 
 
+def test_what_an_answer_appends_without_a_thread_is_served_although_its_turn_raises(tmp_path: Path) -> None:
+    """As by a signal handler. The client asks for no further group before this one is answered."""
+    spool, taken = new_spool(tmp_path / "a.db", has_threads=False), []
+
+    def append_next(_: object) -> None:
+        spool.append_nowait([NewMessage("next", b"{}")], taken.append)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spool.append_nowait([NewMessage("first", b"{}")], append_next)
+    assert len(taken) == 1
+
+
 def test_an_answer_that_appends_without_a_thread_begins_no_turn_within_its_own(tmp_path: Path) -> None:
     """As the client's, which hands over its next messages then: nested, many of them would reach Python's limit."""
     spool, taken, under_way = new_spool(tmp_path / "a.db", has_threads=False), [], []
