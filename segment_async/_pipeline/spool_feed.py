@@ -34,6 +34,8 @@ from .spool_intake import SpoolIntake
 _WINDOW: Final = 1_000
 # Seconds until a spool that could not be read is asked again.
 _RETRY_SECONDS: Final = 0.5
+# Reads in a row that a spool refuses before a flush no longer waits for what earlier processes left.
+_REFUSALS: Final = 4
 # Seconds between two looks at what the spool's thread has answered, in a process that has forked.
 _HEARTBEAT: Final = 0.02
 
@@ -88,7 +90,7 @@ class SpoolFeed:
     # -- back from the disk
 
     async def _read(self) -> None:
-        queue = self._queue
+        queue, refusals = self._queue, 0
         # A closing client leaves the rest of a shared spool to the others.
         while not (self.intake.answers.keeps or (queue.closed and is_shared(self._spool))):
             await self._until_answered()
@@ -97,11 +99,14 @@ class SpoolFeed:
             count, size = queue.window()
             try:
                 self._window = await self._spool.read(min(count, _WINDOW), size)
+                refusals = 0
             except SpoolUnavailable as error:
                 if queue.closed:
                     return
-                self.is_open = True
-                queue.notify()
+                refusals += 1
+                if refusals == _REFUSALS:
+                    self.is_open = True
+                    queue.notify()
                 self._reports.warn("spool read", "The spool cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 

@@ -1,6 +1,7 @@
 """The queue as a window on a spool: what it does on the client's loop, after forks, and at the close."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -104,24 +105,40 @@ def test_a_close_that_is_cut_off_closes_the_spool() -> None:
     run(main())
 
 
+class Refusing(SlowSpool):
+    def __init__(self, refusals: float) -> None:
+        super().__init__()
+        self.refusals = refusals
+
+    async def read(self, max_count: int, max_bytes: int) -> Window:
+        if self.refusals > 0:
+            self.refusals -= 1
+            raise SpoolUnavailable("the folder cannot be read")
+        return await super().read(max_count, max_bytes)
+
+
+@pytest.mark.parametrize("refusals", [1, 3])
+def test_a_flush_waits_for_what_is_left_although_it_cannot_be_read_at_once(refusals: int) -> None:
+    async def main() -> None:
+        spool, transport = Refusing(refusals), ScriptedTransport()
+        spool.windows.put_nowait(Window([StoredMessage(1, "left", b'{"type":"track","messageId":"left"}', 0)]))
+        async with Client("key", spool=spool, transport=transport) as client:
+            assert await client.flush(timeout=60) == 0
+            assert client.statistics().delivered == 1
+
+    run(main())
+
+
 def test_a_flush_does_not_wait_for_a_spool_that_cannot_be_opened() -> None:
     """None of its messages is there. Once the spool can be opened, what earlier processes left is sent."""
 
-    class Refusing(SlowSpool):
-        refuses = True
-
-        async def read(self, max_count: int, max_bytes: int) -> Window:
-            if self.refuses:
-                raise SpoolUnavailable("the folder cannot be read")
-            return await super().read(max_count, max_bytes)
-
     async def main() -> None:
-        spool, transport = Refusing(), ScriptedTransport()
+        spool, transport = Refusing(math.inf), ScriptedTransport()
         async with Client("key", spool=spool, transport=transport) as client:
             async with asyncio.timeout(60):
                 assert await client.flush() == 0
             spool.windows.put_nowait(Window([StoredMessage(1, "left", b'{"type":"track","messageId":"left"}', 0)]))
-            spool.refuses = False
+            spool.refusals = 0
             await asyncio.sleep(1)
             assert await client.flush() == 0
             assert client.statistics().delivered == 1
