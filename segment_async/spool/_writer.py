@@ -49,7 +49,7 @@ from ._protocol import (
 from ._tables import Counters, Damaged, DeadRow, Head, Row
 
 _POSITION_BITS: Final = 44
-# Seconds until messages that callers keep in memory are appended again.
+# Seconds until what the disk refused is tried again: messages that callers keep in memory, and notes.
 _TRY_LATER: Final = 0.5
 _QUIET_SECONDS: Final = 60.0
 _Sized = TypeVar("_Sized", Head, DeadRow)
@@ -127,8 +127,8 @@ class Shard:
         self.dropped: list[DroppedMessage] = []
         self.doubts: list[_Change] = []
         self._noted = _Noted()
-        # As each try takes all notes, notes alone are not tried again before there are so many.
-        self._notes_to_try = 0
+        # As each try takes all notes, notes alone are tried again after a while.
+        self._next_try = 0.0
         # Positions of messages that another process erased, and that were reported.
         self._purged: set[int] = set()
         self._cursor = 0
@@ -167,9 +167,10 @@ class Shard:
         all_steps = (*self.unrecorded, *steps)
         self.unrecorded += [step for step in steps if isinstance(step, Note)]
         sizes = [step.size for step in steps if isinstance(step, Append)]
-        if steps and not sizes and len(self.unrecorded) < self._notes_to_try:
+        now = self.options.monotonic()
+        if steps and not sizes and now < self._next_try:
             return []
-        self._notes_to_try = 2 * len(self.unrecorded)
+        self._next_try = now + _TRY_LATER
 
         def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, _Transaction]:
             self._sync(connection)
@@ -204,7 +205,7 @@ class Shard:
         self._revision = done.counters.revision + 1
         self.doubts.clear()
         self.unrecorded.clear()
-        self._noted, self._notes_to_try = _Noted(), 0
+        self._noted, self._next_try = _Noted(), 0.0
         self._purged.clear()
         self.held.update(done.held)
         for position in done.released:
