@@ -199,15 +199,13 @@ class LoopOwner(Host):
         if self._guards.pop(loop, None) is None:
             # Released.
             return
-        is_owner = self.clock.loop is loop
-        if is_owner:
+        if self.clock.loop is loop:
             await self._send_before_the_end()
         # Another loop may have taken over in the meantime; only this one can end its tasks and close its connections.
         tasks = self.leave(loop) or self._left.pop(loop, [])
         if tasks:
             await asyncio.wait(tasks)
-        if is_owner:
-            await self.pipeline.reports.finish(0.0)
+        await self.pipeline.reports.finish(0.0)
         if isinstance(self._transport, HTTPTransport):
             await self._transport.close_here()
         await self._auth.close_here()
@@ -215,8 +213,8 @@ class LoopOwner(Host):
     async def _send_before_the_end(self) -> None:
         """What is in flight or due gets a moment, unless the server is not to be asked now or a flush has just waited for it."""
         pipeline = self.pipeline
-        waits = self.clock.now() >= self._waits_from and pipeline.can_send()
-        if self._is_closed or self._is_finishing or not waits:
+        is_due = pipeline.can_send() or (not pipeline.has_pending() and pipeline.reports.has_waiting)
+        if self._is_closed or self._is_finishing or not is_due or self.clock.now() < self._waits_from:
             return
         left = await self.flush(min(self.close_timeout, _LOOP_END_SECONDS))
         if left and pipeline.feed is None:
@@ -287,7 +285,16 @@ class LoopOwner(Host):
         if is_reached:
             # Not all that wait: what `on_error` tracks may be reported to it again, without end.
             last = reports.next_place()
-            await wait_until(lambda: reports.are_made_before(last), lambda: queue.changed, self, time_left)
+            await wait_until(
+                # Without a limit, not for calls that may never end.
+                lambda: reports.are_made_before(last) or (timeout is None and reports.is_busy),
+                lambda: queue.changed,
+                self,
+                time_left,
+            )
+            if reports.has_running:
+                # Asynchronous calls take their first step.
+                await asyncio.sleep(0)
         if feed is not None:
             await feed.until_recorded(self, time_left)
         # The place moves on by what a spool recovers, also once it was reached.
@@ -457,9 +464,9 @@ class LoopOwner(Host):
             left = self.pipeline.statistics().pending
         if left:
             await self._drop_or_keep("exit", None)
+        self.leave()
         await self.pipeline.reports.finish(_GRACE_SECONDS)
         self.pipeline.reports.skip_rest()
-        self.leave()
         await self._close_parts(None)
 
     def left_at_exit(self) -> tuple[int, int]:

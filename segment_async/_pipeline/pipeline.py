@@ -194,7 +194,7 @@ class Pipeline:
         self.queue.refuse(result)
         record = Record(self.queue.queued.host)
         record.settle(0, 1, result)
-        self.reports.add(result, lambda: (body,), len(body), self.clock.loop)
+        self.reports.add(result, lambda: (body,), len(body))
         if reason == "queue_full":
             self.reports.warn(reason, "The queue is full: messages are dropped until there is room.")
         return Delivery(message_id, b"", record)
@@ -206,7 +206,7 @@ class Pipeline:
                 result, bodies, size = evicted.popleft()
             except IndexError:
                 break
-            self.reports.add(result, bodies, size, self.clock.loop)
+            self.reports.add(result, bodies, size)
             self.reports.warn("queue_full", "The queue is full: the oldest messages are dropped.")
 
     # -- which loop
@@ -224,6 +224,7 @@ class Pipeline:
         """Stop working; batches in flight wait again. Returns the tasks, for the caller to end."""
         fed = self.feed.stop() if self.feed is not None else []
         tasks = [*self._consumer.stop(), *fed]
+        self.reports.stop()
         self.clock.detach()
         return tasks
 

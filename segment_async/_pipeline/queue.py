@@ -478,12 +478,14 @@ class Queue:
             self.queued.moved.notify()
 
     def settle(self, batch: Batch | OpenBatch, result: BatchResult) -> bool:
-        """The messages of a batch have their outcome; `False`: another thread has given the batch up meanwhile."""
+        """The messages of a batch have their outcome; `False`: another thread has given the batch up meanwhile.
+
+        The caller notifies, once it has done the rest of what belongs to the outcome.
+        """
         with self.lock:
             is_pending = self.backlog.has(batch)
             if is_pending:
                 self._settle(batch, result)
-        self.notify()
         return is_pending
 
     def _settle(self, batch: Batch | OpenBatch, result: BatchResult) -> None:

@@ -68,13 +68,14 @@ class Reports:
         self._hooks: dict[asyncio.Future[None], int] = {}
         # Names the calls of `_make_scheduled` that are on their way.
         self._scheduled: object | None = None
-        # From the end of one loop until the next resumes.
-        self._is_stopped = False
+        # The loop on which the reports are made, unless they are stopped: from the end of one loop until the next resumes.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_stopped = True
         self._logged: dict[str, float] = {}
 
     @property
     def are_made(self) -> bool:
-        """Whether `on_error` was called for everything, or cannot be called now: its calls do not end, or no loop runs."""
+        """Whether `on_error` was called for everything, or no loop runs for the client."""
         return self.are_made_before(math.inf)
 
     def are_made_before(self, place: float) -> bool:
@@ -84,18 +85,23 @@ class Reports:
         except IndexError:
             # Not asked first: another thread may make the last one.
             return True
-        return is_made or self._is_stopped or self._is_busy
+        return is_made or self._is_stopped
 
     def next_place(self) -> int:
         """A place after everything that was added until now."""
         return next(self._places)
 
     @property
-    def _is_busy(self) -> bool:
-        """Whether no call may begin until one ends."""
+    def is_busy(self) -> bool:
+        """Whether no call may begin until one ends, which may be never."""
         # The copy is made in one step: another thread may ask.
         sizes = [*self._hooks.values()]
         return len(sizes) >= _MAX_RUNNING or sum(sizes) >= _MAX_RUNNING_BYTES
+
+    @property
+    def has_running(self) -> bool:
+        """Whether asynchronous calls of `on_error` run."""
+        return bool(self._hooks)
 
     @property
     def has_waiting(self) -> bool:
@@ -107,9 +113,8 @@ class Reports:
         result: BatchResult,
         bodies: Callable[[], Iterable[bytes]],
         size: int,
-        loop: asyncio.AbstractEventLoop | None,
     ) -> None:
-        """Call `on_error` soon, on this loop; from any thread. `None`: the report waits for the next loop."""
+        """Call `on_error` soon, or on the next loop; from any thread."""
         if self._on_error is None:
             return
         self._waiting.append(_Report(result, bodies, size, next(self._places)))
@@ -122,27 +127,40 @@ class Reports:
             self._waiting_bytes -= self._waiting.popleft().size
         if skipped:
             self._warn_skipped()
-        if self._scheduled is None and loop is not None:
-            self._schedule(loop)
+        if self._scheduled is None:
+            self._schedule()
 
     def resume(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Make the waiting reports on this loop."""
+        """Make the reports on this loop from now on."""
+        # First: an earlier loop, amid `_schedule`, takes the one that it finds after its own mark.
+        self._loop = loop
         self._is_stopped, self._scheduled = False, None
-        self._schedule(loop)
+        self._schedule()
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop, pause: float = 0.0) -> None:
-        """Make the reports on this loop soon; or after a pause, if it is the running one."""
+    def stop(self) -> None:
+        """Call `on_error` on no loop until one resumes."""
+        self._is_stopped = True
+
+    def _schedule(self, pause: float = 0.0) -> None:
+        """Make the reports soon; or after a pause, if this is their loop."""
         if not self._waiting or self._is_stopped:
             return
-        # First, as the loop of another thread may have made them before the call returns.
-        self._scheduled = scheduled = object()
-        call = partial(loop.call_later, pause) if pause else loop.call_soon_threadsafe
+        scheduled = object()
         try:
+            # First, as the loop of another thread may have made them before the call returns.
+            self._scheduled = scheduled
+            loop = self._loop
+            assert loop is not None
+            is_here = loop is asyncio._get_running_loop()
+            call = partial(loop.call_later, pause) if pause and is_here else loop.call_soon_threadsafe
             call(self._make_scheduled, scheduled, context=Context())
-            # Once more, in case that a signal handler raises as the first one begins.
-            call(self._make_scheduled, scheduled, context=Context())
-        except RuntimeError:
+            # Once more, in case that a signal handler raises in the first one.
+            call(self._make_sure, scheduled, context=Context())
+        except BaseException as fault:
             self._scheduled = None
+            # The loop is closed.
+            if not isinstance(fault, RuntimeError):
+                raise
 
     def _make_scheduled(self, scheduled: object) -> None:
         if scheduled is not self._scheduled:
@@ -151,8 +169,15 @@ class Reports:
         # On a loop that is about to end, they wait for the next one.
         if not self._is_stopped:
             self.make(_SLICE_SECONDS)
-            if self._scheduled is None and not self.are_made:
-                self._schedule(asyncio.get_running_loop(), _SLICE_SECONDS)
+            self._go_on()
+
+    def _make_sure(self, scheduled: object) -> None:
+        self._make_scheduled(scheduled)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._scheduled is None and not self.is_busy:
+            self._schedule(_SLICE_SECONDS)
 
     def make(self, seconds: float) -> None:
         """Call `on_error` for what waits now, but not for what its calls add: that would hold the loop for ever.
@@ -162,7 +187,7 @@ class Reports:
         end = self._now() + seconds
         try:
             for _ in range(len(self._waiting)):
-                if self._is_busy or self._now() >= end:
+                if self.is_busy or self._now() >= end:
                     break
                 try:
                     report = self._waiting.popleft()
@@ -174,7 +199,7 @@ class Reports:
         except BaseException:
             # A hook ends the program, or a signal handler raises; if the loop goes on, so do the reports.
             if self._scheduled is None:
-                self._schedule(asyncio.get_running_loop())
+                self._schedule()
             raise
         finally:
             self._notify()
@@ -202,7 +227,7 @@ class Reports:
         if fault is not None and not isinstance(fault, _ENDS_THE_PROGRAM):
             self._contain(fault)
         if self._scheduled is None:
-            self._schedule(hook.get_loop())
+            self._schedule()
 
     def skip_rest(self) -> None:
         """The client ends: `on_error` is not called for what still waits."""
@@ -229,13 +254,12 @@ class Reports:
         abandon_after_fork(self._hooks)
 
     async def finish(self, seconds: float) -> None:
-        """Give hooks that still run on this loop so many seconds, then cancel them, and begin no others on it."""
+        """Give hooks that still run on this loop so many seconds, then cancel them."""
         hooks = self._running_here()
         try:
             if hooks:
                 await asyncio.wait(hooks, timeout=seconds)
         finally:
-            self._is_stopped = True
             self._notify()
             late = self._running_here()
             for hook in late:

@@ -123,12 +123,16 @@ class Settlement:
 
     def settle(self, batch: Batch | OpenBatch, result: BatchResult, answer: str = "") -> None:
         """The messages of a batch have their outcome: count it, record it, report it."""
-        if not self._queue.settle(batch, result):
-            return
-        if self._feed is not None and isinstance(batch, Batch):
-            self._feed.settle(batch.keys, result, answer)
-        if result.status in (Status.FAILED, Status.DROPPED):
-            self._reports.add(result, batch.bodies, batch.size, self._clock.loop)
+        try:
+            if not self._queue.settle(batch, result):
+                return
+            if self._feed is not None and isinstance(batch, Batch):
+                self._feed.settle(batch.keys, result, answer)
+            if result.status in (Status.FAILED, Status.DROPPED):
+                self._reports.add(result, batch.bodies, batch.size)
+        finally:
+            # Last, as a flush on another loop waits for the report as well.
+            self._queue.notify()
 
     # -- what decides
 

@@ -277,7 +277,7 @@ class SpoolAnswers:
             except IndexError:
                 # Another thread, or a signal handler, was faster.
                 return
-            self._reports.add(result, partial(_alone, body), len(body), self._clock.loop)
+            self._reports.add(result, partial(_alone, body), len(body))
 
     def note_elsewhere(self, keys: Iterable[int]) -> None:
         """Other processes have these messages now, and those with the same ids."""
@@ -286,7 +286,7 @@ class SpoolAnswers:
     def report_dropped(self, delivery: Delivery, result: BatchResult, body: bytes) -> None:
         """Report a message that was dropped."""
         self._queue.queued.moved.notify()
-        self._reports.add(result, partial(_alone, body), len(body), self._clock.loop)
+        self._reports.add(result, partial(_alone, body), len(body))
         if result.reason == "spool_unavailable":
             self._reports.warn(
                 "spool_unavailable", "The spool cannot store messages; those that cannot wait are dropped."

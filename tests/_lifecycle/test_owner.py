@@ -297,6 +297,26 @@ class TestLoops:
 
         run(main())
 
+    def test_slow_reports_get_their_time_at_the_end_of_a_loop(self) -> None:
+        told = 0
+
+        def on_error(*_: object) -> None:
+            nonlocal told
+            told += 1
+            running_clock().advance(0.005)
+
+        client = Client("KEY", transport=Net(), on_error=on_error, on_invalid="drop")
+
+        async def main() -> None:
+            await (await client.track("user", "Event"))
+            for _ in range(50):
+                await client.track("user", "")
+            await client._owner._send_before_the_end()
+            assert told == 50
+            await client.aclose()
+
+        run(main())
+
 
 class OtherLoop:
     """A loop that runs in a thread of its own until the block ends."""

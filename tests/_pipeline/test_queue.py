@@ -86,6 +86,11 @@ def read(queue: Queue, most: int = MANY) -> list[str]:
     return names
 
 
+def end_batch(queue: Queue, batch: Batch | OpenBatch, result: BatchResult) -> None:
+    queue.settle(batch, result)
+    queue.notify()
+
+
 def settle(queue: Queue, count: int = 1, result: BatchResult = DELIVERED) -> None:
     """The oldest batches that wait end; they are read first if there are none."""
     for _ in range(count):
@@ -94,7 +99,7 @@ def settle(queue: Queue, count: int = 1, result: BatchResult = DELIVERED) -> Non
                 read(queue, 1)
             assert queue.backlog.open is not None
             seal(queue, queue.backlog.open)
-        queue.settle(queue.backlog.waiting[0], result)
+        end_batch(queue, queue.backlog.waiting[0], result)
 
 
 def settle_all(queue: Queue) -> None:
@@ -139,7 +144,7 @@ class TestBounds:
             backlog.mark_in_flight(first)
         assert not offer(queue, 1)
         assert queue.statistics().in_flight == 1
-        queue.settle(first, DELIVERED)
+        end_batch(queue, first, DELIVERED)
         assert not offer(queue, 11)
         assert offer(queue, 10)
 
@@ -627,7 +632,7 @@ class TestThreads:
             queue.read(MAX_BODY_BYTES, all_of_it=True)
             checks.append(queue.statistics())
             if queue.backlog.open is not None:
-                queue.settle(seal(queue, queue.backlog.open), DELIVERED)
+                end_batch(queue, seal(queue, queue.backlog.open), DELIVERED)
         for caller in callers:
             caller.join()
         for counters in checks:
@@ -649,7 +654,7 @@ class TestThreads:
                 backlog = queue.backlog
                 with queue.lock:
                     backlog.mark_in_flight(batch)
-                queue.settle(batch, DELIVERED)
+                end_batch(queue, batch, DELIVERED)
             over.set()
 
         worker = threading.Thread(target=work)
@@ -1118,7 +1123,7 @@ CHANGES: Mapping[str, Callable[[Queue], object]] = {
     "put_nowait": lambda queue: offer(queue, 10) or taken_over(queue),
     "drop": lambda queue: offer(queue, 10) or taken_over(queue),
     "read": lambda queue: queue.read(1_000, all_of_it=True),
-    "settle": lambda queue: queue.settle(next(iter(queue.backlog.in_flight)), REFUSED),
+    "settle": lambda queue: end_batch(queue, next(iter(queue.backlog.in_flight)), REFUSED),
     "seal": _seal,
     "split": _split,
     "repair": lambda queue: queue.repair(),
@@ -1261,7 +1266,7 @@ class TestSpooled:
         settle(queue)
         assert queue.window()[0] == 1
         assert queue.backlog.open is not None
-        queue.settle(queue.backlog.open, BatchResult(Status.KEPT))
+        end_batch(queue, queue.backlog.open, BatchResult(Status.KEPT))
         assert self.counts(queue) == (3, 2, 3, 10)
         assert queue.accounts.pending == 0
 
@@ -1372,7 +1377,7 @@ class LawOfTheQueue(RuleBasedStateMachine):
     @rule(result=st.sampled_from([DELIVERED, REFUSED]))
     def conclude(self, result: BatchResult) -> None:
         batch = next(iter(self.queue.backlog.in_flight))
-        self.queue.settle(batch, result)
+        end_batch(self.queue, batch, result)
         self.ended += batch.count
         self.turn()
 

@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from decimal import Decimal
+from itertools import count
+from types import FrameType
 from typing import Any
 
 import orjson
@@ -14,7 +17,9 @@ import pytest
 from segment_async import Client, DeliveryError, Response, Status, messages
 from segment_async._exceptions import stack_of
 from segment_async._outcome import BatchResult
+from segment_async._pipeline import reports as reports_module
 from segment_async._pipeline.reports import OnError, Reports
+from tests.support.scripted_transport import ScriptedTransport
 from tests.support.virtual_clock import run, running_clock
 
 REFUSED = BatchResult(Status.FAILED, "refused", 400, 2, possibly_delivered=True)
@@ -43,13 +48,26 @@ def nothing() -> None:
     """There is nothing to notify."""
 
 
+class LoopReports(Reports):
+    def add_on(
+        self,
+        result: BatchResult,
+        bodies: Callable[[], Iterable[bytes]],
+        size: int,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        if loop is not None and loop is not self._loop:
+            self.resume(loop)
+        self.add(result, bodies, size)
+
+
 def reports_to(
     on_error: OnError | None, now: Callable[[], float] = lambda: 0.0, notify: Callable[[], None] = nothing
-) -> Reports:
-    return Reports(on_error, now, notify)
+) -> LoopReports:
+    return LoopReports(on_error, now, notify)
 
 
-def telling(told: Told) -> Reports:
+def telling(told: Told) -> LoopReports:
     return reports_to(lambda error, group: told.append((error, group)))
 
 
@@ -63,7 +81,7 @@ class TestTelling:
         async def main() -> None:
             told: Told = []
             reports = telling(told)
-            reports.add(REFUSED, bodies("a", "b"), 10, asyncio.get_running_loop())
+            reports.add_on(REFUSED, bodies("a", "b"), 10, asyncio.get_running_loop())
             assert not reports.are_made
             assert not told
             await turns()
@@ -81,9 +99,9 @@ class TestTelling:
             told: Told = []
             reports = telling(told)
             for name in "abc":
-                reports.add(REFUSED, bodies(name), 10, asyncio.get_running_loop())
+                reports.add_on(REFUSED, bodies(name), 10, asyncio.get_running_loop())
             await turns()
-            reports.add(FULL, bodies("d"), 10, asyncio.get_running_loop())
+            reports.add_on(FULL, bodies("d"), 10, asyncio.get_running_loop())
             await turns()
             assert ids(told) == [["a"], ["b"], ["c"], ["d"]]
 
@@ -91,13 +109,13 @@ class TestTelling:
 
     def test_without_a_hook_nothing_is_read(self) -> None:
         reports = reports_to(None)
-        reports.add(REFUSED, lambda: pytest.fail("were read"), 10, None)
+        reports.add_on(REFUSED, lambda: pytest.fail("were read"), 10, None)
         assert reports.are_made
 
     def test_without_a_loop_they_wait_for_the_next(self) -> None:
         told: Told = []
         reports = telling(told)
-        reports.add(REFUSED, bodies("a"), 10, None)
+        reports.add_on(REFUSED, bodies("a"), 10, None)
 
         async def main() -> None:
             reports.resume(asyncio.get_running_loop())
@@ -111,10 +129,10 @@ class TestTelling:
         reports = telling(told)
         gone = asyncio.new_event_loop()
         gone.close()
-        reports.add(REFUSED, bodies("a"), 10, gone)
+        reports.add_on(REFUSED, bodies("a"), 10, gone)
 
         async def main() -> None:
-            reports.add(FULL, bodies("b"), 10, asyncio.get_running_loop())
+            reports.add_on(FULL, bodies("b"), 10, asyncio.get_running_loop())
             await turns()
 
         run(main())
@@ -130,14 +148,14 @@ class TestTelling:
         told: Told = []
         reports = telling(told)
         for name in "ab":
-            reports.add(REFUSED, bodies(name), 10, Quick())  # type: ignore[arg-type]
+            reports.add_on(REFUSED, bodies(name), 10, Quick())  # type: ignore[arg-type]
         assert ids(told) == [["a"], ["b"]]
 
     def test_waits_for_them_are_notified(self) -> None:
         async def main() -> None:
             after: list[bool] = []
             reports = reports_to(lambda *_: None, notify=lambda: after.append(reports.are_made))
-            reports.add(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
             await turns()
             assert after == [True]
 
@@ -148,7 +166,7 @@ class TestTelling:
             told: Told = []
             reports = telling(told)
             body = b'{"messageId":"a","properties":{"n":1E+400}}'
-            reports.add(REFUSED, lambda: [body], 10, asyncio.get_running_loop())
+            reports.add_on(REFUSED, lambda: [body], 10, asyncio.get_running_loop())
             await turns()
             assert told[0][1][0]["properties"]["n"] == Decimal("1E+400")
 
@@ -161,7 +179,7 @@ class TestTelling:
             seen: list[str] = []
             reports = reports_to(lambda *_: seen.append(variable.get()))
             variable.set("something")
-            reports.add(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
             await turns()
             return seen
 
@@ -178,7 +196,7 @@ class TestTelling:
 
             reports = reports_to(hook, now=clock.time)
             for name in "abcdefgh":
-                reports.add(REFUSED, bodies(name), 10, clock)
+                reports.add_on(REFUSED, bodies(name), 10, clock)
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.Event().wait(), 1.0)
             return made
@@ -196,7 +214,7 @@ class TestTelling:
         async def main() -> list[int]:
             reports, made = reports_to(hook, now=lambda: clock[0]), []
             for name in "abc":
-                reports.add(REFUSED, bodies(name), 10, asyncio.get_running_loop())
+                reports.add_on(REFUSED, bodies(name), 10, asyncio.get_running_loop())
             await asyncio.sleep(0.005)
             while not reports.are_made:
                 made.append(len(told))
@@ -218,12 +236,12 @@ class TestTelling:
         async def main() -> None:
             reports = reports_to(hook, now=lambda: clock[0])
             for name in "abcdefgh":
-                reports.add(REFUSED, bodies(name), 10, None)
+                reports.add_on(REFUSED, bodies(name), 10, None)
             reports.make(1.0)
             assert ids(told) == [["a"], ["b"], ["c"], ["d"]]
-            assert not reports.are_made
+            assert reports.has_waiting
             reports.skip_rest()
-            assert reports.are_made
+            assert not reports.has_waiting
             reports.resume(asyncio.get_running_loop())
             await turns()
 
@@ -241,7 +259,7 @@ class TestTelling:
 
         reports = reports_to(hook)
         for name in "abc":
-            reports.add(REFUSED, bodies(name), 10, None)
+            reports.add_on(REFUSED, bodies(name), 10, None)
         reports.make(1.0)
         assert reports.are_made
         assert ids(told) == [["a"], ["b"], ["c"]]
@@ -265,7 +283,7 @@ class TestHooksGoneWrong:
         async def main() -> None:
             reports = reports_to(async_hook if is_async else hook)
             for name in "ab":
-                reports.add(REFUSED, bodies(name), 10, asyncio.get_running_loop())
+                reports.add_on(REFUSED, bodies(name), 10, asyncio.get_running_loop())
             await turns()
             assert reports.are_made
 
@@ -280,8 +298,8 @@ class TestHooksGoneWrong:
         async def main() -> None:
             told: Told = []
             reports = telling(told)
-            reports.add(REFUSED, lambda: [b'{"a":garbage}'], 10, asyncio.get_running_loop())
-            reports.add(REFUSED, bodies("b"), 10, asyncio.get_running_loop())
+            reports.add_on(REFUSED, lambda: [b'{"a":garbage}'], 10, asyncio.get_running_loop())
+            reports.add_on(REFUSED, bodies("b"), 10, asyncio.get_running_loop())
             await turns()
             assert reports.are_made
             assert ids(told) == [["b"]]
@@ -295,10 +313,10 @@ class TestHooksGoneWrong:
             def hook(*_: object) -> None:
                 nonlocal count
                 count += 1
-                reports.add(FULL, bodies("again"), 10, loop)
+                reports.add_on(FULL, bodies("again"), 10, loop)
 
             reports = reports_to(hook)
-            reports.add(FULL, bodies("first"), 10, loop)
+            reports.add_on(FULL, bodies("first"), 10, loop)
             await turns(10)
             assert 5 <= count <= 10
 
@@ -324,7 +342,7 @@ class TestHooksGoneWrong:
         async def main() -> float:
             reports = reports_to(hook)
             for seconds in hooks:
-                reports.add(REFUSED, bodies(seconds), 10, asyncio.get_running_loop())
+                reports.add_on(REFUSED, bodies(seconds), 10, asyncio.get_running_loop())
             await turns()
             await reports.finish(0.25)
             return running_clock().time()
@@ -341,7 +359,8 @@ class TestHooksGoneWrong:
         reports = reports_to(hook)
 
         async def first() -> None:
-            reports.add(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            reports.stop()
             await reports.finish(0.0)
             await turns()
             assert not told
@@ -363,8 +382,9 @@ class TestHooksGoneWrong:
         async def main() -> None:
             seen: list[bool] = []
             reports = reports_to(lambda *_: None, notify=lambda: seen.append(reports.are_made))
-            reports.add(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
             assert not reports.are_made
+            reports.stop()
             await reports.finish(0.0)
             assert seen == [True]
 
@@ -377,7 +397,7 @@ class TestHooksGoneWrong:
         async def main() -> None:
             seen: list[bool] = []
             reports = reports_to(end, notify=lambda: seen.append(reports.are_made))
-            reports.add(REFUSED, bodies("a"), 10, None)
+            reports.add_on(REFUSED, bodies("a"), 10, None)
             with pytest.raises(SystemExit):
                 reports.make(1.0)
             assert seen == [True]
@@ -395,7 +415,7 @@ class TestHooksGoneWrong:
         async def main() -> None:
             reports = reports_to(end)
             for name in "abc":
-                reports.add(REFUSED, bodies(name), 10, None)
+                reports.add_on(REFUSED, bodies(name), 10, asyncio.get_running_loop())
             with pytest.raises(SystemExit):
                 reports.make(1.0)
             assert not reports.are_made
@@ -416,8 +436,9 @@ class TestHooksGoneWrong:
 
             reports = reports_to(hook)
             for number in range(150):
-                reports.add(REFUSED, bodies(str(number)), 10, loop)
+                reports.add_on(REFUSED, bodies(str(number)), 10, loop)
             await turns()
+            reports.stop()
             await reports.finish(0.25)
             await turns()
             assert began == 100
@@ -433,6 +454,76 @@ class TestHooksGoneWrong:
         assert run(main()) == 0
 
 
+class Interrupted(Exception):
+    pass
+
+
+def test_a_signal_handler_that_raises_amid_a_report_leaves_the_rest_to_be_made() -> None:
+    """At each line of each function, from the first call of `on_error` on."""
+    before = sys.gettrace()
+    for moment in count():
+        told: Told = []
+        lines = 0
+
+        def step(frame: FrameType, event: str, _: object, moment: int = moment) -> Any:
+            nonlocal lines
+            if event == "line" and frame.f_code.co_filename == reports_module.__file__:
+                lines += 1
+                if lines == moment + 1:
+                    raise Interrupted
+            return step
+
+        async def main(told: Told = told, step: Any = step) -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda *_: None)
+
+            def hook(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+                told.append((error, group))
+                running_clock().advance(0.02)
+                if len(told) == 1:
+                    sys.settrace(step)
+
+            reports = reports_to(hook, now=loop.time)
+            for name in "abcd":
+                reports.add_on(REFUSED, bodies(name), 10, loop)
+            await asyncio.sleep(1)
+            sys.settrace(before)
+            assert not reports.has_waiting
+
+        try:
+            run(main())
+        finally:
+            sys.settrace(before)
+        # The one that was interrupted is not repeated.
+        assert len(told) >= 3
+        if lines <= moment:
+            break
+    assert moment > 10
+
+
+def test_a_close_waits_for_places_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports_module, "_MAX_RUNNING_BYTES", 1)
+    told: list[str] = []
+
+    async def on_error(_: DeliveryError, group: list[dict[str, Any]]) -> None:
+        told.extend(message["messageId"] for message in group)
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        client = Client(
+            "key", transport=ScriptedTransport(lambda _: Response(401)), on_error=on_error, flush_at=1, close_timeout=10
+        )
+        for number in range(5):
+            await client.track("user", "Event", message_id=str(number))
+            # It does not wait for a place.
+            await client.flush()
+        assert len(told) == 1
+        await client.aclose()
+
+    run(main())
+    assert sorted(told) == list("01234")
+
+
 class TestBounds:
     """What waits for a hook that is slow, or for a loop, is bounded; beyond that the oldest are skipped."""
 
@@ -443,7 +534,7 @@ class TestBounds:
         reports = telling(told)
         names = [str(number) for number in range(count)]
         for name in names:
-            reports.add(REFUSED, bodies(name), size, None)
+            reports.add_on(REFUSED, bodies(name), size, None)
 
         async def main() -> None:
             reports.resume(asyncio.get_running_loop())
@@ -472,7 +563,7 @@ class TestBounds:
             reports = telling(told)
             for _ in range(10):
                 for name in "abc":
-                    reports.add(REFUSED, bodies(name), 2 * 2**20, asyncio.get_running_loop())
+                    reports.add_on(REFUSED, bodies(name), 2 * 2**20, asyncio.get_running_loop())
                 await turns()
             assert len(told) == 30
 
@@ -490,11 +581,11 @@ class TestBounds:
 
             reports = reports_to(hook)
             for number in range(7):
-                reports.add(REFUSED, bodies(str(number)), 2 * 2**20, asyncio.get_running_loop())
+                reports.add_on(REFUSED, bodies(str(number)), 2 * 2**20, asyncio.get_running_loop())
                 await turns()
             assert began == ["0", "1", "2", "3"]
-            # A flush does not wait for them.
-            assert reports.are_made
+            # A flush without a limit does not wait for them.
+            assert reports.is_busy
             may_end.set()
             await turns(5)
             return began
@@ -515,10 +606,10 @@ class TestBounds:
 
             reports = reports_to(hook)
             for number in range(250):
-                reports.add(REFUSED, bodies(str(number)), 10, asyncio.get_running_loop())
+                reports.add_on(REFUSED, bodies(str(number)), 10, asyncio.get_running_loop())
             await turns()
-            # A flush does not wait for hooks that do not end.
-            assert reports.are_made
+            # A flush without a limit does not wait for hooks that do not end.
+            assert reports.is_busy
             assert running == 100
             await asyncio.sleep(10)
             assert (most, ended) == (100, 250)
