@@ -65,7 +65,7 @@ class TestAllArrives:
         assert "segment_async:" not in said.err
         assert numbers(server) == list(range(1_000))
 
-    def test_of_clients_that_nobody_keeps(self) -> None:
+    def test_of_clients_that_are_not_kept(self) -> None:
         said, server = ended("with_many_clients")
         assert (said.code, said.err) == (0, "")
         assert numbers(server) == [0, 1, 2, 3, 4]
@@ -131,7 +131,7 @@ class TestWhatIsLeftIsNamed:
 
 
 class TestNames:
-    def test_a_name_that_nobody_knows(self) -> None:
+    def test_a_name_that_is_not_known(self) -> None:
         said = asyncio.run(finished(ENDS, "without_a_loop", host="https://" + "a" * 64 + ".example"))
         assert unsent(said) == 1_000
         assert said.seconds < DRAIN_SECONDS + ROOM

@@ -307,7 +307,7 @@ class TestForAll:
 
 
 class TestNewcomers:
-    def test_they_go_at_once_where_nobody_waits(self) -> None:
+    def test_they_go_at_once_where_no_caller_waits(self) -> None:
         async def main() -> None:
             room, _ = room_with()
             assert room.is_for_newcomer(1_000)

@@ -51,7 +51,7 @@ REDIRECTED = [
             "3xx is never followed, and not delivered",
             f"redirect {status}",
             ONE,
-            Expect(success=False, delivered=(), requests=(1, 1), looks=(checks.nobody_elsewhere,)),
+            Expect(success=False, delivered=(), requests=(1, 1), looks=(checks.nothing_elsewhere,)),
             redirects=status,
         )
         for status in (301, 302, 303, 307, 308)

@@ -159,7 +159,7 @@ def same_ids(seen: Seen) -> Iterator[str]:
 def halves_go_on_counting(seen: Seen) -> Iterator[str]:
     for arrival in _arrivals(seen)[1:]:
         if not arrival.retry_count:
-            yield "the count began anew in a half"
+            yield "the count began again in a half"
 
 
 def not_refused_again(prefix: str) -> Callable[[Seen], Iterator[str]]:
@@ -194,7 +194,7 @@ def sent_again_at_once(seen: Seen) -> Iterator[str]:
         yield f"sent again after {waited:.1f} s"
 
 
-def nobody_elsewhere(seen: Seen) -> Iterator[str]:
+def nothing_elsewhere(seen: Seen) -> Iterator[str]:
     if seen.elsewhere:
         yield "the redirect was followed, with the write key"
 

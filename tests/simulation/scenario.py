@@ -138,7 +138,7 @@ class Scenario:
         with suppress(*REFUSALS):
             self._accept(self._client.enqueue_nowait(messages.track(**fields)), fields)
 
-    async def _nobody(self) -> None:
+    async def _without_identity(self) -> None:
         self._number += 1
         with bound(without_identity="drop"), suppress(ClientClosed):
             delivery = await self._client.track(event="E", properties={"n": self._number})
@@ -166,7 +166,7 @@ class Scenario:
         elif thing < 0.9:
             await self._watch_one()
         elif thing < 0.93:
-            await self._nobody()
+            await self._without_identity()
         elif thing < 0.96:
             running_clock().advance(self._chance.choice((0.5, 30, 8 * 3600)))
             self.seen("the loop stood still")

@@ -100,7 +100,7 @@ class SpooledScenario(Scenario):
         with suppress(*REFUSALS):
             self._note_accepted(self._client.enqueue_nowait(messages.track(**fields)), stored=False)
 
-    async def _nobody(self) -> None:
+    async def _without_identity(self) -> None:
         """A message without an identity has no id that could be offered: it is dropped, and is `Scenario`'s matter."""
 
     async def _see_callers_through(self) -> None:

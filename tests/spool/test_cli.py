@@ -1,4 +1,4 @@
-"""`segment-async spool`: every sub-command, on a spool that nobody uses; what processes notice is the inspector's test."""
+"""`segment-async spool`: every sub-command, on a spool that no process uses; what processes notice is the inspector's test."""
 
 import asyncio
 import datetime as dt

@@ -70,7 +70,7 @@ def bring_back(path: Path) -> None:
 
 def by_a_foreign_file(path: Path) -> None:
     put_aside(path)
-    path.write_bytes(b"somebody's notes" * 100)
+    path.write_bytes(b"another program's notes" * 100)
 
 
 def by_a_foreign_database(path: Path) -> None:

@@ -267,7 +267,7 @@ def test_the_shards_of_all_processes_are_visited(path):
     run(path, part)
 
 
-def test_a_inspector_mends_what_nobody_uses(path):
+def test_an_inspector_mends_what_no_process_uses(path):
     leave(path, *(f"{number:04}" for number in range(200)))
     content = path.read_bytes()
     path.write_bytes(content.replace(body_of("0050"), body_of("9999")))

@@ -391,7 +391,7 @@ def test_a_bit_of_the_first_page_is_noticed_and_what_it_costs_is_counted(path, a
 
 
 def test_a_page_whose_order_is_damaged_hides_nothing(path):
-    """Whoever looks for the next message jumps within a page: one that is out of its order may be passed by."""
+    """A search for the next message jumps within a page: one that is out of its order may be passed by."""
     fill(path, *(f"{number:04}" for number in range(600)))
     content = path.read_bytes()
     leaves = [

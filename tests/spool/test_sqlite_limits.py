@@ -69,7 +69,7 @@ def test_what_could_never_fit_drops_nothing(path):
     run(path, part, max_bytes=2 * SIZE)
 
 
-def test_the_oldest_that_nobody_holds_make_room(path):
+def test_the_oldest_that_are_not_held_make_room(path):
     async def part(spool):
         await append(spool, *"abcd")
         assert await read_ids(spool, count=1) == ["a"]

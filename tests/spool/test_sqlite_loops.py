@@ -258,7 +258,7 @@ def test_nothing_new_is_held_in_the_turn_that_takes_a_window_back(tmp_path):
     asyncio.run(main())
 
 
-def test_a_function_that_raises_harms_nobody_else(tmp_path, caplog):
+def test_a_function_that_raises_harms_no_other_caller(tmp_path, caplog):
     async def main():
         spool = SQLiteSpool(tmp_path / "analytics.db")
         spool.append_nowait([NewMessage("a", b"{}")], lambda _: 1 / 0)

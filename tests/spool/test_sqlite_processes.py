@@ -95,7 +95,7 @@ def test_the_shard_of_a_killed_process_is_taken_over(path):
 
 
 def await_locked(path):
-    """The shards whose lock somebody has, as another process sees it."""
+    """The shards whose lock is taken, as another process sees it."""
     program = """
     import fcntl
     for name in sorted(os.listdir(os.path.dirname(path))):

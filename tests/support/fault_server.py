@@ -28,7 +28,7 @@ class FaultServer:
 
     The script is a row of steps, one for each connection that ends before its first request or for each request; or a
     function that chooses a step by the request. Where the next step is one for a connection, pooled connections are
-    closed, so that the client must connect anew.
+    closed, so that the client must connect again.
     """
 
     def __init__(self, script: Script = (), *, tls: ssl.SSLContext | None = None, up: bool = True) -> None:
@@ -123,7 +123,7 @@ class FaultServer:
         await self.reset_connections()
 
     def _bind(self) -> None:
-        # Bound and not listening, a port refuses connections and nobody else can get it.
+        # Bound and not listening, a port refuses connections and no other program can get it.
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.setblocking(False)
@@ -131,7 +131,7 @@ class FaultServer:
         self._port = self._listener.getsockname()[1]
 
     def _accept(self, listener: socket.socket) -> None:
-        # No task does it: one that is cancelled just when somebody has come would leave the socket open.
+        # No task does it: one that is cancelled just as a client has come would leave the socket open.
         try:
             sock, _ = listener.accept()
         except BlockingIOError:

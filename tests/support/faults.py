@@ -19,7 +19,7 @@ when the request is there
     endless_body                      a body without an end
     bad_gzip, gzip_bomb               Content-Encoding: gzip, and it is none; 200 MB from 200 KB
     huge_headers                      1 MB of headers
-    informational, switch_protocols   100, 101, 103 where nobody asked
+    informational, switch_protocols   100, 101, 103 that were not asked for
 
 A port that refuses is `FaultServer.go_down`, a certificate that changes is `FaultServer.change_certificate`, wrong
 certificates come from `private_ca`. Nothing here knows how the server accepts, counts or records.

@@ -1,7 +1,7 @@
 """The law: `accepted == delivered + failed + dropped + handed_over + pending`, and `delivered ⊆ received ⊆ accepted`.
 
 A `Ledger` keeps what the application was told, and holds it at any moment against the client's own counters and
-against what arrived at the other end. It asks nobody how a message got there, and knows no client's insides: counters,
+against what arrived at the other end. It does not ask how a message got there, and knows no client's insides: counters,
 deliveries and arrivals are all it sees.
 """
 
@@ -163,7 +163,7 @@ def _breaches(outcome: Outcome, times_taken: int, times_arrived: int) -> Iterato
 def check_retry_counts(arrivals: Iterable[Arrival]) -> None:
     """See that `X-Retry-Count` never falls from one arrival of a message to its next, and rises when a batch returns.
 
-    For one client in one process whose batches were never taken apart and put together anew.
+    For one client in one process whose batches were never taken apart and put together again.
 
     Raises:
         LawBroken: names the messages.

@@ -1,6 +1,6 @@
 """Certificates of a private authority, good ones and each kind of bad one, for servers on 127.0.0.1.
 
-Made anew for each authority and kept in memory. What a client does about them is not known here.
+Made for each authority and kept in memory. What a client does about them is not known here.
 """
 
 import datetime as dt
@@ -11,7 +11,7 @@ import trustme
 
 
 class PrivateCA:
-    """An authority that nobody trusts but who asks for `client_context`."""
+    """An authority that is trusted only by who asks for `client_context`."""
 
     def __init__(self) -> None:
         self._ca = trustme.CA()

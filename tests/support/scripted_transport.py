@@ -130,7 +130,7 @@ def refused() -> TransportError:
 
 
 def lost() -> TransportError:
-    """No answer: nobody knows."""
+    """No answer: it is not known."""
     return TransportError("the connection was reset", maybe_sent=True)
 
 

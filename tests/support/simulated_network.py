@@ -65,7 +65,7 @@ def _answering(status: int, headers: Headers | None = None) -> Fault:
 
 
 def _pretending(content_type: str, answer: bytes) -> Fault:
-    """Somebody in between answers 200 for Segment, which never sees the request."""
+    """A proxy in between answers 200 for Segment, which never sees the request."""
 
     async def fault(network: "SimulatedNetwork", arrival: Arrival) -> Response:
         return Response(200, {"Content-Type": content_type}, answer)

@@ -271,7 +271,7 @@ class TestAServerThatRefusesEverything:
 
 
 class Ended(BaseException):
-    """What a library raises that nobody is to catch by accident."""
+    """What a library raises that is not to be caught by accident."""
 
 
 class TestRetries:

@@ -188,7 +188,7 @@ class TestAValue:
     def test_it_can_be_hashed(self, statistics: Statistics) -> None:
         assert len({statistics, copy.deepcopy(statistics)}) == 1
 
-    def test_nobody_changes_it(self, statistics: Statistics) -> None:
+    def test_it_cannot_be_changed(self, statistics: Statistics) -> None:
         with pytest.raises(TypeError):
             statistics.reasons["queue_full"] = 0  # type: ignore[index]
 

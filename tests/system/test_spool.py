@@ -182,14 +182,14 @@ def test_a_disk_that_refuses_is_told_at_the_call(tmp_path: Path) -> None:
 
     async def main() -> None:
         client = Client("key", transport=RecordingTransport(), spool=path, close_timeout=0)
-        path.write_text("somebody's notes, and no spool")
+        path.write_text("another program's notes, and no spool")
         with pytest.raises(SpoolUnavailable):
             await client.track("user-1", "Order Completed")
         assert client.statistics().accepted == 0
         await client.aclose()
 
     asyncio.run(main())
-    assert path.read_text() == "somebody's notes, and no spool"
+    assert path.read_text() == "another program's notes, and no spool"
 
 
 def from_outside(path: Path, change: str) -> None:
@@ -264,7 +264,7 @@ def test_what_was_just_handed_over_is_on_disk_before_it_is_called_kept(
         path = tmp_path / "analytics.db"
         client = Client("key", transport=RecordingTransport(_down), spool=Late(path), close_timeout=0)
         if not disk_works:
-            path.write_text("somebody's notes, and no spool")
+            path.write_text("another program's notes, and no spool")
         delivery = client.enqueue_nowait(messages.track("user-1", "Order Completed"))
         await client.aclose()
         outcome, counts = await delivery, client.statistics()
@@ -296,7 +296,7 @@ def test_a_cancelled_call_leaves_its_message_accepted(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_what_is_lost_to_damage_is_dropped_and_waited_for_by_nobody(tmp_path: Path) -> None:
+def test_what_is_lost_to_damage_is_dropped_and_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "analytics.db"
 
     async def leave() -> None:

@@ -376,7 +376,7 @@ class TestTooLarge:
 
 
 class TestPoisonedBy500:
-    def test_it_holds_up_nobody_and_is_found_and_given_up(self) -> None:
+    def test_it_holds_up_no_other_message_and_is_found_and_given_up(self) -> None:
         async def main() -> tuple[ScriptedTransport, dict[str, Outcome], float]:
             transport = ScriptedTransport(refusing("m42", status=500))
             async with Client("key", transport=transport, flush_at=100, flush_interval=0.1) as client:
@@ -487,7 +487,7 @@ class TestWhatTheLogSays:
         (record,) = caplog.records
         assert record.getMessage() == "Messages failed: 1,234 messages, refused (last status: 404)."
 
-    def test_nobody_elses_host_is_taken_for_segments(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_no_other_host_is_taken_for_segments(self, caplog: pytest.LogCaptureFixture) -> None:
         assert len(self.log_of(caplog, "https://segment.io.example/v1/batch", Response(401))) == 1
 
     def test_where_a_redirect_points_to(self, caplog: pytest.LogCaptureFixture) -> None:

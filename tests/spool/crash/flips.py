@@ -1,7 +1,7 @@
 """One bit turned over, in the database or its log: nothing wrong is sent, and what is lost is counted.
 
 The spools are those of victims that were killed, so that a log is there, and of some that came to their end. What
-cannot be noticed by anybody, because nothing reads it, does no harm either.
+cannot be noticed, because nothing reads it, does no harm either.
 """
 
 import os
