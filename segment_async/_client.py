@@ -582,6 +582,8 @@ class Client:
     async def flush(self, *, timeout: float | None = None) -> int:
         """Send what is queued, and wait until every message accepted before the call has its outcome.
 
+        Then `on_error` was called for those that failed or were dropped; an asynchronous one has begun.
+
         Returns how many messages are left after `timeout` seconds (`None`: no limit); 0 means all are settled.
         Cancelling it leaves the messages alone. It does not shorten a back-off, nor a pause that Segment asked for.
         """
@@ -594,6 +596,9 @@ class Client:
         With a spool, what is left stays on disk. Calling it twice is fine, also concurrently. If it is cancelled, it
         still runs within its limit and raises the cancellation afterwards; a second cancellation ends it at once. The
         client is closed in any case.
+
+        `on_error` is called within `close_timeout`, and for one second more for what is dropped then; calls for which
+        that is too short are skipped, with a warning.
         """
         await self._owner.aclose()
 

@@ -287,7 +287,9 @@ class LoopOwner(Host):
             last = reports.next_place()
             await wait_until(
                 # Without a limit, not for calls that may never end.
-                lambda: reports.are_made_before(last) or (timeout is None and reports.is_busy),
+                lambda: (
+                    reports.are_made_before(last) or self._makes_no_reports() or (timeout is None and reports.is_busy)
+                ),
                 lambda: queue.changed,
                 self,
                 time_left,
@@ -349,7 +351,12 @@ class LoopOwner(Host):
 
     def _is_emptied(self) -> bool:
         pipeline = self.pipeline
-        return self._is_closed or self._is_hurried or (pipeline.statistics().pending == 0 and pipeline.reports.are_made)
+        is_reported = pipeline.reports.are_made or self._makes_no_reports()
+        return self._is_closed or self._is_hurried or (pipeline.statistics().pending == 0 and is_reported)
+
+    def _makes_no_reports(self) -> bool:
+        """No loop makes them any more. Otherwise one that waits for them takes the client over."""
+        return self.pipeline.reports.are_stopped and (self._is_finishing or self._is_draining or self._is_closed)
 
     def _time_to_close(self) -> float | None:
         if self._is_hurried or self._close_began is None:

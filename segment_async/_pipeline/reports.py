@@ -68,24 +68,27 @@ class Reports:
         self._hooks: dict[asyncio.Future[None], int] = {}
         # Names the calls of `_make_scheduled` that are on their way.
         self._scheduled: object | None = None
-        # The loop on which the reports are made, unless they are stopped: from the end of one loop until the next resumes.
+        # The loop on which the reports are made. `None`: from the end of one until the next resumes.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_stopped = True
         self._logged: dict[str, float] = {}
 
     @property
     def are_made(self) -> bool:
-        """Whether `on_error` was called for everything, or no loop runs for the client."""
+        """Whether `on_error` was called for everything."""
         return self.are_made_before(math.inf)
 
     def are_made_before(self, place: float) -> bool:
         """As `are_made`, for what was added before this place."""
         try:
-            is_made = self._waiting[0].place >= place
+            return self._waiting[0].place >= place
         except IndexError:
             # Not asked first: another thread may make the last one.
             return True
-        return is_made or self._is_stopped
+
+    @property
+    def are_stopped(self) -> bool:
+        """Whether no loop makes them for now."""
+        return self._loop is None
 
     def next_place(self) -> int:
         """A place after everything that was added until now."""
@@ -94,8 +97,8 @@ class Reports:
     @property
     def is_busy(self) -> bool:
         """Whether no call may begin until one ends, which may be never."""
-        # The copy is made in one step: another thread may ask.
-        sizes = [*self._hooks.values()]
+        # The copy is made in one step: another thread may ask. Calls on loops that do not run keep no place.
+        sizes = [size for hook, size in self._hooks.copy().items() if hook.get_loop().is_running()]
         return len(sizes) >= _MAX_RUNNING or sum(sizes) >= _MAX_RUNNING_BYTES
 
     @property
@@ -134,23 +137,26 @@ class Reports:
         """Make the reports on this loop from now on."""
         # First: an earlier loop, amid `_schedule`, takes the one that it finds after its own mark.
         self._loop = loop
-        self._is_stopped, self._scheduled = False, None
+        self._scheduled = None
         self._schedule()
 
     def stop(self) -> None:
         """Call `on_error` on no loop until one resumes."""
-        self._is_stopped = True
+        self._loop = None
 
     def _schedule(self, pause: float = 0.0) -> None:
         """Make the reports soon; or after a pause, if this is their loop."""
-        if not self._waiting or self._is_stopped:
+        if not self._waiting or self.are_stopped:
             return
         scheduled = object()
         try:
             # First, as the loop of another thread may have made them before the call returns.
             self._scheduled = scheduled
             loop = self._loop
-            assert loop is not None
+            if loop is None:
+                # Another thread has just stopped them.
+                self._scheduled = None
+                return
             is_here = loop is asyncio._get_running_loop()
             call = partial(loop.call_later, pause) if pause and is_here else loop.call_soon_threadsafe
             call(self._make_scheduled, scheduled, context=Context())
@@ -167,7 +173,7 @@ class Reports:
             return
         self._scheduled = None
         # On a loop that is about to end, they wait for the next one.
-        if not self._is_stopped:
+        if not self.are_stopped:
             self.make(_SLICE_SECONDS)
             self._go_on()
 
@@ -254,11 +260,14 @@ class Reports:
         abandon_after_fork(self._hooks)
 
     async def finish(self, seconds: float) -> None:
-        """Give hooks that still run on this loop so many seconds, then cancel them."""
-        hooks = self._running_here()
+        """Give hooks that run on this loop so many seconds, and those for which they leave places; then cancel them."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
         try:
-            if hooks:
-                await asyncio.wait(hooks, timeout=seconds)
+            while (hooks := self._running_here()) and (left := end - clock()) > 0:
+                done, _ = await asyncio.wait(hooks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if done and self._waiting:
+                    self.make(end - clock())
         finally:
             self._notify()
             late = self._running_here()

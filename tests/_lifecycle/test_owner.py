@@ -297,6 +297,31 @@ class TestLoops:
 
         run(main())
 
+    @pytest.mark.parametrize("has_run", [False, True])
+    def test_a_close_makes_all_reports_on_a_loop_of_its_own(self, *, has_run: bool) -> None:
+        """They have up to `close_timeout`; hooks that wait are run side by side."""
+        told = 0
+
+        async def on_error(*_: object) -> None:
+            nonlocal told
+            await asyncio.sleep(0.2)
+            told += 1
+
+        client = Client("KEY", transport=Net(), on_error=on_error, on_invalid="drop", close_timeout=10)
+
+        async def main() -> None:
+            if has_run:
+                await (await client.track("user", "Event"))
+
+        async def close() -> None:
+            for _ in range(350):
+                await client.track("user", "")
+            await client.aclose()
+
+        run(main())
+        run(close())
+        assert told == 350
+
     def test_slow_reports_get_their_time_at_the_end_of_a_loop(self) -> None:
         told = 0
 

@@ -20,7 +20,7 @@ from segment_async._outcome import BatchResult
 from segment_async._pipeline import reports as reports_module
 from segment_async._pipeline.reports import OnError, Reports
 from tests.support.scripted_transport import ScriptedTransport
-from tests.support.virtual_clock import run, running_clock
+from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
 REFUSED = BatchResult(Status.FAILED, "refused", 400, 2, possibly_delivered=True)
 FULL = BatchResult(Status.DROPPED, "queue_full")
@@ -364,8 +364,7 @@ class TestHooksGoneWrong:
             await reports.finish(0.0)
             await turns()
             assert not told
-            # A flush does not wait for it meanwhile.
-            assert reports.are_made
+            assert reports.are_stopped
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
         async def second() -> None:
@@ -381,9 +380,9 @@ class TestHooksGoneWrong:
     def test_a_flush_of_another_thread_learns_that_no_more_are_made(self) -> None:
         async def main() -> None:
             seen: list[bool] = []
-            reports = reports_to(lambda *_: None, notify=lambda: seen.append(reports.are_made))
+            reports = reports_to(lambda *_: None, notify=lambda: seen.append(reports.are_stopped))
             reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
-            assert not reports.are_made
+            assert not reports.are_stopped
             reports.stop()
             await reports.finish(0.0)
             assert seen == [True]
@@ -445,6 +444,40 @@ class TestHooksGoneWrong:
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
         run(main())
+
+    def test_hooks_that_end_in_time_leave_their_places_to_others(self) -> None:
+        async def main() -> int:
+            loop, ended = asyncio.get_running_loop(), 0
+
+            async def hook(*_: object) -> None:
+                nonlocal ended
+                await asyncio.sleep(0.02)
+                ended += 1
+
+            reports = reports_to(hook)
+            for number in range(350):
+                reports.add_on(REFUSED, bodies(str(number)), 10, loop)
+            reports.stop()
+            reports.make(1.0)
+            await reports.finish(0.25)
+            return ended
+
+        assert run(main()) == 350
+
+    def test_calls_on_a_loop_that_does_not_run_keep_no_place(self) -> None:
+        async def hook(*_: object) -> None:
+            await asyncio.sleep(1_000)
+
+        async def main() -> None:
+            for number in range(150):
+                reports.add_on(REFUSED, bodies(str(number)), 10, asyncio.get_running_loop())
+            await turns()
+            assert reports.is_busy
+
+        reports = reports_to(hook)
+        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+            runner.run(main())
+            assert not reports.is_busy
 
     def test_nothing_to_wait_for_takes_no_time(self) -> None:
         async def main() -> float:
