@@ -73,6 +73,8 @@ class Signal:
         self._wake(any_change=False)
 
     def _wake(self, *, any_change: bool) -> None:
+        if not (self._waiters or self._places):
+            return
         # The copies are made in one step: a finalizer that comes here too may remove waiters.
         woken = [waiter for waiter, done in self._waiters.copy().items() if (any_change if done is None else done())]
         if self._places:

@@ -247,10 +247,11 @@ class SQLiteSpool:
             if self._thread is not None and self._thread.is_alive():
                 return
             self._thread = threading.current_thread()
+        in_turn = self._in_turn
         try:
             while not (self._is_closed and self._requests.empty()):
                 requests = self._next_requests(max(0.0, self._next_check - time.monotonic()))
-                with self._in_turn:
+                with in_turn:
                     self._take_turn(requests)
         except BaseException as fault:
             self._options.log("The spool's thread stopped, and is started again: %s", self._base, fault=fault)

@@ -692,7 +692,7 @@ class Writer:
     def look(self) -> Callable[[], SpoolStatistics]:
         """What makes the statistics of now, in any thread and later, as few turns are followed by a question."""
         shards = self._all()
-        counters = [each for shard in shards for each in (shard.counters, shard.noted())]
+        counters = [shard.counters for shard in shards] + [shard.noted() for shard in shards if shard.unrecorded]
         return partial(
             statistics_of,
             [*self._given_back.values(), *counters],

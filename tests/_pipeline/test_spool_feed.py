@@ -15,6 +15,20 @@ from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
 
 
+def counted_beats(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Gets the moment of each heartbeat from now on."""
+    beats: list[float] = []
+    call_later = loop.call_later
+
+    def count_beats(delay: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        if delay == spool_feed._HEARTBEAT:
+            beats.append(loop.time())
+        return call_later(delay, *arguments, **options)
+
+    monkeypatch.setattr(loop, "call_later", count_beats)
+    return beats
+
+
 @pytest.mark.parametrize("starts_again", [False, True])
 def test_a_process_that_has_forked_looks_at_its_loop_at_one_interval(
     monkeypatch: pytest.MonkeyPatch, starts_again: bool
@@ -33,16 +47,9 @@ def test_a_process_that_has_forked_looks_at_its_loop_at_one_interval(
                     feed.stop()
                     feed.start(loop)
                 await asyncio.sleep(0.001)
-            beats, call_later = 0, loop.call_later
-
-            def count_beats(delay: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
-                nonlocal beats
-                beats += delay == spool_feed._HEARTBEAT
-                return call_later(delay, *arguments, **options)
-
-            monkeypatch.setattr(loop, "call_later", count_beats)
+            beats = counted_beats(loop, monkeypatch)
             await asyncio.sleep(1)
-            assert beats == pytest.approx(1 / spool_feed._HEARTBEAT, abs=2)
+            assert len(beats) == pytest.approx(1 / spool_feed._HEARTBEAT, abs=2)
 
     run(main())
 
@@ -56,25 +63,18 @@ def test_a_loop_that_only_calls_the_client_is_looked_at_too_if_it_has_forked(mon
         feed = client._owner.pipeline.feed
         assert feed is not None
         feed.after_fork_in_parent()
-        beats, call_later = 0, loop.call_later
-
-        def count_beats(delay: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
-            nonlocal beats
-            beats += delay == spool_feed._HEARTBEAT
-            return call_later(delay, *arguments, **options)
-
-        monkeypatch.setattr(loop, "call_later", count_beats)
+        beats = counted_beats(loop, monkeypatch)
         await asyncio.sleep(1)
-        assert beats == pytest.approx(1 / spool_feed._HEARTBEAT, abs=2)
+        assert len(beats) == pytest.approx(1 / spool_feed._HEARTBEAT, abs=2)
         await asyncio.to_thread(feed.after_fork_in_parent)
         await asyncio.sleep(1)
-        assert beats == pytest.approx(2 / spool_feed._HEARTBEAT, abs=4)
+        assert len(beats) == pytest.approx(2 / spool_feed._HEARTBEAT, abs=4)
         await client.aclose()
         spool_feed._after_fork_in_parent()
         await asyncio.sleep(0.1)
-        beats = 0
+        beats.clear()
         await asyncio.sleep(1)
-        assert beats == 0
+        assert not beats
 
     run(main())
 
