@@ -245,7 +245,7 @@ class Client(Calls[Delivery]):
         owner = self._client._owner
         owner.check_process()
         _check_waits(owner)
-        if not owner._is_closed:
+        if not owner.closing.is_closed:
             loop_thread.running().run(self._client.aclose())
         _open.discard(self)
 

@@ -1,8 +1,8 @@
-"""Which loop works for a client; flush, close, fork, exit.
+"""Which loop works for a client; flush and fork.
 
 A client is not bound to a loop when it is made. The first loop that needs it becomes its owner. If the owner is closed,
 or is not running while another loop is, that one takes over, with every message that was left. Nothing here blocks, and
-nothing here looks at messages.
+nothing here looks at messages. How the client ends is `closing`'s.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import RLock, get_ident
 from typing import Any, Final
 
-from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Transport
 from segment_async._locks import reentrant_lock
 from segment_async._outcome import Statistics
@@ -26,9 +25,10 @@ from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.pipeline import Pipeline
 
 from . import process
+from .closing import Closing, messages
 from .idle_warning import IdleWarning
 from .loop_end import Guard, at_loop_end, end, release
-from .waiting import Host, Signal, wait_until
+from .waiting import Host, wait_until
 
 _log = logging.getLogger("segment_async")
 
@@ -43,25 +43,17 @@ _OWN_WATCH_SECONDS: Final = 30.0
 _LOOP_END_SECONDS: Final = 1.0
 # Seconds after a flush that timed out in which the end of a loop waits for no answer.
 _NOT_AGAIN_SECONDS: Final = 10.0
-# Seconds that hooks and the transport get after everything is settled.
-_GRACE_SECONDS: Final = 0.25
-# Seconds of calls of `on_error` for what a close or the exit drops.
-_REPORT_SECONDS: Final = 1.0
-# Seconds that a spool gets to store what it was given, and to record how messages ended.
-_DISK_SECONDS: Final = 2.0
-# Seconds that a close waits for another one to finish: more than all of its limits together.
-_FINISH_SECONDS: Final = 5.0
 
 # By process. After a fork without hooks several threads of the child may make its first calls at once.
 _locks: dict[int, RLock] = {}
 
 
 class LoopOwner(Host):
-    """Finds the loop that works for one client, and closes the client.
+    """Finds the loop that works for one client.
 
     Attributes:
+        closing: of this process; a new one in a forked child, as is the pipeline.
         clock: `clock.loop` is the owner; `None` before the first and between two.
-        pipeline: a new one in a forked child.
         is_held: messages were given, so that the client lives until it is closed.
         has_run: a loop has worked for the client in this process.
     """
@@ -92,19 +84,13 @@ class LoopOwner(Host):
         process.remember(self)
 
     def _begin(self) -> None:
-        self._close_began: float | None = None
-        self._is_hurried = False
-        self._is_finishing = False
-        self._is_draining = False
-        self._is_closed = False
         self.is_held = False
         self.has_run = False
         self._idle_warning = IdleWarning()
         self._last_look = 0.0
         # When, by the client's clock, the end of a loop may wait for answers again.
         self._waits_from = 0.0
-        # Messages that were dropped at the close or at the exit.
-        self._lost = 0
+        self.closing = Closing(self, self._transport, self._auth)
         self.clock = LoopClock()
         self.pipeline = self._make(self.clock, self)
         # Last: other threads of a child look at it first.
@@ -128,9 +114,7 @@ class LoopOwner(Host):
         loop = asyncio.get_running_loop()
         with self.pipeline.queue.lock:
             owner = self.clock.loop
-            # A client that is finishing needs no loop, and one that is drained no other: the waits for its close would
-            # start everything again.
-            if owner is loop or self._is_finishing or self._is_draining or self._is_closed:
+            if owner is loop or self.closing.needs_no_loop:
                 return _OWN_WATCH_SECONDS
             if owner is not None and owner.is_running():
                 return self._next_look()
@@ -160,17 +144,6 @@ class LoopOwner(Host):
         end(tasks)
         return tasks
 
-    async def _leave_between_steps(self, owner: asyncio.AbstractEventLoop | None) -> None:
-        """As `leave`, on the owner's loop if it runs: within a step of it, another thread would settle what it settles.
-
-        A loop that does not answer is blocked, and does nothing for the client.
-        """
-        if owner is not None and owner.is_running():
-            await _ended(self._leave_here(), owner, _GRACE_SECONDS, "event loop")
-
-    async def _leave_here(self) -> None:
-        self.leave()
-
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
         """Change owners; the lock is held. Returns the tasks of the earlier one, to be ended without the lock: that may run
         code of transports and observers.
@@ -180,13 +153,13 @@ class LoopOwner(Host):
         if earlier is not None and earlier in self._guards:
             self._left[earlier] = tasks
         self.has_run = True
-        self._release_guards(lambda other: other.is_closed())
+        self.release_guards(lambda other: other.is_closed())
         if loop not in self._guards:
             self._guards[loop] = at_loop_end(partial(self._loop_ends, loop))
         self.pipeline.attach(loop)
         return [*tasks, *self.pipeline.reports.leave_closed_loops()]
 
-    def _release_guards(self, is_over: Callable[[asyncio.AbstractEventLoop], bool] = lambda _: True) -> None:
+    def release_guards(self, is_over: Callable[[asyncio.AbstractEventLoop], bool] = lambda _: True) -> None:
         """Nothing is left to clean up on these loops."""
         for loop in filter(is_over, list(self._guards)):
             self._left.pop(loop, None)
@@ -214,14 +187,14 @@ class LoopOwner(Host):
         """What is in flight or due gets a moment, unless the server is not to be asked now or a flush has just waited for it."""
         pipeline = self.pipeline
         is_due = pipeline.can_send() or (not pipeline.has_pending() and pipeline.reports.has_waiting)
-        if self._is_closed or self._is_finishing or not is_due or self.clock.now() < self._waits_from:
+        if self.closing.needs_no_loop or not is_due or self.clock.now() < self._waits_from:
             return
         left = await self.flush(min(self.close_timeout, _LOOP_END_SECONDS))
         if left and pipeline.feed is None:
             _log.warning(
                 "The event loop ended with %s unsent; kept for the next loop, or dropped at exit. Await "
                 "client.flush(timeout=...) or client.aclose() before the loop ends.",
-                _messages(left),
+                messages(left),
             )
 
     def hold(self) -> None:
@@ -263,7 +236,7 @@ class LoopOwner(Host):
             self._transport.abandon()
         self._auth.abandon_after_fork()
         self._begin()
-        self._release_guards()
+        self.release_guards()
 
     # -- flush
 
@@ -288,7 +261,9 @@ class LoopOwner(Host):
             await wait_until(
                 # Without a limit, not for calls that may never end.
                 lambda: (
-                    reports.are_made_before(last) or self._makes_no_reports() or (timeout is None and reports.is_busy)
+                    reports.are_made_before(last)
+                    or self.closing.makes_no_reports()
+                    or (timeout is None and reports.is_busy)
                 ),
                 lambda: queue.changed,
                 self,
@@ -304,136 +279,12 @@ class LoopOwner(Host):
         self._waits_from = self.clock.now() + _NOT_AGAIN_SECONDS if left else 0.0
         return left
 
-    # -- close
+    # -- the end: a close, or the exit
 
     async def aclose(self, cancels: int = 0) -> None:
         """`cancels`: how often the caller was cancelled already."""
-        import anyio
-        import anyio.lowlevel
-
-        cancellation: asyncio.CancelledError | None = None
-        # anyio's scopes cancel again at every suspension. Within the shield only native cancellations arrive.
-        with anyio.CancelScope(shield=True):
-            cancellation = await self._close(cancels)
-        if cancellation is not None:
-            raise cancellation
-        await anyio.lowlevel.checkpoint_if_cancelled()
-
-    async def _close(self, cancels: int) -> asyncio.CancelledError | None:
         self.check_process()
-        cancellation = None
-        self._begin_close()
-        while not self._is_closed:
-            try:
-                await wait_until(self._is_emptied, self._changed, self, self._time_to_close)
-                await self._finish()
-            except asyncio.CancelledError as error:
-                # The first one lets the close run within its limit, a further one ends it.
-                cancellation = error
-                cancels += 1
-                if cancels > 1:
-                    self._is_hurried = True
-                    self.pipeline.queue.notify()
-        return cancellation
-
-    def _changed(self) -> Signal:
-        return self.pipeline.queue.changed
-
-    def _begin_close(self) -> None:
-        pipeline = self.pipeline
-        pipeline.queue.close()
-        if self._close_began is None and not self._is_closed:
-            if pipeline.has_pending():
-                self.ensure_running()
-            self._close_began = self.clock.now()
-            pipeline.flush_now()
-            pipeline.retry_now()
-
-    def _is_emptied(self) -> bool:
-        pipeline = self.pipeline
-        is_reported = pipeline.reports.are_made or self._makes_no_reports()
-        return self._is_closed or self._is_hurried or (pipeline.statistics().pending == 0 and is_reported)
-
-    def _makes_no_reports(self) -> bool:
-        """No loop makes them any more. Otherwise one that waits for them takes the client over."""
-        return self.pipeline.reports.are_stopped and (self._is_finishing or self._is_draining or self._is_closed)
-
-    def _time_to_close(self) -> float | None:
-        if self._is_hurried or self._close_began is None:
-            return 0.0
-        return self._close_began + self.close_timeout - self.clock.now()
-
-    async def _finish(self) -> None:
-        if self._is_finishing:
-            clock = asyncio.get_running_loop().time
-            end = clock() + _FINISH_SECONDS
-            if await wait_until(lambda: self._is_closed, self._changed, self, lambda: end - clock()):
-                return
-            # The loop that finishes it stands still or is closed.
-        self._is_finishing = True
-        owner = self.clock.loop
-        try:
-            try:
-                await self._leave_rest(owner)
-                await self.pipeline.reports.finish(_GRACE_SECONDS)
-            finally:
-                # Cancelled while it waits for hooks as well.
-                await self._close_parts(owner)
-        finally:
-            self._is_closed = True
-            self._release_guards()
-            process.forget(self)
-            self.pipeline.queue.notify()
-            # Last, as a handler of `logging` may raise.
-            self.pipeline.reports.skip_rest()
-
-    async def _leave_rest(self, owner: asyncio.AbstractEventLoop | None) -> None:
-        seconds = self.clock.now() - (self._close_began or 0.0)
-        dropped = await self._drop_or_keep("close_timeout", owner)
-        kept = self.pipeline.statistics().pending
-        error = self.pipeline.outage.error
-        if dropped:
-            _log.warning(
-                "Closed with %s unsent after %.1f s (close_timeout=%g); dropped.%s",
-                _messages(dropped),
-                seconds,
-                self.close_timeout,
-                f" Last error: {error}." if error else "",
-            )
-        if kept:
-            _log.warning("Closed with %s unsent; kept in the spool for the next process.", _messages(kept))
-
-    async def _drop_or_keep(self, reason: str, owner: asyncio.AbstractEventLoop | None) -> int:
-        """Give up what is pending; with a spool, keep it. Returns how many were dropped."""
-        feed = self.pipeline.feed
-        try:
-            if feed is not None and self.pipeline.has_pending():
-                # A message is called kept only once the disk has it.
-                await _ended(feed.until_stored(self, lambda: _DISK_SECONDS), owner, _DISK_SECONDS, "spool")
-            if owner is not asyncio.get_running_loop():
-                await self._leave_between_steps(owner)
-        finally:
-            # Cancelled while it waits for the disk as well: every message gets its outcome.
-            self.leave()
-            dropped = self.pipeline.drop_all(reason)
-            # First, as a hook may end the program.
-            self._lost += dropped
-            self.pipeline.reports.make(_REPORT_SECONDS)
-        return dropped
-
-    async def _close_parts(self, owner: asyncio.AbstractEventLoop | None) -> None:
-        feed = self.pipeline.feed
-        try:
-            await _ended(self._close_connections(), owner, _GRACE_SECONDS, "transport")
-        finally:
-            if feed is not None and not await _ended(feed.aclose(), owner, _DISK_SECONDS, "spool"):
-                _log.warning("The spool's disk is slow: what it has not taken yet may be sent again, or be lost.")
-
-    async def _close_connections(self) -> None:
-        await self._transport.aclose()
-        await self._auth.aclose()
-
-    # -- exit
+        await self.closing.aclose(cancels)
 
     def refuse_calls(self) -> None:
         """The process ends: later calls raise `ClientClosed`."""
@@ -448,68 +299,15 @@ class LoopOwner(Host):
         if loop is None or loop.is_running():
             return
         self.leave()
-        self._release_guards()
-        self._abandon_connections()
+        self.release_guards()
+        self.abandon_connections()
 
-    def _abandon_connections(self) -> None:
+    def abandon_connections(self) -> None:
         if isinstance(self._transport, HTTPTransport):
             self._transport.abandon()
         self._auth.abandon()
-
-    async def drain_at_exit(self, seconds: float) -> None:
-        """The last chance: send what is left on the running loop, whichever owned the client before."""
-        self._is_draining = True
-        await self._leave_between_steps(self.clock.loop)
-        self.pipeline.unwind()
-        self.take_over()
-        # All that the end of this loop would do is done here.
-        self._release_guards()
-        try:
-            left = await self.flush(seconds)
-        except asyncio.CancelledError:
-            # Ctrl+C: no more is sent, but what is left gets its outcome.
-            left = self.pipeline.statistics().pending
-        if left:
-            await self._drop_or_keep("exit", None)
-        self.leave()
-        await self.pipeline.reports.finish(_GRACE_SECONDS)
-        self.pipeline.reports.skip_rest()
-        await self._close_parts(None)
-
-    def left_at_exit(self) -> tuple[int, int]:
-        """How many messages were dropped, and how many remain in a spool; an interrupted drain's are dropped now."""
-        pending = self.pipeline.statistics().pending
-        if pending:
-            dropped = self.pipeline.drop_all("exit")
-            # What another thread's loop was moving when it lost the client may be in no batch: it is lost all the same.
-            self._lost += pending if self.pipeline.feed is None else dropped
-            self._abandon_connections()
-        return self._lost, self.pipeline.statistics().pending
 
 
 def _lock_of_process() -> RLock:
     """A lock of this process's own: in a child, the parent's may be held by a thread that is not there."""
     return _locks.setdefault(os.getpid(), reentrant_lock())
-
-
-def _messages(count: int) -> str:
-    return "1 message" if count == 1 else f"{count:,} messages"
-
-
-async def _ended(
-    closing: Coroutine[Any, Any, None], owner: asyncio.AbstractEventLoop | None, seconds: float, what: str
-) -> bool:
-    """Run it where it belongs, if that loop runs, and wait for its end; whether it came in time."""
-    loop = asyncio.get_running_loop()
-    task: asyncio.Future[None]
-    if owner is None or owner is loop or not owner.is_running():
-        task = loop.create_task(closing)
-    else:
-        task = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(closing, owner))
-    await asyncio.wait((task,), timeout=seconds)
-    if not task.done():
-        task.cancel()
-        return False
-    if not task.cancelled() and (fault := task.exception()) is not None:
-        _log.warning("The %s raised when it was closed.\n%s", what, stack_of(fault))
-    return True

@@ -28,13 +28,18 @@ _DRAIN_SECONDS: Final = 2.0
 _LAST_SECONDS: Final = 0.25
 
 
+class Drain(Protocol):
+    async def drain_at_exit(self, seconds: float) -> None: ...
+    def left_at_exit(self) -> tuple[int, int]: ...
+
+
 class OpenClient(Protocol):
     def start_afresh(self) -> None: ...
     def refuse_calls(self) -> None: ...
     def has_pending(self) -> bool: ...
     def release(self) -> None: ...
-    async def drain_at_exit(self, seconds: float) -> None: ...
-    def left_at_exit(self) -> tuple[int, int]: ...
+    @property
+    def closing(self) -> Drain: ...
 
 
 # Every client that is not closed; and those that were given messages, which must not be collected unsent.
@@ -166,7 +171,7 @@ def _drain_rest() -> None:
     except (KeyboardInterrupt, SystemExit, OSError, RuntimeError):
         # Interrupted; or no loop can run: with too many open files, or in a signal handler above a loop.
         draining.close()
-    left = [owner.left_at_exit() for owner in owners]
+    left = [owner.closing.left_at_exit() for owner in owners]
     lost, kept = (sum(counts) for counts in zip(*left, strict=True))
     if lost:
         _say(f"{_messages(lost)} not sent before the program ended")
@@ -208,7 +213,7 @@ async def _end_tasks() -> None:
 
 
 async def _drain_all(owners: list[OpenClient]) -> None:
-    ends = await asyncio.gather(*(owner.drain_at_exit(_DRAIN_SECONDS) for owner in owners), return_exceptions=True)
+    ends = await asyncio.gather(*(owner.closing.drain_at_exit(_DRAIN_SECONDS) for owner in owners), return_exceptions=True)
     for fault in ends:
         if isinstance(fault, Exception):
             _say(f"the drain raised.\n{stack_of(fault)}")

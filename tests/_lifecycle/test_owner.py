@@ -1111,8 +1111,8 @@ def test_what_is_in_no_batch_at_the_exit_counts_as_lost() -> None:
     for _ in range(3):
         client.nowait.track("user", "Event")
     client._owner.pipeline.queue.messages.deque.popleft()
-    assert client._owner.left_at_exit() == (3, 0)
-    assert client._owner.left_at_exit() == (3, 0)
+    assert client._owner.closing.left_at_exit() == (3, 0)
+    assert client._owner.closing.left_at_exit() == (3, 0)
 
 
 @pytest.mark.parametrize("fault", [SystemExit, KeyboardInterrupt])
@@ -1124,8 +1124,8 @@ def test_what_is_dropped_at_the_exit_is_counted_also_if_a_hook_ends_the_drain(fa
     for _ in range(3):
         client.nowait.track("user", "Event")
     with pytest.raises(fault):
-        run(client._owner.drain_at_exit(0.1))
-    assert client._owner.left_at_exit() == (3, 0)
+        run(client._owner.closing.drain_at_exit(0.1))
+    assert client._owner.closing.left_at_exit() == (3, 0)
 
 
 def test_the_drain_takes_a_client_from_a_running_loop_between_two_of_its_steps() -> None:
@@ -1152,8 +1152,8 @@ def test_the_drain_takes_a_client_from_a_running_loop_between_two_of_its_steps()
     thread = threading.Thread(target=lambda: asyncio.run(track_and_go_on()))
     thread.start()
     assert amid.wait(PATIENCE)
-    asyncio.run(client._owner.drain_at_exit(PATIENCE))
+    asyncio.run(client._owner.closing.drain_at_exit(PATIENCE))
     thread.join(PATIENCE)
     assert not thread.is_alive()
     assert not sent_amid[0]
-    assert client._owner.left_at_exit() == (0, 0)
+    assert client._owner.closing.left_at_exit() == (0, 0)
