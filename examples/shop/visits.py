@@ -142,7 +142,7 @@ class Visit:
     def sign_in(self) -> None:
         """Log a known customer in, with the organisation if there is one."""
         self.look_at("Sign In", "/account/sign-in", category="Account")
-        self._identify(self.shop.buyer_for(self.organisation) if self.organisation else self._somebody())
+        self._identify(self.shop.buyer_for(self.organisation) if self.organisation else self._some_customer())
         self.track("Signed In", method=self.rng.choice(("password", "passkey", "google")))
         if self.organisation:
             self.send("group", groupId=self.organisation.group_id, traits=self.organisation.traits)
@@ -160,9 +160,9 @@ class Visit:
 
     def return_signed_in(self) -> None:
         """The browser or the app remembers the customer from the last visit."""
-        self.customer = self._somebody()
+        self.customer = self._some_customer()
 
-    def _somebody(self) -> Customer:
+    def _some_customer(self) -> Customer:
         return self.rng.choice(self.shop.customers)
 
     def _identify(self, customer: Customer) -> None:

@@ -213,7 +213,9 @@ async def _end_tasks() -> None:
 
 
 async def _drain_all(owners: list[OpenClient]) -> None:
-    ends = await asyncio.gather(*(owner.closing.drain_at_exit(_DRAIN_SECONDS) for owner in owners), return_exceptions=True)
+    ends = await asyncio.gather(
+        *(owner.closing.drain_at_exit(_DRAIN_SECONDS) for owner in owners), return_exceptions=True
+    )
     for fault in ends:
         if isinstance(fault, Exception):
             _say(f"the drain raised.\n{stack_of(fault)}")

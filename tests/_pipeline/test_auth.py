@@ -104,7 +104,7 @@ class TestToken:
 
         asyncio.run(main())
 
-    def test_whoever_stops_waiting_leaves_it_to_the_others(self) -> None:
+    def test_one_that_stops_waiting_leaves_it_to_the_others(self) -> None:
         async def main() -> None:
             async with TokenServer() as server, tokens_from(server) as tokens:
                 first, second = (asyncio.create_task(tokens.header()) for _ in range(2))

@@ -337,7 +337,7 @@ def test_closing_while_another_file_is_in_the_place_removes_nothing_of_it(path):
     assert not other.exists()
 
 
-def test_a_lock_that_somebody_removed_is_taken_again(path):
+def test_a_lock_whose_file_was_removed_is_taken_again(path):
     async def part(spool):
         await append(spool, "a")
         path.with_name(path.name + ".lock").unlink()

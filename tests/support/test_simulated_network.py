@@ -71,7 +71,7 @@ def test_a_status_is_answered_and_nothing_taken(fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["html 200", "success false"])
-def test_a_200_of_somebody_else_never_reaches_segment(fault: str) -> None:
+def test_a_200_of_another_server_never_reaches_segment(fault: str) -> None:
     network = always(fault)
     response, _ = ask(network)
     assert response.status == 200
