@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
 from decimal import Decimal
 from functools import partial
@@ -51,6 +51,24 @@ class _Report(NamedTuple):
     place: int
 
 
+class _AsyncCall:
+    """A call of `on_error` that returned a coroutine. Its task may be cancelled before its first step: not begun."""
+
+    __slots__ = ("_coroutine", "has_begun")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._coroutine = coroutine
+        self.has_begun = False
+
+    async def run(self) -> None:
+        self.has_begun = True
+        await self._coroutine
+
+    def forget(self) -> None:
+        """It will not begin; without this, Python would warn that it was never awaited."""
+        self._coroutine.close()
+
+
 class Reports:
     """Calls `on_error`, and logs.
 
@@ -64,8 +82,8 @@ class Reports:
         self._waiting: deque[_Report] = deque()
         self._places = count()
         self._waiting_bytes = 0
-        # The asynchronous calls that run, and the size of what each was given.
-        self._hooks: dict[asyncio.Future[None], int] = {}
+        # What asynchronous calls returned, and what each was given; the call itself, if it returned a coroutine.
+        self._hooks: dict[asyncio.Future[None], tuple[_Report, _AsyncCall | None]] = {}
         # Names the calls of `_make_scheduled` that are on their way.
         self._scheduled: object | None = None
         # The loop on which the reports are made. `None`: from the end of one until the next resumes.
@@ -98,7 +116,7 @@ class Reports:
     def is_busy(self) -> bool:
         """Whether no call may begin until one ends, which may be never."""
         # The copy is made in one step: another thread may ask. Calls on loops that do not run keep no place.
-        sizes = [size for hook, size in self._hooks.copy().items() if hook.get_loop().is_running()]
+        sizes = [report.size for hook, (report, _) in self._hooks.copy().items() if hook.get_loop().is_running()]
         return len(sizes) >= _MAX_RUNNING or sum(sizes) >= _MAX_RUNNING_BYTES
 
     @property
@@ -223,17 +241,28 @@ class Reports:
             self._contain(fault)
             return
         if isinstance(returned, Awaitable):
-            hook = asyncio.ensure_future(returned)
-            self._hooks[hook] = report.size
+            call = _AsyncCall(returned) if isinstance(returned, Coroutine) else None
+            hook = asyncio.ensure_future(returned if call is None else call.run())
+            self._hooks[hook] = report, call
             hook.add_done_callback(self._hook_ended)
 
     def _hook_ended(self, hook: asyncio.Future[None]) -> None:
-        self._hooks.pop(hook, None)
+        self._forget(hook)
         fault = None if hook.cancelled() else hook.exception()
         if fault is not None and not isinstance(fault, _ENDS_THE_PROGRAM):
             self._contain(fault)
         if self._scheduled is None:
             self._schedule()
+
+    def _forget(self, hook: asyncio.Future[None]) -> None:
+        """It has ended, or will not: as `asyncio.run` ends what was called in the last turn of its loop, before the first
+        step. Then its report waits for the next loop.
+        """
+        report, call = self._hooks.pop(hook, (None, None))
+        if report is not None and call is not None and not call.has_begun:
+            call.forget()
+            self._waiting_bytes += report.size
+            self._waiting.appendleft(report)
 
     def skip_rest(self) -> None:
         """The client ends: `on_error` is not called for what still waits."""
@@ -252,7 +281,7 @@ class Reports:
         """Forget the calls on loops that are closed, which never end. Returns their tasks, for the caller to end."""
         left = [hook for hook in self._hooks.copy() if hook.get_loop().is_closed()]
         for hook in left:
-            self._hooks.pop(hook, None)
+            self._forget(hook)
         return [hook for hook in left if isinstance(hook, asyncio.Task)]
 
     def abandon_after_fork(self) -> None:

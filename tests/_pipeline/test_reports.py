@@ -377,6 +377,71 @@ class TestHooksGoneWrong:
         run(second())
         assert ids(told) == [["a"]]
 
+    @pytest.mark.parametrize("ending", ["the loop ends", "all tasks are cancelled"])
+    def test_one_that_is_cancelled_before_its_first_step_is_made_again(self, ending: str) -> None:
+        """As `asyncio.run` does to what was called in the last turn of its loop."""
+        told: list[str] = []
+
+        async def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            told.append(error.outcome.message_id)
+
+        async def report_at_last() -> None:
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            reports.add_on(REFUSED, bodies("b"), 10, asyncio.get_running_loop())
+            if ending == "all tasks are cancelled":
+                await asyncio.sleep(0)
+                hooks = asyncio.all_tasks() - {asyncio.current_task()}
+                assert len(hooks) == 2
+                for hook in hooks:
+                    hook.cancel()
+                await turns(5)
+
+        async def next_loop() -> None:
+            reports.resume(asyncio.get_running_loop())
+            await turns(5)
+
+        reports = reports_to(on_error)
+        asyncio.run(report_at_last())
+        asyncio.run(next_loop())
+        assert sorted(told) == ["a", "b"]
+        assert reports.are_made
+        assert not reports.has_running
+
+    def test_one_that_is_cancelled_after_its_first_step_is_not_made_again(self) -> None:
+        told: list[str] = []
+
+        async def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            told.append(error.outcome.message_id)
+            await asyncio.sleep(3600)
+
+        async def report() -> None:
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            await turns()
+            assert told == ["a"]
+
+        reports = reports_to(on_error)
+        asyncio.run(report())
+        assert reports.are_made
+        assert not reports.has_running
+
+    def test_a_future_that_a_hook_returned_is_not_asked_for_again(self) -> None:
+        calls: list[str] = []
+
+        def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> Any:
+            calls.append(error.outcome.message_id)
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            return future
+
+        async def report() -> None:
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            await turns(5)
+
+        reports = reports_to(on_error)
+        asyncio.run(report())
+        assert calls == ["a"]
+        assert reports.are_made
+
     def test_a_flush_of_another_thread_learns_that_no_more_are_made(self) -> None:
         async def main() -> None:
             seen: list[bool] = []
