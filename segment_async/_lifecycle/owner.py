@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -242,6 +243,8 @@ class LoopOwner(Host):
 
     async def flush(self, timeout: float | None) -> int:
         """Send what is there, and wait until it is settled or the time is over. Returns how many are left."""
+        if timeout == math.inf:
+            timeout = None
         self.run_here()
         pipeline = self.pipeline
         queue, feed, reports = pipeline.queue, pipeline.feed, pipeline.reports

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -714,6 +715,32 @@ class TestBounds:
             assert running_clock().time() == 10
 
         run(main())
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf])
+def test_a_flush_without_a_limit_does_not_wait_for_calls_that_never_end(timeout: float | None) -> None:
+    async def main() -> None:
+        async def wait_for_ever(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        client = Client("KEY", transport=Refusing(), flush_interval=0, close_timeout=1, on_error=wait_for_ever)
+        for _ in range(101):
+            # Each fails in a request of its own, and a hundred calls may run at once.
+            await (await client.track("u", "E"))
+        assert await asyncio.wait_for(client.flush(timeout=timeout), 60) == 0
+        await client.aclose()
+
+    run(main())
+
+
+class Refusing:
+    """A transport whose server refuses everything."""
+
+    async def send(self, body: bytes, headers: object) -> Response:
+        return Response(400)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
 
 
 class TestLog:
