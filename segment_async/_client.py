@@ -1,7 +1,8 @@
 """The client: the six calls, and the parts behind them wired together.
 
 Each call builds its message (`_message.build`), fills in what is bound around it (`_message.context`), encodes it once
-(`_message.encode`) and queues it (`_pipeline.queue`). Which loop sends it, flush and close are `_lifecycle.owner`'s.
+(`_message.encode`) and queues it (`_pipeline.queue`). Which loop sends it, and flush, are `_lifecycle.owner`'s; the
+close is `_lifecycle.closing`'s.
 """
 
 from __future__ import annotations

@@ -214,8 +214,9 @@ class Closing:
         return dropped
 
     async def _leave_between_steps(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """No loop works for the client any more, from a step of this loop on, if it runs: within one of its steps, another
-        thread would settle what it settles. A loop that does not answer is blocked, and does nothing for the client.
+        """As `LoopOwner.leave`, on that loop if it runs: amid a step of it, another thread would settle what it settles.
+
+        A loop that does not answer is blocked, and does nothing for the client.
         """
         if loop is not None and loop.is_running():
             await _ended(self._leave_here(), loop, _GRACE_SECONDS, "event loop")
