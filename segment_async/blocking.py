@@ -41,7 +41,7 @@ P = ParamSpec("P")
 _log = logging.getLogger("segment_async")
 
 # Seconds beyond `close_timeout` that a close may take: for hooks, connections and a spool's disk.
-_CLOSE_GRACE: Final = 5.0
+_CLOSE_GRACE: Final = 6.0
 # Seconds beyond its own limit after which a flush is no longer waited for: the loop is busy, such as with `on_error`.
 _FLUSH_GRACE: Final = 0.05
 
@@ -237,7 +237,8 @@ class Client(Calls[Delivery]):
     def close(self) -> None:
         """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.
 
-        Safe to call twice, also at once.
+        Safe to call twice, also at once. If a hook holds the client's thread it is not waited for longer than six
+        seconds more, which a warning says.
 
         Raises:
             RuntimeError: as `flush`.
@@ -246,7 +247,13 @@ class Client(Calls[Delivery]):
         owner.check_process()
         _check_waits(owner)
         if not owner.closing.is_closed:
-            loop_thread.running().run(self._client.aclose())
+            # Here, as a hook may hold the thread.
+            owner.pipeline.queue.close()
+            seconds = owner.close_timeout + _CLOSE_GRACE
+            try:
+                loop_thread.running().run(self._client.aclose(), seconds, goes_on=True)
+            except TimeoutError:
+                _log.warning("Not closed within %g s, and not waited for: a hook holds the client's thread.", seconds)
         _open.discard(self)
 
     def __enter__(self) -> Self:

@@ -22,6 +22,7 @@ from segment_async import (
     Response,
     SpoolUnavailable,
     Status,
+    blocking,
     bound,
     messages,
 )
@@ -238,6 +239,32 @@ class TestWaits:
             may_end.set()
             assert client.flush() == 0
         assert told == ["Refused", "Later"]
+
+    def test_a_close_keeps_its_limit_while_a_hook_holds_the_clients_thread(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        began, may_end, told = threading.Event(), threading.Event(), []
+
+        def on_error(error: DeliveryError, lost: list[dict[str, Any]]) -> None:
+            told.append(lost[0]["event"])
+            began.set()
+            may_end.wait(30)
+
+        monkeypatch.setattr(blocking, "_CLOSE_GRACE", 0.01)
+        with opened(Gate(status=400), on_error=on_error, close_timeout=0) as client:
+            client.track("user", "Refused")
+            assert began.wait(10)
+            client.track("user", "Later")
+            client.close()
+            assert not may_end.is_set()
+            with pytest.raises(ClientClosed):
+                client.track("user", "Too late")
+            monkeypatch.undo()
+            may_end.set()
+            client.close()
+        assert told == ["Refused", "Later"]
+        assert "Not closed within 0.01 s" in caplog.text
+        assert client.statistics().pending == 0
 
     def test_a_hook_cannot_wait_for_its_own_thread(self) -> None:
         raised: list[str] = []

@@ -121,8 +121,10 @@ class LoopThread:
         # gevent's threads share one thread of the system, where this loop always runs.
         return loop is not None and (loop is not self.loop or get_ident() == self._ident)
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None, *, goes_on: bool = False) -> T:
         """Run a coroutine on the loop, and wait for its result; if the wait ends early, the coroutine is cancelled.
+
+        `goes_on`: not if the time is over.
 
         Raises:
             TimeoutError: it took longer than `timeout` seconds.
@@ -138,8 +140,9 @@ class LoopThread:
         try:
             # As a lock takes it; not a number is no time.
             return future.result(None if timeout is None else min(TIMEOUT_MAX, max(0.0, timeout)))
-        except BaseException:
-            future.cancel()
+        except BaseException as error:
+            if not (goes_on and isinstance(error, TimeoutError)):
+                future.cancel()
             raise
 
     def stop(self) -> None:
@@ -167,10 +170,12 @@ class CallingThread:
     def is_called_on_a_loop(self) -> bool:
         return asyncio._get_running_loop() is not None
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Raises:
-        TimeoutError: it took longer than `timeout` seconds.
-        RuntimeError: a loop runs in this thread.
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None, *, goes_on: bool = False) -> T:
+        """Run a coroutine, which ends with the wait: nothing goes on after it.
+
+        Raises:
+            TimeoutError: it took longer than `timeout` seconds.
+            RuntimeError: a loop runs in this thread.
         """
         if self.is_called_on_a_loop():
             coroutine.close()
