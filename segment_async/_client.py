@@ -583,7 +583,8 @@ class Client:
     async def flush(self, *, timeout: float | None = None) -> int:
         """Send what is queued, and wait until every message accepted before the call has its outcome.
 
-        Then `on_error` was called for those that failed or were dropped; an asynchronous one has begun.
+        Then `on_error` was called for those that failed or were dropped; an asynchronous one has begun. Awaited on another
+        loop than the one that works for the client, it may return a moment before.
 
         Returns how many messages are left after `timeout` seconds (`None`: no limit); 0 means all are settled.
         Cancelling it leaves the messages alone. It does not shorten a back-off, nor a pause that Segment asked for.
