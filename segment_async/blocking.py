@@ -232,7 +232,7 @@ class Client(Calls[Delivery]):
         try:
             return thread.run(self._client.flush(timeout=timeout), limit)
         except TimeoutError:
-            return pipeline.queue.left(place)
+            return pipeline.queue.order.left(place)
 
     def close(self) -> None:
         """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.

@@ -247,7 +247,7 @@ class LoopOwner(Host):
             timeout = None
         self.run_here()
         pipeline = self.pipeline
-        queue, feed, reports = pipeline.queue, pipeline.feed, pipeline.reports
+        queue, order, feed, reports = pipeline.queue, pipeline.queue.order, pipeline.feed, pipeline.reports
         clock = asyncio.get_running_loop().time
         end = None if timeout is None else clock() + timeout
 
@@ -257,7 +257,7 @@ class LoopOwner(Host):
         if feed is not None:
             await feed.until_open(self, time_left)
         place = pipeline.flush_now()
-        is_reached = await wait_until(lambda: queue.left(place) == 0, lambda: queue.changed, self, time_left, place)
+        is_reached = await wait_until(lambda: order.left(place) == 0, lambda: queue.changed, self, time_left, place)
         if is_reached:
             # Not all that wait: what `on_error` tracks may be reported to it again, without end.
             last = reports.next_place()
@@ -278,7 +278,7 @@ class LoopOwner(Host):
         if feed is not None:
             await feed.until_recorded(self, time_left)
         # The place moves on by what a spool recovers, also once it was reached.
-        left = 0 if is_reached else queue.left(place)
+        left = 0 if is_reached else order.left(place)
         self._waits_from = self.clock.now() + _NOT_AGAIN_SECONDS if left else 0.0
         return left
 

@@ -245,10 +245,10 @@ class Pipeline:
 
     def flush_now(self) -> int:
         """Send what is there without waiting for company. Returns the place that is to be reached."""
-        queue, backlog = self.queue, self._backlog
+        queue, backlog, order = self.queue, self._backlog, self.queue.order
         with queue.lock:
-            place = queue.place_to_reach()
-            backlog.flush_before = max(backlog.flush_before, place + queue.recovered)
+            place = order.place_to_reach()
+            backlog.flush_before = max(backlog.flush_before, place + order.recovered)
         queue.notify()
         return place
 

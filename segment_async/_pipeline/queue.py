@@ -36,6 +36,7 @@ from .backlog import Backlog
 from .batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, OpenBatch
 from .clock import LoopClock
 from .delivery import Delivery, QueuedRecord, Record, bodies_of, keys_of
+from .order import Order
 from .room import Room, Waiter
 
 Overflow = Literal["wait", "drop_newest", "drop_oldest", "raise"]
@@ -65,16 +66,13 @@ class Queue:
     """Attributes:
     lock: see the rule above.
     messages: the queue itself; its deque is `_messages`.
-    accounts, backlog: change under the lock only.
+    accounts, backlog, order: change under the lock only.
     changed: notified with every change that may let something go on.
     room: callers that wait for room.
     queued: the record of messages that are in no batch yet.
     ready: messages that may be sent, the oldest first; without a spool the queue itself.
     appending: with a spool: messages that it is storing.
     attempts: with a spool: requests that earlier processes made, by what the spool calls the message.
-    read_count: messages ever read: a place in the order of acceptance is a number.
-    recovered: with a spool: messages that earlier processes left, as far as these are counted; they may be read before
-        older ones.
     window_bytes: with a spool: bytes of messages from it that may be in memory; those that wait for it come on top.
     evicted: results, bodies and bytes of messages that made room for newer ones, to be reported without the lock.
     """
@@ -82,8 +80,8 @@ class Queue:
     # fmt: off
     __slots__ = (
         "_closed_because", "_messages", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog",
-        "changed", "clock", "closed", "evicted", "has_spool", "lock", "messages", "overflow", "queued", "read_count",
-        "ready", "recovered", "room", "window_bytes",
+        "changed", "clock", "closed", "evicted", "has_spool", "lock", "messages", "order", "overflow", "queued", "ready",
+        "room", "window_bytes",
     )
     # fmt: on
 
@@ -102,13 +100,11 @@ class Queue:
         self.accounts = accounts
         self.backlog = backlog
         self.clock = clock
-        self.changed = Signal(self._reached)
         self.room = Room(accounts, clock, overflow_timeout)
         self.queued = QueuedRecord(host)
         self.overflow: Overflow = overflow
         self.has_spool = has_spool
         self.closed = False
-        self.read_count = self.recovered = 0
         self.evicted: deque[tuple[BatchResult, Callable[[], Iterable[bytes]], int]] = deque()
         self.messages = _Messages()
         self._messages = self.messages.deque
@@ -116,6 +112,9 @@ class Queue:
         self.ready: deque[Delivery] = deque() if has_spool else self._messages
         self.appending: deque[Delivery] = deque()
         self.attempts: dict[int, int] = {}
+        unread = (self.ready, self._messages, self.appending) if has_spool else (self.ready,)
+        self.order = Order(self.lock, accounts, backlog, unread)
+        self.changed = Signal(self.order.reached)
         # Half of the bound, as of the messages: the rest is for new ones.
         self.window_bytes = max(1, accounts.max_bytes // 2)
         # Unread messages up to which `offer` takes one from a paced caller; 0, with a spool and once closed: it takes none.
@@ -296,7 +295,7 @@ class Queue:
             with self.lock:
                 is_first = len(self.ready) == new and self.backlog.unread_since is None
                 # With a spool, a flush may wait for messages that are stored only now.
-                is_awaited = self.read_count < self.backlog.flush_before
+                is_awaited = self.order.read_count < self.backlog.flush_before
                 if is_first and not is_awaited and self.backlog.waits_for_company(now):
                     self.backlog.unread_since = now
                     self._wake_at = self._worth_a_look(now)
@@ -460,14 +459,14 @@ class Queue:
         ends = list(accumulate(map(len, bodies)))
         batch = self.backlog.open
         if batch is None:
-            batch = self.backlog.begin(Record(self.queued.host), self.read_count, self.clock.now(), sends)
+            batch = self.backlog.begin(Record(self.queued.host), self.order.read_count, self.clock.now(), sends)
         elif batch.history.sends != sends or not batch.fits(ends[0]):
             return 0, batch
         # With a comma each.
         fitting = bisect_right(range(count), min(batch.room, room), key=lambda index: ends[index] + index + 1)
         count = min(max(1, fitting), max(1, batch.places))
         batch.take(messages, bodies[:count], ends[count - 1])
-        self.read_count += count
+        self.order.read_count += count
         if self.attempts:
             self.attempts.pop(key, None)
         return ends[count - 1] + count, None
@@ -505,7 +504,7 @@ class Queue:
             self.accounts.forget(count, size)
         else:
             self.accounts.settle(count, size, result)
-        self.read_count += count
+        self.order.read_count += count
 
     def repair(self) -> None:
         """Make everything consistent again after an exception interrupted a change, wherever that was."""
@@ -514,7 +513,7 @@ class Queue:
         with self.lock:
             settled = backlog.repair()
             if backlog.open is not None:
-                self.read_count = max(self.read_count, backlog.open.stop)
+                self.order.read_count = max(self.order.read_count, backlog.open.stop)
             for batch, result in settled:
                 batch.record.wake_settled()
                 if accounts.pending >= self._count_pending()[0] + batch.count:
@@ -559,29 +558,6 @@ class Queue:
         return min(self.backlog.wake_at(now), max(1, len(self.ready) + places))
 
     # -- looks
-
-    def place_to_reach(self) -> int:
-        """The place in the order of acceptance after all messages that are accepted now.
-
-        With a spool, it moves on by what is recovered meanwhile, which may be read first.
-        """
-        with self.lock:
-            unstored = len(self._messages) + len(self.appending) if self.has_spool else 0
-            opened = self.backlog.open
-            # An exception may have come after the messages moved, and before they were counted as read.
-            read = self.read_count if opened is None else max(self.read_count, opened.stop)
-            return read + len(self.ready) + unstored + self.accounts.spooled - self.recovered
-
-    def left(self, place: int) -> int:
-        """Messages before this place that have no outcome yet."""
-        with self.lock:
-            place += self.recovered
-            return self.backlog.left(place) + max(0, place - self.read_count)
-
-    def _reached(self) -> int:
-        """The last place before which there are none."""
-        with self.lock:
-            return min((batch.start for batch in self.backlog.batches()), default=self.read_count) - self.recovered
 
     def statistics(self, health: Health = HEALTHY) -> Statistics:
         with self.lock:

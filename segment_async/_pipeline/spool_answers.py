@@ -267,7 +267,7 @@ class SpoolAnswers:
             self._lost.append((result, dropped.body))
         # Last: an exception before this has it done again.
         queue.accounts.lose(len(dropped.body), result)
-        queue.read_count += 1
+        queue.order.read_count += 1
 
     def report_lost(self) -> None:
         """Report the messages that the spool gave up. Without the lock, as reports may be logged."""

@@ -149,12 +149,12 @@ class SpoolFeed:
         queue.notify()
 
     def _note_recovered(self, recovered: int) -> None:
-        queue, accounts, backlog = self._queue, self._queue.accounts, self._queue.backlog
-        new = recovered - queue.recovered
+        accounts, backlog, order = self._queue.accounts, self._queue.backlog, self._queue.order
+        new = recovered - order.recovered
         # What a flush waits for may be read after these.
-        flush_before = backlog.flush_before + (new if backlog.flush_before > queue.read_count else 0)
+        flush_before = backlog.flush_before + (new if backlog.flush_before > order.read_count else 0)
         # No call in between, as in the accounts themselves.
-        queue.recovered, accounts.recovered, accounts.spooled, backlog.flush_before = (
+        order.recovered, accounts.recovered, accounts.spooled, backlog.flush_before = (
             recovered,
             accounts.recovered + new,
             accounts.spooled + new,

@@ -249,9 +249,9 @@ class TestFlush:
                 put(pipeline, name)
             place = pipeline.flush_now()
             later = put(pipeline, "later")
-            assert pipeline.queue.left(place) == 3
+            assert pipeline.queue.order.left(place) == 3
             await asyncio.sleep(0.05)
-            assert pipeline.queue.left(place) == 0
+            assert pipeline.queue.order.left(place) == 0
             pipeline.drop_all("exit")
             assert later.outcome is not None
 

@@ -675,9 +675,9 @@ class TestReading:
 
     def test_order_and_places(self) -> None:
         queue = self.filled(1, 1, 1)
-        assert (queue.read_count, queue.place_to_reach()) == (0, 3)
+        assert (queue.order.read_count, queue.order.place_to_reach()) == (0, 3)
         assert read(queue, 1) == ["0"]
-        assert (queue.read_count, queue.unread, queue.place_to_reach()) == (1, 2, 3)
+        assert (queue.order.read_count, queue.unread, queue.order.place_to_reach()) == (1, 2, 3)
         assert read(queue) == ["1", "2"]
         assert queue.read(1_000) == (0, None)
         opened = queue.backlog.open
@@ -766,16 +766,16 @@ class TestReading:
         queue = make(10)
         for _ in range(5):
             offer(queue)
-        place = queue.place_to_reach()
-        assert (place, queue.left(place)) == (5, 5)
+        place = queue.order.place_to_reach()
+        assert (place, queue.order.left(place)) == (5, 5)
         offer(queue)
-        assert queue.left(place) == 5
+        assert queue.order.left(place) == 5
         read(queue, 3)
-        assert (queue.left(place), queue.left(2)) == (5, 2)
+        assert (queue.order.left(place), queue.order.left(2)) == (5, 2)
         settle(queue, 2)
-        assert (queue.left(place), queue.left(2)) == (3, 0)
+        assert (queue.order.left(place), queue.order.left(2)) == (3, 0)
         settle_all(queue)
-        assert queue.left(place) == 0
+        assert queue.order.left(place) == 0
 
 
 class TestWaking:
@@ -911,7 +911,7 @@ class TestWaking:
             queue = queue_with(1_000, has_spool=True)
             queue.clock.attach(running_clock())
             offer(queue)
-            queue.backlog.flush_before = queue.place_to_reach()
+            queue.backlog.flush_before = queue.order.place_to_reach()
             sleeper = queue.sleep_until_unread(queue.changed.mark, queue.clock.now())
             assert sleeper is not None
             queue.ready.append(queue.unstored.popleft())
@@ -1079,10 +1079,10 @@ class TestInterrupted:
             is_over = False
         assert is_free(queue)
         # A flush may begin before the repair; it waits for everything, and not for more than that.
-        place = queue.place_to_reach()
+        place = queue.order.place_to_reach()
         queue.repair()
         now = queue.statistics()
-        assert queue.left(place) == now.pending
+        assert queue.order.left(place) == now.pending
         taken = now.accepted - before.accepted
         assert taken in ((0, 1) if name in PUTS else (0,))
         hold_to_the_law(queue, expected=6 + taken)
@@ -1164,7 +1164,7 @@ def traced(work: Callable[[], object], moment: int, handler: Callable[[], None])
     return left >= 0
 
 
-FILES = tuple(f"_pipeline/{name}.py" for name in ("queue", "backlog", "batch", "accounts", "room", "delivery"))
+FILES = tuple(f"_pipeline/{name}.py" for name in ("queue", "order", "backlog", "batch", "accounts", "room", "delivery"))
 
 
 def hold_to_the_law(queue: Queue, expected: int) -> None:
@@ -1177,7 +1177,7 @@ def hold_to_the_law(queue: Queue, expected: int) -> None:
     assert len(places) == len(set(places))
     assert counters.pending == len(places) + queue.unread
     # The next batch begins behind all of them.
-    assert queue.read_count == max(places) + 1
+    assert queue.order.read_count == max(places) + 1
     assert queue.accounts.pending_bytes == 10 * counters.pending
     assert all(body == b"x" * 10 for batch in batches for body in batch.bodies())
     assert set(bodies_of(queue.ready)) <= {b"x" * 10}
@@ -1189,7 +1189,7 @@ def hold_to_the_law(queue: Queue, expected: int) -> None:
     counters = queue.statistics()
     check_counters(counters)
     assert (counters.pending, queue.accounts.pending_bytes, counters.accepted) == (0, 0, expected)
-    assert queue.left(queue.place_to_reach()) == 0
+    assert queue.order.left(queue.order.place_to_reach()) == 0
 
 
 class TestSpooled:
@@ -1212,13 +1212,13 @@ class TestSpooled:
         assert offer(queue, 10, "a")
         assert (queue.unread, len(queue.unstored)) == (0, 1)
         assert self.counts(queue) == (1, 1, 0, 10)
-        assert queue.place_to_reach() == 1
-        assert queue.left(1) == 1
+        assert queue.order.place_to_reach() == 1
+        assert queue.order.left(1) == 1
         queue.ready.append(queue.unstored.popleft())
         assert read(queue) == ["a"]
         settle_all(queue)
         assert self.counts(queue) == (1, 0, 0, 0)
-        assert queue.left(1) == 0
+        assert queue.order.left(1) == 0
 
     def test_a_call_that_waits_for_the_disk_has_not_accepted_its_message(self) -> None:
         async def main() -> None:
@@ -1228,7 +1228,7 @@ class TestSpooled:
             assert self.counts(queue) == (0, 0, 0, 10)
             # But it takes room, and a flush waits for it.
             assert queue.accounts.pending == 1
-            assert queue.place_to_reach() == 1
+            assert queue.order.place_to_reach() == 1
             queue.accounts.arriving -= 1
             assert self.counts(queue) == (1, 1, 0, 10)
 
@@ -1261,7 +1261,7 @@ class TestSpooled:
         self.load(queue, "b", 8)
         assert queue.window() == (0, 0)
         assert self.counts(queue) == (3, 3, 3, 20)
-        assert queue.place_to_reach() == 3
+        assert queue.order.place_to_reach() == 3
         assert read(queue) == ["a", "b"]
         settle(queue)
         assert queue.window()[0] == 1

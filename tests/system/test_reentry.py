@@ -25,6 +25,7 @@ from tests.support.scripted_transport import ScriptedTransport, lost, refused
 from tests.support.virtual_clock import Deadlock, Spinning, VirtualClockLoop
 
 PARTS = ("_pipeline", "_lifecycle", "_client.py")
+QUEUE = ("_pipeline/queue.py", "_pipeline/order.py")
 COUNT = 24
 # Virtual seconds after the last call, in which everything settles by itself.
 BOUND = 60.0
@@ -239,8 +240,8 @@ def test_a_signal_handler_that_looks_at_the_counters_sees_the_law(with_spool: bo
 @pytest.mark.parametrize(
     ("parts", "with_spool"),
     [
-        (("_pipeline/queue.py", "_lifecycle/waiting.py"), False),
-        (("_pipeline/queue.py", "_lifecycle/waiting.py"), True),
+        ((*QUEUE, "_lifecycle/waiting.py"), False),
+        ((*QUEUE, "_lifecycle/waiting.py"), True),
         (("_pipeline/spool_intake.py", "_pipeline/spool_answers.py", "_pipeline/spool_calls.py"), True),
     ],
     ids=["memory", "spool", "intake"],

@@ -1,0 +1,54 @@
+"""The order in which messages are accepted: a place in it is a number, and a flush waits for all places before one.
+
+Every change is made with the queue's lock held; the looks here take it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from threading import RLock
+
+from .accounts import Accounts
+from .backlog import Backlog
+from .delivery import Delivery
+
+
+class Order:
+    """Attributes:
+    read_count: messages that were ever read, or left before they were: the place of the next one.
+    recovered: with a spool: messages that earlier processes left, as far as these are counted; they may be read before
+        older ones.
+    """
+
+    __slots__ = ("_accounts", "_backlog", "_lock", "_unread", "read_count", "recovered")
+
+    def __init__(self, lock: RLock, accounts: Accounts, backlog: Backlog, unread: Sequence[deque[Delivery]]) -> None:
+        self.read_count = self.recovered = 0
+        self._lock = lock
+        self._accounts = accounts
+        self._backlog = backlog
+        # Wherever messages in memory wait that are in no batch yet.
+        self._unread = unread
+
+    def place_to_reach(self) -> int:
+        """The place after all messages that are accepted now.
+
+        With a spool, it moves on by what is recovered meanwhile, which may be read first.
+        """
+        with self._lock:
+            opened = self._backlog.open
+            # An exception may have come after the messages moved, and before they were counted as read.
+            read = self.read_count if opened is None else max(self.read_count, opened.stop)
+            return read + sum(map(len, self._unread)) + self._accounts.spooled - self.recovered
+
+    def left(self, place: int) -> int:
+        """Messages before this place that have no outcome yet."""
+        with self._lock:
+            place += self.recovered
+            return self._backlog.left(place) + max(0, place - self.read_count)
+
+    def reached(self) -> int:
+        """The last place before which there are none."""
+        with self._lock:
+            return min((batch.start for batch in self._backlog.batches()), default=self.read_count) - self.recovered
