@@ -83,7 +83,7 @@ class Consumer:
             while self._read_slice():
                 # Two pieces of work in a row would be one long step for the loop.
                 await asyncio.sleep(0)
-                if self._backlog.waiting or self._backlog.room_for_more(self._queue.unread) <= 0:
+                if self._backlog.waiting or self._backlog.room_for_more(len(self._queue.ready)) <= 0:
                     self._take_answers()
                     self._start_requests()
             self._take_answers()

@@ -298,7 +298,7 @@ class Pipeline:
         queue = self.queue
         queue.repair()
         pending = queue.accounts.pending
-        while queue.unread:
+        while queue.ready:
             _, full = queue.read(MAX_BODY_BYTES, all_of_it=True)
             if full is not None:
                 self._drop(full, reason)

@@ -65,23 +65,22 @@ class _Messages(asyncio.Queue[Delivery]):
 class Queue:
     """Attributes:
     lock: see the rule above.
-    messages: the queue itself; its deque is `_messages`.
+    messages: the queue itself.
+    incoming: its deque, with messages as they were put; with a spool, those that it has not been given yet.
     accounts, backlog, order: change under the lock only.
     changed: notified with every change that may let something go on.
     room: callers that wait for room.
     queued: the record of messages that are in no batch yet.
-    ready: messages that may be sent, the oldest first; without a spool the queue itself.
+    ready: messages that may be sent, the oldest first: unread ones; without a spool `incoming` itself.
     appending: with a spool: messages that it is storing.
     attempts: with a spool: requests that earlier processes made, by what the spool calls the message.
-    window_bytes: with a spool: bytes of messages from it that may be in memory; those that wait for it come on top.
     evicted: results, bodies and bytes of messages that made room for newer ones, to be reported without the lock.
     """
 
     # fmt: off
     __slots__ = (
-        "_closed_because", "_messages", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog",
-        "changed", "clock", "closed", "evicted", "has_spool", "lock", "messages", "order", "overflow", "queued", "ready",
-        "room", "window_bytes",
+        "_closed_because", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog", "changed", "clock",
+        "closed", "evicted", "has_spool", "incoming", "lock", "messages", "order", "overflow", "queued", "ready", "room",
     )
     # fmt: on
 
@@ -107,16 +106,14 @@ class Queue:
         self.closed = False
         self.evicted: deque[tuple[BatchResult, Callable[[], Iterable[bytes]], int]] = deque()
         self.messages = _Messages()
-        self._messages = self.messages.deque
+        self.incoming = self.messages.deque
         # With a spool, messages are stored before they are ready to be sent.
-        self.ready: deque[Delivery] = deque() if has_spool else self._messages
+        self.ready: deque[Delivery] = deque() if has_spool else self.incoming
         self.appending: deque[Delivery] = deque()
         self.attempts: dict[int, int] = {}
-        unread = (self.ready, self._messages, self.appending) if has_spool else (self.ready,)
+        unread = (self.ready, self.incoming, self.appending) if has_spool else (self.ready,)
         self.order = Order(self.lock, accounts, backlog, unread)
         self.changed = Signal(self.order.reached)
-        # Half of the bound, as of the messages: the rest is for new ones.
-        self.window_bytes = max(1, accounts.max_bytes // 2)
         # Unread messages up to which `offer` takes one from a paced caller; 0, with a spool and once closed: it takes none.
         self._most_offered = 0 if has_spool else _UNREAD_BEFORE_A_TURN
         # Unread messages at which a put notifies: the consumer says so when it goes to sleep.
@@ -153,7 +150,7 @@ class Queue:
         `paced`: the caller may share its loop with the consumer, and is to wait when unread messages pile up.
         """
         accounts = self.accounts
-        messages = self._messages
+        messages = self.incoming
         with self.lock:
             unread = len(messages) + 1
             pending = accounts.pending + 1
@@ -190,7 +187,7 @@ class Queue:
                 return False
             accounts.arriving += 1
             accounts.pending, accounts.pending_bytes = pending, pending_bytes
-            self._messages.append(delivery)
+            self.incoming.append(delivery)
         return True
 
     async def put(self, delivery: Delivery, size: int, *, paced: bool, arriving: bool = False) -> bool:
@@ -280,7 +277,7 @@ class Queue:
         accounts = self.accounts
         accounts.arriving += arriving
         accounts.pending, accounts.pending_bytes = accounts.pending + 1, accounts.pending_bytes + size
-        self._messages.append(delivery)
+        self.incoming.append(delivery)
 
     def _announce(self, new: int = 1) -> None:
         """Wake the consumer for unread messages, once: when it goes to sleep it says when to wake it next.
@@ -320,7 +317,7 @@ class Queue:
             self.check_open()
             waiters = self.room.waiters
             may_take = waiter.woken if waiter is not None else self.room.is_for_newcomer(size)
-            unread = len(self._messages) + (len(waiters) if waiter is None else 0)
+            unread = len(self.incoming) + (len(waiters) if waiter is None else 0)
             has_room = self.accounts.has_room(size)
             if may_take and has_room and not (paced and unread >= _UNREAD_BEFORE_A_TURN):
                 self._take(delivery, size, arriving)
@@ -363,7 +360,7 @@ class Queue:
 
     def _wake_waiters(self) -> None:
         with self.lock:
-            unread = len(self._messages)
+            unread = len(self.incoming)
             woken = self.room.to_wake(_UNREAD_BEFORE_A_TURN - unread if unread <= _UNREAD_AFTER_A_TURN else 0)
         wake(woken)
 
@@ -407,24 +404,6 @@ class Queue:
         return True
 
     # -- the client's loop reads, and settles
-
-    @property
-    def unstored(self) -> deque[Delivery]:
-        """With a spool: messages that it has not been given yet."""
-        return self._messages
-
-    def window(self) -> tuple[int, int]:
-        """With a spool: messages, and bytes, that may be brought into memory."""
-        accounts = self.accounts
-        held = accounts.pending - len(self._messages) - len(self.appending)
-        # As if all were of one size: an exact answer would need one more counter.
-        held_bytes = accounts.pending_bytes * held // max(accounts.pending, 1)
-        count, size = max(1, accounts.max_messages // 2) - held, self.window_bytes - held_bytes
-        return (count, size) if count > 0 and size > 0 else (0, 0)
-
-    @property
-    def unread(self) -> int:
-        return len(self.ready)
 
     def read(self, room: int, *, all_of_it: bool = False) -> tuple[int, OpenBatch | None]:
         """Move the oldest unread messages into the open batch: the first, and what else fits into `room` bytes.
@@ -527,7 +506,7 @@ class Queue:
     def _count_pending(self) -> tuple[int, int]:
         """Messages in memory, and bytes of their JSON, counted one by one."""
         batches = list(self.backlog.batches())
-        unread = [*self.ready, *self._messages, *self.appending] if self.has_spool else [*self.ready]
+        unread = [*self.ready, *self.incoming, *self.appending] if self.has_spool else [*self.ready]
         bodies = bodies_of(unread)
         return (
             len(bodies) + sum(batch.count for batch in batches),

@@ -181,8 +181,8 @@ class SpoolAnswers:
         if status == "known" and self._is_ending(key):
             # The first one has ended: this is a new message, as soon as the spool knows that.
             self.waits_for_record = self.waits_for_record or Group(self._clock.now())
-            if not queue.unstored or queue.unstored[0] is not delivery:
-                queue.unstored.appendleft(delivery)
+            if not queue.incoming or queue.incoming[0] is not delivery:
+                queue.incoming.appendleft(delivery)
             del queue.appending[0], self.waiting[0]
             return None
         if status == "full":

@@ -83,7 +83,7 @@ class AwaitedCalls:
     def leave(self, delivery: Delivery) -> None:
         """The call ends before `answer`: if its message was queued all the same, the spool's answer will count it."""
         with self._queue.lock:
-            if delivery in self._queue.unstored or delivery in self._queue.appending:
+            if delivery in self._queue.incoming or delivery in self._queue.appending:
                 self.awaited[delivery] = None
             else:
                 self.awaited.pop(delivery, None)

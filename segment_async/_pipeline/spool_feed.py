@@ -67,7 +67,8 @@ class SpoolFeed:
         capacity = spool.statistics().capacity
         if queue.overflow == "drop_oldest" and capacity:
             # A spool makes room among what is not in memory.
-            queue.window_bytes = min(queue.window_bytes, max(1, capacity // EVICTED_SHARE))
+            share = self.intake.share
+            share.max_bytes = min(share.max_bytes, max(1, capacity // EVICTED_SHARE))
         _all[id(self)] = self
 
     def _is_ending(self, key: int) -> bool:
@@ -90,13 +91,13 @@ class SpoolFeed:
     # -- back from the disk
 
     async def _read(self) -> None:
-        queue, refusals = self._queue, 0
+        queue, share, refusals = self._queue, self.intake.share, 0
         # A closing client leaves the rest of a shared spool to the others.
         while not (self.intake.answers.keeps or (queue.closed and is_shared(self._spool))):
             await self._until_answered()
             self._load_rest()
-            await wait_until(lambda: queue.window()[0] > 0, lambda: queue.changed, queue.queued.host)
-            count, size = queue.window()
+            await wait_until(lambda: share.left()[0] > 0, lambda: queue.changed, queue.queued.host)
+            count, size = share.left()
             try:
                 self._window = await self._spool.read(min(count, _WINDOW), size)
                 refusals = 0
@@ -270,7 +271,7 @@ class SpoolFeed:
     async def until_stored(self, host: Host, time_left: Callable[[], float | None]) -> None:
         """Wait until the spool has taken, or refused, every message."""
         queue = self._queue
-        await wait_until(lambda: not (queue.unstored or queue.appending), self._signal, host, time_left)
+        await wait_until(lambda: not (queue.incoming or queue.appending), self._signal, host, time_left)
 
     def _signal(self) -> Signal:
         return self._queue.changed

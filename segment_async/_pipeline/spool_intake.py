@@ -30,6 +30,7 @@ from .queue import Queue
 from .reports import Reports
 from .spool_answers import STORED, SpoolAnswers
 from .spool_calls import Answer, AwaitedCalls, Group
+from .spool_share import SpoolShare
 
 # Messages that one append takes.
 _GROUP: Final = 500
@@ -41,6 +42,7 @@ _LONGEST_RETRY_SECONDS: Final = 30.0
 class SpoolIntake:
     """Attributes:
     answers: what becomes of messages once the spool has answered.
+    share: how many messages may be in memory.
     not_before: the spool lets messages wait in memory; when it is asked again.
     """
 
@@ -54,6 +56,7 @@ class SpoolIntake:
         deliver: bool,
         is_ending: Callable[[int], bool],
     ) -> None:
+        self.share = SpoolShare(queue)
         self._spool = spool
         self._queue = queue
         self._clock = clock
@@ -190,21 +193,21 @@ class SpoolIntake:
         if self._is_postponed:
             return []
         queue = self._queue
-        unstored, appending = queue.unstored, queue.appending
+        incoming, appending = queue.incoming, queue.appending
         with queue.lock:
             # No call from here to where the group is set: a signal handler must not begin one of its own. Answers that
             # have come by now are another thread's to deal with: these messages are stored, and the next ones must
             # not get their answers.
             if self._group is not None or self.answers.waiting or self.answers.waits_for_record:
                 return []
-            if not (appending or unstored):
+            if not (appending or incoming):
                 return []
             self._group = group
             if not appending:
                 # One call, as in `OpenBatch.take`.
-                appending.extend(starmap(unstored.popleft, repeat((), min(_GROUP, len(unstored)))))
+                appending.extend(starmap(incoming.popleft, repeat((), min(_GROUP, len(incoming)))))
             messages = list(map(NewMessage, [one.message_id for one in appending], bodies_of(appending)))
-            group.hold = _fitting(messages, *queue.window()) if self._deliver and not self.answers.keeps else 0
+            group.hold = _fitting(messages, *self.share.left()) if self._deliver and not self.answers.keeps else 0
             return messages
 
     def _pump_soon(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -253,7 +256,7 @@ class SpoolIntake:
         if self._group is not None:
             return self._group.answer is not None
         is_idle = not self.answers.waits_for_record and not self._is_postponed
-        is_left = self.answers.waiting or self._queue.appending or self._queue.unstored
+        is_left = self.answers.waiting or self._queue.appending or self._queue.incoming
         return is_idle and (bool(is_left) or self._calls.is_interrupted)
 
     def _answered(self, group: Group, result: AppendResult | TryLater | SpoolUnavailable) -> None:
@@ -279,7 +282,7 @@ class SpoolIntake:
             if isinstance(result, TryLater):
                 # Calls go on as if their messages were stored: these are accepted, and pending.
                 self.not_before = self._clock.now() + result.seconds
-                self._calls.note_all((*self._queue.appending, *self._queue.unstored), repeat(STORED))
+                self._calls.note_all((*self._queue.appending, *self._queue.incoming), repeat(STORED))
             else:
                 self.answers.bring(result)
             self._group = None
@@ -309,10 +312,10 @@ class SpoolIntake:
         with queue.lock:
             self.answers.keeps, self._group = True, None
             appending = [*queue.appending]
-            unstored = [*appending, *queue.unstored]
+            unstored = [*appending, *queue.incoming]
             bodies = bodies_of(unstored)
             queue.appending.clear()
-            queue.unstored.clear()
+            queue.incoming.clear()
             self.answers.waiting.clear()
             self._calls.note_all(appending, repeat(SpoolUnavailable(why, maybe_stored=True)))
             # Of these, the rest.

@@ -101,7 +101,7 @@ async def in_each_place(pipeline: Pipeline) -> list[Delivery]:
     assert pipeline.queue.backlog.open is not None
     made.append(put(pipeline, "unread"))
     backlog = pipeline.queue.backlog
-    assert (len(backlog.in_flight), len(backlog.waiting), pipeline.queue.unread) == (1, 1, 1)
+    assert (len(backlog.in_flight), len(backlog.waiting), len(pipeline.queue.ready)) == (1, 1, 1)
     return made
 
 

@@ -33,6 +33,7 @@ from segment_async._pipeline.batch import MAX_BODY_BYTES, Batch, OpenBatch
 from segment_async._pipeline.delivery import bodies_of, bring_back, stored_as
 from segment_async._pipeline.queue import Overflow, Queue
 from segment_async._pipeline.room import Waiter
+from segment_async._pipeline.spool_share import SpoolShare
 from tests.support.law import check_counters
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.stations import MANY, queue_with
@@ -75,7 +76,7 @@ def seal(queue: Queue, opened: OpenBatch) -> Batch:
 def read(queue: Queue, most: int = MANY) -> list[str]:
     """Read so many messages, one by one; their names."""
     names: list[str] = []
-    while len(names) < most and queue.unread:
+    while len(names) < most and queue.ready:
         name = queue.ready[0].message_id
         size, to_seal = queue.read(1, all_of_it=True)
         if to_seal is not None:
@@ -677,7 +678,7 @@ class TestReading:
         queue = self.filled(1, 1, 1)
         assert (queue.order.read_count, queue.order.place_to_reach()) == (0, 3)
         assert read(queue, 1) == ["0"]
-        assert (queue.order.read_count, queue.unread, queue.order.place_to_reach()) == (1, 2, 3)
+        assert (queue.order.read_count, len(queue.ready), queue.order.place_to_reach()) == (1, 2, 3)
         assert read(queue) == ["1", "2"]
         assert queue.read(1_000) == (0, None)
         opened = queue.backlog.open
@@ -705,7 +706,7 @@ class TestReading:
         queue = self.filled(10, 10, 10, 70)
         sizes = (10, 10, 10, 70)[:expected]
         assert queue.read(room, all_of_it=True) == (sum(sizes) + expected, None)
-        assert queue.unread == 4 - expected
+        assert len(queue.ready) == 4 - expected
         assert queue.backlog.open is not None
         assert (queue.backlog.open.count, queue.backlog.open.size) == (expected, sum(sizes))
 
@@ -719,7 +720,7 @@ class TestReading:
         opened = queue.backlog.open
         assert opened is not None
         assert queue.read(1_000, all_of_it=True) == (0, opened)
-        assert queue.unread == 1
+        assert len(queue.ready) == 1
         seal(queue, opened)
         assert queue.read(1_000, all_of_it=True) == (2, None)
 
@@ -730,7 +731,7 @@ class TestReading:
         assert queue.backlog.open is not None
         # It would be, up to four times, if more than another batch were unread.
         assert 100 <= queue.backlog.open.count < 400
-        assert 0 < queue.unread <= 100
+        assert 0 < len(queue.ready) <= 100
 
     def test_messages_that_earlier_processes_tried_go_by_themselves(self) -> None:
         queue = queue_with(10, has_spool=True)
@@ -863,7 +864,7 @@ class TestWaking:
             queue = queue_with(50, has_spool=True)
             assert not queue.offer(message(queue), 1, paced=False)
             assert offer(queue)
-            assert queue.unread == 0
+            assert len(queue.ready) == 0
 
         run(main())
 
@@ -914,7 +915,7 @@ class TestWaking:
             queue.backlog.flush_before = queue.order.place_to_reach()
             sleeper = queue.sleep_until_unread(queue.changed.mark, queue.clock.now())
             assert sleeper is not None
-            queue.ready.append(queue.unstored.popleft())
+            queue.ready.append(queue.incoming.popleft())
             queue.notify_stored(1)
             assert sleeper.done()
 
@@ -925,12 +926,12 @@ class TestWaking:
             queue = queue_with(1_000, has_spool=True)
             sleeper = queue.sleep_until_unread(queue.changed.mark, None)
             assert sleeper is not None
-            waiter = queue.changed.register(lambda: not queue.unstored)
+            waiter = queue.changed.register(lambda: not queue.incoming)
             offer(queue)
             sleeper = queue.sleep_until_unread(queue.changed.mark, None)
             assert sleeper is not None
             assert not waiter.done()
-            queue.unstored.popleft()
+            queue.incoming.popleft()
             queue.notify_stored(0)
             assert (waiter.done(), sleeper.done()) == (True, False)
 
@@ -1011,7 +1012,7 @@ class TestReentry:
         with queue.lock:
             assert offer(queue)
             assert queue.offer(message(queue), 1)
-        assert queue.unread == 2
+        assert len(queue.ready) == 2
 
     @pytest.mark.parametrize("overflow", ["wait", "drop_oldest"])
     @pytest.mark.parametrize("name", ["offer", "put_nowait", "read", "settle", "drop", "repair", "sleep"])
@@ -1175,7 +1176,7 @@ def hold_to_the_law(queue: Queue, expected: int) -> None:
     batches = list(queue.backlog.batches())
     places = [place for batch in batches for place in range(batch.start, batch.stop)]
     assert len(places) == len(set(places))
-    assert counters.pending == len(places) + queue.unread
+    assert counters.pending == len(places) + len(queue.ready)
     # The next batch begins behind all of them.
     assert queue.order.read_count == max(places) + 1
     assert queue.accounts.pending_bytes == 10 * counters.pending
@@ -1210,11 +1211,11 @@ class TestSpooled:
     def test_put_stored_sent(self) -> None:
         queue = make(4, has_spool=True)
         assert offer(queue, 10, "a")
-        assert (queue.unread, len(queue.unstored)) == (0, 1)
+        assert (len(queue.ready), len(queue.incoming)) == (0, 1)
         assert self.counts(queue) == (1, 1, 0, 10)
         assert queue.order.place_to_reach() == 1
         assert queue.order.left(1) == 1
-        queue.ready.append(queue.unstored.popleft())
+        queue.ready.append(queue.incoming.popleft())
         assert read(queue) == ["a"]
         settle_all(queue)
         assert self.counts(queue) == (1, 0, 0, 0)
@@ -1239,7 +1240,7 @@ class TestSpooled:
             queue = make(4, max_bytes=30, has_spool=True)
             queue.clock.attach(running_clock())
             assert queue.offer_arriving(message(queue, 10), 10)
-            assert (self.counts(queue), len(queue.unstored)) == ((0, 0, 0, 10), 1)
+            assert (self.counts(queue), len(queue.incoming)) == ((0, 0, 0, 10), 1)
             assert not queue.offer_arriving(message(queue, 21), 21)
             assert queue.offer_arriving(message(queue, 10), 10)
             assert queue.offer_arriving(message(queue, 10), 10)
@@ -1256,15 +1257,16 @@ class TestSpooled:
         queue.accounts.recover(3)
         assert self.counts(queue) == (3, 3, 3, 0)
         # Half of the bounds is for messages from the disk.
-        assert queue.window() == (2, MANY // 2)
+        share = SpoolShare(queue)
+        assert share.left() == (2, MANY // 2)
         self.load(queue, "a", 7)
         self.load(queue, "b", 8)
-        assert queue.window() == (0, 0)
+        assert share.left() == (0, 0)
         assert self.counts(queue) == (3, 3, 3, 20)
         assert queue.order.place_to_reach() == 3
         assert read(queue) == ["a", "b"]
         settle(queue)
-        assert queue.window()[0] == 1
+        assert share.left()[0] == 1
         assert queue.backlog.open is not None
         end_batch(queue, queue.backlog.open, BatchResult(Status.KEPT))
         assert self.counts(queue) == (3, 2, 3, 10)
@@ -1274,13 +1276,13 @@ class TestSpooled:
         queue = make(4, has_spool=True)
         for _ in range(3):
             offer(queue, 10)
-        assert queue.window()[0] == 2
+        assert SpoolShare(queue).left()[0] == 2
 
     def test_a_repair_counts_what_is_being_stored(self) -> None:
         queue = make(5, has_spool=True)
         for _ in range(3):
             offer(queue, 10)
-        queue.appending = [queue.unstored.popleft()]
+        queue.appending = [queue.incoming.popleft()]
         self.load(queue, "d", 9)
         read(queue)
         queue.accounts.pending, queue.accounts.pending_bytes = 77, 1
