@@ -1,7 +1,7 @@
 """The client: the six calls, and the parts behind them wired together.
 
 Each call builds its message (`_message.build`), fills in what is bound around it (`_message.context`), encodes it once
-(`_message.encode`) and queues it (`_pipeline.queue`). Which loop sends it, and flush, are `_lifecycle.owner`'s; the
+(`_message.encode`) and queues it (`_pipeline.admission`). Which loop sends it, and flush, are `_lifecycle.owner`'s; the
 close is `_lifecycle.closing`'s.
 """
 
@@ -34,11 +34,11 @@ from ._message.encode import encode, encode_leniently, own_fragment, plain
 from ._message.ids import stamp
 from ._options import BeforeSend, Network
 from ._outcome import Statistics
+from ._pipeline.admission import Overflow
 from ._pipeline.auth import OAuth
 from ._pipeline.clock import LoopClock
 from ._pipeline.delivery import Delivery
 from ._pipeline.pipeline import Pipeline, PipelineOptions
-from ._pipeline.queue import Overflow
 from ._pipeline.reports import OnError
 from ._pipeline.retry import RetryPolicy
 from ._plan_check import OnViolation, PlanCheck, check_on_violation
@@ -547,7 +547,7 @@ class Client:
     def _enqueue_nowait(self, message: Fields) -> Delivery:
         owner = self._owner
         owner.check_process()
-        owner.pipeline.queue.check_open()
+        owner.pipeline.admission.check_open()
         if asyncio._get_running_loop() is not None:
             owner.run_here()
         delivery, body, _ = self._encoded(message)
@@ -556,7 +556,7 @@ class Client:
             try:
                 delivery = owner.pipeline.put_nowait(delivery, body)
             except QueueFull:
-                owner.pipeline.queue.reject()
+                owner.pipeline.admission.reject()
                 raise
             if not owner.has_run:
                 owner.note_waiting()
@@ -605,7 +605,7 @@ class Client:
         await self._owner.aclose()
 
     async def __aenter__(self) -> Self:
-        self._owner.pipeline.queue.check_open()
+        self._owner.pipeline.admission.check_open()
         _check_asyncio()
         self._owner.run_here()
         return self
@@ -644,7 +644,7 @@ class Client:
             _check_asyncio()
             owner.run_here()
         delivery, body, size = self._encoded(message)
-        if body and not owner.pipeline.queue.offer(delivery, size):
+        if body and not owner.pipeline.admission.offer(delivery, size):
             return delivery, body
         if not owner.is_held:
             owner.hold()
@@ -665,7 +665,7 @@ class Client:
         """The delivery of a message that the spool cannot store, and that is dropped; `None`: the call is to raise."""
         pipeline = self._owner.pipeline
         if isinstance(error, QueueFull) or not self._drops_invalid:
-            pipeline.queue.reject()
+            pipeline.admission.reject()
             return None
         pipeline.reports.warn("spool_unavailable", "Dropping messages that the spool cannot store: %s", error)
         return self._dropped(delivery.message_id, "spool_unavailable", body)[0]
@@ -764,7 +764,7 @@ class Client:
             ClientClosed: once closed.
         """
         if not self._drops_invalid:
-            self._owner.pipeline.queue.reject()
+            self._owner.pipeline.admission.reject()
             raise error
         now, new_id = stamp(time.time())
         message = {"timestamp": now, "messageId": new_id, **given}
@@ -787,7 +787,7 @@ class Client:
             ClientClosed: once closed.
         """
         pipeline = self._owner.pipeline
-        pipeline.queue.check_open()
+        pipeline.admission.check_open()
         return pipeline.dropped(message_id, reason, body), b""
 
 

@@ -151,8 +151,8 @@ class Client(Calls[Delivery]):
         client = self._client
         delivery, body, _ = client._encoded(message)
         if body:
-            queue = client._owner.pipeline.queue
-            if not queue.offer(delivery, len(body), paced=False):
+            admission = client._owner.pipeline.admission
+            if not admission.offer(delivery, len(body), paced=False):
                 delivery = self._put(thread, delivery, body)
         return Delivery(delivery, thread)
 
@@ -162,7 +162,7 @@ class Client(Calls[Delivery]):
     def _put(self, thread: LoopThread | CallingThread, delivery: AsyncDelivery, body: bytes) -> AsyncDelivery:
         """Wait for room, or for the spool's disk, on the thread's loop."""
         pipeline = self._client._owner.pipeline
-        pipeline.queue.check_open()
+        pipeline.admission.check_open()
         try:
             if thread.is_called_on_a_loop() or pipeline.queue.is_amid_a_change():
                 return pipeline.put_nowait(delivery, body)
@@ -185,7 +185,7 @@ class Client(Calls[Delivery]):
         """Let the loop of this process's thread work for the client."""
         owner = self._client._owner
         owner.check_process()
-        owner.pipeline.queue.check_open()
+        owner.pipeline.admission.check_open()
         if loop_thread.existing() is None:
             uwsgi.warn_without_threads()
         thread = loop_thread.running()
@@ -223,7 +223,7 @@ class Client(Calls[Delivery]):
             pipeline = self._client._owner.pipeline
             # A spool may have kept something; without a thread, calls only queue.
             may_have_some = pipeline.queue.has_spool or pipeline.queue.accounts.pending > 0
-            if not may_have_some or pipeline.queue.closed or uwsgi.will_fork():
+            if not may_have_some or pipeline.admission.closed or uwsgi.will_fork():
                 return 0
             thread = self._start()
         pipeline = self._client._owner.pipeline
@@ -248,7 +248,7 @@ class Client(Calls[Delivery]):
         _check_waits(owner)
         if not owner.closing.is_closed:
             # Here, as a hook may hold the thread.
-            owner.pipeline.queue.close()
+            owner.pipeline.admission.close()
             seconds = owner.close_timeout + _CLOSE_GRACE
             try:
                 loop_thread.running().run(self._client.aclose(), seconds, goes_on=True)
@@ -257,7 +257,7 @@ class Client(Calls[Delivery]):
         _open.discard(self)
 
     def __enter__(self) -> Self:
-        self._client._owner.pipeline.queue.check_open()
+        self._client._owner.pipeline.admission.check_open()
         return self
 
     def __exit__(

@@ -97,7 +97,7 @@ class Closing:
 
     def _begin(self) -> None:
         pipeline = self._owner.pipeline
-        pipeline.queue.close()
+        pipeline.admission.close()
         if self._began is None and not self.is_closed:
             if pipeline.has_pending():
                 self._owner.ensure_running()

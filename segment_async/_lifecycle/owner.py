@@ -291,7 +291,9 @@ class LoopOwner(Host):
 
     def refuse_calls(self) -> None:
         """The process ends: later calls raise `ClientClosed`."""
-        self.pipeline.queue.close("the client is closed: the program is ending, and nothing would send this message")
+        self.pipeline.admission.close(
+            "the client is closed: the program is ending, and nothing would send this message"
+        )
 
     def has_pending(self) -> bool:
         return self.pipeline.has_pending() or self.pipeline.reports.has_waiting

@@ -21,6 +21,7 @@ from segment_async._outcome import BatchResult, Health, Statistics, Status
 from segment_async.instrumentation import Request
 
 from .accounts import Accounts
+from .admission import EVICTED_SHARE, Admission, Overflow
 from .attempt import RequestSender
 from .auth import Auth
 from .backlog import Backlog
@@ -30,9 +31,10 @@ from .clock import LoopClock
 from .consumer import Consumer
 from .delivery import Delivery, Record
 from .outage import Outage
-from .queue import EVICTED_SHARE, Overflow, Queue
+from .queue import Queue
 from .reports import OnError, Reports
 from .retry import RetryPolicy
+from .room import Room
 from .settlement import Settlement
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class PipelineOptions(NamedTuple):
 class Pipeline:
     """Attributes:
     clock: the client's; its `loop` is the one that works for the client.
+    admission: the way into the queue.
     queue: what is pending, and the counters.
     reports: what the application and its log learn.
     feed: between the queue and a spool; `None`: there is none.
@@ -113,18 +116,18 @@ class Pipeline:
         self.queue = Queue(
             accounts,
             backlog,
+            Room(accounts, clock, options.overflow_timeout),
             clock,
-            options.overflow,
-            options.overflow_timeout,
             host,
             has_spool=spool is not None,
         )
+        self.admission = Admission(self.queue, options.overflow)
         self.reports = Reports(options.on_error, time.monotonic, self.queue.notify)
         self.feed: SpoolFeed | None = None
         if spool is not None:
             from .spool_feed import SpoolFeed
 
-            self.feed = SpoolFeed(spool, self.queue, clock, self.reports, deliver=options.deliver)
+            self.feed = SpoolFeed(spool, self.admission, self.queue, clock, self.reports, deliver=options.deliver)
         self._auth = auth
         self._backlog = backlog
         self._circuit = circuit
@@ -170,7 +173,7 @@ class Pipeline:
         if self.feed is not None:
             stored = await self.feed.intake.append(delivery, len(body))
         else:
-            taken = await self.queue.put(delivery, len(body), paced=shares_loop)
+            taken = await self.admission.put(delivery, len(body), paced=shares_loop)
             stored = delivery if taken else None
         self._report_evicted()
         return stored if stored is not None else self.dropped(delivery.message_id, "queue_full", body)
@@ -184,14 +187,14 @@ class Pipeline:
         if self.feed is not None:
             stored = self.feed.intake.append_nowait(delivery, len(body))
         else:
-            stored = delivery if self.queue.put_nowait(delivery, len(body)) else None
+            stored = delivery if self.admission.put_nowait(delivery, len(body)) else None
         self._report_evicted()
         return stored if stored is not None else self.dropped(delivery.message_id, "queue_full", body)
 
     def dropped(self, message_id: str, reason: str, body: bytes) -> Delivery:
         """The delivery of a message that is accepted, counted, and dropped at once."""
         result = BatchResult(Status.DROPPED, reason)
-        self.queue.refuse(result)
+        self.admission.refuse(result)
         record = Record(self.queue.queued.host)
         record.settle(0, 1, result)
         self.reports.add(result, lambda: (body,), len(body))
@@ -200,7 +203,7 @@ class Pipeline:
         return Delivery(message_id, b"", record)
 
     def _report_evicted(self) -> None:
-        evicted = self.queue.evicted
+        evicted = self.admission.evicted
         while evicted:
             try:
                 result, bodies, size = evicted.popleft()

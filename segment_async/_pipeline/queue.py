@@ -1,19 +1,21 @@
 """The queue: an `asyncio.Queue`, bounded by all that is pending, and the lock under which a message changes its place.
 
 What is pending counts wherever it waits: unread here, in a batch, in flight. So the queue owns the accounts and the
-backlog as well, and their lock. **The lock's rule**: it is held for a few lines that move messages or count them, never
-while logging, calling a hook, compressing, or touching the disk. Callers on any thread put messages, and make room for
-them; a spool answers on its own thread; everything else is done by the client's loop, or by whatever takes the client
-over from it.
+backlog as well, and their lock. How callers get in, and what happens when there is no room, is in `admission`: the queue
+knows no policies, and does not know whether the client is closed.
 
-**The lock is reentrant**, since a signal handler or a finalizer may put a message at any call. A put
-changes its counters without a call between reading and writing them, and a message moves from the queue into a batch
-within one call; so what comes in between finds whole state. Dropping the oldest, and taking a spool's answers, do more
-than that: they are refused while this thread holds the lock already (`is_amid_a_change`).
+**The lock's rule**: it is held for a few lines that move messages or count them, never while logging, calling a hook,
+compressing, or touching the disk. Callers on any thread put messages, and make room for them; a spool answers on its own
+thread; everything else is done by the client's loop, or by whatever takes the client over from it.
+
+**The lock is reentrant**, since a signal handler or a finalizer may put a message at any call. A put (`take`, and the
+fast ways in of `admission`) changes its counters without a call between reading and writing them, and a message moves
+from the queue into a batch within one call; so what comes in between finds whole state. Dropping the oldest, and taking
+a spool's answers, do more than that: they are refused while this thread holds the lock already (`is_amid_a_change`).
 
 **Everything that waits is woken by `notify`**: the consumer, a flush, a close, the spool feed, and the callers that
 wait for room. Each change that may let something go on is followed by it. One more message makes no room, and so it
-notifies `changed` alone.
+notifies `changed` alone (`announce`).
 """
 
 from __future__ import annotations
@@ -22,14 +24,12 @@ import asyncio
 import sys
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable
 from itertools import accumulate
-from typing import Final, Literal
+from typing import Final
 
-from segment_async._exceptions import ClientClosed, QueueFull
-from segment_async._lifecycle.waiting import Host, Signal, resolved, shorter, wake
+from segment_async._lifecycle.waiting import Host, Signal, wake
 from segment_async._locks import reentrant_lock
-from segment_async._outcome import HEALTHY, BatchResult, Health, Statistics, Status
+from segment_async._outcome import HEALTHY, BatchResult, Health, Statistics
 
 from .accounts import Accounts
 from .backlog import Backlog
@@ -37,17 +37,13 @@ from .batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, OpenBatch
 from .clock import LoopClock
 from .delivery import Delivery, QueuedRecord, Record, bodies_of, keys_of
 from .order import Order
-from .room import Room, Waiter
-
-Overflow = Literal["wait", "drop_newest", "drop_oldest", "raise"]
-# Under "drop_oldest" a tenth of what a bound allows may go at a time: the newest nine tenths always stay.
-EVICTED_SHARE: Final = 10
+from .room import Room
 
 # Messages that are looked at to see how many fit.
 _READ_AT_ONCE: Final = 64
 # Unread messages at which an awaiting caller lets the loop turn: about 2 ms of calls without a pause, and few enough
 # to stay in a core's own cache; and those at which it goes on, so that it does not stop for each slice that is read.
-_UNREAD_BEFORE_A_TURN: Final = 500
+UNREAD_BEFORE_A_TURN: Final = 500
 _UNREAD_AFTER_A_TURN: Final = 100
 
 
@@ -74,13 +70,13 @@ class Queue:
     ready: messages that may be sent, the oldest first: unread ones; without a spool `incoming` itself.
     appending: with a spool: messages that it is storing.
     attempts: with a spool: requests that earlier processes made, by what the spool calls the message.
-    evicted: results, bodies and bytes of messages that made room for newer ones, to be reported without the lock.
+    wake_at: unread messages at which a put announces them: the consumer says so when it goes to sleep.
     """
 
     # fmt: off
     __slots__ = (
-        "_closed_because", "_most_offered", "_wake_at", "accounts", "appending", "attempts", "backlog", "changed", "clock",
-        "closed", "evicted", "has_spool", "incoming", "lock", "messages", "order", "overflow", "queued", "ready", "room",
+        "accounts", "appending", "attempts", "backlog", "changed", "clock", "has_spool", "incoming", "lock", "messages",
+        "order", "queued", "ready", "room", "wake_at",
     )
     # fmt: on
 
@@ -88,9 +84,8 @@ class Queue:
         self,
         accounts: Accounts,
         backlog: Backlog,
+        room: Room,
         clock: LoopClock,
-        overflow: Overflow,
-        overflow_timeout: float | None,
         host: Host,
         *,
         has_spool: bool = False,
@@ -99,12 +94,9 @@ class Queue:
         self.accounts = accounts
         self.backlog = backlog
         self.clock = clock
-        self.room = Room(accounts, clock, overflow_timeout)
+        self.room = room
         self.queued = QueuedRecord(host)
-        self.overflow: Overflow = overflow
         self.has_spool = has_spool
-        self.closed = False
-        self.evicted: deque[tuple[BatchResult, Callable[[], Iterable[bytes]], int]] = deque()
         self.messages = _Messages()
         self.incoming = self.messages.deque
         # With a spool, messages are stored before they are ready to be sent.
@@ -114,10 +106,7 @@ class Queue:
         unread = (self.ready, self.incoming, self.appending) if has_spool else (self.ready,)
         self.order = Order(self.lock, accounts, backlog, unread)
         self.changed = Signal(self.order.reached)
-        # Unread messages up to which `offer` takes one from a paced caller; 0, with a spool and once closed: it takes none.
-        self._most_offered = 0 if has_spool else _UNREAD_BEFORE_A_TURN
-        # Unread messages at which a put notifies: the consumer says so when it goes to sleep.
-        self._wake_at = sys.maxsize
+        self.wake_at = sys.maxsize
 
     def is_amid_a_change(self) -> bool:
         """Whether this thread holds the lock: a signal handler or a finalizer has come in the middle of something."""
@@ -131,156 +120,38 @@ class Queue:
         self.wake_waiters()
         self.changed.notify()
 
+    def wake_waiters(self) -> None:
+        """Callers that wait for room look whether it is theirs; the lock is not held."""
+        if not self.room.waiters:
+            return
+        with self.lock:
+            unread = len(self.incoming)
+            woken = self.room.to_wake(UNREAD_BEFORE_A_TURN - unread if unread <= _UNREAD_AFTER_A_TURN else 0)
+        wake(woken)
+
     def notify_stored(self, ready: int) -> None:
         """With a spool, as `notify`: messages were stored, and so many of them are ready to be sent.
 
         The consumer is woken only if it is worth a look, as for a message that is put into a queue without a spool.
         """
         if self.room.waiters:
-            self._wake_waiters()
+            self.wake_waiters()
         self.changed.recheck()
-        if ready and len(self.ready) >= self._wake_at:
-            self._announce(ready)
+        if ready and len(self.ready) >= self.wake_at:
+            self.announce(ready)
 
     # -- messages come in
 
-    def offer(self, delivery: Delivery, size: int, *, paced: bool = True) -> bool:
-        """Take the message if nothing stands in its way. This is all that an ordinary call does here.
-
-        `paced`: the caller may share its loop with the consumer, and is to wait when unread messages pile up.
-        """
-        accounts = self.accounts
-        messages = self.incoming
-        with self.lock:
-            unread = len(messages) + 1
-            pending = accounts.pending + 1
-            pending_bytes = accounts.pending_bytes + size
-            if (
-                (unread > self._most_offered and (paced or not self._most_offered))
-                or pending > accounts.max_messages
-                or pending_bytes > accounts.max_bytes
-                or self.room.waiters
-            ):
-                return False
-            accounts.pending = pending
-            accounts.pending_bytes = pending_bytes
-            messages.append(delivery)
-        if unread >= self._wake_at:
-            self._announce()
-        return True
-
-    def offer_arriving(self, delivery: Delivery, size: int) -> bool:
-        """With a spool, as `offer`: the message counts as accepted only once it is stored, which the caller sees to.
-
-        Not the last one that there is room for: from that on callers are to wait no longer than their limit.
-        """
-        accounts = self.accounts
-        with self.lock:
-            pending = accounts.pending + 1
-            pending_bytes = accounts.pending_bytes + size
-            if (
-                self.closed
-                or pending >= accounts.max_messages
-                or pending_bytes > accounts.max_bytes
-                or self.room.waiters
-            ):
-                return False
-            accounts.arriving += 1
-            accounts.pending, accounts.pending_bytes = pending, pending_bytes
-            self.incoming.append(delivery)
-        return True
-
-    async def put(self, delivery: Delivery, size: int, *, paced: bool, arriving: bool = False) -> bool:
-        """Wait until the message is taken (`True`), or until the policy gives it up (`False`: to be dropped).
-
-        If it raises or is cancelled, the message was not taken. `arriving`: it counts as accepted only once it is stored.
-
-        Raises:
-            QueueFull: under ``overflow="raise"``.
-            ClientClosed: before there was room.
-        """
-        waiter: Waiter | None = None
-        taken: bool | None = None
-        try:
-            while True:
-                taken = self._try(delivery, size, paced, arriving, waiter)
-                if taken is not None:
-                    return taken
-                if waiter is not None:
-                    await self._sleep(waiter)
-                    continue
-                waiter = Waiter(size, paced)
-                with self.lock:
-                    is_first = not self.room.last_waits()
-                    self.room.waiters[waiter] = None
-                if is_first:
-                    self._wake_waiters()
-        finally:
-            if waiter is not None:
-                with self.lock:
-                    self.room.waiters.pop(waiter, None)
-                    # A caller that took its room frees none for the others: they are looked at when the last one that
-                    # was woken goes.
-                    is_for_others = not taken or self.room.first_waits()
-                if is_for_others:
-                    self._wake_waiters()
-
-    def put_nowait(self, delivery: Delivery, size: int) -> bool:
-        """Take the message (`True`), or say that it is to be dropped (`False`).
-
-        Raises:
-            QueueFull: under ``overflow="raise"``.
-            ClientClosed: always, once closed.
-        """
-        is_nested = self.is_amid_a_change()
-        with self.lock:
-            self.check_open()
-            was_full = self.room.is_full
-            taken = self.room.is_for_all(size) or self._made_room(size, is_nested)
-            if taken:
-                self._take(delivery, size)
-        if not taken:
-            self._refuse(was_full)
-        self._announce()
-        if self.room.waiters:
-            # It may have taken the room of callers that waited for messages to be read: their time counts from now on.
-            self._wake_waiters()
-        return taken
-
-    def refuse(self, result: BatchResult) -> None:
-        """Count a message that has its outcome as soon as it is accepted."""
-        with self.lock:
-            self.accounts.refuse(result)
-
-    def reject(self) -> None:
-        """Count a call that raises."""
-        with self.lock:
-            self.accounts.rejected += 1
-
-    def close(self, why: str = "the client is closed; make a new one") -> None:
-        """Take nothing more; callers that wait for room get `ClientClosed`, with the text of the first close."""
-        with self.lock:
-            if not self.closed:
-                self.closed, self._most_offered, self._closed_because = True, 0, why
-            waiters = [waiter.future for waiter in self.room.waiters]
-        wake(waiters)
-        self.notify()
-
-    def check_open(self) -> None:
-        """Raises:
-        ClientClosed: once closed.
-        """
-        if self.closed:
-            raise ClientClosed(self._closed_because)
-
-    def _take(self, delivery: Delivery, size: int, arriving: bool = False) -> None:
+    def take(self, delivery: Delivery, size: int, arriving: bool = False) -> None:
+        """Count a message and queue it; the lock is held. `arriving`: it is accepted only once a spool has stored it."""
         accounts = self.accounts
         accounts.arriving += arriving
         accounts.pending, accounts.pending_bytes = accounts.pending + 1, accounts.pending_bytes + size
         self.incoming.append(delivery)
 
-    def _announce(self, new: int = 1) -> None:
-        """Wake the consumer for unread messages, once: when it goes to sleep it says when to wake it next.
+    def announce(self, new: int = 1) -> None:
+        """Wake the consumer for unread messages, once: when it goes to sleep it says when to wake it next. The lock is
+        not held.
 
         The first message of a batch only starts its clock if the consumer will look before the batch is due: waking it
         would make that call cost three times as much, and it would find nothing to do.
@@ -295,113 +166,17 @@ class Queue:
                 is_awaited = self.order.read_count < self.backlog.flush_before
                 if is_first and not is_awaited and self.backlog.waits_for_company(now):
                     self.backlog.unread_since = now
-                    self._wake_at = self._worth_a_look(now)
+                    self.wake_at = self._worth_a_look(now)
                     return
         # First, as a consumer in another thread may be awake, and asleep again, before `notify` returns.
-        self._wake_at = sys.maxsize
+        self.wake_at = sys.maxsize
         try:
             # Only those that send: a message more makes no room.
             self.changed.notify()
         except BaseException:
             # The next put wakes it.
-            self._wake_at = 1
+            self.wake_at = 1
             raise
-
-    # -- callers that wait for room
-
-    def _try(self, delivery: Delivery, size: int, paced: bool, arriving: bool, waiter: Waiter | None) -> bool | None:
-        """Whether the message is taken or given up; `None`: the caller is to wait."""
-        is_nested = self.is_amid_a_change()
-        was_full = True
-        with self.lock:
-            self.check_open()
-            waiters = self.room.waiters
-            may_take = waiter.woken if waiter is not None else self.room.is_for_newcomer(size)
-            unread = len(self.incoming) + (len(waiters) if waiter is None else 0)
-            has_room = self.accounts.has_room(size)
-            if may_take and has_room and not (paced and unread >= _UNREAD_BEFORE_A_TURN):
-                self._take(delivery, size, arriving)
-                taken: bool | None = True
-            elif has_room:
-                taken = None
-            elif self._policy() != "wait":
-                was_full = self.room.is_full
-                taken = self._made_room(size, is_nested)
-                if taken:
-                    self._take(delivery, size, arriving)
-            else:
-                self.room.note_full()
-                taken = False if waiter is not None and self.room.time_left() == 0 else None
-            if waiter is not None and taken is None:
-                waiter.wait_again(has_limit=not has_room)
-                # Its loop may have stood still, and its place was given to others.
-                waiters[waiter] = None
-        if taken:
-            self._announce()
-        elif taken is not None:
-            self._refuse(was_full)
-        return taken
-
-    async def _sleep(self, waiter: Waiter) -> None:
-        watch = self.queued.host.ensure_running()
-        # The queue may be full of messages that are due because of that.
-        self.changed.notify()
-        limit = self.room.time_left() if waiter.has_limit else None
-        start = self.clock.now()
-        await resolved(waiter.future, shorter(limit, watch))
-        if limit is not None:
-            with self.lock:
-                self.room.note_late(self.clock.now() - start - limit)
-
-    def wake_waiters(self) -> None:
-        """Callers that wait for room look whether it is theirs; the lock is not held."""
-        if self.room.waiters:
-            self._wake_waiters()
-
-    def _wake_waiters(self) -> None:
-        with self.lock:
-            unread = len(self.incoming)
-            woken = self.room.to_wake(_UNREAD_BEFORE_A_TURN - unread if unread <= _UNREAD_AFTER_A_TURN else 0)
-        wake(woken)
-
-    # -- making room
-
-    def _policy(self) -> Overflow:
-        """What happens if memory is full. With a spool, the oldest are dropped there, and what is stored stays."""
-        return "wait" if self.has_spool and self.overflow == "drop_oldest" else self.overflow
-
-    def _made_room(self, size: int, is_nested: bool) -> bool:
-        """What the policy does for a message that finds no room; the lock is held, and was before if it `is_nested`."""
-        self.room.note_full()
-        if self._policy() == "drop_oldest" and not is_nested:
-            while not self.accounts.has_room(size) and self._drop_oldest():
-                pass
-            return self.accounts.has_room(size)
-        return False
-
-    def _refuse(self, was_full: bool) -> None:
-        """A message found no room; the lock is not held. If this is news, what waits in batches is due because of it.
-
-        Raises:
-            QueueFull: under ``overflow="raise"``.
-        """
-        if not was_full:
-            self.changed.notify()
-        if self.overflow == "raise":
-            raise QueueFull("the queue is full: messages come faster than they can be sent")
-
-    def _drop_oldest(self) -> bool:
-        """Drop the oldest batch that is not in flight, as a whole; `False`: there is none."""
-        backlog = self.backlog
-        if not backlog.waiting and backlog.open is None:
-            self._read(1, MAX_BODY_BYTES)
-        batch: Batch | OpenBatch | None = backlog.waiting[0] if backlog.waiting else backlog.open
-        if batch is None:
-            return False
-        result = batch.history.result(Status.DROPPED, "queue_full")
-        self.evicted.append((result, batch.bodies, batch.size))
-        self._settle(batch, result)
-        return True
 
     # -- the client's loop reads, and settles
 
@@ -414,8 +189,15 @@ class Queue:
         with self.lock:
             size, to_seal = self._read(MAX_BATCH_MESSAGES if all_of_it else self._most(), room)
         if size and self.room.waiters:
-            self._wake_waiters()
+            self.wake_waiters()
         return size, to_seal
+
+    def oldest(self) -> Batch | OpenBatch | None:
+        """The oldest batch that is not in flight, read for this if need be; `None`: there is none. The lock is held."""
+        backlog = self.backlog
+        if not backlog.waiting and backlog.open is None:
+            self._read(1, MAX_BODY_BYTES)
+        return backlog.waiting[0] if backlog.waiting else backlog.open
 
     def _most(self) -> int:
         if self.ready and self.backlog.may_send_open(self.clock.now()):
@@ -525,9 +307,9 @@ class Queue:
             self.backlog.looks_at = looks_at
             wake_at = self._worth_a_look(self.clock.now())
             if self.changed.mark is seen and len(self.ready) < wake_at:
-                self._wake_at = wake_at
+                self.wake_at = wake_at
                 return waiter
-            self._wake_at = sys.maxsize
+            self.wake_at = sys.maxsize
         self.changed.forget(waiter)
         return None
 

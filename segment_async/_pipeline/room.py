@@ -3,7 +3,7 @@
 They are woken when there is room for them and take it themselves once they run; meanwhile no other call overtakes them.
 Those whose loop does not run any more are woken as well and hold nothing: their loop may be closed, and if it runs again
 they come back.
-The queue owns this and calls it with its lock held.
+It is called with the queue's lock held.
 """
 
 from __future__ import annotations

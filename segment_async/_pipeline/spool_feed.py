@@ -24,9 +24,10 @@ from segment_async._lifecycle.waiting import Host, Signal, wait_until
 from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import Spool, SpoolStatistics, StoredMessage, Window, is_shared
 
+from .admission import EVICTED_SHARE, Admission
 from .clock import LoopClock
 from .delivery import Delivery, bodies_of, bring_back, forget_bodies, waits_for_key
-from .queue import EVICTED_SHARE, Queue
+from .queue import Queue
 from .reports import Reports
 from .spool_intake import SpoolIntake
 
@@ -46,10 +47,13 @@ class SpoolFeed:
     is_open: whether the spool has been asked what earlier processes left; it may not be able to say.
     """
 
-    def __init__(self, spool: Spool, queue: Queue, clock: LoopClock, reports: Reports, *, deliver: bool) -> None:
-        self.intake = SpoolIntake(spool, queue, clock, reports, deliver=deliver, is_ending=self._is_ending)
+    def __init__(
+        self, spool: Spool, admission: Admission, queue: Queue, clock: LoopClock, reports: Reports, *, deliver: bool
+    ) -> None:
+        self.intake = SpoolIntake(spool, admission, queue, clock, reports, deliver=deliver, is_ending=self._is_ending)
         self.is_open = not deliver
         self._spool = spool
+        self._admission = admission
         self._queue = queue
         self._clock = clock
         self._reports = reports
@@ -65,7 +69,7 @@ class SpoolFeed:
         self._forked: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         self._heartbeat: object | None = None
         capacity = spool.statistics().capacity
-        if queue.overflow == "drop_oldest" and capacity:
+        if admission.overflow == "drop_oldest" and capacity:
             # A spool makes room among what is not in memory.
             share = self.intake.share
             share.max_bytes = min(share.max_bytes, max(1, capacity // EVICTED_SHARE))
@@ -93,7 +97,7 @@ class SpoolFeed:
     async def _read(self) -> None:
         queue, share, refusals = self._queue, self.intake.share, 0
         # A closing client leaves the rest of a shared spool to the others.
-        while not (self.intake.answers.keeps or (queue.closed and is_shared(self._spool))):
+        while not (self.intake.answers.keeps or (self._admission.closed and is_shared(self._spool))):
             await self._until_answered()
             self._load_rest()
             await wait_until(lambda: share.left()[0] > 0, lambda: queue.changed, queue.queued.host)
@@ -102,7 +106,7 @@ class SpoolFeed:
                 self._window = await self._spool.read(min(count, _WINDOW), size)
                 refusals = 0
             except SpoolUnavailable as error:
-                if queue.closed:
+                if self._admission.closed:
                     return
                 refusals += 1
                 if refusals == _REFUSALS:

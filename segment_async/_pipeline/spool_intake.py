@@ -24,6 +24,7 @@ from segment_async._lifecycle.waiting import MOMENT, wait_until
 from segment_async._outcome import BatchResult
 from segment_async.spool._protocol import AppendResult, Intake, NewMessage, TryLater, is_shared
 
+from .admission import Admission
 from .clock import LoopClock
 from .delivery import Delivery, bodies_of, settle_alone
 from .queue import Queue
@@ -49,6 +50,7 @@ class SpoolIntake:
     def __init__(
         self,
         spool: Intake,
+        admission: Admission,
         queue: Queue,
         clock: LoopClock,
         reports: Reports,
@@ -58,6 +60,7 @@ class SpoolIntake:
     ) -> None:
         self.share = SpoolShare(queue)
         self._spool = spool
+        self._admission = admission
         self._queue = queue
         self._clock = clock
         self._reports = reports
@@ -86,7 +89,7 @@ class SpoolIntake:
         pause = _RETRY_SECONDS
         while True:
             if self.not_before is not None:
-                taken = await self._queue.put(delivery, size, paced=False)
+                taken = await self._admission.put(delivery, size, paced=False)
                 self._pump_for_call()
                 return delivery if taken else None
             answer = await self._answer_to(delivery, size)
@@ -107,47 +110,47 @@ class SpoolIntake:
         Raises:
             QueueFull, ClientClosed: as for a queue in memory.
         """
-        self._queue.check_open()
+        self._admission.check_open()
         first = self.answers.known.setdefault(delivery.message_id, delivery)
         if first is not delivery:
             if first.outcome is None:
                 return first
             self.answers.known[delivery.message_id] = delivery
-        if not self._queue.put_nowait(delivery, size):
+        if not self._admission.put_nowait(delivery, size):
             return None
         self._pump_for_call()
         return delivery
 
     async def _answer_to(self, delivery: Delivery, size: int) -> Answer | None:
         """What the spool answers; `None`: the queue has no room."""
-        queue, loop = self._queue, asyncio.get_running_loop()
+        admission, loop = self._admission, asyncio.get_running_loop()
         stored = self._calls.begin(delivery, loop)
         try:
-            taken = queue.offer_arriving(delivery, size)
-            if not (taken or await queue.put(delivery, size, paced=False, arriving=True)):
+            taken = admission.offer_arriving(delivery, size)
+            if not (taken or await admission.put(delivery, size, paced=False, arriving=True)):
                 self._calls.awaited.pop(delivery, None)
                 return None
             self._pump_soon(loop)
         except BaseException:
             self._calls.leave(delivery)
             # If the message was queued, the recorder goes on with it.
-            queue.notify()
+            self._queue.notify()
             raise
         return await self._calls.answer(delivery, stored)
 
     async def _may_wait_for_room(self, seconds: float) -> bool:
         """Whether a full spool is worth another try; has waited until something was settled then, or for so long."""
-        queue = self._queue
-        if queue.overflow == "raise":
+        admission, queue = self._admission, self._queue
+        if admission.overflow == "raise":
             raise QueueFull("the spool is full: messages come faster than they can be sent")
         limit, since = queue.room.timeout, self.answers.full_since
         is_over = limit is not None and since is not None and self._clock.now() >= since + limit - MOMENT
-        if queue.overflow != "wait" or is_over:
+        if admission.overflow != "wait" or is_over:
             return False
         gone = queue.accounts.gone
         end = asyncio.get_running_loop().time() + seconds
         await wait_until(
-            lambda: queue.closed or queue.accounts.gone != gone,
+            lambda: admission.closed or queue.accounts.gone != gone,
             lambda: queue.changed,
             queue.queued.host,
             lambda: end - asyncio.get_running_loop().time(),
@@ -233,7 +236,7 @@ class SpoolIntake:
 
     def _hand_over(self, group: Group, messages: list[NewMessage], *, again: bool = False) -> None:
         done = partial(self._answered, group)
-        make_room = self._queue.overflow == "drop_oldest"
+        make_room = self._admission.overflow == "drop_oldest"
         try:
             self._spool.append_nowait(messages, done, hold=group.hold, make_room=make_room)
             group.is_handed_over = True

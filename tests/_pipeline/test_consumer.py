@@ -27,7 +27,7 @@ from segment_async import (
     messages,
 )
 from segment_async._message.timestamps import millisecond_text
-from segment_async._pipeline.queue import Overflow
+from segment_async._pipeline.admission import Overflow
 from tests.support.scripted_transport import Script, ScriptedTransport, Slow, Step, lost, refused, stale
 from tests.support.simulated_segment import violations
 from tests.support.virtual_clock import run, running_clock

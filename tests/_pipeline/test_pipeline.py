@@ -11,11 +11,11 @@ import pytest
 from segment_async import DeliveryError, Response, RetryPolicy, Status
 from segment_async._lifecycle.loop_end import end
 from segment_async._outcome import BatchResult
+from segment_async._pipeline.admission import Overflow
 from segment_async._pipeline.auth import Basic
 from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.delivery import Delivery
 from segment_async._pipeline.pipeline import Pipeline, PipelineOptions
-from segment_async._pipeline.queue import Overflow
 from segment_async.spool._protocol import (
     Appended,
     AppendResult,

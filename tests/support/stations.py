@@ -5,16 +5,18 @@ There is no client here, no transport and no loop.
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from segment_async import RetryPolicy
 from segment_async._pipeline.accounts import Accounts
+from segment_async._pipeline.admission import Admission, Overflow
 from segment_async._pipeline.backlog import Backlog
 from segment_async._pipeline.batch import MAX_BATCH_MESSAGES, MAX_BODY_BYTES, Batch, OpenBatch
 from segment_async._pipeline.circuit import CircuitBreaker
 from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.delivery import Delivery, QueuedRecord, Record, stored_as
-from segment_async._pipeline.queue import Overflow, Queue
+from segment_async._pipeline.queue import Queue
+from segment_async._pipeline.room import Room
 
 MANY = 1_000_000
 
@@ -105,10 +107,16 @@ def backlog_with(
     )
 
 
+class Station(NamedTuple):
+    """A queue, and the way into it."""
+
+    queue: Queue
+    admission: Admission
+
+
 def queue_with(
     max_messages: int = 3,
     max_bytes: int = MANY,
-    overflow: Overflow = "wait",
     timeout: float | None = None,
     *,
     backlog: Backlog | None = None,
@@ -116,12 +124,24 @@ def queue_with(
     batch_of: int = MAX_BATCH_MESSAGES,
 ) -> Queue:
     """`batch_of`: messages that an open batch takes at most."""
+    accounts, clock = Accounts(max_messages, max_bytes), LoopClock()
     return Queue(
-        Accounts(max_messages, max_bytes),
+        accounts,
         backlog or backlog_with(max_messages=batch_of, has_keys=has_spool),
-        LoopClock(),
-        overflow,
-        timeout,
+        Room(accounts, clock, timeout),
+        clock,
         AlwaysRunning(),
         has_spool=has_spool,
     )
+
+
+def station_with(
+    max_messages: int = 3,
+    max_bytes: int = MANY,
+    overflow: Overflow = "wait",
+    timeout: float | None = None,
+    **options: Any,
+) -> Station:
+    """As `queue_with`, with an admission."""
+    queue = queue_with(max_messages, max_bytes, timeout, **options)
+    return Station(queue, Admission(queue, overflow))

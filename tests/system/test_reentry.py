@@ -25,7 +25,7 @@ from tests.support.scripted_transport import ScriptedTransport, lost, refused
 from tests.support.virtual_clock import Deadlock, Spinning, VirtualClockLoop
 
 PARTS = ("_pipeline", "_lifecycle", "_client.py")
-QUEUE = ("_pipeline/queue.py", "_pipeline/order.py", "_pipeline/spool_share.py")
+QUEUE = ("_pipeline/admission.py", "_pipeline/queue.py", "_pipeline/order.py", "_pipeline/spool_share.py")
 COUNT = 24
 # Virtual seconds after the last call, in which everything settles by itself.
 BOUND = 60.0
