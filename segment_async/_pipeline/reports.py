@@ -241,7 +241,7 @@ class Reports:
             self._contain(fault)
             return
         if isinstance(returned, Awaitable):
-            call = _AsyncCall(returned) if isinstance(returned, Coroutine) else None
+            call = _AsyncCall(returned) if asyncio.iscoroutine(returned) else None
             hook = asyncio.ensure_future(returned if call is None else call.run())
             self._hooks[hook] = report, call
             hook.add_done_callback(self._hook_ended)
