@@ -35,7 +35,7 @@ def run(path, part, **options):
 
 
 def visit(path, program):
-    """From another process, as a inspector comes; within one process locks would not tell the two apart."""
+    """From another process, as an inspector comes; within one process locks would not tell the two apart."""
     head = f"from segment_async.spool import *\ninspector = SpoolInspector({str(path)!r})\n"
     done = subprocess.run([sys.executable, "-c", head + program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr

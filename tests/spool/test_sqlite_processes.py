@@ -194,7 +194,7 @@ def test_of_many_processes_each_message_is_read_once(path, count):
     assert sorted(found) == sorted(wanted)
 
 
-def test_a_forked_child_begins_anew_and_the_parent_goes_on(path):
+def test_a_forked_child_begins_with_nothing_and_the_parent_goes_on(path):
     async def main():
         spool = SQLiteSpool(path)
         await append(spool, "parent-1", "parent-2")
