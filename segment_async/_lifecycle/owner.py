@@ -157,8 +157,10 @@ class LoopOwner(Host):
         self.release_guards(lambda other: other.is_closed())
         if loop not in self._guards:
             self._guards[loop] = at_loop_end(partial(self._loop_ends, loop))
+        # First: what had not begun there is made here.
+        tasks += self.pipeline.reports.leave_closed_loops()
         self.pipeline.attach(loop)
-        return [*tasks, *self.pipeline.reports.leave_closed_loops()]
+        return tasks
 
     def release_guards(self, is_over: Callable[[asyncio.AbstractEventLoop], bool] = lambda _: True) -> None:
         """Nothing is left to clean up on these loops."""

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from decimal import Decimal
 from functools import partial
@@ -45,28 +45,37 @@ _ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, SystemExit)
 
 
 class _Report(NamedTuple):
+    """`returned`: by `on_error`, which was called for it already, and not awaited: the loop ended before that."""
+
     result: BatchResult
     bodies: Callable[[], Iterable[bytes]]
     size: int
     place: int
+    returned: Awaitable[None] | None = None
+
+    def skip(self) -> None:
+        """It is not made."""
+        if asyncio.iscoroutine(self.returned):
+            # Python would warn that it was never awaited.
+            self.returned.close()
 
 
 class _AsyncCall:
-    """A call of `on_error` that returned a coroutine. Its task may be cancelled before its first step: not begun."""
+    """An asynchronous call of `on_error`. Its task may be cancelled before its first step: then it has not begun."""
 
-    __slots__ = ("_coroutine", "has_begun")
+    __slots__ = ("has_begun", "report", "returned")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._coroutine = coroutine
-        self.has_begun = False
+    def __init__(self, report: _Report, returned: Awaitable[None]) -> None:
+        self.report = report
+        self.returned = returned
+        self.has_begun = asyncio.isfuture(returned)
 
-    async def run(self) -> None:
+    def begin(self) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self.returned if self.has_begun else self._run())
+
+    async def _run(self) -> None:
         self.has_begun = True
-        await self._coroutine
-
-    def forget(self) -> None:
-        """It will not begin; without this, Python would warn that it was never awaited."""
-        self._coroutine.close()
+        await self.returned
 
 
 class Reports:
@@ -82,8 +91,8 @@ class Reports:
         self._waiting: deque[_Report] = deque()
         self._places = count()
         self._waiting_bytes = 0
-        # What asynchronous calls returned, and what each was given; the call itself, if it returned a coroutine.
-        self._hooks: dict[asyncio.Future[None], tuple[_Report, _AsyncCall | None]] = {}
+        # The asynchronous calls that run.
+        self._hooks: dict[asyncio.Future[None], _AsyncCall] = {}
         # Names the calls of `_make_scheduled` that are on their way.
         self._scheduled: object | None = None
         # The loop on which the reports are made. `None`: from the end of one until the next resumes.
@@ -116,7 +125,7 @@ class Reports:
     def is_busy(self) -> bool:
         """Whether no call may begin until one ends, which may be never."""
         # The copy is made in one step: another thread may ask. Calls on loops that do not run keep no place.
-        sizes = [report.size for hook, (report, _) in self._hooks.copy().items() if hook.get_loop().is_running()]
+        sizes = [call.report.size for hook, call in self._hooks.copy().items() if hook.get_loop().is_running()]
         return len(sizes) >= _MAX_RUNNING or sum(sizes) >= _MAX_RUNNING_BYTES
 
     @property
@@ -126,8 +135,9 @@ class Reports:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether `on_error` is to be called for something, now or on the next loop."""
-        return bool(self._waiting)
+        """Whether `on_error` is to be called, or awaited, for something, now or on the next loop."""
+        left = (not call.has_begun and hook.get_loop().is_closed() for hook, call in self._hooks.copy().items())
+        return bool(self._waiting) or any(left)
 
     def add(
         self,
@@ -145,7 +155,9 @@ class Reports:
             self._waiting_bytes > _MAX_WAITING_BYTES and len(self._waiting) > 1
         ):
             skipped += 1
-            self._waiting_bytes -= self._waiting.popleft().size
+            report = self._waiting.popleft()
+            self._waiting_bytes -= report.size
+            report.skip()
         if skipped:
             self._warn_skipped()
         if self._scheduled is None:
@@ -230,10 +242,12 @@ class Reports:
 
     def _call(self, report: _Report) -> None:
         assert self._on_error is not None
+        returned = report.returned
         try:
-            messages = [_parsed(body) for body in report.bodies()]
-            error = DeliveryError(Outcome(report.result.status, messages[0]["messageId"], *report.result[1:]))
-            returned = self._on_error(error, messages)
+            if returned is None:
+                messages = [_parsed(body) for body in report.bodies()]
+                error = DeliveryError(Outcome(report.result.status, messages[0]["messageId"], *report.result[1:]))
+                returned = self._on_error(error, messages)
         except _ENDS_THE_PROGRAM:
             raise
         except BaseException as fault:
@@ -241,9 +255,9 @@ class Reports:
             self._contain(fault)
             return
         if isinstance(returned, Awaitable):
-            call = _AsyncCall(returned) if asyncio.iscoroutine(returned) else None
-            hook = asyncio.ensure_future(returned if call is None else call.run())
-            self._hooks[hook] = report, call
+            call = _AsyncCall(report, returned)
+            hook = call.begin()
+            self._hooks[hook] = call
             hook.add_done_callback(self._hook_ended)
 
     def _hook_ended(self, hook: asyncio.Future[None]) -> None:
@@ -255,19 +269,19 @@ class Reports:
             self._schedule()
 
     def _forget(self, hook: asyncio.Future[None]) -> None:
-        """It has ended, or will not: as `asyncio.run` ends what was called in the last turn of its loop, before the first
-        step. Then its report waits for the next loop.
+        """It has ended. If it did so before its first step, as `asyncio.run` ends what was called in the last turn of its
+        loop, it waits for the next loop.
         """
-        report, call = self._hooks.pop(hook, (None, None))
-        if report is not None and call is not None and not call.has_begun:
-            call.forget()
-            self._waiting_bytes += report.size
-            self._waiting.appendleft(report)
+        call = self._hooks.pop(hook, None)
+        if call is not None and not call.has_begun:
+            self._waiting_bytes += call.report.size
+            self._waiting.appendleft(call.report._replace(returned=call.returned))
 
     def skip_rest(self) -> None:
         """The client ends: `on_error` is not called for what still waits."""
         if self._waiting:
-            self._waiting.clear()
+            while self._waiting:
+                self._waiting.popleft().skip()
             self._waiting_bytes = 0
             self._warn_skipped()
 
@@ -280,7 +294,7 @@ class Reports:
     def leave_closed_loops(self) -> list[asyncio.Task[None]]:
         """Forget the calls on loops that are closed, which never end. Returns their tasks, for the caller to end."""
         left = [hook for hook in self._hooks.copy() if hook.get_loop().is_closed()]
-        for hook in left:
+        for hook in reversed(left):
             self._forget(hook)
         return [hook for hook in left if isinstance(hook, asyncio.Task)]
 

@@ -1,10 +1,11 @@
 """Reports: on_error is called once for each failure, on the client's loop, and nothing it does reaches the pipeline."""
 
 import asyncio
+import gc
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from decimal import Decimal
@@ -378,13 +379,27 @@ class TestHooksGoneWrong:
         run(second())
         assert ids(told) == [["a"]]
 
+    @pytest.mark.parametrize("kind", ["a coroutine", "an awaitable"])
     @pytest.mark.parametrize("ending", ["the loop ends", "all tasks are cancelled"])
-    def test_one_that_is_cancelled_before_its_first_step_is_made_again(self, ending: str) -> None:
+    def test_what_is_cancelled_before_its_first_step_is_awaited_again(self, ending: str, kind: str) -> None:
         """As `asyncio.run` does to what was called in the last turn of its loop."""
+        calls: list[str] = []
         told: list[str] = []
 
-        async def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> None:
-            told.append(error.outcome.message_id)
+        class Telling:
+            def __init__(self, message_id: str) -> None:
+                self.message_id = message_id
+
+            async def tell(self) -> None:
+                told.append(self.message_id)
+
+            def __await__(self) -> Generator[Any, None, None]:
+                return self.tell().__await__()
+
+        def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> Awaitable[None]:
+            calls.append(error.outcome.message_id)
+            telling = Telling(error.outcome.message_id)
+            return telling.tell() if kind == "a coroutine" else telling
 
         async def report_at_last() -> None:
             reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
@@ -405,8 +420,46 @@ class TestHooksGoneWrong:
         asyncio.run(report_at_last())
         asyncio.run(next_loop())
         assert sorted(told) == ["a", "b"]
+        assert calls == ["a", "b"]
         assert reports.are_made
         assert not reports.has_running
+
+    def test_what_was_not_awaited_when_its_loop_was_closed_is_awaited_on_the_next(self) -> None:
+        """A drop as the last thing on a loop that ends without `asyncio.run`."""
+        told: list[str] = []
+
+        async def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            told.append(group[0]["event"])
+
+        async def flush_and_close() -> None:
+            assert await asyncio.wait_for(client.flush(), 20) == 0
+            assert told == ["E"]
+            await client.aclose()
+
+        client = Client("KEY", transport=Refusing(), before_send=lambda _: None, on_error=on_error)
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(client.track("u", "E"))
+        loop.close()
+        assert client._owner.has_pending()
+        asyncio.run(flush_and_close())
+
+    def test_what_is_skipped_in_the_end_is_not_awaited(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> None:
+            raise AssertionError
+
+        async def report_at_last() -> None:
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            await asyncio.sleep(0)
+            reports.stop()
+            for hook in asyncio.all_tasks() - {asyncio.current_task()}:
+                hook.cancel()
+
+        reports = reports_to(on_error)
+        asyncio.run(report_at_last())
+        assert reports.has_waiting
+        reports.skip_rest()
+        gc.collect()
+        assert [record.getMessage()[:19] for record in caplog.records] == ["on_error is too slo"]
 
     def test_one_that_is_cancelled_after_its_first_step_is_not_made_again(self) -> None:
         told: list[str] = []
