@@ -229,10 +229,11 @@ class Client(Calls[Delivery]):
         pipeline = self._client._owner.pipeline
         place = pipeline.flush_now()
         limit = None if timeout is None else timeout + _FLUSH_GRACE
-        try:
-            return thread.run(self._client.flush(timeout=timeout), limit)
-        except TimeoutError:
-            return pipeline.queue.order.left(place)
+        flushing = thread.begin(self._client.flush(timeout=timeout))
+        if loop_thread.ends_within(flushing, limit):
+            return flushing.result()
+        flushing.cancel()
+        return pipeline.queue.order.left(place)
 
     def close(self) -> None:
         """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.
@@ -247,14 +248,16 @@ class Client(Calls[Delivery]):
         owner.check_process()
         _check_waits(owner)
         if not owner.closing.is_closed:
-            # Here, as a hook may hold the thread.
+            closing = loop_thread.running().begin(self._client.aclose())
+            # Not left to that, as a hook may hold the thread.
             owner.pipeline.admission.close()
             seconds = owner.close_timeout + _CLOSE_GRACE
-            try:
-                loop_thread.running().run(self._client.aclose(), seconds, goes_on=True)
-            except TimeoutError:
+            if loop_thread.ends_within(closing, seconds):
+                closing.result()
+            else:
                 _log.warning("Not closed within %g s, and not waited for: a hook holds the client's thread.", seconds)
-        _open.discard(self)
+        if owner.closing.is_closed:
+            _open.discard(self)
 
     def __enter__(self) -> Self:
         self._client._owner.pipeline.admission.check_open()

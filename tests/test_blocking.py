@@ -259,12 +259,31 @@ class TestWaits:
             assert not may_end.is_set()
             with pytest.raises(ClientClosed):
                 client.track("user", "Too late")
+            # The exit waits for it, too.
+            assert client in blocking._open
             monkeypatch.undo()
             may_end.set()
             client.close()
+            assert client not in blocking._open
         assert told == ["Refused", "Later"]
         assert "Not closed within 0.01 s" in caplog.text
         assert client.statistics().pending == 0
+
+    @pytest.mark.parametrize("wait", ["flush", "close"])
+    def test_the_applications_own_time_limit_ends_a_wait(self, monkeypatch: pytest.MonkeyPatch, wait: str) -> None:
+        """As the handler of a `signal.alarm` raises it."""
+
+        def end(*_: object) -> None:
+            raise TimeoutError("the application's own")
+
+        with opened(gate := Gate()) as client:
+            client.track("user", "Event")
+            monkeypatch.setattr(loop_thread, "wait", end)
+            with pytest.raises(TimeoutError, match="the application's own"):
+                client.flush(timeout=10) if wait == "flush" else client.close()
+            monkeypatch.undo()
+            client.close()
+        assert [message["event"] for message in gate.messages] == ["Event"]
 
     def test_a_hook_cannot_wait_for_its_own_thread(self) -> None:
         raised: list[str] = []
@@ -278,6 +297,8 @@ class TestWaits:
 
         with opened(Gate(status=400), on_error=on_error) as client:
             client.track("user", "Event").wait(10)
+            # The close was refused, and closed nothing.
+            assert client.track("user", "After").wait(10)
         assert raised[:3] == ["a hook runs on the client's own thread and cannot wait there for the client"] * 3
 
     def test_a_spool_has_the_message_when_the_call_returns(self, tmp_path: Any) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import Context
 from threading import TIMEOUT_MAX, Thread, get_ident
@@ -121,28 +122,33 @@ class LoopThread:
         # gevent's threads share one thread of the system, where this loop always runs.
         return loop is not None and (loop is not self.loop or get_ident() == self._ident)
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None, *, goes_on: bool = False) -> T:
-        """Run a coroutine on the loop, and wait for its result; if the wait ends early, the coroutine is cancelled.
-
-        `goes_on`: not if the time is over.
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the loop.
 
         Raises:
-            TimeoutError: it took longer than `timeout` seconds.
             RuntimeError: called on the loop's own thread, which would wait for itself; or the loop was stopped.
         """
         try:
             if get_ident() == self._ident:
                 raise RuntimeError("a hook runs on the client's own thread and cannot wait there for the client")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         except RuntimeError:
             coroutine.close()
             raise
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run a coroutine on the loop, and wait for its result; if the wait ends early, the coroutine is cancelled.
+
+        Raises:
+            TimeoutError: it took longer than `timeout` seconds.
+            RuntimeError: as `begin`.
+        """
+        future = self.begin(coroutine)
         try:
             # As a lock takes it; not a number is no time.
             return future.result(None if timeout is None else min(TIMEOUT_MAX, max(0.0, timeout)))
-        except BaseException as error:
-            if not (goes_on and isinstance(error, TimeoutError)):
-                future.cancel()
+        except BaseException:
+            future.cancel()
             raise
 
     def stop(self) -> None:
@@ -170,12 +176,20 @@ class CallingThread:
     def is_called_on_a_loop(self) -> bool:
         return asyncio._get_running_loop() is not None
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None, *, goes_on: bool = False) -> T:
-        """Run a coroutine, which ends with the wait: nothing goes on after it.
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine to its end; the future has its result.
 
         Raises:
-            TimeoutError: it took longer than `timeout` seconds.
             RuntimeError: a loop runs in this thread.
+        """
+        future = Future[T]()
+        future.set_result(self.run(coroutine))
+        return future
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Raises:
+        TimeoutError: it took longer than `timeout` seconds.
+        RuntimeError: a loop runs in this thread.
         """
         if self.is_called_on_a_loop():
             coroutine.close()
@@ -185,6 +199,17 @@ class CallingThread:
             return await asyncio.wait_for(coroutine, timeout)
 
         return asyncio.run(main())
+
+
+def ends_within(future: Future[T], seconds: float | None) -> bool:
+    """Wait for the end of a future, for so many seconds (`None`: no limit); interrupted, it is cancelled."""
+    try:
+        # As a lock takes it; not a number is no time.
+        done, _ = wait((future,), None if seconds is None else min(TIMEOUT_MAX, max(0.0, seconds)))
+    except BaseException:
+        future.cancel()
+        raise
+    return bool(done)
 
 
 def running() -> LoopThread | CallingThread:
