@@ -600,7 +600,7 @@ class Client:
         client is closed in any case.
 
         `on_error` is called within `close_timeout`, and for one second more for what is dropped then; calls for which
-        that is too short are skipped, with a warning.
+        that is too short are skipped, and asynchronous ones that have not ended by then are cancelled, with a warning.
         """
         await self._owner.aclose()
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("segment_async")
 
-# Seconds that hooks and the transport get after everything is settled.
+# Seconds that the transport gets after everything is settled, and hooks of a close that was cancelled twice.
 _GRACE_SECONDS: Final = 0.25
-# Seconds of calls of `on_error` for what a close or the exit drops.
+# Seconds of calls of `on_error` for what a close or the exit drops, and until asynchronous ones have ended.
 _REPORT_SECONDS: Final = 1.0
 # Seconds that a spool gets to store what it was given, and to record how messages ended.
 _DISK_SECONDS: Final = 2.0
@@ -47,6 +47,8 @@ class Closing:
         # By the client's clock.
         self._began: float | None = None
         self._is_hurried = False
+        # By the running loop's clock, when calls of `on_error` are to have ended.
+        self._reports_end: float | None = None
         self._is_finishing = False
         self._is_draining = False
         self.is_closed = False
@@ -130,7 +132,7 @@ class Closing:
         try:
             try:
                 await self._leave_rest(loop)
-                await pipeline.reports.finish(_GRACE_SECONDS)
+                await self._finish_reports()
             finally:
                 # Cancelled while it waits for hooks as well.
                 await self._close_parts(loop)
@@ -177,7 +179,7 @@ class Closing:
         if left:
             await self._drop_or_keep("exit", None)
         owner.leave()
-        await pipeline.reports.finish(_GRACE_SECONDS)
+        await self._finish_reports()
         pipeline.reports.skip_rest()
         await self._close_parts(None)
 
@@ -210,8 +212,16 @@ class Closing:
             dropped = pipeline.drop_all(reason)
             # First, as a hook may end the program.
             self._lost += dropped
+            self._reports_end = asyncio.get_running_loop().time() + _REPORT_SECONDS
             pipeline.reports.make(_REPORT_SECONDS)
         return dropped
+
+    async def _finish_reports(self) -> None:
+        """Give asynchronous calls of `on_error` what is left of their time."""
+        seconds = _REPORT_SECONDS
+        if self._reports_end is not None:
+            seconds = self._reports_end - asyncio.get_running_loop().time()
+        await self._owner.pipeline.reports.finish(_GRACE_SECONDS if self._is_hurried else max(_GRACE_SECONDS, seconds))
 
     async def _leave_between_steps(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """As `LoopOwner.leave`, on that loop if it runs: amid a step of it, another thread would settle what it settles.

@@ -317,6 +317,7 @@ class Reports:
             for hook in late:
                 hook.cancel()
         if late:
+            self.warn("on_error cut off", "on_error was cancelled before it had ended: its loop, or the client, ended.")
             await asyncio.wait(late, timeout=_LAST_SECONDS)
 
     def _running_here(self) -> set[asyncio.Future[None]]:

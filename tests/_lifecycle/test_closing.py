@@ -221,6 +221,33 @@ class TestClose:
         assert net.ids == ["a"]
 
 
+@pytest.mark.parametrize("end", ["close", "exit"])
+@pytest.mark.parametrize(("seconds", "ends"), [(0.9, True), (8.0, False)])
+def test_an_asynchronous_hook_gets_a_second_for_what_is_dropped(
+    seconds: float, ends: bool, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    async def on_error(*_: object) -> None:
+        told.append("begun")
+        await asyncio.sleep(seconds)
+        told.append("ended")
+
+    async def main() -> float:
+        client = Client("KEY", transport=Net(silence), close_timeout=1, on_error=on_error)
+        await client.track("u", "E")
+        if end == "close":
+            await client.aclose()
+        else:
+            await client._owner.closing.drain_at_exit(1)
+        return running_clock().time()
+
+    assert run(main()) == pytest.approx(1 + min(1.0, seconds), abs=0.01)
+    assert told == (["begun", "ended"] if ends else ["begun"])
+    warnings = [record.getMessage() for record in caplog.records if "on_error" in record.getMessage()]
+    assert warnings == ([] if ends else ["on_error was cancelled before it had ended: its loop, or the client, ended."])
+
+
 class TestCancelledBlocks:
     def test_by_a_task_s_cancel_closes_within_its_limit(self) -> None:
         async def main() -> None:
