@@ -4,6 +4,8 @@ import asyncio
 import inspect
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +28,7 @@ from segment_async import (
     bound,
     messages,
 )
-from segment_async._lifecycle import loop_thread
+from segment_async._lifecycle import loop_thread, termination
 from segment_async.blocking import Client, Delivery
 from tests.support.memory_spool import ScriptedDisk, SpoolStore
 
@@ -278,12 +280,39 @@ class TestWaits:
 
         with opened(gate := Gate()) as client:
             client.track("user", "Event")
-            monkeypatch.setattr(loop_thread, "wait", end)
+            monkeypatch.setattr(loop_thread, "is_released", end)
             with pytest.raises(TimeoutError, match="the application's own"):
                 client.flush(timeout=10) if wait == "flush" else client.close()
             monkeypatch.undo()
             client.close()
         assert [message["event"] for message in gate.messages] == ["Event"]
+
+    @pytest.mark.parametrize("wait", ["flush", "close", "delivery"])
+    def test_a_signal_that_meets_a_wait_is_obeyed_at_once(self, wait: str) -> None:
+        """Not put off, as one that comes amid a call that holds a lock: a hook may hold the thread that is waited for."""
+        is_put_off: list[bool] = []
+        main = threading.main_thread().ident
+        earlier = signal.signal(signal.SIGUSR1, lambda _, frame: is_put_off.append(termination._is_amid_a_call(frame)))
+
+        def interrupt() -> None:
+            assert gate.came.wait(10)
+            while sys._current_frames()[main].f_code is not loop_thread.is_released.__code__:
+                pass
+            os.kill(os.getpid(), signal.SIGUSR1)
+            while not is_put_off:
+                pass
+            gate.open()
+
+        interrupting = threading.Thread(target=interrupt)
+        try:
+            with opened(gate := Gate(is_open=False)) as client:
+                delivery = client.track("user", "Event")
+                interrupting.start()
+                {"flush": client.flush, "close": client.close, "delivery": delivery.wait}[wait]()
+                interrupting.join(10)
+        finally:
+            signal.signal(signal.SIGUSR1, earlier)
+        assert is_put_off == [False]
 
     def test_a_hook_cannot_wait_for_its_own_thread(self) -> None:
         raised: list[str] = []

@@ -101,7 +101,7 @@ class Closing:
         pipeline = self._owner.pipeline
         pipeline.admission.close()
         if self._began is None and not self.is_closed:
-            if pipeline.has_pending():
+            if self._owner.has_pending():
                 self._owner.ensure_running()
             self._began = self._owner.clock.now()
             pipeline.flush_now()

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context
 from threading import TIMEOUT_MAX, Thread, get_ident
@@ -144,12 +144,10 @@ class LoopThread:
             RuntimeError: as `begin`.
         """
         future = self.begin(coroutine)
-        try:
-            # As a lock takes it; not a number is no time.
-            return future.result(None if timeout is None else min(TIMEOUT_MAX, max(0.0, timeout)))
-        except BaseException:
+        if not ends_within(future, timeout):
             future.cancel()
-            raise
+            raise TimeoutError
+        return future.result()
 
     def stop(self) -> None:
         """End the thread; the next `running` starts a new one."""
@@ -202,14 +200,25 @@ class CallingThread:
 
 
 def ends_within(future: Future[T], seconds: float | None) -> bool:
-    """Wait for the end of a future, for so many seconds (`None`: no limit); interrupted, it is cancelled."""
+    """Wait for the end of a future, for so many seconds (`None`: no limit); interrupted, it is cancelled.
+
+    With a lock of its own: the future's is taken in many steps, and a signal handler that raises amid them would leave
+    it locked for the loop's thread as well.
+    """
+    ended = threading.Lock()
+    ended.acquire()
     try:
+        future.add_done_callback(lambda _: ended.release())
         # As a lock takes it; not a number is no time.
-        done, _ = wait((future,), None if seconds is None else min(TIMEOUT_MAX, max(0.0, seconds)))
+        return is_released(ended, -1 if seconds is None else min(TIMEOUT_MAX, max(0.0, seconds)))
     except BaseException:
         future.cancel()
         raise
-    return bool(done)
+
+
+def is_released(lock: threading.Lock, seconds: float) -> bool:
+    """Where a thread waits for the loop's: a signal that ends the program is obeyed here at once."""
+    return lock.acquire(timeout=seconds)
 
 
 def running() -> LoopThread | CallingThread:

@@ -15,7 +15,7 @@ from typing import Final
 from segment_async._signals import may_replace
 
 from . import process
-from .loop_thread import LoopThread, existing, has_gevent
+from .loop_thread import existing, has_gevent, is_released
 
 _PACKAGE: Final = __name__.partition(".")[0]
 # Seconds until the signal is sent again when it came amid a call of this package, which may hold a lock.
@@ -26,7 +26,7 @@ _PATIENCE_SECONDS: Final = 1.0
 # parent to its children as well. A later one ends the program at once.
 _SAME_SECONDS: Final = 3.0
 # It waits without any lock, for as long as its caller said.
-_WAITS: Final[CodeType] = LoopThread.run.__code__
+_WAITS: Final[CodeType] = is_released.__code__
 
 _first_seen: float | None = None
 _is_draining = False

@@ -248,17 +248,19 @@ class Reports:
                 messages = [_parsed(body) for body in report.bodies()]
                 error = DeliveryError(Outcome(report.result.status, messages[0]["messageId"], *report.result[1:]))
                 returned = self._on_error(error, messages)
+            if isinstance(returned, Awaitable):
+                self._begin(_AsyncCall(report, returned))
         except _ENDS_THE_PROGRAM:
             raise
         except BaseException as fault:
             # Also a CancelledError: a plain function cannot be cancelled, it met a cancelled future of its own.
             self._contain(fault)
-            return
-        if isinstance(returned, Awaitable):
-            call = _AsyncCall(report, returned)
-            hook = call.begin()
-            self._hooks[hook] = call
-            hook.add_done_callback(self._hook_ended)
+
+    def _begin(self, call: _AsyncCall) -> None:
+        hook = call.begin()
+        # First, as it is refused for what has ended on a loop that is closed.
+        hook.add_done_callback(self._hook_ended)
+        self._hooks[hook] = call
 
     def _hook_ended(self, hook: asyncio.Future[None]) -> None:
         self._forget(hook)

@@ -424,7 +424,8 @@ class TestHooksGoneWrong:
         assert reports.are_made
         assert not reports.has_running
 
-    def test_what_was_not_awaited_when_its_loop_was_closed_is_awaited_on_the_next(self) -> None:
+    @pytest.mark.parametrize("flushes", [True, False])
+    def test_what_was_not_awaited_when_its_loop_was_closed_is_awaited_on_the_next(self, flushes: bool) -> None:
         """A drop as the last thing on a loop that ends without `asyncio.run`."""
         told: list[str] = []
 
@@ -432,9 +433,11 @@ class TestHooksGoneWrong:
             told.append(group[0]["event"])
 
         async def flush_and_close() -> None:
-            assert await asyncio.wait_for(client.flush(), 20) == 0
-            assert told == ["E"]
+            if flushes:
+                assert await asyncio.wait_for(client.flush(), 20) == 0
+                assert told == ["E"]
             await client.aclose()
+            assert told == ["E"]
 
         client = Client("KEY", transport=Refusing(), before_send=lambda _: None, on_error=on_error)
         loop = asyncio.new_event_loop()
@@ -442,6 +445,22 @@ class TestHooksGoneWrong:
         loop.close()
         assert client._owner.has_pending()
         asyncio.run(flush_and_close())
+
+    def test_what_has_ended_on_a_closed_loop_is_contained(self, caplog: pytest.LogCaptureFixture) -> None:
+        loop = asyncio.new_event_loop()
+        future = loop.create_future()
+        future.set_result(None)
+        loop.close()
+
+        async def report() -> None:
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            await turns()
+
+        reports = reports_to(lambda *_: future)
+        run(report())
+        assert reports.are_made
+        assert not reports.has_running
+        assert "on_error raised" in caplog.text
 
     def test_what_is_skipped_in_the_end_is_not_awaited(self, caplog: pytest.LogCaptureFixture) -> None:
         async def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> None:
