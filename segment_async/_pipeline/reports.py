@@ -258,9 +258,14 @@ class Reports:
 
     def _begin(self, call: _AsyncCall) -> None:
         hook = call.begin()
-        # First, as it is refused for what has ended on a loop that is closed.
-        hook.add_done_callback(self._hook_ended)
+        # First, as another loop may end it at any time.
         self._hooks[hook] = call
+        try:
+            hook.add_done_callback(self._hook_ended)
+        except BaseException:
+            # It has ended on a loop that is closed.
+            self._hooks.pop(hook, None)
+            raise
 
     def _hook_ended(self, hook: asyncio.Future[None]) -> None:
         self._forget(hook)
@@ -318,8 +323,10 @@ class Reports:
             late = self._running_here()
             for hook in late:
                 hook.cancel()
+            if late:
+                text = "on_error was cancelled before it had ended: its loop, or the client, ended."
+                self.warn("on_error cut off", text)
         if late:
-            self.warn("on_error cut off", "on_error was cancelled before it had ended: its loop, or the client, ended.")
             await asyncio.wait(late, timeout=_LAST_SECONDS)
 
     def _running_here(self) -> set[asyncio.Future[None]]:

@@ -248,6 +248,23 @@ def test_an_asynchronous_hook_gets_a_second_for_what_is_dropped(
     assert warnings == ([] if ends else ["on_error was cancelled before it had ended: its loop, or the client, ended."])
 
 
+def test_a_cancelled_close_says_that_it_cuts_off_hooks(caplog: pytest.LogCaptureFixture) -> None:
+    async def wait_for_ever(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        client = Client("KEY", transport=Net(silence), close_timeout=1, on_error=wait_for_ever)
+        await client.track("u", "E")
+        closing = asyncio.create_task(client.aclose())
+        await asyncio.sleep(1.5)
+        closing.cancel()
+        await asyncio.wait((closing,))
+        assert closing.cancelled()
+
+    run(main())
+    assert "on_error was cancelled before it had ended" in caplog.text
+
+
 class TestCancelledBlocks:
     def test_by_a_task_s_cancel_closes_within_its_limit(self) -> None:
         async def main() -> None:

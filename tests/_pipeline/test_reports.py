@@ -462,6 +462,26 @@ class TestHooksGoneWrong:
         assert not reports.has_running
         assert "on_error raised" in caplog.text
 
+    def test_a_future_that_another_loop_ends_at_once_keeps_no_place(self) -> None:
+        class EndsAtOnce(asyncio.Future[None]):
+            """As seen by a thread that is slower than the future's loop."""
+
+            def add_done_callback(self, function: Callable[..., object], *, context: object = None) -> None:
+                function(self)
+
+        async def report() -> None:
+            future = EndsAtOnce()
+            future.set_result(None)
+            futures.append(future)
+            reports.add_on(REFUSED, bodies("a"), 10, asyncio.get_running_loop())
+            await turns()
+
+        futures: list[asyncio.Future[None]] = []
+        reports = reports_to(lambda *_: futures[0])
+        run(report())
+        assert reports.are_made
+        assert not reports.has_running
+
     def test_what_is_skipped_in_the_end_is_not_awaited(self, caplog: pytest.LogCaptureFixture) -> None:
         async def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> None:
             raise AssertionError
