@@ -238,8 +238,8 @@ class Client(Calls[Delivery]):
     def close(self) -> None:
         """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.
 
-        Safe to call twice, also at once. If a hook holds the client's thread it is not waited for longer than six
-        seconds more, which a warning says.
+        Safe to call twice, also at once. If a hook holds the client's thread, this returns six seconds after that limit
+        at the latest, with a warning, and the close is finished later.
 
         Raises:
             RuntimeError: as `flush`.

@@ -29,7 +29,7 @@ _GRACE_SECONDS: Final = 0.25
 _REPORT_SECONDS: Final = 1.0
 # Seconds that a spool gets to store what it was given, and to record how messages ended.
 _DISK_SECONDS: Final = 2.0
-# Seconds that a close waits for another one to finish: more than all of its limits together.
+# Seconds that a close waits for another one to finish: more than its limits, but for a disk that does not answer at all.
 _FINISH_SECONDS: Final = 5.0
 
 
