@@ -13,12 +13,12 @@ call is checked, encoded and queued in the thread that makes it; only the loop's
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import inspect
 import logging
+import time
 from collections.abc import Callable
+from functools import partial
 from os import getpid
-from threading import TIMEOUT_MAX
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, cast
 
@@ -82,7 +82,7 @@ class Delivery:
         if self._thread is None or self._thread.pid != getpid():
             raise RuntimeError("the message was accepted before the fork: the parent process sends it")
         _check_waits(cast("LoopOwner", self._delivery._record.host))
-        return self._thread.run(_outcome_of(self._delivery), timeout)
+        return self._thread.run(partial(_outcome_of, self._delivery), timeout)
 
     def __repr__(self) -> str:
         return repr(self._delivery)
@@ -166,7 +166,7 @@ class Client(Calls[Delivery]):
         try:
             if thread.is_called_on_a_loop() or pipeline.queue.is_amid_a_change():
                 return pipeline.put_nowait(delivery, body)
-            return thread.run(pipeline.put(delivery, body, shares_loop=False))
+            return thread.run(partial(pipeline.put, delivery, body, shares_loop=False))
         except (QueueFull, SpoolUnavailable) as error:
             dropped = self._client._not_taken(error, delivery, body)
             if dropped is None:
@@ -229,8 +229,8 @@ class Client(Calls[Delivery]):
         pipeline = self._client._owner.pipeline
         place = pipeline.flush_now()
         limit = None if timeout is None else timeout + _FLUSH_GRACE
-        flushing = thread.begin(self._client.flush(timeout=timeout))
-        if loop_thread.ends_within(flushing, limit):
+        flushing = thread.begin(partial(self._client.flush, timeout=timeout))
+        if flushing.ends_within(limit):
             return flushing.result()
         flushing.cancel()
         return pipeline.queue.order.left(place)
@@ -248,11 +248,11 @@ class Client(Calls[Delivery]):
         owner.check_process()
         _check_waits(owner)
         if not owner.closing.is_closed:
-            closing = loop_thread.running().begin(self._client.aclose())
+            closing = loop_thread.running().begin(self._client.aclose)
             # Not left to that, as a hook may hold the thread.
             owner.pipeline.admission.close()
             seconds = owner.close_timeout + _CLOSE_GRACE
-            if loop_thread.ends_within(closing, seconds):
+            if closing.ends_within(seconds):
                 closing.result()
             else:
                 _log.warning("Not closed within %g s, and not waited for: a hook holds the client's thread.", seconds)
@@ -276,9 +276,11 @@ def _close_all() -> None:
     _open.clear()
     if thread is None:
         return
-    closing = [asyncio.run_coroutine_threadsafe(client._client.aclose(), thread.loop) for client in clients]
-    seconds = max((client._client._owner.close_timeout for client in clients), default=0.0)
-    concurrent.futures.wait(closing, timeout=min(TIMEOUT_MAX, seconds + _CLOSE_GRACE))
+    closing = [thread.begin(client._client.aclose) for client in clients]
+    seconds = max((client._client._owner.close_timeout for client in clients), default=0.0) + _CLOSE_GRACE
+    end = time.monotonic() + seconds
+    for each in closing:
+        each.ends_within(end - time.monotonic())
     thread.stop()
 
 

@@ -14,11 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from contextvars import Context
 from threading import TIMEOUT_MAX, Thread, get_ident
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from segment_async._exceptions import stack_of
 from segment_async._locks import reentrant_lock
@@ -122,32 +122,30 @@ class LoopThread:
         # gevent's threads share one thread of the system, where this loop always runs.
         return loop is not None and (loop is not self.loop or get_ident() == self._ident)
 
-    def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine on the loop.
+    def begin(self, function: Callable[[], Coroutine[Any, Any, T]]) -> Begun[T]:
+        """Run a coroutine function on the loop.
 
         Raises:
             RuntimeError: called on the loop's own thread, which would wait for itself; or the loop was stopped.
         """
-        try:
-            if get_ident() == self._ident:
-                raise RuntimeError("a hook runs on the client's own thread and cannot wait there for the client")
-            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        except RuntimeError:
-            coroutine.close()
-            raise
+        if get_ident() == self._ident:
+            raise RuntimeError("a hook runs on the client's own thread and cannot wait there for the client")
+        begun = Begun[T](self.loop)
+        self.loop.call_soon_threadsafe(begun.start, function)
+        return begun
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run a coroutine on the loop, and wait for its result; if the wait ends early, the coroutine is cancelled.
+    def run(self, function: Callable[[], Coroutine[Any, Any, T]], timeout: float | None = None) -> T:
+        """Run a coroutine function on the loop, and wait for its result; if the wait ends early, it is cancelled.
 
         Raises:
             TimeoutError: it took longer than `timeout` seconds.
             RuntimeError: as `begin`.
         """
-        future = self.begin(coroutine)
-        if not ends_within(future, timeout):
-            future.cancel()
+        begun = self.begin(function)
+        if not begun.ends_within(timeout):
+            begun.cancel()
             raise TimeoutError
-        return future.result()
+        return begun.result()
 
     def stop(self) -> None:
         """End the thread; the next `running` starts a new one."""
@@ -174,46 +172,89 @@ class CallingThread:
     def is_called_on_a_loop(self) -> bool:
         return asyncio._get_running_loop() is not None
 
-    def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine to its end; the future has its result.
+    def begin(self, function: Callable[[], Coroutine[Any, Any, T]]) -> Begun[T]:
+        """Run a coroutine function to its end; it raises what that raises.
 
         Raises:
             RuntimeError: a loop runs in this thread.
         """
-        future = Future[T]()
-        future.set_result(self.run(coroutine))
-        return future
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        async def main() -> Begun[T]:
+            begun = Begun[T](asyncio.get_running_loop())
+            await begun.start(function)
+            return begun
+
+        return self.run(main)
+
+    def run(self, function: Callable[[], Coroutine[Any, Any, T]], timeout: float | None = None) -> T:
         """Raises:
         TimeoutError: it took longer than `timeout` seconds.
         RuntimeError: a loop runs in this thread.
         """
         if self.is_called_on_a_loop():
-            coroutine.close()
             raise RuntimeError("no thread can be started, and on a running event loop the client cannot wait")
 
         async def main() -> T:
-            return await asyncio.wait_for(coroutine, timeout)
+            return await asyncio.wait_for(function(), timeout)
 
         return asyncio.run(main())
 
 
-def ends_within(future: Future[T], seconds: float | None) -> bool:
-    """Wait for the end of a future, for so many seconds (`None`: no limit); interrupted, it is cancelled.
+class Begun(Generic[T]):
+    """A coroutine that runs on the loop of another thread, for the thread that waits for its end.
 
-    With a lock of its own: the future's is taken in many steps, and a signal handler that raises amid them would leave
-    it locked for the loop's thread as well.
+    A future of `concurrent.futures` would take its lock in many steps: a signal handler that raises amid them leaves it
+    locked for the loop's thread as well. The lock here is taken in one step, and the loop's thread runs no handlers.
     """
-    ended = threading.Lock()
-    ended.acquire()
-    try:
-        future.add_done_callback(lambda _: ended.release())
-        # As a lock takes it; not a number is no time.
-        return is_released(ended, -1 if seconds is None else min(TIMEOUT_MAX, max(0.0, seconds)))
-    except BaseException:
-        future.cancel()
-        raise
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._task: asyncio.Task[T] | None = None
+        self._ended = threading.Lock()
+        self._ended.acquire()
+
+    def start(self, function: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Called on the loop."""
+        try:
+            self._task = self._loop.create_task(function())
+            self._task.add_done_callback(self._end)
+        except BaseException:
+            self._ended.release()
+            raise
+        return self._task
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            # Looked at, so that asyncio does not log what nothing waits for any more.
+            task.exception()
+        self._ended.release()
+
+    def ends_within(self, seconds: float | None) -> bool:
+        """Wait for its end, for so many seconds (`None`: no limit); whether it came. Interrupted, it is cancelled."""
+        try:
+            # As a lock takes it; not a number is no time.
+            return is_released(self._ended, -1 if seconds is None else min(TIMEOUT_MAX, max(0.0, seconds)))
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def result(self) -> T:
+        """What it returned or raised, once it has ended.
+
+        Raises:
+            concurrent.futures.CancelledError: the thread was ended.
+        """
+        if self._task is None or self._task.cancelled():
+            raise CancelledError
+        return self._task.result()
 
 
 def is_released(lock: threading.Lock, seconds: float) -> bool:

@@ -3,7 +3,10 @@
 import asyncio
 import concurrent.futures
 import errno
+import sys
 import threading
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -45,8 +48,56 @@ def test_what_waits_when_it_is_stopped_waits_no_longer() -> None:
         await asyncio.Event().wait()
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        waiting = pool.submit(thread.run, wait(), 30)
+        waiting = pool.submit(thread.run, wait, 30)
         begun.wait(10)
         thread.stop()
         with pytest.raises(concurrent.futures.CancelledError):
             waiting.result(10)
+
+
+@pytest.mark.untraced
+def test_an_exception_at_any_step_of_a_wait_leaves_the_thread_working() -> None:
+    """As a signal handler raises it: between any two steps of Python code, asyncio's own among them."""
+
+    class Alarm(Exception):
+        pass
+
+    async def nothing() -> int:
+        return 1
+
+    steps_left = 0
+
+    def step(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal steps_left
+        if frame.f_code.co_name == "_remove":
+            # Of a weak set; what a finalizer raises reaches nothing.
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            steps_left -= 1
+            if not steps_left:
+                raise Alarm
+        return step
+
+    thread = LoopThread(0)
+    assert thread.start()
+    before = sys.gettrace()
+    interrupted = 0
+    try:
+        # In Python 3.12, `settrace` asks for these events only if a frame wanted them before.
+        sys._getframe().f_trace_opcodes = True
+        for number in range(1, 10_000):
+            steps_left = number
+            sys.settrace(step)
+            try:
+                thread.run(nothing, 10)
+            except Alarm:
+                interrupted += 1
+            finally:
+                sys.settrace(before)
+            assert thread.run(nothing, 10) == 1, number
+            if steps_left > 0:
+                break
+    finally:
+        thread.stop()
+    assert interrupted > 50
