@@ -384,7 +384,9 @@ class Database:
 
     def _give_up_connection(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is not None and self._id in open_files.inherited:
+            leave_open(connection)
+        elif connection is not None:
             with open_files.guard:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()

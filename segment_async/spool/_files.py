@@ -338,10 +338,11 @@ class Lock:
 
     def close(self) -> None:
         with open_files.guard:
-            if not self.is_closed:
+            # A forked child leaves it open, as closing it would release a lock of its own on the file.
+            if not self.is_closed and open_files.locks.get(self._id) is self:
                 del open_files.locks[self._id]
                 os.close(self._descriptor)
-                self._descriptor = -1
+            self._descriptor = -1
 
 
 def peek_watermark(place: Place) -> Counters | None:

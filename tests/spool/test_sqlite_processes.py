@@ -319,6 +319,27 @@ def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(pa
     assert path.with_name(path.name + "-wal").stat().st_size > 0
 
 
+def test_a_forked_child_leaves_what_an_inspector_is_reading_to_its_parent(path):
+    program = """
+    from segment_async.spool import SpoolInspector
+    messages = SpoolInspector(path).pending()
+    print(next(messages).message_id, flush=True)
+    child = os.fork()
+    messages.close()
+    if child:
+        print("child:", os.waitpid(child, 0)[1])
+    else:
+        print("left to the parent", flush=True)
+    """
+
+    async def part(spool):
+        await append(spool, "a", "b")
+
+    run(path, part)
+    out, err = Process(program, path).end()
+    assert (out.splitlines(), err) == (["a", "left to the parent", "child: 0"], "")
+
+
 def test_a_connection_left_open_stays_open_however_the_interpreter_ends(path):
     program = """
     import sqlite3
