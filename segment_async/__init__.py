@@ -44,3 +44,16 @@ __all__ = [
     "bound",
     "messages",
 ]
+
+# A traceback names an error as it is imported.
+for _error in (
+    ClientClosed,
+    DeliveryError,
+    MessageError,
+    MessageTooLarge,
+    QueueFull,
+    SegmentError,
+    SpoolUnavailable,
+    TransportError,
+):
+    _error.__module__ = __name__

@@ -62,6 +62,10 @@ __all__ = [
     "track",
 ]
 
+# A traceback names an error as it is imported.
+InvalidMessage.__module__ = __name__
+OversizedMessage.__module__ = __name__
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -28,6 +28,7 @@ from tests.support import faults
 from tests.support.fault_server import FaultServer
 from tests.support.faults import answer
 from tests.support.virtual_clock import run
+from website import public
 
 # DESIGN's list, in its order.
 PUBLIC = (
@@ -54,6 +55,16 @@ class TestTheList:
         seen = {name for name, thing in vars(segment_async).items() if not name.startswith("_")}
         modules = {name for name in seen if inspect.ismodule(getattr(segment_async, name))}
         assert seen - modules <= set(PUBLIC)
+
+    def test_a_traceback_names_an_error_as_it_is_imported(self) -> None:
+        private: set[str] = set()
+        for name in public.modules():
+            for each in public.names(name):
+                thing = getattr(public.module(name), each)
+                if inspect.isclass(thing) and issubclass(thing, BaseException):
+                    private |= {f"{thing.__module__}.{each}"} if "._" in thing.__module__ else set()
+                    assert getattr(public.module(thing.__module__), each) is thing
+        assert not private
 
     def test_everything_on_it_has_a_docstring(self) -> None:
         for name in segment_async.__all__:

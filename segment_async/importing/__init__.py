@@ -33,3 +33,6 @@ __all__ = [
     "parse_mapping",
     "run_import",
 ]
+
+# A traceback names an error as it is imported.
+ImportUsageError.__module__ = __name__

@@ -32,3 +32,7 @@ __all__ = [
     "lint",
     "require_validator",
 ]
+
+# A traceback names an error as it is imported.
+NoValidator.__module__ = __name__
+PlanError.__module__ = __name__
