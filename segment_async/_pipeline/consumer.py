@@ -1,8 +1,8 @@
 """The consumer: the task that reads the queue, seals what is due, starts requests, and takes their answers.
 
-It is a thin shell. What goes when is the backlog's decision, what an answer means is `retry`'s, and what it does to a
+It is a thin shell. What goes when is the schedule's decision, what an answer means is `retry`'s, and what it does to a
 batch is `settlement`'s. A pass looks at everything there is; then it sleeps until something has changed or a moment has
-come that the backlog named. An exception anywhere, a cancellation, or the end of the loop costs a pass and nothing
+come that the schedule named. An exception anywhere, a cancellation, or the end of the loop costs a pass and nothing
 else: the next one finds every message in the queue or in the backlog.
 """
 
@@ -18,11 +18,11 @@ from segment_async._lifecycle.tasks import SupervisedTask, start_task
 from segment_async._lifecycle.waiting import resolved
 
 from .attempt import HoldsEnded, RequestSender
-from .backlog import LONGEST_SLEEP
 from .batch import Batch, OpenBatch
 from .clock import LoopClock
 from .queue import Queue
 from .retry import Failure
+from .schedule import LONGEST_SLEEP
 from .settlement import Settlement
 
 # Bytes that are little to read and compress.
@@ -39,6 +39,7 @@ class Consumer:
     def __init__(self, queue: Queue, sender: RequestSender, settlement: Settlement, clock: LoopClock) -> None:
         self._queue = queue
         self._backlog = queue.backlog
+        self._schedule = queue.schedule
         self._sender = sender
         self._settlement = settlement
         self._clock = clock
@@ -55,7 +56,7 @@ class Consumer:
         """Stop working on the loop. Batches in flight wait again. Returns the tasks, for the caller to cancel."""
         requests, self._requests = self._requests, {}
         task = self._supervised.stop()
-        self._backlog.looks_at = None
+        self._schedule.looks_at = None
         with self._queue.lock:
             for batch in list(self._backlog.in_flight):
                 batch.history = batch.history._replace(maybe_sent=batch.history.maybe_sent or batch.history.sends > 0)
@@ -83,7 +84,7 @@ class Consumer:
             while self._read_slice():
                 # Two pieces of work in a row would be one long step for the loop.
                 await asyncio.sleep(0)
-                if self._backlog.waiting or self._backlog.room_for_more(len(self._queue.ready)) <= 0:
+                if self._backlog.waiting or self._schedule.room_for_more(len(self._queue.ready)) <= 0:
                     self._take_answers()
                     self._start_requests()
             self._take_answers()
@@ -131,12 +132,12 @@ class Consumer:
         self._sender.tell()
 
     def _start_requests(self) -> None:
-        queue, backlog = self._queue, self._backlog
+        queue, backlog, schedule = self._queue, self._backlog, self._schedule
         while True:
             now = self._clock.now()
             with queue.lock:
-                overdue = backlog.overdue(now)
-                batch = backlog.next(now, queue.room.is_full) if not overdue else None
+                overdue = schedule.overdue(now)
+                batch = schedule.next(now, queue.room.is_full) if not overdue else None
             for late in overdue:
                 self._settlement.give_up(late)
             if isinstance(batch, OpenBatch):
@@ -167,11 +168,11 @@ class Consumer:
     # -- sleep
 
     async def _sleep(self, seen: object) -> None:
-        """Until something has changed since `changed` had this mark, or the moment has come that the backlog names."""
+        """Until something has changed since `changed` had this mark, or the moment has come that the schedule names."""
         # Callers whose loop has ended since they were woken hold up the others, and announce nothing.
         self._queue.wake_waiters()
         now = self._clock.now()
-        when = self._backlog.next_look(now, self._queue.room.is_full)
+        when = self._schedule.next_look(now, self._queue.room.is_full)
         if when is None and self._queue.room.waiters:
             when = now + LONGEST_SLEEP
         sleeper = self._queue.sleep_until_unread(seen, when)

@@ -35,6 +35,7 @@ from .queue import Queue
 from .reports import OnError, Reports
 from .retry import RetryPolicy
 from .room import Room
+from .schedule import Schedule
 from .settlement import Settlement
 
 if TYPE_CHECKING:
@@ -100,22 +101,21 @@ class Pipeline:
         # What this imports is imported now: a process that forks while it imports leaves the import lock held in the child.
         bytes_at_once(options.gzip)
         circuit = CircuitBreaker(policy, random)
-        backlog = Backlog(
+        backlog = Backlog(max_bytes=max_bytes, max_messages=max_messages, gzip=options.gzip, has_keys=spool is not None)
+        schedule = Schedule(
+            backlog,
             circuit,
             flush_at=options.flush_at,
             flush_interval=options.flush_interval,
             max_in_flight=options.max_in_flight,
             give_up_after=policy.give_up_after,
-            max_bytes=max_bytes,
-            max_messages=max_messages,
-            gzip=options.gzip,
-            has_keys=spool is not None,
         )
         accounts = Accounts(options.max_queue_size, options.max_queue_bytes)
         self.clock = clock
         self.queue = Queue(
             accounts,
             backlog,
+            schedule,
             Room(accounts, clock, options.overflow_timeout),
             clock,
             host,

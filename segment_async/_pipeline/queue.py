@@ -38,6 +38,7 @@ from .clock import LoopClock
 from .delivery import Delivery, QueuedRecord, Record, bodies_of, keys_of
 from .order import Order
 from .room import Room
+from .schedule import Schedule
 
 # Messages that are looked at to see how many fit.
 _READ_AT_ONCE: Final = 64
@@ -64,6 +65,7 @@ class Queue:
     messages: the queue itself.
     incoming: its deque, with messages as they were put; with a spool, those that it has not been given yet.
     accounts, backlog, order: change under the lock only.
+    schedule: what is sent when.
     changed: notified with every change that may let something go on.
     room: callers that wait for room.
     queued: the record of messages that are in no batch yet.
@@ -76,7 +78,7 @@ class Queue:
     # fmt: off
     __slots__ = (
         "accounts", "appending", "attempts", "backlog", "changed", "clock", "has_spool", "incoming", "lock", "messages",
-        "order", "queued", "ready", "room", "wake_at",
+        "order", "queued", "ready", "room", "schedule", "wake_at",
     )
     # fmt: on
 
@@ -84,6 +86,7 @@ class Queue:
         self,
         accounts: Accounts,
         backlog: Backlog,
+        schedule: Schedule,
         room: Room,
         clock: LoopClock,
         host: Host,
@@ -93,6 +96,7 @@ class Queue:
         self.lock = reentrant_lock()
         self.accounts = accounts
         self.backlog = backlog
+        self.schedule = schedule
         self.clock = clock
         self.room = room
         self.queued = QueuedRecord(host)
@@ -164,7 +168,7 @@ class Queue:
                 is_first = len(self.ready) == new and self.backlog.unread_since is None
                 # With a spool, a flush may wait for messages that are stored only now.
                 is_awaited = self.order.read_count < self.backlog.flush_before
-                if is_first and not is_awaited and self.backlog.waits_for_company(now):
+                if is_first and not is_awaited and self.schedule.waits_for_company(now):
                     self.backlog.unread_since = now
                     self.wake_at = self._worth_a_look(now)
                     return
@@ -200,8 +204,8 @@ class Queue:
         return backlog.waiting[0] if backlog.waiting else backlog.open
 
     def _most(self) -> int:
-        if self.ready and self.backlog.may_send_open(self.clock.now()):
-            return self.backlog.room_for_more(len(self.ready))
+        if self.ready and self.schedule.may_send_open(self.clock.now()):
+            return self.schedule.room_for_more(len(self.ready))
         return MAX_BATCH_MESSAGES
 
     def _read(self, most: int, room: int) -> tuple[int, OpenBatch | None]:
@@ -304,7 +308,7 @@ class Queue:
         """
         waiter = self.changed.register()
         with self.lock:
-            self.backlog.looks_at = looks_at
+            self.schedule.looks_at = looks_at
             wake_at = self._worth_a_look(self.clock.now())
             if self.changed.mark is seen and len(self.ready) < wake_at:
                 self.wake_at = wake_at
@@ -314,9 +318,9 @@ class Queue:
         return None
 
     def _worth_a_look(self, now: float) -> int:
-        """Unread messages at which the consumer is to be woken: as the backlog says, and when the queue becomes full."""
+        """Unread messages at which the consumer is to be woken: as the schedule says, and when the queue becomes full."""
         places = self.accounts.max_messages - self.accounts.pending
-        return min(self.backlog.wake_at(now), max(1, len(self.ready) + places))
+        return min(self.schedule.wake_at(now), max(1, len(self.ready) + places))
 
     # -- looks
 

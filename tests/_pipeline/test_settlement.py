@@ -18,7 +18,7 @@ from segment_async._pipeline.reports import Reports
 from segment_async._pipeline.retry import NoCredentials, NoResponse
 from segment_async._pipeline.settlement import Settlement
 from tests.support.scripted_transport import ScriptedTransport
-from tests.support.stations import backlog_with, queue_with, sealed
+from tests.support.stations import queue_with, sealed
 
 LOST = NoResponse(maybe_sent=True)
 
@@ -63,8 +63,9 @@ class Bench:
         self.clock.attach(self.loop)  # type: ignore[arg-type]
         policy = policy or RetryPolicy()
         self.circuit = CircuitBreaker(policy, lambda: 0.0)
-        self.backlog = backlog_with(self.circuit, has_keys=feed is not None)
-        self.queue: Queue = queue_with(10_000, backlog=self.backlog)
+        self.queue: Queue = queue_with(10_000, circuit=self.circuit, has_spool=feed is not None)
+        self.backlog = self.queue.backlog
+        self.schedule = self.queue.schedule
         self.reports = Reports(on_error, lambda: 0.0, self.queue.notify)
         self.said: list[str] = []
         self.settlement = Settlement(
@@ -236,7 +237,7 @@ class TestRetry:
         bench.backlog.wait(other)
         bench.settlement.conclude(bench.in_flight(), Response(429, {"Retry-After": "30"}))
         assert bench.circuit.not_before == 30.0
-        assert bench.backlog.next(29.0, is_full=False) is None
+        assert bench.schedule.next(29.0, is_full=False) is None
 
     def test_once_the_server_is_back_no_other_waits_out_its_back_off(self, bench: Bench) -> None:
         batches = [bench.in_flight() for _ in range(6)]
@@ -273,7 +274,7 @@ class TestRetry:
         batch.sent_at = 3.5
         bench.settlement.conclude(batch, Response(401))
         assert tokens.renewed == [3.5]
-        assert bench.backlog.next(bench.clock.now(), is_full=False) is batch
+        assert bench.schedule.next(bench.clock.now(), is_full=False) is batch
         bench.backlog.mark_in_flight(batch)
         bench.settlement.conclude(batch, Response(401))
         assert bench.results(batch) == ["unauthorized"] * 4
@@ -288,10 +289,10 @@ class TestInterrupted:
         for _ in range(4):
             bench.settlement.interrupted(batch)
             assert bench.backlog.waiting == [batch]
-            assert bench.backlog.next(bench.clock.now(), is_full=False) is None
+            assert bench.schedule.next(bench.clock.now(), is_full=False) is None
             waits.append(batch.not_before - bench.clock.now())
             bench.wait_until(batch.not_before)
-            assert bench.backlog.next(bench.clock.now(), is_full=False) is batch
+            assert bench.schedule.next(bench.clock.now(), is_full=False) is batch
             bench.backlog.mark_in_flight(batch)
         assert waits == pytest.approx([0.5, 1, 2, 4])
 
@@ -306,8 +307,8 @@ class TestInterrupted:
         bench.wait_until(5.0)
         for _ in range(2):
             bench.settlement.interrupted(batch)
-            assert bench.backlog.overdue(5.0 + 43_199) == []
-            assert bench.backlog.overdue(5.0 + 43_200) == [batch]
+            assert bench.schedule.overdue(5.0 + 43_199) == []
+            assert bench.schedule.overdue(5.0 + 43_200) == [batch]
             bench.wait_until(batch.not_before)
             bench.backlog.mark_in_flight(batch)
         bench.settlement.interrupted(batch)
@@ -404,7 +405,7 @@ class TestHoldsEnded:
         bench = Bench(feed=Feed())
         batch = bench.in_flight(2, keys=[10, 11], sends=3)
         bench.settlement.conclude(batch, HoldsEnded([10]))
-        part = bench.backlog.next(bench.clock.now(), is_full=False)
+        part = bench.schedule.next(bench.clock.now(), is_full=False)
         assert isinstance(part, Batch)
         assert (list(part.keys), part.history.sends) == ([11], 3)
 

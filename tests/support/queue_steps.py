@@ -186,7 +186,7 @@ def traced(work: Callable[[], object], moment: int, handler: Callable[[], None])
 
 FILES = tuple(
     f"_pipeline/{name}.py"
-    for name in ("admission", "queue", "order", "backlog", "batch", "accounts", "room", "delivery")
+    for name in ("admission", "queue", "order", "backlog", "schedule", "batch", "accounts", "room", "delivery")
 )
 
 

@@ -17,6 +17,7 @@ from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.delivery import Delivery, QueuedRecord, Record, stored_as
 from segment_async._pipeline.queue import Queue
 from segment_async._pipeline.room import Room
+from segment_async._pipeline.schedule import Schedule
 
 MANY = 1_000_000
 
@@ -84,26 +85,27 @@ def sealed(bodies: Sequence[bytes], **options: Any) -> Batch:
 
 
 def backlog_with(
+    *, max_bytes: int = MAX_BODY_BYTES - 100, max_messages: int = MAX_BATCH_MESSAGES, has_keys: bool = False
+) -> Backlog:
+    return Backlog(max_bytes=max_bytes, max_messages=max_messages, gzip=False, has_keys=has_keys)
+
+
+def schedule_with(
+    backlog: Backlog,
     circuit: CircuitBreaker | None = None,
     *,
     flush_at: int = 100,
     flush_interval: float = 0.5,
     max_in_flight: int = 4,
     give_up_after: float = 43_200.0,
-    max_bytes: int = MAX_BODY_BYTES - 100,
-    max_messages: int = MAX_BATCH_MESSAGES,
-    has_keys: bool = False,
-) -> Backlog:
-    return Backlog(
+) -> Schedule:
+    return Schedule(
+        backlog,
         circuit or CircuitBreaker(RetryPolicy(), lambda: 0.0),
         flush_at=flush_at,
         flush_interval=flush_interval,
         max_in_flight=max_in_flight,
         give_up_after=give_up_after,
-        max_bytes=max_bytes,
-        max_messages=max_messages,
-        gzip=False,
-        has_keys=has_keys,
     )
 
 
@@ -119,15 +121,17 @@ def queue_with(
     max_bytes: int = MANY,
     timeout: float | None = None,
     *,
-    backlog: Backlog | None = None,
+    circuit: CircuitBreaker | None = None,
     has_spool: bool = False,
     batch_of: int = MAX_BATCH_MESSAGES,
 ) -> Queue:
     """`batch_of`: messages that an open batch takes at most."""
     accounts, clock = Accounts(max_messages, max_bytes), LoopClock()
+    backlog = backlog_with(max_messages=batch_of, has_keys=has_spool)
     return Queue(
         accounts,
-        backlog or backlog_with(max_messages=batch_of, has_keys=has_spool),
+        backlog,
+        schedule_with(backlog, circuit),
         Room(accounts, clock, timeout),
         clock,
         AlwaysRunning(),
