@@ -667,7 +667,9 @@ class Client:
         if isinstance(error, QueueFull) or not self._drops_invalid:
             pipeline.admission.reject()
             return None
-        pipeline.reports.warn("spool_unavailable", "Dropping messages that the spool cannot store: %s", error)
+        pipeline.reports.limited_log.warn(
+            "spool_unavailable", "Dropping messages that the spool cannot store: %s", error
+        )
         return self._dropped(delivery.message_id, "spool_unavailable", body)[0]
 
     def _encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:
@@ -727,7 +729,7 @@ class Client:
         """
         if block is None or not block.drops_without_identity:
             raise _no_identity(message)
-        self._owner.pipeline.reports.warn_once(
+        self._owner.pipeline.reports.limited_log.warn_once(
             "no_identity",
             "Dropping a message without a user_id and an anonymous_id, as is the default in web requests and tasks: pass "
             "one to the call, or bind() it. This is logged once; client.statistics().reasons counts them as no_identity.",
@@ -749,7 +751,7 @@ class Client:
             return message, body_of(message, self._convert)
         except (Exception, asyncio.CancelledError) as error:
             # A plain function cannot be cancelled: it met a cancelled future of its own.
-            self._owner.pipeline.reports.warn_once(
+            self._owner.pipeline.reports.limited_log.warn_once(
                 "before_send", "before_send failed; its messages are dropped. This is logged once.\n%s", stack_of(error)
             )
             return None
@@ -769,7 +771,7 @@ class Client:
         now, new_id = stamp(time.time())
         message = {"timestamp": now, "messageId": new_id, **given}
         dropped = self._dropped(message["messageId"], "invalid", encode_leniently(message, self._convert))
-        self._owner.pipeline.reports.warn(
+        self._owner.pipeline.reports.limited_log.warn(
             "invalid",
             "Dropping a message that Segment would drop: %s. "
             "This is logged once a minute; client.statistics().reasons counts them as invalid.",

@@ -158,7 +158,7 @@ class LoopOwner(Host):
         if loop not in self._guards:
             self._guards[loop] = at_loop_end(partial(self._loop_ends, loop))
         # First: what had not begun there is made here.
-        tasks += self.pipeline.reports.leave_closed_loops()
+        tasks += self.pipeline.reports.calls.leave_closed_loops()
         self.pipeline.attach(loop)
         return tasks
 
@@ -268,13 +268,13 @@ class LoopOwner(Host):
                 lambda: (
                     reports.are_made_before(last)
                     or self.closing.makes_no_reports()
-                    or (timeout is None and reports.is_busy)
+                    or (timeout is None and reports.calls.is_busy)
                 ),
                 lambda: queue.changed,
                 self,
                 time_left,
             )
-            if reports.has_running:
+            if reports.calls.are_there:
                 # Asynchronous calls take their first step.
                 await asyncio.sleep(0)
         if feed is not None:

@@ -22,8 +22,8 @@ from segment_async.instrumentation import Request
 from .auth import Auth, Refused
 from .batch import Batch, Envelope
 from .clock import LoopClock
+from .limited_log import LimitedLog
 from .queue import Queue
-from .reports import Reports
 from .retry import Failure, History, NoCredentials, NoResponse
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class RequestSender:
         queue: Queue,
         transport: Transport,
         auth: Auth,
-        reports: Reports,
+        limited_log: LimitedLog,
         feed: SpoolFeed | None,
         *,
         envelope: Envelope,
@@ -63,7 +63,7 @@ class RequestSender:
         self._queue = queue
         self._transport = transport
         self._auth = auth
-        self._reports = reports
+        self._limited_log = limited_log
         self._feed = feed
         self._envelope = envelope
         self._gzip = gzip
@@ -89,12 +89,12 @@ class RequestSender:
             _log.debug("No usable answer: %s", error)
             return NoResponse(error.maybe_sent, error.stale_connection, str(error))
         except Refused as refusal:
-            self._reports.warn("oauth", "No OAuth token; messages fail as unauthorized: %s", refusal)
+            self._limited_log.warn("oauth", "No OAuth token; messages fail as unauthorized: %s", refusal)
             return NoCredentials()
         except BaseException as error:
             if _ends_the_task(error):
                 raise
-            self._reports.warn("transport", "The transport raised; the batch is retried.\n%s", stack_of(error))
+            self._limited_log.warn("transport", "The transport raised; the batch is retried.\n%s", stack_of(error))
             return NoResponse(maybe_sent=True, error=f"the transport raised {type(error).__qualname__}")
 
     async def _authorization(self, batch: Batch) -> Secret:
@@ -154,7 +154,9 @@ class RequestSender:
                     if isinstance(error, (KeyboardInterrupt, SystemExit)):
                         raise
                     # Requests and their answers must not be lost for it: the batch would be sent twice.
-                    self._reports.warn_once("observe", "An observer failed. This is logged once.\n%s", stack_of(error))
+                    self._limited_log.warn_once(
+                        "observe", "An observer failed. This is logged once.\n%s", stack_of(error)
+                    )
 
     def _headers(self, history: History, authorization: Secret) -> dict[str, str]:
         headers = {

@@ -30,6 +30,7 @@ from .circuit import CircuitBreaker
 from .clock import LoopClock
 from .consumer import Consumer
 from .delivery import Delivery, Record
+from .limited_log import LimitedLog
 from .outage import Outage
 from .queue import Queue
 from .reports import OnError, Reports
@@ -122,7 +123,8 @@ class Pipeline:
             has_spool=spool is not None,
         )
         self.admission = Admission(self.queue, options.overflow)
-        self.reports = Reports(options.on_error, time.monotonic, self.queue.notify)
+        limited_log = LimitedLog(time.monotonic)
+        self.reports = Reports(options.on_error, limited_log, time.monotonic, self.queue.notify)
         self.feed: SpoolFeed | None = None
         if spool is not None:
             from .spool_feed import SpoolFeed
@@ -150,7 +152,7 @@ class Pipeline:
             self.queue,
             transport,
             auth,
-            self.reports,
+            limited_log,
             self.feed,
             envelope=envelope,
             gzip=options.gzip,
@@ -199,7 +201,7 @@ class Pipeline:
         record.settle(0, 1, result)
         self.reports.add(result, lambda: (body,), len(body))
         if reason == "queue_full":
-            self.reports.warn(reason, "The queue is full: messages are dropped until there is room.")
+            self.reports.limited_log.warn(reason, "The queue is full: messages are dropped until there is room.")
         return Delivery(message_id, b"", record)
 
     def _report_evicted(self) -> None:
@@ -210,7 +212,7 @@ class Pipeline:
             except IndexError:
                 break
             self.reports.add(result, bodies, size)
-            self.reports.warn("queue_full", "The queue is full: the oldest messages are dropped.")
+            self.reports.limited_log.warn("queue_full", "The queue is full: the oldest messages are dropped.")
 
     # -- which loop
 
@@ -240,7 +242,7 @@ class Pipeline:
     def abandon_after_fork(self) -> None:
         """In a forked child, where the lock may be held for ever: everything here is the parent's."""
         self._consumer.abandon_after_fork()
-        self.reports.abandon_after_fork()
+        self.reports.calls.abandon_after_fork()
         if self.feed is not None:
             self.feed.abandon_after_fork()
 

@@ -1,14 +1,13 @@
-"""What the application and its log learn of failures.
+"""What the application learns of failures: calls of `on_error`.
 
 Hooks run on the client's loop, from a callback of their own, never with a lock held and never in a caller's path;
-whatever they do, the pipeline goes on. Log records are rate-limited by kind and contain neither values nor secrets.
+whatever they do, the pipeline goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -21,25 +20,20 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from segment_async._exceptions import DeliveryError, stack_of
-from segment_async._lifecycle.loop_end import abandon_after_fork
 from segment_async._outcome import BatchResult, Outcome
+
+from .async_calls import AsyncCall, AsyncCalls
+from .limited_log import LimitedLog
 
 OnError = Callable[[DeliveryError, list[dict[str, Any]]], Awaitable[None] | None]
 
-_log = logging.getLogger("segment_async")
-
-# Seconds between two log records of one kind.
-_QUIET_SECONDS: Final = 60.0
 # Seconds of calls of `on_error` after which the loop gets as much time: what a timer wakes takes several of its turns.
 _SLICE_SECONDS: Final = 0.01
 # Seconds that a cancelled hook gets to end.
 _LAST_SECONDS: Final = 0.1
-# What may wait for `on_error` to be called, and asynchronous calls of it that may run at once, with the bytes that the
-# latter were given. Beyond that the oldest reports are skipped; the counters include them.
+# What may wait for `on_error` to be called. Beyond that the oldest reports are skipped; the counters include them.
 _MAX_WAITING: Final = 10_000
 _MAX_WAITING_BYTES: Final = 8 * 2**20
-_MAX_RUNNING: Final = 100
-_MAX_RUNNING_BYTES: Final = 8 * 2**20
 # Exceptions of a hook that are not contained. What `pytest.fail` raises is none of them, and is no `Exception` either.
 _ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, SystemExit)
 
@@ -60,44 +54,31 @@ class _Report(NamedTuple):
             self.returned.close()
 
 
-class _AsyncCall:
-    """An asynchronous call of `on_error`. Its task may be cancelled before its first step: then it has not begun."""
-
-    __slots__ = ("has_begun", "report", "returned")
-
-    def __init__(self, report: _Report, returned: Awaitable[None]) -> None:
-        self.report = report
-        self.returned = returned
-        self.has_begun = asyncio.isfuture(returned)
-
-    def begin(self) -> asyncio.Future[None]:
-        return asyncio.ensure_future(self.returned if self.has_begun else self._run())
-
-    async def _run(self) -> None:
-        self.has_begun = True
-        await self.returned
-
-
 class Reports:
-    """Calls `on_error`, and logs.
+    """Calls `on_error`.
 
     `now` is a monotonic clock; `notify` is called when `are_made` may have become true, for what waits for that.
+
+    Attributes:
+        calls: asynchronous calls that run.
+        limited_log: where else failures are told.
     """
 
-    def __init__(self, on_error: OnError | None, now: Callable[[], float], notify: Callable[[], None]) -> None:
+    def __init__(
+        self, on_error: OnError | None, limited_log: LimitedLog, now: Callable[[], float], notify: Callable[[], None]
+    ) -> None:
+        self.calls = AsyncCalls[_Report](self._put_back, self._call_ended)
+        self.limited_log = limited_log
         self._on_error = on_error
         self._now = now
         self._notify = notify
         self._waiting: deque[_Report] = deque()
         self._places = count()
         self._waiting_bytes = 0
-        # The asynchronous calls that run.
-        self._hooks: dict[asyncio.Future[None], _AsyncCall] = {}
         # Names the calls of `_make_scheduled` that are on their way.
         self._scheduled: object | None = None
         # The loop on which the reports are made. `None`: from the end of one until the next resumes.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._logged: dict[str, float] = {}
 
     @property
     def are_made(self) -> bool:
@@ -122,22 +103,9 @@ class Reports:
         return next(self._places)
 
     @property
-    def is_busy(self) -> bool:
-        """Whether no call may begin until one ends, which may be never."""
-        # The copy is made in one step: another thread may ask. Calls on loops that do not run keep no place.
-        sizes = [call.report.size for hook, call in self._hooks.copy().items() if hook.get_loop().is_running()]
-        return len(sizes) >= _MAX_RUNNING or sum(sizes) >= _MAX_RUNNING_BYTES
-
-    @property
-    def has_running(self) -> bool:
-        """Whether asynchronous calls of `on_error` run."""
-        return bool(self._hooks)
-
-    @property
     def has_waiting(self) -> bool:
         """Whether `on_error` is to be called, or awaited, for something, now or on the next loop."""
-        left = (not call.has_begun and hook.get_loop().is_closed() for hook, call in self._hooks.copy().items())
-        return bool(self._waiting) or any(left)
+        return bool(self._waiting) or self.calls.have_left_some
 
     def add(
         self,
@@ -212,7 +180,7 @@ class Reports:
         self._go_on()
 
     def _go_on(self) -> None:
-        if self._scheduled is None and not self.is_busy:
+        if self._scheduled is None and not self.calls.is_busy:
             self._schedule(_SLICE_SECONDS)
 
     def make(self, seconds: float) -> None:
@@ -223,7 +191,7 @@ class Reports:
         end = self._now() + seconds
         try:
             for _ in range(len(self._waiting)):
-                if self.is_busy or self._now() >= end:
+                if self.calls.is_busy or self._now() >= end:
                     break
                 try:
                     report = self._waiting.popleft()
@@ -249,40 +217,23 @@ class Reports:
                 error = DeliveryError(Outcome(report.result.status, messages[0]["messageId"], *report.result[1:]))
                 returned = self._on_error(error, messages)
             if isinstance(returned, Awaitable):
-                self._begin(_AsyncCall(report, returned))
+                self.calls.begin(AsyncCall(report, report.size, returned))
         except _ENDS_THE_PROGRAM:
             raise
         except BaseException as fault:
             # Also a CancelledError: a plain function cannot be cancelled, it met a cancelled future of its own.
             self._contain(fault)
 
-    def _begin(self, call: _AsyncCall) -> None:
-        hook = call.begin()
-        # First, as another loop may end it at any time.
-        self._hooks[hook] = call
-        try:
-            hook.add_done_callback(self._hook_ended)
-        except BaseException:
-            # It has ended on a loop that is closed.
-            self._hooks.pop(hook, None)
-            raise
+    def _put_back(self, call: AsyncCall[_Report]) -> None:
+        """A call has ended before its first step: what it was made for waits for the next loop."""
+        self._waiting_bytes += call.size
+        self._waiting.appendleft(call.report._replace(returned=call.returned))
 
-    def _hook_ended(self, hook: asyncio.Future[None]) -> None:
-        self._forget(hook)
-        fault = None if hook.cancelled() else hook.exception()
+    def _call_ended(self, fault: BaseException | None) -> None:
         if fault is not None and not isinstance(fault, _ENDS_THE_PROGRAM):
             self._contain(fault)
         if self._scheduled is None:
             self._schedule()
-
-    def _forget(self, hook: asyncio.Future[None]) -> None:
-        """It has ended. If it did so before its first step, as `asyncio.run` ends what was called in the last turn of its
-        loop, it waits for the next loop.
-        """
-        call = self._hooks.pop(hook, None)
-        if call is not None and not call.has_begun:
-            self._waiting_bytes += call.report.size
-            self._waiting.appendleft(call.report._replace(returned=call.returned))
 
     def skip_rest(self) -> None:
         """The client ends: `on_error` is not called for what still waits."""
@@ -293,58 +244,30 @@ class Reports:
             self._warn_skipped()
 
     def _warn_skipped(self) -> None:
-        self.warn("on_error skipped", "on_error is too slow, or no loop runs: reports are skipped.")
+        self.limited_log.warn("on_error skipped", "on_error is too slow, or no loop runs: reports are skipped.")
 
     def _contain(self, fault: BaseException) -> None:
-        self.warn("on_error", "on_error raised; the client goes on.\n%s", stack_of(fault))
-
-    def leave_closed_loops(self) -> list[asyncio.Task[None]]:
-        """Forget the calls on loops that are closed, which never end. Returns their tasks, for the caller to end."""
-        left = [hook for hook in self._hooks.copy() if hook.get_loop().is_closed()]
-        for hook in reversed(left):
-            self._forget(hook)
-        return [hook for hook in left if isinstance(hook, asyncio.Task)]
-
-    def abandon_after_fork(self) -> None:
-        """In a forked child."""
-        abandon_after_fork(self._hooks)
+        self.limited_log.warn("on_error", "on_error raised; the client goes on.\n%s", stack_of(fault))
 
     async def finish(self, seconds: float) -> None:
         """Give hooks that run on this loop so many seconds, and those for which they leave places; then cancel them."""
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         try:
-            while (hooks := self._running_here()) and (left := end - clock()) > 0:
+            while (hooks := self.calls.here()) and (left := end - clock()) > 0:
                 done, _ = await asyncio.wait(hooks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 if done and self._waiting:
                     self.make(end - clock())
         finally:
             self._notify()
-            late = self._running_here()
+            late = self.calls.here()
             for hook in late:
                 hook.cancel()
             if late:
                 text = "on_error was cancelled before it had ended: its loop, or the client, ended."
-                self.warn("on_error cut off", text)
+                self.limited_log.warn("on_error cut off", text)
         if late:
             await asyncio.wait(late, timeout=_LAST_SECONDS)
-
-    def _running_here(self) -> set[asyncio.Future[None]]:
-        mine, loop = asyncio.current_task(), asyncio.get_running_loop()
-        return {hook for hook in self._hooks.copy() if hook is not mine and hook.get_loop() is loop}
-
-    def warn(self, kind: str, text: str, *args: object) -> None:
-        """Log a warning, unless one of its kind was logged within the last minute."""
-        now = self._now()
-        last = self._logged.get(kind)
-        if last is None or now - last >= _QUIET_SECONDS:
-            self._logged[kind] = now
-            _log.warning(text, *args)
-
-    def warn_once(self, kind: str, text: str, *args: object) -> None:
-        if kind not in self._logged:
-            self._logged[kind] = self._now()
-            _log.warning(text, *args)
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

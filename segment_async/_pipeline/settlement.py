@@ -156,7 +156,9 @@ class Settlement:
             return *decide(answer, batch.history, context, self._policy), answer
         except _RAISED_BY_ANSWERS as error:
             # A custom transport whose answer is malformed.
-            self._reports.warn("answer", "The transport returned an unreadable answer.\n%s", stack_of(error))
+            self._reports.limited_log.warn(
+                "answer", "The transport returned an unreadable answer.\n%s", stack_of(error)
+            )
             unreadable = NoResponse(maybe_sent=True, error="an unreadable answer")
             return *decide(unreadable, batch.history, context, self._policy), unreadable
 
@@ -239,13 +241,17 @@ class Settlement:
         reason, status = result.reason or "", result.status_code
         messages = "1 message" if count == 1 else f"{count:,} messages"
         hint = f" to {result.location}; set host= to Segment's own address" if result.location is not None else ""
-        self._reports.warn(reason, "Messages failed: %s, %s%s (last status: %s).", messages, reason, hint, status)
+        self._reports.limited_log.warn(
+            reason, "Messages failed: %s, %s%s (last status: %s).", messages, reason, hint, status
+        )
         if reason in REFUSALS and self._circuit.refuses_everything:
-            self._reports.warn("refuses", "The server refuses every message; batches fail whole until it takes one.")
+            self._reports.limited_log.warn(
+                "refuses", "The server refuses every message; batches fail whole until it takes one."
+            )
         if status is not None and isinstance(self._transport, HTTPTransport):
             text = advice(status, self._transport.hostname, with_token=self._auth.has_tokens)
             if text:
-                self._reports.warn_once("advice", "Status %d from Segment. %s", status, text)
+                self._reports.limited_log.warn_once("advice", "Status %d from Segment. %s", status, text)
 
 
 def _error_of(answer: Response | Failure) -> str:

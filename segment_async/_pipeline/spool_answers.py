@@ -288,7 +288,7 @@ class SpoolAnswers:
         self._queue.queued.moved.notify()
         self._reports.add(result, partial(_alone, body), len(body))
         if result.reason == "spool_unavailable":
-            self._reports.warn(
+            self._reports.limited_log.warn(
                 "spool_unavailable", "The spool cannot store messages; those that cannot wait are dropped."
             )
 

@@ -112,7 +112,7 @@ class SpoolFeed:
                 if refusals == _REFUSALS:
                     self.is_open = True
                     queue.notify()
-                self._reports.warn("spool read", "The spool cannot be read and is tried again: %s", error)
+                self._reports.limited_log.warn("spool read", "The spool cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _until_answered(self) -> None:
@@ -191,7 +191,7 @@ class SpoolFeed:
         try:
             ended = await self._spool.sending(keys, attempt)
         except SpoolUnavailable as error:
-            self._reports.warn("spool note", "The spool did not note an attempt: %s", error)
+            self._reports.limited_log.warn("spool note", "The spool did not note an attempt: %s", error)
             return ()
         self.intake.answers.note_elsewhere(ended)
         return ended
@@ -246,7 +246,7 @@ class SpoolFeed:
                 # Any other error may be a signal handler's: once more.
                 if is_last or is_unavailable:
                     text = error if is_unavailable else type(error).__qualname__
-                    self._reports.warn(
+                    self._reports.limited_log.warn(
                         "spool record", "The spool did not record outcomes; messages may be sent again: %s", text
                     )
                     break

@@ -250,7 +250,9 @@ class SpoolIntake:
             if not isinstance(error, Exception):
                 raise
             if not goes_on:
-                self._reports.warn("spool", "The spool raised; messages are not stored.\n%s", stack_of(error))
+                self._reports.limited_log.warn(
+                    "spool", "The spool raised; messages are not stored.\n%s", stack_of(error)
+                )
                 self._answered(group, SpoolUnavailable(f"the spool raised {type(error).__qualname__}"))
 
     @property

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import math
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
@@ -19,7 +18,9 @@ import pytest
 from segment_async import Client, DeliveryError, Response, Status, messages
 from segment_async._exceptions import stack_of
 from segment_async._outcome import BatchResult
+from segment_async._pipeline import async_calls
 from segment_async._pipeline import reports as reports_module
+from segment_async._pipeline.limited_log import LimitedLog
 from segment_async._pipeline.reports import OnError, Reports
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
@@ -27,6 +28,7 @@ from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 REFUSED = BatchResult(Status.FAILED, "refused", 400, 2, possibly_delivered=True)
 FULL = BatchResult(Status.DROPPED, "queue_full")
 SECRET = "THE-SECRET"
+FILES = (reports_module.__file__, async_calls.__file__)
 
 
 class TestFailed(BaseException):
@@ -66,7 +68,7 @@ class LoopReports(Reports):
 def reports_to(
     on_error: OnError | None, now: Callable[[], float] = lambda: 0.0, notify: Callable[[], None] = nothing
 ) -> LoopReports:
-    return LoopReports(on_error, now, notify)
+    return LoopReports(on_error, LimitedLog(now), now, notify)
 
 
 def telling(told: Told) -> LoopReports:
@@ -422,7 +424,7 @@ class TestHooksGoneWrong:
         assert sorted(told) == ["a", "b"]
         assert calls == ["a", "b"]
         assert reports.are_made
-        assert not reports.has_running
+        assert not reports.calls.are_there
 
     @pytest.mark.parametrize("flushes", [True, False])
     def test_what_was_not_awaited_when_its_loop_was_closed_is_awaited_on_the_next(self, flushes: bool) -> None:
@@ -459,7 +461,7 @@ class TestHooksGoneWrong:
         reports = reports_to(lambda *_: future)
         run(report())
         assert reports.are_made
-        assert not reports.has_running
+        assert not reports.calls.are_there
         assert "on_error raised" in caplog.text
 
     def test_a_future_that_another_loop_ends_at_once_keeps_no_place(self) -> None:
@@ -480,7 +482,7 @@ class TestHooksGoneWrong:
         reports = reports_to(lambda *_: futures[0])
         run(report())
         assert reports.are_made
-        assert not reports.has_running
+        assert not reports.calls.are_there
 
     def test_what_is_skipped_in_the_end_is_not_awaited(self, caplog: pytest.LogCaptureFixture) -> None:
         async def on_error(error: DeliveryError, group: list[dict[str, Any]]) -> None:
@@ -515,7 +517,7 @@ class TestHooksGoneWrong:
         reports = reports_to(on_error)
         asyncio.run(report())
         assert reports.are_made
-        assert not reports.has_running
+        assert not reports.calls.are_there
 
     def test_a_future_that_a_hook_returned_is_not_asked_for_again(self) -> None:
         calls: list[str] = []
@@ -630,12 +632,12 @@ class TestHooksGoneWrong:
             for number in range(150):
                 reports.add_on(REFUSED, bodies(str(number)), 10, asyncio.get_running_loop())
             await turns()
-            assert reports.is_busy
+            assert reports.calls.is_busy
 
         reports = reports_to(hook)
         with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
             runner.run(main())
-            assert not reports.is_busy
+            assert not reports.calls.is_busy
 
     def test_nothing_to_wait_for_takes_no_time(self) -> None:
         async def main() -> float:
@@ -658,7 +660,7 @@ def test_a_signal_handler_that_raises_amid_a_report_leaves_the_rest_to_be_made()
 
         def step(frame: FrameType, event: str, _: object, moment: int = moment) -> Any:
             nonlocal lines
-            if event == "line" and frame.f_code.co_filename == reports_module.__file__:
+            if event == "line" and frame.f_code.co_filename in FILES:
                 lines += 1
                 if lines == moment + 1:
                     raise Interrupted
@@ -693,7 +695,7 @@ def test_a_signal_handler_that_raises_amid_a_report_leaves_the_rest_to_be_made()
 
 
 def test_a_close_waits_for_places_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports_module, "_MAX_RUNNING_BYTES", 1)
+    monkeypatch.setattr(async_calls, "_MAX_RUNNING_BYTES", 1)
     told: list[str] = []
 
     async def on_error(_: DeliveryError, group: list[dict[str, Any]]) -> None:
@@ -776,7 +778,7 @@ class TestBounds:
                 await turns()
             assert began == ["0", "1", "2", "3"]
             # A flush without a limit does not wait for them.
-            assert reports.is_busy
+            assert reports.calls.is_busy
             may_end.set()
             await turns(5)
             return began
@@ -800,7 +802,7 @@ class TestBounds:
                 reports.add_on(REFUSED, bodies(str(number)), 10, asyncio.get_running_loop())
             await turns()
             # A flush without a limit does not wait for hooks that do not end.
-            assert reports.is_busy
+            assert reports.calls.is_busy
             assert running == 100
             await asyncio.sleep(10)
             assert (most, ended) == (100, 250)
@@ -835,27 +837,7 @@ class Refusing:
         """Nothing is held."""
 
 
-class TestLog:
-    def test_one_record_of_a_kind_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
-        now = 0.0
-        reports = reports_to(None, lambda: now)
-        for now in (0.0, 1.0, 59.9, 60.0, 61.0, 120.0):
-            reports.warn("kind", "at %g", now)
-            reports.warn("other kind", "another")
-        assert [record.getMessage() for record in caplog.records if "at" in record.getMessage()] == [
-            "at 0",
-            "at 60",
-            "at 120",
-        ]
-
-    def test_once_and_for_all(self, caplog: pytest.LogCaptureFixture) -> None:
-        moments = iter(range(0, 10_000, 1_000))
-        reports = reports_to(None, lambda: next(moments))
-        for _ in range(3):
-            reports.warn_once("kind", "said %s", "once")
-        assert [record.getMessage() for record in caplog.records] == ["said once"]
-        assert {(record.name, record.levelno) for record in caplog.records} == {("segment_async", logging.WARNING)}
-
+class TestStack:
     def test_a_stack_has_neither_text_nor_locals(self) -> None:
         def fail(value: str) -> None:
             raise RuntimeError(value)

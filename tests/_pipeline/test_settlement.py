@@ -12,6 +12,7 @@ from segment_async._pipeline.auth import Basic
 from segment_async._pipeline.batch import Batch
 from segment_async._pipeline.circuit import CircuitBreaker
 from segment_async._pipeline.clock import LoopClock
+from segment_async._pipeline.limited_log import LimitedLog
 from segment_async._pipeline.outage import Outage
 from segment_async._pipeline.queue import Queue
 from segment_async._pipeline.reports import Reports
@@ -66,7 +67,7 @@ class Bench:
         self.queue: Queue = queue_with(10_000, circuit=self.circuit, has_spool=feed is not None)
         self.backlog = self.queue.backlog
         self.schedule = self.queue.schedule
-        self.reports = Reports(on_error, lambda: 0.0, self.queue.notify)
+        self.reports = Reports(on_error, LimitedLog(lambda: 0.0), lambda: 0.0, self.queue.notify)
         self.said: list[str] = []
         self.settlement = Settlement(
             self.queue,
