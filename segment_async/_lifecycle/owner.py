@@ -278,7 +278,7 @@ class LoopOwner(Host):
                 # Asynchronous calls take their first step.
                 await asyncio.sleep(0)
         if feed is not None:
-            await feed.until_recorded(self, time_left)
+            await feed.recorder.until_recorded(self, time_left)
         # The place moves on by what a spool recovers, also once it was reached.
         left = 0 if is_reached else order.left(place)
         self._waits_from = self.clock.now() + _NOT_AGAIN_SECONDS if left else 0.0

@@ -142,7 +142,7 @@ class Pipeline:
             auth,
             transport,
             self.reports,
-            self.feed,
+            None if self.feed is None else self.feed.recorder,
             clock,
             outage=self.outage,
             random=random,
@@ -292,7 +292,7 @@ class Pipeline:
 
     def has_pending(self) -> bool:
         """Whether there is something to send, or to record."""
-        return self.statistics().pending > 0 or not (self.feed is None or self.feed.is_recorded)
+        return self.statistics().pending > 0 or not (self.feed is None or self.feed.recorder.is_recorded)
 
     def drop_all(self, reason: str) -> int:
         """Settle everything that is pending as dropped; with a spool keep it. Returns how many were dropped."""

@@ -39,7 +39,7 @@ from .retry import (
 )
 
 if TYPE_CHECKING:
-    from .spool_feed import SpoolFeed
+    from .spool_recorder import SpoolRecorder
 
 # Bytes of an answer's text that are kept with a message that failed.
 _ANSWER_BYTES = 500
@@ -58,7 +58,7 @@ class Settlement:
         auth: Auth,
         transport: Transport,
         reports: Reports,
-        feed: SpoolFeed | None,
+        recorder: SpoolRecorder | None,
         clock: LoopClock,
         *,
         outage: Outage,
@@ -71,7 +71,7 @@ class Settlement:
         self._auth = auth
         self._transport = transport
         self._reports = reports
-        self._feed = feed
+        self._recorder = recorder
         self._clock = clock
         self._outage = outage
         self._random = random
@@ -126,8 +126,8 @@ class Settlement:
         try:
             if not self._queue.settle(batch, result):
                 return
-            if self._feed is not None and isinstance(batch, Batch):
-                self._feed.settle(batch.keys, result, answer)
+            if self._recorder is not None and isinstance(batch, Batch):
+                self._recorder.settle(batch.keys, result, answer)
             if result.status in (Status.FAILED, Status.DROPPED):
                 self._reports.add(result, batch.bodies, batch.size)
         finally:

@@ -24,8 +24,8 @@ from tests.support.stations import queue_with, sealed
 LOST = NoResponse(maybe_sent=True)
 
 
-class Feed:
-    """A spool's feed that keeps what it is told."""
+class Recorder:
+    """A spool's recorder that keeps what it is told."""
 
     def __init__(self) -> None:
         self.outcomes: list[tuple[list[int], BatchResult, str]] = []
@@ -56,7 +56,7 @@ class Bench:
         *,
         auth: Any = None,
         transport: Any = None,
-        feed: Feed | None = None,
+        recorder: Recorder | None = None,
         on_error: Any = None,
     ) -> None:
         self.loop = Hand()
@@ -64,7 +64,7 @@ class Bench:
         self.clock.attach(self.loop)  # type: ignore[arg-type]
         policy = policy or RetryPolicy()
         self.circuit = CircuitBreaker(policy, lambda: 0.0)
-        self.queue: Queue = queue_with(10_000, circuit=self.circuit, has_spool=feed is not None)
+        self.queue: Queue = queue_with(10_000, circuit=self.circuit, has_spool=recorder is not None)
         self.backlog = self.queue.backlog
         self.schedule = self.queue.schedule
         self.reports = Reports(on_error, LimitedLog(lambda: 0.0), lambda: 0.0, self.queue.notify)
@@ -76,7 +76,7 @@ class Bench:
             auth or Basic("key"),
             transport or ScriptedTransport(),
             self.reports,
-            feed,  # type: ignore[arg-type]
+            recorder,  # type: ignore[arg-type]
             self.clock,
             outage=Outage("example.com", self._say, self._say),
             random=lambda: 0.0,
@@ -174,11 +174,11 @@ class TestFinish:
         assert len(advice) == 1
 
     def test_the_spool_learns_of_it_with_the_beginning_of_the_answer(self) -> None:
-        feed = Feed()
-        bench = Bench(feed=feed)
+        recorder = Recorder()
+        bench = Bench(recorder=recorder)
         bench.settlement.conclude(bench.in_flight(2, keys=[7, 8]), Response(404, {}, b"not here" + b"!" * 1_000))
         bench.settlement.conclude(bench.in_flight(1, keys=[9]), NoCredentials())
-        (first, second) = feed.outcomes
+        (first, second) = recorder.outcomes
         assert first == ([7, 8], BatchResult(Status.FAILED, "refused", 404, 1), "not here" + "!" * 492)
         assert (second[0], second[2]) == ([9], "")
 
@@ -191,19 +191,19 @@ class TestFinish:
 
     @pytest.mark.parametrize("answer", [None, "200 OK", Response(200, {}, None), Response("200")])  # type: ignore[arg-type]
     def test_one_that_is_none_fails_as_if_none_had_come(self, answer: Any) -> None:
-        bench = Bench(policy=RetryPolicy(max_retries=0), feed=Feed())
+        bench = Bench(policy=RetryPolicy(max_retries=0), recorder=Recorder())
         batch = bench.in_flight(1, keys=[1])
         bench.settlement.conclude(batch, answer)
         assert bench.results(batch, 1) == ["gave_up"]
 
     @pytest.mark.parametrize("body", [None, "text", object()])
     def test_one_whose_body_is_none(self, body: Any) -> None:
-        feed = Feed()
-        bench = Bench(feed=feed)
+        recorder = Recorder()
+        bench = Bench(recorder=recorder)
         batch = bench.in_flight(1, keys=[1])
         bench.settlement.conclude(batch, Response(404, {}, body))
         assert bench.results(batch, 1) == ["refused"]
-        assert [outcome[2] for outcome in feed.outcomes] == [""]
+        assert [outcome[2] for outcome in recorder.outcomes] == [""]
 
     @pytest.mark.parametrize("status", [404, 200])
     def test_one_whose_body_cannot_be_read(self, status: int) -> None:
@@ -215,12 +215,12 @@ class TestFinish:
             def body(self) -> bytes:
                 raise ConnectionError("the rest was never read")
 
-        feed = Feed()
-        bench = Bench(policy=RetryPolicy(max_retries=0), feed=feed)
+        recorder = Recorder()
+        bench = Bench(policy=RetryPolicy(max_retries=0), recorder=recorder)
         batch = bench.in_flight(1, keys=[1])
         bench.settlement.conclude(batch, Lazy())  # type: ignore[arg-type]
         assert bench.results(batch, 1) == ["refused" if status == 404 else "gave_up"]
-        assert [outcome[2] for outcome in feed.outcomes] == [""]
+        assert [outcome[2] for outcome in recorder.outcomes] == [""]
 
 
 class TestRetry:
@@ -389,21 +389,21 @@ class TestHoldsEnded:
     """The spool says that other processes may have some of the messages now."""
 
     def test_those_are_handed_over_and_the_rest_is_sent(self) -> None:
-        feed = Feed()
-        bench = Bench(feed=feed)
+        recorder = Recorder()
+        bench = Bench(recorder=recorder)
         batch = bench.in_flight(6, keys=[10, 11, 12, 13, 14, 15])
         bench.settlement.conclude(batch, HoldsEnded([11, 14, 15]))
         assert bench.results(batch, 6) == [None, "handed_over", None, None, "handed_over", "handed_over"]
         assert [list(part.keys) for part in bench.backlog.waiting] == [[10], [12, 13]]
         assert not bench.backlog.in_flight
         # They are not this process's to settle.
-        assert not feed.outcomes
+        assert not recorder.outcomes
         counters = bench.queue.statistics()
         assert (counters.handed_over, counters.pending, counters.accepted) == (3, 3, 6)
         assert counters.accepted == counters.delivered + counters.failed + counters.dropped + counters.handed_over + 3
 
     def test_the_rest_goes_at_once_and_keeps_what_it_met(self) -> None:
-        bench = Bench(feed=Feed())
+        bench = Bench(recorder=Recorder())
         batch = bench.in_flight(2, keys=[10, 11], sends=3)
         bench.settlement.conclude(batch, HoldsEnded([10]))
         part = bench.schedule.next(bench.clock.now(), is_full=False)
@@ -411,7 +411,7 @@ class TestHoldsEnded:
         assert (list(part.keys), part.history.sends) == ([11], 3)
 
     def test_all_of_them(self) -> None:
-        bench = Bench(feed=Feed())
+        bench = Bench(recorder=Recorder())
         batch = bench.in_flight(3, keys=[1, 2, 3])
         seen = bench.queue.changed.mark
         bench.settlement.conclude(batch, HoldsEnded({1, 2, 3}))
@@ -420,7 +420,7 @@ class TestHoldsEnded:
         assert bench.queue.changed.mark is not seen
 
     def test_it_says_nothing_about_the_server(self) -> None:
-        bench = Bench(feed=Feed())
+        bench = Bench(recorder=Recorder())
         for _ in range(20):
             bench.settlement.conclude(bench.in_flight(1, keys=[1]), HoldsEnded([1]))
         assert not bench.circuit.half_open

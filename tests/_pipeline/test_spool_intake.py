@@ -10,6 +10,7 @@ import pytest
 from segment_async import Client, ClientClosed, SpoolUnavailable, Status
 from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
+from segment_async._pipeline.spool_recorder import is_among
 from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, StoredMessage, TryLater, Window
 from tests.support.interruptions import Interrupted, MemoryRefused, Points, cpu_limit
 from tests.support.scripted_transport import ScriptedTransport, Slow
@@ -422,7 +423,7 @@ def test_an_outcome_that_is_recorded_just_as_an_answer_waits_for_it_delays_no_la
 
             def is_ending_for_now(key: int) -> bool:
                 monkeypatch.setattr(feed.intake.answers, "_is_ending", lambda _: False)
-                assert feed._is_ending(key)
+                assert is_among(feed.recorder._outcomes, key)
                 recorded.start()
                 assert waits.wait(10)
                 return True
