@@ -23,6 +23,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from pathlib import Path
 from threading import RLock
 from typing import Any, Final, Literal, NamedTuple, cast
 
@@ -108,30 +109,11 @@ class SQLiteSpool:
             monotonic=monotonic,
         )
         self._is_closing = False
-        self._begin()
-        _spools[id(self)] = self
+        # By process: several threads of a forked child may make its first calls at once.
+        self._engines: dict[tuple[int, int], _Engine] = {}
 
     def __repr__(self) -> str:
         return f"SQLiteSpool({str(self._base)!r})"
-
-    def _begin(self, *, has_threads: bool = True) -> None:
-        """The state of a process that has not called yet."""
-        self._has_threads = has_threads
-        self._writer = Writer(self._base, self._options)
-        self._look = self._writer.look()
-        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        # The read that came last: it waits, or was given a window that it may not have taken.
-        self._reader: _Request | None = None
-        self._was_read = False
-        self._is_closed = False
-        self._next_check = time.monotonic() + self._options.check_interval
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-        # Held for a turn, so that no fork happens in the middle of one.
-        self.turn = reentrant_lock()
-        self._of_thread = threading.local()
-        # Last: from now on, calls of other threads rely on the rest.
-        self._pid = os.getpid()
 
     # -- intake
 
@@ -153,15 +135,15 @@ class SQLiteSpool:
     ) -> None:
         self._refuse_if_closing()
         stored = [(message_id.encode(), bytes(body)) for message_id, body in messages]
-        self._submit(_Request(Append(stored, hold, make_room), done))
+        self._engine().submit(_Request(Append(stored, hold, make_room), done))
 
     def statistics(self) -> SpoolStatistics:
-        return self._look()
+        return self._engine().look()
 
     async def aclose(self) -> None:
         self._is_closing = True
         with contextlib.suppress(SpoolUnavailable):
-            await self._served(self._close)
+            await self._served(_Engine.close)
 
     # -- outlet
 
@@ -169,7 +151,8 @@ class SQLiteSpool:
         self._refuse_if_closing()
         future = asyncio.get_running_loop().create_future()
         request = _Request(_Read(max_count, max_bytes), partial(_resolve, future))
-        self._submit(request)
+        engine = self._engine()
+        engine.submit(request)
         try:
             await future
             # Without a call, at which a signal handler may raise.
@@ -178,7 +161,7 @@ class SQLiteSpool:
         except IndexError:
             raise SpoolUnavailable(_REPLACED) from None
         except BaseException:
-            self._take_back(request)
+            engine.take_back(request)
             raise
         return window
 
@@ -194,21 +177,55 @@ class SQLiteSpool:
 
     async def _served(self, work: _Work) -> None:
         future = asyncio.get_running_loop().create_future()
-        self._submit(_Request(work, partial(_resolve, future)))
+        self._engine().submit(_Request(work, partial(_resolve, future)))
         await future
 
     def _refuse_if_closing(self) -> None:
         if self._is_closing:
             raise SpoolUnavailable(_CLOSED)
 
+    def _engine(self) -> _Engine:
+        """This process's."""
+        process = os.getpid(), _forks
+        engine = self._engines.get(process)
+        if engine is None:
+            open_files.forget()
+            for earlier in [each for each in self._engines.copy() if each != process]:
+                self._engines[earlier].abandon()
+            engine = self._engines.setdefault(process, _Engine(self._base, self._options))
+        return engine
+
+
+class _Engine:
+    """The spool in one process: what it is asked for, and the turns in which that is done.
+
+    Attributes:
+        look: what makes the statistics of now.
+        turn: held for a turn, so that no fork happens in the middle of one.
+    """
+
+    def __init__(self, base: Path, options: Options) -> None:
+        self._base = base
+        self._options = options
+        # Python does not know of a fork without hooks, as uWSGI's: a new thread might never run.
+        self._has_threads = os.getpid() == _pid
+        self._writer = Writer(base, options)
+        self.look = self._writer.look()
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        # The read that came last: it waits, or was given a window that it may not have taken.
+        self._reader: _Request | None = None
+        self._was_read = False
+        self._is_closed = False
+        self._next_check = time.monotonic() + options.check_interval
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self.turn = reentrant_lock()
+        self._of_thread = threading.local()
+        _engines[id(self)] = self
+
     # -- the thread
 
-    def _submit(self, request: _Request) -> None:
-        if self._pid != os.getpid():
-            # A fork without hooks, as uWSGI's: Python does not know of it, and a new thread might never run.
-            with _beginning:
-                if self._pid != os.getpid():
-                    self.begin_after_fork(has_threads=False)
+    def submit(self, request: _Request) -> None:
         self._requests.put(request)
         if self._is_closed or not self._ensure_thread():
             self._serve_here()
@@ -296,7 +313,7 @@ class SQLiteSpool:
         for request in requests:
             try:
                 if request.done(request.result or SpoolUnavailable(why_not)) is False:
-                    self._take_back(request)
+                    self.take_back(request)
             except Exception as fault:
                 self._options.log("A function that the spool called raised", fault=fault)
         self._options.write_logs()
@@ -314,7 +331,7 @@ class SQLiteSpool:
                     request.result = True
             for request in requests:
                 if callable(request.work):
-                    request.work()
+                    request.work(self)
                     request.result = True
             now = time.monotonic()
             if now >= self._next_check and not self._is_closed:
@@ -327,7 +344,7 @@ class SQLiteSpool:
                 requests.append(reader)
         finally:
             if not self._is_closed:
-                self._look = self._writer.look()
+                self.look = self._writer.look()
 
     def _begin_read(self, requests: list[_Request]) -> None:
         """Have the last of the reads wait, one at a time: an earlier reader is gone, or its loop stands still."""
@@ -357,9 +374,9 @@ class SQLiteSpool:
         self._writer.may_hold = window is None or not window.messages
         return True
 
-    def _take_back(self, reader: _Request) -> None:
+    def take_back(self, reader: _Request) -> None:
         """The reader is gone: what it was given is read again."""
-        self._requests.put(_Request(partial(self._release, reader), _ignore))
+        self._requests.put(_Request(lambda engine: engine._release(reader), _ignore))
 
     def _release(self, reader: _Request) -> None:
         if reader is self._reader:
@@ -367,18 +384,14 @@ class SQLiteSpool:
             with contextlib.suppress(IndexError):
                 self._writer.release(reader.window.pop())
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._look = self._writer.close()
+            self.look = self._writer.close()
 
-    # -- fork
-
-    def begin_after_fork(self, *, has_threads: bool = True) -> None:
-        """In a forked child."""
-        open_files.forget()
+    def abandon(self) -> None:
+        """In a forked child: leave everything to the parent. May be called again."""
         self._writer.abandon()
-        self._begin(has_threads=has_threads)
 
 
 # -- requests
@@ -389,7 +402,7 @@ class _Read(NamedTuple):
     max_bytes: int
 
 
-_Work = Append | Note | _Read | Callable[[], object]
+_Work = Append | Note | _Read | Callable[[_Engine], object]
 
 
 class _Request:
@@ -420,31 +433,34 @@ def _ignore(_: object) -> None: ...
 
 # -- fork: no turn is in progress meanwhile, so that the child inherits no lock that is never released
 
-_spools: weakref.WeakValueDictionary[int, SQLiteSpool] = weakref.WeakValueDictionary()
-# Held while a child of a fork without hooks begins.
-_beginning: Final = reentrant_lock()
+_engines: weakref.WeakValueDictionary[int, _Engine] = weakref.WeakValueDictionary()
+# This process, as far as Python knows, and how often it or a parent was forked: ids of processes are used again.
+_pid = os.getpid()
+_forks = 0
 
 
-def _all_spools() -> list[SQLiteSpool]:
+def _all_engines() -> list[_Engine]:
     # Not an iteration: another thread may make a spool meanwhile.
-    return [spool for reference in _spools.valuerefs() if (spool := reference()) is not None]
+    return [engine for reference in _engines.valuerefs() if (engine := reference()) is not None]
 
 
 def _before_fork() -> None:
-    for spool in _all_spools():
-        spool.turn.acquire(timeout=FORK_WAIT)
+    for engine in _all_engines():
+        engine.turn.acquire(timeout=FORK_WAIT)
 
 
 def _after_fork_in_parent() -> None:
     # Not the ones that `_before_fork` noted: several threads may fork at once.
-    for spool in _all_spools():
-        if is_held_here(spool.turn):
-            spool.turn.release()
+    for engine in _all_engines():
+        if is_held_here(engine.turn):
+            engine.turn.release()
 
 
 def _after_fork_in_child() -> None:
-    for spool in _all_spools():
-        spool.begin_after_fork()
+    global _pid, _forks
+    _pid, _forks = os.getpid(), _forks + 1
+    for engine in _all_engines():
+        engine.abandon()
 
 
 if hasattr(os, "register_at_fork"):

@@ -241,10 +241,11 @@ def test_nothing_new_is_held_in_the_turn_that_takes_a_window_back(tmp_path):
         # The loop stands still meanwhile, so that the reader has a window that it has not taken.
         assert is_stored.wait(SOON)
         answers = []
-        with spool.turn:
+        engine = spool._engine()
+        with engine.turn:
             # The thread has a turn to take and waits: what comes now is of this turn, or all of it of the next.
             spool.append_nowait([], lambda _: None)
-            while not spool._requests.empty():
+            while not engine._requests.empty():
                 pass
             reading.cancel()
             again = asyncio.ensure_future(spool.read(10, 1000))

@@ -240,7 +240,7 @@ def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_oth
         """A turn that another thread makes a spool in, while a fork waits for it to end."""
 
         def acquire(self, timeout):
-            made.append(SQLiteSpool(path.with_name("other.db")))
+            made.append(SQLiteSpool(path.with_name("other.db"))._engine())
             stopped.add(self)
             return True
 
@@ -252,7 +252,7 @@ def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_oth
 
     spools, stopped = [SQLiteSpool(path) for _ in range(2)], set()
     for spool in spools:
-        spool.turn = Turn()
+        spool._engine().turn = Turn()
     _sqlite._before_fork()
     assert len(stopped) == 2
     _sqlite._after_fork_in_parent()
@@ -260,7 +260,7 @@ def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_oth
 
 
 def test_threads_that_fork_at_once_leave_no_turn_under_way(path, monkeypatch):
-    monkeypatch.setattr(_sqlite, "_spools", weakref.WeakValueDictionary())
+    monkeypatch.setattr(_sqlite, "_engines", weakref.WeakValueDictionary())
 
     class Turn:
         """A turn that the other thread takes as soon as the first one has freed it."""
@@ -286,7 +286,8 @@ def test_threads_that_fork_at_once_leave_no_turn_under_way(path, monkeypatch):
 
     spool = SQLiteSpool(path)
     has_begun, has_taken = threading.Event(), threading.Event()
-    spool.turn = Turn()
+    engine = spool._engine()
+    engine.turn = Turn()
     _sqlite._before_fork()
     other = threading.Thread(target=fork)
     has_begun.clear()
@@ -294,7 +295,7 @@ def test_threads_that_fork_at_once_leave_no_turn_under_way(path, monkeypatch):
     assert has_begun.wait(SOON)
     _sqlite._after_fork_in_parent()
     other.join(SOON)
-    assert spool.turn.lock.acquire(timeout=0)
+    assert engine.turn.lock.acquire(timeout=0)
 
 
 def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(path):

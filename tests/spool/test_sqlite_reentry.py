@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from segment_async._locks import reentrant_lock
 from segment_async.spool import AppendResult, NewMessage, SpoolInspector, SpoolUnavailable, SQLiteSpool, _sqlite
 from segment_async.spool._writer import Writer
 from tests.support.interruptions import Interrupted, Points
@@ -91,7 +90,7 @@ def new_spool(path: Path, *, has_threads: bool) -> SQLiteSpool:
     spool = SQLiteSpool(path)
     if not has_threads:
         # As in a child of uWSGI's: each caller runs the turn.
-        spool.begin_after_fork(has_threads=False)
+        spool._engine()._has_threads = False
     return spool
 
 
@@ -186,40 +185,30 @@ def test_the_first_calls_in_a_child_of_a_fork_without_hooks_may_come_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One thread calls while another one is still about to leave the parent's state behind."""
-    spool, answers, seen = SQLiteSpool(tmp_path / "a.db"), Answers(), threading.Event()
-    beginning = reentrant_lock()
-
-    class Seen:
-        """A lock that says when a second thread waits for it."""
-
-        def __enter__(self) -> None:
-            if not beginning.acquire(blocking=False):
-                seen.set()
-                beginning.acquire()
-
-        def __exit__(self, *_: object) -> None:
-            beginning.release()
+    spool, answers, has_called = SQLiteSpool(tmp_path / "a.db"), Answers(), threading.Event()
 
     def call_second() -> None:
         answers.append(spool, "second")
-        seen.set()
+        has_called.set()
 
     second = threading.Thread(target=call_second, daemon=True)
 
     def make_writer(*arguments: Any) -> _sqlite.Writer:
-        second.start()
-        assert seen.wait(SECONDS)
+        if second.ident is None:
+            second.start()
+            assert has_called.wait(SECONDS)
         return Writer(*arguments)
 
-    monkeypatch.setattr(_sqlite, "_beginning", Seen())
-    monkeypatch.setattr(_sqlite, "Writer", make_writer)
     # What such a child finds.
-    spool._pid = 0
+    spool._engines = {(0, 0): spool._engine()}
+    monkeypatch.setattr(_sqlite, "_pid", 0)
+    monkeypatch.setattr(_sqlite, "Writer", make_writer)
     answers.append(spool, "first")
     second.join(SECONDS)
     answers.wait_for("first", "second")
     # Not in the parent's queue, or with its writer.
     assert spool.statistics().accepted == 2
+    assert spool._engine()._thread is None
 
 
 def test_a_construction_that_is_interrupted_leaves_no_lock_held(tmp_path: Path) -> None:
