@@ -1,7 +1,7 @@
 """What works for one process: the parts of the engine, wired, on the loop of a thread of their own.
 
-    Appends ──────────────────┐
-    Outlet, Endings ─► Group ─┴─► Server ─► Redis
+    Appends, Endings ─────────┐
+    Outlet ─► Group ──────────┴─► Server ─► Redis
 
 A forked child makes a new one.
 """
@@ -28,10 +28,10 @@ from segment_async._outcome import Counts, Status
 from segment_async.spool._protocol import Spool, SpoolStatistics
 
 from ._appends import Append, Appends, Confirm
-from ._endings import Endings
+from ._endings import EndedEntries, Endings
 from ._entries import Keys
 from ._fallback import Fallback
-from ._group import Group
+from ._group import Group, GroupSetup
 from ._outlet import Outlet
 from ._pace import Pace
 from ._server import Server, Unreachable, Unsuitable, code_of, info_lines
@@ -87,13 +87,14 @@ class Engine:
             changed=self._count,
         )
         consumer = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}".encode()
-        group = Group(self.server, keys, consumer, options.lease)
-        endings = Endings(
-            self.server, group, max_dead=options.max_dead, wall_clock=options.wall_clock, changed=self._count
-        )
+        setup = GroupSetup(self.server, keys)
+        group = Group(self.server, setup, keys.messages, consumer, options.lease)
+        ended = EndedEntries(self.server, keys, options.max_dead)
+        endings = Endings(self.server, ended, wall_clock=options.wall_clock, changed=self._count)
         self.outlet = Outlet(
             self.server,
             group,
+            setup,
             lease=options.lease,
             endings=endings,
             pace=None if options.rate is None else Pace(self.server, keys.pace, options.rate, options.now),

@@ -27,7 +27,7 @@ from segment_async.spool._protocol import StoredMessage, Window
 
 from ._endings import Endings
 from ._entries import UNKNOWN, Entry, Fields, entry_of, order
-from ._group import CHUNK, SECONDS, Group
+from ._group import CHUNK, SECONDS, Group, GroupSetup
 from ._holds import RENEW_AFTER, Holds
 from ._pace import Pace
 from ._server import Server, Unreachable
@@ -57,6 +57,7 @@ class Outlet:
         self,
         server: Server,
         group: Group,
+        setup: GroupSetup,
         *,
         lease: float,
         endings: Endings,
@@ -70,6 +71,7 @@ class Outlet:
         self.is_used = False
         self._server = server
         self._group = group
+        self._setup = setup
         self._lease = lease
         self._pace = pace
         self._now = now
@@ -90,7 +92,7 @@ class Outlet:
 
     async def connected(self) -> None:
         """The server was reached, again or for the first time: find out what it still knows."""
-        await self._group.note_run(self._server.run)
+        await self._setup.note_run(self._server.run)
         if len(self.holds):
             known = {each.entry_id for each in await self._group.held()}
             self._lose(self.holds.end_all_but(known))
@@ -200,7 +202,7 @@ class Outlet:
         return count
 
     def _attempts(self, entry: Entry, deliveries: int) -> int:
-        until = self._group.doubtful_until
+        until = self._setup.doubtful_until
         is_doubtful = until is not None and order(entry.entry_id) <= order(until)
         return max(deliveries - 1, int(entry.is_repeated or is_doubtful))
 
