@@ -121,7 +121,7 @@ class Engine:
 
     def _begin(self) -> None:
         self.server.lose("it was not reached yet")
-        endless = [self._appends.run, self.outlet.keep_holds, self.outlet.endings.keep_recording]
+        endless = [self._appends.run, self.outlet.renewals.keep_holds, self.outlet.endings.keep_recording]
         if self._fallback is not None:
             endless.append(partial(self._fallback.keep_moving, self._appends))
         self._endless = [self._thread.spawn(_supervised(each)) for each in endless]
@@ -202,7 +202,7 @@ class Engine:
         pending = len(outlet.holds)
         ended = sum(by_status.values())
         self.statistics = SpoolStatistics(
-            accepted=stored + outlet.taken,
+            accepted=stored + outlet.fetcher.taken,
             delivered=by_status[Status.DELIVERED],
             failed=by_status[Status.FAILED],
             dropped=by_status[Status.DROPPED],
@@ -210,7 +210,7 @@ class Engine:
             dead=by_status[Status.FAILED],
             unrecorded=len(outlet.endings.unrecorded()),
             reasons=Counts(reasons),
-            handed_over=stored + outlet.taken - ended - pending,
+            handed_over=stored + outlet.fetcher.taken - ended - pending,
         )
 
     def counts(self) -> dict[str, int]:
@@ -218,9 +218,9 @@ class Engine:
         return {
             "stored": appends.stored,
             "full": appends.full,
-            "claimed": outlet.claimed,
-            "lost": outlet.lost,
-            "unknown": outlet.unknown,
+            "claimed": outlet.fetcher.claimed,
+            "lost": outlet.renewals.lost,
+            "unknown": outlet.fetcher.unknown,
             "moved": 0 if self._fallback is None else self._fallback.moved,
             "held": len(outlet.holds),
         }
