@@ -10,22 +10,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 from segment_async import Client, RetryPolicy, Transport
 
+from ._checkpoint import Checkpoint
 from ._ids import MessageIds, fingerprint_of
 from ._judging import Judge
 from ._options import ImportOptions
 from ._prepare import Preparer
 from ._progress import Meter
 from ._reading import ReaderThread, check_columns, sample_size
-from ._rejects import RejectsFile
 from ._report import (
     DONE,
     SOME_REJECTED,
     UNREACHABLE,
-    Counts,
     ImportReport,
     ImportUsageError,
     Progress,
@@ -33,9 +33,8 @@ from ._report import (
 )
 from ._sending import WINDOW, Sender
 from ._sources import Source, find
-from ._state import Belongings, Position, Saved, StateFile
+from ._state import Belongings
 from ._transport import ClockChecked, address_of, http_transport
-from ._window import Window
 
 OnProgress = Callable[[Progress], object]
 
@@ -54,9 +53,7 @@ class Importer:
         options.check()
         self._options = options
         self._on_progress = on_progress
-        self._broken: list[str] = []
-        self._rejects: RejectsFile | None = None
-        self._state: StateFile | None = None
+        self._files = ExitStack()
         self._fault: Stopped | None = None
         self._stopping: asyncio.Event = asyncio.Event()
 
@@ -76,14 +73,19 @@ class Importer:
             check_columns(source, options.mapping, transformed=options.transform is not None)
         self._transport, address = self._connected()
         fingerprint = fingerprint_of(options.write_key)
-        self._belongings = Belongings.of(self._sources, options.digest(), fingerprint, address)
+        belongings = Belongings.of(self._sources, options.digest(), fingerprint, address)
         self._preparer = preparer_of(options, fingerprint)
-        self._state_path = options.state_path(self._sources)
-        self._rejects_path = options.rejects_path(self._state_path)
+        state_path = options.state_path(self._sources)
+        rejects_path = options.rejects_path(state_path)
         try:
-            self._load()
+            self._checkpoint = Checkpoint(state_path, rejects_path, belongings)
+            self._files.callback(self._checkpoint.close)
+            self._checkpoint.load(restart=options.restart)
+            self._total_bytes, self._estimated = sample_size(self._sources)
+            if not self.already_done:
+                self._checkpoint.begin()
         except OSError as error:
-            raise ImportUsageError(f"state file {self._state_path}: {error.strerror or error}") from error
+            raise ImportUsageError(f"state file {state_path}: {error.strerror or error}") from error
 
     def _connected(self) -> tuple[ClockChecked, str]:
         options = self._options
@@ -116,27 +118,20 @@ class Importer:
             retry=RetryPolicy(give_up_after=options.give_up_after),
         )
 
-    def _load(self) -> None:
-        self._state = StateFile(self._state_path)
-        saved = None if self._options.restart else self._state.load(self._belongings)
-        if saved is None:
-            saved = Saved(self._belongings, Position(), Counts(), 0, [], finished=False)
-        self._saved = saved
-        self._broken = saved.broken
-        self.already_done = saved.finished
-        self.resumed = saved.counts.records
-        self._window = Window(saved.counts, saved.position)
-        self._total_bytes, self._estimated = sample_size(self._sources)
-        if self.already_done:
-            return
-        self._rejects = RejectsFile(self._rejects_path, saved.rejects_bytes)
-        # A disk that refuses is found before anything is sent.
-        self._save()
-
     @property
     def estimated_records(self) -> int | None:
         """How many records there are, about; `None` if it cannot be told."""
         return self._estimated
+
+    @property
+    def already_done(self) -> bool:
+        """An earlier run had finished this import, so nothing is sent."""
+        return self._checkpoint.already_done
+
+    @property
+    def resumed(self) -> int:
+        """Records that earlier runs have done."""
+        return self._checkpoint.resumed
 
     # -- running
 
@@ -155,9 +150,16 @@ class Importer:
         return self._report(time.monotonic() - started)
 
     async def _run(self) -> None:
-        assert self._rejects is not None
+        checkpoint = self._checkpoint
+        assert checkpoint.rejects is not None
         sender = Sender(
-            self._options, self._client, self._transport, self._preparer, self._window, self._rejects, self._broken
+            self._options,
+            self._client,
+            self._transport,
+            self._preparer,
+            checkpoint.window,
+            checkpoint.rejects,
+            checkpoint.broken,
         )
         is_whole = False
         try:
@@ -207,66 +209,50 @@ class Importer:
         try:
             if self._fault is None or self._fault.exit_code > UNREACHABLE:
                 sender.settle()
-            self._saved.finished = is_whole and self._window.position.source >= len(self._sources)
-            self._save()
+            checkpoint = self._checkpoint
+            checkpoint.save_end(is_finished=is_whole and checkpoint.window.position.source >= len(self._sources))
         except (OSError, Stopped) as error:
             self._note(error)
 
     # -- once a second
 
     async def _tick(self, sender: Sender) -> None:
-        meter = Meter(self._sources, self._total_bytes, self._estimated, self._window)
+        meter = Meter(self._sources, self._total_bytes, self._estimated, self._checkpoint.window)
         while True:
             await asyncio.sleep(_TICK)
             sender.check_clock()
             sender.settle()
-            self._save()
+            self._checkpoint.save()
             progress = meter.tick(sender.opened)
             if self._on_progress is not None:
                 self._on_progress(progress)
 
-    def _save(self) -> None:
-        assert self._state is not None
-        assert self._rejects is not None
-        # First the rejects: the state must not move past one that is not on disk.
-        self._rejects.sync()
-        saved = self._saved
-        saved.position = self._window.position
-        saved.rejects_bytes = self._rejects.size
-        self._state.save(saved)
-
     # -- afterwards
 
     def _report(self, seconds: float) -> ImportReport:
-        counts, statistics = self._window.counts, self._client.statistics()
-        fault = self._fault
+        checkpoint, statistics = self._checkpoint, self._client.statistics()
+        counts, fault = checkpoint.window.counts, self._fault
         if fault is not None:
             code, problem = fault.exit_code, str(fault)
         else:
-            code, problem = (SOME_REJECTED if counts.rejected or counts.failed or self._broken else DONE), None
+            code, problem = (SOME_REJECTED if counts.rejected or counts.failed or checkpoint.broken else DONE), None
         return ImportReport(
             code,
             problem,
             counts,
-            len(self._window),
+            len(checkpoint.window),
             seconds,
             statistics.requests,
             statistics.retries,
-            tuple(self._broken),
-            str(self._state_path),
-            str(self._rejects_path),
+            tuple(checkpoint.broken),
+            str(checkpoint.state_path),
+            str(checkpoint.rejects_path),
             self.already_done,
         )
 
     def close(self) -> None:
         """Release the state. Call it in any case."""
-        if self._rejects is not None:
-            try:
-                self._rejects.close()
-            except OSError:
-                pass  # a full disk was reported when it was written to
-        if self._state is not None:
-            self._state.close()
+        self._files.close()
 
 
 async def run_import(options: ImportOptions, *, on_progress: OnProgress | None = None) -> ImportReport:

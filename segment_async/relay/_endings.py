@@ -1,7 +1,10 @@
 """How entries ended here, until the server has recorded it: delivered ones are removed, failed ones become dead letters.
 
 What cannot be recorded at once waits here and is tried again; meanwhile the outlet keeps these entries from other
-relays. This file knows the group's commands, and nothing of holds.
+relays. Recording is no transaction, which a server whose memory is full would refuse; a script of commands that need no
+memory it takes.
+
+This file knows the server and entries, and nothing of holds.
 """
 
 from __future__ import annotations
@@ -10,20 +13,28 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import ResponseError
 
 from segment_async._outcome import BatchResult, Status
 
-from ._entries import dead_fields
-from ._group import CHUNK, Group
+from ._entries import GROUP, Fields, Keys, dead_fields, pairs_of
+from ._group import CHUNK, SECONDS
 from ._server import Server, Unreachable
 
 _log = logging.getLogger("segment_async")
 
 # Seconds until what was not recorded is tried again.
 _RETRY: Final = 0.5
+# XDEL and XACK of the entries ARGV[2] of the group ARGV[1]. They are one argument, as the client library takes a
+# microsecond to pack each.
+_SETTLE: Final = """
+local entries = {}
+for entry in string.gmatch(ARGV[2], '%S+') do entries[#entries + 1] = entry end
+local reply = redis.pcall('XDEL', KEYS[1], unpack(entries))
+return type(reply) == 'table' and reply or redis.pcall('XACK', KEYS[1], ARGV[1], unpack(entries))
+"""
 
 
 class Ended(NamedTuple):
@@ -34,22 +45,51 @@ class Ended(NamedTuple):
     answer: str
 
 
+class EndedEntries:
+    """The commands for entries that have ended. Each raises `Unreachable`, or `ResponseError` if it was refused."""
+
+    def __init__(self, server: Server, keys: Keys, max_dead: int) -> None:
+        self._server = server
+        self._keys = keys
+        self._max_dead = max_dead
+
+    async def remove(self, entry_ids: Sequence[bytes]) -> None:
+        for first in range(0, len(entry_ids), CHUNK):
+            ids = entry_ids[first : first + CHUNK]
+            await self._server.ask("EVAL", _SETTLE, 1, self._keys.messages, GROUP, b" ".join(ids), seconds=SECONDS)
+
+    async def fields_of(self, entry_ids: Sequence[bytes]) -> list[Fields]:
+        """The entries that are still there."""
+        replies = await self._ask_each([("XRANGE", self._keys.messages, each, each) for each in entry_ids])
+        return [pair for reply in replies for pair in pairs_of(reply)]
+
+    async def add_dead(self, letters: Sequence[Sequence[bytes]]) -> None:
+        command = ("XADD", self._keys.dead, "MAXLEN", "~", self._max_dead, "*")
+        await self._ask_each([(*command, *fields) for fields in letters])
+
+    async def _ask_each(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The replies, if none of the commands was refused."""
+        replies = await self._server.ask_all(commands, seconds=SECONDS)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+
 class Endings:
     """`counts`: how many entries ended, and how."""
 
     def __init__(
         self,
         server: Server,
-        group: Group,
+        entries: EndedEntries,
         *,
-        max_dead: int,
         wall_clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
         self.counts: dict[BatchResult, int] = {}
         self._server = server
-        self._group = group
-        self._max_dead = max_dead
+        self._entries = entries
         self._wall_clock = wall_clock
         self._changed = changed
         self._unrecorded: deque[Ended] = deque()
@@ -83,7 +123,7 @@ class Endings:
                 try:
                     if together[0].result.status is Status.FAILED:
                         await self._move_to_dead_letters(together[0])
-                    await self._group.settle([entry_id for each in together for entry_id in each.entry_ids])
+                    await self._entries.remove([entry_id for each in together for entry_id in each.entry_ids])
                 except (Unreachable, ResponseError) as error:
                     if not self._is_refused:
                         _log.warning("Redis did not record how messages ended, and is asked again: %s", error)
@@ -108,8 +148,8 @@ class Endings:
 
     async def _move_to_dead_letters(self, ended: Ended) -> None:
         for first in range(0, len(ended.entry_ids), CHUNK):
-            entries = await self._group.fields_of(ended.entry_ids[first : first + CHUNK])
+            entries = await self._entries.fields_of(ended.entry_ids[first : first + CHUNK])
             at = self._wall_clock()
             letters = [dead_fields(each, ended.result, ended.answer, at) for each in entries]
             if letters:
-                await self._group.add_dead(letters, self._max_dead)
+                await self._entries.add_dead(letters)

@@ -1,7 +1,7 @@
 """What works for one process: the parts of the engine, wired, on the loop of a thread of their own.
 
-    Appends ──────────────────┐
-    Outlet, Endings ─► Group ─┴─► Server ─► Redis
+    Appends, Endings ─────────┐
+    Outlet ─► Group ──────────┴─► Server ─► Redis
 
 A forked child makes a new one.
 """
@@ -28,10 +28,10 @@ from segment_async._outcome import Counts, Status
 from segment_async.spool._protocol import Spool, SpoolStatistics
 
 from ._appends import Append, Appends, Confirm
-from ._endings import Endings
+from ._endings import EndedEntries, Endings
 from ._entries import Keys
 from ._fallback import Fallback
-from ._group import Group
+from ._group import Group, GroupSetup
 from ._outlet import Outlet
 from ._pace import Pace
 from ._server import Server, Unreachable, Unsuitable, code_of, info_lines
@@ -87,13 +87,14 @@ class Engine:
             changed=self._count,
         )
         consumer = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}".encode()
-        group = Group(self.server, keys, consumer, options.lease)
-        endings = Endings(
-            self.server, group, max_dead=options.max_dead, wall_clock=options.wall_clock, changed=self._count
-        )
+        setup = GroupSetup(self.server, keys)
+        group = Group(self.server, setup, keys.messages, consumer, options.lease)
+        ended = EndedEntries(self.server, keys, options.max_dead)
+        endings = Endings(self.server, ended, wall_clock=options.wall_clock, changed=self._count)
         self.outlet = Outlet(
             self.server,
             group,
+            setup,
             lease=options.lease,
             endings=endings,
             pace=None if options.rate is None else Pace(self.server, keys.pace, options.rate, options.now),
@@ -120,7 +121,7 @@ class Engine:
 
     def _begin(self) -> None:
         self.server.lose("it was not reached yet")
-        endless = [self._appends.run, self.outlet.keep_holds, self.outlet.endings.keep_recording]
+        endless = [self._appends.run, self.outlet.renewals.keep_holds, self.outlet.endings.keep_recording]
         if self._fallback is not None:
             endless.append(partial(self._fallback.keep_moving, self._appends))
         self._endless = [self._thread.spawn(_supervised(each)) for each in endless]
@@ -201,7 +202,7 @@ class Engine:
         pending = len(outlet.holds)
         ended = sum(by_status.values())
         self.statistics = SpoolStatistics(
-            accepted=stored + outlet.taken,
+            accepted=stored + outlet.fetcher.taken,
             delivered=by_status[Status.DELIVERED],
             failed=by_status[Status.FAILED],
             dropped=by_status[Status.DROPPED],
@@ -209,7 +210,7 @@ class Engine:
             dead=by_status[Status.FAILED],
             unrecorded=len(outlet.endings.unrecorded()),
             reasons=Counts(reasons),
-            handed_over=stored + outlet.taken - ended - pending,
+            handed_over=stored + outlet.fetcher.taken - ended - pending,
         )
 
     def counts(self) -> dict[str, int]:
@@ -217,9 +218,9 @@ class Engine:
         return {
             "stored": appends.stored,
             "full": appends.full,
-            "claimed": outlet.claimed,
-            "lost": outlet.lost,
-            "unknown": outlet.unknown,
+            "claimed": outlet.fetcher.claimed,
+            "lost": outlet.renewals.lost,
+            "unknown": outlet.fetcher.unknown,
             "moved": 0 if self._fallback is None else self._fallback.moved,
             "held": len(outlet.holds),
         }

@@ -1,10 +1,9 @@
 """The relays' consumer group: the commands that hand entries to a relay, and those that put in order what is left behind.
 
     XREADGROUP      entries that no relay had             XCLAIM          keep, take over or give back a hold
-    XDEL, XACK      an entry has ended                    XGROUP          the group itself
+    XGROUP          the group itself, and its consumers
 
-An entry's delivery counter is one more than the requests that carried it, as reading it counts as one. Settling is no
-transaction, which a server whose memory is full would refuse; a script of commands that need no memory it takes.
+An entry's delivery counter is one more than the requests that carried it, as reading it counts as one.
 
 This file knows the server and entries, and nothing of what this process holds.
 """
@@ -48,13 +47,6 @@ for entry in string.gmatch(ARGV[4], '%S+') do command[#command + 1] = entry end
 for index = 5, #ARGV do command[#command + 1] = ARGV[index] end
 return redis.pcall(unpack(command))
 """
-# XDEL and XACK of the entries ARGV[2] of the group ARGV[1].
-_SETTLE: Final = """
-local entries = {}
-for entry in string.gmatch(ARGV[2], '%S+') do entries[#entries + 1] = entry end
-local reply = redis.pcall('XDEL', KEYS[1], unpack(entries))
-return type(reply) == 'table' and reply or redis.pcall('XACK', KEYS[1], ARGV[1], unpack(entries))
-"""
 
 
 class Pending(NamedTuple):
@@ -66,30 +58,21 @@ class Pending(NamedTuple):
     deliveries: int
 
 
-class Group:
-    """As one consumer sees it. Every method raises `Unreachable`, or `ResponseError` for a command that was refused.
+class GroupSetup:
+    """Makes the group, and notes of which entries attempts may have been forgotten.
+
+    They may be forgotten with the group, or as the server restarted or another one took over.
 
     Attributes:
-        doubtful_until: the last entry of which attempts may have been forgotten: with the group, or as the server
-            restarted or another one took over.
+        doubtful_until: the last entry of which attempts may have been forgotten.
+        noted: the command that asks what relays have noted: the server's run, and `doubtful_until`.
     """
 
-    def __init__(self, server: Server, keys: Keys, consumer: bytes, lease: float) -> None:
-        self.consumer = consumer
-        self.lease = int(lease * 1000)
+    def __init__(self, server: Server, keys: Keys) -> None:
         self.doubtful_until: bytes | None = None
+        self.noted: tuple[str | bytes, ...] = ("HMGET", keys.meta, "run", "before")
         self._server = server
         self._keys = keys
-        self._stream = keys.messages
-
-    async def _ask(self, *command: Any, seconds: float = SECONDS) -> Any:
-        try:
-            return await self._server.ask(*command, seconds=seconds)
-        except ResponseError as refusal:
-            if code_of(refusal) != "NOGROUP":
-                raise
-        await self.create()
-        return await self._server.ask(*command, seconds=seconds)
 
     async def create(self) -> None:
         """Make the group if there is none: from the first entry on, as those that have ended are gone.
@@ -97,7 +80,7 @@ class Group:
         If relays have worked here before, what they had tried is not known any more. That is noted first, so that no
         relay reads from the new group without knowing it.
         """
-        run, _ = await self._server.ask("HMGET", self._keys.meta, "run", "before", seconds=SECONDS)
+        run, _ = await self._server.ask(*self.noted, seconds=SECONDS)
         if run is not None:
             await self._doubt_attempts(run)
         await self._make_group()
@@ -106,25 +89,78 @@ class Group:
 
     async def _make_group(self) -> None:
         try:
-            await self._server.ask("XGROUP", "CREATE", self._stream, GROUP, "0", "MKSTREAM", seconds=SECONDS)
+            await self._server.ask("XGROUP", "CREATE", self._keys.messages, GROUP, "0", "MKSTREAM", seconds=SECONDS)
         except ResponseError as refusal:
             if code_of(refusal) != "BUSYGROUP":
                 raise
+
+    def read_noted(self, reply: Sequence[bytes | None]) -> bytes | None:
+        """Take over what another relay may have noted. Returns the server's run."""
+        run, self.doubtful_until = reply
+        return run
+
+    async def note_run(self, run: str | None) -> None:
+        """The server was reached in a run of this name; `None`: it does not say.
+
+        If it is another one than before, the server may have forgotten the last attempts.
+        """
+        known = self.read_noted(await self._server.ask(*self.noted, seconds=SECONDS))
+        if run is None or known == run.encode():
+            return
+        if known is None:
+            await self._make_group()
+            await self._note_run(run)
+        else:
+            await self._doubt_attempts(run)
+
+    async def _doubt_attempts(self, run: str | bytes) -> None:
+        """All that is in the stream now counts as attempted from now on."""
+        reply = await self._server.ask("XREVRANGE", self._keys.messages, "+", "-", "COUNT", 1, seconds=SECONDS)
+        self.doubtful_until = pairs_of(reply)[0][0] if reply else b"0-0"
+        await self._note_run(run, "before", self.doubtful_until)
+
+    async def _note_run(self, run: str | bytes, *fields: str | bytes) -> None:
+        # A server whose memory is full refuses: then this process knows it alone.
+        with suppress(ResponseError):
+            await self._server.ask("HSET", self._keys.meta, "run", run, *fields, seconds=SECONDS)
+
+
+class Group:
+    """As one consumer sees it. Every method raises `Unreachable`, or `ResponseError` for a command that was refused.
+
+    A group that is gone is made again.
+    """
+
+    def __init__(self, server: Server, setup: GroupSetup, stream: bytes, consumer: bytes, lease: float) -> None:
+        self.consumer = consumer
+        self.lease = int(lease * 1000)
+        self._server = server
+        self._setup = setup
+        self._stream = stream
+
+    async def _ask(self, *command: Any, seconds: float = SECONDS) -> Any:
+        try:
+            return await self._server.ask(*command, seconds=seconds)
+        except ResponseError as refusal:
+            if code_of(refusal) != "NOGROUP":
+                raise
+        await self._setup.create()
+        return await self._server.ask(*command, seconds=seconds)
 
     # -- reading
 
     async def read_new(self, count: int, block: float) -> list[Fields]:
         """Entries that no consumer was given yet; waits for the first one at most `block` seconds."""
         command = ("XREADGROUP", "GROUP", GROUP, self.consumer, "COUNT", count, "BLOCK", max(1, int(block * 1000)))
-        commands = [(*command, "STREAMS", self._stream, ">"), ("HMGET", self._keys.meta, "run", "before")]
+        commands = [(*command, "STREAMS", self._stream, ">"), self._setup.noted]
         reply, meta = await self._server.ask_all(commands, seconds=block + SECONDS)
         if isinstance(reply, ResponseError) and code_of(reply) in ("NOGROUP", "UNBLOCKED"):
-            await self.create()
+            await self._setup.create()
             return []
         if isinstance(reply, Exception):
             raise reply
         if not isinstance(meta, Exception):
-            self.doubtful_until = meta[1]
+            self._setup.read_noted(meta)
         if not reply:
             return []
         return [
@@ -202,29 +238,6 @@ class Group:
         await self._ask("XGROUP", "DELCONSUMER", self._stream, GROUP, self.consumer)
         return True
 
-    # -- what has ended
-
-    async def settle(self, entry_ids: Sequence[bytes]) -> None:
-        for first in range(0, len(entry_ids), CHUNK):
-            ids = entry_ids[first : first + CHUNK]
-            await self._server.ask("EVAL", _SETTLE, 1, self._stream, GROUP, b" ".join(ids), seconds=SECONDS)
-
-    async def fields_of(self, entry_ids: Sequence[bytes]) -> list[Fields]:
-        """The entries that are still there."""
-        replies = await self._ask_each([("XRANGE", self._stream, each, each) for each in entry_ids])
-        return [pair for reply in replies for pair in pairs_of(reply)]
-
-    async def add_dead(self, letters: Sequence[Sequence[bytes]], most: int) -> None:
-        await self._ask_each([("XADD", self._keys.dead, "MAXLEN", "~", most, "*", *fields) for fields in letters])
-
-    async def _ask_each(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The replies, if none of the commands was refused."""
-        replies = await self._server.ask_all(commands, seconds=SECONDS)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
-
     # -- order
 
     async def tidy(self) -> int:
@@ -233,31 +246,6 @@ class Group:
 
     async def consumers(self) -> list[dict[bytes, Any]]:
         return [info_of(each) for each in await self._ask("XINFO", "CONSUMERS", self._stream, GROUP)]
-
-    async def note_run(self, run: str | None) -> None:
-        """The server was reached in a run of this name; `None`: it does not say.
-
-        If it is another one than before, the server may have forgotten the last attempts.
-        """
-        known, self.doubtful_until = await self._server.ask("HMGET", self._keys.meta, "run", "before", seconds=SECONDS)
-        if run is None or known == run.encode():
-            return
-        if known is None:
-            await self._make_group()
-            await self._note_run(run)
-        else:
-            await self._doubt_attempts(run)
-
-    async def _doubt_attempts(self, run: str | bytes) -> None:
-        """All that is in the stream now counts as attempted from now on."""
-        reply = await self._server.ask("XREVRANGE", self._stream, "+", "-", "COUNT", 1, seconds=SECONDS)
-        self.doubtful_until = pairs_of(reply)[0][0] if reply else b"0-0"
-        await self._note_run(run, "before", self.doubtful_until)
-
-    async def _note_run(self, run: str | bytes, *fields: str | bytes) -> None:
-        # A server whose memory is full refuses: then this process knows it alone.
-        with suppress(ResponseError):
-            await self._server.ask("HSET", self._keys.meta, "run", run, *fields, seconds=SECONDS)
 
     # -- commands
 
