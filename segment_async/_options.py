@@ -19,10 +19,11 @@ from ._hooks import check_plain
 from ._http.origin import PLAIN_HTTP, batch_url, origin
 from ._http.transport import HTTPTransport, Transport
 from ._pipeline.admission import Overflow
-from ._pipeline.auth import Auth, Basic, OAuth, Tokens
+from ._pipeline.auth import Auth, Basic, OAuth
 from ._pipeline.batch import MAX_BATCH_MESSAGES
 from ._pipeline.pipeline import PipelineOptions
 from ._pipeline.retry import RetryPolicy, is_seconds
+from ._pipeline.tokens import Tokens
 
 if TYPE_CHECKING:
     from .spool._protocol import Spool

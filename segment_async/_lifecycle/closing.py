@@ -12,10 +12,9 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from segment_async._exceptions import stack_of
-from segment_async._http.transport import Transport
-from segment_async._pipeline.auth import Auth
 
 from . import process
+from .connections import Connections
 from .waiting import Signal, wait_until
 
 if TYPE_CHECKING:
@@ -40,10 +39,9 @@ class Closing:
         is_closed: it is over.
     """
 
-    def __init__(self, owner: LoopOwner, transport: Transport, auth: Auth) -> None:
+    def __init__(self, owner: LoopOwner, connections: Connections) -> None:
         self._owner = owner
-        self._transport = transport
-        self._auth = auth
+        self._connections = connections
         # By the client's clock.
         self._began: float | None = None
         self._is_hurried = False
@@ -138,7 +136,7 @@ class Closing:
                 await self._close_parts(loop)
         finally:
             self.is_closed = True
-            self._owner.release_guards()
+            self._owner.guards.release()
             process.forget(self._owner)
             pipeline.queue.notify()
             # Last, as a handler of `logging` may raise.
@@ -170,7 +168,7 @@ class Closing:
         pipeline.unwind()
         owner.take_over()
         # All that the end of this loop would do is done here.
-        owner.release_guards()
+        owner.guards.release()
         try:
             left = await owner.flush(seconds)
         except asyncio.CancelledError:
@@ -191,7 +189,7 @@ class Closing:
             dropped = pipeline.drop_all("exit")
             # What another thread's loop was moving when it lost the client may be in no batch: it is lost all the same.
             self._lost += pending if pipeline.feed is None else dropped
-            self._owner.abandon_connections()
+            self._connections.abandon()
         return self._lost, pipeline.statistics().pending
 
     # -- what both do; `loop`: the one that worked for the client
@@ -237,14 +235,10 @@ class Closing:
     async def _close_parts(self, loop: asyncio.AbstractEventLoop | None) -> None:
         feed = self._owner.pipeline.feed
         try:
-            await _ended(self._close_connections(), loop, _GRACE_SECONDS, "transport")
+            await _ended(self._connections.aclose(), loop, _GRACE_SECONDS, "transport")
         finally:
             if feed is not None and not await _ended(feed.aclose(), loop, _DISK_SECONDS, "spool"):
                 _log.warning("The spool's disk is slow: what it has not taken yet may be sent again, or be lost.")
-
-    async def _close_connections(self) -> None:
-        await self._transport.aclose()
-        await self._auth.aclose()
 
 
 def messages(count: int) -> str:

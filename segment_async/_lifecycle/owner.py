@@ -2,7 +2,8 @@
 
 A client is not bound to a loop when it is made. The first loop that needs it becomes its owner. If the owner is closed,
 or is not running while another loop is, that one takes over, with every message that was left. Nothing here blocks, and
-nothing here looks at messages. How the client ends is `closing`'s.
+nothing here looks at messages. How the client ends is in `closing`, and what it does at the end of a loop is in
+`loop_guards`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from threading import RLock, get_ident
 from typing import Any, Final
 
-from segment_async._http.transport import HTTPTransport, Transport
+from segment_async._http.transport import Transport
 from segment_async._locks import reentrant_lock
 from segment_async._outcome import Statistics
 from segment_async._pipeline.auth import Auth
@@ -26,9 +26,11 @@ from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.pipeline import Pipeline
 
 from . import process
-from .closing import Closing, messages
+from .closing import Closing
+from .connections import Connections
 from .idle_warning import IdleWarning
-from .loop_end import Guard, at_loop_end, end, release
+from .loop_end import end
+from .loop_guards import LoopGuards
 from .waiting import Host, wait_until
 
 _log = logging.getLogger("segment_async")
@@ -40,10 +42,6 @@ _BETWEEN_LOOKS: Final = 0.002
 _LONGEST_WATCH: Final = 5.0
 # Seconds between two looks of a wait on the owner itself: an exception may have interrupted what was to wake it.
 _OWN_WATCH_SECONDS: Final = 30.0
-# Seconds that messages get at the end of a loop that was not preceded by a flush or a close.
-_LOOP_END_SECONDS: Final = 1.0
-# Seconds after a flush that timed out in which the end of a loop waits for no answer.
-_NOT_AGAIN_SECONDS: Final = 10.0
 
 # By process. After a fork without hooks several threads of the child may make its first calls at once.
 _locks: dict[int, RLock] = {}
@@ -53,7 +51,7 @@ class LoopOwner(Host):
     """Finds the loop that works for one client.
 
     Attributes:
-        closing: of this process; a new one in a forked child, as is the pipeline.
+        closing, guards: of this process; new ones in a forked child, as is the pipeline.
         clock: `clock.loop` is the owner; `None` before the first and between two.
         is_held: messages were given, so that the client lives until it is closed.
         has_run: a loop has worked for the client in this process.
@@ -74,13 +72,8 @@ class LoopOwner(Host):
         import anyio.lowlevel  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
         self._make = make
-        self._transport = transport
-        self._auth = auth
+        self._connections = Connections(transport, auth)
         self.close_timeout = close_timeout
-        # Of loops that have worked for the client and have not ended: connections may be open there, and tasks may still be
-        # ending.
-        self._guards: dict[asyncio.AbstractEventLoop, Guard] = {}
-        self._left: dict[asyncio.AbstractEventLoop, list[asyncio.Task[Any]]] = {}
         self._begin()
         process.remember(self)
 
@@ -89,9 +82,8 @@ class LoopOwner(Host):
         self.has_run = False
         self._idle_warning = IdleWarning()
         self._last_look = 0.0
-        # When, by the client's clock, the end of a loop may wait for answers again.
-        self._waits_from = 0.0
-        self.closing = Closing(self, self._transport, self._auth)
+        self.guards = LoopGuards(self, self._connections)
+        self.closing = Closing(self, self._connections)
         self.clock = LoopClock()
         self.pipeline = self._make(self.clock, self)
         # Last: other threads of a child look at it first.
@@ -151,54 +143,15 @@ class LoopOwner(Host):
         """
         earlier = self.clock.loop
         tasks = self.pipeline.detach()
-        if earlier is not None and earlier in self._guards:
-            self._left[earlier] = tasks
+        if earlier is not None:
+            self.guards.note_left(earlier, tasks)
         self.has_run = True
-        self.release_guards(lambda other: other.is_closed())
-        if loop not in self._guards:
-            self._guards[loop] = at_loop_end(partial(self._loop_ends, loop))
+        self.guards.release(lambda other: other.is_closed())
+        self.guards.watch(loop)
         # First: what had not begun there is made here.
         tasks += self.pipeline.reports.calls.leave_closed_loops()
         self.pipeline.attach(loop)
         return tasks
-
-    def release_guards(self, is_over: Callable[[asyncio.AbstractEventLoop], bool] = lambda _: True) -> None:
-        """Nothing is left to clean up on these loops."""
-        for loop in filter(is_over, list(self._guards)):
-            self._left.pop(loop, None)
-            guard = self._guards.pop(loop, None)
-            if guard is not None:
-                release(guard)
-
-    async def _loop_ends(self, loop: asyncio.AbstractEventLoop) -> None:
-        """`asyncio.run` is about to return: leave nothing on its loop, and all messages to the next one."""
-        if self._guards.pop(loop, None) is None:
-            # Released.
-            return
-        if self.clock.loop is loop:
-            await self._send_before_the_end()
-        # Another loop may have taken over in the meantime; only this one can end its tasks and close its connections.
-        tasks = self.leave(loop) or self._left.pop(loop, [])
-        if tasks:
-            await asyncio.wait(tasks)
-        await self.pipeline.reports.finish(0.0)
-        if isinstance(self._transport, HTTPTransport):
-            await self._transport.close_here()
-        await self._auth.close_here()
-
-    async def _send_before_the_end(self) -> None:
-        """What is in flight or due gets a moment, unless the server is not to be asked now or a flush has just waited for it."""
-        pipeline = self.pipeline
-        is_due = pipeline.can_send() or (not pipeline.has_pending() and pipeline.reports.has_waiting)
-        if self.closing.needs_no_loop or not is_due or self.clock.now() < self._waits_from:
-            return
-        left = await self.flush(min(self.close_timeout, _LOOP_END_SECONDS))
-        if left and pipeline.feed is None:
-            _log.warning(
-                "The event loop ended with %s unsent; kept for the next loop, or dropped at exit. Await "
-                "client.flush(timeout=...) or client.aclose() before the loop ends.",
-                messages(left),
-            )
 
     def hold(self) -> None:
         """Messages were given: the client lives until it is closed, and is drained at exit."""
@@ -235,11 +188,10 @@ class LoopOwner(Host):
 
     def _start_afresh(self) -> None:
         self.pipeline.abandon_after_fork()
-        if isinstance(self._transport, HTTPTransport):
-            self._transport.abandon()
-        self._auth.abandon_after_fork()
+        self._connections.abandon_after_fork()
+        guards = self.guards
         self._begin()
-        self.release_guards()
+        guards.release()
 
     # -- flush
 
@@ -281,7 +233,7 @@ class LoopOwner(Host):
             await feed.recorder.until_recorded(self, time_left)
         # The place moves on by what a spool recovers, also once it was reached.
         left = 0 if is_reached else order.left(place)
-        self._waits_from = self.clock.now() + _NOT_AGAIN_SECONDS if left else 0.0
+        self.guards.note_flush(left)
         return left
 
     # -- the end: a close, or the exit
@@ -306,13 +258,8 @@ class LoopOwner(Host):
         if loop is None or loop.is_running():
             return
         self.leave()
-        self.release_guards()
-        self.abandon_connections()
-
-    def abandon_connections(self) -> None:
-        if isinstance(self._transport, HTTPTransport):
-            self._transport.abandon()
-        self._auth.abandon()
+        self.guards.release()
+        self._connections.abandon()
 
 
 def _lock_of_process() -> RLock:

@@ -21,6 +21,8 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from segment_async import OAuth
+
 from .exchange import ReceivedRequest
 from .fault_server import FaultServer
 from .faults import OnRequest, answer
@@ -37,6 +39,11 @@ def private_key() -> rsa.RSAPrivateKey:
 def private_key_pem() -> str:
     """The same key as a customer has it from Segment's page: PEM, PKCS 8, no password."""
     return private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def oauth(**options: Any) -> OAuth:
+    """The credentials that a `TokenServer` takes, but for these options."""
+    return OAuth(**{"client_id": "the-client", "client_key": private_key_pem(), "key_id": "the-key", **options})
 
 
 class Refused(Exception):
