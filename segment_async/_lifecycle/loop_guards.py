@@ -48,7 +48,8 @@ class LoopGuards:
     def note_left(self, loop: asyncio.AbstractEventLoop, tasks: list[asyncio.Task[Any]]) -> None:
         """Another loop takes over; these tasks of this one are told to end, which its end waits for."""
         if loop in self._guards:
-            self._left[loop] = tasks
+            # It may have worked for the client before.
+            self._left[loop] = [task for task in self._left.get(loop, ()) if not task.done()] + tasks
 
     def note_flush(self, left: int) -> None:
         """A flush has ended, with so many messages left."""
@@ -71,7 +72,7 @@ class LoopGuards:
         if owner.clock.loop is loop:
             await self._send_before_the_end()
         # Another loop may have taken over in the meantime; only this one can end its tasks and close its connections.
-        tasks = owner.leave(loop) or self._left.pop(loop, [])
+        tasks = owner.leave(loop) + self._left.pop(loop, [])
         if tasks:
             await asyncio.wait(tasks)
         await owner.pipeline.reports.finish(0.0)

@@ -144,3 +144,51 @@ class TestALoopThatLostTheClient:
             second.run_until_complete(client.aclose())
             second.run_until_complete(second.shutdown_asyncgens())
             second.close()
+
+    def test_waits_for_no_hook_of_a_loop_that_was_closed(self) -> None:
+        """Which never ends."""
+
+        async def on_error(*_: object) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def respond(arrival: Arrival) -> Response:
+            return Response(400) if len(net.arrivals) == 1 else OK
+
+        async def fail() -> None:
+            begun.clear()
+            await client.track("u", "E")
+            await client.flush()
+            await begun.wait()
+
+        begun, net = asyncio.Event(), Net(respond)
+        client = Client("KEY", transport=net, on_error=on_error)
+        closed, left, owner = VirtualClockLoop(), VirtualClockLoop(), VirtualClockLoop()
+        closed.run_until_complete(fail())
+        for loop in (left, owner):
+            loop.run_until_complete(call(client))
+            # Unlike `asyncio.run`, which ends its tasks.
+            closed.close()
+        left.run_until_complete(asyncio.wait_for(left.shutdown_asyncgens(), 60))
+        owner.run_until_complete(client.aclose())
+        for loop in (left, owner):
+            loop.close()
+
+    def test_is_forgotten_once_it_has_ended_however_often_it_worked_for_the_client(self) -> None:
+        client = Client("KEY", transport=Net())
+        other = VirtualClockLoop()
+        for _ in range(3):
+            loop = VirtualClockLoop()
+            for turn in (loop, other, loop, other):
+                turn.run_until_complete(call(client))
+            assert loop in client._owner.guards._left
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+            assert loop not in client._owner.guards._left
+        other.run_until_complete(client.aclose())
+        other.close()
+
+
+async def call(client: Client) -> None:
+    await client.track("u", "E")
+    await asyncio.sleep(0.02)
