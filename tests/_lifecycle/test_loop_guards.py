@@ -179,7 +179,7 @@ class TestALoopThatLostTheClient:
         other = VirtualClockLoop()
         for _ in range(3):
             loop = VirtualClockLoop()
-            for turn in (loop, other, loop, other):
+            for turn in (loop, other, loop):
                 turn.run_until_complete(call(client))
             assert loop in client._owner.guards._left
             loop.run_until_complete(loop.shutdown_asyncgens())
