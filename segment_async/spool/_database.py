@@ -126,6 +126,185 @@ class AgeClock:
         return abs((self.wall() - self.now()) - (counters.wall - counters.clock)) > _MINUTE_MS
 
 
+class _File:
+    """The file of one database: opened late, made again if it was removed, salvaged if it is damaged.
+
+    Attributes:
+        connection: `None` before it is opened, and from a fault on.
+        lock: `None`: another process holds the shard.
+        damages: how often damage was found.
+        disk_bytes: size of the files at the last look.
+    """
+
+    def __init__(self, place: Place, lock: Lock | None, options: Options, holder: object, *, read_only: bool) -> None:
+        self.connection: sqlite3.Connection | None = None
+        self.lock = lock
+        self.damages: int = 0
+        self.disk_bytes = 0
+        self._place = place
+        self._options = options
+        # What is registered as the user of the file.
+        self._holder = holder
+        self._read_only = read_only
+        self._id = (0, 0)
+        # When the lock's file and the room are looked at again.
+        self._next_look = 0.0
+
+    def opened(self) -> sqlite3.Connection:
+        if self.connection is None:
+            with open_files.guard:
+                self.connection = self._open()
+        return self.connection
+
+    def _open(self) -> sqlite3.Connection:
+        path = self._place.database
+        if self.lock is not None:
+            if self.lock.is_closed:
+                raise SpoolUnavailable(f"{path} was closed meanwhile")
+            self._prepare_place()
+            self._place.finish_salvage()
+        if files.file_id(path) in open_files.inherited:
+            raise SpoolUnavailable(f"{path} was open in the process that this one was forked from")
+        if self.lock is None:
+            connection = connect(path, read_only=self._read_only)
+            self._id = open_files.visitors[self._holder] = files.file_id(path)
+            return connection
+        watermark = self.lock.watermark()
+        if not files.check_files(self._place):
+            if watermark is not None and watermark.pending:
+                self._report("the file is gone")
+            self._replace(None)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        connection = connect(path, power_safe=self._options.power_safe)
+        try:
+            # Nothing may build on pages of the log whose sync has failed.
+            _checkpoint(connection)
+            tables.check_schema(connection)
+            tables.prepare_append(connection)
+            if watermark is not None and watermark.revision > tables.load_counters(connection).revision:
+                raise Damaged("the end of its log is missing")
+            self._id = files.file_id(path)
+            open_files.databases[self._id] = self._holder
+            self.disk_bytes = self._place.disk_bytes()
+        except BaseException:
+            # Left to the garbage collector, it would drop the process's locks on the file at any time.
+            connection.close()
+            open_files.databases.pop(self._id, None)
+            raise
+        return connection
+
+    def reopen_later(self) -> None:
+        """Do not go on with a connection that failed, unless its file was removed: nothing else has what was in it."""
+        if files.file_id(self._place.database) == self._id:
+            self.give_up_connection()
+
+    def give_up_connection(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None and self._id in open_files.inherited:
+            leave_open(connection)
+        elif connection is not None:
+            with open_files.guard:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+                if open_files.visitors.pop(self._holder, None) is None:
+                    open_files.databases.pop(self._id, None)
+
+    def _prepare_place(self) -> None:
+        """Make the folder if it is missing, and take the lock again if its file was removed."""
+        files.prepare_folder(self._place.database)
+        if self.lock is not None and not self.lock.is_in_place():
+            lock = Lock.acquire(self._place.lock)
+            if lock is None:
+                raise SpoolUnavailable(f"another process has taken {self._place.database}")
+            self.lock.close()
+            self.lock = lock
+
+    # -- room for the log
+
+    def prepared(self, size: int | None) -> sqlite3.Connection:
+        """The connection, if the files are in their place and the disk has room for what is to be written.
+
+        The log is the room that outcomes are recorded in when the disk is full: it is written over once it has been
+        copied into the database. So messages are refused before the disk has no room for that copy.
+        """
+        connection = self.opened()
+        if self.lock is None:
+            return connection
+        status = files.status_of(self._place.database)
+        is_time = self._options.monotonic() >= self._next_look
+        if status is None or files.id_of(status) != self._id or (is_time and not self.lock.is_in_place()):
+            self._restore()
+            connection, status = self.opened(), self._place.database.stat()
+        log = files.size_of(self._place.log)
+        self.disk_bytes = log + status.st_size
+        limit = _MAX_LOG_BYTES_FOR_NOTES if size is None else _MAX_LOG_BYTES
+        if log > _CHECKPOINT_BYTES and not _checkpoint(connection) and log > limit:
+            raise SpoolUnavailable(
+                f"{self._place.log} has grown to {log // 2**20} MiB, because another process has been reading the spool "
+                "for long: end that process"
+            )
+        if size is not None and is_time:
+            self._check_room(connection, log, 3 * size + _OVERHEAD)
+        return connection
+
+    def _check_room(self, connection: sqlite3.Connection, log: int, size: int) -> None:
+        room = self._free_bytes() - max(log, _CHECKPOINT_BYTES)
+        if room > _PLENTY:
+            self._next_look = self._options.monotonic() + _LOOK_SECONDS
+        elif room < size:
+            if _checkpoint(connection):
+                _shrink(connection)
+            uncopied = 0 if _checkpoint(connection) else files.size_of(self._place.log)
+            if self._free_bytes() + _free_bytes(connection) - max(uncopied, _CHECKPOINT_BYTES) < size:
+                raise SpoolUnavailable(f"{self._place.database}: the disk is full")
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._place.database.parent)
+        return disk.f_bavail * disk.f_frsize
+
+    # -- damage, and files that were removed
+
+    def salvage(self, damage: Exception) -> None:
+        is_removed = self.connection is not None and files.file_id(self._place.database) != self._id
+        if is_removed:
+            # Nothing else has what was in it.
+            self._restore()
+        # SQLite's own text may quote pages of the file.
+        self._report(str(damage) if isinstance(damage, Damaged) else getattr(damage, "sqlite_errorname", "damage"))
+        if is_removed:
+            return
+        self.give_up_connection()
+        with contextlib.ExitStack() as stack:
+            source = None
+            with contextlib.suppress(*tables.ERRORS):
+                source = stack.enter_context(contextlib.closing(connect(self._place.database, read_only=True)))
+            self._replace(source)
+
+    def _restore(self) -> None:
+        """The files were removed while they were open: make them again from the connection, which still has everything."""
+        path = self._place.database
+        if not path.parent.exists():
+            raise SpoolUnavailable(f"{path.parent} was removed; its messages wait until it is back")
+        if path.exists() and files.file_id(path) != self._id:
+            raise SpoolUnavailable(f"another file has taken the place of {path}")
+        self._prepare_place()
+        if files.file_id(path) != self._id:
+            self._replace(self.connection)
+
+    def _replace(self, source: sqlite3.Connection | None) -> None:
+        """Put a new file in place that has everything sound of the old one, and set the old one aside."""
+        make_file(self._place.new, source, None if self.lock is None else self.lock.watermark())
+        self._place.new.rename(self._place.salvaged)
+        self.give_up_connection()
+        self._place.finish_salvage()
+
+    def _report(self, what: str) -> None:
+        self.damages += 1
+        text = "The spool is damaged: %s: %s; salvaging what is sound, counting what is lost"
+        self._options.log(text, self._place.database, what)
+
+
 class Database:
     """The file of a shard: one that this process holds by its lock, or one of another process, beside that process.
 
@@ -133,27 +312,28 @@ class Database:
 
     Attributes:
         counters: as of the last transaction or look.
-        damages: how often damage was found.
-        disk_bytes: size of the files at the last look.
     """
 
     def __init__(self, place: Place, lock: Lock | None, options: Options, *, read_only: bool = False) -> None:
         self.counters = Counters()
-        self.damages: int = 0
-        self.disk_bytes = 0
         self.clock = AgeClock(options)
         self._place = place
-        self._lock = lock
         self._options = options
-        self._read_only = read_only
-        self._connection: sqlite3.Connection | None = None
+        self._file = _File(place, lock, options, self, read_only=read_only)
         # Held while the connection is used. Taken before `open_files.guard`, if both are.
         self._busy = reentrant_lock()
-        self._id = (0, 0)
         self._idle_revision = 0
         self._shrinks = False
-        # When the lock's file and the room are looked at again.
-        self._next_look = 0.0
+
+    @property
+    def damages(self) -> int:
+        """How often damage was found."""
+        return self._file.damages
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the files at the last look."""
+        return self._file.disk_bytes
 
     def transact(self, work: Write[_T], size: int | None = None) -> _T:
         """Run the work in a transaction that ends with the counters that it returns; returns once that is safe.
@@ -165,7 +345,7 @@ class Database:
         """
 
         def action() -> _T:
-            connection = self._prepared(size)
+            connection = self._file.prepared(size)
             connection.execute("BEGIN IMMEDIATE")
             try:
                 before = self._load(connection)
@@ -199,7 +379,7 @@ class Database:
         """
 
         def action() -> bool:
-            connection = self._prepared(size)
+            connection = self._file.prepared(size)
             stamped = self._stamped(after._replace(revision=before.revision + 1))
             doubts.append(change)
             try:
@@ -219,9 +399,9 @@ class Database:
 
     def _committed(self, counters: Counters) -> None:
         self.counters = counters
-        if self._lock is not None:
+        if self._file.lock is not None:
             with contextlib.suppress(OSError):
-                self._lock.set_watermark(counters)
+                self._file.lock.set_watermark(counters)
 
     def read(self, work: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run work that only reads one state of the file, the one that `counters` are of.
@@ -231,7 +411,7 @@ class Database:
         """
 
         def action() -> _T:
-            connection = self._opened()
+            connection = self._file.opened()
             connection.execute("BEGIN")
             try:
                 self._load(connection)
@@ -247,7 +427,7 @@ class Database:
         Raises:
             SpoolUnavailable: it cannot be written.
         """
-        return self._survive(lambda: _shrink(self._opened()))
+        return self._survive(lambda: _shrink(self._file.opened()))
 
     def empty_log(self) -> bool:
         """Copy the log into the database and cut it to nothing; returns whether nothing stood in the way.
@@ -255,34 +435,34 @@ class Database:
         Raises:
             SpoolUnavailable: it cannot be written.
         """
-        return self._survive(lambda: _empty_log(self._opened()))
+        return self._survive(lambda: _empty_log(self._file.opened()))
 
     def maintain(self) -> bool:
         """Do what can wait until there is time; returns whether there is more of it."""
         with self._busy, contextlib.suppress(*_FAULTS):
-            if self._connection is None:
+            if self._file.connection is None:
                 return False
             if self._idle_revision == self.counters.revision and files.size_of(self._place.log):
-                _empty_log(self._connection)
+                _empty_log(self._file.connection)
             self._idle_revision = self.counters.revision
             used = self.counters.pending_bytes + self.counters.dead_bytes
-            has_much = self._shrinks or _free_bytes(self._connection) > max(_MANY_FREE, used)
+            has_much = self._shrinks or _free_bytes(self._file.connection) > max(_MANY_FREE, used)
             # Pages that are moved while the log cannot be copied would make it grow.
-            self._shrinks = has_much and _checkpoint(self._connection) and _shrink(self._connection)
-            self.disk_bytes = self._place.disk_bytes()
+            self._shrinks = has_much and _checkpoint(self._file.connection) and _shrink(self._file.connection)
+            self._file.disk_bytes = self._place.disk_bytes()
             return self._shrinks
         return False
 
     def close(self) -> None:
         with self._busy:
-            self._give_up_connection()
-            if self._lock is not None:
-                self._lock.close()
+            self._file.give_up_connection()
+            if self._file.lock is not None:
+                self._file.lock.close()
 
     def abandon(self) -> None:
         """In a forked child: leave everything to the parent."""
-        if self._connection is not None:
-            leave_open(self._connection)
+        if self._file.connection is not None:
+            leave_open(self._file.connection)
 
     # -- one action
 
@@ -300,22 +480,22 @@ class Database:
                 raise
             except _FAULTS as fault:
                 if not _is_no_room(fault):
-                    self._reopen_later()
+                    self._file.reopen_later()
                 name = getattr(fault, "sqlite_errorname", None)
                 raise SpoolUnavailable(f"{self._place.database}: {fault}" + (f" ({name})" if name else "")) from fault
             except BaseException:
-                self._give_up_connection()
+                self._file.give_up_connection()
                 raise
 
     def _mend(self, fault: Exception) -> None:
         """Do what lets the action be tried again; raises if nothing does."""
-        if self._lock is None or _is(fault, sqlite3.SQLITE_BUSY):
+        if self._file.lock is None or _is(fault, sqlite3.SQLITE_BUSY):
             raise fault
         if isinstance(fault, (Damaged, UnicodeDecodeError)) or _is(fault, *_DAMAGE):
-            self._salvage(fault)
+            self._file.salvage(fault)
         elif not _is_no_room(fault):
-            self._reopen_later()
-        elif self._connection is None or not _checkpoint(self._connection):
+            self._file.reopen_later()
+        elif self._file.connection is None or not _checkpoint(self._file.connection):
             raise fault
 
     def _load(self, connection: sqlite3.Connection) -> Counters:
@@ -326,166 +506,10 @@ class Database:
         return self.counters
 
     def _stamped(self, counters: Counters) -> Counters:
-        if self._lock is None:
+        if self._file.lock is None:
             return counters
         fingerprint = self._options.fingerprint or counters.fingerprint
         return counters._replace(clock=self.clock.now(), wall=self.clock.wall(), fingerprint=fingerprint)
-
-    # -- opening and closing
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            with open_files.guard:
-                self._connection = self._open()
-        return self._connection
-
-    def _open(self) -> sqlite3.Connection:
-        path = self._place.database
-        if self._lock is not None:
-            if self._lock.is_closed:
-                raise SpoolUnavailable(f"{path} was closed meanwhile")
-            self._prepare_place()
-            self._place.finish_salvage()
-        if files.file_id(path) in open_files.inherited:
-            raise SpoolUnavailable(f"{path} was open in the process that this one was forked from")
-        if self._lock is None:
-            connection = connect(path, read_only=self._read_only)
-            self._id = open_files.visitors[self] = files.file_id(path)
-            return connection
-        watermark = self._lock.watermark()
-        if not files.check_files(self._place):
-            if watermark is not None and watermark.pending:
-                self._report("the file is gone")
-            self._replace(None)
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
-        connection = connect(path, power_safe=self._options.power_safe)
-        try:
-            # Nothing may build on pages of the log whose sync has failed.
-            _checkpoint(connection)
-            tables.check_schema(connection)
-            tables.prepare_append(connection)
-            if watermark is not None and watermark.revision > tables.load_counters(connection).revision:
-                raise Damaged("the end of its log is missing")
-            self._id = files.file_id(path)
-            open_files.databases[self._id] = self
-            self.disk_bytes = self._place.disk_bytes()
-        except BaseException:
-            # Left to the garbage collector, it would drop the process's locks on the file at any time.
-            connection.close()
-            open_files.databases.pop(self._id, None)
-            raise
-        return connection
-
-    def _reopen_later(self) -> None:
-        """Do not go on with a connection that failed, unless its file was removed: nothing else has what was in it."""
-        if files.file_id(self._place.database) == self._id:
-            self._give_up_connection()
-
-    def _give_up_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None and self._id in open_files.inherited:
-            leave_open(connection)
-        elif connection is not None:
-            with open_files.guard:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-                if open_files.visitors.pop(self, None) is None:
-                    open_files.databases.pop(self._id, None)
-
-    def _prepare_place(self) -> None:
-        """Make the folder if it is missing, and take the lock again if its file was removed."""
-        files.prepare_folder(self._place.database)
-        if self._lock is not None and not self._lock.is_in_place():
-            lock = Lock.acquire(self._place.lock)
-            if lock is None:
-                raise SpoolUnavailable(f"another process has taken {self._place.database}")
-            self._lock.close()
-            self._lock = lock
-
-    # -- room for the log
-
-    def _prepared(self, size: int | None) -> sqlite3.Connection:
-        """The connection, if the files are in their place and the disk has room for what is to be written.
-
-        The log is the room that outcomes are recorded in when the disk is full: it is written over once it has been
-        copied into the database. So messages are refused before the disk has no room for that copy.
-        """
-        connection = self._opened()
-        if self._lock is None:
-            return connection
-        status = files.status_of(self._place.database)
-        is_time = self._options.monotonic() >= self._next_look
-        if status is None or files.id_of(status) != self._id or (is_time and not self._lock.is_in_place()):
-            self._restore()
-            connection, status = self._opened(), self._place.database.stat()
-        log = files.size_of(self._place.log)
-        self.disk_bytes = log + status.st_size
-        limit = _MAX_LOG_BYTES_FOR_NOTES if size is None else _MAX_LOG_BYTES
-        if log > _CHECKPOINT_BYTES and not _checkpoint(connection) and log > limit:
-            raise SpoolUnavailable(
-                f"{self._place.log} has grown to {log // 2**20} MiB, because another process has been reading the spool "
-                "for long: end that process"
-            )
-        if size is not None and is_time:
-            self._check_room(connection, log, 3 * size + _OVERHEAD)
-        return connection
-
-    def _check_room(self, connection: sqlite3.Connection, log: int, size: int) -> None:
-        room = self._free_bytes() - max(log, _CHECKPOINT_BYTES)
-        if room > _PLENTY:
-            self._next_look = self._options.monotonic() + _LOOK_SECONDS
-        elif room < size:
-            if _checkpoint(connection):
-                _shrink(connection)
-            uncopied = 0 if _checkpoint(connection) else files.size_of(self._place.log)
-            if self._free_bytes() + _free_bytes(connection) - max(uncopied, _CHECKPOINT_BYTES) < size:
-                raise SpoolUnavailable(f"{self._place.database}: the disk is full")
-
-    def _free_bytes(self) -> int:
-        disk = os.statvfs(self._place.database.parent)
-        return disk.f_bavail * disk.f_frsize
-
-    # -- damage, and files that were removed
-
-    def _salvage(self, damage: Exception) -> None:
-        is_removed = self._connection is not None and files.file_id(self._place.database) != self._id
-        if is_removed:
-            # Nothing else has what was in it.
-            self._restore()
-        # SQLite's own text may quote pages of the file.
-        self._report(str(damage) if isinstance(damage, Damaged) else getattr(damage, "sqlite_errorname", "damage"))
-        if is_removed:
-            return
-        self._give_up_connection()
-        with contextlib.ExitStack() as stack:
-            source = None
-            with contextlib.suppress(*tables.ERRORS):
-                source = stack.enter_context(contextlib.closing(connect(self._place.database, read_only=True)))
-            self._replace(source)
-
-    def _restore(self) -> None:
-        """The files were removed while they were open: make them again from the connection, which still has everything."""
-        path = self._place.database
-        if not path.parent.exists():
-            raise SpoolUnavailable(f"{path.parent} was removed; its messages wait until it is back")
-        if path.exists() and files.file_id(path) != self._id:
-            raise SpoolUnavailable(f"another file has taken the place of {path}")
-        self._prepare_place()
-        if files.file_id(path) != self._id:
-            self._replace(self._connection)
-
-    def _replace(self, source: sqlite3.Connection | None) -> None:
-        """Put a new file in place that has everything sound of the old one, and set the old one aside."""
-        make_file(self._place.new, source, None if self._lock is None else self._lock.watermark())
-        self._place.new.rename(self._place.salvaged)
-        self._give_up_connection()
-        self._place.finish_salvage()
-
-    def _report(self, what: str) -> None:
-        self.damages += 1
-        text = "The spool is damaged: %s: %s; salvaging what is sound, counting what is lost"
-        self._options.log(text, self._place.database, what)
 
 
 # -- whose messages they are
