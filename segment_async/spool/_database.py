@@ -60,12 +60,17 @@ _YEAR_MS: Final = 366 * 86_400_000
 _MINUTE_MS: Final = 60_000
 
 
+def _free_bytes_of_disk(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
 LogLine = tuple[str, tuple[object, ...], BaseException | None]
 
 
 @dataclass
 class Options:
-    """What all shards of a spool have in common; the clocks are in seconds."""
+    """What all shards of a spool have in common; the clocks are in seconds, and `free_bytes` is of a folder's disk."""
 
     max_bytes: int = 2**30
     max_age: float | None = None
@@ -75,6 +80,7 @@ class Options:
     key_rotated: bool = False
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
+    free_bytes: Callable[[Path], int] = _free_bytes_of_disk
     fingerprint: str = ""
     # What is to be logged once no lock is held: a logging handler has a lock of its own, and may call the spool.
     logs: list[LogLine] = field(default_factory=list[LogLine])
@@ -249,19 +255,20 @@ class _File:
         return connection
 
     def _check_room(self, connection: sqlite3.Connection, log: int, size: int) -> None:
-        room = self._free_bytes() - max(log, _CHECKPOINT_BYTES)
+        room = self._options.free_bytes(self._place.database.parent) - max(log, _CHECKPOINT_BYTES)
         if room > _PLENTY:
             self._next_look = self._options.monotonic() + _LOOK_SECONDS
         elif room < size:
             if _checkpoint(connection):
                 _shrink(connection)
             uncopied = 0 if _checkpoint(connection) else files.size_of(self._place.log)
-            if self._free_bytes() + _free_bytes(connection) - max(uncopied, _CHECKPOINT_BYTES) < size:
+            if (
+                self._options.free_bytes(self._place.database.parent)
+                + _free_bytes(connection)
+                - max(uncopied, _CHECKPOINT_BYTES)
+                < size
+            ):
                 raise SpoolUnavailable(f"{self._place.database}: the disk is full")
-
-    def _free_bytes(self) -> int:
-        disk = os.statvfs(self._place.database.parent)
-        return disk.f_bavail * disk.f_frsize
 
     # -- damage, and files that were removed
 

@@ -216,7 +216,7 @@ class _Engine:
         self._reader: _Request | None = None
         self._was_read = False
         self._is_closed = False
-        self._next_check = time.monotonic() + options.check_interval
+        self._next_check = options.monotonic() + options.check_interval
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self.turn = reentrant_lock()
@@ -267,7 +267,7 @@ class _Engine:
         in_turn = self._in_turn
         try:
             while not (self._is_closed and self._requests.empty()):
-                requests = self._next_requests(max(0.0, self._next_check - time.monotonic()))
+                requests = self._next_requests(max(0.0, self._next_check - self._options.monotonic()))
                 with in_turn:
                     self._take_turn(requests)
         except BaseException as fault:
@@ -333,7 +333,7 @@ class _Engine:
                 if callable(request.work):
                     request.work(self)
                     request.result = True
-            now = time.monotonic()
+            now = self._options.monotonic()
             if now >= self._next_check and not self._is_closed:
                 self._next_check = now + self._options.check_interval
                 if self._writer.look_after():

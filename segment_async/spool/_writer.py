@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -563,7 +562,7 @@ class Writer:
 
     def _warn(self, kind: str, text: str) -> None:
         """At most once a minute of each kind."""
-        now = time.monotonic()
+        now = self._options.monotonic()
         if now >= self._next_warning.get(kind, now):
             self._next_warning[kind] = now + _QUIET_SECONDS
             self._options.log("%s", text)

@@ -224,6 +224,7 @@ def test_a_clock_that_is_set_in_an_idle_process_is_noted_for_the_next_one(path):
         assert await read_ids(spool) == ["a"]
         revision = path.with_name(path.name + "-wal").stat().st_size
         while path.with_name(path.name + "-wal").stat().st_size == revision:
+            clocks.pass_seconds(0.02)
             await spool.settle([], DELIVERED)
 
     async def second(spool):
