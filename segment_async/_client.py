@@ -1,39 +1,32 @@
 """The client: the six calls, and the parts behind them wired together.
 
-Each call builds its message (`_message.build`), fills in what is bound around it (`_message.context`), encodes it once
-(`_message.encode`) and queues it (`_pipeline.admission`). Which loop sends it, and flush, are `_lifecycle.owner`'s; the
-close is `_lifecycle.closing`'s.
+Each call builds its message (`_message.build`), has it completed and encoded (`_outgoing`), and queues it
+(`_pipeline.admission`). Which loop sends it, and flush, are `_lifecycle.owner`'s; the close is `_lifecycle.closing`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from signal import SIGTERM, Signals
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
-
-import orjson
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from . import _options
 from ._calls import NowaitCalls
-from ._exceptions import MessageError, QueueFull, SpoolUnavailable, stack_of
+from ._exceptions import MessageError, QueueFull, SpoolUnavailable
 from ._http.transport import Transport
 from ._lifecycle.owner import LoopOwner
 from ._lifecycle.waiting import Host
 from ._message import build as _build
 from ._message.build import Fields, ObjectLike, Timestamp, UserID, checked
-from ._message.context import Bound, innermost
 from ._message.conversions import converting
-from ._message.defaults import MessageDefaults
-from ._message.encode import encode, encode_leniently, own_fragment, plain
-from ._message.ids import stamp
 from ._options import BeforeSend, Network
 from ._outcome import Statistics
+from ._outgoing import Outgoing
 from ._pipeline.admission import Overflow
 from ._pipeline.auth import OAuth
 from ._pipeline.clock import LoopClock
@@ -43,21 +36,13 @@ from ._pipeline.reports import OnError
 from ._pipeline.retry import RetryPolicy
 from ._plan_check import OnViolation, PlanCheck, check_on_violation
 from ._signals import exit_on
-from ._version import __version__
 from .events import TrackEvent
 from .instrumentation import Request
-from .messages import MAX_MESSAGE_BYTES, Defaults, Message, body_of, too_large
+from .messages import MAX_MESSAGE_BYTES, Defaults, Message
 
 if TYPE_CHECKING:
     from .plans import Plan
     from .spool._protocol import Spool
-
-# Encoded once: 0.1 µs of each call.
-_LIBRARY_FIELDS: Final = {"name": "segment-async", "version": __version__}
-_LIBRARY: Final = own_fragment(orjson.dumps(_LIBRARY_FIELDS))
-_CONTEXT: Final = {"library": _LIBRARY}
-# For a context whose members are encoded already.
-_CONTEXT_JSON: Final = b'{%%b,"library":%b}' % orjson.dumps(_LIBRARY_FIELDS)
 
 
 class Client:
@@ -206,18 +191,19 @@ class Client:
             return Pipeline(options, transport, auth, keeper, clock, host)
 
         self._owner = LoopOwner(make, transport, auth, close_timeout)
-        self._max_bytes = min(MAX_MESSAGE_BYTES, max_queue_bytes)
-        self._before_send = _options.before_send_for(before_send)
-        self._send = send
-        self._drops_invalid = on_invalid == "drop"
-        self._convert = converting(default)
-        self._defaults = None if defaults is None else MessageDefaults(defaults, self._convert)
         check_on_violation(on_violation)
         if plan is not None:
             _options.check_raises(on_invalid, on_violation)
-        self._plan_check = None if plan is None else PlanCheck(plan, on_violation)
-        # Nothing is done with a message beyond encoding and sending it.
-        self._is_plain = send and before_send is None and defaults is None and plan is None
+        self._outgoing = Outgoing(
+            self._owner,
+            max_bytes=min(MAX_MESSAGE_BYTES, max_queue_bytes),
+            before_send=_options.before_send_for(before_send),
+            send=send,
+            drops_invalid=on_invalid == "drop",
+            convert=converting(default),
+            defaults=defaults,
+            plan_check=None if plan is None else PlanCheck(plan, on_violation),
+        )
 
     def _now(self) -> float:
         return self._owner.clock.now()
@@ -286,7 +272,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error, _build.given("track", locals()))
+            delivery, body = self._outgoing.invalid(error, _build.given("track", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def identify(
@@ -326,7 +312,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error, _build.given("identify", locals()))
+            delivery, body = self._outgoing.invalid(error, _build.given("identify", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def page(
@@ -372,7 +358,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error, _build.given("page", locals()))
+            delivery, body = self._outgoing.invalid(error, _build.given("page", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def screen(
@@ -418,7 +404,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error, _build.given("screen", locals()))
+            delivery, body = self._outgoing.invalid(error, _build.given("screen", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def group(
@@ -461,7 +447,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error, _build.given("group", locals()))
+            delivery, body = self._outgoing.invalid(error, _build.given("group", locals()))
         return await self._put(delivery, body) if body else delivery
 
     async def alias(
@@ -501,7 +487,7 @@ class Client:
                 )
             )
         except MessageError as error:
-            delivery, body = self._invalid(error, _build.given("alias", locals()))
+            delivery, body = self._outgoing.invalid(error, _build.given("alias", locals()))
         return await self._put(delivery, body) if body else delivery
 
     # -- messages in general
@@ -515,7 +501,7 @@ class Client:
         try:
             delivery, body = self._take(checked(message))
         except MessageError as error:
-            delivery, body = self._invalid(error, _build.given_message(message))
+            delivery, body = self._outgoing.invalid(error, _build.given_message(message))
         return await self._put(delivery, body) if body else delivery
 
     def enqueue_nowait(self, message: Message | Mapping[str, Any]) -> Delivery:
@@ -550,7 +536,7 @@ class Client:
         owner.pipeline.admission.check_open()
         if asyncio._get_running_loop() is not None:
             owner.run_here()
-        delivery, body, _ = self._encoded(message)
+        delivery, body, _ = self._outgoing.encoded(message)
         owner.hold()
         if body:
             try:
@@ -643,7 +629,7 @@ class Client:
         if loop is None or clock.thread != get_ident() or not loop.is_running():
             _check_asyncio()
             owner.run_here()
-        delivery, body, size = self._encoded(message)
+        delivery, body, size = self._outgoing.encoded(message)
         if body and not owner.pipeline.admission.offer(delivery, size):
             return delivery, body
         if not owner.is_held:
@@ -656,141 +642,13 @@ class Client:
         try:
             return await owner.pipeline.put(delivery, body, shares_loop=owner.run_here())
         except (QueueFull, SpoolUnavailable) as error:
-            dropped = self._not_taken(error, delivery, body)
+            dropped = self._outgoing.not_taken(error, delivery, body)
             if dropped is None:
                 raise
             return dropped
 
-    def _not_taken(self, error: QueueFull | SpoolUnavailable, delivery: Delivery, body: bytes) -> Delivery | None:
-        """The delivery of a message that the spool cannot store, and that is dropped; `None`: the call is to raise."""
-        pipeline = self._owner.pipeline
-        if isinstance(error, QueueFull) or not self._drops_invalid:
-            pipeline.admission.reject()
-            return None
-        pipeline.reports.limited_log.warn(
-            "spool_unavailable", "Dropping messages that the spool cannot store: %s", error
-        )
-        return self._dropped(delivery.message_id, "spool_unavailable", body)[0]
-
-    def _encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:
-        """The message's delivery, its JSON, and the size of that; no JSON if it was dropped at once."""
-        block = innermost.get()
-        if block is None and self._is_plain and "userId" in message:
-            # The ordinary case, in few steps.
-            message["context"] = message["context"] | _CONTEXT if "context" in message else _CONTEXT
-            body = encode(message, self._convert)
-            size = len(body)
-            if size > self._max_bytes:
-                raise too_large(body, self._max_bytes)
-        else:
-            message, body, reason = self._completed(message, block)
-            size = len(body)
-            if reason is not None:
-                return *self._dropped(message["messageId"], reason, body), 0
-        # A copy, of the message's own size: orjson's buffer is ten times as large, and best used again at once.
-        body = b"%b" % body
-        return Delivery(message["messageId"], body, self._owner.pipeline.queue.queued), body, size
-
-    def _completed(self, message: Fields, block: Bound | None) -> tuple[Fields, bytes, str | None]:
-        """The message with what is bound around it, after the hook; its JSON; and the reason to drop it at once."""
-        context = b""
-        if block is not None:
-            message, context = block.completed(message, self._before_send is not None or self._defaults is not None)
-        if self._defaults is not None:
-            message = self._defaults.filled(message)
-        if not context:
-            message["context"] = message["context"] | _CONTEXT if "context" in message else _CONTEXT
-        if "userId" not in message and _lacks_identity(message):
-            return message, self._without_identity(message, context, block), "no_identity"
-        if self._before_send is None:
-            body = encode(message, self._convert)
-            body = b'%b,"context":%b}' % (body[:-1], _CONTEXT_JSON % context) if context else body
-        else:
-            # In JSON's own types: the hook gets nothing of the caller's, and nothing that can be read only once.
-            given = plain(message, self._convert)
-            given["context"]["library"] = _LIBRARY_FIELDS.copy()
-            # The call is judged before the hook: a wrong one is the caller's to mend.
-            body = body_of(given)
-            changed = self._changed(self._before_send, given, given["messageId"])
-            if changed is None:
-                return message, body, "before_send"
-            message, body = changed
-        if len(body) > self._max_bytes:
-            raise too_large(body, self._max_bytes)
-        if self._plan_check is not None:
-            self._plan_check.check(body)
-        return message, body, None if self._send else "disabled"
-
-    def _without_identity(self, message: Fields, context: bytes, block: Bound | None) -> bytes:
-        """The JSON of a message without an id that says whose it is; it is dropped.
-
-        Raises:
-            MessageError: no enclosing block drops such messages.
-        """
-        if block is None or not block.drops_without_identity:
-            raise _no_identity(message)
-        self._owner.pipeline.reports.limited_log.warn_once(
-            "no_identity",
-            "Dropping a message without a user_id and an anonymous_id, as is the default in web requests and tasks: pass "
-            "one to the call, or bind() it. This is logged once; client.statistics().reasons counts them as no_identity.",
-        )
-        if context:
-            message["context"] = orjson.loads(_CONTEXT_JSON % context)
-        return body_of(message, self._convert)
-
-    def _changed(self, before_send: BeforeSend, message: Fields, message_id: str) -> tuple[Fields, bytes] | None:
-        """What the application's hook makes of the message, and its JSON; `None`: drop it."""
-        try:
-            changed = before_send(message)
-            if changed is None:
-                return None
-            message = checked(changed, message_id)
-            message["context"] = message.get("context", {}) | _CONTEXT
-            if _lacks_identity(message):
-                raise _no_identity(message)
-            return message, body_of(message, self._convert)
-        except (Exception, asyncio.CancelledError) as error:
-            # A plain function cannot be cancelled: it met a cancelled future of its own.
-            self._owner.pipeline.reports.limited_log.warn_once(
-                "before_send", "before_send failed; its messages are dropped. This is logged once.\n%s", stack_of(error)
-            )
-            return None
-
-    def _invalid(self, error: MessageError, given: Fields) -> tuple[Delivery, bytes]:
-        """What `on_invalid` makes of a message that Segment would drop, or that cannot be encoded.
-
-        `given`: what the call was given of it.
-
-        Raises:
-            MessageError: under ``on_invalid="raise"``.
-            ClientClosed: once closed.
-        """
-        if not self._drops_invalid:
-            self._owner.pipeline.admission.reject()
-            raise error
-        now, new_id = stamp(time.time())
-        message = {"timestamp": now, "messageId": new_id, **given}
-        dropped = self._dropped(message["messageId"], "invalid", encode_leniently(message, self._convert))
-        self._owner.pipeline.reports.limited_log.warn(
-            "invalid",
-            "Dropping a message that Segment would drop: %s. "
-            "This is logged once a minute; client.statistics().reasons counts them as invalid.",
-            error,
-        )
-        return dropped
-
     def _refused(self, error: MessageError, given: Fields) -> Delivery:
-        return self._invalid(error, given)[0]
-
-    def _dropped(self, message_id: str, reason: str, body: bytes) -> tuple[Delivery, bytes]:
-        """Accepted, counted, and settled at once.
-
-        Raises:
-            ClientClosed: once closed.
-        """
-        pipeline = self._owner.pipeline
-        pipeline.admission.check_open()
-        return pipeline.dropped(message_id, reason, body), b""
+        return self._outgoing.invalid(error, given)[0]
 
 
 def _check_asyncio() -> None:
@@ -802,13 +660,3 @@ def _check_asyncio() -> None:
             "The client's coroutines need asyncio, and no asyncio event loop is running here. Trio is not supported: run "
             "the program on asyncio (such as anyio.run(main, backend='asyncio')), or queue with client.enqueue_nowait()."
         )
-
-
-def _no_identity(message: Fields) -> MessageError:
-    if message["type"] == "alias":
-        return MessageError("userId", "an alias needs the user_id that the previous one becomes")
-    return MessageError("userId", "a message needs a user_id or an anonymous_id, from the call or from bound()")
-
-
-def _lacks_identity(message: Fields) -> bool:
-    return "userId" not in message and ("anonymousId" not in message or message["type"] == "alias")

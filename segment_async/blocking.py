@@ -149,7 +149,7 @@ class Client(Calls[Delivery]):
                 return self._send_before_fork(message)
             thread = self._start()
         client = self._client
-        delivery, body, _ = client._encoded(message)
+        delivery, body, _ = client._outgoing.encoded(message)
         if body:
             admission = client._owner.pipeline.admission
             if not admission.offer(delivery, len(body), paced=False):
@@ -168,7 +168,7 @@ class Client(Calls[Delivery]):
                 return pipeline.put_nowait(delivery, body)
             return thread.run(partial(pipeline.put, delivery, body, shares_loop=False))
         except (QueueFull, SpoolUnavailable) as error:
-            dropped = self._client._not_taken(error, delivery, body)
+            dropped = self._client._outgoing.not_taken(error, delivery, body)
             if dropped is None:
                 raise
             return dropped
