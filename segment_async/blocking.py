@@ -200,7 +200,6 @@ class Client(Calls[Delivery]):
 
     def statistics(self) -> Statistics:
         """One consistent look at the counters."""
-        self._client._owner.check_process()
         return self._client.statistics()
 
     def observe(self, listener: Callable[[Request], object]) -> None:

@@ -167,6 +167,7 @@ class LoopOwner(Host):
             _log.warning(text)
 
     def statistics(self) -> Statistics:
+        self.check_process()
         found = self.pipeline.statistics()
         if self.has_run or not found.pending:
             return found

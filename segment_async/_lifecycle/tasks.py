@@ -58,6 +58,7 @@ class SupervisedTask:
         # Changes with each start, so that callbacks of an earlier one do nothing.
         self._run: object | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_noted = False
         self._crashes = 0
         self._last_crash = 0.0
 
@@ -99,7 +100,14 @@ class SupervisedTask:
         if isinstance(crash, Exception):
             self._begin_later(crash, run)
         else:
-            self._loop.call_later(RESTART_DELAY, self._begin, run, context=Context())
+            self._loop.call_later(RESTART_DELAY, self._begin_again, run, context=Context())
+
+    def _begin_again(self, run: object) -> None:
+        """After a cancellation. No warning: `asyncio.run` cancels all tasks, and what is queued is sent after that."""
+        if run is self._run and not self._is_noted:
+            self._is_noted = True
+            _log.debug("The client's %s was cancelled, and goes on. This is logged once.", self._name)
+        self._begin(run)
 
     def _make_sure(self, task: asyncio.Task[None], run: object) -> None:
         loop = task.get_loop()

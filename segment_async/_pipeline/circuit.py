@@ -36,6 +36,8 @@ _REFUSED_THRESHOLD: Final = 50
 
 Baseline = tuple[int, int]
 """Attempts of all batches, delivered and failed, when a batch failed last."""
+Answered = tuple[int, int]
+"""Attempts of all batches that were delivered, and that met a 5xx."""
 
 
 class CircuitBreaker:
@@ -54,6 +56,7 @@ class CircuitBreaker:
         self._probe_failures = 0
         self._failures_in_a_row = 0
         self._failed = 0
+        self._server_faults = 0
         self._refused_in_a_row = 0
 
     @property
@@ -81,6 +84,7 @@ class CircuitBreaker:
             return None
         if not action.counted:
             return None
+        self._server_faults += history.server_faults > 0
         # A batch that fails again and again says nothing about the server any more.
         self._failed += history.server_faults < SUSPECT_AFTER
         self._note_failure(now)
@@ -133,6 +137,18 @@ class CircuitBreaker:
     def refuses_everything(self) -> bool:
         """Single messages were refused one after the other, and none was delivered in between."""
         return self._refused_in_a_row >= _REFUSED_THRESHOLD
+
+    @property
+    def answered(self) -> Answered:
+        return self.delivered, self._server_faults
+
+    def others_failing(self, since: Answered, own: int) -> float:
+        """The share of attempts that met a 5xx since then, but for so many of one's own.
+
+        An estimate for what comes next, by the rule of succession: a half if there was none.
+        """
+        delivered, faults = self.delivered - since[0], max(0, self._server_faults - since[1] - own)
+        return (faults + 1) / (delivered + faults + 2)
 
     def is_poison_suspect(self, baseline: Baseline | None, was_suspect: bool) -> bool:
         """Whether others were delivered between two failures of this batch, and none has begun to fail since."""

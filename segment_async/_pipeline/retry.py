@@ -35,8 +35,10 @@ _WITHIN: Final = 1_024
 _UNEXPECTED_ANSWERS: Final = 3
 # Failures in a row after which one batch is suspected of being the cause.
 SUSPECT_AFTER: Final = 5
-# Retries of a single message that fails while others are delivered, if `max_retries` is unset.
+# Retries of a single message that fails while others are delivered, if `max_retries` is unset; and the probability below
+# which so many 5xx in a row are not chance, by how many of the others' attempts meet one.
 _RETRIES_ALONE: Final = 10
+_BY_CHANCE: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,9 @@ class RetryPolicy:
 
     Attributes:
         max_retries: retries before a batch is given up. `None`: only `give_up_after` decides, except for a single
-            message that is answered with 5xx while others are delivered, which gets ten retries. Retries that a
-            `Retry-After` asked for, the halves of a split batch, and the one retry on a stale connection don't count.
+            message that is answered with 5xx while others are delivered, which gets ten retries, and more if so many
+            others fail as well that it may be chance. Retries that a `Retry-After` asked for, the halves of a split
+            batch, and the one retry on a stale connection don't count.
         give_up_after: seconds from a batch's first failure until it is given up.
         backoff: seconds before the first retry; doubled for each further one.
         max_backoff: the longest back-off, in seconds.
@@ -90,6 +93,7 @@ class History(NamedTuple):
         counted: re-sends that count against `max_retries`.
         failures: failures in a row that called for a back-off.
         server_faults: how many of the last failures in a row were a 5xx.
+        answered: attempts of all batches that were delivered, and that met a 5xx, before the first of these.
         first_failure: the clock's reading at the first one.
         maybe_sent: an attempt may have arrived without a usable answer.
         unexpected_answers: 2xx answers that were not Segment's.
@@ -103,6 +107,7 @@ class History(NamedTuple):
     counted: int = 0
     failures: int = 0
     server_faults: int = 0
+    answered: tuple[int, int] = (0, 0)
     first_failure: float | None = None
     maybe_sent: bool = False
     unexpected_answers: int = 0
@@ -155,12 +160,12 @@ class Retry(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Send each half by itself; `too_large`: and send smaller batches for a while; `first_alone`: the first message and
-    the rest, instead of halves.
+    """Send each half by itself; `too_large`: and send smaller batches for a while; `alone`: instead of halves, the message
+    with this index, and what is before and behind it.
     """
 
     too_large: bool = False
-    first_alone: bool = False
+    alone: int | None = None
 
 
 class Refresh:
@@ -184,7 +189,10 @@ class AttemptContext(NamedTuple):
         with_token: the client uses OAuth, so that fresh credentials can be fetched.
         others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
         refuses_everything: the server refused many single messages in a row, and took none in between.
-        one_refused: a message that was split off this batch was refused alone.
+        is_part: the batch is what was left when a larger one was split.
+        refused_alone: messages of this batch that were asked about because of that, and refused alone.
+        answered: attempts of all batches so far that were delivered, and that met a 5xx.
+        others_failing: the share of others' attempts that met a 5xx since this batch met its first one in a row.
     """
 
     now: float
@@ -194,7 +202,10 @@ class AttemptContext(NamedTuple):
     with_token: bool = False
     others_delivered: bool = False
     refuses_everything: bool = False
-    one_refused: bool = False
+    is_part: bool = False
+    refused_alone: int = 0
+    answered: tuple[int, int] = (0, 0)
+    others_failing: float = 0.0
 
 
 def decide(
@@ -210,7 +221,8 @@ def decide(
     meaning = _meaning(answer, history, context)
     if meaning is None:
         faults = history.server_faults + 1 if answer.status >= 500 else 0
-        return _retry(answer, history._replace(server_faults=faults), context, policy)
+        answered = context.answered if faults == 1 else history.answered
+        return _retry(answer, history._replace(server_faults=faults, answered=answered), context, policy)
     if isinstance(meaning, Refresh):
         return meaning, history._replace(refreshed=True)
     return meaning, history
@@ -253,9 +265,13 @@ def _meaning(answer: Answer, history: History, context: AttemptContext) -> Finis
 def _refused_for_its_content(status: int, context: AttemptContext) -> Finish | Split:
     if context.messages > 1:
         if status == 400 and context.refuses_everything:
-            # It is not the messages. Splitting every batch to its single ones would cost two requests a message: one
-            # message of a batch is asked about, and if it is refused as well, the rest goes with it.
-            return Finish(Status.FAILED, "refused") if context.one_refused else Split(first_alone=True)
+            # It may not be the messages. Splitting every batch to its single ones would cost two requests a message: a few
+            # of a batch are asked about, and if all of them are refused as well, the rest goes with them. What is left of
+            # a split batch comes behind messages that were refused: good ones, if there are any, are at its end.
+            asked = (-1,) if context.is_part else (-1, 0, context.messages // 2)
+            if context.refused_alone < len(asked):
+                return Split(alone=asked[context.refused_alone])
+            return Finish(Status.FAILED, "refused")
         return Split(too_large=status == 413)
     return Finish(Status.FAILED, "too_large" if status == 413 else "refused")
 
@@ -299,7 +315,9 @@ def _retry(
         # they fail; if nothing is delivered, the halves get as many tries as the whole batch had.
         if context.messages > 1:
             return Split(), history if context.others_delivered else history._replace(server_faults=0)
-        if context.others_delivered and policy.max_retries is None and history.counted >= _RETRIES_ALONE:
+        is_by_chance = context.others_failing**history.server_faults >= _BY_CHANCE
+        may_end = context.others_delivered and policy.max_retries is None and not is_by_chance
+        if may_end and history.counted >= _RETRIES_ALONE:
             return Finish(Status.FAILED, "gave_up"), history
     history = history._replace(counted=history.counted + 1)
     return Retry(policy.delay(history.failures, context.random)), history

@@ -150,7 +150,10 @@ class Settlement:
             with_token=self._auth.has_tokens,
             others_delivered=batch.is_poison_suspect,
             refuses_everything=circuit.refuses_everything,
-            one_refused=batch.record.has_refusal,
+            is_part=batch.sample is not None and batch.sample.of_part,
+            refused_alone=0 if batch.sample is None else batch.sample.refused,
+            answered=circuit.answered,
+            others_failing=circuit.others_failing(batch.history.answered, batch.history.server_faults),
         )
         try:
             return *decide(answer, batch.history, context, self._policy), answer
@@ -165,8 +168,8 @@ class Settlement:
     # -- what is done
 
     def _finish(self, batch: Batch, action: Finish, answer: Response | Failure, now: float) -> None:
-        if action.reason in REFUSALS and batch.count == 1:
-            batch.record.has_refusal = True
+        if action.reason in REFUSALS and batch.count == 1 and batch.sample is not None:
+            batch.sample.refused += 1
         result = batch.history.result(action.status, action.reason)
         self.settle(batch, result, _text_of(answer))
         if action.status is Status.DELIVERED:
@@ -203,7 +206,7 @@ class Settlement:
         self._queue.notify()
 
     def _split(self, batch: Batch, action: Split, now: float) -> None:
-        parts = batch.split(first_alone=action.first_alone)
+        parts = batch.split(action.alone)
         for part in parts:
             part.not_before = now
         with self._queue.lock:

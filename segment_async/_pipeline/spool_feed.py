@@ -216,7 +216,7 @@ class SpoolFeed:
             forget_bodies(queue.ready)
             queue.ready.clear()
         for batch in list(queue.backlog.batches()):
-            queue.settle(batch, kept)
+            queue.settle(batch, batch.history.result(Status.KEPT))
         queue.queued.settle(0, _EVERY_INDEX, kept)
         queue.queued.moved.notify()
         queue.notify()

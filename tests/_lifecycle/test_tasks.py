@@ -83,6 +83,13 @@ class TestRestarts:
         assert runs.gaps == [pytest.approx(RESTART_DELAY, abs=PRECISION)] * 5
         assert not caplog.records
 
+    def test_which_is_logged_once_for_a_reader_who_asks(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG, "segment_async"):
+            watched(Runs(*[cancel] * 5), 1_000)
+        assert [record.getMessage() for record in caplog.records] == [
+            "The client's test was cancelled, and goes on. This is logged once."
+        ]
+
     def test_one_that_is_cancelled_from_outside_comes_back(self) -> None:
         async def main() -> None:
             runs = Runs()

@@ -210,6 +210,34 @@ class TestSuspects:
         assert circuit.delivered == 0
 
 
+class TestOthers:
+    """How many of their attempts meet a 5xx tells bad luck from a message that causes it."""
+
+    def test_half_of_them_may_if_there_were_none(self) -> None:
+        assert closed().others_failing((0, 0), 0) == 0.5
+
+    def test_those_since_a_moment_without_ones_own(self) -> None:
+        circuit = closed()
+        fail(circuit, server_faults=1)
+        end(circuit)
+        since = circuit.answered
+        assert since == (1, 1)
+        for _ in range(8):
+            end(circuit)
+        assert circuit.others_failing(since, 0) == 0.1
+        for faults in range(1, 12):
+            fail(circuit, server_faults=faults)
+        assert circuit.others_failing(since, 11) == 0.1
+        for _ in range(10):
+            fail(circuit, server_faults=1)
+        assert circuit.others_failing(since, 11) == 0.55
+
+    def test_no_answer_is_no_5xx(self) -> None:
+        circuit = closed()
+        fail(circuit, server_faults=0)
+        assert circuit.answered == (0, 0)
+
+
 class TestRefusals:
     """Single messages that are refused one after the other are not to blame."""
 

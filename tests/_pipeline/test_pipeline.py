@@ -398,6 +398,7 @@ class TestWithASpool:
             statuses: Mapping[str, Status] = {outcome.message_id: outcome.status for outcome in outcomes}
             assert statuses.pop("unstored") is Status.DROPPED
             assert set(statuses.values()) == {Status.KEPT}
+            assert {(outcome.attempts, outcome.possibly_delivered) for outcome in outcomes} == {(0, False), (1, True)}
             counters = pipeline.statistics()
             check_counters(counters)
             assert (counters.pending, counters.dropped, counters.accepted) == (3, 1, 4)

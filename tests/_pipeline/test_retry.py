@@ -414,6 +414,12 @@ class TestSuspicion:
         assert all(isinstance(action, Retry) for action in actions[:-1])
         assert actions[-1] == failed("gave_up")
 
+    @pytest.mark.parametrize(("share", "tries"), [(0.25, 11), (0.5, 20), (0.9, 132)])
+    def test_or_later_if_others_fail_as_well_so_that_it_may_be_chance(self, share: float, tries: int) -> None:
+        actions = self.faults(tries, context(count=1, others_delivered=True, others_failing=share))
+        assert all(isinstance(action, Retry) for action in actions[:-1])
+        assert actions[-1] == failed("gave_up")
+
     def test_alone_it_goes_on_while_nothing_is_delivered(self) -> None:
         assert all(isinstance(action, Retry) for action in self.faults(50, context(count=1)))
 
@@ -436,15 +442,24 @@ class TestEverythingIsRefused:
 
     @pytest.mark.parametrize("count", [1, 2, 2_500])
     def test_what_is_left_of_a_batch_fails_whole(self, count: int) -> None:
-        assert meet(Response(400), where=context(count=count, refuses_everything=True, one_refused=True))[0] == failed(
-            "refused"
-        )
+        where = context(count=count, refuses_everything=True, refused_alone=3)
+        assert meet(Response(400), where=where)[0] == failed("refused")
+
+    def test_once_its_last_its_first_and_its_middle_message_were_refused_alone(self) -> None:
+        asked = [
+            meet(Response(400), where=context(count=9, refuses_everything=True, refused_alone=refused))[0]
+            for refused in range(3)
+        ]
+        assert asked == [Split(alone=-1), Split(alone=0), Split(alone=4)]
+
+    def test_or_the_last_one_of_what_was_left_of_a_larger_one(self) -> None:
+        where = context(count=9, refuses_everything=True, is_part=True)
+        assert meet(Response(400), where=where)[0] == Split(alone=-1)
+        assert meet(Response(400), where=where._replace(refused_alone=1))[0] == failed("refused")
 
     @pytest.mark.parametrize("status", [status for status in TABLE if status != 400])
     def test_no_other_answer_means_anything_else_for_it(self, status: int) -> None:
-        assert meet(Response(status), where=context(refuses_everything=True, one_refused=True)) == meet(
-            Response(status)
-        )
+        assert meet(Response(status), where=context(refuses_everything=True, refused_alone=3)) == meet(Response(status))
 
 
 class TestAdvice:

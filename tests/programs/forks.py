@@ -183,6 +183,7 @@ def without_hooks() -> None:
 
 
 async def in_a_child_without_hooks() -> None:
+    assert client.statistics().accepted == 0, client.statistics()
     async with client:
         await client.track("child", "Forked")
 

@@ -272,6 +272,40 @@ def deliver(script: Script, count: int, **options: Any) -> tuple[ScriptedTranspo
     return run(main())
 
 
+class TestServerErrors:
+    @pytest.mark.parametrize(("share", "count", "seconds"), [(0.5, 3_000, 20), (0.8, 1_500, 0.1), (0.9, 300, 60)])
+    def test_a_server_that_fails_at_random_loses_no_message(self, share: float, count: int, seconds: float) -> None:
+        """However often one of them has bad luck while others are delivered."""
+        chance = random.Random(1)
+
+        async def main() -> Mapping[str, int]:
+            transport = ScriptedTransport(lambda _: BUSY if chance.random() < share else None)
+            async with Client("key", transport=transport, flush_at=1, max_queue_size=count) as client:
+                for number in range(count):
+                    await client.track("u", "E", message_id=f"m{number}")
+                    await asyncio.sleep(seconds)
+                assert await client.flush() == 0
+                assert client.statistics().delivered == len(transport.taken)
+                return client.statistics().reasons
+
+        assert not run(main())
+
+    def test_a_message_that_it_never_takes_is_given_up_while_others_are_delivered(self) -> None:
+        async def main() -> tuple[Outcome, float]:
+            transport = ScriptedTransport(refusing("m0", status=500))
+            async with Client("key", transport=transport, flush_at=1) as client:
+                bad = await client.track("u", "E", message_id="m0")
+                for number in range(1, 200):
+                    await client.track("u", "E", message_id=f"m{number}")
+                    await asyncio.sleep(5)
+                return await bad, running_clock().time()
+
+        outcome, ended = run(main())
+        assert outcome.reason == "gave_up"
+        assert 11 <= outcome.attempts <= 12
+        assert ended < 1_100
+
+
 class TestRefusedMessages:
     @pytest.mark.parametrize("place", [0, 1, 499, 500, 777, 999])
     def test_one_among_a_thousand(self, place: int) -> None:
@@ -295,12 +329,42 @@ class TestRefusedMessages:
         transport, outcomes = deliver(lambda _: Response(400), count)
         assert {(outcome.reason, outcome.status_code) for outcome in outcomes.values()} == {("refused", 400)}
         assert len(outcomes) == count
-        # Fifty alone and what was in flight beside the last of them; the splits that led there, at two requests each.
+        # Fifty alone and what was in flight beside the last of them; the splits that led there, at two requests each; and
+        # of what was left at each level a few more that were asked about.
         alone = [request for request in transport.requests if len(request.ids) == 1]
-        assert 50 <= len(alone) < 60
-        assert len(transport.requests) <= 2 * (54 + 2 * math.ceil(math.log2(count)))
+        assert 50 <= len(alone) <= min(count, 54 + 5 * math.ceil(math.log2(count)))
+        assert len(transport.requests) <= 2 * (54 + 6 * math.ceil(math.log2(count)))
         warnings = [record for record in caplog.records if record.getMessage().startswith("The server refuses every")]
         assert len(warnings) == 1
+
+    @pytest.mark.parametrize(
+        "kinds",
+        [
+            "b" * 60 + "g" * 40,
+            "b" * 100 + "g" * 900,
+            "g" * 400 + "b" * 200 + "g" * 400,
+            "b" * 120 + "g" * 40 + "b" * 90,
+        ],
+        ids=["then good ones", "then many", "amid good ones", "around good ones"],
+    )
+    @pytest.mark.parametrize("max_in_flight", [1, 4])
+    def test_more_than_fifty_in_a_row_cost_no_good_one(self, kinds: str, max_in_flight: int) -> None:
+        bad = {f"m{number}" for number, kind in enumerate(kinds) if kind == "b"}
+        transport, outcomes = deliver(refusing(*bad), len(kinds), max_in_flight=max_in_flight)
+        assert {name for name, outcome in outcomes.items() if outcome.status is Status.FAILED} == bad
+        assert len(transport.taken) == len(kinds) - len(bad)
+
+    def test_nor_a_batch_with_bad_ones_at_both_ends_after_fifty(self) -> None:
+        bad = {*(f"m{number}" for number in range(50)), "m50", "m148"}
+
+        async def main() -> list[Outcome]:
+            async with Client("key", transport=ScriptedTransport(refusing(*bad)), flush_at=1_000) as client:
+                for number in range(50):
+                    await give(client, 1, first=number)
+                    await client.flush()
+                return [await delivery for delivery in await give(client, 99, first=50)]
+
+        assert {each.message_id for each in run(main()) if each.status is Status.FAILED} == {"m50", "m148"}
 
     def test_a_batch_of_which_none_was_refused_alone_is_taken_apart_all_the_same(self) -> None:
         """The fifty may have been of one kind, which another batch need not have."""
