@@ -138,7 +138,7 @@ class _File:
     Attributes:
         connection: `None` before it is opened, and from a fault on.
         lock: `None`: another process holds the shard.
-        damages: how often damage was found.
+        damages: how often damage was found; `lost`: messages that it cost.
         disk_bytes: size of the files at the last look.
     """
 
@@ -146,6 +146,7 @@ class _File:
         self.connection: sqlite3.Connection | None = None
         self.lock = lock
         self.damages: int = 0
+        self.lost: int = 0
         self.disk_bytes = 0
         self._place = place
         self._options = options
@@ -301,7 +302,7 @@ class _File:
 
     def _replace(self, source: sqlite3.Connection | None) -> None:
         """Put a new file in place that has everything sound of the old one, and set the old one aside."""
-        make_file(self._place.new, source, None if self.lock is None else self.lock.watermark())
+        self.lost += make_file(self._place.new, source, None if self.lock is None else self.lock.watermark())
         self._place.new.rename(self._place.salvaged)
         self.give_up_connection()
         self._place.finish_salvage()
@@ -336,6 +337,11 @@ class Database:
     def damages(self) -> int:
         """How often damage was found."""
         return self._file.damages
+
+    @property
+    def lost(self) -> int:
+        """How many messages damage has cost."""
+        return self._file.lost
 
     @property
     def disk_bytes(self) -> int:
@@ -660,8 +666,11 @@ _DAMAGED: Final = BatchResult(Status.DROPPED, "damaged")
 _FARTHEST: Final = 2**40
 
 
-def make_file(path: Path, source: sqlite3.Connection | None, watermark: Counters | None) -> None:
-    """Make a complete database with everything sound of another one, safe on disk. `None`: not even that can be opened."""
+def make_file(path: Path, source: sqlite3.Connection | None, watermark: Counters | None) -> int:
+    """Make a complete database with everything sound of another one, safe on disk. `None`: not even that can be opened.
+
+    Returns how many messages are lost, as far as that is known.
+    """
     for leftover in (path, path.with_name(path.name + "-wal")):
         leftover.unlink(missing_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -671,14 +680,15 @@ def make_file(path: Path, source: sqlite3.Connection | None, watermark: Counters
         target.execute(f"PRAGMA user_version = {files.user_version(files.FORMAT)}")
         target.execute("BEGIN")
         tables.create(target)
-        _carry_over(source, target, watermark)
+        lost = _carry_over(source, target, watermark)
         target.execute("COMMIT")
         target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     files.sync(path)
+    return lost
 
 
-def _carry_over(source: sqlite3.Connection | None, target: sqlite3.Connection, watermark: Counters | None) -> None:
-    """Copy what is sound, and set the counters to what was found.
+def _carry_over(source: sqlite3.Connection | None, target: sqlite3.Connection, watermark: Counters | None) -> int:
+    """Copy what is sound, and set the counters to what was found. Returns how many messages are lost.
 
     Which of the messages may have been sent is not relied on any more: all of them are marked.
     """
@@ -698,6 +708,8 @@ def _carry_over(source: sqlite3.Connection | None, target: sqlite3.Connection, w
     position, revision = max(counters.position, last), counters.revision + 1
     counters = counters._replace(position=position, revision=revision)
     tables.store_counters(target, counters._replace(pending_bytes=size, dead=dead, dead_bytes=dead_bytes))
+    before = own or watermark or Counters()
+    return counters.reasons.get("damaged", 0) - before.reasons.get("damaged", 0)
 
 
 def _readable(

@@ -35,6 +35,8 @@ APPLICATION_ID: Final = 0x73A9C55B
 FORMAT: Final = 3
 """Of the tables. A file with a higher number was written by a newer version."""
 _SQLITE_MARK: Final = b"SQLite format 3\0"
+# Bits of the mark that damage may have flipped; another program's differs in more.
+_MOST_FLIPPED: Final = 4
 _LOCK_MARK: Final = b"segment-async spool\n"
 
 
@@ -199,9 +201,12 @@ def check_files(place: Place) -> bool:
 
 
 def _check_header(place: Place, header: bytes) -> None:
-    if header[:16] != _SQLITE_MARK or header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
-        # The file beside it shows whether it was ours.
-        if peek_watermark(place) is None:
+    is_database = header[:16] == _SQLITE_MARK
+    other_bits = (int.from_bytes(header[68:72], "big") ^ APPLICATION_ID).bit_count()
+    if not is_database or other_bits:
+        # The file beside it shows whether it was ours, unless it has another program's mark.
+        is_others = is_database and len(header) == 100 and other_bits > _MOST_FLIPPED
+        if is_others or peek_watermark(place) is None:
             raise SpoolUnavailable(f"{place.database} is not a spool; it was left as it is")
         raise Damaged("its header is damaged")
     version = int.from_bytes(header[60:64], "big")

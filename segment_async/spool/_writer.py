@@ -135,6 +135,8 @@ class Shard:
         self._revision: int | None = None
         self._damaged = 0
         self.look()
+        # What was lost when it was opened.
+        self.dropped += itertools.repeat(_DAMAGED, database.lost)
 
     @property
     def counters(self) -> Counters:
@@ -148,6 +150,11 @@ class Shard:
     @property
     def has_work(self) -> bool:
         return bool(self.unrecorded or self.doubts)
+
+    @property
+    def recovered(self) -> int:
+        """Messages that were left in it, right after it was opened; those that are lost count too."""
+        return self.counters.pending + len(self.dropped)
 
     def commit(
         self, steps: Sequence[Step] = (), *, may_hold: bool = False, elsewhere: Mapping[bytes, Appended] | None = None
@@ -643,7 +650,7 @@ class Writer:
                     return SpoolUnavailable(other_owner(self._base))
                 places = (Place(self._base, slot) for slot in itertools.count())
                 self._own = next(shard for place in places if (shard := self._open(place)) is not None)
-                self._recovered += self._own.counters.pending
+                self._recovered += self._own.recovered
         except SpoolUnavailable as refusal:
             return refusal
         except OSError as fault:
@@ -673,11 +680,13 @@ class Writer:
             # Before it is opened: what is put back from then on changes it.
             stamp = place.stamp()
             shard = None if self._empty.get(place.slot) == stamp else self._open(place)
-            if shard is not None and shard.counters.pending:
+            if shard is None:
+                return
+            self._recovered += shard.recovered
+            if shard.counters.pending:
                 self._adopted.append(shard)
                 self._given_back.pop(shard.slot, None)
-                self._recovered += shard.counters.pending
-            elif shard is not None:
+            else:
                 self._close(shard)
                 self._empty[place.slot] = stamp
 

@@ -239,6 +239,17 @@ def test_any_other_file_is_refused_and_left_as_it_is(path, content):
     assert names(path) == ["analytics.db"]
 
 
+def test_a_foreign_database_in_the_place_of_a_spool_is_refused_and_left_as_it_is(path):
+    """Though the lock file beside it is ours."""
+    fill(path, "a")
+    path.unlink()
+    sqlite_file(path, "CREATE TABLE orders (id)", "INSERT INTO orders VALUES (1)")
+    before, there = path.read_bytes(), names(path)
+    assert path.name + ".lock" in there
+    assert "is not a spool" in refusal(path)
+    assert (path.read_bytes(), names(path)) == (before, there)
+
+
 def test_a_folder_in_the_place_is_refused(path):
     path.mkdir(parents=True)
     assert "is a folder" in refusal(path)
@@ -290,6 +301,22 @@ def test_a_truncated_file_is_set_aside_and_what_is_lost_is_counted(path, size, c
     assert path.with_name(aside).stat().st_size == size
     assert mode(path.with_name(aside)) == 0o600
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("size", [99, 6_000])
+def test_what_is_lost_when_a_spool_is_opened_is_reported_to_its_reader(path, size):
+    fill(path, *(f"{number:04}" for number in range(300)))
+    os.truncate(path, size)
+
+    async def part(spool):
+        window = await spool.read(1_000, 10**9)
+        found = spool.statistics()
+        assert found.recovered == 300
+        assert len(window.messages) == found.pending
+        assert [each.reason for each in window.dropped] == ["damaged"] * found.dropped
+        assert found.dropped > 0
+
+    run(path, part)
 
 
 async def settle_rest(spool, left):
