@@ -99,9 +99,12 @@ async def harden(request: web.Request, response: web.StreamResponse) -> None:
 
 def _host_name(host: str) -> str:
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        parts = urlsplit(f"//{host}")
+        # What follows the colon must be a number: otherwise it belongs to another name.
+        port = parts.port
     except ValueError:
         return ""
+    return "" if port == 0 else parts.hostname or ""
 
 
 def is_loopback_name(name: str) -> bool:

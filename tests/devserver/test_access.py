@@ -10,7 +10,16 @@ INSIDE = ["/", "/_dev/events", "/_dev/summary", "/_dev/wait?count=0", "/_dev/cha
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "localhost@evil.example", "", "[::1"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:8765",
+        "127.0.0.1.evil.example",
+        "localhost@evil.example",
+        "127.0.0.1:8765.evil.example",
+        "",
+        "[::1",
+    ],
 )
 def test_a_foreign_host_is_refused_everywhere(host: str) -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
@@ -89,6 +98,7 @@ def test_requests_for_another_site_without_an_origin_are_refused_but_links_work(
         ("null", 403),
         ("file://localhost", 403),
         ("http://localhost@evil.example", 403),
+        ("http://127.0.0.1:8765.evil.example", 403),
     ],
 )
 def test_local_pages_and_allowed_origins_may_post(origin: str, expected: int) -> None:
