@@ -137,7 +137,7 @@ def dry_run(options: ImportOptions, *, on_progress: Callable[[int], object] | No
     options.check()
     sources = find(list(map(str, options.sources)), options.format, options.stdin)
     for source in sources:
-        check_columns(source, options.mapping, transformed=options.transform is not None)
+        check_columns(source, options.mapping, options.id_columns, transformed=options.transform is not None)
     preparer = preparer_of(options, fingerprint_of(options.write_key))
     result = DryRun()
     seen: dict[str, None] = {}

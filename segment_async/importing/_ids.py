@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from ._records import Record
+from ._records import ABSENT, Record
 from ._values import Unreadable, as_id, as_text, dumps
 
 _REMEMBERED: Final = 200_000
@@ -39,14 +39,14 @@ class MessageIds:
         self._keyed = hashlib.blake2b(digest_size=16, key=fingerprint.encode())
 
     def assign(
-        self, message: dict[str, Any], content: bytes, index: int, record: Record, cell: Callable[[Any, str], Any]
+        self, message: dict[str, Any], content: bytes, index: int, record: Record, cell: Callable[[Record, str], Any]
     ) -> str:
         """The id of the message, the `index`-th one of its record.
 
-        `content` is its JSON with sorted keys; `cell` takes a column's value from a row.
+        `content` is its JSON with sorted keys; `cell` takes a column's value from a record, or `ABSENT`.
 
         Raises:
-            Unreadable: with ``keep``, the message has no id; with ``columns``, none of the columns has a value.
+            Unreadable: with ``keep``, the message has no id; with ``columns``, a column is not there, or all are empty.
         """
         if self._mode == "content":
             return self._hash(content)
@@ -57,12 +57,17 @@ class MessageIds:
             return as_id(kept)
         if self._mode == "row":
             return self._hash(dumps([record.source.identity, record.number, index]))
-        values = [
-            None if (value := cell(record.row, column)) in (None, "") else as_text(value) for column in self._columns
-        ]
+        values = [self._part(cell(record, column), column) for column in self._columns]
         if not any(value is not None for value in values):
             raise Unreadable("message-id-missing", "All columns of the id are empty.", "messageId")
         return self._hash(dumps([*values, index] if index else values))
+
+    def _part(self, value: Any, column: str) -> str | None:
+        """What a column adds to an id; `None` if its value is empty."""
+        if value is ABSENT:
+            text = f"The record has no column {column!r}, which is part of the id."
+            raise Unreadable("message-id-missing", text, "messageId")
+        return None if value in (None, "") else as_text(value)
 
     def _hash(self, content: bytes) -> str:
         hashed = self._keyed.copy()

@@ -54,16 +54,19 @@ class Mapping:
 
     Attributes:
         digest: changes with everything that changes messages.
-        id_columns: of ``messageId = { columns = [...] }``.
+        id_columns: of ``messageId = { columns = [...] }``, which is in the mapping's `id_line`.
         keeps_id: the mapping takes the messageId from a column, as it is.
         has_integrations: the mapping says where the data goes.
     """
 
-    def __init__(self, templates: list[Template], digest: str, id_columns: tuple[str, ...], name: str) -> None:
+    def __init__(
+        self, templates: list[Template], digest: str, id_columns: tuple[str, ...], name: str, id_line: int = 0
+    ) -> None:
         self._templates = templates
         self._name = name
         self.digest = digest
         self.id_columns = id_columns
+        self.id_line = id_line
         self.keeps_id = any("messageId" in template.fields for template in templates)
         self.has_integrations = any("integrations" in template.fields for template in templates)
 
@@ -72,21 +75,26 @@ class Mapping:
         """Every column that the mapping names."""
         return {leaf.column for leaf in self._leaves() if leaf.column is not None} | set(self.id_columns)
 
-    def check_columns(self, source: str, columns: list[str]) -> None:
-        """Raises:
-        ImportUsageError: the source lacks a column of the mapping.
-        """
-        known = set(columns)
-        for leaf in self._leaves():
-            if leaf.column is not None and leaf.column not in known and leaf.column.split(".")[0] not in known:
-                self._missing(source, leaf.column, leaf.line, columns)
-        for column in self.id_columns:
-            if column not in known:
-                self._missing(source, column, 0, columns)
+    def check_columns(self, source: str, columns: list[str], has: Callable[[str], bool]) -> None:
+        """Check the source's `columns` against all that the mapping names; `has` says whether a column is there.
 
-    def _missing(self, source: str, column: str, line: int, columns: list[str]) -> None:
+        Raises:
+            ImportUsageError: the source lacks a column of the mapping.
+        """
+        for leaf in self._leaves():
+            if leaf.column is not None and not has(leaf.column):
+                raise self._missing(leaf.column, leaf.line, f"source {source} has no", columns)
+        self.check_id_columns(f"source {source} has no", columns, has)
+
+    def check_id_columns(self, problem: str, columns: list[str], has: Callable[[str], bool]) -> None:
+        """The same for the columns of the messageId alone; `problem` is how the error begins."""
+        for column in self.id_columns:
+            if not has(column):
+                raise self._missing(column, self.id_line, problem, columns)
+
+    def _missing(self, column: str, line: int, problem: str, columns: list[str]) -> ImportUsageError:
         place = f"{self._name}, line {line}" if line else self._name
-        raise ImportUsageError(f"{place}: source {source} has no column {column!r}{nearest(column, columns)}")
+        return ImportUsageError(f"{place}: {problem} column {column!r}{nearest(column, columns)}")
 
     def bind(self, columns: list[str] | None) -> Callable[[Any], list[dict[str, Any]]]:
         """A function from a row to its messages; `columns` are those of lists of cells, `None` for dicts.
@@ -204,7 +212,7 @@ def _bound_leaf(name: str, leaf: Leaf, column: str, columns: list[str] | None) -
         convert = None  # cells are text
     if columns is not None:
         return name, leaf.path, getitem, columns.index(column), convert
-    return name, leaf.path, _within if "." in column else dict[str, Any].get, column, convert
+    return name, leaf.path, within if "." in column else dict[str, Any].get, column, convert
 
 
 def _looked_up(values: MappingOf[str, Any], value: Any) -> Any:
@@ -214,11 +222,14 @@ def _looked_up(values: MappingOf[str, Any], value: Any) -> Any:
     return found
 
 
-def _within(row: dict[str, Any], column: str) -> Any:
-    """The value of ``address.city``, also within objects."""
-    value: Any = row.get(column)
-    if value is None:
-        value = row
+def within(row: dict[str, Any], column: str, absent: Any = None) -> Any:
+    """The value of ``address.city``, also within objects; `absent` if the row has no such field."""
+    value: Any = row.get(column, absent)
+    if (value is None or value is absent) and "." in column:
+        inner: Any = row
         for part in column.split("."):
-            value = cast("dict[str, Any]", value).get(part) if isinstance(value, dict) else None
+            if not isinstance(inner, dict) or part not in inner:
+                return value
+            inner = cast("dict[str, Any]", inner)[part]
+        return inner
     return value

@@ -73,10 +73,11 @@ class _Reader:
         if several is not None and not (isinstance(several, list) and several):
             raise self._error("message", "must be [[message]] tables")
         id_columns = self._id_columns(content)
+        id_line = self._line("messageId") if id_columns else 0
         tables: list[dict[str, Any]] = [content | each for each in self._tables(several)]
         templates = [self._template(each) for each in tables]
         digest = hashlib.sha256(dumps([content, several, id_columns])).hexdigest()
-        return Mapping(templates, digest, id_columns, self._name)
+        return Mapping(templates, digest, id_columns, self._name, id_line)
 
     def _tables(self, several: Any) -> list[dict[str, Any]]:
         return [*several] if several else [{}]

@@ -119,6 +119,8 @@ class ImportOptions:
             raise ImportUsageError("ids must be content, columns:NAME,NAME, row or keep")
         if self.ids == "columns" and not self.id_columns:
             raise ImportUsageError("ids from columns need their names: columns:NAME,NAME")
+        if self.ids != "columns" and self.id_columns:
+            raise ImportUsageError(f"ids come from {self.ids}, but columns are named: columns:NAME,NAME")
         if self.mapping is not None and (self.mapping.keeps_id or self.mapping.id_columns) and self.ids != "content":
             raise ImportUsageError("the mapping sets messageId: leave --id out")
 

@@ -50,6 +50,25 @@ class ParquetReader:
         names: list[str] = list(self._file.schema_arrow.names)
         return names
 
+    @property
+    def paths(self) -> list[str]:
+        """What is inside of structs, such as ``address.city``."""
+        return [path for field in self._file.schema_arrow for path, _ in self._inside(field, "") if "." in path]
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """How the paths begin that rows are free to have."""
+        found = (each for field in self._file.schema_arrow for each in self._inside(field, ""))
+        return tuple(f"{path}." for path, kind in found if self._pyarrow.types.is_map(kind))
+
+    def _inside(self, field: Any, outer: str) -> Iterator[tuple[str, Any]]:
+        """The field and those inside of it, with their types."""
+        path, kind = outer + field.name, field.type
+        yield path, kind
+        if self._pyarrow.types.is_struct(kind):
+            for index in range(kind.num_fields):
+                yield from self._inside(kind.field(index), path + ".")
+
     def tell(self) -> int:
         """How far it is read, in bytes of the file, as if all rows were of one size."""
         return (self._source.size or 0) * self._done // max(1, self.count)

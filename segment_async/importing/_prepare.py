@@ -15,9 +15,9 @@ from segment_async.verdicts import Verdict
 
 from ._ids import MessageIds, RecentIds, sorted_json
 from ._judging import Judge
-from ._mapping import CALLS, IDS, Mapping
+from ._mapping import CALLS, IDS, Mapping, within
 from ._ready_made import Build, Transform, ready_made, transformed
-from ._records import Problem, Record
+from ._records import ABSENT, Problem, Record
 from ._values import AHEAD, EARLIEST, Unreadable, as_id, read_time, time_text
 
 _LOOK_EVERY: Final = 256
@@ -159,12 +159,14 @@ class Preparer:
         moment = datetime.fromisoformat(given)
         return (self._since is None or moment >= self._since) and (self._until is None or moment < self._until)
 
-    def _cell(self, row: Any, column: str) -> Any:
-        """One column's value."""
+    def _cell(self, record: Record, column: str) -> Any:
+        """One column's value; `ABSENT` if the record does not have it."""
+        row: Any = record.row
         if isinstance(row, dict):
-            return cast("dict[str, Any]", row).get(column)
+            value = within(cast("dict[str, Any]", row), column, ABSENT)
+            return None if value is ABSENT and column in record.empty else value
         if self._columns is None or column not in self._columns:
-            return None
+            return ABSENT
         return row[self._columns.index(column)]
 
 

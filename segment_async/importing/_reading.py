@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, ParamSpec, TypeVar
 
-from ._mapping import Mapping
+from ._mapping import Mapping, nearest, within
 from ._parquet import ParquetReader
 from ._prepare import Prepared, Preparer
 from ._ready_made import check_ready_made
-from ._records import Place, Record, csv_header, read_csv, read_json_lines
-from ._report import SourceBroken
+from ._records import ABSENT, Place, Record, csv_header, read_csv, read_json_lines
+from ._report import ImportUsageError, SourceBroken
 from ._sources import Source
 from ._state import Position
 
@@ -76,27 +76,65 @@ class Opened:
             return None
 
 
-def check_columns(source: Source, mapping: Mapping | None, *, transformed: bool) -> list[str] | None:
-    """The source's columns, checked against the mapping; `None` where rows name their own.
+def check_columns(source: Source, mapping: Mapping | None, id_columns: Sequence[str], *, transformed: bool) -> None:
+    """Check the source's columns against the mapping, and against `id_columns`, those of the option ``--id``.
 
     Raises:
-        ImportUsageError: the header is wrong, or lacks a mapped column.
+        ImportUsageError: the header is wrong, or lacks a column; or none of the first records has one of the id.
     """
-    columns: list[str] | None = None
+    paths: list[str] = []
+    maps: tuple[str, ...] = ()
     if source.format == "csv":
         columns, _ = csv_header(source)
+        where = ", line 1"
     elif source.format == "parquet":
         try:
             reader = ParquetReader(source)
         except SourceBroken:
-            return None  # reported when its turn comes
-        columns = reader.columns
+            return  # reported when its turn comes
+        columns, where = reader.columns, ""
+        paths, maps = reader.paths, reader.maps
         reader.close()
-    if columns is not None and mapping is not None:
-        mapping.check_columns(source.name, columns)
-    elif columns is not None and not transformed:
+    else:
+        _check_first_records(source, mapping, id_columns)
+        return
+    columns = [*columns, *paths]
+    known = set(columns)
+
+    def has(column: str) -> bool:
+        return column in known or column.startswith(maps)
+
+    if mapping is not None:
+        mapping.check_columns(source.name, columns, has)
+    elif not transformed:
         check_ready_made(source.name, columns)
-    return columns
+    _check_id_columns(f"source {source.name}{where}: has no", id_columns, columns, has)
+
+
+def _check_first_records(source: Source, mapping: Mapping | None, id_columns: Sequence[str]) -> None:
+    """JSON has no header: a column of the id that no record of the sample has is misspelt."""
+    if not id_columns and (mapping is None or not mapping.id_columns):
+        return
+    records = [each for each in read_json_lines(source, io.BytesIO(source.sample), Place()) if each.problem is None]
+    if not records:
+        return
+    columns = [*dict.fromkeys(name for each in records for name in (*each.row, *each.empty))]
+
+    def has(column: str) -> bool:
+        return column in columns or any(within(each.row, column, ABSENT) is not ABSENT for each in records)
+
+    amount = f"none of the first {len(records):,} records has a" if len(records) > 1 else "the first record has no"
+    if mapping is not None:
+        mapping.check_id_columns(f"source {source.name}: {amount}", columns, has)
+    last = records[-1].line
+    lines = f"lines 1 to {last:,}" if len(records) > 1 else f"line {last}"
+    _check_id_columns(f"source {source.name}, {lines}: {amount}", id_columns, columns, has)
+
+
+def _check_id_columns(problem: str, id_columns: Sequence[str], columns: list[str], has: Callable[[str], bool]) -> None:
+    for column in id_columns:
+        if not has(column):
+            raise ImportUsageError(f"{problem} column {column!r}, which --id names{nearest(column, columns)}")
 
 
 def open_at(source: Source, position: Position) -> Opened:

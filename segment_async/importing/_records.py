@@ -10,7 +10,7 @@ import csv
 import io
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import sub
@@ -20,6 +20,9 @@ import orjson
 
 from ._report import ImportUsageError, SourceBroken
 from ._sources import Source
+
+ABSENT: Final = object()
+"""In place of a value: the record has no such column."""
 
 EXTRA: Final = "(extra)"
 """The key of the cells beyond the last column, in the row of a reject."""
@@ -49,6 +52,7 @@ class Record:
         row: a list of cells for CSV, a dict for others, text if it could not be parsed.
         after: where the next record begins: lines before it and its byte, or its row group and row.
         problem: why it could not be read.
+        empty: columns that `row` leaves out because their cells are empty: of a repaired reject.
     """
 
     source: Source
@@ -58,6 +62,7 @@ class Record:
     row: Any
     after: tuple[int, int]
     problem: Problem | None = None
+    empty: Collection[str] = ()
 
 
 class _Lines:
@@ -270,7 +275,11 @@ def read_json_lines(source: Source, stream: BinaryIO, place: Place) -> Iterator[
             if problem is None and is_rejects:
                 problem, row = _repaired(row)
         number += 1
-        yield Record(source, number, line, byte, row, (lines.line, lines.byte), problem)
+        if is_rejects and problem is None:
+            row, empty = _without_empty(row)
+            yield Record(source, number, line, byte, row, (lines.line, lines.byte), None, empty)
+        else:
+            yield Record(source, number, line, byte, row, (lines.line, lines.byte), problem)
 
 
 def _parse_object(raw: bytes) -> tuple[Problem | None, Any]:
@@ -285,7 +294,7 @@ def _parse_object(raw: bytes) -> tuple[Problem | None, Any]:
 
 
 def _repaired(reject: dict[str, Any]) -> tuple[Problem | None, Any]:
-    """The row of a line of a rejects file. Its empty cells are absent, as in CSV."""
+    """The row of a line of a rejects file."""
     row = reject.get("row")
     if isinstance(row, str):
         problem, parsed = _parse_object(row.encode(errors="replace"))
@@ -297,7 +306,13 @@ def _repaired(reject: dict[str, Any]) -> tuple[Problem | None, Any]:
     fields = cast("dict[str, Any]", row)
     if EXTRA in fields:
         return Problem("columns", "", f"Has cells beyond the last column, under {EXTRA!r}."), fields
-    return None, {name: value for name, value in fields.items() if value != ""}
+    return None, fields
+
+
+def _without_empty(row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The row and its empty cells, which are absent, as in CSV."""
+    empty = [name for name, value in row.items() if value == ""]
+    return {name: value for name, value in row.items() if value != ""} if empty else row, empty
 
 
 def shown_row(record: Record, columns: list[str] | None) -> Any:

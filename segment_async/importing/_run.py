@@ -70,7 +70,7 @@ class Importer:
             raise ImportUsageError("no write key: set SEGMENT_WRITE_KEY, or use --write-key-file")
         self._sources: list[Source] = find(list(map(str, options.sources)), options.format, options.stdin)
         for source in self._sources:
-            check_columns(source, options.mapping, transformed=options.transform is not None)
+            check_columns(source, options.mapping, options.id_columns, transformed=options.transform is not None)
         self._transport, address = self._connected()
         fingerprint = fingerprint_of(options.write_key)
         belongings = Belongings.of(self._sources, options.digest(), fingerprint, address)

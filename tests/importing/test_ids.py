@@ -1,0 +1,148 @@
+"""Ids made of columns: a column that does not exist never makes two records the same."""
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from segment_async.importing import ImportUsageError, dry_run, parse_mapping
+
+from .support import MAPPING, RecordingSegment, imported, options, orders, rejects_of, write_csv
+
+WITH_ID = 'messageId = { columns = ["user", "lien"] }\n' + MAPPING
+ROWS = [("o1", "1"), ("o1", "2"), ("o2", "1")]
+
+
+def write_lines(path, rows):
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return path
+
+
+def lines_of(rows=ROWS):
+    return [{"type": "track", "userId": "u", "event": "A", "order": order, "line": line} for order, line in rows]
+
+
+def write_parquet(path, rows):
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_ready_csv(path, rows):
+    names = [*rows[0]]
+    return write_csv(path, [[row[name] for name in names] for row in rows], ",".join(names))
+
+
+def refused(path, match, **given):
+    """Neither an import nor a dry run begins."""
+    segment = RecordingSegment()
+    given = {"transport": segment} | given
+    with pytest.raises(ImportUsageError, match=match):
+        dry_run(options(path, **given))
+    with pytest.raises(ImportUsageError, match=match):
+        imported(path, segment=segment, **{name: each for name, each in given.items() if name != "transport"})
+    assert segment.batches == []
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "place"),
+    [
+        ("a.csv", write_ready_csv, ", line 1: has no"),
+        ("a.parquet", write_parquet, ": has no"),
+        ("a.jsonl", write_lines, ", lines 1 to 3: none of the first 3 records has a"),
+    ],
+)
+@pytest.mark.parametrize("transform", [None, dict])
+def test_a_column_of_the_option_that_does_not_exist_is_named(tmp_path, name, write, place, transform):
+    path = write(tmp_path / name, lines_of())
+    match = rf"source .*{name}{place} column 'lien', which --id names; did you mean 'line'\?"
+    given = {"mapping": None, "destinations": "none", "transform": transform}
+    refused(path, match, ids="columns", id_columns=("order", "lien"), **given)
+    _, segment = imported(path, ids="columns", id_columns=("order", "line"), **given)
+    assert len({*segment.ids}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "place"),
+    [
+        ("a.csv", write_ready_csv, "source .* has no"),
+        ("a.parquet", write_parquet, "source .* has no"),
+        ("a.jsonl", write_lines, "source .*: none of the first 2 records has a"),
+    ],
+)
+def test_a_column_of_the_mapping_that_does_not_exist_is_named(tmp_path, name, write, place):
+    rows = [{"user": user, "at": at, "total": total, "line": 1} for user, at, total in orders(2)]
+    match = rf"map.toml, line 1: {place} column 'lien'; did you mean 'line'\?"
+    refused(write(tmp_path / name, rows), match, mapping=parse_mapping(WITH_ID, "map.toml"))
+
+
+def test_one_record_without_the_column(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", lines_of()[:1])
+    match = r"a.jsonl, line 1: the first record has no column 'lien', which --id names; did you mean 'line'\?"
+    refused(path, match, mapping=None, destinations="none", ids="columns", id_columns=("lien",))
+
+
+def test_a_record_that_lacks_the_column_is_rejected(tmp_path):
+    rows = [*lines_of(), {"type": "track", "userId": "u", "event": "A", "order": "o1"}]
+    rows += [rows[-1] | {"line": None}, rows[-1] | {"line": ""}]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    report, segment = imported(
+        path, mapping=None, destinations="none", ids="columns", id_columns=("order", "line"), restart=True
+    )
+    # An empty value is a value: the record before it is the same.
+    assert (report.counts.delivered, report.counts.rejected, report.counts.duplicates) == (4, 1, 1)
+    (reject,) = rejects_of(report)
+    assert (reject["record"], reject["rule"], reject["path"]) == (4, "message-id-missing", "messageId")
+    assert reject["text"] == "The record has no column 'line', which is part of the id."
+    assert len({*segment.ids}) == 4
+
+
+def test_a_mapping_rejects_a_record_that_lacks_the_column(tmp_path):
+    rows = [{"user": user, "at": at, "total": total, "lien": 1} for user, at, total in orders(2)]
+    del rows[1]["lien"]
+    report, _ = imported(write_lines(tmp_path / "a.jsonl", rows), mapping=parse_mapping(WITH_ID))
+    assert [reject["text"] for reject in rejects_of(report)] == [
+        "The record has no column 'lien', which is part of the id."
+    ]
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.jsonl", write_lines), ("a.parquet", write_parquet)])
+def test_a_column_inside_of_an_object(tmp_path, name, write):
+    mapping = MAPPING.replace("[properties]", 'messageId = { columns = ["order.id"] }\n[properties]')
+    rows = [{"user": "u", "at": "2024-05-01", "total": 1, "order": {"id": number}} for number in range(3)]
+    _, segment = imported(write(tmp_path / name, rows), mapping=parse_mapping(mapping))
+    assert len({*segment.ids}) == 3
+    misspelt = parse_mapping(mapping.replace("order.id", "order.nr"))
+    refused(tmp_path / name, "column 'order.nr'", mapping=misspelt, restart=True)
+
+
+def test_the_names_inside_of_a_map_are_free(tmp_path):
+    kind = pa.map_(pa.string(), pa.string())
+    at, total = ["2024-05-01"], [1]
+    table = pa.table({"user": ["u"], "at": at, "total": total, "tags": pa.array([[("shop", "1")]], kind)})
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path)
+    mapping = parse_mapping(MAPPING.replace("[properties]", '[properties]\nshop = { column = "tags.shop" }'))
+    assert imported(path, mapping=mapping)[1].messages[0]["properties"]["shop"] == "1"
+
+
+def test_a_dotted_column_is_no_path_in_csv(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [("u", "2024-05-01", 1, "Bonn")], "user,at,total,address")
+    mapping = parse_mapping(MAPPING.replace("[properties]", '[properties]\ncity = { column = "address.city" }'))
+    refused(path, "no column 'address.city'", mapping=mapping)
+
+
+def test_a_repaired_reject_keeps_the_id_of_its_empty_cells(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [("u", "never", "1", "")], "user,at,total,line")
+    mapping = parse_mapping(WITH_ID.replace("lien", "line"))
+    report, _ = imported(path, mapping=mapping)
+    repaired = tmp_path / "repaired.jsonl"
+    rejects = [reject | {"row": reject["row"] | {"at": "2024-05-01"}} for reject in rejects_of(report)]
+    again, segment = imported(write_lines(repaired, rejects), mapping=mapping)
+    assert again.counts.delivered == 1
+    fine = write_csv(tmp_path / "b.csv", [("u", "2024-05-01", "1", "")], "user,at,total,line")
+    assert imported(fine, mapping=mapping)[1].ids == segment.ids
+
+
+def test_columns_go_with_ids_of_columns(tmp_path):
+    path = write_csv(tmp_path / "a.csv", orders(1))
+    refused(path, "ids come from row, but columns are named", ids="row", id_columns=("user",))
