@@ -1,6 +1,7 @@
 """The rules: each one applies to a message that violates it, and to no other."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -294,3 +295,14 @@ def test_the_client_refuses_what_segment_would_drop(dropped: Any) -> None:
     with pytest.raises(MessageError):
         client.enqueue_nowait(dropped)
     assert len(DROPPED) > 6
+
+
+def test_a_decimal_counts_as_a_number_with_its_digits() -> None:
+    total = Decimal("12345678901234567890.10")
+    judged = message(event="Order Completed", properties={"total": total})
+    assert findings(judged) == []
+    assert findings(judged | {"properties": {"currency": total}}) == [("spec", "field-type", "properties.currency")]
+    size = len(b'{"a":12345678901234567890.10,"b":""}')
+    fitting = {"a": total, "b": "x" * (MESSAGE_BYTES - size)}
+    assert "message-too-large" not in {rule for _, rule, _ in findings(fitting)}
+    assert "message-too-large" in {rule for _, rule, _ in findings(fitting | {"b": fitting["b"] + "x"})}

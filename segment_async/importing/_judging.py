@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
 from typing import Any, Final, cast
+from uuid import UUID
 
 import orjson
 
@@ -15,6 +17,7 @@ from segment_async.plans import Plan
 from segment_async.verdicts import MESSAGE_BYTES, MESSAGE_ID_CHARACTERS, Verdict, judge
 
 from ._records import Problem
+from ._values import exact_json, is_json
 
 # The library's name and version in the context, which the client adds.
 _LIBRARY: Final = {"name": "segment-async", "version": __version__}
@@ -28,7 +31,10 @@ _JUDGED_BY_VALUE: Final = frozenset(
 _DATES: Final = frozenset({"createdAt", "created_at", "birthday"})
 # Fields whose type `_message/build.py` checks, which these messages do not pass.
 _REFUSED: Final = {
-    **dict.fromkeys(("event", "name", "category"), ((int, float, Decimal, list, dict), "Must be text.")),
+    **dict.fromkeys(
+        ("event", "name", "category"),
+        ((int, float, Decimal, list, dict, tuple, set, bytes, date, UUID), "Must be text."),
+    ),
     **dict.fromkeys(
         ("properties", "traits", "context", "integrations"), ((int, float, Decimal, list, str), "Must be an object.")
     ),
@@ -63,7 +69,7 @@ class Judge:
         is_clean = shape in self._clean_shapes and size <= MESSAGE_BYTES and length < MESSAGE_ID_CHARACTERS
         if is_clean and self._plan is None:
             return None
-        verdicts = [] if is_clean else self._verdicts(message, size, shape)
+        verdicts = [] if is_clean else self._verdicts(message, content, size, shape)
         if self._plan is not None:
             verdicts = [*verdicts, *self._violations(self._plan, message, content)]
         for verdict in verdicts:
@@ -73,11 +79,14 @@ class Judge:
                 found.append(verdict)
         return None
 
-    def _verdicts(self, message: dict[str, Any], size: int, shape: object) -> list[Verdict]:
+    def _verdicts(self, message: dict[str, Any], content: bytes, size: int, shape: object) -> list[Verdict]:
         for name, (kinds, text) in _REFUSED.items():
             if isinstance(message.get(name), kinds):
                 return [Verdict("dropped", "field-type", name, text)]
         verdicts = judge(message, size=size)
+        if verdicts and not is_json(message):
+            # Not a number of a Parquet file, for example, travels as null, which no rule objects to.
+            verdicts = judge({**exact_json(content), "messageId": message["messageId"]}, size=size)
         if (
             shape is not None
             and len(self._clean_shapes) < _SHAPES

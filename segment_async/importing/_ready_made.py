@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
-from decimal import Decimal
 from typing import Any, Final, cast
 
 from segment_async import MessageError, MessageTooLarge
 from segment_async.messages import body_of
 
 from ._report import ImportUsageError
-from ._values import Unreadable, as_boolean, is_json
+from ._values import Unreadable, as_boolean, exact_json, is_json
 
 Transform = Callable[[dict[str, Any]], Any]
 Build = Callable[[Any], list[dict[str, Any]]]
@@ -110,7 +108,7 @@ def _encode_objects(message: dict[str, Any]) -> None:
         # It holds itself, which `body_of` says.
         pass
     try:
-        message.update(json.loads(body_of(objects), parse_float=Decimal))
+        message.update(exact_json(body_of(objects)))
     except MessageTooLarge as error:
         raise Unreadable("message-too-large", f"{error.size:,} bytes of JSON; {error.limit:,} are allowed.") from None
     except MessageError as error:

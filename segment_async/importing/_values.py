@@ -6,12 +6,13 @@ gets here. Pure: the current time is an argument.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -28,7 +29,7 @@ _EPOCH: Final = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 _BOOLEANS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _REMEMBERED: Final = 1_000
 _EXACT_DIGITS: Final = 15
-_SCALARS: Final = frozenset({str, int, float, bool, type(None), Decimal})
+_SCALARS: Final = frozenset({str, bool, type(None)})
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _MOST_DIGITS: Final = 4_000  # beyond them, Python refuses to convert text to an integer
 
@@ -103,7 +104,7 @@ def _number(text: str, decimal: str | None, grouped: re.Pattern[str] | None) -> 
     if _INTEGER.fullmatch(text):
         return _whole(text)
     if len(text) > _EXACT_DIGITS and sum(map(str.isdigit, text)) > _EXACT_DIGITS:
-        return Decimal(text)
+        return _exact(Decimal(text))
     number: float = _finite(float(text))
     return number
 
@@ -111,7 +112,18 @@ def _number(text: str, decimal: str | None, grouped: re.Pattern[str] | None) -> 
 def _whole(value: Any) -> int | Decimal:
     """The integer; one of more than 64 bits as a `Decimal`, which is sent with all its digits."""
     number = int(value)
-    return number if _SMALLEST <= number <= _LARGEST else Decimal(number)
+    return number if _SMALLEST <= number <= _LARGEST else _exact(Decimal(number))
+
+
+def _exact(number: Decimal) -> Decimal:
+    if not _fits_float(number):
+        # The client sends it as text, as readers of JSON would refuse it or read infinity.
+        raise Unreadable("number", "Too large a number.")
+    return number
+
+
+def _fits_float(number: Decimal) -> bool:
+    return number.is_finite() and math.isfinite(float(number))
 
 
 def _grouped(decimal: str) -> re.Pattern[str]:
@@ -244,10 +256,30 @@ def plain_json(value: Any) -> Any:
 
 
 def is_json(value: Any) -> bool:
-    """Whether it holds nothing but JSON's own types, and numbers that keep all their digits."""
-    if type(value) is dict:
+    """Whether it holds nothing but JSON's own types, and numbers that keep all their digits and travel as numbers."""
+    kind = cast("type[object]", type(value))
+    if kind is dict:
         return all(type(key) is str and is_json(inner) for key, inner in _items(value))
-    return all(map(is_json, _list(value))) if type(value) is list else type(value) in _SCALARS
+    if kind is list:
+        return all(map(is_json, _list(value)))
+    if kind is int:
+        return bool(_SMALLEST <= value <= _LARGEST)
+    if kind is float:
+        return math.isfinite(value)
+    return _fits_float(value) if kind is Decimal else kind in _SCALARS
+
+
+def exact_json(content: bytes | str, parse_float: Callable[[str], Any] = Decimal) -> Any:
+    """Parse JSON with all digits of its numbers, in twenty times the time of orjson, which makes floats of them.
+
+    An integer of more than 64 bits is a `Decimal`: as an `int`, the client would send it as text.
+    """
+    return json.loads(content, parse_float=parse_float, parse_int=_integer_of)
+
+
+def _integer_of(digits: str) -> int | Decimal:
+    number = Decimal(digits)
+    return int(number) if _SMALLEST <= number <= _LARGEST else number
 
 
 def _items(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The types that Segment's spec gives to fields, and the check of one field."""
 
 import re
+from decimal import Decimal
 from typing import Final
 
 from ._times import check_time
@@ -8,7 +9,8 @@ from ._verdict import Found, Verdict
 
 Types = frozenset[type]
 TEXT: Final = frozenset({str})
-NUMBER: Final = frozenset({int, float})
+# A Decimal is a number of JSON that was read with all its digits.
+NUMBER: Final = frozenset({int, float, Decimal})
 FLAG: Final = frozenset({bool})
 OBJECT: Final = frozenset({dict})
 LIST: Final = frozenset({list})

@@ -2,6 +2,7 @@
 
 import json
 import re
+from decimal import Decimal
 from typing import Final, cast
 
 from ._destinations import check_customer_io, check_integrations
@@ -42,7 +43,18 @@ def judge(message: object, *, size: int | None = None) -> list[Verdict]:
 
 
 def _json_bytes(message: JSONObject) -> int:
-    return len(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+    numbers = 0
+
+    def digits(value: object) -> str:
+        nonlocal numbers
+        if not isinstance(value, Decimal):
+            raise TypeError(f"Must be plain JSON, but holds {type(value).__name__}.")
+        numbers += 1
+        return str(value)
+
+    content = json.dumps(message, ensure_ascii=False, separators=(",", ":"), default=digits)
+    # `json` writes the digits as text, in quotes.
+    return len(content.encode("utf-8", "replace")) - 2 * numbers
 
 
 def _size(found: Found, size: int) -> None:

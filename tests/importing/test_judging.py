@@ -1,13 +1,16 @@
 """Messages of one shape are judged once: what was judged before never changes what a message gets."""
 
 import itertools
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from uuid import UUID
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from segment_async.importing._judging import Judge
+from segment_async.importing._values import dumps
 from website.rules import EXAMPLES
 
 CLEAN = {
@@ -52,7 +55,7 @@ OTHERS = [
 
 def judged(judge, message):
     found = []
-    content = orjson.dumps({name: value for name, value in message.items() if name != "messageId"})
+    content = dumps({name: value for name, value in message.items() if name != "messageId"})
     return judge.problem(message, content, found), found
 
 
@@ -105,3 +108,26 @@ def test_no_rule_is_passed_over_after_a_message_of_the_same_shape(example, data)
     judge = fresh(True)
     judged(judge, other)
     assert judged(judge, example) == judged(fresh(True), example)
+
+
+@pytest.mark.parametrize("value", [Decimal("30.50"), Decimal("12345678901234567890.12"), Decimal(2**70), Decimal(7)])
+def test_a_decimal_travels_as_a_number(value):
+    good = CLEAN | {"properties": {"total": value, "products": [{"price": value}]}}
+    bad = CLEAN | {"properties": {"currency": value}}
+    for message, expected in ((good, None), (bad, ("field-type", "properties.currency"))):
+        problem, _ = judged(fresh(True), message)
+        assert (problem and (problem.rule, problem.path)) == expected
+
+
+def test_not_a_number_travels_as_null():
+    nan = float("nan")
+    message = CLEAN | {"properties": {"total": nan, "currency": nan}}
+    assert judged(fresh(True), message) == (None, [])
+    wrong = CLEAN | {"properties": {"total": "1.5", "currency": nan}}
+    assert judged(fresh(True), wrong)[0].path == "properties.total"
+
+
+@pytest.mark.parametrize("event", [date(2024, 5, 1), datetime(2024, 5, 1, tzinfo=UTC), UUID(int=1), b"A", ("A",)])
+def test_an_event_that_the_client_refuses_is_rejected(event):
+    problem, _ = judged(fresh(False), CLEAN | {"event": event})
+    assert (problem.rule, problem.path) == ("field-type", "event")

@@ -1,5 +1,7 @@
 """An import beside a tracking plan: violations are counted or rejected, in the import, the dry run and the command."""
 
+from decimal import Decimal
+
 import orjson
 import pytest
 
@@ -67,10 +69,26 @@ def test_a_message_is_judged_as_it_is_sent(tmp_path):
     assert (report.counts.delivered, report.counts.plan) == (3, {})
 
 
-def test_a_number_that_no_validator_takes_is_sent(tmp_path):
-    row = ("u", "2024-05-01T10:00:00Z", "9" * 400)
-    report, segment = imported(write_csv(tmp_path / "orders.csv", [row]), plan=PLAN, on_violation="reject")
-    assert (report.counts.delivered, len(segment.messages)) == (1, 1)
+def test_a_number_that_would_be_sent_as_text_is_rejected(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", [("u", "2024-05-01T10:00:00Z", "9" * 400)])
+    report, segment = imported(path, plan=PLAN, on_violation="reject")
+    assert (report.counts.reasons, segment.messages) == ({"number": 1}, [])
+    given = GIVEN | {"on_violation": "reject", "restart": True}
+    report, _ = imported(path, transform=lambda _: bought({"total": Decimal("9" * 400)}), **given)
+    assert report.counts.reasons == {"plan-violation": 1}
+
+
+@pytest.mark.parametrize("properties", [{"total": 1}, {"total": 1, "currency": 1}])
+@pytest.mark.parametrize("digits", ["9" * 400, "9" * 5_000, "1E+400"])
+def test_a_number_that_no_validator_takes_does_not_stop_an_import(tmp_path, properties, digits):
+    path = write_csv(tmp_path / "orders.csv", orders(1))
+    extra = bought(properties) | {"version": Decimal(digits)}
+    report, _ = imported(path, transform=lambda _: dict(extra), **GIVEN | {"on_violation": "reject"})
+    assert report.counts.delivered == 1
+
+
+def bought(properties):
+    return {"type": "track", "userId": "u", "event": "Order Completed", "properties": properties}
 
 
 def test_a_dry_run_shows_violations(tmp_path):

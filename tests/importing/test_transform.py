@@ -2,6 +2,8 @@
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from enum import Enum
+from uuid import UUID
 
 import pytest
 
@@ -29,6 +31,36 @@ def test_values_are_as_the_client_encodes_them():
 def test_what_is_json_already_stays_as_it_is():
     properties = {"n": 1, "list": [{"exact": Decimal("1.1")}, None, True, 2.5, "text"]}
     assert made({"properties": properties})["properties"] is properties
+
+
+@pytest.mark.parametrize(
+    ("value", "travels"),
+    [
+        (2**70, str(2**70)),
+        (float("nan"), None),
+        (Decimal("NaN"), None),
+        (Decimal("1E+400"), "1E+400"),
+        (UUID(int=7), str(UUID(int=7))),
+        (Enum("Color", {"RED": "red"}).RED, "red"),
+    ],
+)
+def test_what_is_judged_and_rejected_is_what_travels(tmp_path, value, travels):
+    def bought(row):
+        return {"type": "track", "userId": row["user"], "event": "Order Completed", "properties": {"total": value}}
+
+    path = write_csv(tmp_path / "orders.csv", orders(1))
+    given = {"mapping": None, "transform": bought, "destinations": "none"}
+    assert made(bought({"user": "u"}))["properties"] == {"total": travels}
+    report, segment = imported(path, **given)
+    assert segment.messages[0]["properties"] == {"total": travels}
+    assert report.counts.spec["field-type"] == (travels is not None)
+    strict, _ = imported(path, strict=True, restart=True, **given)
+    assert strict.counts.rejected == (travels is not None)
+
+
+def test_a_long_integer_beside_other_types_remains_a_number():
+    assert made({"properties": {"days": {1}, "exact": Decimal(10**30)}})["properties"]["exact"] == Decimal(10**30)
+    assert type(made({"properties": {"days": {1}, "exact": Decimal(10**30)}})["properties"]["exact"]) is Decimal
 
 
 @pytest.mark.parametrize(

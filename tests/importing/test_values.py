@@ -168,3 +168,11 @@ class OwnTime(datetime):
 def test_a_time_has_milliseconds(kind, microsecond, end):
     moment = kind(2024, 5, 1, 10, 0, 5, microsecond, tzinfo=UTC)
     assert time_text(moment) == f"2024-05-01T{end}"
+
+
+@pytest.mark.parametrize("convert", [as_number(), as_integer])
+def test_a_number_beyond_every_float_is_no_number(convert):
+    # The client would send it as text.
+    assert convert("9" * 300) == Decimal("9" * 300)
+    with pytest.raises(Unreadable, match="Too large a number"):
+        convert("9" * 400)
