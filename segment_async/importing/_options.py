@@ -16,7 +16,7 @@ from segment_async import Transport
 from segment_async.plans import Plan, PlanError, require_validator
 
 from ._mapping import Mapping
-from ._ready_made import Transform
+from ._ready_made import Transform, transform_digest
 from ._report import ImportUsageError
 from ._sources import FORMATS, REJECTS_SUFFIX, STATE_SUFFIX, Source
 from ._values import Unreadable, dumps, read_time
@@ -45,7 +45,7 @@ class ImportOptions:
         ids: where messageIds come from: a hash of the ``content``; of ``columns``; of file and ``row``; or ``keep``.
         id_columns: with ``columns``.
         transform: a function from a row to a message, messages or `None`, in place of a mapping.
-        transform_name: stands for `transform` in the state file.
+        transform_name: stands for `transform` in the state file, with the source file that it comes from.
         state: the state file; `None`: beside the source.
         restart: ignore what an earlier run did.
         rejects: the rejects file; `None`: beside the state file.
@@ -184,12 +184,16 @@ class ImportOptions:
         return lambda rejects, records: rejects >= max(1, most)
 
     def digest(self) -> str:
-        """Changes with everything that changes messages."""
+        """Changes with everything that changes messages, but for the transform."""
         mapping = self.mapping.digest if self.mapping is not None else ""
-        parts: list[Any] = [mapping, self.transform_name, self.format, self.destinations, self.since, self.until]
+        parts: list[Any] = [mapping, self.format, self.destinations, self.since, self.until]
         plan = self.loaded_plan() if self.on_violation == "reject" else None
         rules = [(rule.label, rule.schema) for rule in plan.rules] if plan is not None else None
         return hashlib.sha256(dumps([*parts, self.strict, self.ids, self.id_columns, rules])).hexdigest()
+
+    def transform_digest(self) -> str:
+        """Changes with the transform; empty without one."""
+        return transform_digest(self.transform, self.transform_name) if self.transform is not None else ""
 
     def state_path(self, sources: Sequence[Source]) -> Path:
         """Beside a single source; else in the folder that the import runs in."""

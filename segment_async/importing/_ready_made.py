@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
+import sys
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, cast
 
 from segment_async import MessageError, MessageTooLarge
@@ -113,6 +118,29 @@ def _encode_objects(message: dict[str, Any]) -> None:
         raise Unreadable("message-too-large", f"{error.size:,} bytes of JSON; {error.limit:,} are allowed.") from None
     except MessageError as error:
         raise Unreadable("value", error.problem, error.path) from None
+
+
+def transform_digest(transform: Transform, name: str) -> str:
+    """Changes with the function's name and with the file that it comes from; imports of that file are not looked at.
+
+    `name` is ``module:function``, as for `load_transform`; if it is empty, the one that the function has itself.
+    """
+    function: Any = transform
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    if not hasattr(function, "__qualname__"):  # an instance with `__call__`
+        function = cast("type[object]", type(function))
+    named = name or f"{function.__module__}:{function.__qualname__}"
+    digest = hashlib.sha256(named.encode())
+    # Of a function that a decorator made, the first is the decorator's.
+    origins: list[Any] = [function, sys.modules.get(named.partition(":")[0])]
+    for found in origins:
+        try:
+            digest.update(b"\n" + Path(inspect.getsourcefile(found) or "").read_bytes())
+        except (OSError, TypeError):
+            pass  # built in, or typed into an interpreter
+    return digest.hexdigest()
 
 
 def load_transform(name: str) -> Transform:

@@ -73,7 +73,7 @@ class Importer:
             check_columns(source, options.mapping, options.id_columns, transformed=options.transform is not None)
         self._transport, address = self._connected()
         fingerprint = fingerprint_of(options.write_key)
-        belongings = Belongings.of(self._sources, options.digest(), fingerprint, address)
+        belongings = Belongings.of(self._sources, options.digest(), options.transform_digest(), fingerprint, address)
         self._preparer = preparer_of(options, fingerprint)
         state_path = options.state_path(self._sources)
         rejects_path = options.rejects_path(state_path)

@@ -1,7 +1,7 @@
 """The state file: what was imported, up to which record, and with what. Written atomically, under a lock.
 
-A state belongs to one import: the sources, the mapping, the write key and the address must be the same for a resume.
-This file knows neither formats nor the network.
+A state belongs to one import: the sources, the mapping, the transform, the write key and the address must be the same
+for a resume. This file knows neither formats nor the network.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ class Belongings:
 
     sources: tuple[dict[str, Any], ...]
     mapping: str
+    transform: str
     key: str
     address: str
 
     @classmethod
-    def of(cls, sources: Sequence[Source], mapping: str, key: str, address: str) -> Belongings:
-        return cls(tuple(source.fingerprint() for source in sources), mapping, key, address)
+    def of(cls, sources: Sequence[Source], mapping: str, transform: str, key: str, address: str) -> Belongings:
+        return cls(tuple(source.fingerprint() for source in sources), mapping, transform, key, address)
 
 
 @dataclass(slots=True)
@@ -159,10 +160,9 @@ def _parse(content: dict[str, Any]) -> Saved:
     if content["version"] != _VERSION:
         raise ValueError
     belongings = content["belongings"]
+    mapping, transform, key, address = (str(belongings[name]) for name in ("mapping", "transform", "key", "address"))
     return Saved(
-        Belongings(
-            tuple(belongings["sources"]), str(belongings["mapping"]), str(belongings["key"]), str(belongings["address"])
-        ),
+        Belongings(tuple(belongings["sources"]), mapping, transform, key, address),
         Position(**content["position"]),
         Counts.from_dict(content["counts"]),
         int(content["rejects_bytes"]),
@@ -185,6 +185,7 @@ def _check_same(path: Path, saved: Belongings, given: Belongings) -> None:
 
 _NAMES: Final = {
     "mapping": "the mapping (or an option that changes messages)",
+    "transform": "the transform (its name or the file that it is in)",
     "key": "the write key",
 }
 

@@ -1,12 +1,16 @@
 """What a transform returns is judged as it travels: values of other types than JSON's as the client encodes them."""
 
+import importlib
+import sys
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from uuid import UUID
 
 import pytest
 
+from segment_async.importing import ImportUsageError, load_transform
 from segment_async.importing._ready_made import transformed
 from segment_async.importing._values import Unreadable
 
@@ -92,3 +96,57 @@ def test_dates_pass_the_strict_rules(tmp_path):
     report, segment = imported(path, mapping=None, transform=identify, destinations="none", strict=True)
     assert (report.counts.delivered, report.counts.rejected) == (2, 0)
     assert segment.messages[0]["traits"] == {"createdAt": "2024-05-01T00:00:00.000Z", "seen": [1, 2]}
+
+
+CODE = "def made(row):\n    return {'type': 'track', 'userId': row['user'], 'event': 'A'}\n"
+DECORATED = "from tests.importing.test_transform import unnamed\n\n\n@unnamed\n" + CODE
+
+
+def unnamed(function):
+    def called(row):
+        return function(row)
+
+    return called
+
+
+@pytest.mark.parametrize("code", [CODE, DECORATED])
+@pytest.mark.parametrize("wrap", [lambda each: each, partial])
+def test_a_changed_transform_is_said_on_resume(tmp_path, monkeypatch, code, wrap):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    path = write_csv(tmp_path / "orders.csv", orders(3))
+    given = {"mapping": None, "destinations": "none", "transform_name": "mine:made"}
+
+    def with_code(text):
+        (tmp_path / "mine.py").write_text(text)
+        sys.modules.pop("mine", None)
+        importlib.invalidate_caches()
+        return given | {"transform": wrap(load_transform("mine:made"))}
+
+    imported(path, **with_code(code))
+    report, _ = imported(path, **with_code(code))
+    assert report.already_done
+    changed = with_code(code.replace("'A'", "'B'"))
+    with pytest.raises(ImportUsageError, match=r"another import: the transform .* changed\. Use --restart"):
+        imported(path, **changed)
+    imported(path, restart=True, **changed)
+    with pytest.raises(ImportUsageError, match="the transform"):
+        imported(path, **changed | {"transform_name": "mine:other"})
+    sys.modules.pop("mine")
+
+
+def test_a_transform_without_a_source_is_told_by_its_name(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", [("track", "u", "A")], "type,userId,event")
+    given = {"mapping": None, "destinations": "none"}
+
+    class Callable:
+        __module__ = "typed"
+
+        def __call__(self, row):
+            return row
+
+    for transform in (dict, Callable()):
+        imported(path, transform=transform, restart=True, **given)
+        assert imported(path, transform=transform, **given)[0].already_done
+    with pytest.raises(ImportUsageError, match="the transform"):
+        imported(path, transform=dict, **given)
