@@ -106,7 +106,7 @@ class ImportReport:
 
     Attributes:
         exit_code: 0 all delivered; 1 some rejected or failed, or a source is damaged; 3 too many rejects; 4 refused;
-            75 unreachable; 130 or 143 interrupted. After 75, 130 and 143 the next run resumes.
+            75 unreachable; 130 or 143 interrupted. After 3, 75, 130 and 143 the next run resumes.
         problem: why it stopped early; `None` if it did not.
         pending: records without an outcome that were already handed to the client; the next run sends them again.
         broken: sources that could not be read to their end, each with the byte and the reason.

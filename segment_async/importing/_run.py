@@ -25,6 +25,7 @@ from ._reading import ReaderThread, check_columns, sample_size
 from ._report import (
     DONE,
     SOME_REJECTED,
+    TOO_MANY_REJECTS,
     UNREACHABLE,
     ImportReport,
     ImportUsageError,
@@ -166,7 +167,7 @@ class Importer:
             async with self._client:
                 await self._work(sender)
                 is_whole = self._fault is None
-                if self._fault is not None and self._fault.exit_code > UNREACHABLE:
+                if self._fault is not None and self._can_deliver:
                     await self._client.flush(timeout=self._options.grace)
         finally:
             self._end(sender, is_whole=is_whole)
@@ -204,11 +205,17 @@ class Importer:
             self._fault = fault
         self._stopping.set()
 
+    @property
+    def _can_deliver(self) -> bool:
+        """Nothing but an interruption, or too many rejects, has stopped the import."""
+        fault = self._fault
+        return fault is None or fault.exit_code > UNREACHABLE or fault.exit_code == TOO_MANY_REJECTS
+
     def _end(self, sender: Sender, *, is_whole: bool) -> None:
         """The client is closed: what has an outcome has it now."""
         try:
-            if self._fault is None or self._fault.exit_code > UNREACHABLE:
-                sender.settle()
+            if self._can_deliver:
+                sender.settle(is_stopped=self._fault is not None)
             checkpoint = self._checkpoint
             checkpoint.save_end(is_finished=is_whole and checkpoint.window.position.source >= len(self._sources))
         except (OSError, Stopped) as error:

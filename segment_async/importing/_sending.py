@@ -62,6 +62,8 @@ class Sender:
         self._has_too_many = options.most_rejects()
         self._is_share = (options.max_rejects or "").endswith("%")
         self._first_answered = False
+        # Of the records that were added to the window, at any time.
+        self._rejected = window.counts.rejected
 
     async def run(self, sources: Sequence[Source], thread: ReaderThread) -> None:
         """Send everything.
@@ -137,8 +139,21 @@ class Sender:
                     each.status, each.problem = REJECTED, Problem("invalid", error.path, f"{error.problem}.")
             add(each)
             room -= 1
+            if each.status == REJECTED:
+                self._rejected += 1
+                await self._stop_before_more()
             if not self._first_answered and each.deliveries:
                 await self._first_answer()
+
+    async def _stop_before_more(self) -> None:
+        """If the rejects on their way are too many, do not send what comes after them.
+
+        Raises:
+            Stopped: there are too many rejects.
+        """
+        counts, pending = self._window.counts, len(self._window)
+        if self._are_too_many(self._rejected + counts.failed, counts.records + pending):
+            await self._settled()
 
     async def _first_answer(self) -> None:
         """The first message goes alone: a wrong key, address or clock is found with one request."""
@@ -186,8 +201,8 @@ class Sender:
             await oldest
             self.settle()
 
-    def settle(self) -> None:
-        """Count what has its outcome, in order.
+    def settle(self, *, is_stopped: bool = False) -> None:
+        """Count what has its outcome, in order; if the import `is_stopped`, whatever the number of rejects.
 
         Raises:
             Stopped: no message can be delivered now, or there are too many rejects.
@@ -197,15 +212,19 @@ class Sender:
             return
         while (reject := self._window.next_reject()) is not None:
             self._rejects.add(reject.prepared.record, reject.prepared.columns, reject.problem, reject.message)
-            self._check_rejects()
+            if not is_stopped:
+                self._check_rejects()
 
     def _check_rejects(self, *, at_end: bool = False) -> None:
         counts = self._window.counts
         number = counts.rejected + counts.failed
-        # A share means nothing for the first few.
-        if (at_end or counts.records >= _FEW or not self._is_share) and self._has_too_many(number, counts.records):
+        if self._are_too_many(number, counts.records, at_end=at_end):
             text = f"{number:,} of {counts.records:,} records were rejected or failed, as many as --max-rejects allows"
             raise Stopped(TOO_MANY_REJECTS, text)
+
+    def _are_too_many(self, number: int, records: int, *, at_end: bool = False) -> bool:
+        # A share means nothing for the first few.
+        return (at_end or records >= _FEW or not self._is_share) and self._has_too_many(number, records)
 
 
 def most_pending(rate: float) -> int:

@@ -212,6 +212,51 @@ def test_too_many_rejects_stop_the_import(tmp_path, limit, code):
         assert report.counts.rejected == 10
 
 
+def refusing(*users):
+    """A server that refuses batches with messages of these users."""
+    return lambda batch: answer(400) if any(message["userId"] in users for message in batch) else None
+
+
+@pytest.mark.parametrize("rate", [0, 5_000])
+def test_a_stop_for_rejects_sends_nothing_after_the_last_one(tmp_path, rate):
+    rows = [row if number % 20 else (*row[:2], "bad") for number, row in enumerate(orders(1_200))]
+    path = write_csv(tmp_path / "orders.csv", rows)
+    report, first = imported(path, max_rejects="10", rate=rate)
+    assert (report.exit_code, report.pending) == (3, 0)
+    assert (report.counts.rejected, report.counts.records) == (10, 181)
+    assert len(first.messages) == report.counts.messages == 171
+    again, second = imported(path)
+    assert (again.counts.delivered, again.counts.rejected) == (1_140, 60)
+    assert not {*first.ids} & {*second.ids}
+
+
+def test_a_stop_for_failures_counts_what_was_sent(tmp_path):
+    rows = [row if number % 100 else (*row[:2], "bad") for number, row in enumerate(orders(1_200))]
+    path = write_csv(tmp_path / "orders.csv", rows)
+    refused = refusing("u7", "u8", "u950")
+    report, first = imported(path, segment=RecordingSegment(refused), max_rejects="3")
+    assert (report.exit_code, report.pending) == (3, 0)
+    assert len(first.messages) == report.counts.messages
+    again, second = imported(path, segment=RecordingSegment(refused))
+    assert (again.counts.delivered, again.counts.failed, again.counts.rejected) == (1_185, 3, 12)
+    assert not {*first.ids} & {*second.ids}
+    assert len(rejects_of(again)) == 15
+
+
+def test_a_stop_for_rejects_gives_requests_under_way_as_long_as_a_signal(tmp_path):
+    rows = [*orders(40), ("u", "soon", "1"), *orders(10, first=100)]
+    path = write_csv(tmp_path / "orders.csv", rows)
+
+    class Slow(RecordingSegment):
+        async def send(self, body, headers):
+            await asyncio.sleep(0.3 if self.batches else 0)
+            return await super().send(body, headers)
+
+    report, first = imported(path, segment=Slow(), max_rejects="1")
+    assert (report.exit_code, report.pending, report.counts.delivered) == (3, 0, 40)
+    assert len(first.messages) == 40
+
+
 def test_a_share_of_a_short_file_counts_at_its_end(tmp_path):
     rows = [*orders(50), ("u", "soon", "1"), ("u", "soon", "2")]
     assert imported(write_csv(tmp_path / "orders.csv", rows), max_rejects="2%")[0].exit_code == 3
