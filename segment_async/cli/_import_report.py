@@ -77,6 +77,8 @@ def _dry_table(found: DryRun, options: ImportOptions) -> Table:
         table.add_row(label, f"{getattr(counts, name):,}")
     for name, number in found.types.most_common():
         table.add_row(f"  {name}", f"{number:,}")
+    if found.own_integrations:
+        table.add_row("with integrations of their own", f"{found.own_integrations:,}")
     table.add_row("distinct users", f"{'' if found.users.is_exact else 'about '}{found.users.count:,}")
     if found.first is not None:
         table.add_row("first", found.first)

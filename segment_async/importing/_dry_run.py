@@ -72,6 +72,7 @@ class DryRun:
         rejected: by rule, with three examples each.
         spec, plan: likewise, what violates Segment's spec or the plan without being rejected.
         types: messages by type.
+        own_integrations: messages whose record chooses destinations itself, other ones than the option does.
         users: distinct userIds and anonymousIds: what the import costs in tracked users.
         first, last: the time span of the messages.
         seconds: how long the import would take at its rate; `None` without a limit.
@@ -85,6 +86,7 @@ class DryRun:
     spec: dict[str, Finding] = field(default_factory=dict[str, Finding])
     plan: dict[str, Finding] = field(default_factory=dict[str, Finding])
     types: Counter[str] = field(default_factory=Counter[str])
+    own_integrations: int = 0
     users: DistinctIds = field(default_factory=DistinctIds)
     first: str | None = None
     last: str | None = None
@@ -109,6 +111,7 @@ class DryRun:
             "spec_rules": _shown(self.spec),
             "plan_rules": _shown(self.plan),
             "types": dict(self.types),
+            "own_integrations": self.own_integrations,
             "users": self.users.count,
             "users_exact": self.users.is_exact,
             "first": self.first,
@@ -141,6 +144,7 @@ def dry_run(options: ImportOptions, *, on_progress: Callable[[int], object] | No
     preparer = preparer_of(options, fingerprint_of(options.write_key))
     result = DryRun()
     seen: dict[str, None] = {}
+    integrations = options.integrations()
     for index, source in enumerate(sources):
         try:
             opened = open_at(source, Position(index))
@@ -152,7 +156,7 @@ def dry_run(options: ImportOptions, *, on_progress: Callable[[int], object] | No
             while (left := _left(options, result)) is None or left > 0:
                 read = next_slice(opened.records, preparer, left)
                 for prepared in read.prepared:
-                    _count(result, prepared, seen)
+                    _count(result, prepared, seen, integrations)
                 if isinstance(read.error, SourceBroken):
                     result.broken.append(f"source {source.name}: {read.error}")
                     break
@@ -172,7 +176,7 @@ def _left(options: ImportOptions, result: DryRun) -> int | None:
     return None if options.limit is None else options.limit - result.counts.records
 
 
-def _count(result: DryRun, prepared: Prepared, seen: dict[str, None]) -> None:
+def _count(result: DryRun, prepared: Prepared, seen: dict[str, None], integrations: dict[str, bool] | None) -> None:
     counts, record = result.counts, prepared.record
     counts.records += 1
     if prepared.columns is not None:
@@ -200,6 +204,8 @@ def _count(result: DryRun, prepared: Prepared, seen: dict[str, None]) -> None:
         counts.skipped += 1
     for message in prepared.messages:
         _count_message(result, message)
+        if integrations is not None and message.get("integrations", {}) != integrations:
+            result.own_integrations += 1
 
 
 def _count_message(result: DryRun, message: dict[str, Any]) -> None:

@@ -57,6 +57,7 @@ class Mapping:
         id_columns: of ``messageId = { columns = [...] }``, which is in the mapping's `id_line`.
         keeps_id: the mapping takes the messageId from a column, as it is.
         has_integrations: the mapping says where the data goes.
+        choices: the entries of ``integrations`` that come from columns, so that each record says them itself.
     """
 
     def __init__(
@@ -69,6 +70,13 @@ class Mapping:
         self.id_line = id_line
         self.keeps_id = any("messageId" in template.fields for template in templates)
         self.has_integrations = any("integrations" in template.fields for template in templates)
+        self.choices = frozenset(
+            name
+            for template in templates
+            if isinstance(found := template.fields.get("integrations"), Object)
+            for name, field in found.fields.items()
+            if any(leaf.column is not None for leaf in _leaves_of([field]))
+        )
 
     @property
     def columns(self) -> set[str]:
@@ -108,15 +116,18 @@ class Mapping:
         return lambda row: [build(row) for build in builds]
 
     def _leaves(self) -> list[Leaf]:
-        found: list[Leaf] = []
-        waiting: list[Leaf | Object] = [each for one in self._templates for each in one.fields.values()]
-        while waiting:
-            each = waiting.pop(0)
-            if isinstance(each, Leaf):
-                found.append(each)
-            else:
-                waiting.extend(each.fields.values())
-        return found
+        return _leaves_of([each for one in self._templates for each in one.fields.values()])
+
+
+def _leaves_of(fields: list[Leaf | Object]) -> list[Leaf]:
+    found: list[Leaf] = []
+    while fields:
+        each = fields.pop(0)
+        if isinstance(each, Leaf):
+            found.append(each)
+        else:
+            fields.extend(each.fields.values())
+    return found
 
 
 def nearest(name: str, names: list[str] | tuple[str, ...]) -> str:

@@ -34,7 +34,8 @@ class ImportOptions:
         write_key: of the source that gets the messages; a dry run needs none.
         mapping: how rows become messages; `None`: rows are messages, or their columns are named as in one.
         format: ``csv``, ``jsonl``, ``parquet`` or ``segment`` (ready-made messages); `None`: by name and first bytes.
-        destinations: ``all``, ``none``, or names separated by commas; `None`: the mapping says it.
+        destinations: ``all``, ``none``, or names separated by commas; `None`: the mapping says it. A record's own
+            `integrations` are laid over these, and replace them if they have ``All``.
         limit: stop after so many records, those of earlier runs included.
         since, until: ISO-8601; messages before `since`, or at `until` and later, are skipped.
         strict: also reject what violates Segment's spec without being dropped.
@@ -155,7 +156,7 @@ class ImportOptions:
             raise ImportUsageError(f"{name} {given!r}: {error.text}") from None
 
     def integrations(self) -> dict[str, bool] | None:
-        """The `integrations` of every message: empty for all destinations, `None` to leave it to the message."""
+        """The `integrations` of a message that has none: empty for all destinations, `None` if there is no choice."""
         if self.destinations is None:
             return None
         words = [word.strip() for word in self.destinations.split(",") if word.strip()]

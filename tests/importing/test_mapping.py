@@ -2,11 +2,19 @@
 
 import asyncio
 
+import orjson
 import pytest
 
-from segment_async.importing import ImportOptions, ImportUsageError, load_mapping, parse_mapping, run_import
+from segment_async.importing import (
+    ImportOptions,
+    ImportUsageError,
+    dry_run,
+    load_mapping,
+    parse_mapping,
+    run_import,
+)
 
-from .support import MAPPING, RecordingSegment, imported, write_csv
+from .support import MAPPING, RecordingSegment, imported, options, write_csv
 
 CSV_COLUMNS = ["id", "kind", "total", "items", "note", "city"]
 
@@ -140,3 +148,68 @@ def test_a_single_path_is_no_list_of_sources(tmp_path):
     options = ImportOptions(sources="orders.csv", destinations="none", transport=RecordingSegment())
     with pytest.raises(ImportUsageError, match=r"must be a list: \['orders.csv'\]"):
         asyncio.run(run_import(options))
+
+
+TYPED = "type,userId,event"
+
+
+def sent_to(tmp_path, integrations, destinations):
+    """What is sent of a message with these integrations: ready-made, by a transform, by columns of the mapping."""
+    message = {"type": "track", "userId": "u", "event": "A", "integrations": integrations}
+    ready = tmp_path / "a.jsonl"
+    ready.write_bytes(orjson.dumps(message) + b"\n")
+    columns = "".join(f'{name} = {{ column = "{name}" }}\n' for name in integrations)
+    mapping = parse_mapping(f'type = "track"\nuserId = "u"\nevent = "A"\n[integrations]\nHeap = true\n{columns}')
+    mapped = tmp_path / "b.jsonl"
+    mapped.write_bytes(orjson.dumps(integrations | {"x": 1}) + b"\n")
+    found = []
+    for path, given in (
+        (ready, {"mapping": None}),
+        (ready, {"mapping": None, "transform": lambda row: row}),
+        (mapped, {"mapping": mapping}),
+    ):
+        _, segment = imported(path, destinations=destinations, restart=True, **given)
+        found.append(segment.messages[0].get("integrations"))
+    assert found.count(found[0]) == 3, found
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("own", "destinations", "expected"),
+    [
+        ({}, "all", None),
+        ({}, "none", {"All": False}),
+        ({"Mixpanel": False}, "all", {"Mixpanel": False}),
+        ({"Mixpanel": False}, "none", {"All": False, "Mixpanel": False}),
+        ({"Mixpanel": False}, "Mixpanel,Braze", {"All": False, "Mixpanel": False, "Braze": True}),
+        ({"Mixpanel": True}, "Braze", {"All": False, "Mixpanel": True, "Braze": True}),
+        ({"All": False}, "all", {"All": False}),
+        ({"All": False}, "Mixpanel", {"All": False}),
+        ({"All": False, "Braze": True}, "Mixpanel", {"All": False, "Braze": True}),
+        ({"All": True, "Braze": False}, "none", {"All": True, "Braze": False}),
+        ({"Mixpanel": {"jsonKeys": ["a"]}}, "none", {"All": False, "Mixpanel": {"jsonKeys": ["a"]}}),
+    ],
+)
+def test_a_record_keeps_its_own_integrations(tmp_path, own, destinations, expected):
+    assert sent_to(tmp_path, own, destinations) == expected
+
+
+def test_integrations_that_are_no_object_are_rejected(tmp_path):
+    path = write_csv(
+        tmp_path / "a.csv", [("track", "u", "A", "none"), ("track", "u", "B", "")], TYPED + ",integrations"
+    )
+    report, segment = imported(path, mapping=None, destinations="all")
+    assert (report.counts.rejected, report.counts.reasons["field-type"]) == (1, 1)
+    assert [message.get("integrations") for message in segment.messages] == [None]
+
+
+def test_a_column_of_ready_made_csv_chooses_a_destination(tmp_path):
+    rows = [("track", "u", "A", "false"), ("track", "u", "B", "")]
+    path = write_csv(tmp_path / "a.csv", rows, TYPED + ",integrations.Mixpanel")
+    given = {"mapping": None, "destinations": "Mixpanel"}
+    _, segment = imported(path, **given)
+    off, on = ({"All": False, "Mixpanel": choice} for choice in (False, True))
+    assert [message["integrations"] for message in segment.messages] == [off, on]
+    found = dry_run(options(path, **given))
+    assert (found.own_integrations, found.as_dict()["own_integrations"]) == (1, 1)
+    assert dry_run(options(path, mapping=None, destinations="all")).own_integrations == 1
