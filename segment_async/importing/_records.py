@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from operator import sub
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
-import orjson
-
 from ._report import ImportUsageError, SourceBroken
 from ._sources import Source
+from ._values import read_json
 
 ABSENT: Final = object()
 """In place of a value: the record has no such column."""
@@ -284,7 +283,7 @@ def read_json_lines(source: Source, stream: BinaryIO, place: Place) -> Iterator[
 
 def _parse_object(raw: bytes) -> tuple[Problem | None, Any]:
     try:
-        row = orjson.loads(raw)
+        row = read_json(raw)
     except ValueError as error:
         text = str(error).partition(": line ")[0]
         return Problem("json", "", f"Not valid JSON: {text}."), raw.decode(errors="replace").rstrip("\r\n")

@@ -32,6 +32,10 @@ _EXACT_DIGITS: Final = 15
 _SCALARS: Final = frozenset({str, bool, type(None)})
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _MOST_DIGITS: Final = 4_000  # beyond them, Python refuses to convert text to an integer
+_LONGEST: Final = len(str(_LARGEST))
+# So many digits and points in a row has every number that a float may not hold: 16 digits and a point.
+_LONG: Final = b"0" * 17
+_DIGITS: Final = bytes(ord("0") if byte in b".0123456789" else ord(" ") for byte in range(256))
 
 
 class Unreadable(ValueError):
@@ -68,7 +72,7 @@ def as_id(value: Any) -> str:
         return value
     if isinstance(value, bytes):
         return _utf8(value)
-    if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or value != value // 1:
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or not _is_whole(value):
         kind = type(value).__name__
         raise Unreadable("id-type", f"An id must be text or an integer, not {kind}.")
     return str(int(value))
@@ -109,6 +113,13 @@ def _number(text: str, decimal: str | None, grouped: re.Pattern[str] | None) -> 
     return number
 
 
+def _is_whole(number: float | Decimal) -> bool:
+    if isinstance(number, Decimal):
+        # `//` refuses a Decimal of more than 28 digits.
+        return number.is_finite() and number == number.to_integral_value()
+    return isinstance(number, int) or number.is_integer()
+
+
 def _whole(value: Any) -> int | Decimal:
     """The integer; one of more than 64 bits as a `Decimal`, which is sent with all its digits."""
     number = int(value)
@@ -146,7 +157,7 @@ def as_integer(value: Any) -> Any:
             raise Unreadable("integer", "Not an integer.")
         return _whole(text)
     number = _finite(value)
-    if number != number // 1:
+    if not _is_whole(number):
         raise Unreadable("integer", "Not an integer, but a fraction.")
     return _whole(number)
 
@@ -164,7 +175,7 @@ def as_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return orjson.loads(value)
+        return read_json(value.encode(errors="surrogatepass"))
     except ValueError:
         raise Unreadable("json", "Not valid JSON.") from None
 
@@ -267,6 +278,50 @@ def is_json(value: Any) -> bool:
     if kind is float:
         return math.isfinite(value)
     return _fits_float(value) if kind is Decimal else kind in _SCALARS
+
+
+def read_json(content: bytes) -> Any:
+    """Parse JSON; a number that neither 64 bits nor a float hold is a `Decimal` with all its digits.
+
+    Raises:
+        ValueError: it is none, or holds a number beyond every float.
+    """
+    value = orjson.loads(content)
+    # Far faster than a regular expression: half a microsecond for a line of 400 bytes.
+    digits = content.translate(_DIGITS)
+    if _LONG in digits and not _keeps_digits(content, digits):
+        try:
+            return exact_json(content.decode(), _shortest)
+        except RecursionError:
+            raise ValueError("is nested too deeply for its long numbers") from None
+    return value
+
+
+def _keeps_digits(content: bytes, digits: bytes) -> bool:
+    """Whether orjson reads all long numbers exactly. What only looks like one, within a text, may be taken for one."""
+    begin = digits.find(_LONG)
+    while begin >= 0:
+        end = digits.find(b" ", begin)
+        end = len(digits) if end < 0 else end
+        sign = 1 if content[begin - 1 : begin] == b"-" else 0
+        if content[end : end + 1] in (b"e", b"E") or not _is_exact(content[begin - sign : end]):
+            return False
+        begin = digits.find(_LONG, end)
+    return True
+
+
+def _is_exact(number: bytes) -> bool:
+    if b"." not in number:
+        return len(number) <= _LONGEST and _SMALLEST <= int(number) <= _LARGEST
+    try:
+        return repr(float(number)).encode() == number
+    except ValueError:
+        return True  # such as a version, in a text
+
+
+def _shortest(number: str) -> float | Decimal:
+    nearest, exact = float(number), Decimal(number)
+    return nearest if Decimal(repr(nearest)) == exact else exact
 
 
 def exact_json(content: bytes | str, parse_float: Callable[[str], Any] = Decimal) -> Any:

@@ -2,15 +2,17 @@
 
 import gzip
 import io
+import zlib
+from pathlib import Path
 
 import fsspec
 import pytest
 
-from segment_async.importing import ImportUsageError
+from segment_async.importing import ImportUsageError, parse_mapping
 from segment_async.importing._reading import sample_size
 from segment_async.importing._sources import find
 
-from .support import imported, orders, write_csv
+from .support import RecordingSegment, imported, orders, write_csv
 
 MESSAGE = '{"type":"track","userId":"u1","event":"A","messageId":"m1","sentAt":"2024-01-01T00:00:00Z","timestamp":"2024-01-01"}'
 
@@ -141,3 +143,51 @@ def test_the_records_of_a_source_are_estimated_by_its_beginning(tmp_path):
     for path, expected in (("empty.jsonl", None), ("header.csv", 0)):
         (tmp_path / path).write_text("user\n" if expected == 0 else "")
         assert estimated(tmp_path / path) == expected
+
+
+LONG, PRICE = 12345678901234567890123, "12345678901234567.89"
+
+
+class Raw(RecordingSegment):
+    def __init__(self):
+        super().__init__()
+        self.bodies = b""
+
+    async def send(self, body, headers):
+        self.bodies += zlib.decompress(body, 31)
+        return await super().send(body, headers)
+
+
+@pytest.mark.parametrize("kind", ["ready", "mapped", "json"])
+def test_long_numbers_of_json_keep_their_digits(tmp_path, kind):
+    numbers = f'{{"long":{LONG},"price":{PRICE}}}'
+    given = {"mapping": None, "destinations": "none"}
+    path = tmp_path / "a.jsonl"
+    if kind == "ready":
+        path.write_text(f'{{"type":"track","userId":{LONG},"event":"A","properties":{numbers}}}\n')
+    elif kind == "mapped":
+        path.write_text(f'{{"u":{LONG},"o":{numbers}}}\n')
+        properties = 'long={column="o.long", as="integer"}\nprice={column="o.price", as="number"}'
+        mapping = f'type="track"\nevent="A"\nuserId={{column="u"}}\n[properties]\n{properties}'
+        given["mapping"] = parse_mapping(mapping)
+    else:
+        path = tmp_path / "a.csv"
+        path.write_text(f"u,o\n{LONG},'{numbers}'\n".replace('"', '""').replace("'", '"'))
+        mapping = 'type="track"\nevent="A"\nuserId={column="u"}\nproperties={o={column="o",as="json"}}'
+        given["mapping"] = parse_mapping(mapping)
+    report, segment = imported(path, segment=Raw(), **given)
+    assert report.counts.delivered == 1
+    assert segment.messages[0]["userId"] == str(LONG)
+    assert f'"long":{LONG},"price":{PRICE}'.encode() in segment.bodies
+
+
+def test_the_row_of_a_reject_keeps_all_digits(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"type":"track","event":"A","n":{LONG},"price":{PRICE}}}\n')
+    report, _ = imported(path, mapping=None, destinations="none")
+    line = Path(report.rejects).read_text()
+    assert f'"n":{LONG},"price":{PRICE}' in line
+    repaired = tmp_path / "repaired.jsonl"
+    repaired.write_text(line.replace(f'"n":{LONG}', f'"userId":{LONG}'))
+    _, segment = imported(repaired, mapping=None, destinations="none")
+    assert segment.messages[0]["userId"] == str(LONG)

@@ -1,10 +1,13 @@
 """Values are read exactly, or not at all."""
 
+import json
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segment_async.importing._values import (
     Unreadable,
@@ -17,6 +20,7 @@ from segment_async.importing._values import (
     as_time,
     dumps,
     plain_json,
+    read_json,
     time_text,
 )
 
@@ -176,3 +180,67 @@ def test_a_number_beyond_every_float_is_no_number(convert):
     assert convert("9" * 300) == Decimal("9" * 300)
     with pytest.raises(Unreadable, match="Too large a number"):
         convert("9" * 400)
+
+
+NUMBERS = [
+    *("0.1", "-0.5", "1.10", "1e3", "30.50", "12345678901234567", "1234567890123456789", "-9223372036854775808"),
+    *("18446744073709551615", "18446744073709551616", "-9223372036854775809", "123456789012345678901234567890"),
+    *(
+        "0.30000000000000004",
+        "9007199254740993.5",
+        "9007199254740.993",
+        "0.1234567890123456789",
+        "1.00000000000000000000",
+    ),
+    *("1.2345678901234567e5", "12345678901234567890e3", "1.23456789012345678e-7", "48.137154000000002"),
+]
+TEXTS = ["12345678901234567890123", "1.2.3.4.5.6.7.8.9.10.11", "a-98765432109876543210", "\u20ac 99999999999999999999"]
+
+
+def exactly(content):
+    return json.loads(content, parse_float=Decimal, parse_int=Decimal)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("line", ["{}", '{{"a":{}}}', '{{"x":"1.2.3","a":[{{"b":{}}},0.5,"\u20ac"],"c":1}}\n'])
+def test_json_keeps_all_digits(number, line):
+    content = line.format(number)
+    assert as_json(content) == read_json(content.encode())
+    assert exactly(dumps(read_json(content.encode()))) == exactly(content)
+
+
+@given(
+    st.lists(
+        st.sampled_from([*NUMBERS, *map(json.dumps, TEXTS)])
+        | st.floats(allow_nan=False, allow_infinity=False).map(repr)
+    )
+)
+def test_json_of_many_numbers_keeps_all_digits(values):
+    content = f"[{','.join(values)}]"
+    assert exactly(dumps(read_json(content.encode()))) == exactly(content)
+
+
+@pytest.mark.parametrize(("number", "kind"), [("0.5", float), ("0.30000000000000004", float), (str(2**64 - 1), int)])
+def test_json_gives_the_types_that_it_always_has_where_nothing_is_lost(number, kind):
+    long = f"[{number},{2**64}]".encode()
+    assert [type(each) for each in read_json(long)] == [kind, Decimal]
+    assert type(read_json(number.encode())) is kind
+
+
+@pytest.mark.parametrize("text", ["1e400", "9" * 400, "[" * 1_000 + str(2**70) + "]" * 1_000, "{"])
+def test_json_that_cannot_be_read_exactly_is_rejected(text):
+    with pytest.raises(Unreadable, match="Not valid JSON"):
+        as_json(text)
+
+
+@pytest.mark.parametrize("convert", [as_id, as_integer, as_number()])
+def test_a_long_integer_of_json_or_parquet(convert):
+    number = Decimal(10**40 + 1)
+    assert convert(number) in (number, str(10**40 + 1))
+
+
+@pytest.mark.parametrize("number", [Decimal("1E-30"), Decimal(f"{10**40}.5"), Decimal("Infinity"), 0.5])
+def test_a_fraction_is_no_integer(number):
+    for convert in (as_id, as_integer):
+        with pytest.raises(Unreadable):
+            convert(number)
