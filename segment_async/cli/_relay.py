@@ -20,7 +20,23 @@ from segment_async import SpoolUnavailable
 if TYPE_CHECKING:
     from segment_async.relay import RelayInspector
 
-_URL = click.argument("url", envvar="SEGMENT_REDIS_URL")
+
+def _checked_url(_context: click.Context, _parameter: click.Parameter, url: str | None) -> str:
+    if url is None:
+        raise click.UsageError("give the URL of Redis, such as rediss://host:6379/0, or set SEGMENT_REDIS_URL")
+    with _readable_errors():
+        from segment_async.relay._server import check_redis
+
+        try:
+            check_redis(url)
+        except ValueError:
+            # Without the URL, which may hold a password.
+            raise click.UsageError("the URL of Redis must be such as rediss://host:6379/0") from None
+    return url
+
+
+_URL = click.argument("url", envvar="SEGMENT_REDIS_URL", required=False, callback=_checked_url)
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 class _RunByDefault(click.Group):
@@ -28,7 +44,7 @@ class _RunByDefault(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["run", *args] if args or "SEGMENT_REDIS_URL" in os.environ else ["--help"]
+            args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
@@ -44,21 +60,43 @@ def relay() -> None:
 
 @relay.command
 @_URL
-@click.option("--rate", type=float, metavar="N", help="Messages a second of all relays together.  [default: no limit]")
+@click.option(
+    "--rate", type=_POSITIVE, metavar="N", help="Messages a second of all relays together.  [default: no limit]"
+)
 @click.option(
     "--region", type=click.Choice(["us", "eu"]), default="us", show_default=True, help="The workspace's region."
 )
 @click.option("--host", metavar="URL", help="Another origin than Segment's; SEGMENT_HOST is used as well.")
 @click.option("--allow-http", is_flag=True, help="Allow a plain http:// host beyond loopback.")
-@click.option("--metrics-port", type=int, metavar="N", help="Serve /livez, /readyz and /metrics; 0 picks a free port.")
-@click.option("--metrics-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to serve them.")
-@click.option("--max-in-flight", default=4, show_default=True, metavar="N", help="Requests at once.")
-@click.option("--max-queue-size", default=10_000, show_default=True, metavar="N", help="Messages in memory.")
 @click.option(
-    "--close-timeout", default=10.0, show_default=True, metavar="SECONDS", help="For what is in flight at the end."
+    "--metrics-port",
+    type=click.IntRange(0, 65_535),
+    metavar="N",
+    help="Serve /livez, /readyz and /metrics; 0 picks a free port.",
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to serve them.")
+@click.option(
+    "--max-in-flight", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Requests at once."
+)
+@click.option(
+    "--max-queue-size",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Messages in memory.",
+)
+@click.option(
+    "--close-timeout",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For what is in flight at the end.",
 )
 @click.option(
     "--lease",
+    type=_POSITIVE,
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -84,6 +122,7 @@ def run(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     with _readable_errors():
         from segment_async.relay import RelayOptions, run_relay
+        from segment_async.relay._run import RelayUsageError
 
         options = RelayOptions(
             url=url,
@@ -99,7 +138,10 @@ def run(
             metrics_port=metrics_port,
             metrics_host=metrics_host,
         )
-        asyncio.run(run_relay(options, started=logging.getLogger("segment_async").info))
+        try:
+            asyncio.run(run_relay(options, started=logging.getLogger("segment_async").info))
+        except RelayUsageError as error:
+            raise click.UsageError(str(error)) from error
 
 
 @relay.command

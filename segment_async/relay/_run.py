@@ -23,6 +23,7 @@ _log = logging.getLogger("segment_async")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _RELEASE_SECONDS = 10.0
+_LAST_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,10 @@ class RelayOptions:
     metrics_host: str = "127.0.0.1"
 
 
+class RelayUsageError(ValueError):
+    """An option is wrong; nothing was read or sent."""
+
+
 async def run_relay(options: RelayOptions, *, started: Callable[[str], None] = lambda _line: None) -> None:
     """Deliver what waits in Redis until SIGTERM or SIGINT comes. `started` gets one line for people.
 
@@ -64,17 +69,10 @@ async def run_relay(options: RelayOptions, *, started: Callable[[str], None] = l
         OSError: the endpoint's port is taken.
     """
     stop = _stop_on_signals()
-    spool = RedisSpool(options.url, rate=options.rate, lease=options.lease)
-    client = Client(
-        options.write_key,
-        spool=spool,
-        region=options.region,
-        host=options.host,
-        allow_http=options.allow_http,
-        max_in_flight=options.max_in_flight,
-        max_queue_size=options.max_queue_size,
-        close_timeout=options.close_timeout,
-    )
+    try:
+        spool, client = _made(options)
+    except ValueError as error:
+        raise RelayUsageError(str(error)) from error
     try:
         await spool.connect()
     except SpoolUnavailable as error:
@@ -101,6 +99,23 @@ async def run_relay(options: RelayOptions, *, started: Callable[[str], None] = l
                 await spool.aclose()
     statistics = client.statistics()
     started(f"delivered {statistics.delivered:,}, failed {statistics.failed:,}, given back {statistics.pending:,}")
+
+
+def _made(options: RelayOptions) -> tuple[RedisSpool, Client]:
+    if options.metrics_port is not None and not 0 <= options.metrics_port <= _LAST_PORT:
+        raise ValueError(f"metrics_port must be from 0 to {_LAST_PORT}")
+    spool = RedisSpool(options.url, rate=options.rate, lease=options.lease)
+    client = Client(
+        options.write_key,
+        spool=spool,
+        region=options.region,
+        host=options.host,
+        allow_http=options.allow_http,
+        max_in_flight=options.max_in_flight,
+        max_queue_size=options.max_queue_size,
+        close_timeout=options.close_timeout,
+    )
+    return spool, client
 
 
 def _stop_on_signals() -> asyncio.Event:

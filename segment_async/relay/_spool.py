@@ -82,7 +82,9 @@ class RedisSpool:
     ) -> None:
         if confirm not in (None, "replica", "aof"):
             raise ValueError('confirm must be "replica", "aof" or None')
-        if max_messages <= 0 or max_dead <= 0 or append_timeout <= 0 or lease <= 0 or (rate is not None and rate <= 0):
+        # Not a number is not above zero either.
+        limits = (max_messages, max_dead, append_timeout, lease, 1 if rate is None else rate)
+        if not all(limit > 0 for limit in limits):
             raise ValueError("max_messages, max_dead, append_timeout, rate and lease must be above zero")
         check_redis(redis)
         self._file = _file_for(on_failure)

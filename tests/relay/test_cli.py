@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from segment_async import Client
 from segment_async.cli._relay import relay
 from segment_async.cli._spool import spool
-from segment_async.relay import RedisSpool, RelayOptions
+from segment_async.relay import RedisSpool, RelayOptions, run_relay
 from segment_async.spool import BatchResult, Status
 
 from .servers import RealServer
@@ -120,3 +120,53 @@ class TestSpool:
 
     def test_rotate_key_says_what_to_do_instead(self, filled: RealServer) -> None:
         assert "old key" in run(spool, "rotate-key", filled.url, code=2)
+
+
+NOWHERE = "redis://127.0.0.1:9"
+
+
+class TestWrongUsage:
+    @pytest.mark.parametrize(
+        ("option", "value", "said"),
+        [
+            ("--rate", "0", "--rate"),
+            ("--rate", "-1", "--rate"),
+            ("--rate", "nan", "rate and lease must be above zero"),
+            ("--lease", "0", "--lease"),
+            ("--lease", "nan", "rate and lease must be above zero"),
+            ("--max-in-flight", "0", "--max-in-flight"),
+            ("--max-queue-size", "0", "--max-queue-size"),
+            ("--close-timeout", "-1", "--close-timeout"),
+            ("--close-timeout", "nan", "close_timeout"),
+            ("--host", "http://example.com", "must use https://"),
+            ("--host", "nonsense", "must be an origin"),
+            ("--metrics-port", "99999", "--metrics-port"),
+            ("--metrics-port", "-1", "--metrics-port"),
+        ],
+    )
+    def test_an_option(self, option: str, value: str, said: str) -> None:
+        shown = run(relay, NOWHERE, option, value, code=2)
+        assert said in shown
+        assert "Traceback" not in shown
+
+    @pytest.mark.parametrize("verb", [[], ["run"], ["status"], ["check"]])
+    @pytest.mark.parametrize(
+        "url", ["notaurl", "http://localhost", "redis://:PASSWORD@localhost:99999", "redis://[", ""]
+    )
+    def test_a_malformed_url(self, verb: list[str], url: str) -> None:
+        shown = run(relay, *verb, url, code=2)
+        assert "rediss://host:6379/0" in shown
+        assert "PASSWORD" not in shown
+
+    @pytest.mark.parametrize("arguments", [[], ["run"], ["--rate", "5"], ["status"], ["check"]])
+    def test_no_url(self, arguments: list[str]) -> None:
+        assert "set SEGMENT_REDIS_URL" in run(relay, *arguments, code=2)
+
+    def test_a_key_with_white_space(self) -> None:
+        assert "no Segment key has" in run(relay, NOWHERE, key="a b", code=2)
+
+    @pytest.mark.parametrize("port", [-1, 65_536])
+    def test_a_port_in_python(self, port: int) -> None:
+        options = RelayOptions(url=NOWHERE, write_key="key", metrics_port=port)
+        with pytest.raises(ValueError, match="metrics_port must be from 0 to 65535"):
+            asyncio.run(run_relay(options))
