@@ -243,7 +243,7 @@ def _write(text: str, output: Path | None) -> None:
     try:
         output.write_text(text, "utf-8")
     except OSError as error:
-        raise click.ClickException(str(error)) from None
+        raise _BadInput(f"{output}: cannot be written: {error.strerror or error}") from None
 
 
 def _json(value: object) -> str:

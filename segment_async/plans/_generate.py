@@ -6,6 +6,7 @@ is returned. Classes have a written-out `__init__` and no decorators, because th
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
@@ -67,7 +68,7 @@ def generate(
         title: the first line of the module.
 
     Raises:
-        PlanError: two events would get the same class, or an event is not in the plan.
+        PlanError: two events would get the same class, an event is not in the plan, or no event has the labels.
     """
     chosen = _chosen(plan, labels or {}, None if events is None else set(events), names or {})
     classes = _Classes(each.name for each in chosen)
@@ -80,14 +81,22 @@ def generate(
 
 
 def _chosen(plan: Plan, labels: Mapping[str, str], events: set[str] | None, names: Mapping[str, str]) -> list[Planned]:
-    missing = sorted((events or set()) - set(plan.events()))
+    known = [*plan.events(), *{rule.key or rule.type for rule in plan.rules}]
+    missing = sorted((events or set()) - set(plan.events())) or sorted({*names} - {*known, ""})
     if missing:
-        raise PlanError(f"not in the plan: {', '.join(missing)}")
-    return [
+        near = difflib.get_close_matches(missing[0], known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise PlanError(f"not in the plan: {', '.join(missing)}{hint}")
+    chosen = [
         each
         for each in named(plan, names)
         if (events is None or each.rule.key in events) and labels.items() <= each.rule.labels.items()
     ]
+    if labels and not chosen:
+        there = sorted({f"{name}={value}" for rule in plan.rules for name, value in rule.labels.items()})
+        wanted = ", ".join(f"{name}={value}" for name, value in labels.items())
+        raise PlanError(f"no event has the labels {wanted}; the plan has {', '.join(there) or 'no labels'}")
+    return chosen
 
 
 def named(plan: Plan, names: Mapping[str, str] | None = None) -> list[Planned]:
@@ -123,14 +132,14 @@ def _collision(name: str, first: Rule, second: Rule) -> str:
 
 def _class_of(rule: Rule, names: Mapping[str, str]) -> str:
     key = rule.key or ""
-    if rule.type != "TRACK":
-        return names.get(key) or (class_name(key) if key else "") + _SINGLE[rule.type]
-    chosen = names.get(key)
+    chosen = names.get(key or rule.type) or names.get(key)
     if chosen is not None and class_name(chosen) != chosen:
         raise PlanError(
             f"{chosen!r} cannot be the class of {rule.label}: it must be an identifier that is not reserved"
         )
-    return chosen or class_name(key)
+    if chosen or rule.type == "TRACK":
+        return chosen or class_name(key)
+    return (class_name(key) if key else "") + _SINGLE[rule.type]
 
 
 def _listed(names: list[str]) -> list[str]:

@@ -135,6 +135,37 @@ class TestGenerate:
         assert "class OrderCompleted" in run("generate", plan, "--name", "a b=X", "--label", "area=checkout").output
         assert run("generate", plan, "--label", "area").exit_code == 2
 
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--name", "Order Complete=X"], "not in the plan: Order Complete; did you mean 'Order Completed'?"),
+            (["--name", "Nope=X"], "not in the plan: Nope"),
+            (["--event", "Nope"], "not in the plan: Nope"),
+            (["--label", "area=chekout"], "no event has the labels area=chekout; the plan has area=checkout"),
+            (["--event", "Order Completed", "--label", "area=a", "--label", "x=y"], "area=a, x=y; the plan has area="),
+        ],
+    )
+    def test_what_the_plan_does_not_have(self, plan: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+        output = tmp_path / "events.py"
+        result = run("generate", plan, "-o", output, *arguments)
+        assert (result.exit_code, said in result.output) == (2, True), result.output
+        assert not output.exists()
+
+    def test_a_plan_without_labels(self, plan: Path) -> None:
+        lines(plan, [rule()])
+        result = run("generate", plan, "--label", "area=a")
+        assert (result.exit_code, "the plan has no labels" in result.output) == (2, True)
+
+    def test_the_class_of_the_traits(self, plan: Path) -> None:
+        lines(plan, [rule(None, {"a": {}}, kind="IDENTIFY")])
+        assert "class Person(PlannedTraits)" in run("generate", plan, "--name", "IDENTIFY=Person").output
+        assert run("generate", plan, "--name", "IDENTIFY=1st").exit_code == 2
+
+    def test_a_file_that_cannot_be_written(self, plan: Path, tmp_path: Path) -> None:
+        for command in (["generate", plan], ["new", "--spec", SPECS[0]]):
+            result = run(*command, "-o", tmp_path / "nowhere" / "file")
+            assert (result.exit_code, "cannot be written: No such file or directory" in result.output) == (2, True)
+
 
 def test_diff(plan: Path, tmp_path: Path) -> None:
     new = lines(tmp_path / "new.json", [ORDER_COMPLETED, rule()])
