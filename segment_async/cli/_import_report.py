@@ -20,7 +20,10 @@ def announcement(options: ImportOptions, importer: Importer) -> str:
         return "An earlier run finished this import: nothing is sent. Use --restart to import again."
     records = importer.estimated_records
     resumed = f", {importer.resumed:,} of them done before" if importer.resumed else ""
-    if records is None:
+    if records is None and options.limit is not None:
+        records = options.limit
+        amount = f"At most {records:,} {'record' if records == 1 else 'records'}{resumed}"
+    elif records is None:
         amount = "An unknown number of records" + resumed
     else:
         amount = f"About {records:,} {'record' if records == 1 else 'records'}{resumed}"

@@ -16,7 +16,7 @@ _TICKS: Final = 10
 
 class Meter:
     """Args:
-    total_bytes: of all sources; `None` if unknown.
+    total_bytes: of all sources; `None` if unknown, or if not all of them is imported.
     estimated: how many records there are, about; `None` if unknown.
     window: of the import; what it has counted at the start was done by earlier runs.
     """
@@ -45,10 +45,11 @@ class Meter:
         return Progress(counts, len(self._window), share, rate, left)
 
     def _share(self, opened: Opened | None) -> float | None:
+        by_count = min(1.0, self._window.counts.records / self._estimated) if self._estimated else None
         if not self._total_bytes:
-            return None
+            return by_count
         before = sum(self._sizes[: self._window.position.source])
         here = opened.done_bytes() if opened is not None else 0
         if here is None:
-            return min(1.0, self._window.counts.records / self._estimated) if self._estimated else None
+            return by_count
         return min(1.0, (before + here) / self._total_bytes)

@@ -83,6 +83,9 @@ class Importer:
             self._files.callback(self._checkpoint.close)
             self._checkpoint.load(restart=options.restart)
             self._total_bytes, self._estimated = sample_size(self._sources)
+            if options.limit is not None and self._estimated is not None and options.limit < self._estimated:
+                # The share of the records is known then, and not that of the bytes.
+                self._total_bytes, self._estimated = None, options.limit
             if not self.already_done:
                 self._checkpoint.begin()
         except OSError as error:
@@ -121,7 +124,7 @@ class Importer:
 
     @property
     def estimated_records(self) -> int | None:
-        """How many records there are, about; `None` if it cannot be told."""
+        """How many records there are, about, and no more than the limit; `None` if it cannot be told."""
         return self._estimated
 
     @property

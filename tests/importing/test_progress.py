@@ -1,5 +1,6 @@
 """The progress: what a meter tells of an import, one line every ten seconds in a log, a bar on a terminal."""
 
+import io
 import os
 import pty
 import subprocess
@@ -8,15 +9,17 @@ import pyarrow.parquet
 import pytest
 
 from segment_async.cli._import_progress import Lines, duration, line_of
-from segment_async.importing import Counts, Progress
+from segment_async.cli._import_report import announcement
+from segment_async.importing import Counts, Importer, Progress
 from segment_async.importing._progress import Meter
 from segment_async.importing._reading import open_at
 from segment_async.importing._sources import find
 from segment_async.importing._state import Position
 from segment_async.importing._window import Window
 from segment_async.testing import running_endpoint
+from tests.support.virtual_clock import run
 
-from .support import orders, write_csv
+from .support import RecordingSegment, options, orders, write_csv
 from .test_cli import COMMAND, environment, folder  # noqa: F401  # a fixture
 
 
@@ -113,3 +116,45 @@ def test_a_pipe_gets_no_bar_and_quiet_nothing(folder):  # noqa: F811
     assert (plain.returncode, plain.stderr) == (0, "About 5 records, at 500 a second: 0 s.\n")
     assert "━" not in plain.stdout
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "said"),
+    [
+        ("orders.csv", {"limit": 20}, "About 20 records, at 10 a second: 2 s."),
+        ("orders.csv", {"limit": 20, "rate": 0}, "About 20 records, without a limit of the rate."),
+        ("orders.csv", {"limit": 500}, "About 450 records, at 10 a second: 45 s."),
+        ("-", {"limit": 20}, "At most 20 records, at 10 a second: 2 s."),
+        ("-", {}, "An unknown number of records, at 10 a second."),
+    ],
+)
+def test_the_announcement_knows_the_limit(tmp_path, monkeypatch, source, given, said):
+    monkeypatch.chdir(tmp_path)
+    path = write_csv(tmp_path / "orders.csv", orders(450))
+    given = {"rate": 10, "stdin": lambda: io.BytesIO(path.read_bytes()), "transport": RecordingSegment()} | given
+    chosen = options(source, **given)
+    importer = Importer(chosen)
+    try:
+        importer.prepare()
+        assert announcement(chosen, importer) == said
+    finally:
+        importer.close()
+
+
+def test_the_share_of_a_limited_import_is_that_of_its_records(tmp_path):
+    sources = find([str(write_csv(tmp_path / "a.csv", orders(2_000)))])
+    meter = Meter(sources, None, 400, Window(Counts(records=100, messages=100), Position(0, 100)))
+    assert meter.tick(None).share == 0.25
+    chosen = options(tmp_path / "a.csv", limit=400, rate=200, transport=RecordingSegment())
+    seen = []
+
+    async def main():
+        importer = Importer(chosen, on_progress=seen.append)
+        importer.prepare()
+        try:
+            await importer.run()
+        finally:
+            importer.close()
+
+    run(main())
+    assert seen[0].share > 0.4
