@@ -48,7 +48,8 @@ class Counts:
     Attributes:
         records: records that have an outcome, those of earlier runs on the same state included.
         skipped: outside `since` and `until`, or the transform gave no message.
-        duplicates: all messages of the record had ids that were sent before in this run.
+        duplicates: all messages of the record had ids that were sent before in this run, of those that it remembers:
+            the last 200,000 at least.
         messages: messages delivered; a record can make several.
         reasons: rejected and failed records by rule or reason.
         spec, plan: findings of this severity by rule, in messages that were sent anyway.

@@ -1,11 +1,14 @@
 """Ids made of columns: a column that does not exist never makes two records the same."""
 
+from pathlib import Path
+
 import orjson
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from segment_async.importing import ImportUsageError, dry_run, parse_mapping
+from segment_async.importing import Counts, ImportUsageError, dry_run, parse_mapping
+from segment_async.importing._ids import _REMEMBERED, RecentIds
 
 from .support import MAPPING, RecordingSegment, imported, options, orders, rejects_of, write_csv
 
@@ -146,3 +149,17 @@ def test_a_repaired_reject_keeps_the_id_of_its_empty_cells(tmp_path):
 def test_columns_go_with_ids_of_columns(tmp_path):
     path = write_csv(tmp_path / "a.csv", orders(1))
     refused(path, "ids come from row, but columns are named", ids="row", id_columns=("user",))
+
+
+def test_an_older_id_is_sent_again():
+    recent = RecentIds(3)
+    assert not any(recent.seen_before(str(number)) for number in range(5))
+    assert all(recent.seen_before(str(number)) for number in (2, 3, 4))
+    assert not any(recent.seen_before(str(number)) for number in range(10, 16))
+    assert not recent.seen_before("0")
+
+
+def test_the_page_says_how_many_ids_are_remembered():
+    page = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
+    assert f"At least the last {_REMEMBERED:,} ids are remembered" in page
+    assert f"the last {_REMEMBERED:,} at least" in Counts.__doc__
