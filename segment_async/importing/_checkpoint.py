@@ -5,10 +5,12 @@ This file does not know how records are sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ._rejects import RejectsFile
-from ._report import Counts
+from ._report import Counts, ImportUsageError
+from ._sources import Source
 from ._state import Belongings, Position, Saved, StateFile
 from ._window import Window
 
@@ -24,11 +26,15 @@ class Checkpoint:
         rejects: once it has begun.
 
     Raises:
-        ImportUsageError: another process works on this state.
+        ImportUsageError: another process works on this state, or one of the paths must not be written to.
         OSError: the state file cannot be opened.
     """
 
-    def __init__(self, state_path: Path, rejects_path: Path, belongings: Belongings) -> None:
+    def __init__(
+        self, state_path: Path, rejects_path: Path, belongings: Belongings, sources: Sequence[Source] = ()
+    ) -> None:
+        _check_path("state", state_path, [each.path for each in sources if each.path is not None])
+        _check_path("rejects", rejects_path, [state_path, *(each.path for each in sources if each.path is not None)])
         self.state_path = state_path
         self.rejects_path = rejects_path
         self.rejects: RejectsFile | None = None
@@ -87,3 +93,11 @@ class Checkpoint:
             except OSError:
                 pass  # a full disk was reported when it was written to
         self._state.close()
+
+
+def _check_path(name: str, path: Path, others: Sequence[Path]) -> None:
+    """The state replaces what is at its path, and the rejects file empties it."""
+    if path.exists() and not path.is_file():
+        raise ImportUsageError(f"{name} file {path}: is not a regular file; choose another one with --{name}")
+    if path.resolve() in [each.resolve() for each in others]:
+        raise ImportUsageError(f"{name} file {path}: is also a source or the state file; choose another with --{name}")

@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import io
 import os
+import resource
+from pathlib import Path
 
 import orjson
 import pytest
@@ -266,9 +268,15 @@ def test_a_full_disk_for_rejects_stops_and_skips_nothing(tmp_path):
     rows = [*orders(10), *[("u", "soon", "x" * 100)] * 2_000, *orders(10, first=100)]
     path = write_csv(tmp_path / "orders.csv", rows)
     first = RecordingSegment()
-    report, _ = imported(path, segment=first, rejects="/dev/full")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As a full disk, it takes the first part of what is written.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        report, _ = imported(path, segment=first)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert report.exit_code == 75
-    assert "space" in report.problem.lower()
+    assert "file too large" in report.problem.lower()
     saved = orjson.loads((tmp_path / "orders.csv.import.json").read_bytes())
     assert saved["counts"]["rejected"] == 0
     assert saved["position"]["record"] <= 10
@@ -333,3 +341,36 @@ def test_cancelling_it_saves_the_state(tmp_path):
     report, rest = imported(path)
     assert report.counts.delivered == 30_000
     assert len({*segment.ids, *rest.ids}) == 30_000
+
+
+@pytest.mark.parametrize("name", ["state", "rejects"])
+@pytest.mark.parametrize("kind", ["device", "link", "pipe", "folder", "source"])
+def test_a_path_that_must_not_be_written_to_is_refused(tmp_path, name, kind):
+    source = write_csv(tmp_path / "orders.csv", orders(3))
+    content = source.read_bytes()
+    path = tmp_path / "path"
+    if kind == "device":
+        path = Path("/dev/full")
+    elif kind == "link":
+        path.symlink_to("/dev/null")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(source)
+    segment = RecordingSegment()
+    before = path.lstat()
+    with pytest.raises(ImportUsageError, match=rf"{name} file .*choose another.* with --{name}"):
+        imported(source, segment=segment, restart=True, **{name: path})
+    after = path.lstat()
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+    assert not path.with_name(path.name + ".lock").exists()
+    assert source.read_bytes() == content
+    assert not segment.batches
+
+
+def test_the_state_is_no_place_for_rejects(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(3))
+    with pytest.raises(ImportUsageError, match=r"rejects file .*state file"):
+        imported(path, state=tmp_path / "state", rejects=tmp_path / "state")
