@@ -34,8 +34,8 @@ class ImportOptions:
         write_key: of the source that gets the messages; a dry run needs none.
         mapping: how rows become messages; `None`: rows are messages, or their columns are named as in one.
         format: ``csv``, ``jsonl``, ``parquet`` or ``segment`` (ready-made messages); `None`: by name and first bytes.
-        destinations: ``all``, ``none``, or names separated by commas; `None`: the mapping says it. A record's own
-            `integrations` are laid over these, and replace them if they have ``All``.
+        destinations: ``all``, ``none``, or names separated by commas; `None`: the mapping says it. What a
+            record's own `integrations` switch off stays off; they switch nothing on that is not chosen here.
         limit: stop after so many records, those of earlier runs included.
         since, until: ISO-8601; messages before `since`, or at `until` and later, are skipped.
         strict: also reject what violates Segment's spec without being dropped.

@@ -148,23 +148,24 @@ class Preparer:
             message["timestamp"] = time_text(moment)
         if self._integrations is not None:
             own = message.pop("integrations", None)
-            chosen = self._integrations if own in (None, {}) else self._laid_over(own)
+            chosen = self._integrations if own in (None, {}) else self._allowed(self._integrations, own)
             # An empty one is left out: data goes to all destinations.
             if chosen or not isinstance(chosen, dict):
                 message["integrations"] = chosen
 
-    def _laid_over(self, own: Any) -> Any:
-        """The record's own choices, and those of `destinations` for what it does not name.
-
-        With ``All``, the record names all: what it switched off must not be switched on again.
-        """
+    def _allowed(self, integrations: dict[str, bool], own: Any) -> Any:
+        """What both `destinations` and the record allow."""
         if not isinstance(own, dict):
             return own  # which is rejected
         choices = cast("dict[str, Any]", own)
         if self._mapping is not None:
             # What the mapping says for every record is replaced.
             choices = {name: value for name, value in choices.items() if name in self._mapping.choices}
-        return choices if "All" in choices else {**(self._integrations or {}), **choices}
+        if not integrations:
+            return choices
+        of_others = choices.get("All", True)
+        named = {name: choices.get(name, of_others) for name, is_on in integrations.items() if is_on}
+        return {"All": False, **{name: choice for name, choice in named.items() if choice}}
 
     def _is_wanted(self, message: dict[str, Any]) -> bool:
         given = message.get("timestamp")

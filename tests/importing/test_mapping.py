@@ -180,17 +180,20 @@ def sent_to(tmp_path, integrations, destinations):
         ({}, "all", None),
         ({}, "none", {"All": False}),
         ({"Mixpanel": False}, "all", {"Mixpanel": False}),
-        ({"Mixpanel": False}, "none", {"All": False, "Mixpanel": False}),
-        ({"Mixpanel": False}, "Mixpanel,Braze", {"All": False, "Mixpanel": False, "Braze": True}),
-        ({"Mixpanel": True}, "Braze", {"All": False, "Mixpanel": True, "Braze": True}),
-        ({"All": False}, "all", {"All": False}),
+        ({"Mixpanel": {"jsonKeys": ["a"]}}, "all", {"Mixpanel": {"jsonKeys": ["a"]}}),
+        ({"All": False, "Braze": True}, "all", {"All": False, "Braze": True}),
+        ({"Mixpanel": False}, "none", {"All": False}),
+        ({"All": True, "Mixpanel": True}, "none", {"All": False}),
+        ({"Mixpanel": {"jsonKeys": ["a"]}}, "none", {"All": False}),
+        ({"Mixpanel": False}, "Mixpanel,Braze", {"All": False, "Braze": True}),
+        ({"Mixpanel": True}, "Braze", {"All": False, "Braze": True}),
+        ({"Mixpanel": {"jsonKeys": ["a"]}}, "Mixpanel", {"All": False, "Mixpanel": {"jsonKeys": ["a"]}}),
         ({"All": False}, "Mixpanel", {"All": False}),
-        ({"All": False, "Braze": True}, "Mixpanel", {"All": False, "Braze": True}),
-        ({"All": True, "Braze": False}, "none", {"All": True, "Braze": False}),
-        ({"Mixpanel": {"jsonKeys": ["a"]}}, "none", {"All": False, "Mixpanel": {"jsonKeys": ["a"]}}),
+        ({"All": False, "Braze": True}, "Mixpanel", {"All": False}),
+        ({"All": False, "Mixpanel": True}, "Mixpanel,Braze", {"All": False, "Mixpanel": True}),
     ],
 )
-def test_a_record_keeps_its_own_integrations(tmp_path, own, destinations, expected):
+def test_a_destination_gets_what_both_the_choice_and_the_record_allow(tmp_path, own, destinations, expected):
     assert sent_to(tmp_path, own, destinations) == expected
 
 
@@ -208,8 +211,10 @@ def test_a_column_of_ready_made_csv_chooses_a_destination(tmp_path):
     path = write_csv(tmp_path / "a.csv", rows, TYPED + ",integrations.Mixpanel")
     given = {"mapping": None, "destinations": "Mixpanel"}
     _, segment = imported(path, **given)
-    off, on = ({"All": False, "Mixpanel": choice} for choice in (False, True))
-    assert [message["integrations"] for message in segment.messages] == [off, on]
+    assert [message["integrations"] for message in segment.messages] == [
+        {"All": False},
+        {"All": False, "Mixpanel": True},
+    ]
     found = dry_run(options(path, **given))
     assert (found.own_integrations, found.as_dict()["own_integrations"]) == (1, 1)
     assert dry_run(options(path, mapping=None, destinations="all")).own_integrations == 1
