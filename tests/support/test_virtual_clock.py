@@ -1,6 +1,7 @@
 """The virtual clock keeps its word: hours pass at once, in order, and a dead program is told so."""
 
 import asyncio
+import math
 import sys
 import threading
 
@@ -80,6 +81,16 @@ def test_a_deadlock_is_an_error_that_names_the_task() -> None:
         await asyncio.create_task(wait_for_ever(), name="the forgotten one")
 
     with pytest.raises(Deadlock, match="the forgotten one"):
+        run(main())
+
+
+def test_a_timer_that_never_fires_hides_no_deadlock() -> None:
+    async def main() -> None:
+        cancelled = asyncio.get_running_loop().call_later(math.inf, print)
+        cancelled.cancel()
+        await asyncio.sleep(math.inf)
+
+    with pytest.raises(Deadlock):
         run(main())
 
 

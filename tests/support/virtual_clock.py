@@ -9,10 +9,12 @@ file descriptors as long as it takes, for other threads `PATIENCE` seconds.
 """
 
 import asyncio
+import math
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple
 
 from segment_async import Client
@@ -51,6 +53,14 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._now
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        if when == math.inf:
+            # Never. As a timer of the loop it would be waited for, a day at a time, instead of a `Deadlock`.
+            return asyncio.TimerHandle(when, callback, args, self, context)
+        return super().call_at(when, callback, *args, context=context)
 
     def advance(self, seconds: float) -> None:
         """Let time pass at once, with nothing run in between: a machine asleep, a loop blocked by the application."""
