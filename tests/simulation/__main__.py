@@ -15,6 +15,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.scenario import POLICIES, Scenario
+from tests.simulation.second_looks import without_second_looks
 from tests.simulation.spooled import SpooledScenario
 from tests.support.simulated_disk import FAULTS as DISK_FAULTS
 from tests.support.simulated_network import FAULTS
@@ -72,7 +73,7 @@ def run_seeds(first: int, count: int) -> tuple[Counter[str], list[tuple[int, str
     log = logging.getLogger("segment_async")
     log.disabled = True
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_second_looks():
             warnings.simplefilter("error")
             for seed in range(first, first + count):
                 # A seed that hangs ends its process with the stack on stderr, and the run with it.

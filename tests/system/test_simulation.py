@@ -1,8 +1,16 @@
 """A slice of the simulation; `make sim SEEDS=20000` runs many."""
 
+import asyncio
+
 import pytest
 
+from segment_async import Client
+from segment_async._lifecycle.waiting import wait_until
 from tests.simulation.__main__ import MUST_BE_SEEN, main, run_seeds
+from tests.simulation.second_looks import without_second_looks
+from tests.support import virtual_clock
+from tests.support.scripted_transport import ScriptedTransport
+from tests.support.virtual_clock import Deadlock
 
 
 # A process that crashes leaves calls of its own `on_error` that its loop never began; only these may be complained of.
@@ -26,3 +34,17 @@ def test_a_broken_seed_names_the_line_that_repeats_it(
 
 def test_the_faults_that_must_be_seen_are_many() -> None:
     assert len(MUST_BE_SEEN) > 90
+
+
+def test_a_lost_wake_up_stays_lost_in_the_simulation() -> None:
+    """Outside of it, the client's timers find what an exception in a signal handler has left undone."""
+
+    async def change_without_a_notification() -> None:
+        client, changes = Client("key", transport=ScriptedTransport()), []
+        await client.flush()
+        asyncio.get_running_loop().call_later(1, changes.append, "made")
+        await wait_until(lambda: bool(changes), lambda: client._owner.pipeline.queue.changed, client._owner)
+
+    with without_second_looks(), pytest.raises(Deadlock):
+        virtual_clock.run(change_without_a_notification())
+    virtual_clock.run(change_without_a_notification())
