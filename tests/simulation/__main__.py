@@ -1,6 +1,7 @@
 """`python -m tests.simulation --seeds 20000 [--first 0]`: many seeds, and what they met.
 
-A violation prints the one line that repeats it. The run fails as well unless each kind of fault was seen.
+A violation prints the one line that repeats it, and so does a seed that hangs, which ends the run. The run fails as well
+unless each kind of fault was seen.
 """
 
 import argparse
@@ -8,11 +9,15 @@ import faulthandler
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from tests.simulation.scenario import POLICIES, Scenario
 from tests.simulation.second_looks import without_second_looks
@@ -66,6 +71,32 @@ def scenario_of(seed: int) -> Scenario:
     return SpooledScenario(seed) if seed % 3 == 2 else Scenario(seed)
 
 
+def line_that_repeats(seed: int) -> str:
+    return f"broken: python -m tests.simulation --first {seed} --seeds 1"
+
+
+@contextmanager
+def ended_if_it_hangs(seed: int) -> Iterator[None]:
+    """End the process, with the seed's line on stdout and the stack on stderr, if the block takes too long.
+
+    Most of what hangs breaks a limit of the scenario's in virtual time, and is an ordinary violation.
+    """
+
+    def end() -> None:
+        print(f"\n{line_that_repeats(seed)}", file=sys.__stdout__, flush=True)
+        print(f"\nseed {seed} has taken {_PATIENCE} s", file=sys.__stderr__, flush=True)
+        faulthandler.dump_traceback(sys.__stderr__)
+        os._exit(1)
+
+    timer = threading.Timer(_PATIENCE, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def run_seeds(first: int, count: int) -> tuple[Counter[str], list[tuple[int, str]]]:
     """What the seeds met, and those that broke something."""
     seen: Counter[str] = Counter()
@@ -76,18 +107,25 @@ def run_seeds(first: int, count: int) -> tuple[Counter[str], list[tuple[int, str
         with warnings.catch_warnings(), without_second_looks():
             warnings.simplefilter("error")
             for seed in range(first, first + count):
-                # A seed that hangs ends its process with the stack on stderr, and the run with it.
-                faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=sys.__stderr__)
                 scenario = scenario_of(seed)
                 try:
-                    scenario.run()
+                    with ended_if_it_hangs(seed):
+                        scenario.run()
                 except BaseException:
                     broken.append((seed, traceback.format_exc()))
                 seen += scenario.seen.kinds
     finally:
-        faulthandler.cancel_dump_traceback_later()
         log.disabled = False
     return seen, broken
+
+
+def _results(starts: range, counts: list[int]) -> Iterator[tuple[Counter[str], list[tuple[int, str]]]]:
+    # One piece needs no other process.
+    if len(starts) == 1:
+        yield from map(run_seeds, starts, counts)
+        return
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(run_seeds, starts, counts)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,16 +138,18 @@ def main(arguments: list[str] | None = None) -> int:
     broken: list[tuple[int, str]] = []
     piece, done = 25, 0
     starts = range(options.first, options.first + options.seeds, piece)
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        ends = [min(piece, options.first + options.seeds - start) for start in starts]
-        # One piece needs no other process.
-        for some_seen, some_broken in (pool.map if len(starts) > 1 else map)(run_seeds, starts, ends):
+    ends = [min(piece, options.first + options.seeds - start) for start in starts]
+    try:
+        for some_seen, some_broken in _results(starts, ends):
             seen += some_seen
             broken += some_broken
             done += piece
             print(f"\r{min(done, options.seeds):,} of {options.seeds:,} seeds", end="", file=sys.stderr, flush=True)
             for seed, _ in some_broken:
-                print(f"broken: python -m tests.simulation --first {seed} --seeds 1", flush=True)
+                print(line_that_repeats(seed), flush=True)
+    except BrokenProcessPool:
+        print("\na process of the run has ended, and the run with it", file=sys.stderr)
+        return 1
     print(file=sys.stderr)
     for kind, count in sorted(seen.items()):
         print(f"{count:>10,}  {kind}")

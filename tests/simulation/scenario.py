@@ -23,6 +23,9 @@ from tests.support.virtual_clock import VirtualClockLoop, running_clock, without
 REFUSALS = (QueueFull, ClientClosed, SpoolUnavailable)
 # Seconds after the last fault in which everything settles without another call, beyond what the retry policy allows.
 GOING_ON = 3_600.0
+# Seconds in which a message gets through when the network is well, and seconds that the work on one loop may take.
+_SOON = 3_600.0
+_LONGEST_LOOP = 1e7
 POLICIES = ("wait", "drop_newest", "drop_oldest", "raise")
 
 
@@ -228,7 +231,8 @@ class Scenario:
         await self._day()
         await asyncio.sleep(self._calm_from)
         await self._see_it_settle_by_itself()
-        await self._see_a_fresh_message_through()
+        async with asyncio.timeout(_SOON):
+            await self._see_a_fresh_message_through()
         await self._see_callers_through()
         if self._chance.random() < 0.3:
             users = [asyncio.create_task(self._user()) for _ in range(2)]
@@ -317,8 +321,13 @@ class Scenario:
             return VirtualClockLoop(self._clock)
 
         with asyncio.Runner(loop_factory=make) as runner:
-            runner.run(main)
+            runner.run(self._within_the_limit(main))
             self._clock = runner.get_loop().time()
+
+    async def _within_the_limit(self, main: Any) -> None:
+        """Fail if it hangs, although something else goes on for ever and there is no `Deadlock`."""
+        async with asyncio.timeout(_LONGEST_LOOP):
+            await main
 
     def _note_what_was_seen(self) -> None:
         statistics = self._client.statistics()

@@ -1,6 +1,9 @@
 """A slice of the simulation; `make sim SEEDS=20000` runs many."""
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -30,6 +33,36 @@ def test_a_broken_seed_names_the_line_that_repeats_it(
     monkeypatch.setattr("tests.simulation.scenario.Scenario.run", lose)
     assert main(["--seeds", "1", "--first", "7"]) == 1
     assert "python -m tests.simulation --first 7 --seeds 1" in capsys.readouterr().out
+
+
+def test_a_seed_that_never_ends_is_named_before_its_process_is_ended() -> None:
+    """In virtual time it may go on for ever, and no limit there is reached."""
+    program = """
+        import time
+        from tests.simulation import __main__ as simulation
+
+        simulation._PATIENCE = 0.2
+        simulation.Scenario.run = lambda _: time.sleep(60)
+        simulation.main(["--seeds", "1", "--first", "7"])
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 1
+    assert "python -m tests.simulation --first 7 --seeds 1" in ended.stdout
+    assert "in run_seeds" in ended.stderr
+
+
+def test_a_loop_that_never_ends_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait_in_vain(self: object) -> None:
+        while True:  # noqa: ASYNC110  # it waits for nothing
+            await asyncio.sleep(10_000)
+
+    monkeypatch.setattr("tests.simulation.scenario.Scenario._last_day", wait_in_vain)
+    _, [(seed, text)] = run_seeds(0, 1)
+    assert seed == 0
+    assert "wait_in_vain" in text
+    assert "TimeoutError" in text
 
 
 def test_the_faults_that_must_be_seen_are_many() -> None:
