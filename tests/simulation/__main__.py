@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from tests.simulation.on_sqlite import SQLiteScenario
 from tests.simulation.scenario import POLICIES, Scenario
 from tests.simulation.second_looks import without_second_looks
 from tests.simulation.spooled import SpooledScenario
@@ -63,12 +64,21 @@ MUST_BE_SEEN = (
     "everything settled by itself before a spool",
     "everything settled by itself before a shared spool",
     "reason: spool_unavailable",
+    "SQLite: the disk was full",
+    "SQLite: a message after the disk was full",
+    "SQLite: messages waited in memory",
+    "SQLite: full by itself",
+    "SQLite: room that only free pages make",
+    "SQLite: messages of an adopted shard",
+    "SQLite: a restart with a backlog",
 )
 
 
-def scenario_of(seed: int) -> Scenario:
-    """A third of the seeds has a spool."""
-    return SpooledScenario(seed) if seed % 3 == 2 else Scenario(seed)
+def kind_of(seed: int) -> type[Scenario]:
+    """A third of the seeds has a spool, and a tenth of these has SQLite's."""
+    if seed % 30 == 29:
+        return SQLiteScenario
+    return SpooledScenario if seed % 3 == 2 else Scenario
 
 
 def line_that_repeats(seed: int) -> str:
@@ -107,7 +117,7 @@ def run_seeds(first: int, count: int) -> tuple[Counter[str], list[tuple[int, str
         with warnings.catch_warnings(), without_second_looks():
             warnings.simplefilter("error")
             for seed in range(first, first + count):
-                scenario = scenario_of(seed)
+                scenario = kind_of(seed)(seed)
                 try:
                     with ended_if_it_hangs(seed):
                         scenario.run()

@@ -11,7 +11,7 @@ from typing import Any
 
 from segment_async import Client, RetryPolicy, Status, messages
 from segment_async.spool import SpoolUnavailable
-from tests.support.memory_spool import MemorySpool, SpoolStore
+from tests.support.memory_spool import SpoolStore
 from tests.support.simulated_disk import SimulatedDisk
 from tests.support.simulated_network import SimulatedNetwork, Weather
 from tests.support.simulated_segment import SimulatedSegment
@@ -24,26 +24,33 @@ from .scenario import REFUSALS, Scenario
 class SpooledScenario(Scenario):
     # What a slow disk gets to write down at a close.
     _close_slack = 10.0
+    # Whether a process may end without a word, and whether other processes may deliver from the spool as well.
+    _may_crash = True
+    _may_be_shared = True
+    # How many messages may come at once.
+    _rushes: tuple[int, ...] = (*(50, 100, 100, 200, 200, 400) * 3, 3_000)
 
     def __init__(self, seed: int) -> None:
-        # A third of them, which other processes deliver from as well.
-        self._is_shared = seed % 9 == 8
+        # A third of them.
+        self._is_shared = self._may_be_shared and seed % 9 == 8
         super().__init__(seed)
 
     def _make_client(self) -> Client:
         # Everything here is of the first process; the next ones come from `_begin_process`.
-        chance = self._chance
         self._calm_from = min(self._calm_from, 3_600.0)
-        self._disk = SimulatedDisk(chance, until=self._calm_from)
-        self._store = SpoolStore(self._disk, max_messages=chance.choice((None, None, 20, 300)))
-        self._accounts = SpoolLedger(self._store)
+        self._accounts = self._make_store()
         self._past: list[dict[str, Any]] = []
         self._process_number = 0
         self._has_crashed = False
         return self._open()
 
+    def _make_store(self) -> SpoolLedger:
+        self._disk: Any = SimulatedDisk(self._chance, until=self._calm_from)
+        self._store: Any = SpoolStore(self._disk, max_messages=self._chance.choice((None, None, 20, 300)))
+        return SpoolLedger(self._store)
+
     def _open(self) -> Client:
-        self._spool: MemorySpool = self._store.open(shared=self._is_shared)
+        self._spool = self._store.open(shared=self._is_shared)
         return without_pauses(Client("key", transport=self._network, spool=self._spool, **self._options))
 
     def _draw_options(self) -> dict[str, Any]:
@@ -122,7 +129,7 @@ class SpooledScenario(Scenario):
 
     def _rush(self) -> None:
         """Many messages at once: a backlog before the window."""
-        for _ in range(self._chance.choice((*(50, 100, 100, 200, 200, 400) * 3, 3_000))):
+        for _ in range(self._chance.choice(self._rushes)):
             fields = self._next_message()
             if self._chance.random() < 0.9:
                 self._poison.pop(fields["properties"]["n"], None)
@@ -146,7 +153,7 @@ class SpooledScenario(Scenario):
     def run(self) -> None:
         for _ in range(self._chance.choice((0, 0, 1, 2))):
             self._run_days()
-            if self._chance.random() < 0.5:
+            if self._may_crash and self._chance.random() < 0.5:
                 self._on_a_loop(self._crash())
             else:
                 self._on_a_loop(self._close_with_a_rest())
@@ -158,10 +165,16 @@ class SpooledScenario(Scenario):
         self._end_process()
         self._accounts.check_the_end()
         assert not self._segment.violations, self._segment.violations
+        self._note_what_was_seen()
+
+    def _note_what_was_seen(self) -> None:
+        super()._note_what_was_seen()
+        self._note_what_the_disk_did()
+
+    def _note_what_the_disk_did(self) -> None:
         for fault, count in self._disk.injected.items():
             self.seen(f"spool: {fault}", count)
         self.seen("spool: full by itself", self._store.reasons["queue_full"])
-        self._note_what_was_seen()
 
     def _run_days(self) -> None:
         days = self._chance.choice((0, 0, 1, 2))

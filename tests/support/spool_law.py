@@ -7,22 +7,37 @@ or is dropped with a reason. `KEPT` says that it is pending.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Set as AbstractSet
+from typing import Any, Protocol
 
 from segment_async import Outcome, Status
-from segment_async.spool import BatchResult
+from segment_async.spool import BatchResult, SpoolStatistics
 
 from .law import Counters, LawBroken, Watched, _breaches, _insist_on_none, _is_what_was_given, check_counters
-from .memory_spool import SpoolStore
 from .simulated_segment import Arrival, Message
 
 # Reasons of a client that drops a message before the spool has it.
 BEFORE_THE_SPOOL = frozenset({"queue_full", "spool_unavailable", "no_identity", "before_send", "invalid", "disabled"})
 
 
+class Store(Protocol):
+    """What the law needs of what is stored, across processes."""
+
+    @property
+    def ended(self) -> Mapping[str, Sequence[BatchResult]]: ...
+    @property
+    def pending_ids(self) -> AbstractSet[str]: ...
+    @property
+    def taken_over(self) -> AbstractSet[str]: ...
+    def statistics(self, recovered: int) -> SpoolStatistics: ...
+
+
 class SpoolLedger:
-    def __init__(self, store: SpoolStore) -> None:
+    """`keeps_in_memory`: while the disk refuses, the client keeps messages in memory, of which a close drops the rest."""
+
+    def __init__(self, store: Store, *, keeps_in_memory: bool = False) -> None:
         self._store = store
+        self._before_the_spool = BEFORE_THE_SPOOL | ({"close_timeout"} if keeps_in_memory else set())
         self._offered: dict[str, Message] = {}
         # How often an id was given to a call.
         self._times_offered: Counter[str] = Counter()
@@ -51,6 +66,10 @@ class SpoolLedger:
             self._stored.add(len(self._deliveries))
         self._deliveries.append(delivery)
 
+    def accept_elsewhere(self, message_id: str) -> None:
+        """Note that another process was told that its message is stored."""
+        self._acknowledged.add(message_id)
+
     @property
     def deliveries(self) -> Sequence[Watched]:
         """Those of the process that runs."""
@@ -62,7 +81,7 @@ class SpoolLedger:
         for number, delivery in enumerate(self._deliveries):
             outcome = delivery.outcome
             is_stored = number in self._stored or (outcome is not None and outcome.status is Status.KEPT)
-            if is_stored and (outcome is None or outcome.reason not in BEFORE_THE_SPOOL):
+            if is_stored and (outcome is None or outcome.reason not in self._before_the_spool):
                 self._acknowledged.add(delivery.message_id)
         self._deliveries = []
         self._stored = set()

@@ -4,24 +4,36 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 
 import pytest
 
 from segment_async import Client
 from segment_async._lifecycle.waiting import wait_until
-from tests.simulation.__main__ import MUST_BE_SEEN, main, run_seeds
+from tests.simulation.__main__ import MUST_BE_SEEN, kind_of, main, run_seeds
+from tests.simulation.on_sqlite import SQLiteScenario
+from tests.simulation.scenario import Scenario
 from tests.simulation.second_looks import without_second_looks
+from tests.simulation.spooled import SpooledScenario
 from tests.support import virtual_clock
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.virtual_clock import Deadlock
 
+# A seed of each kind is among them, and two with SQLite's spool.
+SLICE = range(60)
+
 
 # A process that crashes leaves calls of its own `on_error` that its loop never began; only these may be complained of.
 @pytest.mark.filterwarnings("ignore:.*Scenario._complain_later:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("first", range(0, 60, 10))
+@pytest.mark.parametrize("first", SLICE[::10])
 def test_a_slice_of_seeds_keeps_the_law(first: int) -> None:
     _, broken = run_seeds(first, 10)
     assert not broken, broken[0][1]
+
+
+def test_the_slice_has_each_kind_of_seed() -> None:
+    kinds = Counter(kind_of(seed) for seed in SLICE)
+    assert kinds == {Scenario: 40, SpooledScenario: 18, SQLiteScenario: 2}
 
 
 def test_a_broken_seed_names_the_line_that_repeats_it(
