@@ -26,6 +26,8 @@ _MEMORY = Path("/dev/shm")
 # Seconds after which a disk that has room again is used again, and in which messages that wait for it are tried again.
 _ROOM_AGAIN = 600.0
 _A_FEW_TRIES = 5.0
+# Seconds in which a rush is delivered, poison among it.
+_DELIVERED = 20_000.0
 
 
 class SQLiteScenario(SpooledScenario):
@@ -127,5 +129,10 @@ class SQLiteScenario(SpooledScenario):
         assert refused_at is None or running_clock().time() - refused_at > _A_FEW_TRIES, "a disk with room is refused"
         await super()._see_it_settle_by_itself()
         self._store.check_files()
+        if self._chance.random() < 0.5:
+            # Once these are delivered, free pages are left in the file.
+            for _ in range(3):
+                self._rush()
+            await asyncio.sleep(_DELIVERED)
         if self._chance.random() < 0.7:
             self._store.leave_just_enough_room()

@@ -35,7 +35,7 @@ from segment_async.spool._writer import slot_of
 # What has to be free beside a message: the room in which outcomes are recorded when the disk is full.
 RESERVE = _database._CHECKPOINT_BYTES + _database._OVERHEAD
 # Bytes beyond that, and beyond what the files use, that are enough for one message.
-_JUST_ENOUGH = 128 * 1024
+_JUST_ENOUGH = 96 * 1024
 # Seconds between looks at what no call asks for; doubled each time up to the longest while there is no call.
 _CHECK_SECONDS = 5.0
 _LONGEST_CHECK_SECONDS = 5_000.0
