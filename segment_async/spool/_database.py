@@ -256,19 +256,21 @@ class _File:
         return connection
 
     def _check_room(self, connection: sqlite3.Connection, log: int, size: int) -> None:
-        room = self._options.free_bytes(self._place.database.parent) - max(log, _CHECKPOINT_BYTES)
+        folder = self._place.database.parent
+        room = self._options.free_bytes(folder) - max(log, _CHECKPOINT_BYTES)
         if room > _PLENTY:
             self._next_look = self._options.monotonic() + _LOOK_SECONDS
         elif room < size:
             if _checkpoint(connection):
                 _shrink(connection)
-            uncopied = 0 if _checkpoint(connection) else files.size_of(self._place.log)
-            if (
-                self._options.free_bytes(self._place.database.parent)
+            is_copied, log = _checkpoint(connection), files.size_of(self._place.log)
+            room = (
+                self._options.free_bytes(folder)
                 + _free_bytes(connection)
-                - max(uncopied, _CHECKPOINT_BYTES)
-                < size
-            ):
+                - max(0 if is_copied else log, _CHECKPOINT_BYTES)
+            )
+            # Pages that are given back go through the log, which grows by them.
+            if room < size and not (is_copied and room + log >= size and _empty_log(connection)):
                 raise SpoolUnavailable(f"{self._place.database}: the disk is full")
 
     # -- damage, and files that were removed

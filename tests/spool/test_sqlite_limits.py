@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from segment_async.spool import BatchResult, DroppedMessage, NewMessage, SQLiteSpool, Status
+from segment_async.spool import BatchResult, DroppedMessage, NewMessage, SQLiteSpool, Status, _database
 
 from .contract import (
     DELIVERED,
@@ -304,3 +304,24 @@ def test_room_that_an_outage_took_is_given_back_to_the_disk(path):
 def test_options_out_of_range_are_refused(path, options):
     with pytest.raises(ValueError):
         SQLiteSpool(path, **options)
+
+
+def test_room_that_free_pages_make_is_room_although_the_log_grows_as_they_are_given_back(path, monkeypatch):
+    monkeypatch.setattr(_database, "_SHRINK_SECONDS", float("inf"))
+    clocks = Clocks()
+
+    async def part(spool):
+        answers = await asyncio.gather(*(append_one(spool, str(number), b" " * 4_000) for number in range(400)))
+        await spool.settle([answer.key for answer in answers[:200]], DELIVERED)
+        assert spool._engine()._writer._own.database.empty_log()
+
+        def bytes_in(folder):
+            return sum(each.stat().st_size for each in folder.iterdir())
+
+        # 128 KiB more than what has to be free beside a message, once the pages of 200 are given back.
+        size = bytes_in(path.parent) - 200 * 4_096 + 4 * 2**20 + 2 * 128 * 1_024
+        clocks.pass_seconds(2)
+        spool._options.free_bytes = lambda folder: size - bytes_in(folder)
+        assert statuses(await append(spool, "new")) == ["stored"]
+
+    run(path, part, **clocks.options)
