@@ -104,10 +104,11 @@ class SupervisedTask:
 
     def _begin_again(self, run: object) -> None:
         """After a cancellation. No warning: `asyncio.run` cancels all tasks, and what is queued is sent after that."""
+        self._begin(run)
+        # Last, as a handler of `logging` may raise.
         if run is self._run and not self._is_noted:
             self._is_noted = True
             _log.debug("The client's %s was cancelled, and goes on. This is logged once.", self._name)
-        self._begin(run)
 
     def _make_sure(self, task: asyncio.Task[None], run: object) -> None:
         loop = task.get_loop()

@@ -288,21 +288,6 @@ class OpenBatch:
         return bodies_of(self.deliveries) if self._placed is None else self._placed.copy()
 
 
-class Sample:
-    """Messages of a batch that are asked about alone, as the server may refuse everything.
-
-    Attributes:
-        of_part: the batch is itself what is left of a larger one.
-        refused: how many of them were refused.
-    """
-
-    __slots__ = ("of_part", "refused")
-
-    def __init__(self, *, of_part: bool) -> None:
-        self.of_part = of_part
-        self.refused = 0
-
-
 class Batch:
     """Messages that travel together, from when they were sealed until each has its outcome.
 
@@ -317,13 +302,12 @@ class Batch:
         history: what earlier attempts met; the parts of a split batch go on with it.
         baseline: attempts of all batches, delivered and failed, when this one failed last; `None`: it never did.
         is_poison_suspect: it fails while others are delivered.
-        sample: it is one of these messages, or what is left beside them; `None`: the batch is whole.
         unplaced: messages that do not know the record yet; `None`: all do.
     """
 
     __slots__ = (
         "baseline", "history", "is_poison_suspect", "keys", "lengths", "not_before", "offset", "opened_at",
-        "payload", "record", "sample", "sent_at", "size", "start", "unplaced",
+        "payload", "record", "sent_at", "size", "start", "unplaced",
     )  # fmt: skip
 
     def __init__(
@@ -348,7 +332,6 @@ class Batch:
         self.history = history
         self.baseline: tuple[int, int] | None = None
         self.is_poison_suspect = False
-        self.sample: Sample | None = None
         self.unplaced: list[Delivery] | None = None
 
     def place(self) -> bool:
@@ -377,23 +360,11 @@ class Batch:
         """Each message's JSON, in order."""
         return self.payload.messages(self.lengths)
 
-    def split(self, alone: int | None = None) -> list[Batch]:
-        """Two halves of a batch of two or more, with its record and its times; or the message with this index, which may
-        be counted from the end, and what is before and behind it.
-        """
+    def split(self, *, first_alone: bool = False) -> list[Batch]:
+        """Two halves, or the first message and the rest, of a batch of two or more, with its record and its times."""
+        middle = 1 if first_alone else self.count // 2
         bodies = list(self.bodies())
-        if alone is None:
-            parts = [self._part(bodies, first, stop) for first, stop in pairwise((0, self.count // 2, self.count))]
-            for part in parts:
-                part.sample = Sample(of_part=True)
-            return parts
-        index = alone % self.count
-        places = sorted({0, index, index + 1, self.count})
-        parts = [self._part(bodies, first, stop) for first, stop in pairwise(places)]
-        sample = self.sample or Sample(of_part=False)
-        for part in parts:
-            part.sample = sample
-        return parts
+        return [self._part(bodies, 0, middle), self._part(bodies, middle, self.count)]
 
     def parts(self, out: set[int]) -> tuple[list[Batch], list[Batch]]:
         """The runs of messages that are not among these indices, and the runs that are."""
@@ -421,7 +392,6 @@ class Batch:
             self.history,
         )
         part.baseline = self.baseline
-        part.sample = self.sample
         part.is_poison_suspect = self.is_poison_suspect
         part.not_before = self.not_before
         return part

@@ -31,6 +31,8 @@ from .retry import (
 
 # Attempts in a row without a usable answer that open the circuit.
 FAILURE_THRESHOLD: Final = 5
+# 5xx in a row of one batch that count when the share of failing attempts is estimated.
+_COUNTED_FAULTS: Final = 20
 # Single messages refused in a row after which it is not the messages that the server objects to.
 _REFUSED_THRESHOLD: Final = 50
 
@@ -76,6 +78,7 @@ class CircuitBreaker:
 
     def note_retry(self, action: Retry, history: History, now: float) -> Baseline | None:
         """The attempt is to be repeated. Returns the batch's new baseline; `None`: it keeps the one it has."""
+        self._server_faults += 0 < history.server_faults <= _COUNTED_FAULTS
         if action.pause:
             self._pause_until = max(self._pause_until, now + action.delay)
             # After the pause one request goes first; the others follow when it succeeds.
@@ -84,7 +87,6 @@ class CircuitBreaker:
             return None
         if not action.counted:
             return None
-        self._server_faults += history.server_faults > 0
         # A batch that fails again and again says nothing about the server any more.
         self._failed += history.server_faults < SUSPECT_AFTER
         self._note_failure(now)
@@ -145,8 +147,10 @@ class CircuitBreaker:
     def others_failing(self, since: Answered, own: int) -> float:
         """The share of attempts that met a 5xx since then, but for so many of one's own.
 
-        An estimate for what comes next, by the rule of succession: a half if there was none.
+        An estimate for what comes next, by the rule of succession: a half if there was none. Other batches count only for
+        as long as they may have bad luck: several messages that never pass must not keep each other alive.
         """
+        own = min(own, _COUNTED_FAULTS)
         delivered, faults = self.delivered - since[0], max(0, self._server_faults - since[1] - own)
         return (faults + 1) / (delivered + faults + 2)
 

@@ -21,12 +21,17 @@ from segment_async._outcome import BatchResult, Outcome, outcome_of
 
 
 class Record:
-    """What became of the messages of one batch, by their index in it; the parts of a split batch share one."""
+    """What became of the messages of one batch, by their index in it; the parts of a split batch share one.
 
-    __slots__ = ("_results", "_waiters", "host")
+    Attributes:
+        has_refusal: one of the messages was refused alone.
+    """
+
+    __slots__ = ("_results", "_waiters", "has_refusal", "host")
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self.has_refusal = False
         # By their start. Replaced and never changed, as other threads read it.
         self._results: list[tuple[int, int, BatchResult]] = []
         self._waiters: dict[asyncio.Future[None], int] = {}

@@ -160,12 +160,12 @@ class Retry(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Send each half by itself; `too_large`: and send smaller batches for a while; `alone`: instead of halves, the message
-    with this index, and what is before and behind it.
+    """Send each half by itself; `too_large`: and send smaller batches for a while; `first_alone`: the first message and
+    the rest, instead of halves.
     """
 
     too_large: bool = False
-    alone: int | None = None
+    first_alone: bool = False
 
 
 class Refresh:
@@ -189,8 +189,7 @@ class AttemptContext(NamedTuple):
         with_token: the client uses OAuth, so that fresh credentials can be fetched.
         others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
         refuses_everything: the server refused many single messages in a row, and took none in between.
-        is_part: the batch is what was left when a larger one was split.
-        refused_alone: messages of this batch that were asked about because of that, and refused alone.
+        one_refused: a message that was split off this batch was refused alone.
         answered: attempts of all batches so far that were delivered, and that met a 5xx.
         others_failing: the share of others' attempts that met a 5xx since this batch met its first one in a row.
     """
@@ -202,8 +201,7 @@ class AttemptContext(NamedTuple):
     with_token: bool = False
     others_delivered: bool = False
     refuses_everything: bool = False
-    is_part: bool = False
-    refused_alone: int = 0
+    one_refused: bool = False
     answered: tuple[int, int] = (0, 0)
     others_failing: float = 0.0
 
@@ -265,13 +263,9 @@ def _meaning(answer: Answer, history: History, context: AttemptContext) -> Finis
 def _refused_for_its_content(status: int, context: AttemptContext) -> Finish | Split:
     if context.messages > 1:
         if status == 400 and context.refuses_everything:
-            # It may not be the messages. Splitting every batch to its single ones would cost two requests a message: a few
-            # of a batch are asked about, and if all of them are refused as well, the rest goes with them. What is left of
-            # a split batch comes behind messages that were refused: good ones, if there are any, are at its end.
-            asked = (-1,) if context.is_part else (-1, 0, context.messages // 2)
-            if context.refused_alone < len(asked):
-                return Split(alone=asked[context.refused_alone])
-            return Finish(Status.FAILED, "refused")
+            # It is not the messages. Splitting every batch to its single ones would cost two requests a message: one
+            # message of a batch is asked about, and if it is refused as well, the rest goes with it.
+            return Finish(Status.FAILED, "refused") if context.one_refused else Split(first_alone=True)
         return Split(too_large=status == 413)
     return Finish(Status.FAILED, "too_large" if status == 413 else "refused")
 

@@ -150,8 +150,7 @@ class Settlement:
             with_token=self._auth.has_tokens,
             others_delivered=batch.is_poison_suspect,
             refuses_everything=circuit.refuses_everything,
-            is_part=batch.sample is not None and batch.sample.of_part,
-            refused_alone=0 if batch.sample is None else batch.sample.refused,
+            one_refused=batch.record.has_refusal,
             answered=circuit.answered,
             others_failing=circuit.others_failing(batch.history.answered, batch.history.server_faults),
         )
@@ -168,8 +167,8 @@ class Settlement:
     # -- what is done
 
     def _finish(self, batch: Batch, action: Finish, answer: Response | Failure, now: float) -> None:
-        if action.reason in REFUSALS and batch.count == 1 and batch.sample is not None:
-            batch.sample.refused += 1
+        if action.reason in REFUSALS and batch.count == 1:
+            batch.record.has_refusal = True
         result = batch.history.result(action.status, action.reason)
         self.settle(batch, result, _text_of(answer))
         if action.status is Status.DELIVERED:
@@ -206,7 +205,7 @@ class Settlement:
         self._queue.notify()
 
     def _split(self, batch: Batch, action: Split, now: float) -> None:
-        parts = batch.split(action.alone)
+        parts = batch.split(first_alone=action.first_alone)
         for part in parts:
             part.not_before = now
         with self._queue.lock:

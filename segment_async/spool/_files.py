@@ -204,8 +204,10 @@ def _check_header(place: Place, header: bytes) -> None:
     is_database = header[:16] == _SQLITE_MARK
     other_bits = (int.from_bytes(header[68:72], "big") ^ APPLICATION_ID).bit_count()
     if not is_database or other_bits:
-        # The file beside it shows whether it was ours, unless it has another program's mark.
-        is_others = is_database and len(header) == 100 and other_bits > _MOST_FLIPPED
+        # The file beside it shows whether it was ours, unless it is a sound one with the marks of another program.
+        is_sound = is_database and len(header) == 100 and header[18:20] in (b"\1\1", b"\2\2")
+        version = int.from_bytes(header[60:64], "big")
+        is_others = is_sound and other_bits > _MOST_FLIPPED and version != user_version(version >> 16)
         if is_others or peek_watermark(place) is None:
             raise SpoolUnavailable(f"{place.database} is not a spool; it was left as it is")
         raise Damaged("its header is damaged")
@@ -261,13 +263,14 @@ class _OpenFiles:
     def forget(self) -> None:
         """In a forked child, which has none of its parent's locks; does nothing the second time."""
         if self._pid != os.getpid():
-            self._pid = os.getpid()
             self.guard = reentrant_lock()
             self.inspecting = reentrant_lock()
             self.inherited.update(self.databases, self.visitors.values())
             self.databases.clear()
             self.visitors.clear()
             self.locks.clear()
+            # Last: from now on other threads rely on the rest.
+            self._pid = os.getpid()
 
 
 open_files: Final = _OpenFiles()

@@ -189,10 +189,13 @@ class SQLiteSpool:
         process = os.getpid(), _forks
         engine = self._engines.get(process)
         if engine is None:
-            open_files.forget()
-            for earlier in [each for each in self._engines.copy() if each != process]:
-                self._engines[earlier].abandon()
-            engine = self._engines.setdefault(process, _Engine(self._base, self._options))
+            with _beginnings.setdefault(process, reentrant_lock()):
+                open_files.forget()
+                for other in [each for each in self._engines if each != process]:
+                    self._engines[other].abandon()
+                    del self._engines[other]
+                # A signal handler may have been here meanwhile.
+                engine = self._engines.setdefault(process, _Engine(self._base, self._options))
         return engine
 
 
@@ -391,6 +394,8 @@ class _Engine:
 
     def abandon(self) -> None:
         """In a forked child: leave everything to the parent. May be called again."""
+        # Its turn may be the parent's, and never ends here.
+        _engines.pop(id(self), None)
         self._writer.abandon()
 
 
@@ -437,6 +442,8 @@ _engines: weakref.WeakValueDictionary[int, _Engine] = weakref.WeakValueDictionar
 # This process, as far as Python knows, and how often it or a parent was forked: ids of processes are used again.
 _pid = os.getpid()
 _forks = 0
+# Held while a process begins, each its own: a child may inherit one that is held for good.
+_beginnings: dict[tuple[int, int], RLock] = {}
 
 
 def _all_engines() -> list[_Engine]:

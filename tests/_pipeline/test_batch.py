@@ -374,19 +374,9 @@ class TestSplit:
             assert (part.history, part.baseline, part.not_before) == (batch.history, (1, 2), 17.0)
             assert (part.record, part.opened_at, part.is_poison_suspect) == (batch.record, batch.opened_at, True)
 
-    def test_one_message_alone_and_what_is_beside_it(self) -> None:
+    def test_all_parts_learn_of_a_refusal(self) -> None:
         batch = sealed([b"{}"] * 4)
-        assert [part.count for part in batch.split(0)] == [1, 3]
-        assert [part.count for part in batch.split(-1)] == [3, 1]
-        assert [(part.offset, part.count) for part in batch.split(2)] == [(0, 2), (2, 1), (3, 1)]
-
-    def test_what_is_split_off_so_is_one_sample_with_the_rest(self) -> None:
-        batch = sealed([b"{}"] * 8)
-        rest, last = batch.split(-1)
-        first, _ = rest.split(0)
-        assert last.sample is rest.sample is first.sample is not None
-        assert not last.sample.of_part
-        halves = rest.split()
-        assert all(half.sample is not None and half.sample.of_part for half in halves)
-        assert halves[0].sample is not halves[1].sample
-        assert batch.sample is None
+        first, second = batch.split()
+        second.split()[0].record.has_refusal = True
+        assert first.record.has_refusal
+        assert not sealed([b"{}"]).record.has_refusal

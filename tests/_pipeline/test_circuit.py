@@ -232,6 +232,17 @@ class TestOthers:
             fail(circuit, server_faults=1)
         assert circuit.others_failing(since, 11) == 0.55
 
+    def test_one_that_never_passes_counts_for_a_while_only(self) -> None:
+        """Otherwise several of them would keep each other alive."""
+        circuit = closed()
+        for faults in range(1, 1_000):
+            fail(circuit, server_faults=faults)
+        assert circuit.answered == (0, 20)
+        for _ in range(18):
+            end(circuit)
+        assert circuit.others_failing((0, 0), 0) == 21 / 40
+        assert circuit.others_failing((0, 0), 999) == 1 / 20
+
     def test_no_answer_is_no_5xx(self) -> None:
         circuit = closed()
         fail(circuit, server_faults=0)

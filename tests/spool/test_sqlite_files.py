@@ -250,6 +250,19 @@ def test_a_foreign_database_in_the_place_of_a_spool_is_refused_and_left_as_it_is
     assert (path.read_bytes(), names(path)) == (before, there)
 
 
+@pytest.mark.parametrize(("first", "content"), [(68, b"\0"), (68, b"\x8c"), (64, bytes(32))])
+def test_a_spool_whose_mark_is_damaged_is_none_of_another_program(path, first, content):
+    fill(path, "a", "b")
+    with path.open("r+b") as file:
+        file.seek(first)
+        file.write(content)
+
+    async def part(spool):
+        assert await read_ids(spool) == ["a", "b"]
+
+    assert run(path, part).damages == 1
+
+
 def test_a_folder_in_the_place_is_refused(path):
     path.mkdir(parents=True)
     assert "is a folder" in refusal(path)

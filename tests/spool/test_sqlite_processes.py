@@ -259,6 +259,33 @@ def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_oth
     assert (stopped, len(made)) == (set(), 2)
 
 
+def test_a_thread_of_a_child_that_forks_waits_for_nothing_of_the_parents(path):
+    program = """
+    import threading, time, warnings
+    warnings.simplefilter("ignore")
+    spool = SQLiteSpool(path)
+    asyncio.run(append(spool, "a"))
+
+    def fork():
+        began = time.monotonic()
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        print("soon" if time.monotonic() - began < 2.5 else "late", flush=True)
+
+    child = os.fork()
+    if not child:
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+        os._exit(0)
+    os.waitpid(child, 0)
+    os._exit(0)
+    """
+    assert Process(program, path).end() == ("soon\n", "")
+
+
 def test_threads_that_fork_at_once_leave_no_turn_under_way(path, monkeypatch):
     monkeypatch.setattr(_sqlite, "_engines", weakref.WeakValueDictionary())
 
