@@ -96,8 +96,15 @@ class Checkpoint:
 
 
 def _check_path(name: str, path: Path, others: Sequence[Path]) -> None:
-    """The state replaces what is at its path, and the rejects file empties it."""
-    if path.exists() and not path.is_file():
+    """The state replaces what is at its path, and the rejects file empties it; a device or a pipe takes rejects."""
+    if path.exists() and (path.is_dir() or (name == "state" and not path.is_file())):
         raise ImportUsageError(f"{name} file {path}: is not a regular file; choose another one with --{name}")
-    if path.resolve() in [each.resolve() for each in others]:
+    if any(_is_same(path, each) for each in others):
         raise ImportUsageError(f"{name} file {path}: is also a source or the state file; choose another with --{name}")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.absolute() == other.absolute() or one.samefile(other)
+    except OSError:
+        return False

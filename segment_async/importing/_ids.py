@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from ._records import ABSENT, Record
+from ._records import Record
 from ._values import Unreadable, as_id, as_text, dumps
 
 _REMEMBERED: Final = 200_000
@@ -43,7 +43,7 @@ class MessageIds:
     ) -> str:
         """The id of the message, the `index`-th one of its record.
 
-        `content` is its JSON with sorted keys; `cell` takes a column's value from a record, or `ABSENT`.
+        `content` is its JSON with sorted keys; `cell` takes a column's value from a record.
 
         Raises:
             Unreadable: with ``keep``, the message has no id; with ``columns``, a column is not there, or all are empty.
@@ -64,9 +64,6 @@ class MessageIds:
 
     def _part(self, value: Any, column: str) -> str | None:
         """What a column adds to an id; `None` if its value is empty."""
-        if value is ABSENT:
-            text = f"The record has no column {column!r}, which is part of the id."
-            raise Unreadable("message-id-missing", text, "messageId")
         return None if value in (None, "") else as_text(value)
 
     def _hash(self, content: bytes) -> str:

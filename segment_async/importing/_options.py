@@ -46,7 +46,7 @@ class ImportOptions:
         ids: where messageIds come from: a hash of the ``content``; of ``columns``; of file and ``row``; or ``keep``.
         id_columns: with ``columns``.
         transform: a function from a row to a message, messages or `None`, in place of a mapping.
-        transform_name: stands for `transform` in the state file, with the source file that it comes from.
+        transform_name: stands for `transform` in the state file, with the function's source text.
         state: the state file; `None`: beside the source.
         restart: ignore what an earlier run did.
         rejects: the rejects file; `None`: beside the state file.

@@ -17,7 +17,7 @@ from ._ids import MessageIds, RecentIds, sorted_json
 from ._judging import Judge
 from ._mapping import CALLS, IDS, Mapping, within
 from ._ready_made import Build, Transform, ready_made, transformed
-from ._records import ABSENT, Problem, Record
+from ._records import Problem, Record
 from ._values import AHEAD, EARLIEST, Unreadable, as_id, read_time, time_text
 
 _LOOK_EVERY: Final = 256
@@ -148,7 +148,7 @@ class Preparer:
             message["timestamp"] = time_text(moment)
         if self._integrations is not None:
             own = message.pop("integrations", None)
-            chosen = self._integrations if own in (None, {}) else self._allowed(self._integrations, own)
+            chosen = self._allowed(self._integrations, own) if own else self._integrations
             # An empty one is left out: data goes to all destinations.
             if chosen or not isinstance(chosen, dict):
                 message["integrations"] = chosen
@@ -157,12 +157,13 @@ class Preparer:
         """What both `destinations` and the record allow."""
         if not isinstance(own, dict):
             return own  # which is rejected
-        choices = cast("dict[str, Any]", own)
+        choices = {name: value for name, value in cast("dict[str, Any]", own).items() if value is not None}
         if self._mapping is not None:
             # What the mapping says for every record is replaced.
             choices = {name: value for name, value in choices.items() if name in self._mapping.choices}
         if not integrations:
-            return choices
+            # Without what changes nothing, such as archives have: it would change the id.
+            return {name: value for name, value in choices.items() if (name, value) != ("All", True)}
         of_others = choices.get("All", True)
         named = {name: choices.get(name, of_others) for name, is_on in integrations.items() if is_on}
         return {"All": False, **{name: choice for name, choice in named.items() if choice}}
@@ -175,13 +176,12 @@ class Preparer:
         return (self._since is None or moment >= self._since) and (self._until is None or moment < self._until)
 
     def _cell(self, record: Record, column: str) -> Any:
-        """One column's value; `ABSENT` if the record does not have it."""
+        """One column's value; `None` if the record does not have it."""
         row: Any = record.row
         if isinstance(row, dict):
-            value = within(cast("dict[str, Any]", row), column, ABSENT)
-            return None if value is ABSENT and column in record.empty else value
+            return within(cast("dict[str, Any]", row), column)
         if self._columns is None or column not in self._columns:
-            return ABSENT
+            return None
         return row[self._columns.index(column)]
 
 

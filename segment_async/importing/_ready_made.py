@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
@@ -9,7 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, cast
 
 from segment_async import MessageError, MessageTooLarge
@@ -121,26 +121,36 @@ def _encode_objects(message: dict[str, Any]) -> None:
 
 
 def transform_digest(transform: Transform, name: str) -> str:
-    """Changes with the function's name and with the file that it comes from; imports of that file are not looked at.
+    """Changes with the function's name and with its source text; what it calls is not looked at.
 
     `name` is ``module:function``, as for `load_transform`; if it is empty, the one that the function has itself.
     """
     function: Any = transform
     while isinstance(function, partial):
         function = function.func
-    function = inspect.unwrap(function)
-    if not hasattr(function, "__qualname__"):  # an instance with `__call__`
-        function = cast("type[object]", type(function))
-    named = name or f"{function.__module__}:{function.__qualname__}"
-    digest = hashlib.sha256(named.encode())
-    # Of a function that a decorator made, the first is the decorator's.
-    origins: list[Any] = [function, sys.modules.get(named.partition(":")[0])]
-    for found in origins:
-        try:
-            digest.update(b"\n" + Path(inspect.getsourcefile(found) or "").read_bytes())
-        except (OSError, TypeError):
-            pass  # built in, or typed into an interpreter
-    return digest.hexdigest()
+    try:
+        function = inspect.unwrap(function)
+        if not hasattr(function, "__qualname__"):  # an instance with `__call__`
+            function = cast("type[object]", type(function))
+        source = inspect.getsource(function)
+    except (OSError, TypeError, ValueError):
+        source = ""  # built in, or typed into an interpreter
+    module, qualified = (str(getattr(function, each, "")) for each in ("__module__", "__qualname__"))
+    named = name or f"{module}:{qualified}"
+    # What a decorator returned has the decorator's text.
+    return hashlib.sha256(f"{named}\n{source}\n{_definition(*named.partition(':')[::2])}".encode()).hexdigest()
+
+
+def _definition(module: str, name: str) -> str:
+    """The text of the module's statement that gives this name."""
+    try:
+        source = inspect.getsource(sys.modules[module])
+        statements = ast.parse(source).body
+    except (KeyError, OSError, TypeError, SyntaxError):
+        return ""
+    outer = name.partition(".")[0]
+    found = [ast.get_source_segment(source, each) or "" for each in statements if getattr(each, "name", None) == outer]
+    return "\n".join(found)
 
 
 def load_transform(name: str) -> Transform:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ class RejectsFile:
         self._file = open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb", buffering=1 << 16)  # noqa: SIM115
         self.size = size
         self._failure: OSError | None = None
-        self._file.truncate(size)
-        self._file.seek(size)
+        # A pipe or a device has no size.
+        self._is_file = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        if self._is_file:
+            self._file.truncate(size)
+            self._file.seek(size)
 
     def add(self, record: Record, columns: list[str] | None, problem: Problem, message: dict[str, Any] | None) -> None:
         """Raises:
@@ -64,7 +68,8 @@ class RejectsFile:
         if self._failure is not None:
             raise self._failure
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._is_file:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

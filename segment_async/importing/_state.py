@@ -96,8 +96,8 @@ class StateFile:
             saved = _parse(orjson.loads(content))
         except (ValueError, KeyError, TypeError):
             raise ImportUsageError(
-                f"state file {self.path}: not a state of this version of segment-async import; remove it, or choose "
-                "another file with --state"
+                f"state file {self.path}: not a state of this version of segment-async import. Use --restart to import "
+                "everything again, or choose another file with --state"
             ) from None
         if not saved.counts.records:
             return None  # nothing was sent, such as with a wrong key
@@ -185,7 +185,7 @@ def _check_same(path: Path, saved: Belongings, given: Belongings) -> None:
 
 _NAMES: Final = {
     "mapping": "the mapping (or an option that changes messages)",
-    "transform": "the transform (its name or the file that it is in)",
+    "transform": "the transform (its name or its text)",
     "key": "the write key",
 }
 

@@ -145,7 +145,7 @@ def test_the_records_of_a_source_are_estimated_by_its_beginning(tmp_path):
         assert estimated(tmp_path / path) == expected
 
 
-LONG, PRICE = 12345678901234567890123, "12345678901234567.89"
+LONG, PRICE = 12345678901234567890123, "30.5"
 
 
 class Raw(RecordingSegment):

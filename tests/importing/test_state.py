@@ -343,8 +343,13 @@ def test_cancelling_it_saves_the_state(tmp_path):
     assert len({*segment.ids, *rest.ids}) == 30_000
 
 
-@pytest.mark.parametrize("name", ["state", "rejects"])
-@pytest.mark.parametrize("kind", ["device", "link", "pipe", "folder", "source"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("state", kind) for kind in ("device", "link", "pipe", "folder", "source", "hard link to a source")),
+        *(("rejects", kind) for kind in ("folder", "source", "hard link to a source")),
+    ],
+)
 def test_a_path_that_must_not_be_written_to_is_refused(tmp_path, name, kind):
     source = write_csv(tmp_path / "orders.csv", orders(3))
     content = source.read_bytes()
@@ -357,8 +362,10 @@ def test_a_path_that_must_not_be_written_to_is_refused(tmp_path, name, kind):
         os.mkfifo(path)
     elif kind == "folder":
         path.mkdir()
-    else:
+    elif kind == "source":
         path.symlink_to(source)
+    else:
+        path.hardlink_to(source)
     segment = RecordingSegment()
     before = path.lstat()
     with pytest.raises(ImportUsageError, match=rf"{name} file .*choose another.* with --{name}"):
@@ -374,3 +381,17 @@ def test_the_state_is_no_place_for_rejects(tmp_path):
     path = write_csv(tmp_path / "orders.csv", orders(3))
     with pytest.raises(ImportUsageError, match=r"rejects file .*state file"):
         imported(path, state=tmp_path / "state", rejects=tmp_path / "state")
+
+
+@pytest.mark.parametrize("kind", ["device", "link", "loop"])
+def test_rejects_may_go_to_a_device(tmp_path, kind):
+    source = write_csv(tmp_path / "orders.csv", orders(3))
+    path = Path("/dev/null") if kind == "device" else tmp_path / "path"
+    if kind != "device":
+        path.symlink_to("/dev/null" if kind == "link" else path)
+    if kind == "loop":
+        with pytest.raises(ImportUsageError, match="symbolic links"):
+            imported(source, rejects=path)
+        return
+    report, _ = imported(source, rejects=path)
+    assert report.counts.delivered == 3
