@@ -179,6 +179,9 @@ def sent_to(tmp_path, integrations, destinations):
     [
         ({}, "all", None),
         ({}, "none", {"All": False}),
+        ({"All": True}, "all", None),
+        ({"All": None, "Mixpanel": None}, "all", None),
+        ({"All": None, "Mixpanel": None}, "Mixpanel", {"All": False, "Mixpanel": True}),
         ({"Mixpanel": False}, "all", {"Mixpanel": False}),
         ({"Mixpanel": {"jsonKeys": ["a"]}}, "all", {"Mixpanel": {"jsonKeys": ["a"]}}),
         ({"All": False, "Braze": True}, "all", {"All": False, "Braze": True}),
@@ -195,6 +198,15 @@ def sent_to(tmp_path, integrations, destinations):
 )
 def test_a_destination_gets_what_both_the_choice_and_the_record_allow(tmp_path, own, destinations, expected):
     assert sent_to(tmp_path, own, destinations) == expected
+
+
+@pytest.mark.parametrize("none", [[], "", None])
+def test_empty_integrations_of_another_kind_choose_nothing(tmp_path, none):
+    """As a map of Parquet without entries."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(orjson.dumps({"type": "track", "userId": "u", "event": "A", "integrations": none}) + b"\n")
+    _, segment = imported(path, mapping=None, destinations="Mixpanel")
+    assert segment.messages[0]["integrations"] == {"All": False, "Mixpanel": True}
 
 
 def test_integrations_that_are_no_object_are_rejected(tmp_path):
