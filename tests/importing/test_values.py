@@ -1,5 +1,6 @@
 """Values are read exactly, or not at all."""
 
+import contextlib
 import json
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -235,10 +236,23 @@ def test_json_gives_the_types_that_it_always_has_where_nothing_is_lost(number, k
     assert type(read_json(number.encode())) is kind
 
 
-@pytest.mark.parametrize("text", ["1e400", "9" * 400, "[" * 1_000 + str(2**70) + "]" * 1_000, "{"])
+@pytest.mark.parametrize("text", ["1e400", "9" * 400, "{"])
 def test_json_that_cannot_be_read_exactly_is_rejected(text):
     with pytest.raises(Unreadable, match="Not valid JSON"):
         as_json(text)
+
+
+def test_a_long_integer_that_is_nested_deeply_is_read_exactly_or_rejected():
+    """How deep Python's own reader goes depends on its version."""
+    depth = 1_000
+    value = None
+    with contextlib.suppress(Unreadable):
+        value = as_json("[" * depth + str(2**70) + "]" * depth)
+    if value is None:
+        return
+    for _ in range(depth):
+        (value,) = value
+    assert value == 2**70
 
 
 @pytest.mark.parametrize("convert", [as_id, as_integer, as_number()])
