@@ -46,7 +46,7 @@ class MessageIds:
         `content` is its JSON with sorted keys; `cell` takes a column's value from a record.
 
         Raises:
-            Unreadable: with ``keep``, the message has no id; with ``columns``, a column is not there, or all are empty.
+            Unreadable: with ``keep``, the message has no id; with ``columns``, all of them are empty.
         """
         if self._mode == "content":
             return self._hash(content)
