@@ -39,11 +39,11 @@ class MessageIds:
         self._keyed = hashlib.blake2b(digest_size=16, key=fingerprint.encode())
 
     def assign(
-        self, message: dict[str, Any], content: bytes, index: int, record: Record, cell: Callable[[Record, str], Any]
+        self, message: dict[str, Any], content: bytes, index: int, record: Record, cell: Callable[[Any, str], Any]
     ) -> str:
         """The id of the message, the `index`-th one of its record.
 
-        `content` is its JSON with sorted keys; `cell` takes a column's value from a record.
+        `content` is its JSON with sorted keys; `cell` takes a column's value from a row.
 
         Raises:
             Unreadable: with ``keep``, the message has no id; with ``columns``, all of them are empty.
@@ -57,14 +57,12 @@ class MessageIds:
             return as_id(kept)
         if self._mode == "row":
             return self._hash(dumps([record.source.identity, record.number, index]))
-        values = [self._part(cell(record, column), column) for column in self._columns]
+        values = [
+            None if (value := cell(record.row, column)) in (None, "") else as_text(value) for column in self._columns
+        ]
         if not any(value is not None for value in values):
             raise Unreadable("message-id-missing", "All columns of the id are empty.", "messageId")
         return self._hash(dumps([*values, index] if index else values))
-
-    def _part(self, value: Any, column: str) -> str | None:
-        """What a column adds to an id; `None` if its value is empty."""
-        return None if value in (None, "") else as_text(value)
 
     def _hash(self, content: bytes) -> str:
         hashed = self._keyed.copy()

@@ -175,9 +175,8 @@ class Preparer:
         moment = datetime.fromisoformat(given)
         return (self._since is None or moment >= self._since) and (self._until is None or moment < self._until)
 
-    def _cell(self, record: Record, column: str) -> Any:
-        """One column's value; `None` if the record does not have it."""
-        row: Any = record.row
+    def _cell(self, row: Any, column: str) -> Any:
+        """One column's value; `None` if the row does not have it."""
         if isinstance(row, dict):
             return within(cast("dict[str, Any]", row), column)
         if self._columns is None or column not in self._columns:

@@ -16,11 +16,13 @@ from ._mapping import Mapping, nearest, within
 from ._parquet import ParquetReader
 from ._prepare import Prepared, Preparer
 from ._ready_made import check_ready_made
-from ._records import ABSENT, Place, Record, csv_header, read_csv, read_json_lines
+from ._records import Place, Record, csv_header, read_csv, read_json_lines
 from ._report import ImportUsageError, SourceBroken
 from ._sources import Source
 from ._state import Position
 
+# In place of a value: the record has no such column.
+_ABSENT: Final = object()
 _SLICE: Final = 256
 _SLICE_SECONDS: Final = 0.2
 
@@ -121,7 +123,7 @@ def _check_first_records(source: Source, mapping: Mapping | None, id_columns: Se
     columns = [*dict.fromkeys(name for each in records for name in (*each.row, *each.empty))]
 
     def has(column: str) -> bool:
-        return column in columns or any(within(each.row, column, ABSENT) is not ABSENT for each in records)
+        return column in columns or any(within(each.row, column, _ABSENT) is not _ABSENT for each in records)
 
     amount = f"none of the first {len(records):,} records has a" if len(records) > 1 else "the first record has no"
     if mapping is not None:

@@ -20,9 +20,6 @@ from ._report import ImportUsageError, SourceBroken
 from ._sources import Source
 from ._values import read_json
 
-ABSENT: Final = object()
-"""In place of a value: the record has no such column."""
-
 EXTRA: Final = "(extra)"
 """The key of the cells beyond the last column, in the row of a reject."""
 
