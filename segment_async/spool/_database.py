@@ -304,8 +304,11 @@ class _File:
 
     def _replace(self, source: sqlite3.Connection | None) -> None:
         """Put a new file in place that has everything sound of the old one, and set the old one aside."""
-        self.lost += make_file(self._place.new, source, None if self.lock is None else self.lock.watermark())
+        lost = make_file(self._place.new, source, None if self.lock is None else self.lock.watermark())
         self._place.new.rename(self._place.salvaged)
+        self.lost += lost
+        if lost:
+            self._options.log("Messages lost by the damage: %d: %s", lost, self._place.database)
         self.give_up_connection()
         self._place.finish_salvage()
 

@@ -313,7 +313,9 @@ def test_a_truncated_file_is_set_aside_and_what_is_lost_is_counted(path, size, c
     [aside] = [each for each in names(path) if ".corrupt-" in each]
     assert path.with_name(aside).stat().st_size == size
     assert mode(path.with_name(aside)) == 0o600
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    damage, lost = caplog.records
+    assert (damage.levelno, lost.levelno) == (logging.WARNING, logging.WARNING)
+    assert lost.getMessage() == f"Messages lost by the damage: {counts.dropped}: {path}"
 
 
 @pytest.mark.parametrize("size", [99, 6_000])
