@@ -148,6 +148,7 @@ def _options(sources: tuple[str, ...], map_file: Path | None, given: dict[str, A
 _PASSED: Final = (
     *("region", "host", "format", "destinations", "limit", "since", "until", "strict", "rate", "ordered", "state"),
     *("restart", "rejects", "max_rejects", "give_up_after", "plan", "on_violation"),
+    "write_key_file",
 )
 
 

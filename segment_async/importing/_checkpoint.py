@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ._paths import FileRead, check_paths
 from ._rejects import RejectsFile
-from ._report import Counts, ImportUsageError
-from ._sources import Source
+from ._report import Counts
 from ._state import Belongings, Position, Saved, StateFile
 from ._window import Window
 
 
 class Checkpoint:
     """`load` it, `begin` it before anything is sent, `save` it from time to time, and `close` it in any case.
+
+    Args:
+        files_read: what the import reads, and must not write to.
 
     Attributes:
         already_done: an earlier run has done everything.
@@ -31,10 +34,9 @@ class Checkpoint:
     """
 
     def __init__(
-        self, state_path: Path, rejects_path: Path, belongings: Belongings, sources: Sequence[Source] = ()
+        self, state_path: Path, rejects_path: Path, belongings: Belongings, files_read: Sequence[FileRead] = ()
     ) -> None:
-        _check_path("state", state_path, [each.path for each in sources if each.path is not None])
-        _check_path("rejects", rejects_path, [state_path, *(each.path for each in sources if each.path is not None)])
+        check_paths(state_path, rejects_path, files_read)
         self.state_path = state_path
         self.rejects_path = rejects_path
         self.rejects: RejectsFile | None = None
@@ -93,18 +95,3 @@ class Checkpoint:
             except OSError:
                 pass  # a full disk was reported when it was written to
         self._state.close()
-
-
-def _check_path(name: str, path: Path, others: Sequence[Path]) -> None:
-    """The state replaces what is at its path, and the rejects file empties it; a device or a pipe takes rejects."""
-    if path.exists() and (path.is_dir() or (name == "state" and not path.is_file())):
-        raise ImportUsageError(f"{name} file {path}: is not a regular file; choose another one with --{name}")
-    if any(_is_same(path, each) for each in others):
-        raise ImportUsageError(f"{name} file {path}: is also a source or the state file; choose another with --{name}")
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.absolute() == other.absolute() or one.samefile(other)
-    except OSError:
-        return False

@@ -11,6 +11,7 @@ from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
 from functools import partial
 from operator import getitem
+from pathlib import Path
 from typing import Any, Final, cast
 
 from ._report import ImportUsageError
@@ -53,6 +54,7 @@ class Mapping:
     """How rows become messages.
 
     Attributes:
+        path: of its file; `None` if it was parsed from text.
         digest: changes with everything that changes messages.
         id_columns: of ``messageId = { columns = [...] }``, which is in the mapping's `id_line`.
         keeps_id: the mapping takes the messageId from a column, as it is.
@@ -65,6 +67,7 @@ class Mapping:
     ) -> None:
         self._templates = templates
         self._name = name
+        self.path: Path | None = None
         self.digest = digest
         self.id_columns = id_columns
         self.id_line = id_line

@@ -46,7 +46,9 @@ def load_mapping(path: str | Path) -> Mapping:
         raise ImportUsageError(f"mapping {path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ImportUsageError(f"mapping {path}: is not UTF-8") from None
-    return parse_mapping(text, str(path))
+    mapping = parse_mapping(text, str(path))
+    mapping.path = Path(path)
+    return mapping
 
 
 def parse_mapping(text: str, name: str = "mapping") -> Mapping:

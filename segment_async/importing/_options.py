@@ -10,19 +10,23 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 from segment_async import Transport
 from segment_async.plans import Plan, PlanError, require_validator
 
 from ._mapping import Mapping
-from ._ready_made import Transform, transform_digest
+from ._paths import FileRead
+from ._ready_made import Transform, transform_digest, transform_files
 from ._report import ImportUsageError
 from ._sources import FORMATS, REJECTS_SUFFIX, STATE_SUFFIX, Source
 from ._values import Unreadable, dumps, read_time
 
 Ids = Literal["content", "columns", "row", "keep"]
 OnViolation = Literal["warn", "reject"]
+
+# The file that a shell has redirected to it, where there is one.
+_STANDARD_INPUT: Final = Path("/dev/stdin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class ImportOptions:
     Attributes:
         sources: files, directories, globs, addresses, or ``-``.
         write_key: of the source that gets the messages; a dry run needs none.
+        write_key_file: the file that `write_key` was read from, if there is one: it is never written to.
         mapping: how rows become messages; `None`: rows are messages, or their columns are named as in one.
         format: ``csv``, ``jsonl``, ``parquet`` or ``segment`` (ready-made messages); `None`: by name and first bytes.
         destinations: ``all``, ``none``, or names separated by commas; `None`: the mapping says it. What a
@@ -80,6 +85,7 @@ class ImportOptions:
     restart: bool = False
     rejects: str | PathLike[str] | None = None
     max_rejects: str | None = None
+    write_key_file: str | PathLike[str] | None = None
     timeout: float = 15.0
     give_up_after: float = 43_200
     grace: float = 5.0
@@ -211,3 +217,19 @@ class ImportOptions:
         if self.rejects is not None:
             return Path(self.rejects)
         return state.with_name(state.name.removesuffix(STATE_SUFFIX) + REJECTS_SUFFIX)
+
+    def files_read(self, sources: Sequence[Source]) -> list[FileRead]:
+        """The files that the import reads, as far as they are files of this machine."""
+        found = [FileRead("the source", each.local, each.name) for each in sources if each.local is not None]
+        if self.stdin is None and any(each.name == "-" for each in sources) and _STANDARD_INPUT.is_file():
+            found.append(FileRead("standard input", _STANDARD_INPUT))
+        if self.mapping is not None and self.mapping.path is not None:
+            found.append(FileRead("the mapping", self.mapping.path, str(self.mapping.path)))
+        if isinstance(self.plan, str | PathLike):
+            found.append(FileRead("the plan", Path(self.plan), str(self.plan)))
+        if self.transform is not None:
+            files = transform_files(self.transform, self.transform_name)
+            found += [FileRead("the file of the transform", each, str(each)) for each in files]
+        if self.write_key_file is not None:
+            found.append(FileRead("the file of the write key", Path(self.write_key_file)))
+        return found

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, cast
 
 from segment_async import MessageError, MessageTooLarge
@@ -125,13 +126,8 @@ def transform_digest(transform: Transform, name: str) -> str:
 
     `name` is ``module:function``, as for `load_transform`; if it is empty, the one that the function has itself.
     """
-    function: Any = transform
-    while isinstance(function, partial):
-        function = function.func
+    function = _function_of(transform)
     try:
-        function = inspect.unwrap(function)
-        if not hasattr(function, "__qualname__"):  # an instance with `__call__`
-            function = cast("type[object]", type(function))
         source = inspect.getsource(function)
     except (OSError, TypeError, ValueError):
         source = ""  # built in, or typed into an interpreter
@@ -139,6 +135,30 @@ def transform_digest(transform: Transform, name: str) -> str:
     named = name or f"{module}:{qualified}"
     # What a decorator returned has the decorator's text.
     return hashlib.sha256(f"{named}\n{source}\n{_definition(*named.partition(':')[::2])}".encode()).hexdigest()
+
+
+def transform_files(transform: Transform, name: str) -> list[Path]:
+    """The files with the transform's text: that of the function, and that of the module that `name` names."""
+    function = _function_of(transform)
+    module = sys.modules.get(name.partition(":")[0])
+    try:
+        files = [inspect.getsourcefile(function), getattr(module, "__file__", None)]
+    except TypeError:
+        files = [getattr(module, "__file__", None)]  # built in
+    return [Path(file) for file in dict.fromkeys(files) if file]
+
+
+def _function_of(transform: Transform) -> Any:
+    """What was written down as the transform: without what is wrapped around it."""
+    function: Any = transform
+    while isinstance(function, partial):
+        function = function.func
+    try:
+        function = inspect.unwrap(function)
+    except ValueError:
+        return function  # it wraps itself
+    # An instance with `__call__` has the text of its class.
+    return function if hasattr(function, "__qualname__") else cast("type[object]", type(function))
 
 
 def _definition(module: str, name: str) -> str:

@@ -79,7 +79,7 @@ class Importer:
         state_path = options.state_path(self._sources)
         rejects_path = options.rejects_path(state_path)
         try:
-            self._checkpoint = Checkpoint(state_path, rejects_path, belongings, self._sources)
+            self._checkpoint = Checkpoint(state_path, rejects_path, belongings, options.files_read(self._sources))
             self._files.callback(self._checkpoint.close)
             self._checkpoint.load(restart=options.restart)
             self._total_bytes, self._estimated = sample_size(self._sources)

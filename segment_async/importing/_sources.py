@@ -79,6 +79,12 @@ class Source:
         return [os.path.basename(self.name), self.size, self.head]
 
     @property
+    def local(self) -> Path | None:
+        """The file of this machine that it is, also if it was given as an address."""
+        scheme, _, path = self.name.partition("://")
+        return Path(path) if scheme == "file" and path else self.path
+
+    @property
     def is_seekable(self) -> bool:
         """Whether a byte offset is a place to resume at."""
         return not self.compressed and self.name != "-"

@@ -21,6 +21,16 @@ from ._sources import Source
 _VERSION: Final = 1
 
 
+def new_path(state: Path) -> Path:
+    """Where a state is written before it replaces the one before it."""
+    return state.with_name(state.name + ".new")
+
+
+def lock_path(state: Path) -> Path:
+    """The file that is locked while an import works on the state; the state itself is replaced at each save."""
+    return state.with_name(state.name + ".lock")
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """The first record without an outcome.
@@ -79,7 +89,7 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock_path = path.with_name(path.name + ".lock")
+        self._lock_path = lock_path(path)
         self._descriptor = _locked(self._lock_path)
 
     def load(self, belongings: Belongings) -> Saved | None:
@@ -119,7 +129,7 @@ class StateFile:
             "broken": saved.broken,
             "belongings": asdict(saved.belongings),
         }
-        new = self.path.with_name(self.path.name + ".new")
+        new = new_path(self.path)
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2))
             file.flush()
