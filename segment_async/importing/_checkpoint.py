@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ._paths import FileRead, check_paths
 from ._rejects import RejectsFile
-from ._report import Counts
+from ._report import Counts, ImportUsageError
 from ._state import Belongings, Position, Saved, StateFile
 from ._window import Window
 
@@ -63,9 +63,16 @@ class Checkpoint:
         """Open the rejects file, and save: a disk that refuses is found before anything is sent.
 
         Raises:
+            ImportUsageError: the rejects file cannot be opened.
             OSError: the disk is full, or refused.
         """
-        self.rejects = RejectsFile(self.rejects_path, self._saved.rejects_bytes)
+        try:
+            self.rejects = RejectsFile(self.rejects_path, self._saved.rejects_bytes)
+        except OSError as error:
+            raise ImportUsageError(
+                f"rejects file {self.rejects_path}: cannot be opened: {error.strerror or error}; choose another with "
+                "--rejects"
+            ) from error
         self.save()
 
     def save(self) -> None:

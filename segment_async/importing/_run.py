@@ -76,16 +76,16 @@ class Importer:
         fingerprint = fingerprint_of(options.write_key)
         belongings = Belongings.of(self._sources, options.digest(), options.transform_digest(), fingerprint, address)
         self._preparer = preparer_of(options, fingerprint)
+        self._total_bytes, self._estimated = sample_size(self._sources)
+        if options.limit is not None and self._estimated is not None and options.limit < self._estimated:
+            # The share of the records is known then, and not that of the bytes.
+            self._total_bytes, self._estimated = None, options.limit
         state_path = options.state_path(self._sources)
         rejects_path = options.rejects_path(state_path)
         try:
             self._checkpoint = Checkpoint(state_path, rejects_path, belongings, options.files_read(self._sources))
             self._files.callback(self._checkpoint.close)
             self._checkpoint.load(restart=options.restart)
-            self._total_bytes, self._estimated = sample_size(self._sources)
-            if options.limit is not None and self._estimated is not None and options.limit < self._estimated:
-                # The share of the records is known then, and not that of the bytes.
-                self._total_bytes, self._estimated = None, options.limit
             if not self.already_done:
                 self._checkpoint.begin()
         except OSError as error:

@@ -134,3 +134,22 @@ def test_other_files_beside_them_may_be_written_to(tmp_path):
     report, _ = imported(source, rejects=tmp_path / "state.json.rejects", **given)
     assert (report.counts.delivered, report.counts.rejected) == (3, 1)
     assert (tmp_path / "state.json.rejects").read_bytes().count(b"\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["no folder", "loop", "file as a folder"])
+def test_rejects_that_cannot_be_opened_are_named(tmp_path, kind):
+    source = write_csv(tmp_path / "orders.csv", orders(3))
+    rejects = tmp_path / "none" / "rejects.jsonl"
+    if kind == "loop":
+        rejects = tmp_path / "rejects.jsonl"
+        rejects.symlink_to(rejects)
+    elif kind == "file as a folder":
+        rejects = source / "rejects.jsonl"
+    match = rf"^rejects file {rejects}: cannot be opened: .*; choose another with --rejects$"
+    refused(source, match, rejects=rejects)
+
+
+def test_a_state_that_cannot_be_opened_is_named(tmp_path):
+    state = tmp_path / "none" / "state.json"
+    match = rf"^state file {state}: No such file or directory$"
+    refused(write_csv(tmp_path / "orders.csv", orders(3)), match, state=state, rejects=tmp_path / "rejects.jsonl")
