@@ -243,7 +243,7 @@ class Importer:
         checkpoint, statistics = self._checkpoint, self._client.statistics()
         counts, fault = checkpoint.window.counts, self._fault
         if fault is not None:
-            code, problem = fault.exit_code, str(fault)
+            code, problem = fault.exit_code, self._too_many() if fault.exit_code == TOO_MANY_REJECTS else str(fault)
         else:
             code, problem = (SOME_REJECTED if counts.rejected or counts.failed or checkpoint.broken else DONE), None
         return ImportReport(
@@ -259,6 +259,13 @@ class Importer:
             str(checkpoint.rejects_path),
             self.already_done,
         )
+
+    def _too_many(self) -> str:
+        counts = self._checkpoint.window.counts
+        number = counts.rejected + counts.failed
+        records = f"{counts.records:,} {'record' if counts.records == 1 else 'records'}"
+        were = "was" if number == 1 else "were"
+        return f"{number:,} of {records} {were} rejected or failed, and --max-rejects is {self._options.max_rejects}"
 
     def close(self) -> None:
         """Release the state. Call it in any case."""

@@ -217,10 +217,9 @@ class Sender:
 
     def _check_rejects(self, *, at_end: bool = False) -> None:
         counts = self._window.counts
-        number = counts.rejected + counts.failed
-        if self._are_too_many(number, counts.records, at_end=at_end):
-            text = f"{number:,} of {counts.records:,} records were rejected or failed, as many as --max-rejects allows"
-            raise Stopped(TOO_MANY_REJECTS, text)
+        if self._are_too_many(counts.rejected + counts.failed, counts.records, at_end=at_end):
+            # The report says how many: those under way are counted after the stop.
+            raise Stopped(TOO_MANY_REJECTS, "too many records were rejected or failed")
 
     def _are_too_many(self, number: int, records: int, *, at_end: bool = False) -> bool:
         # A share means nothing for the first few.

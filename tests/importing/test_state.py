@@ -245,6 +245,26 @@ def test_a_stop_for_failures_counts_what_was_sent(tmp_path):
     assert len(rejects_of(again)) == 15
 
 
+@pytest.mark.parametrize("limit", ["1", "3", "0.1%"])
+def test_a_stop_says_the_counts_of_the_report(tmp_path, limit):
+    """The records under way at the stop are counted after it."""
+    rows = [row if number % 100 else (*row[:2], "bad") for number, row in enumerate(orders(1_200), 1)]
+    refused = RecordingSegment(refusing("u20", "u30", "u40", "u50"))
+    report, _ = imported(write_csv(tmp_path / "orders.csv", rows), segment=refused, max_rejects=limit)
+    counts = report.counts
+    number = counts.rejected + counts.failed
+    assert (report.exit_code, number > 1) == (3, True)
+    assert report.problem == (
+        f"{number} of {counts.records:,} records were rejected or failed, and --max-rejects is {limit}"
+    )
+
+
+def test_a_stop_at_the_first_record_is_said_of_one(tmp_path):
+    rows = [("u", "soon", "1"), *orders(3)]
+    report, _ = imported(write_csv(tmp_path / "orders.csv", rows), max_rejects="1")
+    assert report.problem == "1 of 1 record was rejected or failed, and --max-rejects is 1"
+
+
 def test_a_stop_for_rejects_gives_requests_under_way_as_long_as_a_signal(tmp_path):
     rows = [*orders(40), ("u", "soon", "1"), *orders(10, first=100)]
     path = write_csv(tmp_path / "orders.csv", rows)
