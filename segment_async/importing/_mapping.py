@@ -37,9 +37,14 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object of a message: its fields by name."""
+    """An object of a message: its fields by name.
+
+    Attributes:
+        stays: the message has it even if it is empty: it is a destination's options, and switches the destination on.
+    """
 
     fields: dict[str, Leaf | Object]
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,8 @@ class Mapping:
         id_columns: of ``messageId = { columns = [...] }``, which is in the mapping's `id_line`.
         keeps_id: the mapping takes the messageId from a column, as it is.
         has_integrations: the mapping says where the data goes.
-        choices: the entries of ``integrations`` that come from columns, so that each record says them itself.
+        choices: for each message of a row, the entries of its ``integrations`` that come from columns, so that each
+            record says them itself.
     """
 
     def __init__(
@@ -73,13 +79,7 @@ class Mapping:
         self.id_line = id_line
         self.keeps_id = any("messageId" in template.fields for template in templates)
         self.has_integrations = any("integrations" in template.fields for template in templates)
-        self.choices = frozenset(
-            name
-            for template in templates
-            if isinstance(found := template.fields.get("integrations"), Object)
-            for name, field in found.fields.items()
-            if any(leaf.column is not None for leaf in _leaves_of([field]))
-        )
+        self.choices = [_choices_of(template) for template in templates]
 
     @property
     def columns(self) -> set[str]:
@@ -120,6 +120,14 @@ class Mapping:
 
     def _leaves(self) -> list[Leaf]:
         return _leaves_of([each for one in self._templates for each in one.fields.values()])
+
+
+def _choices_of(template: Template) -> frozenset[str]:
+    integrations = template.fields.get("integrations")
+    if not isinstance(integrations, Object):
+        return frozenset()
+    fields = integrations.fields.items()
+    return frozenset(name for name, field in fields if any(leaf.column is not None for leaf in _leaves_of([field])))
 
 
 def _leaves_of(fields: list[Leaf | Object]) -> list[Leaf]:
@@ -189,7 +197,7 @@ def _bound_fields(fields: dict[str, Leaf | Object], columns: list[str] | None) -
         inner, inner_parts = _bound_fields(field.fields, columns)
         if inner_parts:
             parts.append((name, "", _inner, _object_of(inner, inner_parts, columns), None))
-        elif inner:
+        if field.stays or (inner and not inner_parts):
             constants[name] = inner
     return constants, parts
 

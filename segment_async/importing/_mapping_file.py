@@ -17,6 +17,7 @@ from ._values import (
     Convert,
     Unreadable,
     as_boolean,
+    as_choice,
     as_id,
     as_integer,
     as_json,
@@ -106,7 +107,10 @@ class _Reader:
                 raise self._error(key, f"unknown key {key!r}{nearest(key, _FIELDS)}")
             if key == "rest":
                 continue
-            fields[key] = self._object(value, key) if key in _OBJECTS else self._top(key, value)
+            if key == "integrations":
+                fields[key] = self._integrations(value)
+            else:
+                fields[key] = self._object(value, key) if key in _OBJECTS else self._top(key, value)
         rest = table.get("rest")
         if rest not in (None, "properties", "traits"):
             raise self._error("rest", 'rest must be "properties" or "traits"')
@@ -147,6 +151,21 @@ class _Reader:
         for key, inner in cast("dict[str, Any]", value).items():
             fields[key] = self._inner(key, inner, f"{path}.{key}")
         return Object(fields)
+
+    def _integrations(self, value: Any) -> Object:
+        fields = self._object(value, "integrations").fields
+        return Object({name: self._choice(name, field) for name, field in fields.items()})
+
+    def _choice(self, name: str, field: Leaf | Object) -> Leaf | Object:
+        """Whether a destination gets the message; text such as "false" would count as on."""
+        if isinstance(field, Object):
+            return Object(field.fields, stays=True)
+        constants = [*(field.values or {}).values()] if field.column is not None else [field.constant]
+        if not all(isinstance(each, bool | dict) for each in constants):
+            what = "values of " if field.column is not None else ""
+            text = f"{what}integrations.{name} must be true, false or a table of options"
+            raise self._error(name, text, "integrations")
+        return _with(field, as_choice) if field.column is not None else field
 
     def _inner(self, key: str, value: Any, path: str) -> Leaf | Object:
         if _has_columns(value):

@@ -18,7 +18,7 @@ from ._judging import Judge
 from ._mapping import CALLS, IDS, Mapping, within
 from ._ready_made import Build, Transform, ready_made, transformed
 from ._records import Problem, Record
-from ._values import AHEAD, EARLIEST, Unreadable, as_id, read_time, time_text
+from ._values import AHEAD, EARLIEST, Unreadable, as_choice, as_id, read_time, time_text
 
 _LOOK_EVERY: Final = 256
 
@@ -123,7 +123,7 @@ class Preparer:
     def _finish(self, message: dict[str, Any], index: int, record: Record, findings: list[Verdict]) -> Problem | None:
         """Complete the message in place; the reason if it cannot be sent."""
         try:
-            self._complete(message)
+            self._complete(message, index)
             content = sorted_json(message)
             message["messageId"] = self._ids.assign(message, content, index, record, self._cell)
         except Unreadable as error:
@@ -132,7 +132,7 @@ class Preparer:
             return Problem("value", "", f"A value cannot be encoded as JSON: {type(error).__name__}.")
         return self._judge.problem(message, content, findings)
 
-    def _complete(self, message: dict[str, Any]) -> None:
+    def _complete(self, message: dict[str, Any], index: int) -> None:
         if message.get("type") not in CALLS:
             raise Unreadable("type-unknown", f"Must be one of {', '.join(CALLS)}.", "type")
         for name in IDS:
@@ -148,25 +148,28 @@ class Preparer:
             message["timestamp"] = time_text(moment)
         if self._integrations is not None:
             own = message.pop("integrations", None)
-            chosen = self._allowed(self._integrations, own) if own else self._integrations
+            # Empty ones choose nothing, as a map of Parquet without entries.
+            is_empty = own is None or own in ("", [], {})
+            chosen = self._integrations if is_empty else self._allowed(self._integrations, own, index)
             # An empty one is left out: data goes to all destinations.
             if chosen or not isinstance(chosen, dict):
                 message["integrations"] = chosen
 
-    def _allowed(self, integrations: dict[str, bool], own: Any) -> Any:
-        """What both `destinations` and the record allow."""
+    def _allowed(self, integrations: dict[str, bool], own: Any, index: int) -> Any:
+        """What both `destinations` and the record allow; `own` is what the `index`-th message of the record says."""
         if not isinstance(own, dict):
             return own  # which is rejected
         choices = {name: value for name, value in cast("dict[str, Any]", own).items() if value is not None}
         if self._mapping is not None:
             # What the mapping says for every record is replaced.
-            choices = {name: value for name, value in choices.items() if name in self._mapping.choices}
+            choices = {name: value for name, value in choices.items() if name in self._mapping.choices[index]}
+        choices = {name: _at(f"integrations.{name}", as_choice, value) for name, value in choices.items()}
         if not integrations:
             # Without what changes nothing, such as archives have: it would change the id.
             return {name: value for name, value in choices.items() if (name, value) != ("All", True)}
-        of_others = choices.get("All", True)
+        of_others = choices.get("All", True) is not False
         named = {name: choices.get(name, of_others) for name, is_on in integrations.items() if is_on}
-        return {"All": False, **{name: choice for name, choice in named.items() if choice}}
+        return {"All": False, **{name: choice for name, choice in named.items() if choice is not False}}
 
     def _is_wanted(self, message: dict[str, Any]) -> bool:
         given = message.get("timestamp")

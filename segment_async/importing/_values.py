@@ -173,6 +173,16 @@ def as_boolean(value: Any) -> bool:
     return _BOOLEANS[text]
 
 
+def as_choice(value: Any) -> Any:
+    """Whether a destination gets a message: a boolean, or the object of its options, which switches it on."""
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value)
+    try:
+        return as_boolean(value)
+    except Unreadable as error:
+        raise Unreadable(error.rule, "Must be true, false, yes, no, 1, 0 or an object of options.") from None
+
+
 def as_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value

@@ -14,7 +14,7 @@ from segment_async.importing import (
     run_import,
 )
 
-from .support import MAPPING, RecordingSegment, imported, options, write_csv
+from .support import MAPPING, RecordingSegment, imported, options, rejects_of, write_csv
 
 CSV_COLUMNS = ["id", "kind", "total", "items", "note", "city"]
 
@@ -153,8 +153,8 @@ def test_a_single_path_is_no_list_of_sources(tmp_path):
 TYPED = "type,userId,event"
 
 
-def sent_to(tmp_path, integrations, destinations):
-    """What is sent of a message with these integrations: ready-made, by a transform, by columns of the mapping."""
+def integrated(tmp_path, integrations):
+    """A message with these integrations: ready-made, by a transform, by columns of the mapping."""
     message = {"type": "track", "userId": "u", "event": "A", "integrations": integrations}
     ready = tmp_path / "a.jsonl"
     ready.write_bytes(orjson.dumps(message) + b"\n")
@@ -162,12 +162,17 @@ def sent_to(tmp_path, integrations, destinations):
     mapping = parse_mapping(f'type = "track"\nuserId = "u"\nevent = "A"\n[integrations]\nHeap = true\n{columns}')
     mapped = tmp_path / "b.jsonl"
     mapped.write_bytes(orjson.dumps(integrations | {"x": 1}) + b"\n")
-    found = []
-    for path, given in (
+    return [
         (ready, {"mapping": None}),
         (ready, {"mapping": None, "transform": lambda row: row}),
         (mapped, {"mapping": mapping}),
-    ):
+    ]
+
+
+def sent_to(tmp_path, integrations, destinations):
+    """What is sent of a message with these integrations, however it was made."""
+    found = []
+    for path, given in integrated(tmp_path, integrations):
         _, segment = imported(path, destinations=destinations, restart=True, **given)
         found.append(segment.messages[0].get("integrations"))
     assert found.count(found[0]) == 3, found
@@ -198,6 +203,116 @@ def sent_to(tmp_path, integrations, destinations):
 )
 def test_a_destination_gets_what_both_the_choice_and_the_record_allow(tmp_path, own, destinations, expected):
     assert sent_to(tmp_path, own, destinations) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "destinations", "expected"),
+    [
+        *(({"Mixpanel": off}, "all", {"Mixpanel": False}) for off in ("false", "0", "no", " False ", 0)),
+        *(({"Mixpanel": on}, "all", {"Mixpanel": True}) for on in ("true", "1", "yes", "TRUE", 1)),
+        *(({"Mixpanel": off}, "Mixpanel,Braze", {"All": False, "Braze": True}) for off in ("false", "0", "no", 0)),
+        *(({"Mixpanel": on}, "Mixpanel", {"All": False, "Mixpanel": True}) for on in ("true", "1", "yes", 1)),
+        ({"Mixpanel": "true"}, "none", {"All": False}),
+        ({"All": "false"}, "all", {"All": False}),
+        ({"All": "true"}, "all", None),
+        ({"All": 0, "Braze": "yes"}, "Mixpanel,Braze", {"All": False, "Braze": True}),
+        # An object is a destination's options, and switches it on; an empty one, too.
+        ({"Mixpanel": {}}, "all", {"Mixpanel": {}}),
+        ({"Mixpanel": {}}, "Mixpanel", {"All": False, "Mixpanel": {}}),
+        ({"Mixpanel": {}}, "none", {"All": False}),
+        ({"Mixpanel": {"on": "no", "n": 0}}, "Mixpanel", {"All": False, "Mixpanel": {"on": "no", "n": 0}}),
+        ({"All": {}}, "Mixpanel", {"All": False, "Mixpanel": True}),
+    ],
+)
+def test_what_says_on_or_off_is_read_as_that(tmp_path, own, destinations, expected):
+    assert sent_to(tmp_path, own, destinations) == expected
+
+
+@pytest.mark.parametrize("destinations", ["all", "none", "Mixpanel"])
+@pytest.mark.parametrize("choice", ["maybe", "", "null", 2, 0.5, [], ["jsonKeys"]])
+def test_what_says_neither_on_nor_off_is_rejected(tmp_path, choice, destinations):
+    for path, given in integrated(tmp_path, {"Mixpanel": choice}):
+        report, segment = imported(path, destinations=destinations, restart=True, **given)
+        (reject,) = rejects_of(report)
+        assert (reject["rule"], reject["path"]) == ("boolean", "integrations.Mixpanel")
+        assert reject["text"] == "Must be true, false, yes, no, 1, 0 or an object of options."
+        assert segment.messages == []
+
+
+@pytest.mark.parametrize("whole", [True, False, 0, 1, 0.0, "false", ["Mixpanel"]])
+def test_integrations_that_are_no_object_never_choose_all(tmp_path, whole):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(orjson.dumps({"type": "track", "userId": "u", "event": "A", "integrations": whole}) + b"\n")
+    report, segment = imported(path, mapping=None, destinations="all")
+    assert (report.counts.reasons, segment.messages) == ({"field-type": 1}, [])
+
+
+@pytest.mark.parametrize("destinations", [None, "all"])
+def test_a_cell_chooses_a_destination(tmp_path, destinations):
+    cells = ["false", "0", "No", "true", "1", "YES", "", "maybe"]
+    path = write_csv(tmp_path / "a.csv", [(f"u{number}", cell) for number, cell in enumerate(cells)], "user,mp")
+    mapping = parse_mapping(
+        'type = "track"\nuserId = { column = "user" }\nevent = "A"\n[integrations]\nMixpanel = { column = "mp" }'
+    )
+    report, segment = imported(path, mapping=mapping, destinations=destinations)
+    found = {message["userId"]: message.get("integrations") for message in segment.messages}
+    off, on = {"Mixpanel": False}, {"Mixpanel": True}
+    assert found == {"u0": off, "u1": off, "u2": off, "u3": on, "u4": on, "u5": on, "u6": None}
+    (reject,) = rejects_of(report)
+    assert (reject["rule"], reject["path"], reject["row"]["mp"]) == ("boolean", "integrations.Mixpanel", "maybe")
+
+
+def choices_of(text, cell):
+    (message,) = mapped(f"type = 'track'\n[integrations]\nAll = false\n{text}", ["", "", "", "", cell, ""])
+    return message["integrations"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell", "expected"),
+    [
+        ("Mixpanel = { column = 'note', as = 'json' }", "false", False),
+        ("Mixpanel = { column = 'note', as = 'json' }", '{"jsonKeys": []}', {"jsonKeys": []}),
+        ("Mixpanel = { column = 'note', as = 'text' }", "false", False),
+        ("Mixpanel = { column = 'note', as = 'boolean' }", "no", False),
+        ("Mixpanel = { column = 'note', values = { ja = true, nein = false } }", "nein", False),
+        ("Mixpanel = {}", "", {}),
+        # Its name in the mapping says that it is on, whatever its options are.
+        ("Mixpanel = { session_id = { column = 'note' } }", "", {}),
+        ("Mixpanel = { session_id = { column = 'note' } }", "5", {"session_id": "5"}),
+        ("Mixpanel = { a = 1, session_id = { column = 'note' } }", "", {"a": 1}),
+    ],
+)
+def test_a_mapping_chooses_a_destination(text, cell, expected):
+    assert choices_of(text, cell) == {"All": False, "Mixpanel": expected}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'Customer.io' = 'false'",
+        "'Customer.io' = 0",
+        "'Customer.io' = []",
+        "'Customer.io' = 2024-05-01",
+        "'Customer.io' = { column = 'note', values = { ja = 'true' } }",
+    ],
+)
+def test_a_choice_of_the_mapping_is_on_or_off(text):
+    match = r"^orders.toml, line 3: .*integrations.Customer.io must be true, false or a table of options$"
+    with pytest.raises(ImportUsageError, match=match):
+        parse_mapping(f"type = 'track'\n[integrations]\n{text}", "orders.toml")
+
+
+def test_a_table_does_not_choose_for_another(tmp_path):
+    """What a table says for every record is replaced by the choice for the import, whatever another table does."""
+    path = write_csv(tmp_path / "a.csv", [("u", "false")], "user,all")
+    mapping = parse_mapping(
+        'userId = { column = "user" }\nevent = "A"\n'
+        '[[message]]\ntype = "track"\nintegrations = { All = { column = "all" } }\n'
+        '[[message]]\ntype = "identify"\nintegrations = { All = false }\n'
+    )
+    _, segment = imported(path, mapping=mapping, destinations="Mixpanel")
+    found = {message["type"]: message["integrations"] for message in segment.messages}
+    assert found == {"track": {"All": False}, "identify": {"All": False, "Mixpanel": True}}
 
 
 @pytest.mark.parametrize("none", [[], "", None])
