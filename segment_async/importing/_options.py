@@ -108,7 +108,7 @@ class ImportOptions:
         if self.destinations is None and not (self.mapping is not None and self.mapping.has_integrations):
             raise ImportUsageError(
                 "destinations are not given: --destinations all, none, or names such as Mixpanel,Amplitude; or "
-                "[integrations] in the mapping"
+                "[integrations] for each message of the mapping"
             )
         if not 0 <= self.rate < math.inf:
             raise ImportUsageError("rate must be 0 (no limit) or a number of messages a second")

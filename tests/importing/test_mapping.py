@@ -315,6 +315,23 @@ def test_a_table_does_not_choose_for_another(tmp_path):
     assert found == {"track": {"All": False}, "identify": {"All": False, "Mixpanel": True}}
 
 
+def test_a_table_without_integrations_needs_a_choice(tmp_path):
+    """Its messages would go to all destinations."""
+    path = write_csv(tmp_path / "a.csv", [("u",)], "user")
+    text = (
+        'userId = { column = "user" }\nevent = "A"\n'
+        '[[message]]\ntype = "track"\nintegrations = { All = false }\n[[message]]\ntype = "identify"\n'
+    )
+    segment = RecordingSegment()
+    with pytest.raises(ImportUsageError, match=r"--destinations .* \[integrations\] for each message of the mapping"):
+        imported(path, segment=segment, mapping=parse_mapping(text))
+    assert segment.batches == []
+    _, segment = imported(path, mapping=parse_mapping(text + "integrations = { All = false }\n"))
+    assert [message["integrations"] for message in segment.messages] == [{"All": False}] * 2
+    shared = parse_mapping(text.replace("[[message]]", "integrations = { All = false }\n[[message]]", 1))
+    assert imported(path, mapping=shared, restart=True)[0].exit_code == 0
+
+
 @pytest.mark.parametrize("none", [[], "", None])
 def test_empty_integrations_of_another_kind_choose_nothing(tmp_path, none):
     """As a map of Parquet without entries."""
