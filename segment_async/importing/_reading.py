@@ -6,8 +6,9 @@ import io
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, ParamSpec, TypeVar
@@ -23,6 +24,8 @@ from ._state import Position
 
 # In place of a value: the record has no such column.
 _ABSENT: Final = object()
+# Records whose columns an error may suggest.
+_NAMED: Final = 1_000
 _SLICE: Final = 256
 _SLICE_SECONDS: Final = 0.2
 
@@ -82,7 +85,7 @@ def check_columns(source: Source, mapping: Mapping | None, id_columns: Sequence[
     """Check the source's columns against the mapping, and against `id_columns`, those of the option ``--id``.
 
     Raises:
-        ImportUsageError: the header is wrong, or lacks a column; or none of the first records has one of the id.
+        ImportUsageError: the header is wrong, or lacks a column; or no record has one of the id.
     """
     paths: list[str] = []
     maps: tuple[str, ...] = ()
@@ -98,7 +101,7 @@ def check_columns(source: Source, mapping: Mapping | None, id_columns: Sequence[
         paths, maps = reader.paths, reader.maps
         reader.close()
     else:
-        _check_first_records(source, mapping, id_columns)
+        _check_records(source, mapping, id_columns)
         return
     columns = [*columns, *paths]
     known = set(columns)
@@ -113,23 +116,73 @@ def check_columns(source: Source, mapping: Mapping | None, id_columns: Sequence[
     _check_id_columns(f"source {source.name}{where}: has no", id_columns, columns, has)
 
 
-def _check_first_records(source: Source, mapping: Mapping | None, id_columns: Sequence[str]) -> None:
-    """JSON has no header: a column of the id that no record of the sample has is misspelt."""
-    if not id_columns and (mapping is None or not mapping.id_columns):
-        return
-    records = [each for each in read_json_lines(source, io.BytesIO(source.sample), Place()) if each.problem is None]
-    if not records:
-        return
-    columns = [*dict.fromkeys(name for each in records for name in (*each.row, *each.empty))]
+def _check_records(source: Source, mapping: Mapping | None, id_columns: Sequence[str]) -> None:
+    """JSON has no header: a column of the id that no record has is misspelt, and records would have the same id.
 
+    It reads until it has seen each of them, which most often the first record has.
+    """
+    missing = [*id_columns, *(mapping.id_columns if mapping is not None else ())]
+    if not missing:
+        return
+    columns: dict[str, None] = {}
+    count, last = 0, 0
+    with closing(_readable(source)) as records:
+        for record in records:
+            missing = [each for each in missing if not _has(record, each)]
+            if not missing:
+                return
+            count, last = count + 1, record.line or 0
+            if count <= _NAMED:
+                columns |= dict.fromkeys((*record.row, *record.empty))
+    if not count:
+        return  # each of them is rejected
+    try:
+        _refuse_columns(source, mapping, id_columns, missing, [*columns], count, last)
+    except ImportUsageError as error:
+        if source.name != "-":
+            raise
+        text = f"{error}{'' if str(error).endswith('?') else '.'}"
+        raise ImportUsageError(
+            f"{text} If a later record has it, save standard input as a file, and import that"
+        ) from None
+
+
+def _readable(source: Source) -> Generator[Record, None, None]:
+    """The records of JSON, up to damage; of standard input, which cannot be read twice, those of its sample."""
+    with ExitStack() as stack:
+        streams = (io.BytesIO(source.sample),) if source.name == "-" else source.open()
+        for stream in streams:
+            stack.callback(stream.close)
+        try:
+            yield from (each for each in read_json_lines(source, streams[0], Place()) if each.problem is None)
+        except SourceBroken:
+            return  # reported when its turn comes
+
+
+def _has(record: Record, column: str) -> bool:
+    return column in record.empty or within(record.row, column, _ABSENT) is not _ABSENT
+
+
+def _refuse_columns(
+    source: Source,
+    mapping: Mapping | None,
+    id_columns: Sequence[str],
+    missing: list[str],
+    columns: list[str],
+    count: int,
+    last: int,
+) -> None:
     def has(column: str) -> bool:
-        return column in columns or any(within(each.row, column, _ABSENT) is not _ABSENT for each in records)
+        return column not in missing
 
-    amount = f"none of the first {len(records):,} records has a" if len(records) > 1 else "the first record has no"
+    is_whole = source.name != "-"
+    if count == 1:
+        amount = f"{'its only' if is_whole else 'the first'} record has no"
+    else:
+        amount = f"none of {'its' if is_whole else 'the first'} {count:,} records has a"
     if mapping is not None:
         mapping.check_id_columns(f"source {source.name}: {amount}", columns, has)
-    last = records[-1].line
-    lines = f"lines 1 to {last:,}" if len(records) > 1 else f"line {last}"
+    lines = f"line {last}" if count == 1 else f"lines 1 to {last:,}"
     _check_id_columns(f"source {source.name}, {lines}: {amount}", id_columns, columns, has)
 
 

@@ -1,5 +1,7 @@
 """Ids made of columns: a column that does not exist never makes two records the same."""
 
+import gzip
+import io
 from pathlib import Path
 
 import orjson
@@ -51,7 +53,7 @@ def refused(path, match, **given):
     [
         ("a.csv", write_ready_csv, ", line 1: has no"),
         ("a.parquet", write_parquet, ": has no"),
-        ("a.jsonl", write_lines, ", lines 1 to 3: none of the first 3 records has a"),
+        ("a.jsonl", write_lines, ", lines 1 to 3: none of its 3 records has a"),
     ],
 )
 @pytest.mark.parametrize("transform", [None, dict])
@@ -69,7 +71,7 @@ def test_a_column_of_the_option_that_does_not_exist_is_named(tmp_path, name, wri
     [
         ("a.csv", write_ready_csv, "source .* has no"),
         ("a.parquet", write_parquet, "source .* has no"),
-        ("a.jsonl", write_lines, "source .*: none of the first 2 records has a"),
+        ("a.jsonl", write_lines, "source .*: none of its 2 records has a"),
     ],
 )
 def test_a_column_of_the_mapping_that_does_not_exist_is_named(tmp_path, name, write, place):
@@ -80,8 +82,70 @@ def test_a_column_of_the_mapping_that_does_not_exist_is_named(tmp_path, name, wr
 
 def test_one_record_without_the_column(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", lines_of()[:1])
-    match = r"a.jsonl, line 1: the first record has no column 'lien', which --id names; did you mean 'line'\?"
+    match = r"a.jsonl, line 1: its only record has no column 'lien', which --id names; did you mean 'line'\?"
     refused(path, match, mapping=None, destinations="none", ids="columns", id_columns=("lien",))
+
+
+def write_sparse(path, name, rows=1_000):
+    """Records of an order each, of which the last alone has a line; the first 64 KiB have none."""
+    lines = [
+        {"type": "track", "userId": "u", "event": "A", "order": f"o{number}", "pad": "x" * 200}
+        for number in range(rows)
+    ]
+    content = b"".join(orjson.dumps(line) + b"\n" for line in [*lines, lines[-1] | {name: 2}])
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+SPARSE = {"mapping": None, "destinations": "none", "ids": "columns", "id_columns": ("order", "line")}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("by", ["option", "mapping"])
+def test_a_column_that_only_a_late_record_has(tmp_path, name, by):
+    path = write_sparse(tmp_path / name, "line")
+    given = SPARSE
+    if by == "mapping":
+        text = 'type="track"\nuserId={column="userId"}\nevent="A"\nmessageId={columns=["order", "line"]}'
+        given = {"mapping": parse_mapping(text), "destinations": "none"}
+    report, segment = imported(path, **given)
+    assert (report.counts.delivered, report.exit_code, len({*segment.ids})) == (1_001, 0, 1_001)
+    assert dry_run(options(path, **given)).counts.delivered == 1_001
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_column_that_no_record_has_is_refused_once_all_are_read(tmp_path, name):
+    path = write_sparse(tmp_path / name, "lien")
+    match = r"lines 1 to 1,001: none of its 1,001 records has a column 'line', which --id names; it has 'type', "
+    refused(path, match, **SPARSE)
+
+
+def test_a_first_record_that_is_longer_than_the_sample(tmp_path):
+    rows = [{"type": "track", "userId": "u", "event": "A", "properties": {"a": "x" * 100_000}}, *lines_of()]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    refused(path, "none of its 4 records has a column 'lien'", **SPARSE | {"id_columns": ("order", "lien")})
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_of_standard_input_the_first_records_are_looked_at(tmp_path, late):
+    """It cannot be read twice."""
+    path = write_sparse(tmp_path / "a.jsonl", "line") if late else write_lines(tmp_path / "a.jsonl", lines_of())
+    given = SPARSE | {"stdin": lambda: io.BytesIO(path.read_bytes()), "state": tmp_path / "state.json"}
+    if not late:
+        assert imported("-", **given)[0].counts.delivered == 3
+        given["id_columns"] = ("order", "lien")
+    column = "line" if late else "lien"
+    match = rf"none of the first [\d,]+ records has a column '{column}', .*[.?] If a later record has it, save standard"
+    refused("-", match, **given)
+
+
+def test_a_column_before_damage_is_found(tmp_path):
+    path = write_sparse(tmp_path / "a.jsonl.gz", "line")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    refused(path, "none of its .* records has a column 'lien'", **SPARSE | {"id_columns": ("order", "lien")})
+    report, _ = imported(path, **SPARSE | {"id_columns": ("order", "userId")})
+    assert (report.exit_code, len(report.broken)) == (1, 1)
 
 
 def test_a_record_that_lacks_the_column_has_an_empty_one(tmp_path):
