@@ -11,6 +11,8 @@ from rich.text import Text
 from segment_async.devserver import Answered, Options, parts, run
 from segment_async.devserver._run import HELP
 
+from ._numbers import COUNT, PORT
+
 _DEFAULTS = Options()
 _STYLES = {
     "time": "dim",
@@ -26,12 +28,12 @@ _STYLES = {
 
 @click.command(short_help="Run a Segment on localhost, live in the browser.")
 @click.option("--host", default=_DEFAULTS.host, show_default=True, metavar="ADDRESS", help=HELP["host"])
-@click.option("--port", default=_DEFAULTS.port, show_default=True, metavar="N", help=HELP["port"])
-@click.option("--rate", type=int, metavar="N", help=HELP["rate"])
+@click.option("--port", type=PORT, default=_DEFAULTS.port, show_default=True, metavar="N", help=HELP["port"])
+@click.option("--rate", type=COUNT, metavar="N", help=HELP["rate"])
 @click.option("--chaos", default="", metavar="SPEC", help=HELP["chaos"])
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help=HELP["save"])
 @click.option("--load", type=click.Path(path_type=Path), metavar="FILE", help=HELP["load"])
-@click.option("--keep", default=_DEFAULTS.keep, show_default=True, metavar="N", help=HELP["keep"])
+@click.option("--keep", type=COUNT, default=_DEFAULTS.keep, show_default=True, metavar="N", help=HELP["keep"])
 @click.option("--allow-origin", multiple=True, metavar="URL", help=HELP["allow_origins"])
 @click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help=HELP["plan"])
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)

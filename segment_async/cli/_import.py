@@ -28,6 +28,7 @@ from segment_async.importing import (
 
 from ._import_progress import progress_shown, say
 from ._import_report import announcement, exact_number, show_dry, summary
+from ._numbers import COUNT, FROM_ZERO
 
 _SIGNALS: Final = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _USAGE: Final = 2
@@ -44,7 +45,7 @@ _USAGE: Final = 2
 )
 @click.option("--destinations", metavar="all|none|NAME,NAME", help="Where Segment forwards the data; required.")
 @click.option("--dry-run", "is_dry", is_flag=True, help="Read and check everything, send nothing.")
-@click.option("--limit", type=int, metavar="N", help="Stop after N records.")
+@click.option("--limit", type=COUNT, metavar="N", help="Stop after N records.")
 @click.option("--since", metavar="TIME", help="Skip messages before this time (ISO-8601).")
 @click.option("--until", metavar="TIME", help="Skip messages at this time and later.")
 @click.option("--strict", is_flag=True, help="Also reject what violates Segment's spec without being dropped.")
@@ -56,7 +57,9 @@ _USAGE: Final = 2
     show_default=True,
     help="What is against the plan is counted and sent, or rejected.",
 )
-@click.option("--rate", type=float, default=500, show_default=True, metavar="N", help="Messages a second; 0: no limit.")
+@click.option(
+    "--rate", type=FROM_ZERO, default=500, show_default=True, metavar="N", help="Messages a second; 0: no limit."
+)
 @click.option("--ordered", is_flag=True, help="One request at a time, for calls where the last one wins.")
 @click.option(
     "--id",
@@ -78,7 +81,7 @@ _USAGE: Final = 2
 @click.option("--host", metavar="URL", help="Another address, such as a proxy or segment-async dev.")
 @click.option(
     "--give-up-after",
-    type=float,
+    type=FROM_ZERO,
     default=43_200,
     show_default=True,
     metavar="SECONDS",

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from segment_async import SpoolUnavailable
 
+from ._numbers import COUNT, FROM_ZERO, LEASE, PORT, POSITIVE
+
 if TYPE_CHECKING:
     from segment_async.relay import RelayInspector
 
@@ -36,7 +38,6 @@ def _checked_url(_context: click.Context, _parameter: click.Parameter, url: str 
 
 
 _URL = click.argument("url", envvar="SEGMENT_REDIS_URL", required=False, callback=_checked_url)
-_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 class _RunByDefault(click.Group):
@@ -61,7 +62,7 @@ def relay() -> None:
 @relay.command
 @_URL
 @click.option(
-    "--rate", type=_POSITIVE, metavar="N", help="Messages a second of all relays together.  [default: no limit]"
+    "--rate", type=POSITIVE, metavar="N", help="Messages a second of all relays together.  [default: no limit]"
 )
 @click.option(
     "--region", type=click.Choice(["us", "eu"]), default="us", show_default=True, help="The workspace's region."
@@ -70,17 +71,15 @@ def relay() -> None:
 @click.option("--allow-http", is_flag=True, help="Allow a plain http:// host beyond loopback.")
 @click.option(
     "--metrics-port",
-    type=click.IntRange(0, 65_535),
+    type=PORT,
     metavar="N",
     help="Serve /livez, /readyz and /metrics; 0 picks a free port.",
 )
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to serve them.")
-@click.option(
-    "--max-in-flight", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Requests at once."
-)
+@click.option("--max-in-flight", type=COUNT, default=4, show_default=True, metavar="N", help="Requests at once.")
 @click.option(
     "--max-queue-size",
-    type=click.IntRange(1),
+    type=COUNT,
     default=10_000,
     show_default=True,
     metavar="N",
@@ -88,7 +87,7 @@ def relay() -> None:
 )
 @click.option(
     "--close-timeout",
-    type=click.FloatRange(min=0),
+    type=FROM_ZERO,
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -96,7 +95,7 @@ def relay() -> None:
 )
 @click.option(
     "--lease",
-    type=_POSITIVE,
+    type=LEASE,
     default=60.0,
     show_default=True,
     metavar="SECONDS",

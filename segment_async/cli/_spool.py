@@ -21,8 +21,12 @@ from rich.text import Text
 from segment_async import SpoolUnavailable
 from segment_async.spool import DeadLetter, PendingMessage, ShardStatus, SpoolInspector
 
+from ._numbers import COUNT
+
 _PATH = click.argument("path")
-_LIMIT = click.option("--limit", default=20, show_default=True, metavar="N", help="Show so many, the oldest first.")
+_LIMIT = click.option(
+    "--limit", type=COUNT, default=20, show_default=True, metavar="N", help="Show so many, the oldest first."
+)
 
 
 @click.group

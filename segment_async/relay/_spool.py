@@ -9,6 +9,7 @@ Nothing is reached at construction. A forked child starts a thread of its own, a
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import weakref
@@ -86,6 +87,8 @@ class RedisSpool:
         limits = (max_messages, max_dead, append_timeout, lease, 1 if rate is None else rate)
         if not all(limit > 0 for limit in limits):
             raise ValueError("max_messages, max_dead, append_timeout, rate and lease must be above zero")
+        if not 0.001 <= lease < math.inf:
+            raise ValueError("lease must be a finite number of seconds, 0.001 or more")  # Redis counts milliseconds
         check_redis(redis)
         self._file = _file_for(on_failure)
         self._options = EngineOptions(

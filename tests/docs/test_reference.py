@@ -266,8 +266,11 @@ def test_the_extras_are_listed_once_and_all() -> None:
     [
         ("spool status missing.db", 1),
         ("spool unknown", 2),
+        ("spool show missing.db --limit 0", 2),
         ("dev --chaos nonsense", 1),
         ("dev --unknown", 2),
+        ("dev --keep 0", 2),
+        ("relay redis://127.0.0.1:9 --lease inf", 2),
         ("plan lint missing.json", 2),
         ("import missing.csv", 2),
     ],

@@ -1,6 +1,7 @@
 """`segment-async relay status|check`, and the verbs of `segment-async spool` on a Redis URL."""
 
 import asyncio
+import math
 import re
 from dataclasses import asdict
 from typing import Any
@@ -131,13 +132,17 @@ class TestWrongUsage:
         [
             ("--rate", "0", "--rate"),
             ("--rate", "-1", "--rate"),
-            ("--rate", "nan", "rate and lease must be above zero"),
+            ("--rate", "nan", "--rate"),
+            ("--rate", "inf", "--rate"),
             ("--lease", "0", "--lease"),
-            ("--lease", "nan", "rate and lease must be above zero"),
+            ("--lease", "nan", "--lease"),
+            ("--lease", "inf", "'--lease': inf is not a number up to 1,000,000,000."),
+            ("--lease", "0.0001", "--lease"),
             ("--max-in-flight", "0", "--max-in-flight"),
             ("--max-queue-size", "0", "--max-queue-size"),
             ("--close-timeout", "-1", "--close-timeout"),
-            ("--close-timeout", "nan", "close_timeout"),
+            ("--close-timeout", "nan", "--close-timeout"),
+            ("--close-timeout", "inf", "--close-timeout"),
             ("--host", "http://example.com", "must use https://"),
             ("--host", "nonsense", "must be an origin"),
             ("--metrics-port", "99999", "--metrics-port"),
@@ -164,6 +169,21 @@ class TestWrongUsage:
 
     def test_a_key_with_white_space(self) -> None:
         assert "no Segment key has" in run(relay, NOWHERE, key="a b", code=2)
+
+    @pytest.mark.parametrize(
+        ("option", "value", "said"),
+        [
+            ("rate", math.nan, "rate and lease must be above zero"),
+            ("lease", math.nan, "rate and lease must be above zero"),
+            ("lease", math.inf, "lease must be a finite number of seconds"),
+            ("lease", 0.0001, "0.001 or more"),
+            ("close_timeout", math.nan, "close_timeout"),
+        ],
+    )
+    def test_a_number_in_python(self, option: str, value: float, said: str) -> None:
+        options = RelayOptions(**{"url": NOWHERE, "write_key": "key", option: value})
+        with pytest.raises(ValueError, match=said):
+            asyncio.run(run_relay(options))
 
     @pytest.mark.parametrize("port", [-1, 65_536])
     def test_a_port_in_python(self, port: int) -> None:
