@@ -143,8 +143,8 @@ def transform_files(transform: Transform, name: str) -> list[Path]:
     module = sys.modules.get(name.partition(":")[0])
     try:
         files = [inspect.getsourcefile(function), getattr(module, "__file__", None)]
-    except TypeError:
-        files = [getattr(module, "__file__", None)]  # built in
+    except (TypeError, OSError):
+        files = [getattr(module, "__file__", None)]  # built in, or typed into an interpreter
     return [Path(file) for file in dict.fromkeys(files) if file]
 
 

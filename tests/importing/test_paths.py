@@ -153,3 +153,19 @@ def test_a_state_that_cannot_be_opened_is_named(tmp_path):
     state = tmp_path / "none" / "state.json"
     match = rf"^state file {state}: No such file or directory$"
     refused(write_csv(tmp_path / "orders.csv", orders(3)), match, state=state, rejects=tmp_path / "rejects.jsonl")
+
+
+class Typed:
+    """A transform whose class was typed into an interpreter."""
+
+    def __call__(self, row):
+        return row
+
+
+@pytest.mark.parametrize("transform", [dict, Typed()])
+def test_a_transform_without_a_file_is_no_obstacle(tmp_path, monkeypatch, transform):
+    monkeypatch.setattr(Typed, "__module__", "__main__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    source = write_csv(tmp_path / "a.csv", [("track", "u", "A")], "type,userId,event")
+    report, _ = imported(source, mapping=None, destinations="none", transform=transform)
+    assert report.counts.delivered == 1
