@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable
@@ -165,6 +166,11 @@ def _file(path: Path) -> tuple[str, _Make]:
 
     def make(file_format: str | None) -> Source:
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                # What is read of a pipe here would be missing later.
+                raise ImportUsageError(
+                    f"source {name}: is not a file but a pipe or a device: cat {name} | segment-async import -"
+                )
             with open(path, "rb") as file:
                 head = file.read(HEAD_BYTES)
                 status = os.fstat(file.fileno())

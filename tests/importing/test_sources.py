@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import zlib
 from pathlib import Path
 
@@ -36,6 +37,24 @@ def test_files_directories_and_globs_in_name_order(tmp_path):
     with pytest.raises(ImportUsageError, match="no files"):
         (tmp_path / "empty").mkdir()
         names(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "pipe of the shell", "device"])
+def test_a_source_that_cannot_be_read_twice_is_refused(tmp_path, kind):
+    """Its first bytes say what it is, and would be missing when it is imported."""
+    reading, writing = os.pipe()
+    path = Path("/dev/null") if kind == "device" else Path(f"/dev/fd/{reading}")
+    if kind == "named pipe":
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+    try:
+        with pytest.raises(
+            ImportUsageError, match=rf"source {path}: is not a file .*: cat {path} \| segment-async import -$"
+        ):
+            find([str(path)])
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_formats_are_known_by_first_bytes(tmp_path):
