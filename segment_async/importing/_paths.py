@@ -16,7 +16,7 @@ from ._state import lock_path, new_path
 
 
 class FileRead(NamedTuple):
-    """A file that an import reads.
+    """A file that an import reads, or that it needs for itself.
 
     Attributes:
         what: what it is to the import, such as ``the mapping``.
@@ -42,7 +42,7 @@ def check_paths(state: Path, rejects: Path, files_read: Sequence[FileRead]) -> N
     for path in beside:
         _refuse_any_of(files_read, path, f"state file {state}: {path}, which the import uses beside it, is", "state")
     of_state = [FileRead("the state file", state)]
-    of_state += [FileRead(f"{path}, which the import uses beside the state file", path) for path in beside]
+    of_state += [FileRead("a file that the import uses beside the state file:", path, str(path)) for path in beside]
     _refuse_any_of([*of_state, *files_read], rejects, f"rejects file {rejects}: is", "rejects")
 
 

@@ -45,7 +45,7 @@ def test_a_file_that_the_state_needs_is_no_place_for_rejects(tmp_path, suffix, k
     else:
         used.write_text("left by an import that was killed")
         rejects.hardlink_to(used)
-    match = rf"rejects file .*: is also .*state\.json\{suffix}, .* beside the state file; choose another with --rejects"
+    match = rf"rejects file .*: is also a file .* beside the state file: .*state\.json\{suffix}; choose another with --rejects"
     refused(source, match, state=tmp_path / "state.json", rejects=rejects)
 
 
