@@ -165,7 +165,7 @@ class Typed:
 @pytest.mark.parametrize("transform", [dict, Typed()])
 def test_a_transform_without_a_file_is_no_obstacle(tmp_path, monkeypatch, transform):
     monkeypatch.setattr(Typed, "__module__", "__main__")
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     source = write_csv(tmp_path / "a.csv", [("track", "u", "A")], "type,userId,event")
     report, _ = imported(source, mapping=None, destinations="none", transform=transform)
     assert report.counts.delivered == 1
