@@ -92,10 +92,12 @@ class SpoolFeed:
         while not (self.intake.answers.keeps or (self._admission.closed and is_shared(self._spool))):
             await self._until_answered()
             self._load_rest()
+            share.reading = (0, 0)
             await wait_until(lambda: share.left()[0] > 0, lambda: queue.changed, queue.queued.host)
-            count, size = share.left()
+            count, size = share.to_read()
+            share.reading = min(count, _WINDOW), size
             try:
-                self._window = await self._spool.read(min(count, _WINDOW), size)
+                self._window = await self._spool.read(*share.reading)
                 refusals = 0
             except SpoolUnavailable as error:
                 if self._admission.closed:

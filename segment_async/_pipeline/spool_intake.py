@@ -210,7 +210,7 @@ class SpoolIntake:
                 # One call, as in `OpenBatch.take`.
                 appending.extend(starmap(incoming.popleft, repeat((), min(_GROUP, len(incoming)))))
             messages = list(map(NewMessage, [one.message_id for one in appending], bodies_of(appending)))
-            group.hold = _fitting(messages, *self.share.left()) if self._deliver and not self.answers.keeps else 0
+            group.hold = _fitting(messages, *self.share.to_hold()) if self._deliver and not self.answers.keeps else 0
             return messages
 
     def _pump_soon(self, loop: asyncio.AbstractEventLoop) -> None:

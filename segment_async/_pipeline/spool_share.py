@@ -1,10 +1,14 @@
 """The spool's share of memory: how many of the messages that it holds may be there. The rest of the queue's bounds is
 for new messages.
 
-This file knows no spool: the intake asks how many messages may be held, and the feed how many may be read.
+What is stored may be held in memory at once, and what is on disk only is read. A read waits until there is something on
+disk, and may bring all that it asked for then, so both keep room for each other. This file knows no spool: the intake
+asks how many messages may be held, and the feed how many may be read.
 """
 
 from __future__ import annotations
+
+from segment_async.messages import MAX_MESSAGE_BYTES
 
 from .queue import Queue
 
@@ -12,12 +16,14 @@ from .queue import Queue
 class SpoolShare:
     """Attributes:
     max_bytes: bytes of messages from the spool that may be in memory; those that wait for it come on top.
+    reading: messages, and bytes, that the read under way may bring.
     """
 
-    __slots__ = ("_queue", "max_bytes")
+    __slots__ = ("_queue", "max_bytes", "reading")
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
+        self.reading = (0, 0)
         # Half of the bound, as of the messages: the rest is for new ones.
         self.max_bytes = max(1, queue.accounts.max_bytes // 2)
 
@@ -28,4 +34,15 @@ class SpoolShare:
         # As if all were of one size: an exact answer would need one more counter.
         held_bytes = accounts.pending_bytes * held // max(accounts.pending, 1)
         count, size = max(1, accounts.max_messages // 2) - held, self.max_bytes - held_bytes
-        return (count, size) if count > 0 and size > 0 else (0, 0)
+        # A read brings one message at least, however large.
+        return (count, size) if count > 0 and size >= min(self.max_bytes, MAX_MESSAGE_BYTES) else (0, 0)
+
+    def to_read(self) -> tuple[int, int]:
+        """What a read may ask for: half of what is left, and one message at least."""
+        count, size = self.left()
+        return -(-count // 2), -(-size // 2)
+
+    def to_hold(self) -> tuple[int, int]:
+        """How much of what is being stored may be held at once: the rest."""
+        (count, size), (count_to_read, size_to_read) = self.left(), self.to_read()
+        return max(0, count - max(count_to_read, self.reading[0])), max(0, size - max(size_to_read, self.reading[1]))

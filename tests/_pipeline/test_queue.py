@@ -419,6 +419,24 @@ class TestSpooled:
         assert self.counts(queue) == (3, 2, 3, 10)
         assert queue.accounts.pending == 0
 
+    def test_what_is_read_and_what_is_held_leave_room_for_each_other(self) -> None:
+        share = SpoolShare(make(20, has_spool=True).queue)
+        half = MANY // 4
+        assert (share.to_read(), share.to_hold()) == ((5, half), (5, MANY // 2 - half))
+        share.reading = (7, 0)
+        assert share.to_hold()[0] == 3
+        # Never nothing to read.
+        share = SpoolShare(make(2, has_spool=True).queue)
+        assert (share.to_read()[0], share.to_hold()[0]) == (1, 0)
+
+    def test_the_largest_message_that_a_read_may_bring_has_its_place(self) -> None:
+        queue = make(100, max_bytes=200_000, has_spool=True).queue
+        share = SpoolShare(queue)
+        queue.accounts.load(100_000 - 32_768)
+        assert share.left() == (49, 32_768)
+        queue.accounts.load(2)
+        assert share.left() == (0, 0)
+
     def test_new_messages_leave_the_window_alone(self) -> None:
         queue, admission = make(4, has_spool=True)
         for _ in range(3):

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, SpoolUnavailable
+from segment_async import Client, SpoolUnavailable, TransportError
 from segment_async._outcome import BatchResult
 from segment_async.spool._protocol import SpoolStatistics, StoredMessage, Window
+from tests.support.memory_spool import SpoolStore
 from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
@@ -36,6 +37,32 @@ def test_a_close_that_is_cut_off_closes_the_spool() -> None:
         await client.aclose()
         await asyncio.sleep(0.01)
         assert spool.closes == 1
+
+    run(main())
+
+
+def _no_answer() -> ScriptedTransport:
+    return ScriptedTransport(lambda _: TransportError("no connection", maybe_sent=False))
+
+
+@pytest.mark.parametrize("size", [2, 5, 50, 300])
+def test_many_calls_at_once_in_an_outage_leave_memory_for_the_ones_after_them(size: int) -> None:
+    """What waits on disk is not read back into all of it: the disk has room, and later calls only need to be stored."""
+
+    async def main() -> None:
+        store = SpoolStore()
+        client = Client("key", spool=store.open(), transport=_no_answer(), max_queue_size=size)
+        async with client:
+            # From now on a read waits for what comes.
+            await client.flush()
+            await asyncio.gather(*(client.track("user-1", "Order Completed") for _ in range(size)))
+            await asyncio.sleep(2)
+            for _ in range(5):
+                delivery = await client.track("user-1", "Order Completed")
+                assert delivery.outcome is None
+                await asyncio.sleep(0.5)
+            statistics = client.statistics()
+            assert (statistics.pending, statistics.dropped) == (size + 5, 0)
 
     run(main())
 

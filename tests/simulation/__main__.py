@@ -50,6 +50,7 @@ MUST_BE_SEEN = (
     *(f"spool: {name}" for name in DISK_FAULTS),
     "spool: full by itself",
     "a backlog before the window",
+    "calls after a burst in an outage",
     "an id came again",
     "an id came again after a failure",
     "another process delivered",

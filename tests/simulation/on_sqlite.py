@@ -42,6 +42,7 @@ class SQLiteScenario(SpooledScenario):
         self._disk = SharedDisk(chance, now, until=self._calm_from)
         # On a small disk there is room for all of it, as dead letters stay.
         max_bytes = chance.choice((2**16, 2**18, 2**18 if self._disk.is_small else 2**30))
+        self._is_store_small = max_bytes < 2**30 or self._disk.is_small
         on_failure = chance.choice(("raise", "raise", "memory"))
         self._store = SQLiteStore(
             Path(self._folder.name, "messages.db"),

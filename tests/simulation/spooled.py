@@ -46,7 +46,9 @@ class SpooledScenario(Scenario):
 
     def _make_store(self) -> SpoolLedger:
         self._disk: Any = SimulatedDisk(self._chance, until=self._calm_from)
-        self._store: Any = SpoolStore(self._disk, max_messages=self._chance.choice((None, None, 20, 300)))
+        max_messages = self._chance.choice((None, None, 20, 300))
+        self._is_store_small = max_messages is not None
+        self._store: Any = SpoolStore(self._disk, max_messages=max_messages)
         return SpoolLedger(self._store)
 
     def _open(self) -> Client:
@@ -111,7 +113,23 @@ class SpooledScenario(Scenario):
         """A message without an identity has no id that could be offered: it is dropped, and is `Scenario`'s matter."""
 
     async def _see_callers_through(self) -> None:
-        """They wait for the disk, which is not well for good."""
+        """An outage, and the disk is well: many calls at once leave memory for the ones after them."""
+        size = self._options["max_queue_size"]
+        if self._is_shared or self._is_store_small or size > 300:
+            return
+        self._network.weather = Weather(faults={"refused": 1.0})
+        await asyncio.gather(*(self._track(poisoned=False) for _ in range(size + size // 2)))
+        await asyncio.sleep(10)
+        in_memory = self._client.statistics()
+        for _ in range(5):
+            await self._track(poisoned=False)
+            await asyncio.sleep(1)
+        after = self._client.statistics()
+        dropped = after.reasons.get("queue_full", 0) - in_memory.reasons.get("queue_full", 0)
+        assert (after.accepted - in_memory.accepted, dropped) == (5, 0), f"memory is full: {in_memory}, then {after}"
+        self.seen("calls after a burst in an outage")
+        self._network.weather = Weather()
+        assert await self._client.flush() == 0
 
     def _deliveries(self) -> list[Any]:
         return list(self._accounts.deliveries)
