@@ -109,15 +109,18 @@ class TransportError(Exception):
     Attributes:
         maybe_sent: any byte of the request may have left, so that the server may have taken it.
         stale_connection: a pooled connection turned out to be closed; one more try at once is worth it.
+        timed_out: the request was under way, and the time for it was over: fewer bytes may get through.
     """
 
-    def __init__(self, text: str, *, maybe_sent: bool, stale_connection: bool = False) -> None:
+    def __init__(self, text: str, *, maybe_sent: bool, stale_connection: bool = False, timed_out: bool = False) -> None:
         super().__init__(text)
         self.maybe_sent = maybe_sent
         self.stale_connection = stale_connection
+        self.timed_out = timed_out
 
     def __reduce__(self) -> tuple[partial[TransportError], tuple[object, ...]]:
-        return partial(type(self), maybe_sent=self.maybe_sent, stale_connection=self.stale_connection), self.args
+        attributes = {name: getattr(self, name) for name in ("maybe_sent", "stale_connection", "timed_out")}
+        return partial(type(self), **attributes), self.args
 
 
 def stack_of(error: BaseException) -> str:

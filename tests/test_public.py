@@ -327,7 +327,11 @@ class TestSecrets:
         assert_shows_nothing(caplog.text)
 
     def test_a_transport_error_contains_only_its_arguments(self) -> None:
-        assert vars(TransportError("down", maybe_sent=True)) == {"maybe_sent": True, "stale_connection": False}
+        assert vars(TransportError("down", maybe_sent=True)) == {
+            "maybe_sent": True,
+            "stale_connection": False,
+            "timed_out": False,
+        }
 
 
 def our_reprs(client: Client) -> list[str]:

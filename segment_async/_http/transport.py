@@ -187,7 +187,8 @@ class HTTPTransport:
             if progress.response is not None:
                 # The status is known; only the end of the body is missing.
                 return Response(progress.response.status, progress.response.headers)
-            failure = TransportError(f"no response within {self._timeout:g} s", maybe_sent=progress.connected)
+            text = f"no response within {self._timeout:g} s"
+            failure = TransportError(text, maybe_sent=progress.connected, timed_out=progress.connected)
         except Exception as error:
             failure = self._failure(error, progress)
         finally:

@@ -87,7 +87,7 @@ class RequestSender:
                 return await self._post(batch, authorization)
         except TransportError as error:
             _log.debug("No usable answer: %s", error)
-            return NoResponse(error.maybe_sent, error.stale_connection, str(error))
+            return NoResponse(error.maybe_sent, error.stale_connection, str(error), error.timed_out)
         except Refused as refusal:
             self._limited_log.warn("oauth", "No OAuth token; messages fail as unauthorized: %s", refusal)
             return NoCredentials()
@@ -95,7 +95,8 @@ class RequestSender:
             if _ends_the_task(error):
                 raise
             self._limited_log.warn("transport", "The transport raised; the batch is retried.\n%s", stack_of(error))
-            return NoResponse(maybe_sent=True, error=f"the transport raised {type(error).__qualname__}")
+            text = f"the transport raised {type(error).__qualname__}"
+            return NoResponse(maybe_sent=True, error=text, timed_out=isinstance(error, TimeoutError))
 
     async def _authorization(self, batch: Batch) -> Secret:
         """Waits for a token, if need be until the batch would be given up."""

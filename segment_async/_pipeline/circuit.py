@@ -100,8 +100,9 @@ class CircuitBreaker:
             self._note_refusals(action, messages)
             is_failure = action.reason in ("gave_up", "unexpected_answer")
         else:
-            # Splitting a batch that is suspected of causing a 5xx is no sign that the server is well.
-            is_failure = not isinstance(answer, NoResponse) and answer.status >= 500
+            # Splitting a batch that is suspected of causing a 5xx, or too large for a slow link, is no sign that the
+            # server is well.
+            is_failure = isinstance(answer, NoResponse) or answer.status >= 500
         if is_failure:
             self._note_failure(now)
             return False

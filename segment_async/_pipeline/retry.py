@@ -35,6 +35,9 @@ _WITHIN: Final = 1_024
 _UNEXPECTED_ANSWERS: Final = 3
 # Failures in a row after which one batch is suspected of being the cause.
 SUSPECT_AFTER: Final = 5
+# Timeouts in a row after which a batch is halved, and bytes of JSON that get through even the slowest link in time.
+_TIMEOUTS: Final = 2
+_SMALL_BATCH: Final = 32_768
 # Retries of a single message that fails while others are delivered, if `max_retries` is unset; and the probability below
 # which so many 5xx in a row are not chance, by how many of the others' attempts meet one.
 _RETRIES_ALONE: Final = 10
@@ -48,8 +51,8 @@ class RetryPolicy:
     Attributes:
         max_retries: retries before a batch is given up. `None`: only `give_up_after` decides, except for a single
             message that is answered with 5xx while others are delivered, which gets ten retries, and more if so many
-            others fail as well that it may be chance. Retries that a `Retry-After` asked for, the halves of a split
-            batch, and the one retry on a stale connection don't count.
+            others fail as well that it may be chance. Retries that a `Retry-After` asked for, the halves of a batch
+            that was split for an answer, and the one retry on a stale connection don't count.
         give_up_after: seconds from a batch's first failure until it is given up.
         backoff: seconds before the first retry; doubled for each further one.
         max_backoff: the longest back-off, in seconds.
@@ -92,7 +95,7 @@ class History(NamedTuple):
         sends: requests that carried it, `X-Retry-Count` plus one.
         counted: re-sends that count against `max_retries`.
         failures: failures in a row that called for a back-off.
-        server_faults: how many of the last failures in a row were a 5xx.
+        server_faults: how many of the last failures in a row were a 5xx; `timeouts`: how many were timeouts.
         answered: attempts of all batches that were delivered, and that met a 5xx, before the first of these.
         first_failure: the clock's reading at the first one.
         maybe_sent: an attempt may have arrived without a usable answer.
@@ -107,6 +110,7 @@ class History(NamedTuple):
     counted: int = 0
     failures: int = 0
     server_faults: int = 0
+    timeouts: int = 0
     answered: tuple[int, int] = (0, 0)
     first_failure: float | None = None
     maybe_sent: bool = False
@@ -135,6 +139,7 @@ class NoResponse(NamedTuple):
     maybe_sent: bool
     stale_connection: bool = False
     error: str = ""
+    timed_out: bool = False
 
 
 class NoCredentials:
@@ -185,7 +190,7 @@ class AttemptContext(NamedTuple):
         now: the monotonic clock.
         wall_clock: seconds since the epoch, for dates in `Retry-After`.
         random: a random number from 0 to 1.
-        messages: in the batch.
+        messages: in the batch; `size`: their bytes of JSON.
         with_token: the client uses OAuth, so that fresh credentials can be fetched.
         others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
         refuses_everything: the server refused many single messages in a row, and took none in between.
@@ -198,6 +203,7 @@ class AttemptContext(NamedTuple):
     wall_clock: float
     random: float
     messages: int
+    size: int = 0
     with_token: bool = False
     others_delivered: bool = False
     refuses_everything: bool = False
@@ -220,7 +226,8 @@ def decide(
     if meaning is None:
         faults = history.server_faults + 1 if answer.status >= 500 else 0
         answered = context.answered if faults == 1 else history.answered
-        return _retry(answer, history._replace(server_faults=faults, answered=answered), context, policy)
+        history = history._replace(server_faults=faults, answered=answered, timeouts=0)
+        return _retry(answer, history, context, policy)
     if isinstance(meaning, Refresh):
         return meaning, history._replace(refreshed=True)
     return meaning, history
@@ -231,7 +238,10 @@ def _after_failure(
 ) -> tuple[Action, History]:
     stale_before = history.stale
     history = history._replace(
-        maybe_sent=history.maybe_sent or answer.maybe_sent, stale=answer.stale_connection, server_faults=0
+        maybe_sent=history.maybe_sent or answer.maybe_sent,
+        stale=answer.stale_connection,
+        server_faults=0,
+        timeouts=history.timeouts + 1 if answer.timed_out else 0,
     )
     if answer.stale_connection and not stale_before:
         return Retry(0.0, counted=False), history
@@ -314,6 +324,9 @@ def _retry(
         if may_end and history.counted >= _RETRIES_ALONE:
             return Finish(Status.FAILED, "gave_up"), history
     history = history._replace(counted=history.counted + 1)
+    if history.timeouts >= _TIMEOUTS and context.messages > 1 and context.size > _SMALL_BATCH:
+        # The link may be too slow for it. Sent whole, it would arrive without an answer again and again.
+        return Split(too_large=True), history._replace(timeouts=0)
     return Retry(policy.delay(history.failures, context.random)), history
 
 

@@ -147,6 +147,7 @@ class Settlement:
             wall_clock=self._wall_clock(),
             random=self._random(),
             messages=batch.count,
+            size=batch.size,
             with_token=self._auth.has_tokens,
             others_delivered=batch.is_poison_suspect,
             refuses_everything=circuit.refuses_everything,

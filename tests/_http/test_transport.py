@@ -210,7 +210,8 @@ class TestNoUsableAnswer:
         assert sent < 16 * 2**20
 
     def test_the_text_names_the_cause(self) -> None:
-        assert str(error_of([faults.silence()], timeout=SHORT)) == "no response within 0.25 s"
+        error = error_of([faults.silence()], timeout=SHORT)
+        assert (str(error), error.timed_out) == ("no response within 0.25 s", True)
         assert "reset" in str(error_of([faults.lose_answer()]))
         assert "no connection" in str(error_of([], up=False))
 

@@ -123,7 +123,12 @@ class TestClosing:
 
     def test_giving_up_a_suspected_batch_and_missing_credentials_are_none(self) -> None:
         gave_up = Finish(Status.FAILED, "gave_up")
-        for action, answer in ((gave_up, Response(503)), (gave_up, NoResponse(True)), (Split(), Response(500))):
+        for action, answer in (
+            (gave_up, Response(503)),
+            (gave_up, NoResponse(True)),
+            (Split(), Response(500)),
+            (Split(), NoResponse(True)),
+        ):
             circuit = half_open()
             assert not end(circuit, action, answer)
             assert circuit.half_open

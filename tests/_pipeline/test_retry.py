@@ -142,6 +142,22 @@ class TestNoResponse:
             _, history = meet(answer, history)
             assert history.maybe_sent
 
+    def test_two_timeouts_in_a_row_halve_a_batch_that_may_be_too_large_for_the_link(self) -> None:
+        late = NoResponse(maybe_sent=True, timed_out=True)
+        large = context()._replace(size=32_769)
+        action, history = meet(late, where=large)
+        assert (action, history.timeouts) == (RETRY, 1)
+        # What comes in between has them counted again.
+        for answer in (LOST, Response(503)):
+            assert meet(answer, history, large)[1].timeouts == 0
+        action, history = meet(late, history, large)
+        assert action == Split(too_large=True)
+        # Each half has been sent as often as the whole, and gets as many tries.
+        assert (history.counted, history.timeouts) == (2, 0)
+        _, history = meet(late, where=large)
+        for small in (context(count=1)._replace(size=32_769), context()._replace(size=32_768)):
+            assert isinstance(meet(late, history, small)[0], Retry)
+
     def test_a_stale_connection_gets_one_re_send_free_of_all(self) -> None:
         stale = NoResponse(maybe_sent=True, stale_connection=True)
         action, history = meet(stale)

@@ -36,6 +36,7 @@ MUST_BE_SEEN = (
     *(f"reason: {name}" for name in ("gave_up", "no_identity", "before_send", "close_timeout")),
     "a message taken twice",
     "a batch split",
+    "a batch halved after timeouts",
     "a retry",
     "a call cancelled",
     "a call's scope cancelled",

@@ -16,7 +16,7 @@ import anyio
 from segment_async import Client, ClientClosed, QueueFull, RetryPolicy, SpoolUnavailable, Status, bound, messages
 from tests.support.law import Ledger, check_retry_counts
 from tests.support.simulated_network import SimulatedNetwork, Weather
-from tests.support.simulated_segment import SimulatedSegment
+from tests.support.simulated_segment import Arrival, SimulatedSegment
 from tests.support.virtual_clock import VirtualClockLoop, running_clock, without_pauses
 
 # What a call raises that did not accept its message.
@@ -339,6 +339,17 @@ class Scenario:
         self.seen("a message taken twice", sum(len(times) > 1 for times in self._segment.taken.values()))
         self.seen("a batch split", self._count_splits())
         self.seen("a retry", statistics.retries)
+        self.seen("a batch halved after timeouts", self._count_halved())
+
+    def _count_halved(self) -> int:
+        last: dict[str, Arrival] = {}
+        count = 0
+        for attempt in self._network.attempts:
+            ids = attempt.arrival.ids
+            before = last.get(ids[0])
+            count += before is not None and before.status is None and len(ids) < len(before.ids)
+            last |= dict.fromkeys(ids, attempt.arrival)
+        return count
 
     def _count_splits(self) -> int:
         arrivals = self._segment.arrivals

@@ -114,13 +114,15 @@ class Outage:
 class Weather:
     """What requests meet: `faults` maps names to their probability for one request, times are in seconds.
 
-    With `until`, the weather is fair from that moment on, counted from the network's first request.
+    With `until`, the weather is fair from that moment on, counted from the network's first request. `bandwidth`: bytes
+    that the link carries a second, of all requests together.
     """
 
     faults: Mapping[str, float] = field(default_factory=dict)
     outages: tuple[Outage, ...] = ()
     latency: tuple[float, float] = (0.001, 0.05)
     until: float = float("inf")
+    bandwidth: float = float("inf")
 
     @classmethod
     def seeded(cls, chance: random.Random, *, until: float) -> "Weather":
@@ -132,6 +134,7 @@ class Weather:
             outages=tuple(_seeded_outage(chance, until) for _ in range(chance.randint(0, 3))),
             latency=chance.choice(((0.0, 0.0), (0.001, 0.05), (0.05, 2.0), (0.001, 10.0))),
             until=until,
+            bandwidth=chance.choice((*[float("inf")] * 4, 300.0, 1_500.0)),
         )
 
     def fault_at(self, now: float, draw: float) -> str | None:
@@ -182,6 +185,7 @@ class SimulatedNetwork:
         attempt = self._begin(Arrival.read(body, headers))
         self._in_flight += 1
         try:
+            await self._pass_the_link(len(body))
             return await self._meet(attempt.fault, attempt.arrival)
         finally:
             self._in_flight -= 1
@@ -192,6 +196,11 @@ class SimulatedNetwork:
 
     async def pass_latency(self) -> None:
         await asyncio.sleep(self._chance.uniform(*self.weather.latency))
+
+    async def _pass_the_link(self, size: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._epoch is None or now - self._epoch < self.weather.until:
+            await asyncio.sleep(size * self._in_flight / self.weather.bandwidth)
 
     @property
     def most_at_once(self) -> int:

@@ -18,8 +18,20 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from segment_async import Client, Delivery, DeliveryError, HTTPTransport, Outcome, Response, RetryPolicy, Status
+from segment_async import (
+    Client,
+    Delivery,
+    DeliveryError,
+    HTTPTransport,
+    Outcome,
+    Response,
+    RetryPolicy,
+    Statistics,
+    Status,
+)
 from tests.support.scripted_transport import LATENCY, Request, Script, ScriptedTransport, Slow, Step, lost, refused
+from tests.support.simulated_network import SimulatedNetwork, Weather
+from tests.support.simulated_segment import SimulatedSegment
 from tests.support.virtual_clock import run, running_clock
 
 MORNING = 1_763_000_000.0
@@ -407,6 +419,37 @@ class TestTooLarge:
             return [request.arrival.status or 0 for request in transport.requests]
 
         assert run(main()).count(413) <= 6
+
+
+class TestSlowLink:
+    """Ten kilobytes a second, and a limit of 15 seconds a request: half a megabyte does not get through."""
+
+    @pytest.mark.parametrize("max_in_flight", [1, 4])
+    def test_batches_become_as_small_as_gets_through(self, max_in_flight: int) -> None:
+        async def main() -> tuple[SimulatedNetwork, Statistics]:
+            network = SimulatedNetwork(SimulatedSegment(), Weather(bandwidth=10_000))
+            async with Client("key", transport=network, gzip=False, max_in_flight=max_in_flight) as client:
+                await give(client, 3_000)
+                await asyncio.sleep(600)
+                return network, client.statistics()
+
+        network, statistics = run(main())
+        assert (statistics.delivered, statistics.pending) == (3_000, 0)
+        # A few that were too large, and then one after the other.
+        lost = [each for each in network.attempts if each.arrival.status is None]
+        assert len(lost) <= 12
+        assert len(network.attempts) <= 60
+
+    def test_a_server_that_answers_nothing_gets_no_more_requests_for_it(self) -> None:
+        async def main() -> int:
+            transport = ScriptedTransport(lambda _: Slow(1_000))
+            async with Client("key", transport=transport, gzip=False, close_timeout=0) as client:
+                await give(client, 3_000)
+                await asyncio.sleep(3_600)
+                return len(transport.requests)
+
+        # One at a time, each with its time limit and a back-off.
+        assert run(main()) <= 3_600 / 15 + 10
 
 
 class TestPoisonedBy500:
