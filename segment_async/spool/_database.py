@@ -142,7 +142,7 @@ class _File:
         disk_bytes: size of the files at the last look.
     """
 
-    def __init__(self, place: Place, lock: Lock | None, options: Options, holder: object, *, read_only: bool) -> None:
+    def __init__(self, place: Place, lock: Lock | None, options: Options, holder: Database, *, read_only: bool) -> None:
         self.connection: sqlite3.Connection | None = None
         self.lock = lock
         self.damages: int = 0
@@ -478,7 +478,7 @@ class Database:
                 self._file.lock.close()
 
     def abandon(self) -> None:
-        """In a forked child: leave everything to the parent."""
+        """In a forked child: leave everything to the parent. May be called again."""
         if self._file.connection is not None:
             leave_open(self._file.connection)
 

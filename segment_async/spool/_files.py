@@ -22,8 +22,10 @@ import os
 import re
 import stat
 import time
+import weakref
 from pathlib import Path
-from typing import Final
+from threading import RLock
+from typing import Final, Protocol
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._locks import is_held_here, reentrant_lock
@@ -235,6 +237,12 @@ def id_of(status: os.stat_result | None) -> FileId:
     return (0, 0) if status is None else (status.st_dev, status.st_ino)
 
 
+class _User(Protocol):
+    """A `Database`, as far as this file knows it."""
+
+    def abandon(self) -> None: ...
+
+
 class _OpenFiles:
     """The databases and lock files that this process has open.
 
@@ -243,6 +251,7 @@ class _OpenFiles:
             held while the disk is touched; nothing is logged meanwhile.
         inspecting: held for each step of an inspector, so that no fork happens in the middle of one: SQLite has locks of
             its own, and the child would find them held. Taken before the lock of a database and before `guard`.
+        turns: the locks that engines hold for a turn, for the same reason.
         databases, locks: each with the `Database` that opened it, and the `Lock`.
         visitors: the file of each `Database` that is open beside the one that holds it.
         inherited: databases that a parent of this process had open when it forked.
@@ -251,8 +260,9 @@ class _OpenFiles:
     def __init__(self) -> None:
         self.guard = reentrant_lock()
         self.inspecting = reentrant_lock()
-        self.databases: dict[FileId, object] = {}
-        self.visitors: dict[object, FileId] = {}
+        self.turns: weakref.WeakValueDictionary[int, RLock] = weakref.WeakValueDictionary()
+        self.databases: dict[FileId, _User] = {}
+        self.visitors: dict[_User, FileId] = {}
         self.inherited: set[FileId] = set()
         self.locks: dict[FileId, Lock] = {}
         self._pid = os.getpid()
@@ -265,6 +275,10 @@ class _OpenFiles:
         if self._pid != os.getpid():
             self.guard = reentrant_lock()
             self.inspecting = reentrant_lock()
+            # A turn of the parent's may be under way, and never ends here.
+            self.turns.clear()
+            for user in (*self.databases.values(), *self.visitors):
+                user.abandon()
             self.inherited.update(self.databases, self.visitors.values())
             self.databases.clear()
             self.visitors.clear()
@@ -274,17 +288,26 @@ class _OpenFiles:
 
 
 open_files: Final = _OpenFiles()
-FORK_WAIT: Final = 5.0
-"""A disk may take long, and a parent must not hang in a fork."""
+# A disk may take long, and a parent must not hang in a fork.
+_FORK_WAIT: Final = 5.0
+
+
+def _held_in_forks() -> list[RLock]:
+    # Not an iteration: another thread may make a spool meanwhile.
+    turns = [turn for reference in open_files.turns.valuerefs() if (turn := reference()) is not None]
+    return [*turns, open_files.inspecting]
 
 
 def _before_fork() -> None:
-    open_files.inspecting.acquire(timeout=FORK_WAIT)
+    for lock in _held_in_forks():
+        lock.acquire(timeout=_FORK_WAIT)
 
 
 def _after_fork_in_parent() -> None:
-    if is_held_here(open_files.inspecting):
-        open_files.inspecting.release()
+    # Not the ones that `_before_fork` noted: several threads may fork at once.
+    for lock in _held_in_forks():
+        if is_held_here(lock):
+            lock.release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -20,7 +20,6 @@ import os
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from segment_async._locks import is_held_here, reentrant_lock
 from segment_async._outcome import BatchResult
 
 from ._database import Options, is_others, other_owner
-from ._files import FORK_WAIT, check_path, open_files
+from ._files import check_path, open_files
 from ._protocol import AppendResult, NewMessage, SpoolStatistics, TryLater, Window
 from ._writer import Append, Note, Writer
 
@@ -192,8 +191,8 @@ class SQLiteSpool:
             with _beginnings.setdefault(process, reentrant_lock()):
                 open_files.forget()
                 for other in [each for each in self._engines if each != process]:
-                    self._engines[other].abandon()
-                    del self._engines[other]
+                    # A parent's: what it has open is left to the parent by now.
+                    self._engines.pop(other, None)
                 # A signal handler may have been here meanwhile.
                 engine = self._engines.setdefault(process, _Engine(self._base, self._options))
         return engine
@@ -223,8 +222,8 @@ class _Engine:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self.turn = reentrant_lock()
+        open_files.turns[id(self.turn)] = self.turn
         self._of_thread = threading.local()
-        _engines[id(self)] = self
 
     # -- the thread
 
@@ -392,12 +391,6 @@ class _Engine:
             self._is_closed = True
             self.look = self._writer.close()
 
-    def abandon(self) -> None:
-        """In a forked child: leave everything to the parent. May be called again."""
-        # Its turn may be the parent's, and never ends here.
-        _engines.pop(id(self), None)
-        self._writer.abandon()
-
 
 # -- requests
 
@@ -436,9 +429,8 @@ def _resolve(future: asyncio.Future[Any], result: object) -> bool:
 def _ignore(_: object) -> None: ...
 
 
-# -- fork: no turn is in progress meanwhile, so that the child inherits no lock that is never released
+# -- forks
 
-_engines: weakref.WeakValueDictionary[int, _Engine] = weakref.WeakValueDictionary()
 # This process, as far as Python knows, and how often it or a parent was forked: ids of processes are used again.
 _pid = os.getpid()
 _forks = 0
@@ -446,29 +438,10 @@ _forks = 0
 _beginnings: dict[tuple[int, int], RLock] = {}
 
 
-def _all_engines() -> list[_Engine]:
-    # Not an iteration: another thread may make a spool meanwhile.
-    return [engine for reference in _engines.valuerefs() if (engine := reference()) is not None]
-
-
-def _before_fork() -> None:
-    for engine in _all_engines():
-        engine.turn.acquire(timeout=FORK_WAIT)
-
-
-def _after_fork_in_parent() -> None:
-    # Not the ones that `_before_fork` noted: several threads may fork at once.
-    for engine in _all_engines():
-        if is_held_here(engine.turn):
-            engine.turn.release()
-
-
 def _after_fork_in_child() -> None:
     global _pid, _forks
     _pid, _forks = os.getpid(), _forks + 1
-    for engine in _all_engines():
-        engine.abandon()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -724,11 +724,6 @@ class Writer:
         self._adopted.clear()
         return look
 
-    def abandon(self) -> None:
-        """In a forked child: all of it is the parent's."""
-        for shard in self._all():
-            shard.database.abandon()
-
 
 _SUMMED: Final = [
     each.name for each in fields(SpoolStatistics) if hasattr(Counters, each.name) and each.name != "reasons"

@@ -5,10 +5,12 @@ import os
 import threading
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import pytest
 
-from segment_async.spool import SQLiteSpool, _sqlite
+from segment_async.spool import SQLiteSpool, _files
+from segment_async.spool._files import open_files
 
 from .contract import DELIVERED, SOON, append, read, read_ids
 from .process import HOLDER, Process
@@ -233,7 +235,7 @@ def in_child(spool):
     return 0 if statuses else 1
 
 
-def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_others_under_way(path):
+def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_others_under_way(path, monkeypatch):
     made = []
 
     class Turn:
@@ -250,12 +252,11 @@ def test_a_spool_that_another_thread_makes_amid_a_fork_leaves_no_turn_of_the_oth
         def _is_owned(self):
             return self in stopped
 
-    spools, stopped = [SQLiteSpool(path) for _ in range(2)], set()
-    for spool in spools:
-        spool._engine().turn = Turn()
-    _sqlite._before_fork()
+    turns, stopped = [Turn() for _ in range(2)], set()
+    monkeypatch.setattr(open_files, "turns", weakref.WeakValueDictionary(enumerate(turns)))
+    _files._before_fork()
     assert len(stopped) == 2
-    _sqlite._after_fork_in_parent()
+    _files._after_fork_in_parent()
     assert (stopped, len(made)) == (set(), 2)
 
 
@@ -286,9 +287,7 @@ def test_a_thread_of_a_child_that_forks_waits_for_nothing_of_the_parents(path):
     assert Process(program, path).end() == ("soon\n", "")
 
 
-def test_threads_that_fork_at_once_leave_no_turn_under_way(path, monkeypatch):
-    monkeypatch.setattr(_sqlite, "_engines", weakref.WeakValueDictionary())
-
+def test_threads_that_fork_at_once_leave_no_turn_under_way(monkeypatch):
     class Turn:
         """A turn that the other thread takes as soon as the first one has freed it."""
 
@@ -307,22 +306,23 @@ def test_threads_that_fork_at_once_leave_no_turn_under_way(path, monkeypatch):
             return self.lock._is_owned()
 
     def fork():
-        _sqlite._before_fork()
+        _files._before_fork()
         has_taken.set()
-        _sqlite._after_fork_in_parent()
+        _files._after_fork_in_parent()
 
-    spool = SQLiteSpool(path)
     has_begun, has_taken = threading.Event(), threading.Event()
-    engine = spool._engine()
-    engine.turn = Turn()
-    _sqlite._before_fork()
+    turn = Turn()
+    monkeypatch.setattr(open_files, "turns", weakref.WeakValueDictionary({0: turn}))
+    free = SimpleNamespace(acquire=lambda timeout: True, _is_owned=lambda: False)
+    monkeypatch.setattr(open_files, "inspecting", free)
+    _files._before_fork()
     other = threading.Thread(target=fork)
     has_begun.clear()
     other.start()
     assert has_begun.wait(SOON)
-    _sqlite._after_fork_in_parent()
+    _files._after_fork_in_parent()
     other.join(SOON)
-    assert engine.turn.lock.acquire(timeout=0)
+    assert turn.lock.acquire(timeout=0)
 
 
 def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(path):
@@ -347,13 +347,14 @@ def test_a_child_that_ends_in_the_ordinary_way_touches_nothing_of_its_parents(pa
     assert path.with_name(path.name + "-wal").stat().st_size > 0
 
 
-def test_a_forked_child_leaves_what_an_inspector_is_reading_to_its_parent(path):
-    program = """
+@pytest.mark.parametrize("close", ["messages.close()", "asyncio.run(asyncio.to_thread(messages.close))"])
+def test_a_forked_child_leaves_what_an_inspector_is_reading_to_its_parent(path, close):
+    program = f"""
     from segment_async.spool import SpoolInspector
     messages = SpoolInspector(path).pending()
     print(next(messages).message_id, flush=True)
     child = os.fork()
-    messages.close()
+    {close}
     if child:
         print("child:", os.waitpid(child, 0)[1])
     else:
