@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from segment_async._exceptions import SpoolUnavailable
@@ -31,12 +31,11 @@ from segment_async._outcome import BatchResult, Status
 from . import _files as files
 from . import _tables as tables
 from ._files import Lock, Place, open_files
-from ._tables import Counters, Damaged
+from ._tables import Counters, Damaged, Row
 
 _logger = logging.getLogger("segment_async")
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
-_Row = TypeVar("_Row", tables.Row, tables.DeadRow)
 
 Write = Callable[[sqlite3.Connection, Counters], tuple[Counters, _T]]
 
@@ -332,26 +331,11 @@ class Database:
         self.clock = AgeClock(options)
         self._place = place
         self._options = options
-        self._file = _File(place, lock, options, self, read_only=read_only)
+        self.file = _File(place, lock, options, self, read_only=read_only)
         # Held while the connection is used. Taken before `open_files.guard`, if both are.
         self._busy = reentrant_lock()
         self._idle_revision = 0
         self._shrinks = False
-
-    @property
-    def damages(self) -> int:
-        """How often damage was found."""
-        return self._file.damages
-
-    @property
-    def lost(self) -> int:
-        """How many messages damage has cost."""
-        return self._file.lost
-
-    @property
-    def disk_bytes(self) -> int:
-        """Size of the files at the last look."""
-        return self._file.disk_bytes
 
     def transact(self, work: Write[_T], size: int | None = None) -> _T:
         """Run the work in a transaction that ends with the counters that it returns; returns once that is safe.
@@ -363,7 +347,7 @@ class Database:
         """
 
         def action() -> _T:
-            connection = self._file.prepared(size)
+            connection = self.file.prepared(size)
             connection.execute("BEGIN IMMEDIATE")
             try:
                 before = self._load(connection)
@@ -397,7 +381,7 @@ class Database:
         """
 
         def action() -> bool:
-            connection = self._file.prepared(size)
+            connection = self.file.prepared(size)
             stamped = self._stamped(after._replace(revision=before.revision + 1))
             doubts.append(change)
             try:
@@ -417,9 +401,9 @@ class Database:
 
     def _committed(self, counters: Counters) -> None:
         self.counters = counters
-        if self._file.lock is not None:
+        if self.file.lock is not None:
             with contextlib.suppress(OSError):
-                self._file.lock.set_watermark(counters)
+                self.file.lock.set_watermark(counters)
 
     def read(self, work: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run work that only reads one state of the file, the one that `counters` are of.
@@ -429,7 +413,7 @@ class Database:
         """
 
         def action() -> _T:
-            connection = self._file.opened()
+            connection = self.file.opened()
             connection.execute("BEGIN")
             try:
                 self._load(connection)
@@ -445,7 +429,7 @@ class Database:
         Raises:
             SpoolUnavailable: it cannot be written.
         """
-        return self._survive(lambda: _shrink(self._file.opened()))
+        return self._survive(lambda: _shrink(self.file.opened()))
 
     def empty_log(self) -> bool:
         """Copy the log into the database and cut it to nothing; returns whether nothing stood in the way.
@@ -453,34 +437,34 @@ class Database:
         Raises:
             SpoolUnavailable: it cannot be written.
         """
-        return self._survive(lambda: _empty_log(self._file.opened()))
+        return self._survive(lambda: _empty_log(self.file.opened()))
 
     def maintain(self) -> bool:
         """Do what can wait until there is time; returns whether there is more of it."""
         with self._busy, contextlib.suppress(*_FAULTS):
-            if self._file.connection is None:
+            if self.file.connection is None:
                 return False
             if self._idle_revision == self.counters.revision and files.size_of(self._place.log):
-                _empty_log(self._file.connection)
+                _empty_log(self.file.connection)
             self._idle_revision = self.counters.revision
             used = self.counters.pending_bytes + self.counters.dead_bytes
-            has_much = self._shrinks or _free_bytes(self._file.connection) > max(_MANY_FREE, used)
+            has_much = self._shrinks or _free_bytes(self.file.connection) > max(_MANY_FREE, used)
             # Pages that are moved while the log cannot be copied would make it grow.
-            self._shrinks = has_much and _checkpoint(self._file.connection) and _shrink(self._file.connection)
-            self._file.disk_bytes = self._place.disk_bytes()
+            self._shrinks = has_much and _checkpoint(self.file.connection) and _shrink(self.file.connection)
+            self.file.disk_bytes = self._place.disk_bytes()
             return self._shrinks
         return False
 
     def close(self) -> None:
         with self._busy:
-            self._file.give_up_connection()
-            if self._file.lock is not None:
-                self._file.lock.close()
+            self.file.give_up_connection()
+            if self.file.lock is not None:
+                self.file.lock.close()
 
     def abandon(self) -> None:
         """In a forked child: leave everything to the parent. May be called again."""
-        if self._file.connection is not None:
-            leave_open(self._file.connection)
+        if self.file.connection is not None:
+            leave_open(self.file.connection)
 
     # -- one action
 
@@ -498,22 +482,22 @@ class Database:
                 raise
             except _FAULTS as fault:
                 if not _is_no_room(fault):
-                    self._file.reopen_later()
+                    self.file.reopen_later()
                 name = getattr(fault, "sqlite_errorname", None)
                 raise SpoolUnavailable(f"{self._place.database}: {fault}" + (f" ({name})" if name else "")) from fault
             except BaseException:
-                self._file.give_up_connection()
+                self.file.give_up_connection()
                 raise
 
     def _mend(self, fault: Exception) -> None:
         """Do what lets the action be tried again; raises if nothing does."""
-        if self._file.lock is None or _is(fault, sqlite3.SQLITE_BUSY):
+        if self.file.lock is None or _is(fault, sqlite3.SQLITE_BUSY):
             raise fault
         if isinstance(fault, (Damaged, UnicodeDecodeError)) or _is(fault, *_DAMAGE):
-            self._file.salvage(fault)
+            self.file.salvage(fault)
         elif not _is_no_room(fault):
-            self._file.reopen_later()
-        elif self._file.connection is None or not _checkpoint(self._file.connection):
+            self.file.reopen_later()
+        elif self.file.connection is None or not _checkpoint(self.file.connection):
             raise fault
 
     def _load(self, connection: sqlite3.Connection) -> Counters:
@@ -524,7 +508,7 @@ class Database:
         return self.counters
 
     def _stamped(self, counters: Counters) -> Counters:
-        if self._file.lock is None:
+        if self.file.lock is None:
             return counters
         fingerprint = self._options.fingerprint or counters.fingerprint
         return counters._replace(clock=self.clock.now(), wall=self.clock.wall(), fingerprint=fingerprint)
@@ -702,11 +686,11 @@ def _carry_over(source: sqlite3.Connection | None, target: sqlite3.Connection, w
     if source is not None:
         with contextlib.suppress(*tables.ERRORS, Damaged):
             own = tables.load_counters(source)
-        for row in _readable(source, _MESSAGES, tables.sound_row):
+        for row in _readable(source, _MESSAGES):
             tables.insert_messages(target, row.position, row.accepted_at, [(row.message_id, row.body)])
             tables.store_attempts(target, [row.position], 1)
             found, size, last = found + 1, size + row.size, row.position
-        for letter in _readable(source, _DEAD, tables.sound_letter):
+        for letter in _readable(source, _DEAD):
             tables.insert(target, "dead", [letter])
             dead, dead_bytes = dead + 1, dead_bytes + letter.size
     counters = _after_salvage(own, watermark, found, dead)
@@ -717,9 +701,7 @@ def _carry_over(source: sqlite3.Connection | None, target: sqlite3.Connection, w
     return counters.reasons.get("damaged", 0) - before.reasons.get("damaged", 0)
 
 
-def _readable(
-    source: sqlite3.Connection, query: str, sound: Callable[[tuple[Any, ...]], _Row | None]
-) -> Iterator[_Row]:
+def _readable(source: sqlite3.Connection, query: str) -> Iterator[Row]:
     """The sound rows in the order of their positions, stepping over pages that cannot be read.
 
     The position of a row that is not sound may be what is damaged: it is not relied on.
@@ -728,7 +710,7 @@ def _readable(
     while step < _FARTHEST:
         try:
             for values in source.execute(query + " WHERE position > ? ORDER BY position", (last + step,)):
-                row = sound(values)
+                row = tables.sound_row(values)
                 if row is not None and row.position > last:
                     last, step = row.position, 0
                     yield row

@@ -27,15 +27,14 @@ from . import _tables as tables
 from ._database import Database, Options
 from ._files import Lock, Place, base_path, check_files, file_id, open_files, slots_on_disk
 from ._protocol import SpoolStatistics, without_body
-from ._tables import Counters, Damaged, DeadRow, Row
+from ._tables import Counters, Damaged, Row
 from ._writer import statistics_of
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
-_Row = TypeVar("_Row", Row, DeadRow)
-_Page = Callable[[sqlite3.Connection, int, int], list[_Row]]
-"""Reads the next rows after a position, so many at most."""
-_Change = Callable[[sqlite3.Connection, Counters, Sequence[_Row]], tuple[Counters, int]]
+# Each reads the next rows of its table after a position, so many at most.
+_READ: Final = {"messages": tables.read_messages, "dead": tables.read_dead}
+_Change = Callable[[sqlite3.Connection, Counters, Sequence[Row]], tuple[Counters, int]]
 """Changes these rows; returns the counters after that, and how many were changed."""
 _PURGED: Final = BatchResult(Status.DROPPED, "purged")
 _ROWS: Final = 256
@@ -114,7 +113,7 @@ class SpoolInspector:
         """Messages without an outcome, part by part, in the order of sending."""
         for place in self._places():
             with _opened(place, writes=False) as (database, _):
-                for rows in _pages(database, tables.read_messages):
+                for rows in _pages(database, "messages"):
                     attempts = _act(database.read, tables.load_attempts, [row.position for row in rows])
                     for row in rows:
                         at = _wall_seconds(database.counters, row.accepted_at)
@@ -124,7 +123,7 @@ class SpoolInspector:
         """Messages that failed for good, part by part."""
         for place in self._places():
             with _opened(place, writes=False) as (database, _):
-                for rows in _pages(database, tables.read_dead):
+                for rows in _pages(database, "dead"):
                     yield from (_dead_letter(database.counters, row) for row in rows)
 
     def retry(self, is_wanted: Callable[[DeadLetter], bool]) -> int:
@@ -133,13 +132,13 @@ class SpoolInspector:
         One whose id is pending again already stays where it is.
         """
 
-        def is_revived(counters: Counters, row: DeadRow) -> bool:
+        def is_revived(counters: Counters, row: Row) -> bool:
             return is_wanted(_dead_letter(counters, row))
 
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                count += _change(database, "dead", tables.read_dead, is_revived, _revive)
+                count += _change(database, "dead", is_revived, _revive)
         return count
 
     def count_of_user(self, identity: str) -> int:
@@ -154,14 +153,14 @@ class SpoolInspector:
         to 10,000 messages, may still be sent. Files that were set aside as damaged are not looked into.
         """
 
-        def is_erased(_: Counters, row: Row | DeadRow) -> bool:
+        def is_erased(_: Counters, row: Row) -> bool:
             return _is_of(row.body, identity)
 
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                count += _change(database, "messages", tables.read_messages, is_erased, _erase)
-                count += _change(database, "dead", tables.read_dead, is_erased, _erase_dead)
+                count += _change(database, "messages", is_erased, _erase)
+                count += _change(database, "dead", is_erased, _erase_dead)
                 while _act(database.shrink):
                     time.sleep(_PAUSE_SECONDS)
                 for _ in range(_TRIES):
@@ -231,35 +230,29 @@ def _is_spool(place: Place) -> bool:
 # -- rows, page by page
 
 
-def _pages(database: Database, read: _Page[_Row]) -> Iterator[list[_Row]]:
+def _pages(database: Database, table: str) -> Iterator[list[Row]]:
     last = 0
-    while rows := _act(database.read, read, last, _ROWS):
+    while rows := _act(database.read, _READ[table], last, _ROWS):
         yield rows
         last = rows[-1].position
 
 
-def _change(
-    database: Database,
-    table: str,
-    read: _Page[_Row],
-    is_wanted: Callable[[Counters, _Row], bool],
-    change: _Change[_Row],
-) -> int:
+def _change(database: Database, table: str, is_wanted: Callable[[Counters, Row], bool], change: _Change) -> int:
     """Change the rows that are wanted, and still there; returns how many were."""
 
-    def work(wanted: list[_Row], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
+    def work(wanted: list[Row], connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, int]:
         there = tables.find_positions(connection, [row.position for row in wanted], table)
         return change(connection, counters, [row for row in wanted if row.position in there])
 
     count = 0
-    for rows in _pages(database, read):
+    for rows in _pages(database, table):
         if wanted := [row for row in rows if is_wanted(database.counters, row)]:
             count += _act(database.transact, partial(work, wanted))
             time.sleep(_PAUSE_SECONDS)
     return count
 
 
-def _dead_letter(counters: Counters, row: DeadRow) -> DeadLetter:
+def _dead_letter(counters: Counters, row: Row) -> DeadLetter:
     reason, status_code, attempts, possibly_delivered, failed_at, answer = row.failure
     accepted, failed = _wall_seconds(counters, row.accepted_at), _wall_seconds(counters, failed_at)
     return DeadLetter(
@@ -289,7 +282,7 @@ def _is_of(body: bytes, identity: str) -> bool:
 # -- changes
 
 
-def _revive(connection: sqlite3.Connection, counters: Counters, rows: Sequence[DeadRow]) -> tuple[Counters, int]:
+def _revive(connection: sqlite3.Connection, counters: Counters, rows: Sequence[Row]) -> tuple[Counters, int]:
     pending = tables.find_ids(connection, [row.message_id for row in rows])
     revived = {row.message_id: row for row in reversed(rows) if row.message_id not in pending}
     letters = sorted(revived.values())
@@ -311,6 +304,6 @@ def _erase(connection: sqlite3.Connection, counters: Counters, rows: Sequence[Ro
     return counters.settled(count, size, _PURGED), count
 
 
-def _erase_dead(connection: sqlite3.Connection, counters: Counters, rows: Sequence[DeadRow]) -> tuple[Counters, int]:
+def _erase_dead(connection: sqlite3.Connection, counters: Counters, rows: Sequence[Row]) -> tuple[Counters, int]:
     tables.remove(connection, "dead", [row.position for row in rows])
     return counters.plus(dead=-len(rows), dead_bytes=-sum(row.size for row in rows)), len(rows)

@@ -146,30 +146,53 @@ def store_counters(connection: sqlite3.Connection, counters: Counters) -> None:
 # -- messages
 
 
+class Failure(NamedTuple):
+    """Why a message failed; the same for all of a batch."""
+
+    reason: str
+    status_code: int | None
+    attempts: int
+    possibly_delivered: bool
+    failed_at: int
+    answer: str
+
+
 class Row(NamedTuple):
-    """A message as stored."""
+    """A message as stored; the packed failure is a dead letter's."""
 
     position: int
     message_id: bytes
     accepted_at: int
     body: bytes
+    checksum: int
+    packed_failure: bytes = b""
 
     @property
     def size(self) -> int:
         return len(self.body)
 
     @property
-    def checksum(self) -> int:
-        return crc32(self.body, crc32(_POSITION_AND_TIME.pack(self.position, self.accepted_at) + self.message_id))
+    def is_sound(self) -> bool:
+        """Whether the message is what was written; a damaged row may have other types."""
+        try:
+            start = crc32(_POSITION_AND_TIME.pack(self.position, self.accepted_at) + self.message_id)
+            return crc32(self.body, start) == self.checksum
+        except (struct.error, TypeError):
+            return False
+
+    @property
+    def failure(self) -> Failure:
+        """Raises `Damaged` if it does not match its checksum."""
+        return Failure(*_unpack(self.packed_failure))
 
 
 def sound_row(values: Sequence[Any]) -> Row | None:
-    """The message, if it and the checksum behind it are what was written; a damaged row may have other types."""
-    row = Row(*values[:4])
-    try:
-        return row if row.checksum == values[4] else None
-    except (struct.error, TypeError):
-        return None
+    """The message or dead letter, if all of it is what was written."""
+    row = Row(*values)
+    with suppress(Damaged):
+        if row.is_sound and (len(values) < len(Row._fields) or _unpack(row.packed_failure)):
+            return row
+    return None
 
 
 class Head(NamedTuple):
@@ -293,8 +316,8 @@ def read_rows(connection: sqlite3.Connection, heads: Sequence[Head]) -> list[Row
     id_start = body_start = 0
     for position, accepted_at, checksum, id_size, size in heads:
         id_end, body_end = id_start + id_size, body_start + size
-        row = Row(position, ids[id_start:id_end], accepted_at, bodies[body_start:body_end])
-        if row.checksum != checksum:
+        row = Row(position, ids[id_start:id_end], accepted_at, bodies[body_start:body_end], checksum)
+        if not row.is_sound:
             raise Damaged(f"the message at {position} does not match its checksum")
         rows.append(row)
         id_start, body_start = id_end, body_end
@@ -339,45 +362,6 @@ def _attempt_checksum(position: int, number: int) -> int:
 # -- dead letters
 
 
-class Failure(NamedTuple):
-    """Why a message failed; the same for all of a batch."""
-
-    reason: str
-    status_code: int | None
-    attempts: int
-    possibly_delivered: bool
-    failed_at: int
-    answer: str
-
-
-class DeadRow(NamedTuple):
-    """A dead letter as stored."""
-
-    position: int
-    message_id: bytes
-    accepted_at: int
-    body: bytes
-    checksum: int
-    packed_failure: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.body)
-
-    @property
-    def failure(self) -> Failure:
-        """Raises `Damaged` if it does not match its checksum."""
-        return Failure(*_unpack(self.packed_failure))
-
-
-def sound_letter(values: Sequence[Any]) -> DeadRow | None:
-    """The dead letter, if it is what was written."""
-    with suppress(Damaged):
-        if sound_row(values) and _unpack(values[-1]):
-            return DeadRow(*values)
-    return None
-
-
 _MOVE: Final = """
     INSERT OR REPLACE INTO dead
     SELECT position, message_id, accepted_at, body, checksum, ? FROM messages WHERE position IN ({})
@@ -392,10 +376,10 @@ def move_to_dead_letters(
     _for_each(connection, _MOVE, positions, (_pack(list(failure)),))
 
 
-def read_dead(connection: sqlite3.Connection, after: int, count: int) -> list[DeadRow]:
+def read_dead(connection: sqlite3.Connection, after: int, count: int) -> list[Row]:
     """Raises `Damaged` if one of them is not what was written."""
     query = "SELECT * FROM dead WHERE position > ? ORDER BY position LIMIT ?"
-    letters = [sound_letter(values) for values in connection.execute(query, (after, count)).fetchall()]
+    letters = [sound_row(values) for values in connection.execute(query, (after, count)).fetchall()]
     if None in letters:
         raise Damaged("a dead letter does not match its checksum")
     return [letter for letter in letters if letter is not None]

@@ -45,13 +45,13 @@ from ._protocol import (
     TryLater,
     Window,
 )
-from ._tables import Counters, Damaged, DeadRow, Head, Row
+from ._tables import Counters, Damaged, Head, Row
 
 _POSITION_BITS: Final = 44
 # Seconds until what the disk refused is tried again: messages that callers keep in memory, and notes.
 _TRY_LATER: Final = 0.5
 _QUIET_SECONDS: Final = 60.0
-_Sized = TypeVar("_Sized", Head, DeadRow)
+_Sized = TypeVar("_Sized", Head, Row)
 _FULL: Final = Appended("full")
 _MADE_ROOM: Final = BatchResult(Status.DROPPED, "queue_full")
 _TOO_OLD: Final = BatchResult(Status.DROPPED, "too_old")
@@ -136,7 +136,7 @@ class Shard:
         self._damaged = 0
         self.look()
         # What was lost when it was opened.
-        self.dropped += itertools.repeat(_DAMAGED, database.lost)
+        self.dropped += itertools.repeat(_DAMAGED, database.file.lost)
 
     @property
     def counters(self) -> Counters:
@@ -691,7 +691,7 @@ class Writer:
                 self._empty[place.slot] = stamp
 
     def _close(self, shard: Shard) -> None:
-        self._damages += shard.database.damages
+        self._damages += shard.database.file.damages
         self._dropped += shard.dropped
         shard.database.close()
 
@@ -705,9 +705,9 @@ class Writer:
             statistics_of,
             [*self._given_back.values(), *counters],
             recovered=self._recovered,
-            disk_bytes=sum(shard.database.disk_bytes for shard in shards),
+            disk_bytes=sum(shard.database.file.disk_bytes for shard in shards),
             unrecorded=sum(len(shard.unrecorded) for shard in shards),
-            damages=self._damages + sum(shard.database.damages for shard in shards),
+            damages=self._damages + sum(shard.database.file.damages for shard in shards),
             capacity=self._options.max_bytes,
         )
 

@@ -42,7 +42,7 @@ MEANWHILE = {
     "an inspector": "inspector = SpoolInspector(path); inspector.status(); list(inspector.pending()); list(inspector.dead())",
     "an inspector that writes": "assert SpoolInspector(path).purge('u1') == SpoolInspector(path).retry(lambda _: True) == 0",
     "a spool that reopens its file beside an inspector": (
-        "spool._engine()._writer._own.database._file.give_up_connection(); "  # As after a fault of the disk.
+        "spool._engine()._writer._own.database.file.give_up_connection(); "  # As after a fault of the disk.
         "pending = SpoolInspector(path).pending(); next(pending); await first_read(spool)"
     ),
     "a path that is checked": "SQLiteSpool(path); os.link(path, path + '.link'); SQLiteSpool(path + '.link')",

@@ -48,7 +48,7 @@ def check(writer, pending):
 def test_an_ordinary_append_is_one_statement(writer):
     append(writer, "a")
     statements = []
-    writer._own.database._file.connection.set_trace_callback(statements.append)
+    writer._own.database.file.connection.set_trace_callback(statements.append)
     append(writer, "b", "c", hold=2)
     # A statement comes once more with each step of a trigger.
     assert len(set(statements)) == 1
@@ -87,7 +87,7 @@ def test_what_another_process_has_changed_meanwhile_is_kept(writer):
 
 def test_nothing_is_in_doubt_while_another_process_writes(writer, path):
     append(writer, "a")
-    writer._own.database._file.connection.execute("PRAGMA busy_timeout = 0")
+    writer._own.database.file.connection.execute("PRAGMA busy_timeout = 0")
     program = """
     import sqlite3
     connection = sqlite3.connect(path, isolation_level=None)
@@ -229,7 +229,7 @@ def test_damage_in_a_removed_file_costs_no_sound_message(writer, path):
     """The connection still has them."""
     append(writer, "a", "b", "c")
     database = writer._own.database
-    database._file.connection.execute("UPDATE messages SET body = 'x' WHERE message_id = CAST('b' AS BLOB)")
+    database.file.connection.execute("UPDATE messages SET body = 'x' WHERE message_id = CAST('b' AS BLOB)")
     for each in path.parent.iterdir():
         each.unlink()
     assert ids(writer) == ["a", "c"]

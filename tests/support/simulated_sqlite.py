@@ -246,7 +246,7 @@ class SimulatedSQLiteSpool(SQLiteSpool):
     def free_pages_bytes(self) -> int:
         own = self._engine()._writer._own
         assert own is not None
-        return _database._free_bytes(own.database._file.opened())
+        return _database._free_bytes(own.database.file.opened())
 
     # -- what tests do with a `MemorySpool`
 
