@@ -8,7 +8,7 @@
 While one turn waits for the disk the requests of the next gather, so that all of them share one sync. If no thread can
 be started, at the end of the interpreter or after a fork that Python does not know of, the caller runs the turn.
 
-The way of one message: `append_nowait` here, `Writer.commit` and `_Transaction` in `_writer`, `Database.transact` in
+The way of one message: `append_nowait` here, `Writer.commit` and `_Change` in `_writer`, `Database.transact` in
 `_database`, the statements in `_tables`; `_files` says which files may be used.
 """
 

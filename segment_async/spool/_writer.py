@@ -61,11 +61,14 @@ Messages = Sequence[tuple[bytes, bytes]]
 """Messages to store: their ids and bodies."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Append:
+    """`known`: answers to messages whose ids are pending in other shards, by id."""
+
     messages: Messages
     hold: int = 0
     make_room: bool = False
+    known: Mapping[bytes, Appended] | None = None
 
     @cached_property
     def size(self) -> int:
@@ -156,18 +159,14 @@ class Shard:
         """Messages that were left in it, right after it was opened; those that are lost count too."""
         return self.counters.pending + len(self.dropped)
 
-    def commit(
-        self, steps: Sequence[Step] = (), *, may_hold: bool = False, elsewhere: Mapping[bytes, Appended] | None = None
-    ) -> list[AppendResult]:
+    def commit(self, steps: Sequence[Step] = ()) -> list[AppendResult]:
         """Take the steps, in their order and in one transaction; returns the answers to the appends.
-
-        `elsewhere`: answers to messages whose ids are pending in other shards, by id.
 
         Raises:
             SpoolUnavailable: no message was taken; the notes are kept, and tried again with the next transaction.
         """
-        if len(steps) == 1 and isinstance(steps[0], Append) and not (self.has_work or elsewhere):
-            result = self._append_few(steps[0], may_hold=may_hold)
+        if len(steps) == 1 and isinstance(steps[0], Append) and not self.has_work:
+            result = self._append_few(steps[0])
             if result is not None:
                 return [result]
         all_steps = (*self.unrecorded, *steps)
@@ -178,27 +177,27 @@ class Shard:
             return []
         self._next_try = now + _TRY_LATER
 
-        def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, _Transaction]:
+        def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, _Change]:
             self._sync(connection)
-            transaction = _Transaction(self, counters, connection, elsewhere or {}, may_hold=may_hold)
+            change = _Change(self, counters)
             tables.remove(connection, "purged", list(self._purged))
             for doubt in self.doubts:
-                transaction.take_back(doubt)
+                change.take_back(connection, doubt)
             for step in all_steps:
-                transaction.take(step)
-            if transaction.stored or transaction.dropped:
-                self.doubts.append(transaction)
-            return transaction.counters, transaction
+                change.take(connection, step)
+            if change.stored or change.dropped:
+                self.doubts.append(change)
+            return change.counters, change
 
         done = self.database.transact(work, sum(sizes) if sizes else None)
         self._committed(done)
         return done.answers
 
-    def _append_few(self, step: Append, *, may_hold: bool) -> AppendResult | None:
+    def _append_few(self, step: Append) -> AppendResult | None:
         """Take an ordinary append in one statement; `None`: it is not ordinary, and nothing was changed."""
         counters = self.counters
-        planned = _Change(self, counters, may_hold=may_hold)
-        is_few = 0 < len(step.messages) <= tables.FEW and step.size <= planned.room
+        planned = _Change(self, counters)
+        is_few = 0 < len(step.messages) <= tables.FEW and step.size <= planned.room and not step.known
         if not is_few or self._revision != counters.revision or self._purged:
             return None
         result = AppendResult(planned.add(step.messages, step.hold))
@@ -332,10 +331,9 @@ class _Change:
         dropped: messages that made room, by position. `dropped_in_doubt`: those of transactions that were in doubt.
     """
 
-    def __init__(self, shard: Shard, counters: Counters, *, may_hold: bool) -> None:
+    def __init__(self, shard: Shard, counters: Counters) -> None:
         self.shard = shard
         self.counters = counters
-        self.may_hold = may_hold
         self.answers: list[AppendResult] = []
         self.stored: list[tuple[int, Messages]] = []
         self.held: dict[int, int] = {}
@@ -351,7 +349,7 @@ class _Change:
         """Count new messages, and hold the first of them unless an older one waits to be read."""
         first, count = self.counters.position + 1, len(messages)
         held = len(self.shard.held) + len(self.held) - len(self.released)
-        hold = min(hold, count) if self.may_hold and self.counters.pending <= held else 0
+        hold = min(hold, count) if self.counters.pending <= held else 0
         sizes = [len(body) for _, body in messages]
         self.held.update(zip(range(first, first + hold), sizes, strict=False))
         self.stored.append((first, messages))
@@ -360,63 +358,49 @@ class _Change:
         answers = [Appended("stored", each, True) for each in range(key, key + hold)]
         return answers + [Appended("stored", each) for each in range(key + hold, key + count)]
 
+    # -- within a transaction
 
-class _Transaction(_Change):
-    """A change with any steps, while its transaction is open."""
-
-    def __init__(
-        self,
-        shard: Shard,
-        counters: Counters,
-        connection: sqlite3.Connection,
-        elsewhere: Mapping[bytes, Appended],
-        *,
-        may_hold: bool,
-    ) -> None:
-        super().__init__(shard, counters, may_hold=may_hold)
-        self.connection = connection
-        self.elsewhere = elsewhere
-
-    def take_back(self, doubt: _Change) -> None:
+    def take_back(self, connection: sqlite3.Connection, doubt: _Change) -> None:
         """Remove messages that were refused because a commit failed, if they are there after all, and not on their way.
 
         Then they are counted as accepted. What an inspector has put back at their positions is not.
         """
         is_there = doubt.counters.accepted == self.counters.accepted
         refused = {mid: p for first, messages in doubt.stored for p, (mid, _) in enumerate(messages, first)}
-        found = tables.find_ids(self.connection, list(refused))
+        found = tables.find_ids(connection, list(refused))
         held = self.shard.held
         positions = [p for mid, p in found.items() if is_there and refused[mid] == p and p not in held]
-        count, size = tables.remove_messages(self.connection, positions)
+        count, size = tables.remove_messages(connection, positions)
         self.counters = self.counters.plus(accepted=-count, pending_bytes=-size)
-        there = tables.find_positions(self.connection, list(doubt.dropped))
+        there = tables.find_positions(connection, list(doubt.dropped))
         self.dropped_in_doubt.update(each for each in doubt.dropped.items() if each[0] not in there)
 
-    def take(self, step: Step) -> None:
+    def take(self, connection: sqlite3.Connection, step: Step) -> None:
         if isinstance(step, Note):
-            self._record(step)
+            self._record(connection, step)
             return
         # Nearly always all messages of a group are new and have room.
-        answers = self._store(step.messages, step.hold) if step.size <= self.room and not self.elsewhere else None
-        self.answers.append(self._append_each(step) if answers is None else AppendResult(answers))
+        has_room = step.size <= self.room and not step.known
+        answers = self._store(connection, step.messages, step.hold) if has_room else None
+        self.answers.append(self._append_each(connection, step) if answers is None else AppendResult(answers))
 
     # -- appends
 
-    def _append_each(self, step: Append) -> AppendResult:
-        known = {**self.shard.find(self.connection, step.messages), **self.elsewhere}
+    def _append_each(self, connection: sqlite3.Connection, step: Append) -> AppendResult:
+        known = {**self.shard.find(connection, step.messages), **(step.known or {})}
         fresh: dict[bytes, bytes] = {}
         for message_id, body in step.messages:
             if message_id not in known and len(body) <= self.shard.options.max_bytes:
                 fresh.setdefault(message_id, body)
         dropped_before = len(self.dropped)
-        self._make_room(sum(map(len, fresh.values())), at_any_price=step.make_room)
+        self._make_room(connection, sum(map(len, fresh.values())), at_any_price=step.make_room)
         room = self.room
         fitting: list[tuple[bytes, bytes]] = []
         for message_id, body in fresh.items():
             if len(body) <= room:
                 room -= len(body)
                 fitting.append((message_id, body))
-        answers = self._store(fitting, step.hold)
+        answers = self._store(connection, fitting, step.hold)
         if answers is None:
             raise Damaged("an id is pending that cannot be found")
         stored = {message_id: answer for (message_id, _), answer in zip(fitting, answers, strict=True)}
@@ -428,43 +412,43 @@ class _Transaction(_Change):
         ]
         return AppendResult(result, tuple(itertools.islice(self.dropped.values(), dropped_before, None)))
 
-    def _store(self, messages: Messages, hold: int) -> list[Appended] | None:
+    def _store(self, connection: sqlite3.Connection, messages: Messages, hold: int) -> list[Appended] | None:
         """Store new messages; `None`: one is known."""
         first, count = self.counters.position + 1, len(messages)
-        inserted = tables.insert_messages(self.connection, first, self.shard.database.clock.now(), messages)
+        inserted = tables.insert_messages(connection, first, self.shard.database.clock.now(), messages)
         if inserted < count:
-            tables.remove(self.connection, "messages", range(first, first + count))
+            tables.remove(connection, "messages", range(first, first + count))
             return None
         return self.add(messages, hold)
 
-    def _make_room(self, wanted: int, *, at_any_price: bool) -> None:
+    def _make_room(self, connection: sqlite3.Connection, wanted: int, *, at_any_price: bool) -> None:
         """Dead letters go first: their outcome is known. Then, if the caller says so, the oldest that are not held."""
         while self.room < wanted and self.counters.dead:
-            letters = _until(tables.read_dead(self.connection, 0, 100), wanted - self.room)
+            letters = _until(tables.read_dead(connection, 0, 100), wanted - self.room)
             if not letters:
                 raise Damaged("dead letters are counted that are not there")
-            tables.remove(self.connection, "dead", [letter.position for letter in letters])
+            tables.remove(connection, "dead", [letter.position for letter in letters])
             size = sum(letter.size for letter in letters)
             self.counters = self.counters.plus(dead=-len(letters), dead_bytes=-size)
         if self.room < wanted and at_any_price:
-            unheld = (head for head in self.shard.unheld(self.connection) if head.position not in self.held)
-            rows = tables.read_rows(self.connection, _until(unheld, wanted - self.room))
-            count, size = tables.remove_messages(self.connection, [row.position for row in rows])
+            unheld = (head for head in self.shard.unheld(connection) if head.position not in self.held)
+            rows = tables.read_rows(connection, _until(unheld, wanted - self.room))
+            count, size = tables.remove_messages(connection, [row.position for row in rows])
             self.counters = self.counters.settled(count, size, _MADE_ROOM)
             for row in rows:
                 self.dropped[row.position] = DroppedMessage(row.message_id.decode(), row.body, "queue_full")
 
     # -- notes
 
-    def _record(self, note: Note) -> None:
+    def _record(self, connection: sqlite3.Connection, note: Note) -> None:
         if isinstance(note.what, int):
-            tables.store_attempts(self.connection, note.keys, note.what)
+            tables.store_attempts(connection, note.keys, note.what)
             return
         failed = note.what.status is Status.FAILED
         if failed:
             now = self.shard.database.clock.now()
-            tables.move_to_dead_letters(self.connection, note.keys, note.what, note.answer, now)
-        count, size = tables.remove_messages(self.connection, note.keys)
+            tables.move_to_dead_letters(connection, note.keys, note.what, note.answer, now)
+        count, size = tables.remove_messages(connection, note.keys)
         self.counters = self.counters.settled(count, size, note.what)
         if failed:
             self.counters = self.counters.plus(dead=count, dead_bytes=size)
@@ -549,7 +533,9 @@ class Writer:
                 shard.unrecorded += [step for step in steps if isinstance(step, Note)]
                 raise
             may_hold = self.may_hold and not any(other.unread for other in others)
-            return shard.commit(steps, may_hold=may_hold, elsewhere=elsewhere)
+            for append in appends:
+                append.known, append.hold = elsewhere, append.hold if may_hold else 0
+            return shard.commit(steps)
         except Exception as fault:
             why_not = str(fault)
             if not isinstance(fault, SpoolUnavailable):
