@@ -261,7 +261,7 @@ class _File:
             self._next_look = self._options.monotonic() + _LOOK_SECONDS
         elif room < size:
             if _checkpoint(connection):
-                _shrink(connection)
+                shrink(connection)
             is_copied, log = _checkpoint(connection), files.size_of(self._place.log)
             room = (
                 self._options.free_bytes(folder)
@@ -269,7 +269,7 @@ class _File:
                 - max(0 if is_copied else log, _CHECKPOINT_BYTES)
             )
             # Pages that are given back go through the log, which grows by them.
-            if room < size and not (is_copied and room + log >= size and _empty_log(connection)):
+            if room < size and not (is_copied and room + log >= size and empty_log(connection)):
                 raise SpoolUnavailable(f"{self._place.database}: the disk is full")
 
     # -- damage, and files that were removed
@@ -320,7 +320,8 @@ class _File:
 class Database:
     """The file of a shard: one that this process holds by its lock, or one of another process, beside that process.
 
-    Only a file that is held is looked after and repaired. Any thread may use the database, one at a time.
+    Only a file that is held is looked after and repaired. Any thread may use the database, one at a time. What cannot be
+    done raises `SpoolUnavailable`.
 
     Attributes:
         counters: as of the last transaction or look.
@@ -340,10 +341,8 @@ class Database:
     def transact(self, work: Write[_T], size: int | None = None) -> _T:
         """Run the work in a transaction that ends with the counters that it returns; returns once that is safe.
 
-        `size`: bytes of the messages that it appends; `None` if it appends none.
-
-        Raises:
-            SpoolUnavailable: nothing was changed, or it is not known; then it may turn up later.
+        `size`: bytes of the messages that it appends; `None` if it appends none. If it raises `SpoolUnavailable`, nothing
+        was changed, or it is not known; then it may turn up later.
         """
 
         def action() -> _T:
@@ -406,11 +405,7 @@ class Database:
                 self.file.lock.set_watermark(counters)
 
     def read(self, work: Callable[Concatenate[sqlite3.Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Run work that only reads one state of the file, the one that `counters` are of.
-
-        Raises:
-            SpoolUnavailable: it cannot be read.
-        """
+        """Run work that only reads one state of the file, the one that `counters` are of."""
 
         def action() -> _T:
             connection = self.file.opened()
@@ -423,21 +418,9 @@ class Database:
 
         return self._survive(action)
 
-    def shrink(self) -> bool:
-        """Give free pages back to the disk, for a moment; returns whether there are more.
-
-        Raises:
-            SpoolUnavailable: it cannot be written.
-        """
-        return self._survive(lambda: _shrink(self.file.opened()))
-
-    def empty_log(self) -> bool:
-        """Copy the log into the database and cut it to nothing; returns whether nothing stood in the way.
-
-        Raises:
-            SpoolUnavailable: it cannot be written.
-        """
-        return self._survive(lambda: _empty_log(self.file.opened()))
+    def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run work that is no transaction: `shrink` or `empty_log`."""
+        return self._survive(lambda: work(self.file.opened()))
 
     def maintain(self) -> bool:
         """Do what can wait until there is time; returns whether there is more of it."""
@@ -445,12 +428,12 @@ class Database:
             if self.file.connection is None:
                 return False
             if self._idle_revision == self.counters.revision and files.size_of(self._place.log):
-                _empty_log(self.file.connection)
+                empty_log(self.file.connection)
             self._idle_revision = self.counters.revision
             used = self.counters.pending_bytes + self.counters.dead_bytes
             has_much = self._shrinks or _free_bytes(self.file.connection) > max(_MANY_FREE, used)
             # Pages that are moved while the log cannot be copied would make it grow.
-            self._shrinks = has_much and _checkpoint(self.file.connection) and _shrink(self.file.connection)
+            self._shrinks = has_much and _checkpoint(self.file.connection) and shrink(self.file.connection)
             self.file.disk_bytes = self._place.disk_bytes()
             return self._shrinks
         return False
@@ -606,7 +589,8 @@ def _free_bytes(connection: sqlite3.Connection) -> int:
     return pages * tables.PAGE_SIZE
 
 
-def _empty_log(connection: sqlite3.Connection) -> bool:
+def empty_log(connection: sqlite3.Connection) -> bool:
+    """Copy the log into the database and cut it to nothing; returns whether nothing stood in the way."""
     # Without waiting for readers: others could not write meanwhile.
     connection.execute("PRAGMA busy_timeout = 0")
     try:
@@ -615,7 +599,8 @@ def _empty_log(connection: sqlite3.Connection) -> bool:
         connection.execute(_BUSY_TIMEOUT)
 
 
-def _shrink(connection: sqlite3.Connection) -> bool:
+def shrink(connection: sqlite3.Connection) -> bool:
+    """Give free pages back to the disk, for a moment; returns whether there are more."""
     end = time.monotonic() + _SHRINK_SECONDS
     while (has_more := _free_bytes(connection) > 0) and time.monotonic() < end:
         # Its rows have no columns: `execute` would stop after the first page.

@@ -24,7 +24,7 @@ from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
-from ._database import Database, Options
+from ._database import Database, Options, empty_log, shrink
 from ._files import Lock, Place, base_path, check_files, file_id, open_files, slots_on_disk
 from ._protocol import SpoolStatistics, without_body
 from ._tables import Counters, Damaged, Row
@@ -161,10 +161,10 @@ class SpoolInspector:
             with _opened(place, writes=True) as (database, _):
                 count += _change(database, "messages", is_erased, _erase)
                 count += _change(database, "dead", is_erased, _erase_dead)
-                while _act(database.shrink):
+                while _act(database.run, shrink):
                     time.sleep(_PAUSE_SECONDS)
                 for _ in range(_TRIES):
-                    if _act(database.empty_log):
+                    if _act(database.run, empty_log):
                         break
                     time.sleep(_PAUSE_SECONDS)
         return count

@@ -154,11 +154,6 @@ class Shard:
     def has_work(self) -> bool:
         return bool(self.unrecorded or self.doubts)
 
-    @property
-    def recovered(self) -> int:
-        """Messages that were left in it, right after it was opened; those that are lost count too."""
-        return self.counters.pending + len(self.dropped)
-
     def commit(self, steps: Sequence[Step] = ()) -> list[AppendResult]:
         """Take the steps, in their order and in one transaction; returns the answers to the appends.
 
@@ -636,7 +631,6 @@ class Writer:
                     return SpoolUnavailable(other_owner(self._base))
                 places = (Place(self._base, slot) for slot in itertools.count())
                 self._own = next(shard for place in places if (shard := self._open(place)) is not None)
-                self._recovered += self._own.recovered
         except SpoolUnavailable as refusal:
             return refusal
         except OSError as fault:
@@ -656,10 +650,13 @@ class Writer:
             return None
         database = Database(place, lock, self._options)
         try:
-            return Shard(place.slot, database, self._options)
+            shard = Shard(place.slot, database, self._options)
         except BaseException:
             database.close()
             raise
+        # Messages that were left in it; those that are lost count too.
+        self._recovered += shard.counters.pending + len(shard.dropped)
+        return shard
 
     def _adopt(self, place: Place) -> None:
         with contextlib.suppress(SpoolUnavailable, OSError):
@@ -668,7 +665,6 @@ class Writer:
             shard = None if self._empty.get(place.slot) == stamp else self._open(place)
             if shard is None:
                 return
-            self._recovered += shard.recovered
             if shard.counters.pending:
                 self._adopted.append(shard)
                 self._given_back.pop(shard.slot, None)
