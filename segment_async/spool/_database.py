@@ -543,7 +543,7 @@ def connect(database: Path, *, power_safe: bool = True, read_only: bool = False)
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
     try:
         # What is not UTF-8 any more becomes another text, which fits no checksum; Python by itself would raise.
-        connection.text_factory = _text
+        connection.text_factory = as_text
         connection.execute(_BUSY_TIMEOUT)
         connection.execute("PRAGMA cache_size = -4000")
         if not read_only:
@@ -718,5 +718,5 @@ def _after_salvage(own: Counters | None, watermark: Counters | None, found: int,
     return counters.settled(lost, 0, _DAMAGED) if lost > 0 else counters.plus(accepted=-lost)
 
 
-def _text(content: bytes) -> str:
+def as_text(content: bytes) -> str:
     return content.decode(errors="replace")

@@ -24,7 +24,7 @@ from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
-from ._database import Database, Options, empty_log, shrink
+from ._database import Database, Options, as_text, empty_log, shrink
 from ._files import Lock, Place, base_path, check_files, file_id, open_files, slots_on_disk
 from ._protocol import SpoolStatistics, without_body
 from ._tables import Counters, Damaged, Row
@@ -117,7 +117,7 @@ class SpoolInspector:
                     attempts = _act(database.read, tables.load_attempts, [row.position for row in rows])
                     for row in rows:
                         at = _wall_seconds(database.counters, row.accepted_at)
-                        yield PendingMessage(_text(row.message_id), row.body, at, attempts.get(row.position, 0))
+                        yield PendingMessage(as_text(row.message_id), row.body, at, attempts.get(row.position, 0))
 
     def dead(self) -> Iterator[DeadLetter]:
         """Messages that failed for good, part by part."""
@@ -256,17 +256,13 @@ def _dead_letter(counters: Counters, row: Row) -> DeadLetter:
     reason, status_code, attempts, possibly_delivered, failed_at, answer = row.failure
     accepted, failed = _wall_seconds(counters, row.accepted_at), _wall_seconds(counters, failed_at)
     return DeadLetter(
-        _text(row.message_id), row.body, accepted, failed, reason, status_code, attempts, possibly_delivered, answer
+        as_text(row.message_id), row.body, accepted, failed, reason, status_code, attempts, possibly_delivered, answer
     )
 
 
 def _wall_seconds(counters: Counters, at: int) -> float:
     """The clock that messages age by runs beside the wall clock, unless that was set."""
     return (at + counters.wall - counters.clock) / 1000
-
-
-def _text(message_id: bytes) -> str:
-    return message_id.decode(errors="replace")
 
 
 def _is_of(body: bytes, identity: str) -> bool:

@@ -116,17 +116,17 @@ class Shard:
     Attributes:
         held: the messages that this process holds, and their sizes, by position.
         unrecorded: notes that the disk has not taken; they go first with the next transaction.
-        dropped: messages that the shard gave up by itself, until a reader takes them.
+        dropped: where it puts messages that it gave up by itself, for a reader to take.
         doubts: transactions of which it is not known whether they were committed: their messages were refused.
     """
 
-    def __init__(self, slot: int, database: Database, options: Options) -> None:
+    def __init__(self, slot: int, database: Database, options: Options, dropped: list[DroppedMessage]) -> None:
         self.slot = slot
         self.database = database
         self.options = options
         self.held: dict[int, int] = {}
         self.unrecorded: list[Note] = []
-        self.dropped: list[DroppedMessage] = []
+        self.dropped = dropped
         self.doubts: list[_Change] = []
         self._noted = _Noted()
         # As each try takes all notes, notes alone are tried again after a while.
@@ -575,16 +575,15 @@ class Writer:
             if len(shard.unrecorded) > notes:
                 # Messages that are too old are settled by that.
                 self._commit(shard, ())
-            self._dropped += shard.dropped
-            shard.dropped.clear()
             if messages:
                 break
         if not messages and not self._dropped:
             if refusal is not None:
                 raise refusal
             return None
-        dropped, self._dropped = self._dropped, []
-        return Window(messages, dropped)
+        window = Window(messages, self._dropped.copy())
+        self._dropped.clear()
+        return window
 
     def release(self, window: Window) -> None:
         """Take back what a reader was given that is gone."""
@@ -650,12 +649,12 @@ class Writer:
             return None
         database = Database(place, lock, self._options)
         try:
-            shard = Shard(place.slot, database, self._options)
+            shard = Shard(place.slot, database, self._options, self._dropped)
         except BaseException:
             database.close()
             raise
         # Messages that were left in it; those that are lost count too.
-        self._recovered += shard.counters.pending + len(shard.dropped)
+        self._recovered += shard.counters.pending + database.file.lost
         return shard
 
     def _adopt(self, place: Place) -> None:
@@ -674,7 +673,6 @@ class Writer:
 
     def _close(self, shard: Shard) -> None:
         self._damages += shard.database.file.damages
-        self._dropped += shard.dropped
         shard.database.close()
 
     # -- books, and the end
