@@ -23,7 +23,7 @@ import contextlib
 import itertools
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -68,7 +68,7 @@ class Append:
     messages: Messages
     hold: int = 0
     make_room: bool = False
-    known: Mapping[bytes, Appended] | None = None
+    known: dict[bytes, Appended] = field(default_factory=dict[bytes, Appended])
 
     @cached_property
     def size(self) -> int:
@@ -154,39 +154,45 @@ class Shard:
     def has_work(self) -> bool:
         return bool(self.unrecorded or self.doubts)
 
-    def commit(self, steps: Sequence[Step] = ()) -> list[AppendResult]:
+    def commit(self, steps: Sequence[Step], others: Sequence[Shard], *, may_hold: bool) -> list[AppendResult]:
         """Take the steps, in their order and in one transaction; returns the answers to the appends.
 
-        Raises:
-            SpoolUnavailable: no message was taken; the notes are kept, and tried again with the next transaction.
+        If it raises, no message was taken; the notes are kept, and tried again with the next transaction.
         """
-        if len(steps) == 1 and isinstance(steps[0], Append) and not self.has_work:
-            result = self._append_few(steps[0])
-            if result is not None:
-                return [result]
         all_steps = (*self.unrecorded, *steps)
         self.unrecorded += [step for step in steps if isinstance(step, Note)]
-        sizes = [step.size for step in steps if isinstance(step, Append)]
+        appends = [step for step in steps if isinstance(step, Append)]
+        for other, append in itertools.product(others, appends):
+            append.known |= other.database.read(other.find, append.messages)
+        if not may_hold or any(other.unread for other in others):
+            for append in appends:
+                append.hold = 0
+        if appends and len(all_steps) == 1 and not self.doubts:
+            result = self._append_few(appends[0])
+            if result is not None:
+                return [result]
         now = self.options.monotonic()
-        if steps and not sizes and now < self._next_try:
+        if steps and not appends and now < self._next_try:
             return []
         self._next_try = now + _TRY_LATER
-
-        def work(connection: sqlite3.Connection, counters: Counters) -> tuple[Counters, _Change]:
-            self._sync(connection)
-            change = _Change(self, counters)
-            tables.remove(connection, "purged", list(self._purged))
-            for doubt in self.doubts:
-                change.take_back(connection, doubt)
-            for step in all_steps:
-                change.take(connection, step)
-            if change.stored or change.dropped:
-                self.doubts.append(change)
-            return change.counters, change
-
-        done = self.database.transact(work, sum(sizes) if sizes else None)
+        size = sum(append.size for append in appends) if appends else None
+        done = self.database.transact(partial(self._take, all_steps), size)
         self._committed(done)
         return done.answers
+
+    def _take(
+        self, steps: Sequence[Step], connection: sqlite3.Connection, counters: Counters
+    ) -> tuple[Counters, _Change]:
+        self._sync(connection)
+        change = _Change(self, counters)
+        tables.remove(connection, "purged", list(self._purged))
+        for doubt in self.doubts:
+            change.take_back(connection, doubt)
+        for step in steps:
+            change.take(connection, step)
+        if change.stored or change.dropped:
+            self.doubts.append(change)
+        return change.counters, change
 
     def _append_few(self, step: Append) -> AppendResult | None:
         """Take an ordinary append in one statement; `None`: it is not ordinary, and nothing was changed."""
@@ -382,7 +388,7 @@ class _Change:
     # -- appends
 
     def _append_each(self, connection: sqlite3.Connection, step: Append) -> AppendResult:
-        known = {**self.shard.find(connection, step.messages), **(step.known or {})}
+        known = {**self.shard.find(connection, step.messages), **step.known}
         fresh: dict[bytes, bytes] = {}
         for message_id, body in step.messages:
             if message_id not in known and len(body) <= self.shard.options.max_bytes:
@@ -516,21 +522,9 @@ class Writer:
                 yield step
 
     def _commit(self, shard: Shard, steps: Sequence[Step]) -> Sequence[AppendResult | SpoolUnavailable]:
-        appends = [step for step in steps if isinstance(step, Append)]
         others = [other for other in self._all() if other is not shard and other.counters.pending]
         try:
-            elsewhere: dict[bytes, Appended] = {}
-            try:
-                for other, append in itertools.product(others, appends):
-                    elsewhere |= other.database.read(other.find, append.messages)
-            except Exception:
-                # From `commit` on, the shard keeps them.
-                shard.unrecorded += [step for step in steps if isinstance(step, Note)]
-                raise
-            may_hold = self.may_hold and not any(other.unread for other in others)
-            for append in appends:
-                append.known, append.hold = elsewhere, append.hold if may_hold else 0
-            return shard.commit(steps)
+            return shard.commit(steps, others, may_hold=self.may_hold)
         except Exception as fault:
             why_not = str(fault)
             if not isinstance(fault, SpoolUnavailable):
@@ -538,6 +532,7 @@ class Writer:
                 why_not = f"the spool failed: {type(fault).__name__}"
             if shard.unrecorded:
                 self._warn("unrecorded", f"The spool cannot record what was sent: {why_not}; trying again")
+            appends = [step for step in steps if isinstance(step, Append)]
             return [SpoolUnavailable(why_not, maybe_stored=bool(shard.doubts)) for _ in appends]
 
     def _report_trouble(self, refusal: SpoolUnavailable | None) -> None:
