@@ -195,7 +195,7 @@ def check_files(place: Place) -> bool:
         raise SpoolUnavailable(f"{path} is not a regular file")
     if not size_of(path):
         return False
-    if not open_files.has(file_id(path)):
+    if file_id(path) not in (*open_files.databases, *open_files.visitors.values()):
         with path.open("rb") as file:
             header = file.read(100)
         _check_header(place, header)
@@ -266,9 +266,6 @@ class _OpenFiles:
         self.inherited: set[FileId] = set()
         self.locks: dict[FileId, Lock] = {}
         self._pid = os.getpid()
-
-    def has(self, found: FileId) -> bool:
-        return found in self.databases or found in self.visitors.values()
 
     def forget(self) -> None:
         """In a forked child, which has none of its parent's locks; does nothing the second time."""
