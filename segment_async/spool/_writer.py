@@ -11,8 +11,8 @@ Within a shard, messages up to the *cursor* are held or gone; the others are onl
                            cursor          counters.position
 
 The first process on a path uses the path itself; each further one takes the lowest number that no process holds, with
-everything in it. What dead processes left under other numbers is adopted a little later, so that processes that start
-together find their own first.
+everything in it. What dead processes left under other numbers is adopted once there is nothing of its own to read, and
+from time to time, so that processes that start together find their own first.
 
 Used by one thread at a time. This file knows no threads, loops or callers.
 """
@@ -485,7 +485,7 @@ class Writer:
         self._adopted: list[Shard] = []
         self._dropped: list[DroppedMessage] = []
         self._recovered = self._damages = 0
-        self._is_read = False
+        self._is_read = self._has_looked = False
         # The counters of adopted shards that were empty and closed, by their numbers.
         self._given_back: dict[int, Counters] = {}
         # Stamps of shards that were found empty.
@@ -560,7 +560,25 @@ class Writer:
         """
         self._is_read = True
         refusal = self._open_own()
+        messages, fault = self._read_shards(max_count, max_bytes)
+        if not messages and not self._has_looked:
+            # The first time, without waiting for the next look: a process that ends soon sends these as well.
+            self._has_looked = True
+            self._adopt_left()
+            messages, fault = self._read_shards(max_count, max_bytes)
+        refusal = refusal or fault
+        if not messages and not self._dropped:
+            if refusal is not None:
+                raise refusal
+            return None
+        window = Window(messages, self._dropped.copy())
+        self._dropped.clear()
+        return window
+
+    def _read_shards(self, max_count: int, max_bytes: int) -> tuple[list[StoredMessage], SpoolUnavailable | None]:
+        """The next messages, and what refused to be read before them."""
         messages: list[StoredMessage] = []
+        refusal = None
         for shard in self._all():
             notes = len(shard.unrecorded)
             try:
@@ -572,13 +590,7 @@ class Writer:
                 self._commit(shard, ())
             if messages:
                 break
-        if not messages and not self._dropped:
-            if refusal is not None:
-                raise refusal
-            return None
-        window = Window(messages, self._dropped.copy())
-        self._dropped.clear()
-        return window
+        return messages, refusal
 
     def release(self, window: Window) -> None:
         """Take back what a reader was given that is gone."""
@@ -606,11 +618,15 @@ class Writer:
             # Its dead letters are for the next process that holds it.
             self._given_back[shard.slot] = shard.counters._replace(dead=0, dead_bytes=0)
             self._close(shard)
-        # By a process that reads, and not before it has a shard of its own, which may be the one that the last one left.
-        for slot in files.slots_on_disk(self._base) if self._is_read and self._own is not None else ():
+        if self._is_read:
+            self._adopt_left()
+        return has_more
+
+    def _adopt_left(self) -> None:
+        """Open what dead processes left; not before there is a shard of its own, which may be the one of the last process."""
+        for slot in files.slots_on_disk(self._base) if self._own is not None else ():
             if all(shard.slot != slot for shard in self._all()):
                 self._adopt(Place(self._base, slot))
-        return has_more
 
     def _all(self) -> list[Shard]:
         """The older messages first, as far as that is known."""

@@ -259,6 +259,13 @@ def adopted(writer, left):
     return shard
 
 
+def test_what_others_left_is_read_as_soon_as_there_is_nothing_of_its_own(writer, left):
+    """A process may end before its next look."""
+    assert ids(writer) == ["own"]
+    assert ids(writer) == ["left"]
+    assert writer.look()().recovered == 1
+
+
 def test_an_empty_shard_is_opened_once(writer, left, path, monkeypatch):
     other = Writer(base_path(path), Options())
     other.commit([Note([message.key for message in other.read(1, 1_000_000).messages], BatchResult(Status.DELIVERED))])
