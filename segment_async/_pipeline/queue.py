@@ -308,6 +308,9 @@ class Queue:
         """
         waiter = self.changed.register()
         with self.lock:
+            if self.accounts.pending >= self.accounts.max_messages:
+                # It was filled while the consumer was awake.
+                self.room.note_full()
             self.schedule.looks_at = looks_at
             wake_at = self._worth_a_look(self.clock.now())
             if self.changed.mark is seen and len(self.ready) < wake_at:

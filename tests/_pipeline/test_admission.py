@@ -1086,3 +1086,22 @@ class TestThroughTheClient:
             await client.aclose()
 
         run(main())
+
+
+def test_a_queue_that_one_turn_fills_is_full_from_then_on() -> None:
+    """The next call waits for the rest of the limit, whenever it comes."""
+
+    async def main() -> None:
+        transport = ScriptedTransport(lambda _: Slow(60))
+        client = Client("key", transport=transport, max_queue_size=10, overflow_timeout=1.0, close_timeout=0)
+        for _ in range(10):
+            await client.track("user-1", "Order Completed")
+        for elapsed, wait in ((0.75, 0.25), (1.0, 0.0)):
+            await asyncio.sleep(elapsed)
+            began = asyncio.get_running_loop().time()
+            delivery = await client.track("user-1", "Order Completed")
+            assert asyncio.get_running_loop().time() - began == pytest.approx(wait, abs=0.01)
+            assert delivery.outcome is not None
+        await client.aclose()
+
+    run(main())
