@@ -46,6 +46,10 @@ class TokenRequests:
     Args:
         audience: the token server's origin, without a trailing slash.
         wall: seconds since the epoch.
+
+    Raises:
+        ImportError: the extra ``oauth`` is not installed.
+        ValueError: the key cannot be used.
     """
 
     def __init__(self, oauth: OAuth, audience: str, wall: Callable[[], float]) -> None:
@@ -57,6 +61,8 @@ class TokenRequests:
             raise ImportError("OAuth needs PyJWT: pip install 'segment-async[oauth]'") from None
         self._sign = jwt.encode
         self._key = _loaded(oauth.client_key, jwt.get_algorithm_by_name("RS256").prepare_key)
+        if self._key is None:
+            raise ValueError("OAuth's client_key is no private RSA key in PEM that can be used")
         self._oauth = oauth
         self._audience = audience
         self._wall = wall
@@ -289,10 +295,13 @@ class Tokens:
         return True
 
     def _pause(self, answer: Response | str, failures: int) -> float:
-        if isinstance(answer, Response) and answer.status == 429:
-            asked = retry_after(answer, self._wall()) if self._policy.max_retry_after > 0 else None
-            return _RATE_LIMITED if asked is None else min(asked, self._policy.max_retry_after)
-        return self._policy.delay(failures, self._chance())
+        back_off = self._policy.delay(failures, self._chance())
+        if not isinstance(answer, Response):
+            return back_off
+        asked = retry_after(answer, self._wall()) if self._policy.max_retry_after > 0 else None
+        if asked is not None:
+            return min(asked, self._policy.max_retry_after)
+        return _RATE_LIMITED if answer.status == 429 else back_off
 
     def _refuse(self, refusal: str) -> None:
         self._refusal = _Refusal(refusal, self._now())
@@ -301,10 +310,12 @@ class Tokens:
 def _loaded(pem: str, load: Callable[[str], Any]) -> Any:
     """The key ready to sign with, `None` where there is none in it: to load one takes 50 ms, too long for a loop."""
     try:
-        return load(pem)
+        key = load(pem)
     except Exception:
-        # As in `assertion`; what is wrong is said when a token is needed.
+        # As in `assertion`.
         return None
+    # A public key can be loaded as well.
+    return key if hasattr(key, "sign") else None
 
 
 def _token_of(answer: Response) -> tuple[str, float]:

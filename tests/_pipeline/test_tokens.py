@@ -20,6 +20,7 @@ from urllib.parse import parse_qs
 import jwt
 import orjson
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from segment_async import Client, HTTPTransport, Outcome, Response, RetryPolicy, Status, TransportError
 from segment_async._lifecycle import process
@@ -28,7 +29,7 @@ from segment_async._pipeline.tokens import Tokens
 from tests.support import faults
 from tests.support.fault_server import FaultServer
 from tests.support.faults import OnRequest, answer
-from tests.support.token_server import TokenServer, oauth, private_key
+from tests.support.token_server import TokenServer, oauth, private_key, private_key_pem
 from tests.support.virtual_clock import run, running_clock
 
 QUICK = RetryPolicy(backoff=0.001, max_backoff=0.002)
@@ -280,15 +281,15 @@ class TestRefusal:
     @pytest.mark.parametrize(
         "key", ["no PEM", "-----BEGIN PRIVATE KEY-----\nbm9uZQ==\n-----END PRIVATE KEY-----", "public"]
     )
-    def test_a_key_that_is_none_is_refused_without_asking(self, key: str) -> None:
-        async def main() -> None:
-            async with TokenServer() as server, tokens_from(server, client_key=key) as tokens:
-                with pytest.raises(Refused, match=r"^client_key is no private RSA key in PEM") as refusal:
-                    await tokens.header()
-                assert not server.requests
-                assert refusal.value.__cause__ is refusal.value.__context__ is None
+    def test_a_key_that_is_none_is_refused_when_the_client_is_made(self, key: str) -> None:
+        with pytest.raises(ValueError, match=r"^OAuth's client_key is no private RSA key in PEM") as refusal:
+            Client("key", oauth=oauth(client_key=key))
+        assert refusal.value.__cause__ is refusal.value.__context__ is None
 
-        asyncio.run(main())
+    def test_a_public_key_is_none(self) -> None:
+        public = private_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        with pytest.raises(ValueError, match="no private RSA key"):
+            Client("key", oauth=oauth(client_key=public))
 
     def test_it_stands_for_a_minute(self) -> None:
         async def main() -> None:
@@ -547,6 +548,10 @@ class TestPauses:
         ahead = Response(429, {"Retry-After": formatdate(time.time() + 100, usegmt=True)})
         assert self.times([ahead])[1] == pytest.approx(100, abs=3)
 
+    def test_a_server_that_is_busy_says_for_how_long(self) -> None:
+        busy = Response(503, {"Retry-After": "7"})
+        assert self.times([busy, Response(503), busy]) == [0.0, 7.0, 8.0, 15.0]
+
     def test_other_faults_back_off(self) -> None:
         down = TransportError("down", maybe_sent=False)
         assert self.times([down, Response(500), down, Response(404)]) == [0.0, 0.5, 1.5, 3.5, 7.5]
@@ -712,7 +717,7 @@ class TestClient:
 
         asyncio.run(main())
 
-    @pytest.mark.parametrize("wrong", [{"client_id": "another"}, {"client_key": "no PEM: SECRET"}])
+    @pytest.mark.parametrize("wrong", [{"client_id": "another"}, {"client_key": private_key_pem("another")}])
     def test_a_refusal_fails_the_messages_and_the_log_says_what_to_mend(
         self, wrong: Mapping[str, str], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -728,7 +733,7 @@ class TestClient:
         (text,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
         assert text.startswith("No OAuth token; messages fail as unauthorized: ")
         assert "client_key" in text
-        assert "SECRET" not in text
+        assert "PRIVATE" not in text
 
     @pytest.mark.parametrize(("region", "server"), [("us", "oauth2.segment.io"), ("eu", "oauth2.eu1.segmentapis.com")])
     def test_each_region_has_its_token_server(self, region: Any, server: str, monkeypatch: pytest.MonkeyPatch) -> None:

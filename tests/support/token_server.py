@@ -31,14 +31,14 @@ ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 @functools.cache
-def private_key() -> rsa.RSAPrivateKey:
-    """The key of the tests' OAuth application: one a process, as making one takes a while."""
+def private_key(*name: str) -> rsa.RSAPrivateKey:
+    """The key of the tests' OAuth application, or another one: one a process, as making one takes a while."""
     return rsa.generate_private_key(public_exponent=65_537, key_size=2048)
 
 
-def private_key_pem() -> str:
+def private_key_pem(*name: str) -> str:
     """The same key as a customer has it from Segment's page: PEM, PKCS 8, no password."""
-    return private_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return private_key(*name).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def oauth(**options: Any) -> OAuth:
