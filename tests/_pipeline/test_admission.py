@@ -53,7 +53,7 @@ from tests.support.queue_steps import (
     traced,
     turns,
 )
-from tests.support.scripted_transport import ScriptedTransport
+from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.stations import MANY, Station, queue_with, station_with
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
