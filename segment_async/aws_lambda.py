@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import cache, wraps
 from inspect import isawaitable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from . import Client
+from . import Client, RetryPolicy
 from ._hooks import HookRunner
 
 __all__ = ["flush_after"]
@@ -28,22 +29,46 @@ _log = logging.getLogger("segment_async")
 
 # Lambda's default timeout in seconds, for invocations without Lambda's context object.
 _DEFAULT_SECONDS: Final = 3.0
+# Seconds of waiting without any delivery after which invocations pause. Less may be due to an invocation's time limit.
+_ENOUGH: Final = 0.5
+# The pauses: 5 s, doubled up to a minute.
+_PAUSES: Final = RetryPolicy(backoff=5, max_backoff=60)
+# Turns of the loop within which an answer is read that came between two invocations. They take about a millisecond.
+_TURNS: Final = 50
 
 Handler = Callable[[Any, Any], Any]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+T = TypeVar("T")
 
 
 def flush_after(client: Client, margin: float = 0.3, *, timeout: float = 2.0) -> Callable[[Handler], Handler]:
     """Decorate a handler, sync or async: Lambda calls the result, which flushes the client after each invocation.
 
     The flush takes at most `timeout` seconds, and ends `margin` seconds before the invocation's time limit. While
-    Segment does not answer, invocations do not wait, except for one attempt now and then. Messages that are left are
-    logged, stay in the client, and are sent during the next invocation. Async handlers run on one loop that is kept for the process.
-    The thread's current loop is not changed, so that the handler may be an adapter such as Mangum.
+    Segment does not answer, invocations do not wait, except for one attempt now and then: 5 seconds after a flush that
+    was not complete, then after twice as long each time, up to a minute, until something is delivered. Messages that
+    are left are logged, stay in the client, and are sent during a later invocation. Async handlers run on one loop that
+    is kept for the process. The thread's current loop is not changed, so that the handler may be an adapter such as
+    Mangum.
     """
-    hooks = HookRunner()
+    return _Flushes(client, margin, timeout, time.time).decorate
 
-    def decorate(handler: Handler) -> Handler:
+
+class _Flushes:
+    """The flushes after the invocations of one process.
+
+    `clock` returns seconds since the epoch: while a process is frozen, a monotonic clock may stand still.
+    """
+
+    def __init__(self, client: Client, margin: float, timeout: float, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._margin = margin
+        self._timeout = timeout
+        self._clock = clock
+        self._pause = _Pause(min(timeout, _ENOUGH))
+        self._hooks = HookRunner()
+
+    def decorate(self, handler: Handler) -> Handler:
         @wraps(handler)
         def invoke(event: Any, context: Any) -> Any:
             run: Run = _run_once
@@ -55,14 +80,88 @@ def flush_after(client: Client, margin: float = 0.3, *, timeout: float = 2.0) ->
                 return result
             finally:
                 try:
-                    _flush(client, run, min(timeout, _seconds_left(context) - margin))
+                    self._flush(run, max(0.0, min(self._timeout, _seconds_left(context) - self._margin)))
                 except Exception as error:
                     # It must replace neither the handler's result nor its exception.
-                    hooks.log_once("flushing", error)
+                    self._hooks.log_once("flushing", error)
 
         return invoke
 
-    return decorate
+    def _flush(self, run: Run, seconds: float) -> None:
+        client, pause = self._client, self._pause
+        if not self._is_well():
+            run = self._without_lost_requests(run, seconds)
+        if pause.is_over(self._clock()) and not client.statistics().retry_in:
+            left = _run(run, client.flush(timeout=seconds))
+            pause.note_flush(seconds, left, client.statistics().delivered, self._clock())
+        else:
+            left = client.statistics().pending
+        if left:
+            messages = "1 message is" if left == 1 else f"{left} messages are"
+            _log.warning("Flush incomplete: %s kept for a later invocation.", messages)
+
+    def _is_well(self) -> bool:
+        statistics = self._client.statistics()
+        return self._pause.is_well(statistics.delivered) and not statistics.retry_in
+
+    def _without_lost_requests(self, run: Run, seconds: float) -> Run:
+        """Where to flush so that no request is waited for that had its chance in earlier invocations."""
+        if run is _run_once:
+            return run
+        # Answers may have come since the last invocation.
+        _run(run, _flush_what_is_there(self._client))
+        if self._is_well() or not self._client.statistics().in_flight or seconds < self._pause.enough:
+            return run
+        # The client's time limit for a request does not count the time in which the process is frozen, and may be over
+        # only after many invocations. A client that changes to another loop sends what is in flight again.
+        return _run_once
+
+
+class _Pause:
+    """When invocations may wait for Segment again, after flushes that were not complete.
+
+    Pure: the caller says what time it is, and how many messages were delivered so far.
+    """
+
+    def __init__(self, enough: float) -> None:
+        self.enough = enough
+        self._waited = 0.0
+        self._pauses = 0
+        self._began = 0.0
+        self._seconds = 0.0
+        self._delivered = 0
+        # In a row, deliveries or not.
+        self._incomplete = 0
+
+    def is_well(self, delivered: int) -> bool:
+        """`False`: there was a pause, and no delivery since its beginning; or some messages are not delivered although
+        others are.
+        """
+        if delivered != self._delivered:
+            self._forget(delivered)
+        return not self._pauses and self._incomplete < 2
+
+    def is_over(self, now: float) -> bool:
+        # If the clock was set back, it is.
+        return not 0 <= now - self._began < self._seconds
+
+    def note_flush(self, seconds: float, left: int, delivered: int, now: float) -> None:
+        """A flush that could wait so long has left so many messages."""
+        if delivered != self._delivered or not left:
+            self._forget(delivered)
+        if not left:
+            self._incomplete = 0
+            return
+        self._waited += seconds
+        if self._waited and self._waited >= self.enough:
+            self._incomplete += 1
+            self._pauses += 1
+            self._began, self._seconds = now, _PAUSES.delay(self._pauses, 0.0)
+
+    def _forget(self, delivered: int) -> None:
+        self._delivered = delivered
+        self._waited = self._seconds = 0.0
+        self._pauses = 0
 
 
 @cache
@@ -90,19 +189,21 @@ async def _awaited(result: Awaitable[Any]) -> Any:
     return await result
 
 
-def _flush(client: Client, run: Run, seconds: float) -> None:
-    if client.statistics().retry_in > 0:
-        # Nothing can be sent now; the next invocations see whether it can.
-        seconds = 0.0
-    flushing = client.flush(timeout=max(0.0, seconds))
+def _run(run: Run, work: Coroutine[Any, Any, T]) -> T:
     try:
-        left = run(flushing)
+        result: T = run(work)
+        return result
     finally:
         # If `run` raised because a loop is running already, the coroutine was never started.
-        flushing.close()
-    if left:
-        messages = "1 message is" if left == 1 else f"{left} messages are"
-        _log.warning("Flush incomplete: %s kept for a later invocation.", messages)
+        work.close()
+
+
+async def _flush_what_is_there(client: Client) -> None:
+    """Let the client's requests go on as far as they can without waiting."""
+    for _ in range(_TURNS):
+        if not await client.flush(timeout=0):
+            break
+        await asyncio.sleep(0)
 
 
 def _seconds_left(context: Any) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from segment_async import Client, Response, messages
-from segment_async.aws_lambda import flush_after
+from segment_async.aws_lambda import _Flushes, flush_after
 from tests.support.asgi import Recorder
 
 
@@ -201,6 +201,135 @@ def test_a_pause_is_over_although_no_loop_has_run_meanwhile(thread: Callable[...
     thread(finish, client)
 
 
+class Hanging(Recorder):
+    """Accepts requests that come while `hangs`, and does not answer them before `answers_late` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = True
+        self.answers_late = False
+
+    async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        is_lost = self.hangs
+        while is_lost and not self.answers_late:  # noqa: ASYNC110  # an Event belongs to one loop, and there are several
+            await asyncio.sleep(0)
+        return await super().send(body, headers)
+
+
+class Outage:
+    """Invocations of one process at the times that a test says, and how long each of them may wait for its flush."""
+
+    def __init__(self, thread: Callable[..., Any], *, is_async: bool) -> None:
+        self.transport = Hanging()
+        self.waits: list[float] = []
+        self.now = 1_000.0
+        self._thread = thread
+        self._count = 0
+        waits = self.waits
+
+        class Watched(Client):
+            async def flush(self, *, timeout: float | None = None) -> int:
+                assert timeout is not None
+                if timeout:
+                    waits[-1] = timeout
+                # What is said here is what counts; the test does not wait for it.
+                return await super().flush(timeout=min(timeout, 0.02))
+
+        self.client = Watched("KEY", transport=self.transport, flush_interval=3_600)
+
+        async def asynchronous(event: str, context: Any) -> None:
+            await self.client.track("user-1", event)
+
+        def synchronous(event: str, context: Any) -> None:
+            self.client.nowait.track("user-1", event)
+
+        flushes = _Flushes(self.client, 0.3, 2.0, lambda: self.now)
+        self._handler = flushes.decorate(asynchronous if is_async else synchronous)
+
+    def invoke(self, at: float, context: Any = None) -> float:
+        """How long this invocation may wait."""
+        self.now = at
+        self.waits.append(0.0)
+        self._thread(self._handler, f"Event {self._count}", context or Context(30.0))
+        self._count += 1
+        return self.waits[-1]
+
+    def arrived(self) -> list[str]:
+        return sorted(set(events(self.transport.messages)), key=lambda name: int(name.split()[1]))
+
+    def finish(self) -> None:
+        self.transport.hangs, self.transport.answers_late = False, True
+        self._thread(finish, self.client)
+        assert self.arrived() == [f"Event {n}" for n in range(self._count)]
+        assert self.client.statistics().delivered == self._count
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_while_segment_does_not_answer_few_invocations_wait(is_async: bool, thread: Callable[..., Any]) -> None:
+    outage = Outage(thread, is_async=is_async)
+    waits = [outage.invoke(1_000.0 + second) for second in range(300)]
+    assert waits[0] == 2.0
+    assert [second for second, wait in enumerate(waits) if wait] == [0, 5, 15, 35, 75, 135, 195, 255]
+    outage.finish()
+
+
+@pytest.mark.parametrize("answers_late", [True, False])
+@pytest.mark.parametrize("is_async", [True, False])
+def test_the_first_invocation_after_the_pause_delivers_all(
+    is_async: bool, answers_late: bool, thread: Callable[..., Any]
+) -> None:
+    """Also what is in requests that never get an answer, as many as may be in flight."""
+    outage = Outage(thread, is_async=is_async)
+    assert [outage.invoke(1_000.0 + second / 2) for second in range(8)] == [2.0, *[0.0] * 7]
+    outage.transport.hangs, outage.transport.answers_late = False, answers_late
+    outage.invoke(1_005.0)
+    assert outage.arrived() == [f"Event {n}" for n in range(9)]
+    # All is well: each invocation waits for its own messages again.
+    assert [outage.invoke(1_005.1), outage.invoke(1_005.2)] == [2.0, 2.0]
+    assert outage.arrived() == [f"Event {n}" for n in range(11)]
+    outage.finish()
+
+
+def test_an_answer_that_came_between_two_invocations_ends_the_pause(thread: Callable[..., Any]) -> None:
+    outage = Outage(thread, is_async=True)
+    assert [outage.invoke(1_000.0), outage.invoke(1_000.1)] == [2.0, 0.0]
+    outage.transport.hangs, outage.transport.answers_late = False, True
+    outage.invoke(1_000.2)
+    assert outage.arrived() == ["Event 0", "Event 1", "Event 2"]
+    assert outage.invoke(1_000.3) == 2.0
+    outage.finish()
+
+
+def test_one_lost_answer_does_not_hold_the_others_up(thread: Callable[..., Any]) -> None:
+    outage = Outage(thread, is_async=True)
+    assert outage.invoke(1_000.0) == 2.0
+    outage.transport.hangs = False
+    outage.invoke(1_000.1)
+    # The first request stays without an answer; later ones were sent beside it.
+    assert outage.arrived() == ["Event 1"]
+    outage.invoke(1_000.2)
+    # Its messages are sent again.
+    assert outage.arrived() == ["Event 0", "Event 1", "Event 2"]
+    assert outage.client.statistics().pending == 0
+    outage.finish()
+
+
+def test_a_flush_that_had_hardly_any_time_says_nothing_of_segment(thread: Callable[..., Any]) -> None:
+    outage = Outage(thread, is_async=True)
+    assert outage.invoke(1_000.0, Context(0.4)) == pytest.approx(0.1)
+    assert outage.invoke(1_000.1, Context(0.4)) == pytest.approx(0.1)
+    # Several do.
+    assert outage.invoke(1_000.2, Context(0.7)) == pytest.approx(0.4)
+    assert outage.invoke(1_000.3, Context(0.7)) == 0.0
+    outage.finish()
+
+
+def test_a_clock_that_was_set_back_does_not_prolong_the_pause(thread: Callable[..., Any]) -> None:
+    outage = Outage(thread, is_async=True)
+    assert [outage.invoke(1_000.0), outage.invoke(1_001.0), outage.invoke(1.0)] == [2.0, 0.0, 2.0]
+    outage.finish()
+
+
 @pytest.mark.parametrize("context", [None, {}, Context(None), Context("soon")])  # type: ignore[arg-type]
 def test_another_context_object(context: Any, thread: Callable[..., Any]) -> None:
     client, arrived = recording()
@@ -332,7 +461,7 @@ def test_the_process_ends_quietly() -> None:
     program = """
 import asyncio
 from segment_async import Client
-from segment_async.aws_lambda import flush_after
+from segment_async.aws_lambda import _Flushes, flush_after
 
 client = Client("KEY", send=False)
 
