@@ -62,7 +62,9 @@ def differences(expected: Any, actual: Any, path: str = "") -> list[Difference]:
         if len(items) == len(others):
             pairs = zip(items, others, strict=True)
             return [found for i, pair in enumerate(pairs) for found in differences(*pair, f"{path}[{i}]")]
-    if _as_sent(expected) == actual or expected == actual:
+    sent = _as_sent(expected)
+    # A matcher has its own `==`. For Python, `True == 1`.
+    if _is_equal(sent, actual) or (not isinstance(sent, (int, float, Decimal)) and expected == actual):
         return []
     return [Difference(path, f"expected {shown(expected)}, got {shown(actual)}", _distance(expected, actual))]
 
@@ -71,6 +73,9 @@ def _at_key(key: str, expected: Any, actual: MessageDict, path: str) -> list[Dif
     inner = f"{path}.{key}" if path else key
     if key in actual:
         return differences(expected, actual[key], inner)
+    if not path and isinstance(expected, Mapping) and not expected:
+        # Empty properties, traits and contexts are not sent.
+        return []
     others = f"; the keys are {', '.join(actual)}" if path and actual else ""
     return [Difference(inner, f"expected {shown(expected)}, but it is missing{others}", 1.0)]
 
@@ -80,6 +85,17 @@ def _as_sent(value: Any) -> Any:
         return read_json(messages.body_of({"value": value}))["value"]
     except MessageError:
         return value  # a matcher such as `mock.ANY`, which implements `==`
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    """Whether both are the same JSON value; numbers may be written in different ways."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        members, others = cast("MessageDict", one), cast("MessageDict", other)
+        return members.keys() == others.keys() and all(_is_equal(members[key], others[key]) for key in members)
+    if isinstance(one, list) and isinstance(other, list):
+        items, their = cast("Sequence[Any]", one), cast("Sequence[Any]", other)
+        return len(items) == len(their) and all(map(_is_equal, items, their))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def number(text: str) -> float | Decimal:

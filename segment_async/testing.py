@@ -132,9 +132,10 @@ class Recording:
 
         A planned event stands for its name and its properties; do not give `properties` as well.
 
-        An argument that is `None` is not compared. A dict also matches one with more keys, on every level. Other values
-        are compared as they are sent, so that a `UUID` matches its text; a matcher such as `mock.ANY` may be used. With
-        `count`, exactly so many calls must match.
+        An argument that is `None` is not compared. A dict also matches one with more keys, on every level, and an empty
+        one matches a call without properties or context. Other values are compared as they are sent, so that a `UUID`
+        matches its text, and `True` does not match 1; a matcher such as `mock.ANY` may be used. With `count`, exactly so
+        many calls must match.
 
         Raises:
             AssertionError: none matches; shows the most similar ones and their differences. Or the number of those that

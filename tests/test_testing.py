@@ -7,9 +7,11 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from threading import Thread
+from typing import ClassVar
 from unittest.mock import ANY
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -18,6 +20,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from segment_async import Client, ClientClosed, MessageError, Response, TransportError, bound, messages
+from segment_async.events import TrackEvent
 from segment_async.testing import Recording, RecordingTransport, recording, running_endpoint
 
 # --- the transport
@@ -260,6 +263,58 @@ def test_expected_values_are_compared_as_they_are_sent() -> None:
     segment.assert_tracked("Order Completed", user_id=owner, properties=properties)
     segment.assert_tracked(properties={"total": pytest.approx(30.5)})
     segment.assert_not_tracked(properties={"owner": uuid4()})
+
+
+class SignedOut(TrackEvent):
+    __slots__ = ()
+    EVENT: ClassVar[str] = "Signed Out"
+
+    def __init__(self, *, device: str | None = None) -> None:
+        self._keep({}, {"device": device})
+
+
+def test_a_planned_event_without_properties_is_found() -> None:
+    with recording() as segment:
+        segment.client.nowait.track("user-1", SignedOut())
+        segment.assert_tracked(SignedOut())
+        with pytest.raises(AssertionError, match="1 of 1 messages matches"):
+            segment.assert_not_tracked(SignedOut())
+        segment.assert_not_tracked(SignedOut(device="phone"))
+
+
+def test_what_is_expected_empty_may_be_missing() -> None:
+    with recording() as segment:
+        segment.client.nowait.track("user-1", "Signed Out")
+        segment.client.nowait.identify("user-1")
+        segment.client.nowait.track("user-1", "Paid", {"plan": "pro"})
+        segment.assert_tracked("Signed Out", properties={})
+        segment.assert_identified("user-1", {})
+        segment.assert_tracked("Paid", properties={})
+        # Within a section an empty object is a value that is sent.
+        segment.assert_not_tracked("Paid", properties={"cart": {}})
+
+
+@pytest.mark.parametrize(("one", "other"), [(True, 1), (False, 0), (True, 1.0), ([True], [1]), ({"a": True}, {"a": 1})])
+def test_a_truth_value_is_not_a_number(one: object, other: object) -> None:
+    with recording() as segment:
+        segment.client.nowait.track("user-1", "One", {"value": one})
+        segment.client.nowait.track("user-1", "Other", {"value": other})
+        segment.assert_tracked("One", properties={"value": one})
+        segment.assert_tracked("Other", properties={"value": other})
+        segment.assert_not_tracked("One", properties={"value": other})
+        segment.assert_not_tracked("Other", properties={"value": one})
+        segment.assert_tracked("One", properties={"value": ANY})
+
+
+def test_a_truth_value_within_an_object_of_a_class_is_not_a_number() -> None:
+    @dataclass
+    class Choice:
+        value: object
+
+    with recording() as segment:
+        segment.client.nowait.track("user-1", "One", {"choice": Choice(1)})
+        segment.assert_tracked("One", properties={"choice": Choice(1.0)})
+        segment.assert_not_tracked("One", properties={"choice": Choice(True)})
 
 
 def _failure(assertion: Callable[[], object]) -> str:
