@@ -28,7 +28,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from . import bind, bound
 from ._locks import fork_safe_lock
@@ -54,6 +54,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _settings: Any = cast("Any", _conf).settings
 _lazy: Any = cast("Any", _functional).SimpleLazyObject
 
+# The attribute of a request that passed the middleware.
+_MARK: Final = "_segment_async"
 
 _lock = fork_safe_lock()
 _made: Client | None = None
@@ -107,7 +109,8 @@ async def _auser_id(request: Any) -> Any:
 class SegmentMiddleware:
     """Binds the visitor, the user and the context of each request, and sends page views if `page_views` is set.
 
-    An exception in it, or in a function that the settings name, is logged once and never reaches the application.
+    If it is installed twice, the inner one does nothing. An exception in it, or in a function that the settings name,
+    is logged once and never reaches the application.
 
     Raises:
         ValueError: a setting is wrong, or a function would have to be awaited under WSGI.
@@ -131,6 +134,9 @@ class SegmentMiddleware:
         self._pages = WholeResponses(can_await=self._awaits, **options)
 
     def __call__(self, request: Any) -> Any:
+        if getattr(request, _MARK, False):
+            return self._get_response(request)
+        setattr(request, _MARK, True)
         if self._awaits:
             return self._answer(request, self._get_response)
         visit = run_now(self._pages.read(_scope_of(request), request))

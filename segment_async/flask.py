@@ -14,7 +14,7 @@ need no id. `_web.whole` reads requests and responses; this file contains what n
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Unpack, cast
+from typing import Any, Final, Unpack, cast
 
 from . import bind, bound
 from ._message.context import enter_request, leave
@@ -29,6 +29,9 @@ except ImportError as _error:
 
 __all__ = ["init_app"]
 
+# Of the application's extensions; "segment" is the client, for the application itself.
+_KEY: Final = "segment_async.flask"
+
 
 def init_app(
     app: Flask,
@@ -42,7 +45,7 @@ def init_app(
     """Bind the visitor and the context of each request, and send page views if `page_views` is set.
 
     Returns the client, which is ``app.extensions["segment"]`` as well. An exception in here, or in a function that was
-    passed, is logged once and never reaches the application.
+    passed, is logged once and never reaches the application. A second call for the same application changes nothing.
 
     Args:
         app: the application; its own `before_request` functions should come later, so that their calls are bound.
@@ -54,25 +57,41 @@ def init_app(
         options: as for `segment_async.asgi.SegmentMiddleware`.
 
     Raises:
-        ValueError: an option has none of its values, or a function would have to be awaited.
+        ValueError: an option has none of its values, or a function would have to be awaited; or the application was
+            given another client, or other options, before.
     """
+    hooks: dict[str, Any] = {"user_id": user_id, "consent": consent, "page_name": page_name}
+    first: _Requests | None = app.extensions.get(_KEY)
+    if first is not None:
+        first.check_same(client, {**hooks, **options})
+        return first.client
     if client is None:
         config = cast("dict[str, Any]", app.config)
         client_options: dict[str, Any] = config.get("SEGMENT_OPTIONS", {})
         client = Client(config.get("SEGMENT_WRITE_KEY"), **client_options)
-    pages = WholeResponses(user_id=user_id, consent=consent, page_name=page_name, can_await=False, **options)
-    requests = _Requests(client, pages)
+    requests = _Requests(client, hooks, options)
     app.before_request(requests.begin)
     app.after_request(requests.see)
     app.teardown_request(requests.end)
     app.extensions["segment"] = client
+    app.extensions[_KEY] = requests
     return client
 
 
 class _Requests:
-    def __init__(self, client: Client, pages: WholeResponses) -> None:
-        self._client = client
-        self._pages = pages
+    def __init__(self, client: Client, hooks: dict[str, Any], options: RequestOptions) -> None:
+        self.client = client
+        self._given: dict[str, Any] = {**hooks, **options}
+        self._pages = WholeResponses(**hooks, can_await=False, **options)
+
+    def check_same(self, client: Client | None, given: dict[str, Any]) -> None:
+        """Raises:
+        ValueError: a further call names something else than the first one.
+        """
+        if client is not None and client is not self.client:
+            raise ValueError("this application has a client already, from an earlier init_app; pass that one, or none")
+        if any(value is not None for value in given.values()) and given != self._given:
+            raise ValueError("init_app was called with other options for this application before; call it once")
 
     def begin(self) -> None:
         visit = run_now(self._pages.read(scope_of(request.environ), request))
@@ -101,7 +120,7 @@ class _Requests:
             response.response = in_this_context(response.response)
         if seen.page is not None:
             with bound(without_identity="drop"):
-                self._client.enqueue(seen.page)
+                self.client.enqueue(seen.page)
 
     def end(self, _: BaseException | None = None) -> None:
         current = _current()

@@ -108,6 +108,38 @@ def test_djangos_own_test_client_and_user() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_installed_twice_the_inner_one_does_nothing(is_async: bool) -> None:
+    program = f"""
+import asyncio
+from django.conf import settings
+settings.configure(
+    SEGMENT_WRITE_KEY="KEY", SEGMENT_OPTIONS={{"send": False}}, ALLOWED_HOSTS=["*"], ROOT_URLCONF="unused",
+    SEGMENT_MIDDLEWARE={{"page_views": True}},
+)
+import django
+django.setup()
+from django.http import HttpResponse
+from django.test import AsyncRequestFactory, RequestFactory
+from segment_async.django import SegmentMiddleware, client
+headers = {{"user-agent": {FIREFOX!r}, "accept": "text/html", "cookie": "ajs_anonymous_id={ANONYMOUS}"}}
+def view(request):
+    request.resolver_match = None
+    return HttpResponse("<title>Shoes</title>")
+async def aview(request):
+    return view(request)
+async def ask():
+    await SegmentMiddleware(SegmentMiddleware(aview))(AsyncRequestFactory().get("/", headers=headers))
+if {is_async}:
+    asyncio.run(ask())
+else:
+    SegmentMiddleware(SegmentMiddleware(view))(RequestFactory().get("/", headers=headers))
+print(client.statistics().accepted)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout == "1\n", said.stderr
+
+
 def test_threads_that_come_first_at_once_share_one_client() -> None:
     program = """
 import sys, threading

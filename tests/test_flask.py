@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import bind
+from segment_async import MessageError, bind
 from segment_async.blocking import Client
 from tests.support.asgi import ANONYMOUS, FIREFOX, Recorder
 
@@ -191,6 +191,29 @@ def test_the_configuration_may_have_the_key() -> None:
     assert app.extensions["segment"] is client
     assert client.track("user", "Event").outcome is not None
     client.close()
+
+
+def test_a_second_init_app_changes_nothing() -> None:
+    shop = Shop(page_views=True)
+    assert init_app(shop.app, shop.client, page_views=True) is shop.client
+    assert init_app(shop.app) is shop.client
+    shop.request("/shoes/7", Cookie=f"ajs_anonymous_id={ANONYMOUS}")
+    with pytest.raises(MessageError, match="userId"):
+        # The visitor is not bound after the request.
+        shop.client.track(event="Later")
+    assert [message["type"] for message in shop.sent()] == ["page"]
+
+
+def test_a_second_init_app_with_something_else_is_refused() -> None:
+    shop = Shop(page_views=True)
+    other = Client("KEY", send=False)
+    with pytest.raises(ValueError, match="this application has a client already"):
+        init_app(shop.app, other, page_views=True)
+    with pytest.raises(ValueError, match="init_app was called with other options"):
+        init_app(shop.app, shop.client, page_views=False)
+    assert shop.app.extensions["segment"] is shop.client
+    # Two applications may share a client.
+    init_app(Flask("other"), shop.client)
 
 
 def test_wrong_options_are_refused() -> None:
