@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from . import Client, bind, bound
+from ._checks import check_client
 from ._hooks import HookRunner
 from ._message.context import DeferredBound, innermost, leave
 from ._signals import exits_on
@@ -63,8 +64,11 @@ def lifespan(
     `options`, each start of the application makes a new client. `wrap` is the application's own lifespan; the client is open before it starts and until it has ended.
 
     Raises:
+        TypeError: the client is not a `segment_async.Client`.
         ValueError: options were passed together with a client.
     """
+    if write_key_or_client is not None and not isinstance(write_key_or_client, str):
+        check_client("lifespan", write_key_or_client, Client)
     if isinstance(write_key_or_client, Client) and options:
         raise ValueError(f"pass {', '.join(options)} to the Client itself, not to lifespan")
 
@@ -112,6 +116,7 @@ class SegmentMiddleware:
             processor after the response (Cloud Run).
 
     Raises:
+        TypeError: the client is not a `segment_async.Client`.
         ValueError: an option has none of these values, or a network is malformed.
     """
 
@@ -134,6 +139,8 @@ class SegmentMiddleware:
         gpc: GPC = "ignore",
         flush_on_response: float | None = None,
     ) -> None:
+        if client is not None:
+            check_client("SegmentMiddleware", client, Client)
         self.app = app
         self._drops_without_identity = no_identity != "raise"
         hooks = HookRunner()

@@ -21,6 +21,7 @@ from inspect import isawaitable
 from typing import Any, Final, TypeVar
 
 from . import Client, RetryPolicy
+from ._checks import check_client
 from ._hooks import HookRunner
 
 __all__ = ["flush_after"]
@@ -50,7 +51,11 @@ def flush_after(client: Client, margin: float = 0.3, *, timeout: float = 2.0) ->
     are left are logged, stay in the client, and are sent during a later invocation. Async handlers run on one loop that
     is kept for the process. The thread's current loop is not changed, so that the handler may be an adapter such as
     Mangum.
+
+    Raises:
+        TypeError: the client is not a `segment_async.Client`; a blocking one has a thread of its own.
     """
+    check_client("flush_after", client, Client)
     return _Flushes(client, margin, timeout, time.time).decorate
 
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import Any, Final, cast
 
 from . import bound
+from ._checks import check_client
 from ._hooks import HookRunner
 from ._message.context import innermost
 from .blocking import Client
@@ -44,7 +45,11 @@ def connect(client: Client, *, flush_after_task: float | None = None) -> None:
         client: of this process; a worker's child process gets a thread of its own.
         flush_after_task: seconds that a task is held up after its end, until its messages are sent; for workers that
             are killed rather than shut down. `None`: messages are sent in the background.
+
+    Raises:
+        TypeError: the client is not a `segment_async.blocking.Client`.
     """
+    check_client("connect", client, Client)
     _Connection(client, flush_after_task).connect()
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, Unpack, cast
 
 from . import bind, bound
+from ._checks import check_client
 from ._message.context import enter_request, leave
 from ._web.options import RequestOptions
 from ._web.whole import Visit, WholeResponses, in_this_context, run_now, scope_of
@@ -57,6 +58,7 @@ def init_app(
         options: as for `segment_async.asgi.SegmentMiddleware`.
 
     Raises:
+        TypeError: the client is not a `segment_async.blocking.Client`.
         ValueError: an option has none of its values, or a function would have to be awaited; or the application was
             given another client, or other options, before.
     """
@@ -65,7 +67,9 @@ def init_app(
     if first is not None:
         first.check_same(client, {**hooks, **options})
         return first.client
-    if client is None:
+    if client is not None:
+        check_client("init_app", client, Client)
+    else:
         config = cast("dict[str, Any]", app.config)
         client_options: dict[str, Any] = config.get("SEGMENT_OPTIONS", {})
         client = Client(config.get("SEGMENT_WRITE_KEY"), **client_options)

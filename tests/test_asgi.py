@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, ClientClosed, MessageError, Response, bind, bound, messages
+from segment_async import (
+    Client,
+    ClientClosed,
+    MessageError,
+    Response,
+    bind,
+    blocking,
+    bound,
+    compat,
+    messages,
+)
 from segment_async.asgi import SegmentMiddleware, lifespan
 from tests.support.asgi import ANONYMOUS, App, Recorder, answering, ask, recording, request, visit
 from tests.support.virtual_clock import run, running_clock
@@ -762,6 +772,15 @@ def test_an_existing_client_is_used() -> None:
     asyncio.run(main())
     with pytest.raises(ValueError, match="flush_at"):
         lifespan(client, flush_at=1)
+
+
+@pytest.mark.parametrize("kind", [blocking.Client, compat.Client])
+def test_a_client_of_another_kind_is_refused(kind: Any) -> None:
+    client = kind("KEY", send=False)
+    with pytest.raises(TypeError, match=r"lifespan needs .*: from segment_async import Client$"):
+        lifespan(client)
+    with pytest.raises(TypeError, match=r"SegmentMiddleware needs .*: from segment_async import Client$"):
+        SegmentMiddleware(answering(), client)
 
 
 def test_each_start_has_a_new_client() -> None:

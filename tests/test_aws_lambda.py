@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, Response, messages
+from segment_async import Client, Response, blocking, messages
 from segment_async.aws_lambda import _Flushes, flush_after
 from tests.support.asgi import Recorder
 
@@ -455,6 +455,13 @@ def test_under_mangum(seconds: float, thread: Callable[..., Any]) -> None:
     assert len({message["messageId"] for message in transport.messages}) == 6
     assert client.statistics().delivered == 6
     thread(finish, client)
+
+
+def test_a_client_of_another_kind_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"flush_after needs .* got segment_async\.blocking\.Client: from segment_async "
+    ):
+        flush_after(blocking.Client("KEY", send=False))  # type: ignore[arg-type]
 
 
 def test_the_process_ends_quietly() -> None:

@@ -3,7 +3,10 @@
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,40 @@ from tests.support.programs import finished, running
 
 pytest.importorskip("celery")
 
+from celery import signals
+
+import segment_async
+from segment_async import compat
+from segment_async.celery import connect
+
 TASKS = 30
+
+
+@pytest.mark.parametrize("kind", [segment_async.Client, compat.Client])
+def test_a_client_of_another_kind_is_refused(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"connect needs .*: from segment_async.blocking import Client$"):
+        connect(kind("KEY", send=False))
+
+
+def test_a_client_that_is_made_at_its_first_use_is_not_made_for_connect() -> None:
+    class Lazy:
+        """As Django's `SimpleLazyObject`: its class is that of the object behind it."""
+
+        def _made(self) -> type:
+            raise AssertionError("made")
+
+        __class__ = property(_made)  # type: ignore[assignment]
+
+    with disconnected_afterwards():
+        connect(Lazy())  # type: ignore[arg-type]
+
+
+@contextmanager
+def disconnected_afterwards() -> Iterator[None]:
+    """Undoes what `connect` did with the signals of this process."""
+    yield
+    for name in ("before_task_publish", "task_prerun", "task_postrun", "worker_process_shutdown", "worker_shutdown"):
+        assert getattr(signals, name).disconnect(dispatch_uid="segment_async.connect")
 
 
 def worked(folder: Path, pool: str, connect: str, *, user: str, until: str = "") -> FaultServer:

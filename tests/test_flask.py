@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from segment_async import MessageError, bind
+import segment_async
+from segment_async import MessageError, bind, compat
 from segment_async.blocking import Client
 from tests.support.asgi import ANONYMOUS, FIREFOX, Recorder
 
@@ -214,6 +215,14 @@ def test_a_second_init_app_with_something_else_is_refused() -> None:
     assert shop.app.extensions["segment"] is shop.client
     # Two applications may share a client.
     init_app(Flask("other"), shop.client)
+
+
+@pytest.mark.parametrize("client", [segment_async.Client("KEY", send=False), compat.Client("KEY", send=False), "KEY"])
+def test_a_client_of_another_kind_is_refused(client: Any) -> None:
+    app = Flask("shop")
+    with pytest.raises(TypeError, match=r"init_app needs .*: from segment_async.blocking import Client$"):
+        init_app(app, client)
+    assert "segment" not in app.extensions
 
 
 def test_wrong_options_are_refused() -> None:

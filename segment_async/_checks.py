@@ -1,0 +1,37 @@
+"""Checks of what the integrations are given, so that a mistake is found at the start and not at the first request.
+
+This file imports nothing of the package: it is told which class a client must have.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Where users import these classes from.
+_PUBLIC: Final = {"segment_async._client": "segment_async", "segment_async._compat.client": "segment_async.compat"}
+
+
+def check_client(function: str, client: object, kind: type) -> None:
+    """Raises:
+    TypeError: the client is of another kind, whose calls would do nothing here, or are never awaited.
+    """
+    # A proxy, such as Django's client, would be created by a look at what is behind it.
+    if issubclass(type(client), kind) or _is_proxy(client):
+        return
+    module = _module_of(kind)
+    raise TypeError(f"{function} needs a Client of {module} and got {_name_of(client)}: from {module} import Client")
+
+
+def _is_proxy(client: object) -> bool:
+    """Whether its class says of its objects that they have another one."""
+    return any("__class__" in vars(each) for each in type(client).__mro__ if each is not object)
+
+
+def _name_of(value: object) -> str:
+    kind = type(value)
+    module = _module_of(kind)
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+def _module_of(kind: type) -> str:
+    return _PUBLIC.get(kind.__module__, kind.__module__)
