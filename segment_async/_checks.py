@@ -22,6 +22,17 @@ def check_client(function: str, client: object, kind: type) -> None:
     raise TypeError(f"{function} needs a Client of {module} and got {_name_of(client)}: from {module} import Client")
 
 
+def check_watched(client: object) -> None:
+    """Raises:
+    TypeError: it has no counters.
+    """
+    if not all(callable(getattr(client, method, None)) for method in ("statistics", "observe")):
+        raise TypeError(
+            f"watch needs a Client of segment_async or of segment_async.blocking and got {_name_of(client)}, which has no "
+            "statistics"
+        )
+
+
 def _is_proxy(client: object) -> bool:
     """Whether its class says of its objects that they have another one."""
     return any("__class__" in vars(each) for each in type(client).__mro__ if each is not object)

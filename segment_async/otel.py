@@ -11,12 +11,14 @@ until the application has configured an SDK.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from . import __version__
+from . import Statistics, __version__
+from ._checks import check_watched
+from ._hooks import HookRunner
 from .instrumentation import COUNTERS, GAUGES, Request, Watched, outcomes
 
 try:
@@ -54,8 +56,10 @@ def watch(
         tracer_provider: creates the spans. `None`: the global one.
 
     Raises:
+        TypeError: the client has no counters, such as one of `segment_async.compat`.
         ValueError: another client has this label.
     """
+    check_watched(client)
     meters = _meters.get(meter_provider) if meter_provider is not None else _global_meters[0]
     if meters is None:
         meters = _Meters(metrics.get_meter(_NAME, __version__, meter_provider))
@@ -90,6 +94,7 @@ class _Meters:
 
     def __init__(self, meter: Meter) -> None:
         self._clients: dict[str, Watched] = {}
+        self._hooks = HookRunner()
         self.durations = meter.create_histogram("segment.request.duration", "s", "Duration of requests.")
         for field, (unit, text) in GAUGES.items():
             meter.create_observable_gauge(f"segment.{field}", [self._reading(field)], unit, text)
@@ -112,8 +117,8 @@ class _Meters:
 
     def _reading(self, field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def read(options: CallbackOptions) -> Iterable[Observation]:
-            for label, client in list(self._clients.items()):
-                value = getattr(client.statistics(), field)
+            for label, statistics in self._statistics():
+                value = getattr(statistics, field)
                 if value is not None:
                     # A number, where the field is a truth value.
                     yield Observation(+value, {"client": label})
@@ -121,10 +126,20 @@ class _Meters:
         return read
 
     def _outcomes(self, options: CallbackOptions) -> Iterable[Observation]:
-        for label, client in list(self._clients.items()):
-            for outcome, reason, count in outcomes(client.statistics()):
+        for label, statistics in self._statistics():
+            for outcome, reason, count in outcomes(statistics):
                 attributes = {"client": label, "outcome": outcome}
                 yield Observation(count, {**attributes, "reason": reason} if reason else attributes)
+
+    def _statistics(self) -> Iterator[tuple[str, Statistics]]:
+        """By label. A client that fails is left out, and logged once."""
+        for label, client in list(self._clients.items()):
+            try:
+                statistics = client.statistics()
+            except Exception as error:
+                self._hooks.log_once(f"reading the statistics of the client {label!r}", error)
+            else:
+                yield label, statistics
 
 
 # By provider; and those of the global one, which may be replaced by another while its instruments stay.

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 from weakref import WeakKeyDictionary
 
+from . import Statistics
+from ._checks import check_watched
+from ._hooks import HookRunner
 from .instrumentation import COUNTERS, GAUGES, SUFFIXES, Request, Watched, outcomes
 
 try:
@@ -64,8 +67,10 @@ def watch(
     Returns the collector of all clients with this prefix, for `registry.unregister`.
 
     Raises:
+        TypeError: the client has no counters, such as one of `segment_async.compat`.
         ValueError: another client has this label, or another collector has metrics of this name.
     """
+    check_watched(client)
     named = _collectors.setdefault(registry, {})
     clients = named.get(name)
     if clients is None or not _is_registered(clients, registry):
@@ -91,11 +96,12 @@ def _is_registered(clients: _Clients, registry: CollectorRegistry) -> bool:
 
 
 class _Clients(Collector):
-    """Reads the statistics of each client when it is asked."""
+    """Reads the statistics of each client when it is asked. One that fails is left out, and logged once."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._clients: dict[str, Watched] = {}
+        self._hooks = HookRunner()
         self._durations = Histogram(
             f"{name}_request_duration_seconds",
             "Duration of requests in seconds, by the status of the response.",
@@ -125,8 +131,10 @@ class _Clients(Collector):
 
     def collect(self) -> Iterable[Metric]:
         fields, ended = self._families()
-        for label, client in list(self._clients.items()):
-            statistics = client.statistics()
+        for label in list(self._clients):
+            statistics = self._read(label)
+            if statistics is None:
+                continue
             for field, metric in fields.items():
                 value = getattr(statistics, field)
                 if value is not None:
@@ -136,6 +144,13 @@ class _Clients(Collector):
         yield from fields.values()
         yield ended
         yield from self._durations.collect()
+
+    def _read(self, label: str) -> Statistics | None:
+        try:
+            return self._clients[label].statistics()
+        except Exception as error:
+            self._hooks.log_once(f"reading the statistics of the client {label!r}", error)
+            return None
 
     def _families(self) -> tuple[dict[str, GaugeMetricFamily | CounterMetricFamily], CounterMetricFamily]:
         fields: dict[str, GaugeMetricFamily | CounterMetricFamily] = {
@@ -188,7 +203,9 @@ class _MultiprocessClients(_Clients):
         yield self._durations
 
     def _update(self, label: str) -> None:
-        statistics = self._clients[label].statistics()
+        statistics = self._read(label)
+        if statistics is None:
+            return
         for field, gauge in self._gauges.items():
             value = getattr(statistics, field)
             if value is not None:

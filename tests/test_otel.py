@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 import segment_async.otel
-from segment_async import Client, MessageError
+from segment_async import Client, MessageError, Statistics, compat
 from segment_async._outcome import REASONS
 from segment_async.otel import remember, watch
 from tests.support.fault_server import FaultServer
@@ -100,6 +100,34 @@ def test_each_client_has_its_label_and_is_watched_once(caplog: pytest.LogCapture
     assert [point.attributes["client"] for point in points["segment.request.duration"]] == ["1"]
     assert len(telemetry.batches()) == 1
     assert not caplog.records
+
+
+@pytest.mark.parametrize("client", [compat.Client("KEY", send=False), "KEY"])
+def test_something_else_than_a_client_is_refused(client: Any) -> None:
+    telemetry = Telemetry()
+    with pytest.raises(TypeError, match=r"watch needs a Client of segment_async or of segment_async\.blocking"):
+        watch(client, meter_provider=telemetry.meters)
+    watch(Client("KEY", send=False), meter_provider=telemetry.meters)
+    assert {point.attributes["client"] for point in telemetry.points()["segment.accepted"]} == {"1"}
+
+
+def test_a_client_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Client):
+        fails = False
+
+        def statistics(self) -> Statistics:
+            if self.fails:
+                raise OSError("its own")
+            return super().statistics()
+
+    telemetry = Telemetry()
+    failing, working = Failing("KEY", send=False), Client("KEY", send=False)
+    watch(failing, meter_provider=telemetry.meters)
+    watch(working, meter_provider=telemetry.meters)
+    failing.fails = True
+    for _ in range(2):
+        assert {point.attributes["client"] for point in telemetry.points()["segment.accepted"]} == {"2"}
+    assert caplog.text.count("Error in reading the statistics of the client '1': OSError") == 1
 
 
 def test_clients_of_the_global_provider_share_its_instruments() -> None:

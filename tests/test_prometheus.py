@@ -7,6 +7,7 @@ import sys
 import time
 from importlib import reload
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 import segment_async.prometheus
-from segment_async import Client, MessageError, Response, bound
+from segment_async import Client, MessageError, Response, Statistics, bound, compat
 from segment_async._outcome import REASONS
 from segment_async.blocking import Client as BlockingClient
 from segment_async.instrumentation import GAUGES, SUFFIXES
@@ -141,6 +142,55 @@ def test_a_blocking_client() -> None:
         watch(client, registry=registry)
         client.track("user-1", "Seen")
     assert registry.get_sample_value("segment_accepted_total", {"client": "1"}) == 1
+
+
+@pytest.mark.parametrize("client", [compat.Client("KEY", send=False), "KEY"])
+def test_something_else_than_a_client_is_refused_and_leaves_the_registry_alone(client: Any) -> None:
+    registry = CollectorRegistry()
+    with pytest.raises(TypeError, match=r"watch needs a Client of segment_async or of segment_async\.blocking"):
+        watch(client, registry=registry)
+    assert generate_latest(registry) == b""
+
+
+def test_a_label_that_is_taken_leaves_a_new_registry_alone() -> None:
+    client, _ = recording()
+    registry = CollectorRegistry()
+    watch(client, registry=registry, label="shop")
+    before = generate_latest(registry)
+    with pytest.raises(ValueError, match="another client is watched with the label 'shop'"):
+        watch(recording()[0], registry=registry, label="shop")
+    assert generate_latest(registry) == before
+
+
+class Failing(Client):
+    """Its statistics cannot be read while `fails`."""
+
+    fails = False
+
+    def statistics(self) -> Statistics:
+        if self.fails:
+            raise OSError("its own")
+        return super().statistics()
+
+
+@pytest.mark.parametrize("is_multiprocess", [False, True])
+def test_a_client_that_fails_is_left_out_of_the_scrape(
+    is_multiprocess: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if is_multiprocess:
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    registry = CollectorRegistry()
+    failing, working = Failing("KEY", send=False), Client("KEY", send=False)
+    watch(failing, registry=registry, label="failing")
+    watch(working, registry=registry, label="working")
+    failing.fails = True
+    working.nowait.track("user-1", "Seen")
+    for _ in range(2):
+        generate_latest(registry)
+    assert registry.get_sample_value("segment_accepted_total", {"client": "working"}) == 1
+    if not is_multiprocess:
+        assert registry.get_sample_value("segment_accepted_total", {"client": "failing"}) is None
+    assert caplog.text.count("Error in reading the statistics of the client 'failing': OSError") == 1
 
 
 def test_an_outage() -> None:
