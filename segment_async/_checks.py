@@ -5,6 +5,8 @@ This file imports nothing of the package: it is told which class a client must h
 
 from __future__ import annotations
 
+import math
+from sys import float_info
 from typing import Final
 
 # Where users import these classes from.
@@ -20,6 +22,22 @@ def check_client(function: str, client: object, kind: type) -> None:
         return
     module = _module_of(kind)
     raise TypeError(f"{function} needs a Client of {module} and got {_name_of(client)}: from {module} import Client")
+
+
+def check_seconds(**options: float) -> None:
+    """Raises:
+    ValueError: one of them is no number of seconds.
+    """
+    for name, seconds in options.items():
+        if not _is_seconds(seconds):
+            raise ValueError(f"{name} must be a number of seconds, 0 or more")
+
+
+def _is_seconds(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    # Infinity is as long as it takes; an integer beyond the floats cannot be added to a time.
+    return value == math.inf or 0 <= value <= float_info.max
 
 
 def check_watched(client: object) -> None:

@@ -19,13 +19,13 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from . import Client, bind, bound
-from ._checks import check_client
+from ._checks import check_client, check_seconds
 from ._hooks import HookRunner
 from ._message.context import DeferredBound, innermost, leave
 from ._signals import exits_on
 from ._web.consent import GPC
 from ._web.cookies import new_anonymous_id, set_anonymous_id
-from ._web.options import reader_for
+from ._web.options import check_functions, reader_for
 from ._web.page_views import (
     EXCLUDED,
     TitleParser,
@@ -117,7 +117,7 @@ class SegmentMiddleware:
 
     Raises:
         TypeError: the client is not a `segment_async.Client`.
-        ValueError: an option has none of these values, or a network is malformed.
+        ValueError: an option has none of these values, a function cannot be called, or a network is malformed.
     """
 
     def __init__(
@@ -141,6 +141,9 @@ class SegmentMiddleware:
     ) -> None:
         if client is not None:
             check_client("SegmentMiddleware", client, Client)
+        check_functions(page_name=page_name)
+        if flush_on_response is not None:
+            check_seconds(flush_on_response=flush_on_response)
         self.app = app
         self._drops_without_identity = no_identity != "raise"
         hooks = HookRunner()

@@ -21,7 +21,7 @@ from inspect import isawaitable
 from typing import Any, Final, TypeVar
 
 from . import Client, RetryPolicy
-from ._checks import check_client
+from ._checks import check_client, check_seconds
 from ._hooks import HookRunner
 
 __all__ = ["flush_after"]
@@ -54,8 +54,10 @@ def flush_after(client: Client, margin: float = 0.3, *, timeout: float = 2.0) ->
 
     Raises:
         TypeError: the client is not a `segment_async.Client`; a blocking one has a thread of its own.
+        ValueError: `margin` or `timeout` is no number of seconds.
     """
     check_client("flush_after", client, Client)
+    check_seconds(margin=margin, timeout=timeout)
     return _Flushes(client, margin, timeout, time.time).decorate
 
 

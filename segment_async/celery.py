@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Any, Final, cast
 
 from . import bound
-from ._checks import check_client
+from ._checks import check_client, check_seconds
 from ._hooks import HookRunner
 from ._message.context import innermost
 from .blocking import Client
@@ -48,8 +48,11 @@ def connect(client: Client, *, flush_after_task: float | None = None) -> None:
 
     Raises:
         TypeError: the client is not a `segment_async.blocking.Client`.
+        ValueError: `flush_after_task` is no number of seconds.
     """
     check_client("connect", client, Client)
+    if flush_after_task is not None:
+        check_seconds(flush_after_task=flush_after_task)
     _Connection(client, flush_after_task).connect()
 
 

@@ -700,6 +700,18 @@ def test_installed_twice_the_inner_one_does_nothing() -> None:
         {"trusted_proxies": "10.0.0.0/8"},
         {"trusted_proxies": ["somewhere"]},
         {"exclude": "/admin"},
+        {"user_id": 5},
+        {"consent": "x"},
+        {"page_name": "Home"},
+        {"gpc": {"Advertising": "no"}},
+        {"gpc": {1: False}},
+        {"page_views": "no"},
+        {"set_cookie": "no"},
+        {"trust_user_cookie": "no"},
+        {"flush_on_response": -1},
+        {"flush_on_response": float("nan")},
+        {"flush_on_response": True},
+        {"flush_on_response": "1"},
     ],
 )
 def test_invalid_options(option: Any) -> None:

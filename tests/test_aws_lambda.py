@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import subprocess
 import sys
 import threading
@@ -454,6 +455,25 @@ def test_under_mangum(seconds: float, thread: Callable[..., Any]) -> None:
     assert sorted(message["type"] for message in transport.messages) == ["page"] * 3 + ["track"] * 3
     assert len({message["messageId"] for message in transport.messages}) == 6
     assert client.statistics().delivered == 6
+    thread(finish, client)
+
+
+@pytest.mark.parametrize("option", ["margin", "timeout"])
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "2", True, None, 10**400])
+def test_times_are_seconds(option: str, seconds: Any) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be a number of seconds, 0 or more"):
+        flush_after(Client("KEY", send=False), **{option: seconds})
+
+
+def test_the_timeout_may_be_all_the_time_that_is_left(thread: Callable[..., Any]) -> None:
+    client, arrived = recording()
+
+    @flush_after(client, timeout=math.inf)
+    async def handler(event: Any, context: Any) -> None:
+        await client.track("user-1", "Seen")
+
+    thread(handler, None, Context())
+    assert events(arrived) == ["Seen"]
     thread(finish, client)
 
 

@@ -18,7 +18,7 @@ pytest.importorskip("celery")
 from celery import signals
 
 import segment_async
-from segment_async import compat
+from segment_async import blocking, compat
 from segment_async.celery import connect
 
 TASKS = 30
@@ -28,6 +28,12 @@ TASKS = 30
 def test_a_client_of_another_kind_is_refused(kind: Any) -> None:
     with pytest.raises(TypeError, match=r"connect needs .*: from segment_async.blocking import Client$"):
         connect(kind("KEY", send=False))
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "2"])
+def test_the_time_of_a_flush_is_seconds(seconds: Any) -> None:
+    with pytest.raises(ValueError, match="flush_after_task must be a number of seconds, 0 or more"):
+        connect(blocking.Client("KEY", send=False), flush_after_task=seconds)
 
 
 def test_a_client_that_is_made_at_its_first_use_is_not_made_for_connect() -> None:

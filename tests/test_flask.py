@@ -236,5 +236,9 @@ def test_wrong_options_are_refused() -> None:
     for hook in (user_id, Asked()):
         with pytest.raises(ValueError, match="user_id must be a plain function"):
             init_app(Flask("shop"), Client("KEY"), user_id=hook)
+    for option in ({"user_id": 5}, {"consent": "x"}, {"page_name": "Home"}, {"gpc": {"A": "no"}}, {"page_views": "no"}):
+        wrong: Any = option
+        with pytest.raises(ValueError, match=r" must "):
+            init_app(Flask("shop"), Client("KEY"), **wrong)
     with pytest.raises(ValueError, match="bots must be one of"):
         init_app(Flask("shop"), Client("KEY"), bots="some")  # type: ignore[arg-type]

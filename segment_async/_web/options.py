@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from segment_async._hooks import HookRunner
 
@@ -47,11 +47,15 @@ def reader_for(
     gpc: GPC = "ignore",
 ) -> RequestReader:
     """Raises:
-    ValueError: an option has none of its values, or a network is malformed.
+    ValueError: an option has none of its values, a function cannot be called, or a network is malformed.
     """
+    check_functions(user_id=user_id, consent=consent)
+    _check_flags(trust_user_cookie=trust_user_cookie, set_cookie=set_cookie, page_views=page_views)
     _check_words(no_identity=(no_identity, ("skip", "mint", "raise")), bots=(bots, ("skip", "include")))
     _check_words(query=(query, ("scrub", "utm", "none", "all")))
-    if not isinstance(gpc, Mapping):
+    if isinstance(gpc, Mapping):
+        _check_preferences(gpc)
+    else:
         _check_words(gpc=(gpc, ("ignore", "drop")))
     _check_lists(trusted_proxies=trusted_proxies, exclude=exclude)
     return RequestReader(
@@ -68,6 +72,29 @@ def reader_for(
         consent=consent,
         gpc=gpc if isinstance(gpc, str) else parse_preferences(gpc) or {},
     )
+
+
+def check_functions(**hooks: Hook) -> None:
+    """Raises:
+    ValueError: one of them cannot be called.
+    """
+    for name, hook in hooks.items():
+        if hook is not None and not callable(hook):
+            raise ValueError(f"{name} must be a function")
+
+
+def _check_flags(**flags: object) -> None:
+    for name, flag in flags.items():
+        # Text such as "no" would count as `True`.
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name} must be True or False")  # noqa: TRY004  # as other options
+
+
+def _check_preferences(gpc: Mapping[Any, Any]) -> None:
+    if not all(isinstance(name, str) and isinstance(granted, bool) for name, granted in gpc.items()):
+        raise ValueError(
+            'gpc must be "ignore", "drop", or True or False for each category, such as {"Advertising": False}'
+        )
 
 
 def _check_words(**options: tuple[object, tuple[str, ...]]) -> None:

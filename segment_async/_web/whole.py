@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, Unpack
 from segment_async._hooks import HookRunner
 
 from .cookies import new_anonymous_id, set_anonymous_id
-from .options import RequestOptions, reader_for
+from .options import RequestOptions, check_functions, reader_for
 from .page_views import TitleParser, allows_cookie, is_html, parse_name, properties_of
 from .request import Scope, asks_for_html
 from .visitor import Hook, Visitor
@@ -88,6 +88,7 @@ class WholeResponses:
     def __init__(
         self, *, user_id: Hook, consent: Hook, page_name: Hook, can_await: bool, **options: Unpack[RequestOptions]
     ) -> None:
+        check_functions(user_id=user_id, consent=consent, page_name=page_name)
         if not can_await:
             for name, hook in (("user_id", user_id), ("consent", consent), ("page_name", page_name)):
                 if iscoroutinefunction(hook) or iscoroutinefunction(type(hook).__call__):

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from segment_async.devserver import Answered, Options, parts, run
+from segment_async.devserver._access import origin_of
 from segment_async.devserver._run import HELP
 
 from ._numbers import COUNT, PORT
@@ -26,6 +27,13 @@ _STYLES = {
 }
 
 
+def _origins(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(map(origin_of, given))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command(short_help="Run a Segment on localhost, live in the browser.")
 @click.option("--host", default=_DEFAULTS.host, show_default=True, metavar="ADDRESS", help=HELP["host"])
 @click.option("--port", type=PORT, default=_DEFAULTS.port, show_default=True, metavar="N", help=HELP["port"])
@@ -34,7 +42,7 @@ _STYLES = {
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help=HELP["save"])
 @click.option("--load", type=click.Path(path_type=Path), metavar="FILE", help=HELP["load"])
 @click.option("--keep", type=COUNT, default=_DEFAULTS.keep, show_default=True, metavar="N", help=HELP["keep"])
-@click.option("--allow-origin", multiple=True, metavar="URL", help=HELP["allow_origins"])
+@click.option("--allow-origin", multiple=True, metavar="URL", callback=_origins, help=HELP["allow_origins"])
 @click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help=HELP["plan"])
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def dev(

@@ -5,6 +5,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from ._access import origin_of
 from ._lines import line
 from ._run import HELP, Options, run
 from ._tracking import Answered
@@ -32,6 +33,10 @@ def _options() -> Options:
     parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help=_help("allow_origins"))
     parser.add_argument("--plan", type=Path, metavar="FILE", help=_help("plan"))
     given = parser.parse_args()
+    try:
+        allow_origins = tuple(map(origin_of, given.allow_origin))
+    except ValueError as error:
+        parser.error(f"argument --allow-origin: {error}")
     return Options(
         host=given.host,
         port=given.port,
@@ -40,7 +45,7 @@ def _options() -> Options:
         save=given.save,
         load=given.load,
         keep=given.keep,
-        allow_origins=tuple(given.allow_origin),
+        allow_origins=allow_origins,
         plan=given.plan,
     )
 

@@ -6,12 +6,15 @@ cannot forge the headers that are checked here. Of a request's purpose, this fil
 
 import hmac
 import ipaddress
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+_ORIGIN: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/?#@*:\[\]]+)(:\d{1,5})?")
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _COOKIE: Final = "segment-dev-token"
 _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, POST",
@@ -25,10 +28,13 @@ class AccessControl:
 
     Pages on this machine and those of `allowed_origins` may post events. With a `token`, any `Host` is accepted, and
     all paths except the tracking ones require the token. SDKs send it as their write key, which `_tracking` checks.
+
+    Raises:
+        ValueError: an allowed origin is not one.
     """
 
     def __init__(self, allowed_origins: tuple[str, ...] = (), token: str | None = None) -> None:
-        self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed_origins)
+        self._allowed = frozenset(origin_of(text) for text in allowed_origins)
         self._token = token
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -95,6 +101,21 @@ async def harden(request: web.Request, response: web.StreamResponse) -> None:
     if not request.path.startswith("/v1/"):
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def origin_of(text: str) -> str:
+    """The origin as browsers send it.
+
+    Raises:
+        ValueError: it is none, so that it would never match.
+    """
+    origin = text.removesuffix("/").lower()
+    if origin == "null":
+        return origin
+    found = _ORIGIN.fullmatch(origin)
+    if found is None:
+        raise ValueError(f"{text!r} is not an origin, such as https://shop.test")
+    return origin.removesuffix(_DEFAULT_PORTS.get(found["scheme"], "/"))
 
 
 def _host_name(host: str) -> str:

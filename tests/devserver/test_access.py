@@ -1,9 +1,13 @@
 """Access control: host names, origins, the token, and the headers for browsers."""
 
+import subprocess
+import sys
+
 import aiohttp
 import pytest
 
 from segment_async.devserver import Endpoint, serve
+from segment_async.devserver._access import AccessControl
 from tests.devserver.exchange import KEY, body, track, with_endpoint
 
 INSIDE = ["/", "/_dev/events", "/_dev/summary", "/_dev/wait?count=0", "/_dev/chaos", "/_dev/stream"]
@@ -114,6 +118,53 @@ def test_local_pages_and_allowed_origins_may_post(origin: str, expected: int) ->
             assert ("Access-Control-Allow-Headers" in answer.headers) == (expected == 200)
 
     with_endpoint(case, allow_origins=("https://shop.example/",))
+
+
+WRONG_ORIGINS = (
+    "", "*", "shop.test", "shop.test:8080", "//shop.test", "https://", "https://shop.test/cart", "https://shop.test?a=1",
+    "https://shop.test#a", "https://user@shop.test", "https://*.shop.test", "https://shop.test:http", "https://shop test",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("origin", WRONG_ORIGINS)
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match=r"is not an origin, such as https://shop\.test"):
+        AccessControl((origin,))
+
+
+@pytest.mark.parametrize("module", ["segment_async", "segment_async.devserver"])
+def test_on_the_command_line_it_is_wrong_usage(module: str) -> None:
+    command = [sys.executable, "-m", module, *(["dev"] if module == "segment_async" else [])]
+    done = subprocess.run(
+        [*command, "--port", "0", "--allow-origin", "shop.test"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "'shop.test' is not an origin" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("allowed", "sent"),
+    [
+        ("https://shop.test:443", "https://shop.test"),
+        ("http://shop.test:80/", "http://shop.test"),
+        ("https://shop.test:8443", "https://shop.test:8443"),
+        ("HTTPS://Shop.test", "https://shop.test"),
+        ("http://[2001:db8::1]:3000", "http://[2001:db8::1]:3000"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ("null", "null"),
+    ],
+)
+def test_an_allowed_origin_is_compared_as_browsers_send_it(allowed: str, sent: str) -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        headers = {**KEY, "Origin": sent, "Content-Type": "text/plain"}
+        async with session.post("/v1/batch", data=body(track()), headers=headers) as answer:
+            assert answer.status == 200
+
+    with_endpoint(case, allow_origins=(allowed,))
 
 
 def test_beyond_loopback_a_token_is_required() -> None:
