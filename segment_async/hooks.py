@@ -6,7 +6,8 @@ Each function here returns a step: it takes a message as it travels, and returns
 step raises, the message is dropped, so nothing is sent that should have been redacted. A field is given in one of two
 ways: a bare name such as ``"email"`` is every key of that name in ``properties``, ``traits`` and ``context``, at any
 depth, whatever its case; a path such as ``"context.ip"`` or ``"properties.products.*.coupon"`` starts at the message,
-and ``*`` is any key or any place in a list. Pure: nothing here knows the client.
+with ``properties``, ``traits``, ``context`` or ``integrations``, and ``*`` is any key or any place in a list. Pure:
+nothing here knows the client.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ Step = Callable[[dict[str, Any]], dict[str, Any] | None]
 """What `before_send` is: takes a message, and returns it, or `None` to drop it."""
 
 _SEARCHED: Final = ("properties", "traits", "context")
+_OBJECTS: Final = (*_SEARCHED, "integrations")
+_IDS: Final = ("userId", "anonymousId", "previousId", "groupId")
 # Segment needs them as they are.
 _FIXED: Final = ("type", "event", "messageId", "timestamp", "properties", "traits", "context", "integrations")
 _REMOVED: Final = object()
@@ -41,7 +44,8 @@ def redact(*fields: str, text: str | None = "[redacted]") -> Step:
         text: what they become. `None`: they are removed.
 
     Raises:
-        ValueError: there is no field, or one that a message needs as it is.
+        ValueError: there is no field, or one that a message needs as it is, or a path that begins with no object of a
+            message.
     """
     replacement = _REMOVED if text is None else text
     return _changing(fields, lambda _: replacement)
@@ -53,13 +57,15 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
     Objects and lists keep their shape; each value in them is hashed. `None` stays.
 
     Args:
-        fields: names or paths, ``"userId"`` and ``"anonymousId"`` included.
+        fields: names or paths, ``"userId"`` and ``"anonymousId"`` included. With either, the ``previousId`` of an alias
+            is hashed as well: it is a user id or an anonymous id that other messages have.
         key: a secret for HMAC-SHA256. `None`: plain SHA-256 of the text in lower case and without surrounding white
             space, which advertising destinations expect of an email address. Anyone can find the address for such a
             hash by trying, so it is no anonymisation.
 
     Raises:
-        ValueError: there is no field, or one that a message needs as it is; or the key is empty.
+        ValueError: there is no field, or one that a message needs as it is, or a path that begins with no object of a
+            message; or the key is empty.
     """
     secret = key.encode() if isinstance(key, str) else key
     if secret == b"":
@@ -78,7 +84,8 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
             return [hashed(each) for each in cast("_Items", value)]
         return None if value is None else digest(value)
 
-    return _changing(fields, hashed)
+    repeats_an_id = {"userId", "anonymousId"} & {*fields}
+    return _changing((*fields, "previousId") if repeats_an_id else fields, hashed)
 
 
 def sample(rate: float, *, events: Iterable[str] | None = None) -> Step:
@@ -126,7 +133,8 @@ def drop_bots() -> Step:
 
 
 def _changing(fields: tuple[str, ...], change: Callable[[Any], Any]) -> Step:
-    names, paths = _parsed(fields)
+    # Each once: a value must not be hashed twice.
+    names, paths = _parsed(dict.fromkeys(fields))
 
     def step(message: dict[str, Any]) -> dict[str, Any]:
         for name in _SEARCHED if names else ():
@@ -138,11 +146,11 @@ def _changing(fields: tuple[str, ...], change: Callable[[Any], Any]) -> Step:
     return step
 
 
-def _parsed(fields: tuple[str, ...]) -> tuple[frozenset[str], list[list[str]]]:
+def _parsed(fields: Iterable[str]) -> tuple[frozenset[str], list[list[str]]]:
     """The bare names, in lower case, and the paths.
 
     Raises:
-        ValueError: there is none, or one of them names what a message needs.
+        ValueError: there is none, or one of them names what a message needs, or begins with no object of a message.
     """
     if not fields:
         raise ValueError("name at least one field")
@@ -152,7 +160,12 @@ def _parsed(fields: tuple[str, ...]) -> tuple[frozenset[str], list[list[str]]]:
         parts = field.split(".")
         if "" in parts or field == "*" or field in _FIXED:
             raise ValueError(f"{field!r} is not a field that can be changed")
-        if len(parts) > 1 or field in ("userId", "anonymousId", "previousId", "groupId"):
+        if len(parts) > 1 and parts[0] not in (*_OBJECTS, "*"):
+            raise ValueError(
+                f"{field!r} begins with no object of a message; a path starts there, such as 'properties.{field}', and a "
+                "bare name, without dots, is found anywhere in properties, traits and context"
+            )
+        if len(parts) > 1 or field in _IDS:
             paths.append(parts)
         else:
             names.add(field.lower())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 from typing import Any
 
 import pytest
@@ -110,6 +111,40 @@ def test_an_object_keeps_its_shape() -> None:
 def test_what_makes_no_sense_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
         make()
+
+
+@pytest.mark.parametrize("make", [redact, lambda field: hash_fields(field, key="k")])
+@pytest.mark.parametrize("path", ["card.number", "Properties.email", "userId.name", "products.*.coupon"])
+def test_a_path_that_begins_at_no_object_of_a_message_is_refused(path: str, make: Any) -> None:
+    text = f"{path!r} begins with no object of a message; a path starts there, such as 'properties.{path}'"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        make(path)
+
+
+def test_a_path_may_begin_with_any_key() -> None:
+    changed = redact("*.email")(message(properties={"email": EMAIL}, traits={"email": EMAIL}))
+    assert changed is not None
+    assert changed["properties"] == changed["traits"] == {"email": "[redacted]"}
+
+
+@pytest.mark.parametrize("fields", [("userId",), ("anonymousId",), ("userId", "anonymousId"), ("previousId", "userId")])
+def test_the_previous_id_of_an_alias_is_hashed_as_the_ids_that_it_repeats(fields: tuple[str, ...]) -> None:
+    step = hash_fields(*fields, key="key")
+    seen = step({"type": "identify", "userId": "user-1", "anonymousId": "user-1"})
+    alias = step({"type": "alias", "userId": "user-2", "previousId": "user-1"})
+    assert seen is not None
+    assert alias is not None
+    assert alias["previousId"] in (seen["userId"], seen["anonymousId"])
+    assert alias["previousId"] != "user-1"
+
+
+def test_other_ids_are_left_alone_by_the_hash_of_a_user_id() -> None:
+    changed = hash_fields("userId", key="key")(message(groupId="g-1", anonymousId="a-1"))
+    assert changed is not None
+    assert (changed["groupId"], changed["anonymousId"]) == ("g-1", "a-1")
+    changed = hash_fields("email", key="key")({"type": "alias", "userId": "user-2", "previousId": "user-1"})
+    assert changed is not None
+    assert changed["previousId"] == "user-1"
 
 
 def kept(step: Step, **fields: Any) -> set[str]:
