@@ -256,7 +256,7 @@ def checked(message: Mapping[str, Any], message_id: str | None = None) -> Fields
         if type(value) is _PLAIN.get(name) and value:
             fields[name] = value
         elif value is not None:
-            final = _CHECKS.get(name, _unchecked)(name, value)
+            final = _checked_field(kind, name, value)
             # As in `_put_mapping`.
             if final or name not in _MAPPINGS:
                 fields[name] = final
@@ -268,6 +268,12 @@ def checked(message: Mapping[str, Any], message_id: str | None = None) -> Fields
         if name not in fields:
             raise MessageError(name, "is required")
     return fields
+
+
+def _checked_field(kind: Any, name: str, value: Any) -> Any:
+    if name == "properties" and kind != "track":
+        _refuse_event(name, value)
+    return _CHECKS.get(name, _unchecked)(name, value)
 
 
 def given(kind: str, arguments: Mapping[str, Any]) -> Fields:
@@ -301,6 +307,7 @@ def _view(message: Fields, category: Any, name: Any, properties: Any) -> Fields:
     if name is not None:
         message["name"] = _text("name", name)
     if properties is not None:
+        _refuse_event("properties", properties)
         _put_mapping(message, "properties", properties)
     return message
 
@@ -322,8 +329,16 @@ def _put_mapping(message: Fields, name: str, value: Any) -> None:
         message[name] = given
 
 
+def _refuse_event(name: str, value: Any) -> None:
+    """A planned event is a dict of its properties, so that it would be taken for any other dict, or for nothing."""
+    if isinstance(value, TrackEvent):
+        raise MessageError(name, f"must not be {_type_name(value)}, which is an event: pass it to track")
+
+
 def mapping(name: str, value: Any) -> Mapping[str, Any]:
     """The value as a dict; its own code runs here and not later."""
+    if name != "properties":
+        _refuse_event(name, value)
     given = as_dict(name, value)
     if given is None:
         raise MessageError(name, f"must be a dict, not {_type_name(value)}")

@@ -32,6 +32,7 @@ from segment_async._message.build import (
     track,
 )
 from segment_async._message.context import innermost
+from segment_async.events import TrackEvent
 
 # Django's settings are those of the process, and these are all that the tests use.
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.programs.django_shop.settings"
@@ -184,6 +185,11 @@ def refusal(call: Callable[..., object], *args: Any, **fields: Any) -> MessageEr
     return caught.value
 
 
+class SignedUp(TrackEvent):
+    __slots__ = ()
+    EVENT = "Signed Up"
+
+
 class TestCalls:
     @pytest.mark.parametrize("name", CALLS)
     def test_the_minimum(self, name: str) -> None:
@@ -312,6 +318,24 @@ class TestFields:
         error = refusal(call)
         assert error.path == path
         assert str(error) == f"{path}: {error.problem}"
+
+    @pytest.mark.parametrize(
+        ("path", "call"),
+        [
+            ("traits", lambda event: identify("u", event)),
+            ("traits", lambda event: group("u", "g", event)),
+            ("properties", lambda event: page("u", properties=event)),
+            ("properties", lambda event: screen("u", properties=event)),
+            ("context", lambda event: track("u", "e", context=event)),
+            ("traits", lambda event: checked({"type": "identify", "userId": "u", "traits": event})),
+            ("properties", lambda event: checked({"type": "page", "userId": "u", "properties": event})),
+        ],
+    )
+    def test_a_planned_event_belongs_to_track(self, path: str, call: Callable[[object], object]) -> None:
+        for event in (SignedUp(), SignedUp(plan="pro")):
+            error = refusal(call, event)
+            assert error.path == path
+            assert error.problem == "must not be SignedUp, which is an event: pass it to track"
 
     def test_any_mapping_is_accepted(self) -> None:
         assert track("u", "e", MappingProxyType({"a": 1}))["properties"]["a"] == 1
