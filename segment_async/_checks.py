@@ -13,12 +13,14 @@ from typing import Final
 _PUBLIC: Final = {"segment_async._client": "segment_async", "segment_async._compat.client": "segment_async.compat"}
 
 
-def check_client(function: str, client: object, kind: type) -> None:
-    """Raises:
-    TypeError: the client is of another kind, whose calls would do nothing here, or are never awaited.
+def check_client(function: str, client: object, kind: type, *others: type) -> None:
+    """`others`: kinds for tests, which the error does not offer.
+
+    Raises:
+        TypeError: the client is of another kind, whose calls would do nothing here, or are never awaited.
     """
     # A proxy, such as Django's client, would be created by a look at what is behind it.
-    if issubclass(type(client), kind) or _is_proxy(client):
+    if issubclass(type(client), (kind, *others)) or _is_proxy(client):
         return
     module = _module_of(kind)
     raise TypeError(f"{function} needs a Client of {module} and got {_name_of(client)}: from {module} import Client")

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, Unpack, cast
 
 from . import bind, bound
+from ._calls import NowaitCalls
 from ._checks import check_client
 from ._message.context import enter_request, leave
 from ._web.options import RequestOptions
@@ -51,7 +52,8 @@ def init_app(
     Args:
         app: the application; its own `before_request` functions should come later, so that their calls are bound.
         client: `None`: one with the key in ``app.config["SEGMENT_WRITE_KEY"]`` or else the environment's, and with the
-            options in ``app.config["SEGMENT_OPTIONS"]``, if there are any.
+            options in ``app.config["SEGMENT_OPTIONS"]``, if there are any. A test may pass the `nowait` of an asyncio
+            client, as of `segment_async.testing`.
         user_id: takes Flask's request; returns `None` for an unknown user. Without it, use `bind` where you learn it.
         consent: takes Flask's request; returns the preferences by category, or `None` if they are not known.
         page_name: takes Flask's request; `None`: the route's rule.
@@ -68,7 +70,7 @@ def init_app(
         first.check_same(client, {**hooks, **options})
         return first.client
     if client is not None:
-        check_client("init_app", client, Client)
+        check_client("init_app", client, Client, NowaitCalls)
     else:
         config = cast("dict[str, Any]", app.config)
         client_options: dict[str, Any] = config.get("SEGMENT_OPTIONS", {})

@@ -8,6 +8,7 @@ import pytest
 import segment_async
 from segment_async import MessageError, bind, compat
 from segment_async.blocking import Client
+from segment_async.testing import recording
 from tests.support.asgi import ANONYMOUS, FIREFOX, Recorder
 
 pytest.importorskip("flask")
@@ -215,6 +216,21 @@ def test_a_second_init_app_with_something_else_is_refused() -> None:
     assert shop.app.extensions["segment"] is shop.client
     # Two applications may share a client.
     init_app(Flask("other"), shop.client)
+
+
+def test_a_test_may_pass_the_calls_of_the_test_kit() -> None:
+    with recording() as segment:
+        app = Flask("shop")
+        client = init_app(app, segment.client.nowait, page_views=True)  # type: ignore[arg-type]
+
+        @app.get("/")
+        def home() -> str:
+            client.track(event="Seen")
+            return "<title>Home</title>"
+
+        app.test_client(use_cookies=False).get("/", headers={**BROWSER, "Cookie": f"ajs_anonymous_id={ANONYMOUS}"})
+        segment.assert_tracked("Seen", anonymous_id=ANONYMOUS)
+        segment.assert_page("/", anonymous_id=ANONYMOUS)
 
 
 @pytest.mark.parametrize("client", [segment_async.Client("KEY", send=False), compat.Client("KEY", send=False), "KEY"])
