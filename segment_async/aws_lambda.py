@@ -39,7 +39,7 @@ _TURNS: Final = 50
 
 Handler = Callable[[Any, Any], Any]
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def flush_after(client: Client, margin: float = 0.3, *, timeout: float = 2.0) -> Callable[[Handler], Handler]:
@@ -196,9 +196,9 @@ async def _awaited(result: Awaitable[Any]) -> Any:
     return await result
 
 
-def _run(run: Run, work: Coroutine[Any, Any, T]) -> T:
+def _run(run: Run, work: Coroutine[Any, Any, _T]) -> _T:
     try:
-        result: T = run(work)
+        result: _T = run(work)
         return result
     finally:
         # If `run` raised because a loop is running already, the coroutine was never started.
