@@ -35,7 +35,8 @@ def module(name: str) -> ModuleType:
         from django.conf import settings
 
         if not settings.configured:
-            settings.configure(SEGMENT_WRITE_KEY="WRITE_KEY")
+            # Without translations, which need applications that are set up.
+            settings.configure(SEGMENT_WRITE_KEY="WRITE_KEY", USE_I18N=False)
     return importlib.import_module(name)
 
 
