@@ -70,6 +70,11 @@ class Outlet:
         # The last read, and what was given out last, with the number of its read.
         self._reading = 0
         self._given: tuple[int, list[StoredMessage]] | None = None
+        # What was given out and is in no batch yet. As a batch is made of these alone, their number bounds its size.
+        self._unsent: set[int] = set()
+        self._largest = None if pace is None else pace.largest
+        # Set when there may be room for more of them, or the read has to look again.
+        self._may_go_on = asyncio.Event()
         # The last read was refused, and that was logged.
         self._is_refused = False
         self._closing = asyncio.Event()
@@ -89,20 +94,29 @@ class Outlet:
         A new one means that the caller of an earlier one is gone.
         """
         self._reading = number
+        self._may_go_on.set()
         if self._given is not None and self._given[0] > received:
             self.fetcher.put_back(self._given[1])
+            self._unsent.difference_update(each.key for each in self._given[1])
         self._given = None
         while self._reading == number:
             if self._closing.is_set():
                 raise SpoolUnavailable("the spool is closed")
-            if messages := self.fetcher.give_out(max_count, max_bytes):
+            count = max_count if self._largest is None else min(max_count, self._largest - len(self._unsent))
+            if count <= 0:
+                self._may_go_on.clear()
+                await self._may_go_on.wait()
+                continue
+            if messages := self.fetcher.give_out(count, max_bytes):
                 self._given = number, messages
+                if self._largest is not None:
+                    self._unsent.update(each.key for each in messages)
                 return Window(messages)
             if not await self._server.reach(SECONDS):
                 raise SpoolUnavailable(f"Redis cannot be used: {self._server.why}")
             # A task of its own: a caller that goes away does not interrupt it.
             if self._fetching is None or self._fetching.done():
-                self._fetching = asyncio.get_running_loop().create_task(self._fetch(max_count, max_bytes))
+                self._fetching = asyncio.get_running_loop().create_task(self._fetch(count, max_bytes))
             await asyncio.wait((self._fetching,))
         return Window(())
 
@@ -135,22 +149,30 @@ class Outlet:
 
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
         """As the protocol says; waits for the pace, and for a server out of reach as long as the holds last."""
+        self._leave_unsent(keys)
         return await self.renewals.note_attempt(keys, attempt)
 
     # -- what has ended
 
     async def settle(self, keys: Sequence[int], result: BatchResult, answer: str) -> None:
         """Record it; returns also if the server is out of reach, and then it is recorded later."""
+        self._leave_unsent(keys)
         entry_ids = self.holds.entry_ids(keys)
         self.holds.end(keys)
         self._changed()
         await self.endings.add(entry_ids, result, answer)
+
+    def _leave_unsent(self, keys: Sequence[int]) -> None:
+        if self._unsent:
+            self._unsent.difference_update(keys)
+            self._may_go_on.set()
 
     # -- the end
 
     async def aclose(self) -> None:
         """Stop reading, record what has ended, give back what is held, and remove the consumer."""
         self._closing.set()
+        self._may_go_on.set()
         await self.renewals.aclose()
         if self._fetching is not None:
             await asyncio.wait((self._fetching,))

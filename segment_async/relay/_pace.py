@@ -1,5 +1,7 @@
 """One pace for all relays of a key: a token bucket in Redis, of which each batch takes as many tokens as it has messages.
 
+A batch has no more messages than the bucket has tokens: a larger one would wait for all of them, and then be a burst.
+
 The bucket is kept as the moment at which it will be full again, by the server's clock, and the moment of the last look:
 a clock that was set back, or that of another server, moves both. Tokens are taken ahead of time: the reply says how long
 to wait. If the server cannot keep it, as when its memory is full, each relay keeps its share.
@@ -33,10 +35,14 @@ _SECONDS: Final = 5.0
 
 
 class Pace:
-    """`relays`: how many share the pace, as far as is known."""
+    """Attributes:
+    relays: how many share the pace, as far as is known.
+    largest: the most messages that a batch may have.
+    """
 
     def __init__(self, server: Server, key: bytes, rate: float, now: Callable[[], float]) -> None:
         self.relays = 1
+        self.largest = max(1, int(rate * _BURST))
         self._server = server
         self._key = key
         self._rate = rate

@@ -87,6 +87,17 @@ def ids_of(transport: RecordingTransport) -> list[str]:
     return [message["messageId"] for message in transport.messages]
 
 
+def noting_sizes() -> tuple[list[int], Callable[[Any], Response]]:
+    """An answer for a transport, and how many messages each request had."""
+    sizes: list[int] = []
+
+    def answer(batch: Any) -> Response:
+        sizes.append(len(batch["batch"]))
+        return OK
+
+    return sizes, answer
+
+
 async def hand_over(client: Client, count: int, first: int = 0) -> list[str]:
     calls = [client.track("user-1", "Order Completed", message_id=f"order-{n}") for n in range(first, first + count)]
     return [each.message_id for each in await asyncio.gather(*calls)]
@@ -740,6 +751,31 @@ class TestPace:
                     seconds = time.perf_counter() - began
             # A second's worth is there from the start.
             assert seconds > 0.8 * (400 - 200) / 200
+
+        run(main())
+
+    def test_a_request_has_no_more_than_a_second_of_the_pace(self, server: RealServer) -> None:
+        """Otherwise a large one would wait for all its tokens, and then go out as a burst."""
+
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                await hand_over(client, 300)
+                sizes, answer = noting_sizes()
+                async with delivering(server.url, answer, rate=40.0):
+                    await until(lambda: sum(sizes) >= 120, "three seconds' worth arrive", 15.0)
+                assert max(sizes) <= 40
+
+        run(main())
+
+    @pytest.mark.parametrize("rate", [0.5, 1.0, 1.9])
+    def test_a_slow_pace_sends_one_by_one(self, server: RealServer, rate: float) -> None:
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                await hand_over(client, 5)
+                sizes, answer = noting_sizes()
+                async with delivering(server.url, answer, rate=rate):
+                    await until(lambda: len(sizes) >= 2, "two requests are made", 15.0)
+                assert set(sizes) == {1}
 
         run(main())
 
