@@ -23,9 +23,18 @@ if TYPE_CHECKING:
     from segment_async.relay import RelayInspector
 
 
-def _checked_url(_context: click.Context, _parameter: click.Parameter, url: str | None) -> str:
+def _given_url(_context: click.Context, _parameter: click.Parameter, url: str | None) -> str:
     if url is None:
         raise click.UsageError("give the URL of Redis, such as rediss://host:6379/0, or set SEGMENT_REDIS_URL")
+    return checked_url(url)
+
+
+def checked_url(url: str) -> str:
+    """Also for `segment-async spool`.
+
+    Raises:
+        UsageError: it is no URL of Redis.
+    """
     with _readable_errors():
         from segment_async.relay._server import check_redis
 
@@ -33,11 +42,13 @@ def _checked_url(_context: click.Context, _parameter: click.Parameter, url: str 
             check_redis(url)
         except ValueError:
             # Without the URL, which may hold a password.
-            raise click.UsageError("the URL of Redis must be such as rediss://host:6379/0") from None
+            raise click.UsageError(
+                "the URL of Redis must be such as rediss://host:6379/0, with a number as its database"
+            ) from None
     return url
 
 
-_URL = click.argument("url", envvar="SEGMENT_REDIS_URL", required=False, callback=_checked_url)
+_URL = click.argument("url", envvar="SEGMENT_REDIS_URL", required=False, callback=_given_url)
 
 
 class _RunByDefault(click.Group):

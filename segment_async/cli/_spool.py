@@ -23,7 +23,16 @@ from segment_async.spool import DeadLetter, PendingMessage, ShardStatus, SpoolIn
 
 from ._numbers import COUNT
 
-_PATH = click.argument("path")
+
+def _checked_path(_context: click.Context, _parameter: click.Parameter, path: str) -> str:
+    if not _is_url(path):
+        return path
+    from ._relay import checked_url
+
+    return checked_url(path)
+
+
+_PATH = click.argument("path", callback=_checked_path)
 _LIMIT = click.option(
     "--limit", type=COUNT, default=20, show_default=True, metavar="N", help="Show so many, the oldest first."
 )

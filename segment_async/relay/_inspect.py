@@ -54,6 +54,7 @@ class RelayInspector:
         lease: seconds, as the relays have it.
 
     Raises:
+        ValueError: it is no URL of a server.
         SpoolUnavailable: also if there are several keys, or none, and no `write_key`.
     """
 

@@ -21,6 +21,7 @@ except ImportError as _error:
 from segment_async._exceptions import SpoolUnavailable
 
 from ._entries import GROUP, Fields, info_of, keys_for, pairs_of
+from ._server import check_redis
 
 # Entries that one command is about.
 PAGE: Final = 500
@@ -46,9 +47,13 @@ class StreamReader:
 
     Attributes:
         fingerprint: of the write key; `keys`: the names of its keys.
+
+    Raises:
+        ValueError: it is no URL of a server.
     """
 
     def __init__(self, url: str, write_key: str | None) -> None:
+        check_redis(url)
         make: Any = getattr(Redis, "from_url")  # noqa: B009  # its type is incomplete: hides it from the type checkers
         self._client: Any = make(
             url, retry=Retry(NoBackoff(), 0), protocol=2, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS

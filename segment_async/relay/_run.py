@@ -102,7 +102,9 @@ async def run_relay(options: RelayOptions, *, started: Callable[[str], None] = l
 
 
 def _made(options: RelayOptions) -> tuple[RedisSpool, Client]:
-    if options.metrics_port is not None and not 0 <= options.metrics_port <= _LAST_PORT:
+    port: object = options.metrics_port
+    is_port = isinstance(port, int) and not isinstance(port, bool) and 0 <= port <= _LAST_PORT
+    if port is not None and not is_port:
         raise ValueError(f"metrics_port must be from 0 to {_LAST_PORT}")
     spool = RedisSpool(options.url, rate=options.rate, lease=options.lease)
     client = Client(

@@ -14,6 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 try:
     from redis.asyncio import Redis, RedisCluster
@@ -80,6 +81,8 @@ def check_redis(redis: str | Any) -> None:
     """Raises:
     ValueError: it is no URL of a server, and no client of `redis.asyncio` that can be used.
     """
+    if isinstance(redis, str) and _has_unreadable_database(redis):
+        raise ValueError("the URL of Redis must be such as rediss://host:6379/0, with a number as its database")
     if isinstance(redis, str):
         # Not as its cause: the library's error may name the password.
         try:
@@ -92,6 +95,16 @@ def check_redis(redis: str | Any) -> None:
     options = client.connection_kwargs if isinstance(redis, RedisCluster) else client.get_connection_kwargs()
     if options.get("decode_responses"):
         raise ValueError("the Redis client must be made without decode_responses=True: messages are bytes")
+
+
+def _has_unreadable_database(url: str) -> bool:
+    """The library would take the first database for it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    name = unquote(parts.path).removeprefix("/").removesuffix("/")
+    return parts.scheme in ("redis", "rediss") and name != "" and not (name.isascii() and name.isdecimal())
 
 
 def make_client(redis: str | Any) -> Any:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from sys import float_info
 from typing import Any, Final, Literal, cast
 
 from redis.asyncio import Redis, RedisCluster
@@ -63,7 +64,7 @@ class RedisSpool:
         clock: seconds of a clock that is never set. `wall_clock`: seconds since the epoch.
 
     Raises:
-        ValueError: an option is out of range, or `redis` is neither a URL nor a client that can be used.
+        ValueError: an option is of another type or out of range, or `redis` is neither a URL nor a client that can be used.
         ImportError: the extra ``redis`` is not installed.
     """
 
@@ -85,12 +86,21 @@ class RedisSpool:
     ) -> None:
         if confirm not in (None, "replica", "aof"):
             raise ValueError('confirm must be "replica", "aof" or None')
+        _check_numbers(
+            max_messages=max_messages, max_dead=max_dead, append_timeout=append_timeout, rate=rate, lease=lease
+        )
         # Not a number is not above zero either.
         limits = (max_messages, max_dead, append_timeout, lease, 1 if rate is None else rate)
         if not all(limit > 0 for limit in limits):
             raise ValueError("max_messages, max_dead, append_timeout, rate and lease must be above zero")
         if not 0.001 <= lease < math.inf:
             raise ValueError("lease must be a finite number of seconds, 0.001 or more")  # Redis counts milliseconds
+        for name, limit in (("append_timeout", append_timeout), ("rate", rate)):
+            if limit is not None and limit > float_info.max:
+                raise ValueError(f"{name} must be finite")
+        for name, function in (("clock", clock), ("wall_clock", wall_clock)):
+            if not callable(function):
+                raise ValueError(f"{name} must be a function")  # noqa: TRY004  # as all options
         check_redis(redis)
         self._file = _file_for(on_failure)
         self._options = EngineOptions(
@@ -245,6 +255,16 @@ class RedisSpool:
         """Whether Redis answered when it was last asked."""
         engine = self._engine
         return engine is not None and engine.server.up.is_set()
+
+
+def _check_numbers(*, rate: float | None, append_timeout: float, lease: float, **counts: int) -> None:
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise ValueError(f"{name} must be an integer")  # noqa: TRY004  # as all options
+    numbers = {"append_timeout": append_timeout, "rate": 1 if rate is None else rate, "lease": lease}
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise ValueError(f"{name} must be a number")  # noqa: TRY004  # as all options
 
 
 def _file_for(on_failure: str | os.PathLike[str] | Spool) -> Spool | None:

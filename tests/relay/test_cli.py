@@ -156,10 +156,18 @@ class TestWrongUsage:
 
     @pytest.mark.parametrize("verb", [[], ["run"], ["status"], ["check"]])
     @pytest.mark.parametrize(
-        "url", ["notaurl", "http://localhost", "redis://:PASSWORD@localhost:99999", "redis://[", ""]
+        "url",
+        ["notaurl", "http://localhost", "redis://:PASSWORD@localhost:99999", "redis://[", "", "redis://localhost/abc"],
     )
     def test_a_malformed_url(self, verb: list[str], url: str) -> None:
         shown = run(relay, *verb, url, code=2)
+        assert "rediss://host:6379/0" in shown
+        assert "PASSWORD" not in shown
+
+    @pytest.mark.parametrize("verb", ["status", "show", "dead", "retry", "export", "purge"])
+    def test_a_malformed_url_of_a_spool(self, verb: str) -> None:
+        options = {"retry": ["--all"], "purge": ["--user", "user-1", "--yes"]}.get(verb, [])
+        shown = run(spool, verb, "redis://:PASSWORD@localhost/abc", *options, code=2)
         assert "rediss://host:6379/0" in shown
         assert "PASSWORD" not in shown
 
@@ -185,8 +193,8 @@ class TestWrongUsage:
         with pytest.raises(ValueError, match=said):
             asyncio.run(run_relay(options))
 
-    @pytest.mark.parametrize("port", [-1, 65_536])
-    def test_a_port_in_python(self, port: int) -> None:
+    @pytest.mark.parametrize("port", [-1, 65_536, 1.5, True, "9090"])
+    def test_a_port_in_python(self, port: Any) -> None:
         options = RelayOptions(url=NOWHERE, write_key="key", metrics_port=port)
         with pytest.raises(ValueError, match="metrics_port must be from 0 to 65535"):
             asyncio.run(run_relay(options))

@@ -697,6 +697,41 @@ class TestOptions:
         with pytest.raises(ValueError, match="must be"):
             RedisSpool("redis://localhost", **options)
 
+    @pytest.mark.parametrize("option", ["max_messages", "max_dead"])
+    @pytest.mark.parametrize("value", [1.5, True, "900", None])
+    def test_what_is_no_count(self, option: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=f"{option} must be an integer"):
+            RedisSpool("redis://localhost", **{option: value})
+
+    @pytest.mark.parametrize("option", ["append_timeout", "rate", "lease"])
+    @pytest.mark.parametrize("value", [True, "900", [1]])
+    def test_what_is_no_number(self, option: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=f"{option} must be a number"):
+            RedisSpool("redis://localhost", **{option: value})
+
+    @pytest.mark.parametrize("option", ["append_timeout", "rate"])
+    @pytest.mark.parametrize("value", [float("inf"), 10**400])
+    def test_what_is_not_finite(self, option: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=f"{option} must be finite"):
+            RedisSpool("redis://localhost", **{option: value})
+
+    @pytest.mark.parametrize("option", ["clock", "wall_clock"])
+    def test_what_is_no_clock(self, option: str) -> None:
+        options: dict[str, Any] = {option: 5}
+        with pytest.raises(ValueError, match=f"{option} must be a function"):
+            RedisSpool("redis://localhost", **options)
+
+    @pytest.mark.parametrize("path", ["abc", "-1", "1.5", "1/2", "%61"])
+    def test_a_database_that_is_no_number(self, path: str) -> None:
+        """The library would use database 0, or one of a number that is not there."""
+        for made in (RedisSpool, lambda url: RelayInspector(url, "key")):
+            with pytest.raises(ValueError, match="a number as its database"):
+                made(f"redis://localhost/{path}")
+
+    @pytest.mark.parametrize("path", ["", "/", "/3", "/3/", "?db=3"])
+    def test_a_database(self, path: str) -> None:
+        RedisSpool(f"redis://localhost{path}")
+
     def test_a_url_or_client_that_cannot_be_used(self) -> None:
         url = "redis://localhost?decode_responses=True"
         for redis in ("localhost:6379", 5, url, Redis(decode_responses=True)):
