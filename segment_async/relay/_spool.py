@@ -48,6 +48,9 @@ class RedisSpool:
     Accepted means: Redis has the message, as safely as you set it up. After any failure a message may be sent again,
     with the same `messageId`.
 
+    A client that hands over and delivers counts both in its statistics: a message is accepted and handed over, and once
+    more accepted, as ``recovered``, when it is read from Redis.
+
     Args:
         redis: the server's URL; or a client of `redis.asyncio`, such as one of a `Sentinel` of its own. A client must
             be used for nothing else: its retries are switched off, and its connections belong to the spool's own thread.

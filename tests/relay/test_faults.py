@@ -772,6 +772,19 @@ class TestOptions:
         run(main())
 
 
+class TestStatistics:
+    def test_a_host_that_delivers_as_well_counts_both(self, server: RealServer) -> None:
+        async def main() -> None:
+            async with delivering(server.url) as (client, transport):
+                await hand_over(client, 10)
+                await until(lambda: len(ids_of(transport)) == 10, "they arrive")
+                await until(lambda: client.statistics().delivered == 10, "they are counted")
+                found = client.statistics()
+                assert (found.accepted, found.handed_over, found.delivered, found.recovered) == (20, 10, 10, 10)
+
+        run(main())
+
+
 class TestPace:
     def test_all_relays_keep_one_pace(self, server: RealServer) -> None:
         async def main() -> None:
