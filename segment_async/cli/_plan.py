@@ -7,19 +7,18 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import click
 import orjson
 
-from segment_async import SpoolUnavailable
 from segment_async.plans import NoValidator, Plan, PlanError, diff, generate, infer, lint
 from segment_async.specs import SPECS, plan_of
-from segment_async.spool import SpoolInspector
 
+from ._messages import BadInput, messages
 from ._pull import HOST, PullError, pull
 
 Found = TypeVar("Found")
@@ -30,10 +29,6 @@ _EVENTS = click.argument("events", type=click.Path(path_type=Path, allow_dash=Tr
 _OUTPUT = click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Standard output by default."
 )
-
-
-class _BadInput(click.ClickException):
-    exit_code = 2
 
 
 @click.group
@@ -55,7 +50,7 @@ def pull_plan(plan_id: str, output: Path | None, host: str) -> None:
     """
     token = os.environ.get(_TOKEN) or ("" if sys.stdin.isatty() else sys.stdin.readline())
     if not token.strip():
-        raise _BadInput(f"set {_TOKEN}, or write the token to standard input")
+        raise BadInput(f"set {_TOKEN}, or write the token to standard input")
     try:
         pulled = asyncio.run(pull(plan_id, token.strip(), host))
     except PullError as error:
@@ -83,12 +78,13 @@ def lint_plan(plan_path: Path) -> None:
 def check(plan_path: Path, events: Path, as_json: bool) -> None:
     """Check messages against a plan; exit with 1 if any violates it.
 
-    EVENTS is a file of JSON, one message a line (as `dev --save` writes it), or a spool; - is standard input.
+    EVENTS is a file of JSON, one message a line (as `dev --save` writes it) or in arrays, or a spool; - is standard
+    input. Anything else than messages in it ends with 2.
     """
     loaded = _load(plan_path)
     found: Counter[tuple[str, str, str, str]] = Counter()
     total = violating = 0
-    for message in _messages(events):
+    for message in messages(events):
         total += 1
         verdicts = _judging(partial(loaded.judge, message))
         violating += bool(verdicts)
@@ -124,7 +120,7 @@ def generate_module(
     try:
         code = generate(_load(plan_path), labels=_pairs(labels), events=events or None, names=_pairs(names))
     except PlanError as error:
-        raise _BadInput(str(error)) from None
+        raise BadInput(str(error)) from None
     if not only_check or output is None:
         _write(code, output)
         return
@@ -148,9 +144,9 @@ def diff_plans(old: Path, new: Path) -> None:
 @_OUTPUT
 def infer_plan(events: Path, output: Path | None) -> None:
     """Write a plan for messages that were sent, as a start. EVENTS is as for `check`."""
-    inferred = infer(_messages(events))
+    inferred = infer(messages(events))
     if not inferred["rules"]:
-        raise _BadInput(f"{events} has no calls from which to infer a plan")
+        raise BadInput(f"{events} has no calls from which to infer a plan")
     _write(_json(inferred), output)
 
 
@@ -172,7 +168,7 @@ def _load(path: Path) -> Plan:
     try:
         return Plan.load(path)
     except (PlanError, OSError) as error:
-        raise _BadInput(str(error)) from None
+        raise BadInput(str(error)) from None
 
 
 def _judging(judge: Callable[[], Found]) -> Found:
@@ -180,50 +176,6 @@ def _judging(judge: Callable[[], Found]) -> Found:
         return judge()
     except NoValidator as error:
         raise click.ClickException(str(error)) from None
-
-
-def _messages(path: Path) -> Iterator[dict[str, Any]]:
-    """The messages of a file of JSON lines, of a spool, or of standard input."""
-    if str(path) == "-":
-        yield from _of_lines(sys.stdin.buffer, "standard input")
-    elif path.is_file() and not _is_database(path):
-        with path.open("rb") as lines:
-            yield from _of_lines(lines, str(path))
-    else:
-        try:
-            yield from (orjson.loads(each.body) for each in SpoolInspector(path).pending())
-        except (SpoolUnavailable, OSError) as error:
-            raise _BadInput(str(error)) from None
-
-
-def _is_database(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"
-
-
-def _of_lines(lines: Any, name: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            given = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise _BadInput(f"{name}:{number}:{error.colno}: not JSON: {error.msg}") from None
-        yield from _within(given)
-
-
-def _within(given: object) -> Iterator[dict[str, Any]]:
-    """A message, one that `dev --save` wrote, or the messages of a batch."""
-    if not isinstance(given, dict):
-        return
-    fields = cast("dict[str, Any]", given)
-    if isinstance(fields.get("batch"), list):
-        for each in fields["batch"]:
-            yield from _within(each)
-    elif "type" not in fields and isinstance(fields.get("message"), dict):
-        yield fields["message"]
-    else:
-        yield fields
 
 
 def _pairs(options: tuple[str, ...]) -> dict[str, str]:
@@ -243,7 +195,7 @@ def _write(text: str, output: Path | None) -> None:
     try:
         output.write_text(text, "utf-8")
     except OSError as error:
-        raise _BadInput(f"{output}: cannot be written: {error.strerror or error}") from None
+        raise BadInput(f"{output}: cannot be written: {error.strerror or error}") from None
 
 
 def _json(value: object) -> str:

@@ -105,6 +105,52 @@ class TestCheck:
         result = run("check", plan, tmp_path / "spool.db")
         assert (result.exit_code, "1 of 1 message against the plan" in result.output) == (1, True)
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            json.dumps([BAD, GOOD]),
+            json.dumps([BAD, GOOD], indent=2),
+            json.dumps([{"message": BAD}, {"batch": [GOOD]}]),
+            f"{json.dumps([BAD])}\n\n{json.dumps([GOOD])}",
+            f"\n{json.dumps(BAD, indent=2)}\n{json.dumps(GOOD, indent=2)}\n",
+            f"\ufeff{json.dumps(BAD)}\n{json.dumps(GOOD)}",
+            json.dumps({"batch": [BAD, GOOD]}, indent=2),
+        ],
+    )
+    def test_arrays_and_values_that_span_lines(self, plan: Path, tmp_path: Path, text: str) -> None:
+        (tmp_path / "e.json").write_text(text, "utf-8")
+        for result in (run("check", plan, tmp_path / "e.json"), run("check", plan, "-", input=text.encode())):
+            assert (result.exit_code, "1 of 2 messages against the plan" in result.output) == (1, True)
+
+    def test_a_plan_is_inferred_from_an_array(self, tmp_path: Path) -> None:
+        result = run("infer", lines(tmp_path / "e.json", [self.GOOD]))
+        assert [rule["key"] for rule in json.loads(result.output)["rules"]] == ["Order Completed"]
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("{}\n5", ":2: not a message but a number"),
+            ("null", ":1: not a message but null"),
+            ("{}\ntrue", ":2: not a message but a boolean"),
+            ('{}\n\n"x"', ":3: not a message but a text"),
+            ("[{}, [{}]]", ":1: value 2 of the array is not a message but an array"),
+            ('{"batch": [{}, 5]}', ":1: value 2 of the batch is not a message but a number"),
+            ('{\n "type": "track",\n}', ":3:1: not JSON: "),
+            ('{\n "type": "track"\n}\n5', ":4: not a message but a number"),
+            ('{\n "total": NaN}', ":1: not JSON: NaN is no number of JSON"),
+            ("[" * 100_000, ":1: not JSON: "),
+        ],
+    )
+    def test_what_is_no_message(self, plan: Path, tmp_path: Path, text: str, said: str) -> None:
+        (tmp_path / "e.jsonl").write_text(text)
+        result = run("check", plan, tmp_path / "e.jsonl")
+        assert (result.exit_code, f"e.jsonl{said}" in result.output) == (2, True), result.output
+
+    def test_what_is_no_text(self, plan: Path, tmp_path: Path) -> None:
+        (tmp_path / "e.jsonl").write_bytes(b'{\n"a": "\xff"}')
+        result = run("check", plan, tmp_path / "e.jsonl")
+        assert (result.exit_code, "e.jsonl:2: not JSON: not UTF-8" in result.output) == (2, True)
+
     def test_what_is_no_json(self, plan: Path, tmp_path: Path) -> None:
         (tmp_path / "e.jsonl").write_text("{}\n{")
         result = run("check", plan, tmp_path / "e.jsonl")
