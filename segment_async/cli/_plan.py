@@ -19,7 +19,7 @@ from segment_async.plans import NoValidator, Plan, PlanError, diff, generate, in
 from segment_async.specs import SPECS, plan_of
 
 from ._messages import BadInput, messages
-from ._pull import HOST, PullError, pull
+from ._pull import HOST, PullError, is_readable, pull
 
 Found = TypeVar("Found")
 
@@ -43,15 +43,23 @@ def plan() -> None:
 @click.argument("plan_id", metavar="TP_ID")
 @_OUTPUT
 @click.option("--host", default=HOST, show_default=True, metavar="URL", help="Where Segment's Public API is.")
-def pull_plan(plan_id: str, output: Path | None, host: str) -> None:
+@click.option("--allow-http", is_flag=True, help="Allow a plain http:// host beyond loopback.")
+def pull_plan(plan_id: str, output: Path | None, host: str, allow_http: bool) -> None:
     """Read a plan from Segment's Public API.
 
-    The token comes from SEGMENT_PUBLIC_API_TOKEN, or from standard input.
+    The token comes from SEGMENT_PUBLIC_API_TOKEN, or from standard input. If not all rules come, nothing is written, and
+    it ends with 1.
     """
     token = os.environ.get(_TOKEN) or ("" if sys.stdin.isatty() else sys.stdin.readline())
     if not token.strip():
         raise BadInput(f"set {_TOKEN}, or write the token to standard input")
+    if not all("!" <= letter <= "~" for letter in token.strip()):
+        raise BadInput("the token contains a character that no token has, such as a line break or a space")
     try:
+        if is_readable(host) and not allow_http:
+            raise click.UsageError(
+                "--host must use https://: plain http:// shows the token to the network; see --allow-http"
+            )
         pulled = asyncio.run(pull(plan_id, token.strip(), host))
     except PullError as error:
         raise click.ClickException(str(error)) from None

@@ -6,10 +6,13 @@ The token goes to the given host and, after a redirect, only to `https://*.segme
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any, Final, cast
 
 import aiohttp
 from yarl import URL
+
+from segment_async._http.origin import is_loopback
 
 HOST: Final = "https://api.segmentapis.com"
 _PAGE: Final = 200  # the most rules that Segment gives at once
@@ -27,22 +30,58 @@ async def pull(plan_id: str, token: str, host: str = HOST) -> dict[str, Any]:
     """The plan and all its rules, sorted, with every field that Segment gives.
 
     Raises:
-        PullError: Segment refused, or the answer is no plan.
+        PullError: Segment refused, or the answer is no plan, or not all of it.
     """
     async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=True) as session:
-        api = _API(session, token, URL(host))
+        api = _API(session, token, _url(host))
         about = await api.get(f"tracking-plans/{plan_id}", {})
         rules: list[dict[str, Any]] = []
-        query = {"pagination.count": str(_PAGE)}
+        query, seen = {"pagination.count": str(_PAGE)}, set[str]()
         while True:
             page = await api.get(f"tracking-plans/{plan_id}/rules", query)
-            rules.extend(page.get("rules") or [])
-            pagination: dict[str, Any] = page.get("pagination") or {}
+            rules.extend(_rules_of(page))
+            given = page.get("pagination")
+            pagination = cast("dict[str, Any]", given) if isinstance(given, dict) else {}
+            seen |= {str(pagination.get("current")), query.get("pagination.cursor", "")}
             following = str(pagination.get("next") or "")
-            if not following or following == query.get("pagination.cursor"):
+            if not following:
                 break
+            if following in seen:
+                raise PullError("Segment named a page a second time, so that it is not known whether all rules came")
             query = {**query, "pagination.cursor": following}
+    _check_complete(rules, pagination.get("totalEntries"))
     return {"trackingPlan": about.get("trackingPlan", {}), "rules": sorted(rules, key=_order)}
+
+
+def _url(host: str) -> URL:
+    try:
+        return URL(host)
+    except ValueError:
+        raise PullError("--host is not an address of a server") from None
+
+
+def _rules_of(page: dict[str, Any]) -> list[dict[str, Any]]:
+    given: object = page.get("rules", "")
+    rules = [] if given is None else cast("list[object]", given) if isinstance(given, list) else [given]
+    if not all(isinstance(rule, dict) for rule in rules):
+        raise PullError("Segment answered without rules, or with something else in their place")
+    return cast("list[dict[str, Any]]", rules)
+
+
+def _check_complete(rules: list[dict[str, Any]], total: object) -> None:
+    counts = Counter(map(_order, rules))
+    (kind, key, version), count = counts.most_common(1)[0] if counts else (("", "", 0), 0)
+    if count > 1:
+        name = f"{kind} “{key}”" if key else kind
+        raise PullError(f"{name} version {version} came twice: the plan may have changed meanwhile; pull it again")
+    if isinstance(total, int) and len(rules) < total:
+        raise PullError(f"{len(rules):,} of {total:,} rules came; nothing is written; pull it again")
+
+
+def is_readable(host: str) -> bool:
+    """Whether others on the way could read the token."""
+    url = _url(host)
+    return url.scheme == "http" and not is_loopback(url.host or "")
 
 
 def _order(rule: dict[str, Any]) -> tuple[str, str, int]:

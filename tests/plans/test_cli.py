@@ -235,11 +235,17 @@ def test_new(spec: str, tmp_path: Path) -> None:
     assert run("lint", path).exit_code == 0
 
 
+def page(rules: list[Any], *, following: str | None = None, total: int | None = None) -> dict[str, Any]:
+    pagination = {"current": "a", "next": following, "totalEntries": total}
+    return {"rules": rules, "pagination": {name: value for name, value in pagination.items() if value is not None}}
+
+
 class PublicAPI:
     """Two pages of rules; a first request is refused as too many; `redirect` sends all elsewhere."""
 
-    def __init__(self, redirect: str = "") -> None:
+    def __init__(self, redirect: str = "", pages: list[Any] | None = None) -> None:
         self.redirect = redirect
+        self.pages = pages
         self.tokens: list[str] = []
         self.refused = False
 
@@ -255,6 +261,8 @@ class PublicAPI:
         if not request.path.endswith("rules"):
             return web.json_response({"data": {"trackingPlan": {"id": "tp_1", "name": "Shop"}}})
         assert request.query["pagination.count"] == "200"
+        if self.pages is not None:
+            return web.json_response({"data": self.pages.pop(0)})
         if "pagination.cursor" not in request.query:
             return web.json_response(
                 {"data": {"rules": [ORDER_COMPLETED], "pagination": {"current": "a", "next": "b"}}}
@@ -310,7 +318,7 @@ class TestPull:
         assert "answered 401: the token is wrong" in result.output
         assert "WRONG" not in result.output
 
-    @pytest.mark.parametrize("host", ["nowhere", "ftp://127.0.0.1"])
+    @pytest.mark.parametrize("host", ["nowhere", "ftp://127.0.0.1", "http://[", "http://127.0.0.1:99999"])
     def test_what_is_no_server(self, host: str) -> None:
         result = run("pull", "tp_1", "--host", host, env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
         assert (result.exit_code, "not an address of a server" in result.output) == (1, True)
@@ -324,3 +332,43 @@ class TestPull:
         result = run("pull", "tp_1", "--host", serve(first), env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
         assert (result.exit_code, "redirected to localhost, which does not get the token" in result.output) == (1, True)
         assert other.tokens == []
+
+    @pytest.mark.parametrize(
+        ("pages", "said"),
+        [
+            ([page([rule()], total=930)], "1 of 930 rules came"),
+            ([page([rule()], following="b", total=3), page([COMMON], total=3)], "2 of 3 rules came"),
+            ([page([rule()], following="b"), page([COMMON], following="b")], "a page a second time"),
+            ([page([rule()], following="b"), page([rule()])], "TRACK “Signed Up” version 1 came twice"),
+            ([page([rule()], following="a")], "a page a second time"),
+            ([{"rules": 5}], "answered without rules"),
+            ([{"rules": [5]}], "answered without rules"),
+            ([{"pagination": {"current": "a"}}], "answered without rules"),
+        ],
+    )
+    def test_what_is_not_the_whole_plan(self, serve: Any, tmp_path: Path, pages: list[Any], said: str) -> None:
+        api, path = PublicAPI(pages=pages), tmp_path / "plan.json"
+        result = run("pull", "tp_1", "-o", path, "--host", serve(api), env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
+        assert (result.exit_code, said in result.output, path.exists()) == (1, True, False), result.output
+
+    def test_versions_of_an_event_are_different_rules(self, serve: Any) -> None:
+        api = PublicAPI(pages=[page([rule(version=1), rule(version=2)], total=2)])
+        result = run("pull", "tp_1", "--host", serve(api), env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
+        assert (result.exit_code, "2 rules pulled" in result.output) == (0, True)
+
+    @pytest.mark.parametrize("token", ["SECRET\nPART", "SECRET PART", "SECRET\u00e9"])
+    def test_a_token_that_is_none(self, token: str) -> None:
+        result = run("pull", "tp_1", "--host", "http://127.0.0.1:9", env={"SEGMENT_PUBLIC_API_TOKEN": token})
+        assert result.exit_code == 2
+        assert "the token contains a character that no token has" in result.output
+        assert "SECRET" not in result.output
+
+    def test_the_token_is_not_shown_to_the_network(self) -> None:
+        host = "http://0.0.0.0:9"
+        result = run("pull", "tp_1", "--host", host, env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
+        assert (result.exit_code, "--allow-http" in result.output) == (2, True)
+
+    def test_the_token_is_shown_to_the_network_if_that_is_allowed(self) -> None:
+        host = "http://0.0.0.0:9"
+        result = run("pull", "tp_1", "--host", host, "--allow-http", env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
+        assert (result.exit_code, "no answer from 0.0.0.0" in result.output) == (1, True)
