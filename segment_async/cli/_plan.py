@@ -89,7 +89,7 @@ def check(plan_path: Path, events: Path, as_json: bool) -> None:
     EVENTS is a file of JSON, one message a line (as `dev --save` writes it) or in arrays, or a spool; - is standard
     input. Anything else than messages in it ends with 2.
     """
-    loaded = _load(plan_path)
+    loaded = _warned(_load(plan_path))
     found: Counter[tuple[str, str, str, str]] = Counter()
     total = violating = 0
     for message in messages(events):
@@ -122,11 +122,11 @@ def generate_module(
     names: tuple[str, ...],
     only_check: bool,
 ) -> None:
-    """Write a Python module with a class for each event."""
+    """Write a Python module with a class for each event. What is not used of the plan is named on standard error."""
     if only_check and output is None:
         raise click.UsageError("--check needs -o")
     try:
-        code = generate(_load(plan_path), labels=_pairs(labels), events=events or None, names=_pairs(names))
+        code = generate(_warned(_load(plan_path)), labels=_pairs(labels), events=events or None, names=_pairs(names))
     except PlanError as error:
         raise BadInput(str(error)) from None
     if not only_check or output is None:
@@ -177,6 +177,13 @@ def _load(path: Path) -> Plan:
         return Plan.load(path)
     except (PlanError, OSError) as error:
         raise BadInput(str(error)) from None
+
+
+def _warned(plan: Plan) -> Plan:
+    """The plan, once standard error says what of it is not used."""
+    for problem in plan.problems:
+        click.echo(_printable(str(problem)), err=True)
+    return plan
 
 
 def _judging(judge: Callable[[], Found]) -> Found:

@@ -84,13 +84,23 @@ def _listed(entries: list[object]) -> Read:
     problems: list[Problem] = []
     for index, entry in enumerate(entries):
         given = as_object(entry)
-        rule = _public(given) if "jsonSchema" in given else _event(given)
+        has_no_schema = _rule_type(given.get("type")) is not None and not given.keys() & {"jsonSchema", "name", "rules"}
+        rule = _public(given) if has_no_schema or "jsonSchema" in given else _event(given)
         if rule is None:
-            what = given.get("type", given.get("eventType"))
-            problems.append(Problem("warning", f"rule {index + 1}", "", f"skipped: unknown type of rule {what!r}"))
-        else:
-            rules.append(rule)
+            problems.append(Problem("warning", f"rule {index + 1}", "", f"skipped: {_why_not(entry)}"))
+            continue
+        if has_no_schema:
+            problems.append(Problem("warning", rule.label, "", "jsonSchema is missing, so that any content passes"))
+        rules.append(rule)
     return rules, problems
+
+
+def _why_not(entry: object) -> str:
+    if not isinstance(entry, dict):
+        return "it is no object"
+    given = as_object(cast("object", entry))
+    what = given.get("type", given.get("eventType"))
+    return "it has neither a type nor a jsonSchema" if what is None else f"unknown type of rule {what!r}"
 
 
 def _public(given: JSONObject) -> Rule | None:

@@ -29,9 +29,8 @@ def lint(plan: Plan, *, names: Mapping[str, str] | None = None) -> list[Problem]
 
 
 def _of_rule(rule: Rule) -> Iterator[Problem]:
-    if rule.type == "TRACK" and rule.key is None:
-        yield Problem("warning", rule.label, "", "has no key, so that no event is checked against it")
-    if not rule.schema:
+    # Without the field there is a problem of the plan already.
+    if not rule.schema and rule.source.keys() & {"jsonSchema", "name", "rules"}:
         yield Problem("note", rule.label, "", "has no schema, so that any content passes")
     types: list[tuple[str, str]] = []
     normalised(rule.schema, "", types)

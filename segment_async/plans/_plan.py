@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         rules: sorted by type, key and version.
-        problems: what was skipped when the plan was read. `lint` finds more.
+        problems: what is not used of the plan as it was read. `lint` finds more.
 
     Raises:
         PlanError: there are no rules, two for the same key, type and version, or one that is nested too deeply.
@@ -46,7 +46,9 @@ class Plan:
 
     def __init__(self, rules: Iterable[Rule], problems: Iterable[Problem] = ()) -> None:
         self.rules: tuple[Rule, ...] = tuple(sorted(rules, key=_order))
-        self.problems: tuple[Problem, ...] = tuple(problems)
+        unused = (rule for rule in self.rules if rule.type == "TRACK" and rule.key is None)
+        text = "has no key, so that no event is checked against it"
+        self.problems = (*problems, *(Problem("warning", rule.label, "", text) for rule in unused))
         if not self.rules:
             raise PlanError("the plan has no rules")
         for rule in self.rules:
@@ -159,6 +161,8 @@ class _Check:
         self._patterns = tuple(as_object(fields.get("patternProperties")))
 
     def unplanned(self, message: Mapping[str, Any], found: list[Verdict]) -> None:
+        if not self.rule.schema:
+            return
         section = self.rule.section
         given = message.get(section)
         if not isinstance(given, dict) or self._names.issuperset(names := cast("dict[str, Any]", given)):

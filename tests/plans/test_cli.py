@@ -213,6 +213,20 @@ class TestGenerate:
             assert (result.exit_code, "cannot be written: No such file or directory" in result.output) == (2, True)
 
 
+@pytest.mark.parametrize("command", [["generate"], ["check", "-"]])
+def test_rules_that_are_not_used_are_named(plan: Path, command: list[str]) -> None:
+    lines(plan, [rule(), rule(kind="SMELL\u001b"), rule(None), {"type": "TRACK", "key": "Seen", "version": 1}])
+    name, *arguments = command
+    result = run(name, plan, *arguments, input=json.dumps(track("Seen")))
+    assert result.exit_code == 0
+    assert [line for line in result.stderr.splitlines() if line.startswith("warning: ")] == [
+        "warning: rule 2: skipped: unknown type of rule 'SMELL\\x1b'",
+        "warning: TRACK “Seen” version 1: jsonSchema is missing, so that any content passes",
+        "warning: TRACK version 1: has no key, so that no event is checked against it",
+    ]
+    assert "warning" not in result.stdout
+
+
 def test_diff(plan: Path, tmp_path: Path) -> None:
     new = lines(tmp_path / "new.json", [ORDER_COMPLETED, rule()])
     assert run("diff", plan, new).output == "compatible: TRACK “Signed Up” version 1: added\n"

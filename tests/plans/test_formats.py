@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from segment_async.plans import Plan, PlanError
+from segment_async.plans import Plan, PlanError, lint
 from tests.plans.samples import COMMON, ORDER_COMPLETED, rule
 
 SCHEMA = ORDER_COMPLETED["jsonSchema"]
@@ -77,6 +77,31 @@ def test_an_unknown_type_is_skipped_with_a_warning() -> None:
     plan = Plan.load([rule(kind="SMELL"), rule()])
     assert [each.key for each in plan.rules] == ["Signed Up"]
     assert [str(problem) for problem in plan.problems] == ["warning: rule 1: skipped: unknown type of rule 'SMELL'"]
+
+
+@pytest.mark.parametrize("kind", ["TRACK", "track", "IDENTIFY"])
+def test_a_rule_without_a_schema_plans_its_event(kind: str) -> None:
+    given = {name: value for name, value in rule(kind=kind).items() if name != "jsonSchema"}
+    plan = Plan.load([given])
+    assert [(each.type, each.schema) for each in plan.rules] == [(kind.upper(), {})]
+    (problem,) = plan.problems
+    assert problem.severity == "warning"
+    assert problem.text == "jsonSchema is missing, so that any content passes"
+    assert lint(plan) == [problem]
+    assert plan.judge({"type": kind.lower(), "userId": "u", "event": "Signed Up", "properties": {"a": 1}}) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (7, "skipped: it is no object"),
+        ({"key": "Signed Up", "version": 1}, "skipped: it has neither a type nor a jsonSchema"),
+        ({"type": ["TRACK"], "key": "Signed Up"}, "skipped: unknown type of rule ['TRACK']"),
+        ({"eventType": "smell", "name": "Signed Up"}, "skipped: unknown type of rule 'smell'"),
+    ],
+)
+def test_what_is_no_rule(given: Any, said: str) -> None:
+    assert [str(problem) for problem in Plan.load([rule(), given]).problems] == [f"warning: rule 2: {said}"]
 
 
 def test_one_page_of_a_long_answer_is_an_error() -> None:

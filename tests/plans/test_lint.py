@@ -38,8 +38,15 @@ def test_a_track_rule_without_a_key() -> None:
 
 @pytest.mark.parametrize("schema", [{}, None, True, "{}"])
 def test_a_rule_without_a_schema(schema: object) -> None:
-    (problem,) = lint(Plan.load([{**rule(), "jsonSchema": schema}]))
+    plan = Plan.load([{**rule(), "jsonSchema": schema}])
+    assert plan.judge({"type": "track", "event": "Signed Up", "properties": {"a": 1}}) == []
+    (problem,) = lint(plan)
     assert str(problem) == "note: TRACK “Signed Up” version 1: has no schema, so that any content passes"
+
+
+def test_an_event_of_typewriter_without_a_schema() -> None:
+    (problem,) = lint(Plan.load({"rules": {"events": [{"name": "Signed Up"}]}}))
+    assert str(problem) == "note: TRACK “Signed Up”: has no schema, so that any content passes"
 
 
 def test_what_was_skipped_and_a_good_plan() -> None:
