@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast, get_args
+from urllib.parse import unquote
 
 RuleType = Literal["COMMON", "GROUP", "IDENTIFY", "PAGE", "SCREEN", "TRACK"]
 RULE_TYPES: Final[tuple[RuleType, ...]] = get_args(RuleType)
@@ -56,8 +58,11 @@ class Rule:
 
     @property
     def fields(self) -> JSONObject:
-        """The schema of the properties or traits; empty if there is none."""
-        return subschema(self.schema, self.section)
+        """The schema of the properties or traits; empty if there is none.
+
+        It has the properties of all parts: of local references and of the branches of keywords such as `allOf`.
+        """
+        return section_of(self.schema, self.section)
 
     @property
     def label(self) -> str:
@@ -111,3 +116,81 @@ def _children(value: object) -> list[object]:
 def subschema(schema: Mapping[str, Any], name: str) -> JSONObject:
     """The schema of one property; empty if there is none."""
     return as_object(as_object(schema.get("properties")).get(name))
+
+
+# -- the parts of a schema
+
+# Keywords whose branches always apply, and those of which one may.
+_CERTAIN: Final = ("allOf",)
+_POSSIBLE: Final = ("anyOf", "oneOf", "if", "then", "else", "dependencies")
+
+
+def section_of(schema: JSONObject, section: str) -> JSONObject:
+    """The schema of a field of the message, with the properties of all its parts.
+
+    What only a branch asks for has no type and is not required; nor has a type what two parts describe differently.
+    """
+    fields = subschema(schema, section)
+    if not _has_parts(schema) and not _has_parts(fields):
+        return fields
+    certain = _sections(schema, section, _CERTAIN)
+    possible = _sections(schema, section, (*_CERTAIN, *_POSSIBLE))
+    properties: JSONObject = {}
+    for part in certain:
+        for name, described in as_object(part.get("properties")).items():
+            is_other = name in properties and properties[name] != described
+            properties[name] = _untyped(described) if is_other else described
+    for part in possible:
+        for name, described in as_object(part.get("properties")).items():
+            properties.setdefault(name, _untyped(described))
+    patterns = {name: value for part in possible for name, value in as_object(part.get("patternProperties")).items()}
+    required = dict.fromkeys(
+        name for part in certain for name in as_list(part.get("required")) if isinstance(name, str)
+    )
+    return {**fields, "properties": properties, "patternProperties": patterns, "required": [*required]}
+
+
+def _has_parts(schema: JSONObject) -> bool:
+    return "$ref" in schema or any(name in schema for name in (*_CERTAIN, *_POSSIBLE))
+
+
+def _untyped(described: object) -> JSONObject:
+    about = as_object(described).get("description")
+    return {} if about is None else {"description": about}
+
+
+def _sections(schema: JSONObject, section: str, keywords: tuple[str, ...]) -> list[JSONObject]:
+    of_message = _parts(schema, [schema], keywords)
+    return _parts(schema, [subschema(part, section) for part in of_message], keywords)
+
+
+def _parts(schema: JSONObject, parts: list[JSONObject], keywords: tuple[str, ...]) -> list[JSONObject]:
+    """These parts with all that they refer to and branch into, each once; without recursion."""
+    found: dict[int, JSONObject] = {}
+    waiting = deque(parts)
+    while waiting:
+        part = waiting.popleft()
+        if not part or id(part) in found:
+            continue
+        found[id(part)] = part
+        waiting.append(_referred(schema, part.get("$ref")))
+        for keyword in keywords:
+            value: object = part.get(keyword)
+            branches = as_list(value) or ([*as_object(value).values()] if keyword == "dependencies" else [value])
+            waiting.extend(map(as_object, branches))
+    return [*found.values()]
+
+
+def _referred(schema: JSONObject, reference: object) -> JSONObject:
+    """What a reference within the document leads to; empty if it leads nowhere, which the validator reports."""
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        return {}
+    found: object = schema
+    for escaped in unquote(reference[1:]).split("/")[1:]:
+        name = escaped.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list):
+            listed = cast("list[object]", found)
+            found = listed[int(name)] if name.isdecimal() and int(name) < len(listed) else None
+        else:
+            found = as_object(found).get(name)
+    return as_object(found)

@@ -256,6 +256,37 @@ def test_arbitrary_text(name: str, properties: dict[str, Any], about: str) -> No
     assert message.get("properties", {}).keys() == properties.keys()
 
 
+def test_what_a_schema_has_through_references_and_branches() -> None:
+    """The type is that of what always applies; of what a branch may ask for it is `Any`."""
+    planned = rule("Seen")
+    planned["jsonSchema"] = {
+        "properties": {
+            "properties": {
+                "$ref": "#/definitions/base",
+                "allOf": [{"properties": {"b": {"type": "integer"}, "c": {"type": "string"}}, "required": ["b"]}],
+                "anyOf": [{"properties": {"c": {"type": "null"}, "d": {"type": "string"}}, "required": ["d"]}],
+                "oneOf": [{"properties": {"e": {"description": "a number", "type": "number"}}}],
+            }
+        },
+        "definitions": {
+            "base": {
+                "properties": {"a": {"type": "string"}, "f": {"type": "string"}},
+                "required": ["a"],
+                "allOf": [{"properties": {"f": {"type": "integer"}}}],
+            }
+        },
+    }
+    arguments = signature(module(planned).Seen)
+    assert arguments == {
+        "a": "str",
+        "b": "int",
+        "c": "str | None",
+        "d": "Any",
+        "e": "Any",
+        "f": "Any",
+    }
+
+
 class TestSending:
     events = module(
         ORDER_COMPLETED, rule("Signed Up", version=1), rule(None, {"Plan Name": {"type": "string"}}, kind="IDENTIFY")

@@ -246,3 +246,77 @@ class TestOutcome:
     def test_a_setting_that_segment_does_not_know(self, settings: dict[str, Any]) -> None:
         with pytest.raises(PlanError, match="must be"):
             Settings.load({"track": settings})
+
+
+TEXT: dict[str, Any] = {"properties": {"a": {"type": "string"}}}
+NUMBER: dict[str, Any] = {"properties": {"b": {"type": "number"}}}
+
+
+class TestPartsOfASchema:
+    """Names that a schema has through references and branches are planned; the validator decides about the values."""
+
+    @staticmethod
+    def found(section: dict[str, Any], properties: dict[str, Any], **root: Any) -> list[tuple[str, str]]:
+        schema = {"type": "object", "properties": {"properties": section}, **root}
+        plan = Plan.load([{**rule(), "jsonSchema": schema}])
+        return [(verdict.rule, verdict.path) for verdict in plan.judge(track("Signed Up", properties))]
+
+    @pytest.mark.parametrize(
+        "section",
+        [
+            {"$ref": "#/definitions/both"},
+            {"$ref": "#/definitions/a~1b%20c"},
+            {"allOf": [TEXT, NUMBER]},
+            {"anyOf": [TEXT, NUMBER]},
+            {"oneOf": [TEXT, {**NUMBER, "required": ["d"]}]},
+            {"if": TEXT, "then": NUMBER},
+            {"if": TEXT, "else": NUMBER},
+            {"properties": TEXT["properties"], "dependencies": {"a": NUMBER, "b": ["a"]}},
+            {"allOf": [{"anyOf": [{"$ref": "#/definitions/both"}]}]},
+            {"properties": TEXT["properties"], "patternProperties": {"^b$": {}}},
+            {"allOf": [TEXT, {"patternProperties": {"^b$": {}}}]},
+        ],
+    )
+    def test_what_they_name_is_planned(self, section: dict[str, Any]) -> None:
+        both = {"allOf": [TEXT, {"$ref": "#/definitions/number"}, {"$ref": "#/definitions/both"}]}
+        chain = {"$ref": "#/definitions/both"}
+        definitions = {"both": both, "number": NUMBER, "a/b c": chain}
+        # A reference to itself is valid only where the validator never goes round with the same value.
+        if "$ref" in str(section):
+            both["allOf"].pop()
+        assert self.found(section, {"a": "x", "b": 1}, definitions=definitions) == []
+        assert self.found(section, {"a": "x", "b": 1, "c": 1}, definitions=definitions) == [
+            ("plan-unplanned-property", "properties.c")
+        ]
+
+    def test_of_the_whole_message(self) -> None:
+        part = {"properties": {"properties": NUMBER}}
+        root = {
+            "allOf": [part],
+            "anyOf": [{"$ref": "#/definitions/more"}],
+            "definitions": {"more": {"properties": {"properties": TEXT}}},
+        }
+        assert self.found({}, {"a": "x", "b": 1}, **root) == []
+        assert self.found({}, {"c": 1}, **root) == [("plan-unplanned-property", "properties.c")]
+
+    def test_their_values_are_the_validators_business(self) -> None:
+        assert self.found({"allOf": [TEXT, NUMBER]}, {"a": 1, "b": "x"}) == [
+            ("plan-violation", "properties.a"),
+            ("plan-violation", "properties.b"),
+        ]
+
+    @pytest.mark.parametrize(
+        "reference", ["#", "#/definitions/loop", "#/definitions/none", "#other", 5, "http://127.0.0.1:9/"]
+    )
+    def test_a_reference_that_leads_nowhere(self, reference: object) -> None:
+        """Also in a circle; lint names those that cannot be judged."""
+        definitions = {"loop": {"$ref": "#/definitions/loop"}}
+        section = {"properties": {"p": {"$ref": reference}}, "allOf": [{"$ref": reference}]}
+        Plan.load([{**rule(), "jsonSchema": {"properties": {"properties": section}, "definitions": definitions}}])
+
+    def test_a_long_chain_of_references(self) -> None:
+        definitions: dict[str, Any] = {f"d{n}": {"$ref": f"#/definitions/d{n + 1}"} for n in range(5_000)}
+        definitions["d5000"] = TEXT
+        schema = {"properties": {"properties": {"$ref": "#/definitions/d0"}}, "definitions": definitions}
+        (loaded,) = Plan.load([{**rule(), "jsonSchema": schema}]).rules
+        assert [*loaded.fields["properties"]] == ["a"]
