@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Final, Literal, cast, get_args
 
 from segment_async.verdicts import Verdict
@@ -42,16 +43,55 @@ class Settings:
 
     @classmethod
     def load(cls, settings: Mapping[str, Any]) -> Settings:
-        """Take the settings as Segment's Public API gives them.
+        """Take the settings as Segment's Public API gives them. What is not in them lets everything pass.
 
         Raises:
-            PlanError: a value is none that Segment knows.
+            PlanError: they are no mapping, or a name or a value in them is none that Segment knows.
         """
-        return cls(
-            track=_track(as_object(settings.get("track"))),
-            identify=_traits(as_object(settings.get("identify"))),
-            group=_traits(as_object(settings.get("group"))),
-        )
+        given: object = settings
+        if not isinstance(given, Mapping):
+            raise PlanError(
+                "settings must be a mapping with track, identify and group, as Segment's Public API gives it; "
+                "read a file with json.load first"
+            )
+        _check_names(settings, (*_NAMES, *_OTHERS), "")
+        calls = {name: _call(settings, name) for name in _NAMES}
+        return cls(track=_track(calls["track"]), identify=_traits(calls["identify"]), group=_traits(calls["group"]))
+
+
+_COMMON: Final = "commonEventOnViolations"
+_OF_TRAITS: Final = ("allowUnplannedTraits", "allowTraitsOnViolations", _COMMON)
+# What is set for each kind of call.
+_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "track": (
+        "allowUnplannedEvents",
+        "allowUnplannedEventProperties",
+        "allowEventOnViolations",
+        "allowPropertiesOnViolations",
+        _COMMON,
+    ),
+    "identify": _OF_TRAITS,
+    "group": _OF_TRAITS,
+}
+# Where Segment sends violations on to: no business of a plan.
+_OTHERS: Final = ("forwardingViolationsTo", "forwardingBlockedEventsTo")
+
+
+def _call(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    given: object = settings.get(name, {})
+    if not isinstance(given, Mapping):
+        raise PlanError(f"{name} must be a mapping of settings")
+    call = cast("Mapping[str, Any]", given)
+    _check_names(call, _NAMES[name], f" of {name}")
+    return call
+
+
+def _check_names(given: Mapping[Any, Any], known: Sequence[str], place: str) -> None:
+    for name in given:
+        if name not in known:
+            near = get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise PlanError(f"unknown setting {name!r}{place}; {hint}")
 
 
 def _track(given: Mapping[str, Any]) -> CallSettings:
@@ -80,9 +120,9 @@ def _flag(given: Mapping[str, Any], name: str) -> bool:
 
 
 def _common(given: Mapping[str, Any]) -> OnCommonViolation:
-    value = given.get("commonEventOnViolations", "ALLOW")
+    value = given.get(_COMMON, "ALLOW")
     if value not in get_args(OnCommonViolation):
-        raise PlanError(f"commonEventOnViolations must be one of {', '.join(get_args(OnCommonViolation))}")
+        raise PlanError(f"{_COMMON} must be one of {', '.join(get_args(OnCommonViolation))}")
     return cast("OnCommonViolation", value)
 
 

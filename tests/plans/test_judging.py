@@ -1,6 +1,7 @@
 """What violates a plan, in Segment's words and order, and what Segment does with it."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,6 +247,35 @@ class TestOutcome:
     def test_a_setting_that_segment_does_not_know(self, settings: dict[str, Any]) -> None:
         with pytest.raises(PlanError, match="must be"):
             Settings.load({"track": settings})
+
+
+@pytest.mark.parametrize("given", [[], None, "settings.json", Path("settings.json"), 5])
+def test_settings_that_are_none(given: Any) -> None:
+    with pytest.raises(PlanError, match=r"settings must be a mapping with track, identify and group"):
+        Settings.load(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"track": 5}, "track must be a mapping"),
+        ({"identify": None}, "identify must be a mapping"),
+        ({"trak": {}}, "unknown setting 'trak'; did you mean 'track'?"),
+        ({"data": {"track": {}}}, "unknown setting 'data'; known are track, identify, group"),
+        ({"track": {"allowUnplanedEvents": False}}, "unknown setting 'allowUnplanedEvents' of track; did you mean"),
+        ({"track": {"allowUnplannedTraits": False}}, "unknown setting 'allowUnplannedTraits' of track"),
+        ({"group": {"allowEventOnViolations": False}}, "unknown setting 'allowEventOnViolations' of group"),
+        ({"track": {5: False}}, "unknown setting 5 of track"),
+    ],
+)
+def test_settings_that_would_allow_everything(given: Any, said: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        Settings.load(given)
+    assert said in str(raised.value)
+
+
+def test_settings_for_other_things_than_a_plan() -> None:
+    assert Settings.load({"forwardingViolationsTo": "a", "forwardingBlockedEventsTo": "b"}) == Settings()
 
 
 TEXT: dict[str, Any] = {"properties": {"a": {"type": "string"}}}
