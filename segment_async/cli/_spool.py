@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segment_async import SpoolUnavailable
+from segment_async._outcome import REASONS
 from segment_async.spool import DeadLetter, PendingMessage, ShardStatus, SpoolInspector
 
 from ._numbers import COUNT
@@ -111,13 +112,19 @@ def dead(path: str, limit: int, message_id: str | None) -> None:
 @click.option("--reason", "reasons", multiple=True, metavar="REASON", help="Those that failed so, such as gave_up.")
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 def retry(path: str, message_ids: tuple[str, ...], reasons: tuple[str, ...], everything: bool) -> None:
-    """Put dead letters back, to be sent once more with the ids that they have."""
+    """Put dead letters back, to be sent once more with the ids that they have.
+
+    Ends with 1 if no dead letter has one of the ids, or a reason is none that there is. A reason that no dead letter has
+    now is no error.
+    """
     if not (message_ids or reasons or everything):
         raise click.UsageError("say which: --id, --reason or --all")
     found: Counter[str] = Counter()
+    ids = set[str]()
 
     def is_wanted(letter: DeadLetter) -> bool:
         found[letter.reason] += 1
+        ids.add(letter.message_id)
         return everything or letter.message_id in message_ids or letter.reason in reasons
 
     with _inspect(path) as inspector:
@@ -126,6 +133,12 @@ def retry(path: str, message_ids: tuple[str, ...], reasons: tuple[str, ...], eve
     if not count:
         there = ", ".join(f"{reason} ({number:,})" for reason, number in sorted(found.items()))
         click.echo(f"dead letters by reason: {there}" if there else "there are no dead letters", err=True)
+    unmatched = [f"--id {message_id}" for message_id in message_ids if message_id not in ids]
+    unmatched += [f"--reason {reason}" for reason in reasons if reason not in found and reason not in REASONS]
+    for option in unmatched:
+        click.echo(f"no dead letter matches {_harmless(option, None)}", err=True)
+    if unmatched:
+        sys.exit(1)
 
 
 @spool.command

@@ -109,6 +109,11 @@ class TestSpool:
         assert "order-0" not in run(spool, "dead", filled.url)
         assert "order-0" in run(spool, "show", filled.url)
 
+    def test_retry_names_what_matches_nothing(self, filled: RealServer) -> None:
+        for options in (["--id", "zzz"], ["--reason", "bogus"]):
+            assert f"no dead letter matches {' '.join(options)}" in run(spool, "retry", filled.url, *options, code=1)
+        assert "order-0" in run(spool, "dead", filled.url)
+
     def test_export(self, filled: RealServer) -> None:
         lines = run(spool, "export", filled.url).splitlines()
         assert [orjson.loads(line)["messageId"] for line in lines] == ["order-1", "order-2", "order-3"]

@@ -128,6 +128,28 @@ def test_nothing_in_a_message_reaches_the_terminal_as_anything_but_text(path):
     assert "x" * 48 not in out
 
 
+@pytest.mark.parametrize(
+    ("options", "put_back", "said"),
+    [
+        (["--id", "zzz"], 0, "no dead letter matches --id zzz"),
+        (["--id", "x", "--id", "zz\u001bz"], 1, "no dead letter matches --id zz\ufffdz"),
+        (["--reason", "bogus"], 0, "no dead letter matches --reason bogus"),
+        (["--reason", "bogus", "--id", "x"], 1, "no dead letter matches --reason bogus"),
+    ],
+)
+def test_retry_names_what_matches_nothing(path, options, put_back, said):
+    fill(path, failed=[message("x")])
+    shown = run("retry", path, *options, code=1)
+    assert shown.startswith(f"{put_back} message{'' if put_back == 1 else 's'} put back\n")
+    assert f"{said}\n" in shown
+
+
+def test_retry_with_a_reason_that_no_dead_letter_has_now_is_done(path):
+    """A script may run it whether something failed or not."""
+    fill(path, failed=[message("x")])
+    assert "no dead letter matches" not in run("retry", path, "--reason", "gave_up", code=0)
+
+
 def test_retry_puts_some_back_in_line(path):
     fill(path, failed=[message("x"), message("y"), message("z")])
     assert run("retry", path, "--id", "x", "--id", "y") == "2 messages put back\n"
