@@ -21,7 +21,10 @@ queue full: `False`            the same, in memory that is bounded by 32 MiB as 
 `sync_mode`                    the call waits for the outcome, and raises `DeliveryError`
 `debug`, `log_handler`         for the logger ``segment_async``; it logs no message contents at any level
 `thread`                       requests at once
-`upload_size`                  messages that make a batch due; under load, batches are larger
+`upload_size`                  messages that make a batch due, 2,500 at most, with a warning; under load, batches are
+                               larger
+`timeout`                      for the whole request; of a pair, the second number; `None` is a day, with a warning
+wrong options                  a `ValueError` names the option; the official SDK fails later, or not at all
 `max_total_backoff_duration`   `give_up_after` of a `RetryPolicy`; the back-off itself is the `RetryPolicy`'s
 `max_rate_limit_duration`      the longest `Retry-After` that is obeyed
 `host` with plain ``http://``  the same, with a warning: the write key is readable on the way
@@ -30,6 +33,8 @@ queue full: `False`            the same, in memory that is bounded by 32 MiB as 
 `join`                         what cannot be sent within 5 s is dropped, with a warning; later calls return `False`
 `shutdown`                     waits as long as messages are delivered; when none was for 5 s, goes on as `join`
 `client.queue`                 has `qsize`, `empty`, `full` and `maxsize`: messages count until they have an outcome
+`Client.DefaultConfig`         has the defaults that are here
+`VERSION`, `__version__`       of this package
 `client.consumers`             is not there: it is one of the SDK's internals, as are its other modules
 message's ``library``          ``segment-async``; its ``timestamp`` ends in ``Z``
 after a fork                   messages are sent: a child has a thread of its own
@@ -43,6 +48,8 @@ import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
+
+from segment_async import __version__
 
 from ._compat.client import Client, InvalidMessage, OnError, OversizedMessage
 from ._locks import fork_safe_lock
@@ -62,6 +69,8 @@ __all__ = [
     "track",
 ]
 
+VERSION = __version__
+
 # A traceback names an error as it is imported.
 InvalidMessage.__module__ = __name__
 OversizedMessage.__module__ = __name__
@@ -80,7 +89,7 @@ send: bool = True
 sync_mode: bool = False
 max_queue_size: int = 10_000
 gzip: bool = True
-timeout: float = 15
+timeout: float | tuple[float | None, float | None] | None = 15
 max_retries: int = 10
 oauth_client_id: str | None = None
 oauth_client_key: str | None = None

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 import jwt
 import pytest
 
+import segment_async
 import segment_async.compat as analytics
 from segment_async import DeliveryError, MessageError, MessageTooLarge
 from tests.support.faults import answer, silence
@@ -128,6 +129,36 @@ class TestTheClient:
         assert client.group("user", 5)[1]["groupId"] == "5"
         assert client.alias("previous", "user", None, moment, None, "id-2")[1]["previousId"] == "previous"
 
+    @pytest.mark.parametrize("nothing", [[], "", False, (), 0, None, {}])
+    def test_anything_false_is_no_content(self, client: analytics.Client, nothing: Any) -> None:
+        both = {"context": nothing, "integrations": nothing}
+        for _, message in (
+            client.track("user", "Event", nothing, **both),
+            client.page("user", "Category", "Name", nothing, **both),
+            client.screen("user", "Category", "Name", nothing, **both),
+            client.identify("user", nothing, **both),
+            client.group("user", "group", nothing, **both),
+            client.alias("previous", "user", **both),
+        ):
+            assert [message[name] for name in ("properties", "traits") if name in message] in ([{}], [])
+            assert message["integrations"] == {}
+            assert message["context"].keys() == {"library"}
+
+    @pytest.mark.parametrize("something", [[1], "x", True, 5])
+    def test_what_is_true_and_no_object_is_refused(self, client: analytics.Client, something: Any) -> None:
+        for options in ({"properties": something}, {"context": something}, {"integrations": something}):
+            with pytest.raises(analytics.InvalidMessage):
+                client.track("user", "Event", **options)
+
+    def test_what_code_reads_of_it(self) -> None:
+        defaults = {name: value for name, value in vars(analytics.Client.DefaultConfig).items() if name in OFFICIAL}
+        parameters = inspect.signature(analytics.Client).parameters
+        assert defaults == {name: parameter.default for name, parameter in parameters.items()}
+        assert analytics.VERSION == analytics.__version__ == segment_async.__version__
+        client = analytics.Client("KEY", send=False, debug=False)
+        assert client.debug is False
+        assert (client.max_total_backoff_duration, client.max_rate_limit_duration) == (43_200, 1_800)
+
     def test_ids_are_made_text(self, client: analytics.Client) -> None:
         assert client.track(157963456373623802, "Event")[1]["userId"] == "157963456373623802"
         assert client.track(1.5, "Event")[1]["userId"] == "1.5"
@@ -212,9 +243,7 @@ OFFICIAL: dict[str, Any] = {
     "max_rate_limit_duration": 1_800,
 }
 # Those that are alike here and there, which the table leaves out.
-ALIKE = {"write_key", "send", "max_retries", "timeout", "upload_interval"} | {
-    name for name in OFFICIAL if "oauth" in name
-}
+ALIKE = {"write_key", "send", "max_retries", "upload_interval"} | {name for name in OFFICIAL if "oauth" in name}
 
 Test = TypeVar("Test", bound=Callable[..., None])
 shown: set[str] = set()
@@ -251,6 +280,7 @@ class TestTheOptions:
         there = set(re.findall(r"`(\w+)", "\n".join(line[:30] for line in table.splitlines())))
         assert there - OFFICIAL.keys() == {
             *("flush", "join", "shutdown", "client", "library", "http", "AssertionError", "RuntimeError", "False"),
+            *("Client", "VERSION", "__version__"),
         }
         client = analytics.Client("KEY", send=False)
         assert not hasattr(client, "consumers")
@@ -363,6 +393,71 @@ print(log.level == logging.DEBUG, len(log.handlers))
         client.track("user", "Event")
         client.shutdown()
         assert len(server.requests) == 2
+
+    @shows("timeout")
+    @pytest.mark.parametrize("timeout", [(3, 0.05), (None, 0.05)])
+    def test_of_a_pair_the_limit_for_reading_counts(self, server: Served, timeout: Any) -> None:
+        server.script = [silence()]
+        client = opened(server, timeout=timeout)
+        client.track("user", "Event")
+        client.shutdown()
+        assert len(server.requests) == 2
+        assert client.timeout == timeout
+
+    @shows("timeout")
+    @pytest.mark.parametrize("timeout", [None, (3, None)])
+    def test_no_limit_is_a_day_with_a_warning(
+        self, server: Served, timeout: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        client = opened(server, timeout=timeout)
+        [warning] = [record.getMessage() for record in caplog.records]
+        assert warning.startswith("A request without a time limit ends after a day")
+        client.track("user", "Event")
+        client.shutdown()
+        assert len(server.messages) == 1
+
+    @shows("upload_size")
+    def test_a_batch_beyond_segments_limit_is_made_smaller_with_a_warning(
+        self, server: Served, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        client = opened(server, upload_size=5_000)
+        [warning] = [record.getMessage() for record in caplog.records]
+        assert warning.startswith("upload_size=5000 is used as 2500")
+        client.track("user", "Event")
+        client.shutdown()
+        assert len(server.messages) == 1
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("thread", 0),
+            ("thread", 1.5),
+            ("upload_size", 0),
+            ("upload_size", "10"),
+            ("upload_interval", -1),
+            ("timeout", 0),
+            ("timeout", "15"),
+            ("timeout", (1, 2, 3)),
+            ("timeout", (3, -1)),
+            ("max_retries", -1),
+            ("max_queue_size", 1.5),
+            ("max_queue_size", "10"),
+            ("max_total_backoff_duration", None),
+            ("max_rate_limit_duration", -1),
+            ("proxies", "http://[/"),
+            ("on_error", 5),
+        ],
+    )
+    def test_an_error_names_the_option_that_was_written(self, option: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=rf"\b{option}\b") as raised:
+            analytics.Client("KEY", **{option: value})
+        ours = {"flush_at", "flush_interval", "max_in_flight", "give_up_after", "max_retry_after", "proxy"}
+        assert not ours & {*re.findall(r"\w+", str(raised.value).partition(" must ")[0])}
+
+    def test_an_error_of_oauth_names_the_option_that_was_written(self) -> None:
+        options = {"oauth_client_id": "x", "oauth_client_key": "y", "oauth_key_id": "z", "oauth_scope": ""}
+        with pytest.raises(ValueError, match="OAuth needs its oauth_scope"):
+            analytics.Client("KEY", **options)
 
     @shows("proxies")
     @pytest.mark.parametrize("proxies", ["URL", {"http": "URL"}, {"all": "URL"}])

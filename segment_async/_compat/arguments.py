@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from numbers import Number
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -15,6 +16,25 @@ from segment_async import __version__
 
 # Seconds within which a naive `datetime` is taken for the local time of now, as in the official SDK.
 _JUST_NOW: Final = 5.0
+# Messages in a batch: Segment drops what it has beyond that.
+_LARGEST_BATCH: Final = 2_500
+_DAY: Final = 86_400.0
+_PAIR: Final = 2
+_NAMES: Final = {
+    "auth_server": "oauth_auth_server",
+    "client_id": "oauth_client_id",
+    "client_key": "oauth_client_key",
+    "flush_at": "upload_size",
+    "flush_interval": "upload_interval",
+    "give_up_after": "max_total_backoff_duration",
+    "key_id": "oauth_key_id",
+    "max_in_flight": "thread",
+    "max_retry_after": "max_rate_limit_duration",
+    "proxy": "proxies",
+    "scope": "oauth_scope",
+}
+# At the beginning of the text, where an error names its option.
+_NAME: Final = re.compile(rf"^((?:OAuth needs its )?)({'|'.join(_NAMES)})\b")
 _LIBRARY: Final = {"name": "segment-async", "version": __version__}
 
 
@@ -32,11 +52,17 @@ def common(
     return {
         "user_id": identifier(user_id),
         "anonymous_id": identifier(anonymous_id),
-        "context": context,
-        "integrations": integrations,
+        "context": content(context),
+        "integrations": content(integrations),
         "timestamp": _aware(timestamp) if isinstance(timestamp, datetime) else timestamp,
         "message_id": identifier(message_id),
     }
+
+
+def content(value: Any) -> Any:
+    """The official SDK takes anything false for no content; an empty mapping may be of a type that means something."""
+    given: object = value
+    return value if given or isinstance(given, Mapping) else None
 
 
 def identifier(value: Any) -> Any:
@@ -51,6 +77,38 @@ def _aware(moment: datetime) -> datetime:
     if moment.tzinfo is None and (datetime.now() - moment).total_seconds() < _JUST_NOW:  # noqa: DTZ005  # both are naive
         return moment.astimezone()
     return moment
+
+
+def batch_size_for(upload_size: Any, log: logging.Logger) -> Any:
+    """The messages that make a batch due: no more than Segment takes; logs a warning then."""
+    if not isinstance(upload_size, int) or upload_size <= _LARGEST_BATCH:
+        return upload_size
+    log.warning(
+        "upload_size=%d is used as %d: Segment drops what a batch has beyond that.", upload_size, _LARGEST_BATCH
+    )
+    return _LARGEST_BATCH
+
+
+def seconds_for(timeout: Any, log: logging.Logger) -> Any:
+    """The seconds for a request: of a pair, as for connecting and reading, those for reading.
+
+    Without a limit it is a day; logs a warning then.
+    """
+    given: object = timeout
+    if isinstance(given, tuple):
+        pair = cast("tuple[object, ...]", given)
+        if len(pair) != _PAIR:
+            raise ValueError("timeout must be a number of seconds, or a pair of them")
+        timeout = pair[1]
+    if timeout is not None:
+        return timeout
+    log.warning("A request without a time limit ends after a day: set timeout to a number of seconds.")
+    return _DAY
+
+
+def named_as_there(error: ValueError) -> ValueError:
+    """The error with the names of the official SDK's options in place of this package's."""
+    return ValueError(_NAME.sub(lambda found: found[1] + _NAMES[found[2]], str(error)))
 
 
 def proxy_for(host: str | None, proxies: Mapping[str, str] | str | None) -> str | None:

@@ -13,7 +13,18 @@ from typing import Any, Final
 
 from segment_async import ClientClosed, MessageError, MessageTooLarge, OAuth, RetryPolicy, blocking, messages
 
-from .arguments import common, complete, host_of, identifier, proxy_for, warned_of_http
+from .arguments import (
+    batch_size_for,
+    common,
+    complete,
+    content,
+    host_of,
+    identifier,
+    named_as_there,
+    proxy_for,
+    seconds_for,
+    warned_of_http,
+)
 
 __all__ = ["Client", "InvalidMessage", "OnError", "OversizedMessage"]
 
@@ -59,6 +70,32 @@ class Client:
 
     log = logging.getLogger("segment_async")
 
+    class DefaultConfig:
+        """The defaults of the options, where the official SDK has them."""
+
+        write_key: str | None = None
+        host: str | None = None
+        debug: bool = False
+        max_queue_size: int = 10_000
+        send: bool = True
+        on_error: OnError | None = None
+        gzip: bool = True
+        max_retries: int = 10
+        sync_mode: bool = False
+        timeout: float | tuple[float | None, float | None] | None = 15
+        proxies: Mapping[str, str] | str | None = None
+        thread: int = 1
+        upload_size: int = 100
+        upload_interval: float = 0.5
+        log_handler: logging.Handler | None = None
+        oauth_client_id: str | None = None
+        oauth_client_key: str | None = None
+        oauth_key_id: str | None = None
+        oauth_auth_server: str | None = "https://oauth2.segment.io"
+        oauth_scope: str = "tracking_api:write"
+        max_total_backoff_duration: float = 43_200
+        max_rate_limit_duration: float = 1_800
+
     def __init__(
         self,
         write_key: str | None = None,
@@ -70,7 +107,7 @@ class Client:
         gzip: bool = True,
         max_retries: int = 10,
         sync_mode: bool = False,
-        timeout: float = 15,
+        timeout: float | tuple[float | None, float | None] | None = 15,
         proxies: Mapping[str, str] | str | None = None,
         thread: int = 1,
         upload_size: int = 100,
@@ -95,36 +132,43 @@ class Client:
         self.sync_mode = sync_mode
         self.timeout = timeout
         self.proxies = proxies
+        self.max_total_backoff_duration = max_total_backoff_duration
+        self.max_rate_limit_duration = max_rate_limit_duration
         _set_up_log(self.log, log_handler, debug=debug)
         host = host_of(host)
         oauth = None
-        if oauth_client_id and oauth_client_key and oauth_key_id:
-            oauth = OAuth(
-                oauth_client_id, oauth_client_key, oauth_key_id, scope=oauth_scope, auth_server=oauth_auth_server
+        try:
+            if oauth_client_id and oauth_client_key and oauth_key_id:
+                oauth = OAuth(
+                    oauth_client_id, oauth_client_key, oauth_key_id, scope=oauth_scope, auth_server=oauth_auth_server
+                )
+            self._client = blocking.Client(
+                write_key,
+                host=host,
+                # In sync mode nothing comes that a message could wait for.
+                flush_at=1 if sync_mode else batch_size_for(upload_size, self.log),
+                flush_interval=upload_interval,
+                max_queue_size=sys.maxsize
+                if isinstance(max_queue_size, int) and max_queue_size <= 0
+                else max_queue_size,
+                overflow="drop_newest",
+                max_in_flight=thread,
+                gzip=bool(gzip),
+                timeout=seconds_for(timeout, self.log),
+                retry=RetryPolicy(
+                    max_retries=max_retries,
+                    give_up_after=max_total_backoff_duration,
+                    max_retry_after=max_rate_limit_duration,
+                ),
+                # The official SDK takes anything false for none.
+                on_error=on_error or None,
+                oauth=oauth,
+                proxy=proxy_for(host, proxies),
+                allow_http=warned_of_http(host, self.log),
+                send=bool(send),
             )
-        self._client = blocking.Client(
-            write_key,
-            host=host,
-            # In sync mode nothing comes that a message could wait for.
-            flush_at=1 if sync_mode else upload_size,
-            flush_interval=upload_interval,
-            max_queue_size=max_queue_size if max_queue_size > 0 else sys.maxsize,
-            overflow="drop_newest",
-            max_in_flight=thread,
-            gzip=bool(gzip),
-            timeout=timeout,
-            retry=RetryPolicy(
-                max_retries=max_retries,
-                give_up_after=max_total_backoff_duration,
-                max_retry_after=max_rate_limit_duration,
-            ),
-            # The official SDK takes anything false for none.
-            on_error=on_error or None,
-            oauth=oauth,
-            proxy=proxy_for(host, proxies),
-            allow_http=warned_of_http(host, self.log),
-            send=bool(send),
-        )
+        except ValueError as error:
+            raise named_as_there(error) from None
         self.queue = Queue(self._client, max_queue_size)
 
     def track(
@@ -146,7 +190,7 @@ class Client:
             DeliveryError: in sync mode, the message did not reach Segment.
         """
         shared = common(user_id, context, timestamp, anonymous_id, integrations, message_id)
-        return self._send(lambda: messages.track(event=event, properties=properties, **shared), "properties")
+        return self._send(lambda: messages.track(event=event, properties=content(properties), **shared), "properties")
 
     def identify(
         self,
@@ -160,7 +204,7 @@ class Client:
     ) -> Answer:
         """Record who a user is. Otherwise like `track`."""
         shared = common(user_id, context, timestamp, anonymous_id, integrations, message_id)
-        return self._send(lambda: messages.identify(traits=traits, **shared), "traits")
+        return self._send(lambda: messages.identify(traits=content(traits), **shared), "traits")
 
     def group(
         self,
@@ -175,7 +219,9 @@ class Client:
     ) -> Answer:
         """Record the group of a user. Otherwise like `track`."""
         shared = common(user_id, context, timestamp, anonymous_id, integrations, message_id)
-        return self._send(lambda: messages.group(group_id=identifier(group_id), traits=traits, **shared), "traits")
+        return self._send(
+            lambda: messages.group(group_id=identifier(group_id), traits=content(traits), **shared), "traits"
+        )
 
     def alias(
         self,
@@ -204,7 +250,7 @@ class Client:
     ) -> Answer:
         """Record a view of a page. Otherwise like `track`."""
         shared = common(user_id, context, timestamp, anonymous_id, integrations, message_id)
-        fields: dict[str, Any] = {"category": category or None, "name": name or None, "properties": properties}
+        fields: dict[str, Any] = {"category": category or None, "name": name or None, "properties": content(properties)}
         return self._send(lambda: messages.page(**fields, **shared), "properties")
 
     def screen(
@@ -221,7 +267,7 @@ class Client:
     ) -> Answer:
         """Record a view of an app's screen. Otherwise like `track`."""
         shared = common(user_id, context, timestamp, anonymous_id, integrations, message_id)
-        fields: dict[str, Any] = {"category": category or None, "name": name or None, "properties": properties}
+        fields: dict[str, Any] = {"category": category or None, "name": name or None, "properties": content(properties)}
         return self._send(lambda: messages.screen(**fields, **shared), "properties")
 
     def flush(self) -> None:
