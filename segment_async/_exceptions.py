@@ -119,7 +119,10 @@ class TransportError(Exception):
         self.timed_out = timed_out
 
     def __reduce__(self) -> tuple[partial[TransportError], tuple[object, ...]]:
-        attributes = {name: getattr(self, name) for name in ("maybe_sent", "stale_connection", "timed_out")}
+        attributes = {"maybe_sent": self.maybe_sent, "stale_connection": self.stale_connection}
+        if self.timed_out:
+            # A subclass may not know it.
+            attributes["timed_out"] = True
         return partial(type(self), **attributes), self.args
 
 

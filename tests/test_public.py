@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from segment_async import (
 from tests.support import faults
 from tests.support.fault_server import FaultServer
 from tests.support.faults import answer
+from tests.support.token_server import private_key_pem
 from tests.support.virtual_clock import run
 from website import public
 
@@ -244,9 +246,17 @@ class TestSecrets:
         transport = HTTPTransport("https://api.segment.io/v1/batch", proxy=f"http://user:{PASSWORD}@proxy.example")
         oauth = OAuth("client-id", PEM, "key-id")
         client = Client(KEY, proxy=f"http://user:{PASSWORD}@proxy.example")
-        of_token = Client(KEY, oauth=oauth)
+        of_token = Client(KEY, oauth=OAuth("client-id", private_key_pem(), "key-id"))
         assert_shows_nothing(*map(repr, (transport, oauth, client, of_token, RetryPolicy())), *our_reprs(client))
-        assert_shows_nothing(*our_reprs(of_token))
+        shown = our_reprs(of_token)
+        assert_shows_nothing(*shown)
+        # A line of the key.
+        assert private_key_pem().splitlines()[1] not in "".join(shown)
+
+    def test_a_key_that_cannot_be_used_is_refused_without_it(self) -> None:
+        with pytest.raises(ValueError, match="client_key") as refusal:
+            Client(KEY, oauth=OAuth("client-id", PEM, "key-id"))
+        assert_shows_nothing("".join(traceback.format_exception(refusal.value)))
 
     @pytest.mark.parametrize("step", [faults.lose_answer(), faults.garbage(), answer(401), answer(307), answer(200)])
     @pytest.mark.parametrize("gzip", [False, True])

@@ -19,7 +19,7 @@ from segment_async._outcome import BatchResult
 from .batch import MAX_BATCH_MESSAGES, Batch, OpenBatch, bytes_at_once
 from .delivery import Record
 
-# Seconds that a smaller limit, learnt from a 413, is remembered.
+# Seconds that a smaller limit, learnt from a 413 or from timeouts, is remembered, and the size of what was delivered.
 _LIMIT_SECONDS: Final = 300.0
 
 
@@ -45,6 +45,9 @@ class Backlog:
         self._has_keys = has_keys
         self._max_bytes = self._limit = max_bytes
         self._limit_until = 0.0
+        # The largest sizes delivered within the last two such times, the second of which is not over.
+        self._delivered = (0, 0)
+        self._delivered_until = 0.0
 
     # -- the three places
 
@@ -146,9 +149,25 @@ class Backlog:
         return self._limit
 
     def learn_limit(self, batch: Batch, now: float) -> None:
-        """A server refused this batch for its size."""
+        """This batch is too large for the server, or for the link."""
         self._limit = min(self._limit, max(batch.size // 2, 1))
         self._limit_until = now + _LIMIT_SECONDS
+
+    def note_delivered(self, size: int, now: float) -> None:
+        """A batch of so many bytes was delivered."""
+        before, latest = self._delivered_lately(now)
+        self._delivered = before, max(latest, size)
+
+    def size_delivered(self, now: float) -> int:
+        """Bytes of the largest batch that was delivered lately."""
+        return max(self._delivered_lately(now))
+
+    def _delivered_lately(self, now: float) -> tuple[int, int]:
+        late = now - self._delivered_until
+        if late >= 0:
+            self._delivered = (self._delivered[1] if late < _LIMIT_SECONDS else 0, 0)
+            self._delivered_until = now + _LIMIT_SECONDS
+        return self._delivered
 
     def exceeds_limit(self, batch: Batch, now: float) -> bool:
         return batch.count > 1 and batch.size > self.limit(now)

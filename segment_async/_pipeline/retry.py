@@ -191,6 +191,7 @@ class AttemptContext(NamedTuple):
         wall_clock: seconds since the epoch, for dates in `Retry-After`.
         random: a random number from 0 to 1.
         messages: in the batch; `size`: their bytes of JSON.
+        size_delivered: the bytes of the largest batch that was delivered lately.
         with_token: the client uses OAuth, so that fresh credentials can be fetched.
         others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
         refuses_everything: the server refused many single messages in a row, and took none in between.
@@ -204,6 +205,7 @@ class AttemptContext(NamedTuple):
     random: float
     messages: int
     size: int = 0
+    size_delivered: int = 0
     with_token: bool = False
     others_delivered: bool = False
     refuses_everything: bool = False
@@ -221,13 +223,12 @@ def decide(
     if isinstance(answer, NoResponse):
         return _after_failure(answer, history, context, policy)
     location = redirect_host(answer) if 300 <= answer.status < 400 else None
-    history = history._replace(status_code=answer.status, location=location, stale=False)
+    history = history._replace(status_code=answer.status, location=location, stale=False, timeouts=0)
     meaning = _meaning(answer, history, context)
     if meaning is None:
         faults = history.server_faults + 1 if answer.status >= 500 else 0
         answered = context.answered if faults == 1 else history.answered
-        history = history._replace(server_faults=faults, answered=answered, timeouts=0)
-        return _retry(answer, history, context, policy)
+        return _retry(answer, history._replace(server_faults=faults, answered=answered), context, policy)
     if isinstance(meaning, Refresh):
         return meaning, history._replace(refreshed=True)
     return meaning, history
@@ -324,8 +325,10 @@ def _retry(
         if may_end and history.counted >= _RETRIES_ALONE:
             return Finish(Status.FAILED, "gave_up"), history
     history = history._replace(counted=history.counted + 1)
-    if history.timeouts >= _TIMEOUTS and context.messages > 1 and context.size > _SMALL_BATCH:
-        # The link may be too slow for it. Sent whole, it would arrive without an answer again and again.
+    is_large = context.size > max(_SMALL_BATCH, context.size_delivered)
+    if history.timeouts >= _TIMEOUTS and context.messages > 1 and is_large:
+        # The link may be too slow for it. Sent whole, it would arrive without an answer again and again. If as much was
+        # delivered meanwhile, it is not the size.
         return Split(too_large=True), history._replace(timeouts=0)
     return Retry(policy.delay(history.failures, context.random)), history
 

@@ -148,6 +148,7 @@ class Settlement:
             random=self._random(),
             messages=batch.count,
             size=batch.size,
+            size_delivered=self._queue.backlog.size_delivered(now),
             with_token=self._auth.has_tokens,
             others_delivered=batch.is_poison_suspect,
             refuses_everything=circuit.refuses_everything,
@@ -173,6 +174,7 @@ class Settlement:
         result = batch.history.result(action.status, action.reason)
         self.settle(batch, result, _text_of(answer))
         if action.status is Status.DELIVERED:
+            self._queue.backlog.note_delivered(batch.size, now)
             self._outage.note_success(now, dropped=self._queue.accounts.dropped, wall=self._wall_clock())
         if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
             self._explain(result, batch.count)

@@ -1,9 +1,9 @@
 """The spool's share of memory: how many of the messages that it holds may be there. The rest of the queue's bounds is
 for new messages.
 
-What is stored may be held in memory at once, and what is on disk only is read. A read waits until there is something on
-disk, and may bring all that it asked for then, so both keep room for each other. This file knows no spool: the intake
-asks how many messages may be held, and the feed how many may be read.
+What is stored may be held in memory at once, and what is on disk only is read. A read that waits until there is something
+on disk may bring all that it asked for then, so both keep room for each other. This file knows no spool: the intake asks
+how many messages may be held, and the feed how many may be read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SpoolShare:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        self.reading = (0, 0)
+        self.reading: tuple[int, int] = (0, 0)
         # Half of the bound, as of the messages: the rest is for new ones.
         self.max_bytes = max(1, queue.accounts.max_bytes // 2)
 
@@ -38,11 +38,15 @@ class SpoolShare:
         return (count, size) if count > 0 and size >= min(self.max_bytes, MAX_MESSAGE_BYTES) else (0, 0)
 
     def to_read(self) -> tuple[int, int]:
-        """What a read may ask for: half of what is left, and one message at least."""
-        count, size = self.left()
-        return -(-count // 2), -(-size // 2)
+        """What a read may ask for: all that is left if it returns at once, as there is something on disk; else half of it."""
+        return self.left() if self._queue.accounts.spooled else self._half()
 
     def to_hold(self) -> tuple[int, int]:
-        """How much of what is being stored may be held at once: the rest."""
-        (count, size), (count_to_read, size_to_read) = self.left(), self.to_read()
-        return max(0, count - max(count_to_read, self.reading[0])), max(0, size - max(size_to_read, self.reading[1]))
+        """How much of what is being stored may be held at once: what no read may bring."""
+        (count, size), half = self.left(), self._half()
+        return max(0, count - max(half[0], self.reading[0])), max(0, size - max(half[1], self.reading[1]))
+
+    def _half(self) -> tuple[int, int]:
+        """Of what is left, and one message at least."""
+        count, size = self.left()
+        return -(-count // 2), -(-size // 2)

@@ -420,11 +420,15 @@ class TestSpooled:
         assert queue.accounts.pending == 0
 
     def test_what_is_read_and_what_is_held_leave_room_for_each_other(self) -> None:
-        share = SpoolShare(make(20, has_spool=True).queue)
+        queue = make(20, has_spool=True).queue
+        share = SpoolShare(queue)
         half = MANY // 4
         assert (share.to_read(), share.to_hold()) == ((5, half), (5, MANY // 2 - half))
         share.reading = (7, 0)
         assert share.to_hold()[0] == 3
+        # What is on disk already is read at once.
+        queue.accounts.recover(1)
+        assert share.to_read() == (10, MANY // 2)
         # Never nothing to read.
         share = SpoolShare(make(2, has_spool=True).queue)
         assert (share.to_read()[0], share.to_hold()[0]) == (1, 0)

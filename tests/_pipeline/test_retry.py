@@ -148,15 +148,20 @@ class TestNoResponse:
         action, history = meet(late, where=large)
         assert (action, history.timeouts) == (RETRY, 1)
         # What comes in between has them counted again.
-        for answer in (LOST, Response(503)):
-            assert meet(answer, history, large)[1].timeouts == 0
+        for answer in (LOST, Response(503), Response(401)):
+            assert meet(answer, history, large._replace(with_token=True))[1].timeouts == 0
         action, history = meet(late, history, large)
         assert action == Split(too_large=True)
         # Each half has been sent as often as the whole, and gets as many tries.
         assert (history.counted, history.timeouts) == (2, 0)
         _, history = meet(late, where=large)
-        for small in (context(count=1)._replace(size=32_769), context()._replace(size=32_768)):
-            assert isinstance(meet(late, history, small)[0], Retry)
+        for no_reason in (
+            context(count=1)._replace(size=32_769),
+            context()._replace(size=32_768),
+            # As much gets through.
+            large._replace(size_delivered=32_769),
+        ):
+            assert isinstance(meet(late, history, no_reason)[0], Retry)
 
     def test_a_stale_connection_gets_one_re_send_free_of_all(self) -> None:
         stale = NoResponse(maybe_sent=True, stale_connection=True)
