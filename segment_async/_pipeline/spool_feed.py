@@ -94,7 +94,8 @@ class SpoolFeed:
             self._load_rest()
             share.reading = (0, 0)
             await wait_until(lambda: share.left()[0] > 0, lambda: queue.changed, queue.queued.host)
-            count, size = share.to_read()
+            # The first read returns at once.
+            count, size = share.to_read() if self.is_open else share.left()
             share.reading = min(count, _WINDOW), size
             try:
                 self._window = await self._spool.read(*share.reading)

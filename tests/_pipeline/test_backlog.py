@@ -40,8 +40,8 @@ class TestLimits:
             backlog.note_delivered(size, now)
         assert backlog.size_delivered(1_250.0) == 700
         backlog.note_delivered(400, 1_400.0)
-        assert backlog.size_delivered(1_500.0) == 700
-        assert backlog.size_delivered(1_600.0) == 400
+        assert backlog.size_delivered(1_699.0) == 700
+        assert backlog.size_delivered(1_700.0) == 400
         assert backlog.size_delivered(2_300.0) == 0
 
     def test_a_single_message_is_never_too_large_to_try(self) -> None:
