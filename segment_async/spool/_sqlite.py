@@ -235,13 +235,19 @@ class _Engine:
     def _serve_here(self) -> None:
         """Take turns in this thread. Amid one, in an answer, a signal handler or a finalizer, the next turn serves all."""
         try:
-            while not (self._requests.empty() or is_held_here(self._in_turn)):
+            while (not self._requests.empty() or self._goes_on) and not is_held_here(self._in_turn):
                 with self._in_turn:
                     self._take_turn(self._next_requests(0))
         except BaseException:
             # What its answers asked for is waited for as well.
             self._serve_here()
             raise
+
+    @property
+    def _goes_on(self) -> bool:
+        """A reader waits, and not all that it may be given was looked for: the next turn is due."""
+        reader = self._reader
+        return reader is not None and reader.result is None and self._writer.is_looking and not self._is_closed
 
     @property
     def _in_turn(self) -> RLock:
@@ -269,7 +275,8 @@ class _Engine:
         in_turn = self._in_turn
         try:
             while not (self._is_closed and self._requests.empty()):
-                requests = self._next_requests(max(0.0, self._next_check - self._options.monotonic()))
+                pause = 0.0 if self._goes_on else self._next_check - self._options.monotonic()
+                requests = self._next_requests(max(0.0, pause))
                 with in_turn:
                     self._take_turn(requests)
         except BaseException as fault:
@@ -367,7 +374,7 @@ class _Engine:
         except SpoolUnavailable as refusal:
             reader.result = refusal
             return True
-        if window is None and self._was_read:
+        if window is None and (self._was_read or self._writer.is_looking):
             return False
         self._was_read = True
         reader.window.append(window or Window(()))

@@ -51,6 +51,8 @@ _POSITION_BITS: Final = 44
 # Seconds until what the disk refused is tried again: messages that callers keep in memory, and notes.
 _TRY_LATER: Final = 0.5
 _QUIET_SECONDS: Final = 60.0
+# Seconds that a turn spends on opening what dead processes left: callers wait for its end.
+_ADOPT_SECONDS: Final = 0.05
 _Sized = TypeVar("_Sized", Head, Row)
 _FULL: Final = Appended("full")
 _MADE_ROOM: Final = BatchResult(Status.DROPPED, "queue_full")
@@ -485,7 +487,9 @@ class Writer:
         self._adopted: list[Shard] = []
         self._dropped: list[DroppedMessage] = []
         self._recovered = self._damages = 0
-        self._is_read = self._has_looked = False
+        self._is_read = False
+        # Numbers of files that are to be looked at, whether a dead process left something there; `None`: none was so far.
+        self._unseen: list[int] | None = None
         # The counters of adopted shards that were empty and closed, by their numbers.
         self._given_back: dict[int, Counters] = {}
         # Stamps of shards that were found empty.
@@ -553,7 +557,7 @@ class Writer:
     # -- out
 
     def read(self, max_count: int, max_bytes: int) -> Window | None:
-        """The next messages, from the shard with the oldest; `None` if there is nothing to say.
+        """The next messages, from the shard with the oldest; `None` if there is nothing to say, or `is_looking`.
 
         Raises:
             SpoolUnavailable: the disk cannot be read.
@@ -561,9 +565,8 @@ class Writer:
         self._is_read = True
         refusal = self._open_own()
         messages, fault = self._read_shards(max_count, max_bytes)
-        if not messages and not self._has_looked:
+        if not messages and (self._unseen is None or self._unseen):
             # The first time, without waiting for the next look: a process that ends soon sends these as well.
-            self._has_looked = True
             self._adopt_left()
             messages, fault = self._read_shards(max_count, max_bytes)
         refusal = refusal or fault
@@ -620,13 +623,29 @@ class Writer:
             self._close(shard)
         if self._is_read:
             self._adopt_left()
-        return has_more
+        return has_more or self.is_looking
+
+    @property
+    def is_looking(self) -> bool:
+        """Not all that dead processes may have left was looked at: go on in the next turn."""
+        return bool(self._unseen)
 
     def _adopt_left(self) -> None:
-        """Open what dead processes left; not before there is a shard of its own, which may be the one of the last process."""
-        for slot in files.slots_on_disk(self._base) if self._own is not None else ():
+        """Open what dead processes left, as far as a turn has time for it.
+
+        Not before there is a shard of its own, which may be the one of the last process.
+        """
+        if self._own is None:
+            return
+        if not self._unseen:
+            self._unseen = files.slots_on_disk(self._base)
+        end = self._options.monotonic() + _ADOPT_SECONDS
+        while self._unseen:
+            slot = self._unseen.pop(0)
             if all(shard.slot != slot for shard in self._all()):
                 self._adopt(Place(self._base, slot))
+            if self._options.monotonic() >= end:
+                break
 
     def _all(self) -> list[Shard]:
         """The older messages first, as far as that is known."""

@@ -1,16 +1,18 @@
 """Appends of a few messages, which are one statement: what is noticed when they are not as ordinary as they look."""
 
+import asyncio
 import sqlite3
 from contextlib import contextmanager
 
 import pytest
 
-from segment_async.spool import BatchResult, SpoolInspector, SpoolUnavailable, Status
+from segment_async.spool import BatchResult, SpoolInspector, SpoolUnavailable, SQLiteSpool, Status, _writer
 from segment_async.spool import _tables as tables
 from segment_async.spool._database import Options
 from segment_async.spool._files import base_path
 from segment_async.spool._writer import Append, Note, Writer
 
+from .contract import read_ids
 from .process import Process
 
 
@@ -264,6 +266,50 @@ def test_what_others_left_is_read_as_soon_as_there_is_nothing_of_its_own(writer,
     assert ids(writer) == ["own"]
     assert ids(writer) == ["left"]
     assert writer.look()().recovered == 1
+
+
+def test_a_turn_opens_no_more_of_what_others_left_than_there_is_time_for(path, monkeypatch):
+    """Callers wait for the end of a turn, and each file may need syncs of a slow disk."""
+    others = [Writer(base_path(path), Options()) for _ in range(4)]
+    for number, other in enumerate(others):
+        other.commit([Append([(b"%d" % number, b"{}")])])
+    keys = [message.key for other in others[:3] for message in other.read(1, 100).messages]
+    for other, key in zip(others, keys, strict=False):
+        other.commit([Note([key], BatchResult(Status.DELIVERED))])
+    for other in others:
+        other.close()
+    now = [0.0]
+    writer = Writer(base_path(path), Options(monotonic=lambda: now[0]))
+    adopt = writer._adopt
+
+    def slowly(place):
+        now[0] += 1.0
+        adopt(place)
+
+    monkeypatch.setattr(writer, "_adopt", slowly)
+    for turns in (1, 2):
+        assert (writer.read(100, 1_000_000), writer.is_looking, now[0]) == (None, True, turns)
+    assert ids(writer) == ["3"]
+    assert not writer.is_looking
+    writer.close()
+
+
+def test_a_read_is_answered_once_all_that_others_left_was_looked_at(path, monkeypatch):
+    others = [Writer(base_path(path), Options()) for _ in range(3)]
+    for number, other in enumerate(others):
+        other.commit([Append([(b"%d" % number, b"{}")])])
+    for other in others:
+        other.close()
+    monkeypatch.setattr(_writer, "_ADOPT_SECONDS", 1e-9)
+
+    async def main():
+        spool = SQLiteSpool(path)
+        found = [await read_ids(spool) for _ in range(3)]
+        assert spool.statistics().recovered == 3
+        await spool.aclose()
+        return found
+
+    assert asyncio.run(main()) == [["0"], ["1"], ["2"]]
 
 
 def test_an_empty_shard_is_opened_once(writer, left, path, monkeypatch):
