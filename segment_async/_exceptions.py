@@ -119,9 +119,12 @@ class TransportError(Exception):
         self.timed_out = timed_out
 
     def __reduce__(self) -> tuple[partial[TransportError], tuple[object, ...]]:
+        copy: partial[TransportError]
         copy = partial(type(self), maybe_sent=self.maybe_sent, stale_connection=self.stale_connection)
-        # A subclass may not know of timeouts.
-        return partial(copy, timed_out=True) if self.timed_out else copy, self.args
+        if self.timed_out:
+            # A subclass may not know it.
+            copy = partial(copy, timed_out=True)
+        return copy, self.args
 
 
 def stack_of(error: BaseException) -> str:

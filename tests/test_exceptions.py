@@ -29,6 +29,7 @@ ERRORS = [
     SpoolUnavailable("no space"),
     DeliveryError(REFUSED),
     TransportError("no answer", maybe_sent=True, stale_connection=True),
+    TransportError("no answer in time", maybe_sent=True, timed_out=True),
 ]
 
 
