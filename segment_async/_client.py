@@ -190,8 +190,7 @@ class Client:
         def make(clock: LoopClock, host: Host) -> Pipeline:
             return Pipeline(options, transport, auth, keeper, clock, host)
 
-        self._used = _options.noting_use(keeper)
-        self._owner = LoopOwner(make, transport, auth, close_timeout, self._used)
+        self._owner = LoopOwner(make, transport, auth, close_timeout)
         check_on_violation(on_violation)
         if plan is not None:
             _options.check_raises(on_invalid, on_violation)
@@ -216,7 +215,7 @@ class Client:
         if not hasattr(self, "_owner"):
             # A traceback of the constructor's own may show it.
             return "<Client (constructor failed)>"
-        now = self._owner.statistics()
+        now = self.statistics()
         return f"<Client {now.accepted} accepted, {now.pending} pending>"
 
     def __reduce__(self) -> NoReturn:
@@ -551,7 +550,6 @@ class Client:
 
     def statistics(self) -> Statistics:
         """A consistent snapshot of the counters; callable from any thread."""
-        self._used()
         return self._owner.statistics()
 
     def observe(self, listener: Callable[[Request], object]) -> None:

@@ -337,16 +337,6 @@ def spool_for(
     return spool
 
 
-def noting_use(spool: Spool | None) -> Callable[[], None]:
-    """What tells a spool that the client is used; it returns at once, on any thread, and may be called many times.
-
-    The protocol does not ask for it. A `RedisSpool` has work of its own then, although a client that only hands over
-    does not read from it.
-    """
-    used: Callable[[], None] = getattr(spool, "client_used", lambda: None)
-    return used
-
-
 def _has(part: object, *methods: str) -> bool:
     return all(callable(getattr(part, method, None)) for method in methods)
 

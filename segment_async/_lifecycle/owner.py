@@ -66,7 +66,6 @@ class LoopOwner(Host):
         transport: Transport,
         auth: Auth,
         close_timeout: float,
-        used: Callable[[], None],
     ) -> None:
         # Loaded here and not at the close, where it would block the loop; and at the interpreter's exit not all of it can
         # be loaded any more.
@@ -75,8 +74,6 @@ class LoopOwner(Host):
         self._make = make
         self._connections = Connections(transport, auth)
         self.close_timeout = close_timeout
-        # Called when a loop begins to work for the client, without the lock.
-        self._used = used
         self._begin()
         process.remember(self)
 
@@ -116,7 +113,6 @@ class LoopOwner(Host):
                 return self._next_look()
             tasks = self._move_to(loop)
         end(tasks)
-        self._used()
         return _OWN_WATCH_SECONDS
 
     def send_now(self) -> None:
@@ -133,7 +129,6 @@ class LoopOwner(Host):
         with self.pipeline.queue.lock:
             tasks = self._move_to(asyncio.get_running_loop())
         end(tasks)
-        self._used()
 
     def leave(self, loop: asyncio.AbstractEventLoop | None = None) -> list[asyncio.Task[Any]]:
         """No loop works for the client any more, unless another than this one does. Returns the tasks, told to end."""

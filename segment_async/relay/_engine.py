@@ -40,9 +40,8 @@ from ._thread import LoopInThread
 _log = logging.getLogger("segment_async")
 
 CLOSED: Final = "the spool is closed"
-# Seconds that a close waits at least for what was appended, and at most for what is moved from the file.
+# Seconds that a close waits at least for what was appended.
 _CLOSE_SECONDS: Final = 2.0
-_MOVE_SECONDS: Final = 1.0
 # Seconds until a task that failed is started again.
 _RESTART_DELAY: Final = 1.0
 # Seconds that a server has for the first answer; and a cluster, all of whose nodes are asked first.
@@ -177,7 +176,6 @@ class Engine:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._close_seconds):
                 await self._appends.idle.wait()
-        await self._move_rest()
         self._is_closed = True
         self._appends.refuse_all(SpoolUnavailable(CLOSED))
         await self.outlet.aclose()
@@ -189,14 +187,6 @@ class Engine:
         await self.server.aclose()
         self._count()
         self._thread.spawn(self._thread.stop())
-
-    async def _move_rest(self) -> None:
-        """Let what is in the file be moved, if the server is there and it takes no longer than a moment."""
-        if self._fallback is None or not await self.server.reach(_MOVE_SECONDS):
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_MOVE_SECONDS):
-                await self._fallback.is_emptied.wait()
 
     # -- counters
 
@@ -232,7 +222,6 @@ class Engine:
             "lost": outlet.renewals.lost,
             "unknown": outlet.fetcher.unknown,
             "moved": 0 if self._fallback is None else self._fallback.moved,
-            "in_file": 0 if self._fallback is None else self._fallback.waiting,
             "held": len(outlet.holds),
         }
 

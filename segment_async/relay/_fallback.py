@@ -30,7 +30,6 @@ _RETRY = 1.0
 class Fallback:
     """Attributes:
     moved: messages that were moved to Redis.
-    is_emptied: set once the file was read and nothing is left in it.
     """
 
     def __init__(self, spool: Spool, call: Callable[..., None]) -> None:
@@ -39,16 +38,9 @@ class Fallback:
         # Calls a function on the loop of the spool's thread.
         self._call = call
         self._noting: set[asyncio.Task[None]] = set()
-        self.is_emptied = asyncio.Event()
-
-    @property
-    def waiting(self) -> int:
-        """How many messages this process knows to be in the file."""
-        return self._spool.statistics().pending
 
     def store(self, messages: Sequence[NewMessage], done: Done, maybe_stored: bool) -> None:
         """Store a group in the file; the answer is the file's."""
-        self.is_emptied.clear()
         try:
             self._spool.append_nowait(messages, partial(self._stored, done, maybe_stored))
         except SpoolUnavailable as error:
@@ -89,9 +81,6 @@ class Fallback:
                 part = [each for each in window.messages if bool(each.attempts) is are_repeated]
                 messages = [NewMessage(each.message_id, each.body) for each in part]
                 await self._move(appends, messages, [each.key for each in part], are_repeated=are_repeated)
-            # The first window is always given, if need be an empty one.
-            if not self.waiting:
-                self.is_emptied.set()
 
     async def _move(self, appends: Appends, messages: list[NewMessage], keys: list[int], *, are_repeated: bool) -> None:
         while messages:

@@ -4,8 +4,7 @@
     read, sending, settle ─► Outlet ─► Group ─┴─► Server ─► Redis
                                          (all on the loop of one thread, which the first call starts)
 
-Nothing is reached at construction. With a file for failures, the thread starts when the client is first used, so that
-what an earlier process left there is moved. A forked child starts a thread of its own, and the parent's is kept from it.
+Nothing is reached at construction. A forked child starts a thread of its own, and the parent's is kept from it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from sys import float_info
 from typing import Any, Final, Literal, cast
@@ -60,7 +58,7 @@ class RedisSpool:
             (``"aof"``, with Redis 7.2 or Valkey). `None`: once the server has answered.
         on_failure: when Redis cannot be used, ``"raise"`` `SpoolUnavailable`; keep messages in the client's
             ``"memory"``, within its bounds; or store them in a file, by its path or as a `SQLiteSpool`, from which they
-            are moved to Redis later, by this process or by the next client with this file, once it is used in any way.
+            are moved to Redis later.
         append_timeout: seconds that an append may take; then its message may be stored or not.
         rate: messages a second that all relays of a write key send together; `None`: as fast as they can.
         lease: seconds after which another relay takes over what one has not renewed. The same for all relays.
@@ -156,36 +154,20 @@ class RedisSpool:
         engine = self._start()
         engine.call(engine.append, Append(messages, done))
 
-    def client_used(self) -> None:
-        """The client was opened, or used otherwise: what an earlier process left in the file is moved from now on."""
-        if self._file is not None and not self._is_closing:
-            # No thread can be started; the next call says so.
-            with suppress(SpoolUnavailable):
-                self._start()
-
     def statistics(self) -> SpoolStatistics:
-        """As the protocol says, of this client's messages; `disk_bytes` is the size of the file for failures.
-
-        What is in the file counts as handed over. `counts` says how many messages are there.
-        """
         engine = self._engine
-        if engine is None or self._pid != os.getpid():
-            return self._statistics
-        if self._file is None:
-            return engine.statistics
-        return replace(engine.statistics, disk_bytes=self._file.statistics().disk_bytes)
+        return self._statistics if engine is None or self._pid != os.getpid() else engine.statistics
 
     async def aclose(self) -> None:
         if self._pid != os.getpid():
             self._begin()
-        self.client_used()
         self._is_closing = True
         engine = self._engine
         if engine is not None:
             # One that has closed its loop cannot be asked any more.
             with suppress(SpoolUnavailable):
                 await engine.answer(engine.aclose)
-            self._statistics = self.statistics()
+            self._statistics = engine.statistics
         elif self._file is not None:
             await self._file.aclose()
 
@@ -248,8 +230,7 @@ class RedisSpool:
 
     def counts(self) -> dict[str, int]:
         """What this process did so far: ``stored``, ``full``, ``claimed`` (taken over from other relays), ``lost`` (holds
-        that ended), ``unknown`` (messages left to a newer version) and ``moved`` (from the file); and what it has now:
-        ``in_file`` (messages that wait there, also those of earlier processes) and ``held``. Empty before the first use.
+        that ended), ``unknown`` (messages left to a newer version), ``moved`` (from the file) and ``held`` now.
         """
         engine = self._engine
         return {} if engine is None else engine.counts()

@@ -250,62 +250,6 @@ class TestAServerThatIsGone:
 
         run(main())
 
-    @pytest.mark.parametrize("use", ["open", "flush", "statistics", "close"])
-    def test_what_an_earlier_process_left_in_the_file_needs_no_call(
-        self, start_server: Start, tmp_path: Path, use: str
-    ) -> None:
-        server = start_server(*ON_DISK)
-        path = tmp_path / "spool" / "redis.db"
-
-        async def main() -> None:
-            await asyncio.to_thread(server.kill)
-            async with handing_over(server.url, on_failure=path, append_timeout=0.5) as client:
-                await hand_over(client, 5)
-            assert len(list(SpoolInspector(path).pending())) == 5
-            await asyncio.to_thread(server.start)
-            spool = RedisSpool(server.url, on_failure=path, append_timeout=10.0)
-            client = Client("key", spool=spool, deliver=False)
-            assert spool.counts() == {}
-            if use == "open":
-                await client.__aenter__()
-            elif use == "flush":
-                assert await client.flush() == 0
-            elif use == "statistics":
-                assert client.statistics().handed_over == 0
-            if use != "close":
-                await until(lambda: spool.counts()["moved"] == 5, "all of them are moved")
-                assert spool.counts()["in_file"] == 0
-            await client.aclose()
-            assert server.ask("XLEN", stream_of(server)) == 5
-            assert list(SpoolInspector(path).pending()) == []
-
-        run(main())
-
-    def test_what_is_in_the_file_can_be_seen(self, start_server: Start, tmp_path: Path) -> None:
-        server = start_server(*ON_DISK)
-        path = tmp_path / "spool" / "redis.db"
-
-        async def main() -> None:
-            await asyncio.to_thread(server.kill)
-            async with handing_over(server.url, on_failure=path, append_timeout=0.5) as client:
-                await hand_over(client, 5)
-                assert client.statistics().handed_over == 5
-                assert client.statistics().disk_bytes > 0
-            spool = RedisSpool(server.url, on_failure=path, append_timeout=0.5)
-            async with Client("key", spool=spool, deliver=False) as client:
-                await until(lambda: spool.counts()["in_file"] == 5, "they are read")
-                assert client.statistics().pending == 0
-                assert client.statistics().disk_bytes > 0
-
-        run(main())
-
-    def test_nothing_is_reached_at_construction(self, tmp_path: Path) -> None:
-        spool = RedisSpool("redis://127.0.0.1:9", on_failure=tmp_path / "spool" / "redis.db")
-        client = Client("key", spool=spool, deliver=False)
-        assert repr(client)
-        assert spool.counts() == {}
-        assert not (tmp_path / "spool").exists()
-
     def test_a_restarted_server_may_have_forgotten_attempts(self, start_server: Start) -> None:
         """What it had before counts as attempted, what comes afterwards does not."""
         server = start_server(*ON_DISK)
