@@ -73,6 +73,8 @@ class _Flushes:
         self._timeout = timeout
         self._clock = clock
         self._pause = _Pause(min(timeout, _ENOUGH))
+        # Messages whose requests were under way when the last invocation ended.
+        self._in_flight = 0
         self._hooks = HookRunner()
 
     def decorate(self, handler: Handler) -> Handler:
@@ -103,6 +105,7 @@ class _Flushes:
             pause.note_flush(seconds, left, client.statistics().delivered, self._clock())
         else:
             left = client.statistics().pending
+        self._in_flight = client.statistics().in_flight
         if left:
             messages = "1 message is" if left == 1 else f"{left} messages are"
             _log.warning("Flush incomplete: %s kept for a later invocation.", messages)
@@ -113,10 +116,10 @@ class _Flushes:
 
     def _without_lost_requests(self, run: Run, seconds: float) -> Run:
         """Where to flush so that no request is waited for that had its chance in earlier invocations."""
-        if run is _run_once:
+        if run is _run_once or not self._in_flight:
             return run
         # Answers may have come since the last invocation.
-        _run(run, _flush_what_is_there(self._client))
+        _run(run, _some_turns())
         if self._is_well() or not self._client.statistics().in_flight or seconds < self._pause.enough:
             return run
         # The client's time limit for a request does not count the time in which the process is frozen, and may be over
@@ -137,16 +140,12 @@ class _Pause:
         self._began = 0.0
         self._seconds = 0.0
         self._delivered = 0
-        # In a row, deliveries or not.
-        self._incomplete = 0
 
     def is_well(self, delivered: int) -> bool:
-        """`False`: there was a pause, and no delivery since its beginning; or some messages are not delivered although
-        others are.
-        """
+        """`False`: there was a pause, and no delivery since its beginning."""
         if delivered != self._delivered:
             self._forget(delivered)
-        return not self._pauses and self._incomplete < 2
+        return not self._pauses
 
     def is_over(self, now: float) -> bool:
         # If the clock was set back, it is.
@@ -157,11 +156,9 @@ class _Pause:
         if delivered != self._delivered or not left:
             self._forget(delivered)
         if not left:
-            self._incomplete = 0
             return
         self._waited += seconds
         if self._waited and self._waited >= self.enough:
-            self._incomplete += 1
             self._pauses += 1
             self._began, self._seconds = now, _PAUSES.delay(self._pauses, 0.0)
 
@@ -205,11 +202,9 @@ def _run(run: Run, work: Coroutine[Any, Any, _T]) -> _T:
         work.close()
 
 
-async def _flush_what_is_there(client: Client) -> None:
-    """Let the client's requests go on as far as they can without waiting."""
+async def _some_turns() -> None:
+    """Let the client read what has come, without waiting."""
     for _ in range(_TURNS):
-        if not await client.flush(timeout=0):
-            break
         await asyncio.sleep(0)
 
 

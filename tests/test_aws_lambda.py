@@ -301,20 +301,6 @@ def test_an_answer_that_came_between_two_invocations_ends_the_pause(thread: Call
     outage.finish()
 
 
-def test_one_lost_answer_does_not_hold_the_others_up(thread: Callable[..., Any]) -> None:
-    outage = Outage(thread, is_async=True)
-    assert outage.invoke(1_000.0) == 2.0
-    outage.transport.hangs = False
-    outage.invoke(1_000.1)
-    # The first request stays without an answer; later ones were sent beside it.
-    assert outage.arrived() == ["Event 1"]
-    outage.invoke(1_000.2)
-    # Its messages are sent again.
-    assert outage.arrived() == ["Event 0", "Event 1", "Event 2"]
-    assert outage.client.statistics().pending == 0
-    outage.finish()
-
-
 def test_a_flush_that_had_hardly_any_time_says_nothing_of_segment(thread: Callable[..., Any]) -> None:
     outage = Outage(thread, is_async=True)
     assert outage.invoke(1_000.0, Context(0.4)) == pytest.approx(0.1)
