@@ -181,8 +181,9 @@ class Client:
         transport = _options.transport_for(
             transport, host, region, network, allow_http=allow_http, has_oauth=oauth is not None
         )
+        now, note = self._now, self._note_failure
         auth = _options.auth_for(
-            write_key, oauth, region, network, options.retry, self._now, self._note_failure, allow_http=allow_http
+            write_key, oauth, region, network, options.retry, now, note, allow_http=allow_http, send=send
         )
         _options.check_spool(spool, deliver=deliver, overflow=overflow)
         keeper = _options.spool_for(spool, write_key, transport, send=send)

@@ -26,8 +26,8 @@ Under ASGI, wrap the application, so that the client is closed before the server
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, cast
 
 from . import bind, bound
@@ -54,7 +54,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _settings: Any = cast("Any", _conf).settings
 _lazy: Any = cast("Any", _functional).SimpleLazyObject
 
-# The attribute of a request that passed the middleware.
+# The attribute of a request that is passing the middleware.
 _MARK: Final = "_segment_async"
 
 _lock = fork_safe_lock()
@@ -106,6 +106,16 @@ async def _auser_id(request: Any) -> Any:
     return user.pk if user.is_authenticated else None
 
 
+@contextmanager
+def _marked(request: Any) -> Generator[None, None, None]:
+    """For as long as the request is under way: an outer middleware may have it answered once more."""
+    setattr(request, _MARK, True)
+    try:
+        yield
+    finally:
+        delattr(request, _MARK)
+
+
 class SegmentMiddleware:
     """Binds the visitor, the user and the context of each request, and sends page views if `page_views` is set.
 
@@ -136,18 +146,17 @@ class SegmentMiddleware:
     def __call__(self, request: Any) -> Any:
         if getattr(request, _MARK, False):
             return self._get_response(request)
-        setattr(request, _MARK, True)
         if self._awaits:
             return self._answer(request, self._get_response)
         visit = run_now(self._pages.read(_scope_of(request), request))
-        with self._block(visit):
+        with self._block(visit), _marked(request):
             response = self._get_response(request)
             run_now(self._see(visit, response))
         return response
 
     async def _answer(self, request: Any, get_response: Callable[[Any], Awaitable[Any]]) -> Any:
         visit = await self._pages.read(_scope_of(request), request)
-        with self._block(visit):
+        with self._block(visit), _marked(request):
             response = await get_response(request)
             await self._see(visit, response)
         return response

@@ -160,10 +160,11 @@ def _parsed(fields: Iterable[str]) -> tuple[frozenset[str], list[list[str]]]:
         parts = field.split(".")
         if "" in parts or field == "*" or field in _FIXED:
             raise ValueError(f"{field!r} is not a field that can be changed")
-        if len(parts) > 1 and parts[0] not in (*_OBJECTS, "*"):
+        # What an application adds to a message itself, such as `_metadata`, begins with an underscore.
+        if len(parts) > 1 and parts[0] not in (*_OBJECTS, "*") and not parts[0].startswith("_"):
             raise ValueError(
-                f"{field!r} begins with no object of a message; a path starts there, such as 'properties.{field}', and a "
-                "bare name, without dots, is found anywhere in properties, traits and context"
+                f"{field!r} begins with no object of a message; a path starts there, such as 'properties.{field}', or "
+                "with '*' for any of them; a bare name, without dots, is found anywhere in properties, traits and context"
             )
         if len(parts) > 1 or field in _IDS:
             paths.append(parts)

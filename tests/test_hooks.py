@@ -127,6 +127,12 @@ def test_a_path_may_begin_with_any_key() -> None:
     assert changed["properties"] == changed["traits"] == {"email": "[redacted]"}
 
 
+def test_a_path_may_begin_with_what_an_application_adds_to_a_message() -> None:
+    changed = redact("_metadata.email")({**message(), "_metadata": {"email": EMAIL}})
+    assert changed is not None
+    assert changed["_metadata"] == {"email": "[redacted]"}
+
+
 @pytest.mark.parametrize("fields", [("userId",), ("anonymousId",), ("userId", "anonymousId"), ("previousId", "userId")])
 def test_the_previous_id_of_an_alias_is_hashed_as_the_ids_that_it_repeats(fields: tuple[str, ...]) -> None:
     step = hash_fields(*fields, key="key")

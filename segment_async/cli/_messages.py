@@ -7,6 +7,7 @@ value may span lines, as one that is printed prettily does. This file knows no p
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def _of_document(content: bytes, name: str) -> Iterator[dict[str, Any]]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise BadInput(f"{name}:{line}: not JSON: not UTF-8") from None
-    decoder = json.JSONDecoder(parse_constant=_refuse)
+    decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
     number, start = 1, 0
     while True:
         space = _SPACE.match(text, start)
@@ -93,12 +94,21 @@ def _of_document(content: bytes, name: str) -> Iterator[dict[str, Any]]:
             return
         try:
             given, start = decoder.raw_decode(text, begin)
+            # The reader of lines refuses halves of surrogate pairs.
+            json.dumps(given, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise BadInput(f"{name}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{name}:{number}: not JSON: {error}") from None
         yield from _within(given, f"{name}:{number}")
         number += text.count("\n", begin, start)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        _refuse(number)
+    return value
 
 
 def _refuse(constant: str) -> NoReturn:

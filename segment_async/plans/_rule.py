@@ -183,14 +183,16 @@ def _parts(schema: JSONObject, parts: list[JSONObject], keywords: tuple[str, ...
 
 def _referred(schema: JSONObject, reference: object) -> JSONObject:
     """What a reference within the document leads to; empty if it leads nowhere, which the validator reports."""
-    if not isinstance(reference, str) or not reference.startswith("#"):
+    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
         return {}
     found: object = schema
     for escaped in unquote(reference[1:]).split("/")[1:]:
         name = escaped.replace("~1", "/").replace("~0", "~")
         if isinstance(found, list):
             listed = cast("list[object]", found)
-            found = listed[int(name)] if name.isdecimal() and int(name) < len(listed) else None
+            # No list has a place of ten digits, and of thousands no integer is made.
+            is_place = name.isdecimal() and len(name) < 10 and int(name) < len(listed)
+            found = listed[int(name)] if is_place else None
         else:
             found = as_object(found).get(name)
     return as_object(found)

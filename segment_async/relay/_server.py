@@ -14,7 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 try:
     from redis.asyncio import Redis, RedisCluster
@@ -103,8 +103,11 @@ def _has_unreadable_database(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:
         return False
-    name = unquote(parts.path).removeprefix("/").removesuffix("/")
-    return parts.scheme in ("redis", "rediss") and name != "" and not (name.isascii() and name.isdecimal())
+    if parts.scheme not in ("redis", "rediss") or "db" in parse_qs(parts.query):
+        return False
+    # As the library has it. Of more than one number it would make one.
+    name = unquote(parts.path).strip("/")
+    return name != "" and not (name.isascii() and name.isdecimal())
 
 
 def make_client(redis: str | Any) -> Any:

@@ -286,6 +286,9 @@ class TestRefusal:
             Client("key", oauth=oauth(client_key=key))
         assert refusal.value.__cause__ is refusal.value.__context__ is None
 
+    def test_a_client_that_sends_nothing_needs_no_key_that_can_be_used(self) -> None:
+        Client("key", oauth=oauth(client_key="for tests"), send=False)
+
     def test_a_public_key_is_none(self) -> None:
         public = private_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         with pytest.raises(ValueError, match="no private RSA key"):

@@ -138,6 +138,8 @@ class TestCheck:
             ('{\n "type": "track",\n}', ":3:1: not JSON: "),
             ('{\n "type": "track"\n}\n5', ":4: not a message but a number"),
             ('{\n "total": NaN}', ":1: not JSON: NaN is no number of JSON"),
+            ('{\n "total": 1e999}', ":1: not JSON: 1e999 is no number of JSON"),
+            ('{\n "total": "\\ud800"}', ":1: not JSON: "),
             ("[" * 100_000, ":1: not JSON: "),
         ],
     )

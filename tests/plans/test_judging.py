@@ -319,6 +319,13 @@ class TestPartsOfASchema:
             ("plan-unplanned-property", "properties.c")
         ]
 
+    @pytest.mark.parametrize("reference", ["#a", "#/allOf/" + "9" * 5_000, "#/allOf/1"])
+    def test_a_reference_to_what_cannot_be_found_by_its_path_names_nothing(self, reference: str) -> None:
+        section = {"anyOf": [{}, {"$ref": reference}]}
+        schema = {"type": "object", "properties": {"properties": section}, "allOf": [{}]}
+        plan = Plan.load([{**rule(), "jsonSchema": schema}])
+        assert plan.rules[0].fields["properties"] == {}
+
     def test_of_the_whole_message(self) -> None:
         part = {"properties": {"properties": NUMBER}}
         root = {

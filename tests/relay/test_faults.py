@@ -672,7 +672,7 @@ class TestOptions:
             with pytest.raises(ValueError, match="a number as its database"):
                 made(f"redis://localhost/{path}")
 
-    @pytest.mark.parametrize("path", ["", "/", "/3", "/3/", "?db=3"])
+    @pytest.mark.parametrize("path", ["", "/", "/3", "/3/", "//3", "?db=3", "/abc?db=3"])
     def test_a_database(self, path: str) -> None:
         RedisSpool(f"redis://localhost{path}")
 

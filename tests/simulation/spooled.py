@@ -118,11 +118,11 @@ class SpooledScenario(Scenario):
         if self._is_shared or self._is_store_small or size > 300:
             return
         self._network.weather = Weather(faults={"refused": 1.0})
-        await asyncio.gather(*(self._track(poisoned=False) for _ in range(size + size // 2)))
+        await asyncio.gather(*(self._track_fresh() for _ in range(size + size // 2)))
         await asyncio.sleep(10)
         in_memory = self._client.statistics()
         for _ in range(5):
-            await self._track(poisoned=False)
+            await self._track_fresh()
             await asyncio.sleep(1)
         after = self._client.statistics()
         dropped = after.reasons.get("queue_full", 0) - in_memory.reasons.get("queue_full", 0)
@@ -283,11 +283,21 @@ class SpooledScenario(Scenario):
         self.seen("everything settled by itself before a shared spool", self._is_shared)
         self.seen("messages of an earlier process", left.recovered)
 
-    async def _see_a_fresh_message_through(self) -> None:
-        assert await self._client.flush() == 0
+    async def _track_fresh(self) -> None:
+        fields = self._fresh_message()
+        with suppress(*REFUSALS):
+            self._accept(await self._client.track(**fields), fields)
+
+    def _fresh_message(self) -> dict[str, Any]:
+        """Without poison, and with an id that did not come before."""
         fields = super()._next_message()
         self._offer(fields)
         self._poison.pop(fields["properties"]["n"], None)
+        return fields
+
+    async def _see_a_fresh_message_through(self) -> None:
+        assert await self._client.flush() == 0
+        fields = self._fresh_message()
         with suppress(SpoolUnavailable):
             delivery = await self._client.track(**fields)
             self._accept(delivery, fields)
