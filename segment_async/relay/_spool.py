@@ -60,7 +60,8 @@ class RedisSpool:
             ``"memory"``, within its bounds; or store them in a file, by its path or as a `SQLiteSpool`, from which they
             are moved to Redis later.
         append_timeout: seconds that an append may take; then its message may be stored or not.
-        rate: messages a second that all relays of a write key send together; `None`: as fast as they can.
+        rate: messages a second that all relays of a write key send together; `None`: as fast as they can. No more than
+            one second's worth waits to be sent, so a client's `flush_interval` above a second makes it slower.
         lease: seconds after which another relay takes over what one has not renewed. The same for all relays.
         clock: seconds of a clock that is never set. `wall_clock`: seconds since the epoch.
 
