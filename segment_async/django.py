@@ -113,7 +113,9 @@ def _marked(request: Any) -> Generator[None, None, None]:
     try:
         yield
     finally:
-        delattr(request, _MARK)
+        # Two answers to one request may be under way.
+        attributes: dict[str, Any] = vars(request)
+        attributes.pop(_MARK, None)
 
 
 class SegmentMiddleware:

@@ -142,23 +142,32 @@ print(client.statistics().accepted)
 
 def test_a_request_that_is_answered_once_more_is_bound_once_more() -> None:
     program = f"""
+import asyncio
 from django.conf import settings
 settings.configure(SEGMENT_WRITE_KEY="KEY", SEGMENT_OPTIONS={{"send": False}}, ALLOWED_HOSTS=["*"])
 import django
 django.setup()
 from django.http import HttpResponse
-from django.test import RequestFactory
+from django.test import AsyncRequestFactory, RequestFactory
 from segment_async.django import SegmentMiddleware, client
 def view(request):
     client.track(event="Seen")
     return HttpResponse()
+async def aview(request):
+    await asyncio.sleep(0)
+    return view(request)
 again = SegmentMiddleware(view)
 request = RequestFactory().get("/", headers={{"cookie": "ajs_anonymous_id={ANONYMOUS}"}})
 again(request), again(request)
+async def twice_at_once():
+    inner = SegmentMiddleware(aview)
+    request = AsyncRequestFactory().get("/", headers={{"cookie": "ajs_anonymous_id={ANONYMOUS}"}})
+    await asyncio.gather(inner(request), inner(request))
+asyncio.run(twice_at_once())
 print(client.statistics().accepted, dict(client.statistics().reasons))
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert said.stdout == "2 {'disabled': 2}\n", said.stderr
+    assert said.stdout == "4 {'disabled': 4}\n", said.stderr
 
 
 def test_threads_that_come_first_at_once_share_one_client() -> None:

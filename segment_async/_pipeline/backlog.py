@@ -154,12 +154,12 @@ class Backlog:
         self._limit_until = now + _LIMIT_SECONDS
 
     def note_delivered(self, size: int, now: float) -> None:
-        """A batch of so many bytes was delivered."""
+        """A batch of so many bytes that travel was delivered."""
         before, latest = self._delivered_lately(now)
         self._delivered = before, max(latest, size)
 
-    def size_delivered(self, now: float) -> int:
-        """Bytes of the largest batch that was delivered lately."""
+    def body_size_delivered(self, now: float) -> int:
+        """Bytes that travelled, of the largest batch that was delivered lately."""
         return max(self._delivered_lately(now))
 
     def _delivered_lately(self, now: float) -> tuple[int, int]:

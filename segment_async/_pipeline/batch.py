@@ -352,6 +352,11 @@ class Batch:
     def stop(self) -> int:
         return self.start + len(self.lengths)
 
+    @property
+    def body_size(self) -> int:
+        """Bytes that travel, but for what each attempt adds."""
+        return len(self.payload.content)
+
     def body(self, tail: bytes) -> bytes:
         """The bytes of one attempt."""
         return self.payload.body(tail)

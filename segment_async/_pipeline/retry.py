@@ -190,8 +190,8 @@ class AttemptContext(NamedTuple):
         now: the monotonic clock.
         wall_clock: seconds since the epoch, for dates in `Retry-After`.
         random: a random number from 0 to 1.
-        messages: in the batch; `size`: their bytes of JSON.
-        size_delivered: the bytes of the largest batch that was delivered lately.
+        messages: in the batch; `size`: their bytes of JSON; `body_size`: bytes that travel.
+        body_size_delivered: the largest ones that were delivered lately, and quickly.
         with_token: the client uses OAuth, so that fresh credentials can be fetched.
         others_delivered: others were delivered between two failures of this batch, and none has begun to fail.
         refuses_everything: the server refused many single messages in a row, and took none in between.
@@ -205,7 +205,8 @@ class AttemptContext(NamedTuple):
     random: float
     messages: int
     size: int = 0
-    size_delivered: int = 0
+    body_size: int = 0
+    body_size_delivered: int = 0
     with_token: bool = False
     others_delivered: bool = False
     refuses_everything: bool = False
@@ -325,10 +326,10 @@ def _retry(
         if may_end and history.counted >= _RETRIES_ALONE:
             return Finish(Status.FAILED, "gave_up"), history
     history = history._replace(counted=history.counted + 1)
-    is_large = context.size > max(_SMALL_BATCH, context.size_delivered)
+    is_large = context.size > _SMALL_BATCH and context.body_size > context.body_size_delivered
     if history.timeouts >= _TIMEOUTS and context.messages > 1 and is_large:
         # The link may be too slow for it. Sent whole, it would arrive without an answer again and again. If as much was
-        # delivered meanwhile, it is not the size.
+        # delivered lately, it is not the size.
         return Split(too_large=True), history._replace(timeouts=0)
     return Retry(policy.delay(history.failures, context.random)), history
 

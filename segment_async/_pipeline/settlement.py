@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from segment_async._exceptions import stack_of
 from segment_async._http.transport import HTTPTransport, Response, Transport
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 _ANSWER_BYTES = 500
 # What reading an answer of a custom transport may raise, and what stops nothing here.
 _RAISED_BY_ANSWERS = (Exception, asyncio.CancelledError, GeneratorExit)
+# Seconds within which a request is delivered whose size is no reason for timeouts of others.
+_QUICK_SECONDS: Final = 5.0
 
 
 class Settlement:
@@ -91,6 +93,9 @@ class Settlement:
         match action:
             case Finish():
                 self._finish(batch, action, answer, now)
+                if action.status is Status.DELIVERED and now - batch.sent_at < _QUICK_SECONDS:
+                    # One that took longer may have had a slow link for itself.
+                    self._queue.backlog.note_delivered(batch.body_size, now)
             case Retry():
                 self._retry(batch, answer, action, now)
             case Split():
@@ -148,7 +153,8 @@ class Settlement:
             random=self._random(),
             messages=batch.count,
             size=batch.size,
-            size_delivered=self._queue.backlog.size_delivered(now),
+            body_size=batch.body_size,
+            body_size_delivered=self._queue.backlog.body_size_delivered(now),
             with_token=self._auth.has_tokens,
             others_delivered=batch.is_poison_suspect,
             refuses_everything=circuit.refuses_everything,
@@ -174,7 +180,6 @@ class Settlement:
         result = batch.history.result(action.status, action.reason)
         self.settle(batch, result, _text_of(answer))
         if action.status is Status.DELIVERED:
-            self._queue.backlog.note_delivered(batch.size, now)
             self._outage.note_success(now, dropped=self._queue.accounts.dropped, wall=self._wall_clock())
         if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
             self._explain(result, batch.count)

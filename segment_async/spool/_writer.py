@@ -564,10 +564,13 @@ class Writer:
         """
         self._is_read = True
         refusal = self._open_own()
-        messages, fault = self._read_shards(max_count, max_bytes)
+        messages, fault = ([], None) if self.is_looking else self._read_shards(max_count, max_bytes)
         if not messages and (self._unseen is None or self._unseen):
-            # The first time, without waiting for the next look: a process that ends soon sends these as well.
+            # The first time, without waiting for the next look: a process that ends soon sends these as well. A flush
+            # waits for what is known when the read is answered.
             self._adopt_left()
+            if self.is_looking:
+                return None
             messages, fault = self._read_shards(max_count, max_bytes)
         refusal = refusal or fault
         if not messages and not self._dropped:

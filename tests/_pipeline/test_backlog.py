@@ -35,14 +35,14 @@ class TestLimits:
     def test_the_largest_size_that_was_delivered_lately(self) -> None:
         """It is known for five minutes at least, whatever came after it, and for ten at most."""
         backlog = backlog_with()
-        assert backlog.size_delivered(0.0) == 0
+        assert backlog.body_size_delivered(0.0) == 0
         for size, now in ((500, 1_000.0), (700, 1_200.0), (300, 1_250.0)):
             backlog.note_delivered(size, now)
-        assert backlog.size_delivered(1_250.0) == 700
+        assert backlog.body_size_delivered(1_250.0) == 700
         backlog.note_delivered(400, 1_400.0)
-        assert backlog.size_delivered(1_699.0) == 700
-        assert backlog.size_delivered(1_700.0) == 400
-        assert backlog.size_delivered(2_300.0) == 0
+        assert backlog.body_size_delivered(1_699.0) == 700
+        assert backlog.body_size_delivered(1_700.0) == 400
+        assert backlog.body_size_delivered(2_300.0) == 0
 
     def test_a_single_message_is_never_too_large_to_try(self) -> None:
         backlog = backlog_with(max_bytes=1_000)

@@ -144,7 +144,7 @@ class TestNoResponse:
 
     def test_two_timeouts_in_a_row_halve_a_batch_that_may_be_too_large_for_the_link(self) -> None:
         late = NoResponse(maybe_sent=True, timed_out=True)
-        large = context()._replace(size=32_769)
+        large = context()._replace(size=32_769, body_size=9_000)
         action, history = meet(late, where=large)
         assert (action, history.timeouts) == (RETRY, 1)
         # What comes in between has them counted again.
@@ -156,10 +156,10 @@ class TestNoResponse:
         assert (history.counted, history.timeouts) == (2, 0)
         _, history = meet(late, where=large)
         for no_reason in (
-            context(count=1)._replace(size=32_769),
-            context()._replace(size=32_768),
+            large._replace(messages=1),
+            large._replace(size=32_768),
             # As much gets through.
-            large._replace(size_delivered=32_769),
+            large._replace(body_size_delivered=9_000),
         ):
             assert isinstance(meet(late, history, no_reason)[0], Retry)
 

@@ -135,7 +135,7 @@ class TestCheck:
             ('{}\n\n"x"', ":3: not a message but a text"),
             ("[{}, [{}]]", ":1: value 2 of the array is not a message but an array"),
             ('{"batch": [{}, 5]}', ":1: value 2 of the batch is not a message but a number"),
-            ('{\n "type": "track",\n}', ":3:1: not JSON: "),
+            ('{\n "type": "track",\n 5}', ":3:2: not JSON: "),
             ('{\n "type": "track"\n}\n5', ":4: not a message but a number"),
             ('{\n "total": NaN}', ":1: not JSON: NaN is no number of JSON"),
             ('{\n "total": 1e999}', ":1: not JSON: 1e999 is no number of JSON"),

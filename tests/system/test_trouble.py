@@ -440,6 +440,22 @@ class TestSlowLink:
         assert len(lost) <= 20
         assert len(network.attempts) <= 60
 
+    def test_what_a_probe_delivers_alone_says_nothing_of_requests_that_share_the_link(self) -> None:
+        async def main() -> Statistics:
+            network = SimulatedNetwork(SimulatedSegment(), Weather(bandwidth=40_000))
+            async with Client("key", transport=network, gzip=False, timeout=15) as client:
+                for _ in range(8_000):
+                    client.nowait.track("u", "E", {"fill": "x" * 900})
+                for _ in range(900):
+                    for _ in range(20):
+                        client.nowait.track("u", "E", {"fill": "x" * 900})
+                    await asyncio.sleep(1)
+                return client.statistics()
+
+        statistics = run(main())
+        assert (statistics.accepted, statistics.dropped) == (26_000, 0)
+        assert statistics.pending < 500
+
     def test_requests_that_hang_whatever_their_size_make_no_batch_smaller(self) -> None:
         """Of a load balancer's five servers one is dead."""
 
