@@ -114,8 +114,7 @@ def _marked(request: Any) -> Generator[None, None, None]:
         yield
     finally:
         # Two answers to one request may be under way.
-        attributes: dict[str, Any] = vars(request)
-        attributes.pop(_MARK, None)
+        request.__dict__.pop(_MARK, None)
 
 
 class SegmentMiddleware:
