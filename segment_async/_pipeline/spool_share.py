@@ -31,8 +31,8 @@ class SpoolShare:
         """Messages, and bytes, that may be brought into memory."""
         queue, accounts = self._queue, self._queue.accounts
         held = accounts.pending - len(queue.incoming) - len(queue.appending)
-        # As if all were of one size: an exact answer would need one more counter.
-        held_bytes = accounts.pending_bytes * held // max(accounts.pending, 1)
+        # At most: an exact answer would need one more counter.
+        held_bytes = min(accounts.pending_bytes, held * MAX_MESSAGE_BYTES)
         count, size = max(1, accounts.max_messages // 2) - held, self.max_bytes - held_bytes
         # A read brings one message at least, however large.
         return (count, size) if count > 0 and size >= min(self.max_bytes, MAX_MESSAGE_BYTES) else (0, 0)

@@ -14,6 +14,7 @@ from segment_async._pipeline.admission import Overflow
 from segment_async._pipeline.delivery import bring_back, stored_as
 from segment_async._pipeline.queue import Queue
 from segment_async._pipeline.spool_share import SpoolShare
+from segment_async.messages import MAX_MESSAGE_BYTES
 from tests.support.law import check_counters
 from tests.support.queue_steps import (
     CHANGES,
@@ -436,10 +437,29 @@ class TestSpooled:
     def test_the_largest_message_that_a_read_may_bring_has_its_place(self) -> None:
         queue = make(100, max_bytes=200_000, has_spool=True).queue
         share = SpoolShare(queue)
-        queue.accounts.load(100_000 - 32_768)
-        assert share.left() == (49, 32_768)
+        for size in (32_768, 32_768, 100_000 - 3 * 32_768):
+            queue.accounts.load(size)
+        assert share.left() == (47, 32_768)
         queue.accounts.load(2)
         assert share.left() == (0, 0)
+
+    def test_large_messages_from_the_disk_are_not_taken_for_small_ones(self) -> None:
+        queue, admission = make(1_000, max_bytes=200_000, has_spool=True)
+        share = SpoolShare(queue)
+        for _ in range(5):
+            queue.accounts.load(20_000)
+        assert share.left() == (0, 0)
+        for _ in range(400):
+            offer(admission, 100)
+        assert share.left() == (0, 0)
+
+    def test_new_messages_that_the_disk_refuses_do_not_stop_the_reading(self) -> None:
+        queue, admission = make(1_000, max_bytes=10 * 2**20, has_spool=True)
+        for _ in range(9):
+            offer(admission, 2**20)
+        # One that waits long for its next try.
+        queue.accounts.load(1_000)
+        assert SpoolShare(queue).left() == (499, 5 * 2**20 - MAX_MESSAGE_BYTES)
 
     def test_new_messages_leave_the_window_alone(self) -> None:
         queue, admission = make(4, has_spool=True)

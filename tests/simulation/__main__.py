@@ -52,6 +52,7 @@ MUST_BE_SEEN = (
     "spool: full by itself",
     "a backlog before the window",
     "calls after a burst in an outage",
+    "small messages behind large ones in an outage",
     "an id came again",
     "an id came again after a failure",
     "another process delivered",

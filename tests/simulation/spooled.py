@@ -62,7 +62,7 @@ class SpooledScenario(Scenario):
             # Which a client refuses: they are not its own to drop.
             options["overflow"] = "wait"
         options["max_queue_size"] = choice((5, 5, 20, 50, 300, 2_000))
-        options["max_queue_bytes"] = choice((20_000, 33_554_432, 33_554_432))
+        options["max_queue_bytes"] = choice((20_000, 200_000, 33_554_432, 33_554_432))
         # A hundred callers that look twice a second whether there is room are enough for a minute.
         options["overflow_timeout"] = choice((0.0, 1.0, 20.0, 60.0))
         # Twelve hours of retries are the memory's matter; here they would cost time and show nothing more.
@@ -118,6 +118,8 @@ class SpooledScenario(Scenario):
         if self._is_shared or self._is_store_small or size > 300:
             return
         self._network.weather = Weather(faults={"refused": 1.0})
+        if self._options["max_queue_bytes"] == 200_000 and self._chance.random() < 0.7:
+            await self._store_small_ones_behind_large_ones()
         await asyncio.gather(*(self._track_fresh() for _ in range(size + size // 2)))
         await asyncio.sleep(10)
         in_memory = self._client.statistics()
@@ -130,6 +132,18 @@ class SpooledScenario(Scenario):
         self.seen("calls after a burst in an outage")
         self._network.weather = Weather()
         assert await self._client.flush() == 0
+
+    async def _store_small_ones_behind_large_ones(self) -> None:
+        """Few large messages on disk, and small ones that come many at once: memory does not fill with the large ones."""
+        for _ in range(20):
+            await self._track_fresh("x" * 20_000)
+        for _ in range(5):
+            for _ in range(self._options["max_queue_size"] // 2):
+                fields = self._fresh_message("")
+                with suppress(*REFUSALS):
+                    self._note_accepted(self._client.enqueue_nowait(messages.track(**fields)), stored=False)
+            await asyncio.sleep(10)
+        self.seen("small messages behind large ones in an outage")
 
     def _deliveries(self) -> list[Any]:
         return list(self._accounts.deliveries)
@@ -283,14 +297,16 @@ class SpooledScenario(Scenario):
         self.seen("everything settled by itself before a shared spool", self._is_shared)
         self.seen("messages of an earlier process", left.recovered)
 
-    async def _track_fresh(self) -> None:
-        fields = self._fresh_message()
+    async def _track_fresh(self, fill: str | None = None) -> None:
+        fields = self._fresh_message(fill)
         with suppress(*REFUSALS):
             self._accept(await self._client.track(**fields), fields)
 
-    def _fresh_message(self) -> dict[str, Any]:
+    def _fresh_message(self, fill: str | None = None) -> dict[str, Any]:
         """Without poison, and with an id that did not come before."""
         fields = super()._next_message()
+        if fill is not None:
+            fields["properties"]["fill"] = fill
         self._offer(fields)
         self._poison.pop(fields["properties"]["n"], None)
         return fields
