@@ -37,17 +37,20 @@ def _options() -> Options:
         allow_origins = tuple(map(origin_of, given.allow_origin))
     except ValueError as error:
         parser.error(f"argument --allow-origin: {error}")
-    return Options(
-        host=given.host,
-        port=given.port,
-        rate=given.rate,
-        chaos=given.chaos,
-        save=given.save,
-        load=given.load,
-        keep=given.keep,
-        allow_origins=allow_origins,
-        plan=given.plan,
-    )
+    try:
+        return Options(
+            host=given.host,
+            port=given.port,
+            rate=given.rate,
+            chaos=given.chaos,
+            save=given.save,
+            load=given.load,
+            keep=given.keep,
+            allow_origins=allow_origins,
+            plan=given.plan,
+        )
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def _help(name: str) -> str:
