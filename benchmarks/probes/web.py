@@ -1,7 +1,8 @@
 """A FastAPI application with one endpoint that sends one event a request, served by uvicorn.
 
 With `middleware` among the options it has the package's middleware, and the event is sent with the client that a
-`dependency` gives the endpoint, with the one in the request's `state`, with a `module`'s, or with `none`: there is no event. `loop` is uvicorn's option.
+`dependency` gives the endpoint, with the one in the request's `state`, with a `module`'s, or with `none`: there is no
+event. `loop` is uvicorn's option.
 It prints its port when it is ready, and exits when its standard input closes.
 """
 

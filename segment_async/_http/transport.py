@@ -2,7 +2,8 @@
 
 No aiohttp exception leaves this file, neither raised nor chained, because its `repr` contains the Authorization header.
 Redirects are never followed and cookies never kept; proxies are taken from the environment only on request, and
-credentials from `.netrc` never. At most 64 KiB of a response are read. aiohttp is imported when the first transport is constructed, not with the package.
+credentials from `.netrc` never. At most 64 KiB of a response are read. aiohttp is imported when the first transport is
+constructed, not with the package.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
                           ▲
          spool.read ──────┘  what is on disk only
 
-A task on the client's loop reads; another one, the recorder's, records outcomes. A client that has not settled a message when it closes
-keeps it: it is pending, and the next process sends it. This file knows the spool's protocol and nothing else of it.
+A task on the client's loop reads; another one, the recorder's, records outcomes. A client that has not settled a
+message when it closes keeps it: it is pending, and the next process sends it. This file knows the spool's protocol and
+nothing else of it.
 """
 
 from __future__ import annotations

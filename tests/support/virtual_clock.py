@@ -4,8 +4,9 @@ Twelve hours of back-off take milliseconds, and the same program takes the same 
 for something that can no longer come is told so (`Deadlock`) and does not hang the test run.
 
 Only the loop's clock is virtual. `time.time`, `time.monotonic` and what happens in other threads and other processes
-are real, and so is the time that a client measures between two loops (see `without_pauses`): while work is out in an executor the clock stands still, and where no timer is left the loop waits for real
-file descriptors as long as it takes, for other threads `PATIENCE` seconds.
+are real, and so is the time that a client measures between two loops (see `without_pauses`). While work is out in an
+executor the clock stands still. Where no timer is left, the loop waits for real file descriptors as long as it takes,
+and for other threads `PATIENCE` seconds.
 """
 
 import asyncio
