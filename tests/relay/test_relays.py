@@ -122,7 +122,8 @@ def test_a_relay_that_was_stopped_sends_nothing_more_of_what_it_held(server: Rea
                 message_ids = await hand_over(client, 400)
                 # Not amid the sending of one, which would arrive later.
                 await until(
-                    lambda: len(before.arrivals) == 4 or set(message_ids) <= set(before.ids), "all requests are under way"
+                    lambda: len(before.arrivals) == 4 or set(message_ids) <= set(before.ids),
+                    "all requests are under way",
                 )
                 with inspector(server) as looking:
                     await until(lambda: looking.status().unread == 0, "it holds all of them")
