@@ -152,6 +152,8 @@ def module_page(name: str) -> str:
         lines += [f"How to use it: [the guide](../../{HOW_TO[short]}).", ""]
     if short == "specs":
         lines += [specs(), ""]
+    if short == "compat":
+        lines += ["What differs:", "", differences(), ""]
     lines += [f"::: {name}.{each}\n" for each in public.names(name)]
     return "\n".join(lines)
 
@@ -160,18 +162,27 @@ def specs() -> str:
     from segment_async.specs import SPECS
 
     rows = []
-    for each in SPECS:
+    for each in [*SPECS, "traits"]:
         made = importlib.import_module(f"segment_async.specs.{each}")
-        events = [
-            text
-            for kind, text in vars(made).items()
-            if inspect.isclass(text)
-            and hasattr(text, "__dataclass_fields__")
-            and text.__module__ == made.__name__
-            and kind[0] != "_"
-        ]
-        rows.append((code(made.__name__), ", ".join(code(event.__name__) for event in events)))
+        rows.append((code(made.__name__), ", ".join(code(name) for name in made.__all__)))
     return table(("module", "classes"), rows)
+
+
+def differences() -> str:
+    """The table of the docstring of `segment_async.compat`: two columns in reStructuredText."""
+    from segment_async import compat
+
+    _, heads, lines = re.split(r"^=+ +=+$\n?", inspect.getdoc(compat) or "", flags=re.MULTILINE)[:3]
+    second = re.search(r"(?<=  )\S", heads)
+    assert second is not None
+    rows: list[tuple[str, ...]] = []
+    for line in lines.splitlines():
+        first, text = line[: second.start()].strip(), line[second.start() :]
+        if not first:  # the text goes on
+            first, before = rows.pop()
+            text = f"{before} {text}"
+        rows.append((as_markdown(first), as_markdown(text)))
+    return table(("official SDK", "here, and why"), rows)
 
 
 def options() -> str:

@@ -1,6 +1,7 @@
 """The generated pages of the reference are complete: they have every name, option, reason, rule, metric and command."""
 
 import ast
+import importlib
 import inspect
 import re
 import tomllib
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import segment_async
-from segment_async import Client, Outcome, Response, RetryPolicy, Status
+from segment_async import Client, Outcome, Response, RetryPolicy, Status, compat
 from segment_async._message import conversions
 from segment_async._outcome import REASONS
 from segment_async._pipeline.retry import Action, AttemptContext, Finish, History, Refresh, Retry, Split, decide
@@ -20,6 +21,7 @@ from segment_async.importing import ImportOptions
 from segment_async.instrumentation import COUNTERS, GAUGES
 from segment_async.messages import MAX_MESSAGE_BYTES
 from segment_async.relay import RedisSpool
+from segment_async.specs import SPECS
 from segment_async.spool import SQLiteSpool
 from segment_async.testing import recording
 from segment_async.verdicts import BATCH_MESSAGES
@@ -45,6 +47,23 @@ def test_every_public_name_is_on_a_page() -> None:
         "__version__",
         "messages",
     }
+
+
+def test_the_page_of_the_specs_names_their_classes() -> None:
+    page = PAGES["reference/modules/specs.md"]
+    for name in [*SPECS, "traits"]:
+        module = importlib.import_module(f"segment_async.specs.{name}")
+        row = re.search(rf"^\| `{module.__name__}` \| (.*) \|$", page, re.MULTILINE)
+        assert row is not None, name
+        assert re.findall(r"`(\w+)`", row[1]) == list(module.__all__)
+
+
+def test_the_page_of_compat_has_every_difference() -> None:
+    """The guide says so, and the docstring has them as a table in reStructuredText."""
+    page = PAGES["reference/modules/compat.md"]
+    rows = re.findall(r"^(?![ =])(.+?) {2,}\S", (compat.__doc__ or "").split("====\n")[2], re.MULTILINE)
+    assert len(rows) > 20
+    assert [row for row in rows if f"| {row.replace('``', '`')} | " not in page] == []
 
 
 def test_the_public_modules_are_those_of_the_package() -> None:
