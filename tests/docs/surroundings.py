@@ -7,6 +7,34 @@ FASTAPI: Final = "from fastapi import FastAPI\nfrom segment_async.asgi import Se
 DJANGO: Final = (
     'from django.conf import settings\nsettings.configure(SEGMENT_WRITE_KEY="WRITE_KEY", ALLOWED_HOSTS=["*"])\n'
 )
+# The page's project, in one module, and what pytest-django gives a test.
+DJANGO_PROJECT: Final = """
+import sys, types
+from django.conf import settings
+settings.configure(
+    SEGMENT_WRITE_KEY="WRITE_KEY", ALLOWED_HOSTS=["*"], ROOT_URLCONF="shop.views",
+    MIDDLEWARE=["segment_async.django.SegmentMiddleware"],
+)
+sys.modules["shop"] = shop = types.ModuleType("shop")
+sys.modules["shop.views"] = shop.views = types.ModuleType("shop.views")
+exec('''
+from django.http import JsonResponse
+from django.urls import path
+from segment_async.django import client
+def order(request):
+    client.track(event="Order Completed", properties={"total": 30.5})
+    return JsonResponse({"status": "paid"})
+urlpatterns = [path("orders", order)]
+''', vars(shop.views))
+"""
+DJANGO_TEST: Final = """
+import django, pytest
+from django.test import Client
+from segment_async.testing import recording
+django.setup()
+with recording() as segment, pytest.MonkeyPatch.context() as monkeypatch:
+    test_an_order_is_tracked(segment, monkeypatch, Client())
+"""
 SENDING: Final = """
 import asyncio
 async def main():
@@ -84,6 +112,7 @@ BEFORE: Final = {
     "django": DJANGO,
     "django-middleware": "MIDDLEWARE = []\n",
     "django-settings": DJANGO,
+    "django-test": DJANGO_PROJECT,
     "key": KEY,
     "oauth": OAUTH,
     "own-transport": OWN_TRANSPORT,
@@ -93,6 +122,7 @@ AFTER: Final = {
     "celery": '\napp.conf.task_always_eager = True\npay("A-1001", "user-1")\n',
     "cloud-run": ORDER_BY_FASTAPI,
     "django": '\nfrom segment_async import bound\nwith bound(user_id="user-1"):\n    order(None)\n',
+    "django-test": DJANGO_TEST,
     "fastapi": ORDER_BY_FASTAPI,
     "flask": ORDER_BY_FLASK,
     "flask-login": '\nassert app.test_client().post("/login").status_code == 200\n',
