@@ -252,7 +252,10 @@ class Settlement:
         messages = "1 message" if count == 1 else f"{count:,} messages"
         hint = f" to {result.location}; set host= to Segment's own address" if result.location is not None else ""
         self._reports.limited_log.warn(
-            reason, "Messages failed: %s, %s%s (last status: %s).", messages, reason, hint, status
+            reason,
+            "Messages failed: %s, %s%s (last status: %s). "
+            "This is logged once a minute; client.statistics().reasons counts them as %s.",
+            *(messages, reason, hint, status, reason),
         )
         if reason in REFUSALS and self._circuit.refuses_everything:
             self._reports.limited_log.warn(

@@ -559,6 +559,7 @@ class Answering(HTTPTransport):
 
 US = "https://api.segment.io/v1/batch"
 EU = "https://events.eu1.segmentapis.com/v1/batch"
+MORE = "This is logged once a minute; client.statistics().reasons counts them as"
 
 
 class TestWhatTheLogSays:
@@ -578,7 +579,7 @@ class TestWhatTheLogSays:
         self, caplog: pytest.LogCaptureFixture, url: str, other: str, status: int
     ) -> None:
         failed, hint = self.log_of(caplog, url, Response(status))
-        assert failed == f"Messages failed: 1 message, unauthorized (last status: {status})."
+        assert failed == f"Messages failed: 1 message, unauthorized (last status: {status}). {MORE} unauthorized."
         assert "write key" in hint
         assert "API Keys" in hint
         assert other in hint
@@ -591,12 +592,12 @@ class TestWhatTheLogSays:
     @pytest.mark.parametrize("status", [400, 402, 422, 501])
     def test_other_refusals_are_said_without_advice(self, caplog: pytest.LogCaptureFixture, status: int) -> None:
         (text,) = self.log_of(caplog, US, Response(status))
-        assert text == f"Messages failed: 1 message, refused (last status: {status})."
+        assert text == f"Messages failed: 1 message, refused (last status: {status}). {MORE} refused."
 
     def test_how_many_they_are(self, caplog: pytest.LogCaptureFixture) -> None:
         deliver(lambda _: Response(404), 1_234)
         (record,) = caplog.records
-        assert record.getMessage() == "Messages failed: 1,234 messages, refused (last status: 404)."
+        assert record.getMessage() == f"Messages failed: 1,234 messages, refused (last status: 404). {MORE} refused."
 
     def test_no_other_host_is_taken_for_segments(self, caplog: pytest.LogCaptureFixture) -> None:
         assert len(self.log_of(caplog, "https://segment.io.example/v1/batch", Response(401))) == 1
@@ -618,7 +619,7 @@ class TestWhatTheLogSays:
         deliver(lambda _: refused(), 1, retry=RetryPolicy(give_up_after=100))
         outage, record = caplog.records
         assert outage.getMessage().startswith("Deliveries to ScriptedTransport have failed for ")
-        assert record.getMessage() == "Messages failed: 1 message, gave_up (last status: None)."
+        assert record.getMessage() == f"Messages failed: 1 message, gave_up (last status: None). {MORE} gave_up."
 
     def test_white_space_around_the_key_is_no_part_of_it(self) -> None:
         async def main() -> str:
