@@ -102,12 +102,11 @@ def import_(sources: tuple[str, ...], map_file: Path | None, **given: Any) -> No
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        if given["init"]:
-            click.echo(_first_mapping(sources, given["format"]), nl=False)
-            return
-        options = _options(sources, map_file, given)
-        quiet, is_json = bool(given["quiet"]), bool(given["is_json"])
-        sys.exit(_dry(options, quiet, is_json) if given["is_dry"] else _import(options, quiet, is_json))
+        if not given["init"]:
+            options = _options(sources, map_file, given)
+            quiet, is_json = bool(given["quiet"]), bool(given["is_json"])
+            sys.exit(_dry(options, quiet, is_json) if given["is_dry"] else _import(options, quiet, is_json))
+        mapping = _first_mapping(sources, given["format"])
     except ImportUsageError as error:
         _refuse(str(error))
     except OSError as error:
@@ -118,6 +117,8 @@ def import_(sources: tuple[str, ...], map_file: Path | None, **given: Any) -> No
         sys.exit(_SIGNALS[signal.SIGINT])
     finally:
         logger.setLevel(level)
+    # Not above: an `OSError` of the output, such as of a pipe that `head` has closed, is no error of a source.
+    click.echo(mapping, nl=False)
 
 
 def _refuse(text: str) -> NoReturn:

@@ -200,6 +200,8 @@ def _inspect(path: str) -> Generator[Any, None, None]:
 
         with RelayInspector(path, os.environ.get("SEGMENT_WRITE_KEY") or None) as inspector:
             yield inspector
+    except BrokenPipeError:
+        raise  # the reader of the output is gone; click ends without a message
     except (SpoolUnavailable, OSError, ImportError, ValueError) as fault:
         raise click.ClickException(str(fault)) from fault
 

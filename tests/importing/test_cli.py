@@ -94,6 +94,17 @@ def test_a_first_mapping_is_one_that_works(folder):
     assert (found["delivered"], found["rejected"]) == (20, 0)
 
 
+def test_a_reader_of_the_first_mapping_that_has_enough_is_no_error(folder):
+    """Such as `head`."""
+    write_csv(folder / "orders.csv", orders(1))
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [*COMMAND, "orders.csv", "--init"]
+    done = subprocess.run(command, cwd=folder, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

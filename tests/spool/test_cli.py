@@ -178,6 +178,17 @@ def test_export_writes_lines_of_json(path, tmp_path):
     assert run("show", path).count("track") == 2
 
 
+def test_a_reader_that_has_enough_is_no_error(path):
+    """Such as `head`."""
+    fill(path, pending=[message("a")])
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "segment_async.cli", "spool", "export", str(path)]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_rotate_key_lets_the_next_client_take_over(path):
     fill(path, pending=[message("a")])
     with pytest.raises(ValueError, match="belongs to another write key or host"):
