@@ -286,7 +286,7 @@ def auth_for(
         raise ValueError("oauth must be an OAuth")  # noqa: TRY004  # as every other option
     from random import random
 
-    server = origin(oauth.auth_server or _AUTH_SERVERS[region], allow_http=allow_http)
+    server = origin(oauth.auth_server or _AUTH_SERVERS[region], allow_http=allow_http, name="auth_server")
     tokens = network.transport(f"{server}/token")
     _check_readable(tokens, allow_http=allow_http)
     if not send:

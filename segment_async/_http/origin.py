@@ -26,27 +26,27 @@ def batch_url(host: str, *, allow_http: bool = False) -> str:
     return parts._replace(path=f"{path.removesuffix('/v1').rstrip('/')}/v1/batch").geturl()
 
 
-def origin(host: str, *, allow_http: bool = False) -> str:
-    """Scheme, host, port and path, without a trailing slash.
+def origin(host: str, *, allow_http: bool = False, name: str = "host") -> str:
+    """Scheme, host, port and path, without a trailing slash. `name`: of the option, for errors.
 
     Raises:
         ValueError: a write key must not be sent to this address.
     """
     if not isinstance(host, str):
-        raise ValueError('host must be an origin such as "https://api.segment.io"')  # noqa: TRY004  # as every other option
+        raise ValueError(f'{name} must be an origin such as "https://api.segment.io"')  # noqa: TRY004  # as every other option
     if not _is_printable(host):
-        raise ValueError("host must not contain white space or control characters")
+        raise ValueError(f"{name} must not contain white space or control characters")
     parts = _split(host)
     if parts is None or parts.scheme not in ("https", "http") or not parts.hostname:
-        raise ValueError('host must be an origin such as "https://api.segment.io"')
+        raise ValueError(f'{name} must be an origin such as "https://api.segment.io"')
     if parts.username is not None or parts.password is not None:
-        raise ValueError("host must not contain credentials")
+        raise ValueError(f"{name} must not contain credentials")
     if parts.query or parts.fragment:
-        raise ValueError("host must not have a query or a fragment")
+        raise ValueError(f"{name} must not have a query or a fragment")
     if not _has_valid_port(parts):
-        raise ValueError("host must have a port from 0 to 65535, or none")
+        raise ValueError(f"{name} must have a port from 0 to 65535, or none")
     if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
-        raise ValueError(f"host must use https://: {PLAIN_HTTP}")
+        raise ValueError(f"{name} must use https://: {PLAIN_HTTP}")
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 

@@ -102,4 +102,4 @@ class OAuth:
                 raise ValueError(f"OAuth needs its {name}")
         if self.auth_server is not None:
             # Before anything can show it: it may hold credentials. Whether plain HTTP will do is the client's to say.
-            origin(self.auth_server, allow_http=True)
+            origin(self.auth_server, allow_http=True, name="auth_server")

@@ -770,5 +770,5 @@ class TestConstruction:
                     Client("key", oauth=oauth())
 
     def test_a_token_server_in_the_clear_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="https"):
+        with pytest.raises(ValueError, match=r"^auth_server must use https://"):
             Client("key", oauth=oauth(auth_server="http://auth.example"))
