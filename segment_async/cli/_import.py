@@ -186,6 +186,8 @@ def _import(options: ImportOptions, quiet: bool, is_json: bool) -> int:
         Console(highlight=False).print(summary(report))
     if report.problem is not None:
         say(f"Stopped: {report.problem}")
+        if options.restart:
+            say("Leave --restart out of the next run, or it begins again.")
     for text in report.broken:
         say(f"Damaged: {text}")
     if (report.counts.rejected or report.counts.failed) and not quiet:

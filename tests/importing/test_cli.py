@@ -142,6 +142,16 @@ def test_a_transform(folder):
     assert (found["skipped"], found["rejected"], found["delivered"], found["messages"]) == (1, 1, 2, 3)
 
 
+@pytest.mark.parametrize("options", [[], ["--restart"]])
+def test_a_run_that_stopped_is_not_to_begin_again(folder, options):
+    write_csv(folder / "orders.csv", [*orders(3), ("u", "soon", "1")])
+    with running_endpoint() as endpoint:
+        arguments = ["orders.csv", "--map", "map.toml", "--max-rejects", 1, *options]
+        done = run(folder, *arguments, host=endpoint.url)
+    assert done.returncode == 3, done.stderr
+    assert ("Leave --restart out of the next run" in done.stderr) == bool(options)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_the_state(folder, number, code):
     write_csv(folder / "orders.csv", orders(2_000))
