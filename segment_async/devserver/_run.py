@@ -71,7 +71,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
     `show` is called with each line to print, first the address; `show_answered` with each request.
 
     Raises:
-        OSError: the address or a file cannot be opened.
+        OSError: the address or a file cannot be opened, or the command cannot be started.
         ValueError: `chaos` or a line of `load` is malformed, or the plan cannot be used.
         ImportError: there is a plan, and the extra `plans` is not installed.
     """
@@ -185,7 +185,10 @@ def _call_soon(
 async def _run_beside(endpoint: Endpoint, command: Sequence[str], stopped: asyncio.Future[signal.Signals]) -> int:
     """Run the command until it ends, and pass our stop signal on. Requests that it sends while it stops are served."""
     environment = {**os.environ, "SEGMENT_HOST": endpoint.url}
-    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    try:
+        process = await asyncio.create_subprocess_exec(*command, env=environment)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"command not found: {command[0]}") from None
 
     async def pass_on() -> None:
         number = await stopped
