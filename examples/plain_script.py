@@ -1,18 +1,14 @@
-"""A script without asyncio: it queues messages, and sends them before it ends."""
+"""A script without asyncio: calls queue messages, and leaving the block sends what is left."""
 
-import asyncio
 import os
 
-from segment_async import Client, bound, messages
+from segment_async import bound
+from segment_async.blocking import Client
 
-client = Client(os.environ.get("SEGMENT_WRITE_KEY", "WRITE_KEY"))
-
-with bound(user_id="user-1"):
-    client.enqueue_nowait(messages.identify(traits={"plan": "pro"}))
+with Client(os.environ.get("SEGMENT_WRITE_KEY", "WRITE_KEY")) as client, bound(user_id="user-1"):
+    client.identify(traits={"plan": "pro"})
     for number in range(3):
-        client.enqueue_nowait(messages.track(event="Row Imported", properties={"row": number}))
+        client.track(event="Row Imported", properties={"row": number})
 
-# In a long-running script, call `asyncio.run(client.flush())` from time to time to send what is queued.
-asyncio.run(client.aclose())
 counts = client.statistics()
 print(f"{counts.delivered} delivered, {counts.failed + counts.dropped} not")
