@@ -278,6 +278,8 @@ def test_the_extras_are_listed_once_and_all() -> None:
     for extra, requirements in project["optional-dependencies"].items():
         for requirement in requirements:
             assert re.split(r"[\[>]", requirement)[0] in listed[extra]
+    for requirement in project["dependencies"]:
+        assert requirement.replace(">=", " ") in page
 
 
 @pytest.mark.parametrize(
