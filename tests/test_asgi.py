@@ -719,6 +719,12 @@ def test_invalid_options(option: Any) -> None:
         SegmentMiddleware(answering(), **option)
 
 
+@pytest.mark.parametrize("gpc", ["obey", True, {"Advertising": "no"}])
+def test_the_error_about_gpc_names_every_value_that_it_takes(gpc: Any) -> None:
+    with pytest.raises(ValueError, match=r'^gpc must be "ignore", "drop", or True or False for each category'):
+        SegmentMiddleware(answering(), gpc=gpc)
+
+
 # -- lifespan
 
 

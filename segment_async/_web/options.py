@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
-from typing import Any, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from segment_async._hooks import HookRunner
 
@@ -15,6 +15,8 @@ from .consent import GPC, parse_preferences
 from .page_views import EXCLUDED, exclusion
 from .query import Mode
 from .visitor import Hook, NoIdentity, RequestReader
+
+_GPC_VALUES: Final = 'gpc must be "ignore", "drop", or True or False for each category, such as {"Advertising": False}'
 
 
 class RequestOptions(TypedDict, total=False):
@@ -55,8 +57,8 @@ def reader_for(
     _check_words(query=(query, ("scrub", "utm", "none", "all")))
     if isinstance(gpc, Mapping):
         _check_preferences(gpc)
-    else:
-        _check_words(gpc=(gpc, ("ignore", "drop")))
+    elif gpc not in ("ignore", "drop"):
+        raise ValueError(_GPC_VALUES)
     _check_lists(trusted_proxies=trusted_proxies, exclude=exclude)
     return RequestReader(
         hooks,
@@ -92,9 +94,7 @@ def _check_flags(**flags: object) -> None:
 
 def _check_preferences(gpc: Mapping[Any, Any]) -> None:
     if not all(isinstance(name, str) and isinstance(granted, bool) for name, granted in gpc.items()):
-        raise ValueError(
-            'gpc must be "ignore", "drop", or True or False for each category, such as {"Advertising": False}'
-        )
+        raise ValueError(_GPC_VALUES)
 
 
 def _check_words(**options: tuple[object, tuple[str, ...]]) -> None:
