@@ -251,11 +251,12 @@ class Settlement:
         reason, status = result.reason or "", result.status_code
         messages = "1 message" if count == 1 else f"{count:,} messages"
         hint = f" to {result.location}; set host= to Segment's own address" if result.location is not None else ""
+        answer = "no response" if status is None else f"last status: {status}"
         self._reports.limited_log.warn(
             reason,
-            "Messages failed: %s, %s%s (last status: %s). "
+            "Messages failed: %s, %s%s (%s). "
             "This is logged once a minute; client.statistics().reasons counts them as %s.",
-            *(messages, reason, hint, status, reason),
+            *(messages, reason, hint, answer, reason),
         )
         if reason in REFUSALS and self._circuit.refuses_everything:
             self._reports.limited_log.warn(

@@ -44,12 +44,12 @@ def summary(report: ImportReport) -> Table:
     if report.pending:
         table.add_row("without an outcome", f"{report.pending:,}")
     for reason, number in counts.reasons.most_common():
-        table.add_row(Text(f"  {reason}", "red"), f"{number:,}")
+        table.add_row(Text(f"  reason: {reason}", "red"), f"{number:,}")
     for name, found in (("spec", counts.spec), ("plan", counts.plan)):
         for rule, number in found.most_common():
             table.add_row(Text(f"  {name}: {rule}", "yellow"), f"{number:,}")
     table.add_row("messages delivered", f"{counts.messages:,}")
-    table.add_row("time", duration(report.seconds))
+    table.add_row("duration", duration(report.seconds))
     return table
 
 

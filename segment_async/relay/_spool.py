@@ -57,8 +57,8 @@ class RedisSpool:
         confirm: an append returns once a ``"replica"`` has it, or once it is synced to the append-only file
             (``"aof"``, with Redis 7.2 or Valkey). `None`: once the server has answered.
         on_failure: when Redis cannot be used, ``"raise"`` `SpoolUnavailable`; keep messages in the client's
-            ``"memory"``, within its bounds; or store them in a file, by its path or as a `SQLiteSpool`, from which they
-            are moved to Redis later.
+            ``"memory"``, within its bounds; or store them in a file, by its path (with a dot or a slash in it, so that no
+            misspelt word is one) or as a `SQLiteSpool`, from which they are moved to Redis later.
         append_timeout: seconds that an append may take; then its message may be stored or not.
         rate: messages a second that all relays of a write key send together; `None`: as fast as they can. No more than
             one second's worth waits to be sent, so a client's `flush_interval` above a second makes it slower.
@@ -255,6 +255,11 @@ def _check_numbers(*, rate: float | None, append_timeout: float, lease: float, *
 def _file_for(on_failure: str | os.PathLike[str] | Spool) -> Spool | None:
     if on_failure in ("raise", "memory"):
         return None
+    if isinstance(on_failure, str) and not {".", os.sep} & {*on_failure}:
+        raise ValueError(
+            f'on_failure must be "raise", "memory", a path or a SQLiteSpool; if {on_failure!r} is a path, write '
+            f'"./{on_failure}"'
+        )
     if isinstance(on_failure, str) or hasattr(on_failure, "__fspath__"):
         from segment_async.spool._sqlite import SQLiteSpool
 

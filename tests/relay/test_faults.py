@@ -659,6 +659,10 @@ class TestOptions:
         with pytest.raises(ValueError, match=f"{option} must be finite"):
             RedisSpool("redis://localhost", **{option: value})
 
+    def test_a_misspelt_word_is_no_path(self) -> None:
+        with pytest.raises(ValueError, match=r'write "\./memry"'):
+            RedisSpool("redis://localhost", on_failure="memry")
+
     @pytest.mark.parametrize("option", ["clock", "wall_clock"])
     def test_what_is_no_clock(self, option: str) -> None:
         options: dict[str, Any] = {option: 5}

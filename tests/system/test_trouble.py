@@ -619,7 +619,7 @@ class TestWhatTheLogSays:
         deliver(lambda _: refused(), 1, retry=RetryPolicy(give_up_after=100))
         outage, record = caplog.records
         assert outage.getMessage().startswith("Deliveries to ScriptedTransport have failed for ")
-        assert record.getMessage() == f"Messages failed: 1 message, gave_up (last status: None). {MORE} gave_up."
+        assert record.getMessage() == (f"Messages failed: 1 message, gave_up (no response). {MORE} gave_up.")
 
     def test_white_space_around_the_key_is_no_part_of_it(self) -> None:
         async def main() -> str:
