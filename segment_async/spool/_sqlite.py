@@ -391,7 +391,10 @@ class _Engine:
         if reader is self._reader:
             self._reader = None
             with contextlib.suppress(IndexError):
-                self._writer.release(reader.window.pop())
+                window = reader.window.pop()
+                # The news that there is nothing is given again, too.
+                self._was_read = bool(window.messages or window.dropped)
+                self._writer.release(window)
 
     def close(self) -> None:
         if not self._is_closed:

@@ -230,6 +230,25 @@ def test_a_window_that_was_taken_back_is_not_taken_from_the_next_reader(tmp_path
     reading._log_destroy_pending = False
 
 
+def test_after_a_first_read_that_was_cancelled_the_next_one_returns_at_once(tmp_path):
+    """As at the end of `asyncio.run`: a flush on the next loop waits for this answer."""
+
+    async def main():
+        spool = SQLiteSpool(tmp_path / "analytics.db")
+        reading = asyncio.ensure_future(spool.read(10, 1000))
+        await asyncio.sleep(0)
+        # The loop stands still meanwhile, so that the reader has its answer and has not taken it.
+        for _ in range(2):
+            turn_is_over = threading.Event()
+            spool.append_nowait([], lambda _, event=turn_is_over: event.set())
+            assert turn_is_over.wait(SOON)
+        reading.cancel()
+        assert await first_read(spool) == []
+        await spool.aclose()
+
+    asyncio.run(main())
+
+
 def test_nothing_new_is_held_in_the_turn_that_takes_a_window_back(tmp_path):
     async def main():
         spool = SQLiteSpool(tmp_path / "analytics.db")
