@@ -589,6 +589,7 @@ class Client:
         `on_error` is called within `close_timeout`, and for one second more for what is dropped then; calls for which
         that is too short are skipped, and asynchronous ones that have not ended by then are cancelled, with a warning.
         """
+        _check_asyncio()
         await self._owner.aclose()
 
     async def __aenter__(self) -> Self:

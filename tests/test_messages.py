@@ -694,7 +694,13 @@ async def at_once(client: Client, message: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize(
-    "call", [lambda client: client.track("u", "e"), lambda client: client.__aenter__(), lambda client: client.flush()]
+    "call",
+    [
+        lambda client: client.track("u", "e"),
+        lambda client: client.__aenter__(),
+        lambda client: client.flush(),
+        lambda client: client.aclose(),
+    ],
 )
 def test_without_asyncio_the_error_says_what_is_needed(call: Callable[[Client], Any]) -> None:
     """As under Trio, which runs the coroutines without an asyncio event loop."""
@@ -702,4 +708,6 @@ def test_without_asyncio_the_error_says_what_is_needed(call: Callable[[Client], 
     coroutine = call(client)
     with pytest.raises(RuntimeError, match=r"need asyncio.*Trio is not supported"):
         coroutine.send(None)
+    # It is still open.
+    client.enqueue_nowait({"type": "track", "userId": "u", "event": "e"})
     asyncio.run(client.aclose())
