@@ -143,10 +143,14 @@ class SpoolIntake:
         admission, queue = self._admission, self._queue
         if admission.overflow == "raise":
             raise QueueFull("the spool is full: messages come faster than they can be sent")
-        limit, since = queue.room.timeout, self.answers.full_since
-        is_over = limit is not None and since is not None and self._clock.now() >= since + limit - MOMENT
-        if admission.overflow != "wait" or is_over:
+        if admission.overflow != "wait":
             return False
+        limit, since = queue.room.timeout, self.answers.full_since
+        if limit is not None and since is not None:
+            left = since + limit - self._clock.now()
+            if left <= MOMENT:
+                return False
+            seconds = min(seconds, left)
         gone = queue.accounts.gone
         end = asyncio.get_running_loop().time() + seconds
         await wait_until(

@@ -729,3 +729,26 @@ def test_a_caller_that_waits_for_room_in_a_full_spool_learns_at_once_that_the_cl
             await closing
 
     run(main())
+
+
+@pytest.mark.parametrize("limit", [0.2, 1.0, 20.0])
+def test_a_full_spool_holds_a_caller_up_no_longer_than_the_overflow_timeout(limit: float) -> None:
+    """The pauses between two tries grow, and the last one ends with the limit."""
+
+    async def main() -> None:
+        spool, loop = SlowSpool(), asyncio.get_running_loop()
+        async with Client(
+            "key", spool=spool, transport=ScriptedTransport(), overflow_timeout=limit, close_timeout=0
+        ) as client:
+            begin = loop.time()
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            answered = 0
+            while not call.done():
+                await asyncio.sleep(0.01)
+                for _, done in spool.groups[answered:]:
+                    done(AppendResult([Appended("full")]))
+                answered = len(spool.groups)
+            assert (await (await call)).reason == "queue_full"
+            assert limit <= loop.time() - begin < limit + 0.1
+
+    run(main())
