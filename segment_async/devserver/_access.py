@@ -77,7 +77,9 @@ class AccessControl:
             )
 
     def _matches(self, token: str) -> bool:
-        return self._token is not None and hmac.compare_digest(token.encode(), self._token.encode())
+        # A header that is not UTF-8 has lone surrogates.
+        sent = token.encode(errors="surrogatepass")
+        return self._token is not None and hmac.compare_digest(sent, self._token.encode())
 
 
 def _with_cookie(token: str) -> web.HTTPSeeOther:

@@ -203,7 +203,12 @@ def _attempt(retry_count: str) -> int:
 
 def _shown(headers: Mapping[str, str]) -> dict[str, str]:
     some = islice(headers.items(), _MAX_HEADERS)
-    return {str(name)[:_MAX_CHARACTERS]: _masked(name, value)[:_MAX_CHARACTERS] for name, value in some}
+    return {_text(name): _text(_masked(name, value)) for name, value in some}
+
+
+def _text(header: str) -> str:
+    """What can be encoded: aiohttp decodes bytes that are not UTF-8 to lone surrogates."""
+    return header[:_MAX_CHARACTERS].encode(errors="replace").decode()
 
 
 def _masked(name: str, value: str) -> str:

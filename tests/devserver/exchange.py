@@ -49,3 +49,12 @@ async def send(session: aiohttp.ClientSession, *messages: object, **headers: str
 async def get(session: aiohttp.ClientSession, path: str) -> Any:
     async with session.get(path) as answer:
         return await answer.json()
+
+
+async def raw(endpoint: Endpoint, head: bytes, content: bytes = b"") -> int:
+    """Send a request that no client library would send, and return the status of the response."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(endpoint.url.rpartition(":")[2]))
+    writer.write(head + b"\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+    status = await reader.readline()
+    writer.close()
+    return int(status.split()[1])

@@ -8,7 +8,7 @@ import pytest
 
 from segment_async.devserver import Endpoint, serve
 from segment_async.devserver._access import AccessControl
-from tests.devserver.exchange import KEY, body, track, with_endpoint
+from tests.devserver.exchange import KEY, body, raw, track, with_endpoint
 
 INSIDE = ["/", "/_dev/events", "/_dev/summary", "/_dev/wait?count=0", "/_dev/chaos", "/_dev/stream"]
 
@@ -203,5 +203,13 @@ def test_the_token_moves_from_the_url_into_a_cookie() -> None:
             assert "SameSite=Strict" in cookie
         async with session.get("/", headers={"Cookie": cookie.partition(";")[0]}) as answer:
             assert answer.status == 200
+
+    with_endpoint(case, host="0.0.0.0", token="sesame")
+
+
+def test_a_token_of_any_bytes_is_a_wrong_one() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        for header in (b"Authorization: Bearer \xff", b"Cookie: segment-dev-token=\xff"):
+            assert await raw(endpoint, b"GET /_dev/summary HTTP/1.1\r\n" + header) == 401
 
     with_endpoint(case, host="0.0.0.0", token="sesame")

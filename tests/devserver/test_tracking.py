@@ -6,11 +6,12 @@ import json
 import zlib
 
 import aiohttp
+import orjson
 import pytest
 
 from segment_async.devserver import Answered, Endpoint
 from segment_async.plans import Plan
-from tests.devserver.exchange import KEY, body, send, track, with_endpoint
+from tests.devserver.exchange import KEY, body, raw, send, track, with_endpoint
 
 CALLS = ["track", "identify", "page", "screen", "group", "alias"]
 
@@ -250,3 +251,14 @@ def test_messages_are_judged_against_a_plan() -> None:
         ]
 
     with_endpoint(case, plan=Plan.load([{"key": "Signed Up", "type": "TRACK", "jsonSchema": {}}]))
+
+
+def test_headers_of_any_bytes_are_stored_as_text() -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        head = b"POST /v1/batch HTTP/1.1\r\nX-Name: caf\xe9\r\nAuthorization: Basic \xff"
+        assert await raw(endpoint, head, body(track())) == 200
+        headers = endpoint.events[0].batch.headers
+        assert headers["X-Name"] == "caf?"
+        assert json.loads(orjson.dumps(dict(headers))) == headers
+
+    with_endpoint(case)
