@@ -12,6 +12,8 @@ import orjson
 
 BODY_BYTES: Final = 500_000
 _GZIP: Final = 16 + zlib.MAX_WBITS
+# Bytes decompressed at once. What follows the end of a member is copied, and a body may have thousands of members.
+_PIECE: Final = 4_096
 
 
 class RequestRefused(Exception):
@@ -52,18 +54,19 @@ def inflate(body: bytes, encoding: str) -> bytes:
 
 
 def _gunzip(body: bytes) -> bytes:
-    plain = bytearray()
+    plain, start = bytearray(), 0
+    member = zlib.decompressobj(_GZIP)
     try:
-        while body:  # a gzip file may have several members
-            member = zlib.decompressobj(_GZIP)
-            plain += member.decompress(body, BODY_BYTES + 1 - len(plain))
-            if len(plain) > BODY_BYTES:
-                break
-            if not member.eof:
-                raise RequestRefused(400, "the gzip body is truncated")
-            body = member.unused_data
+        while start < len(body) and len(plain) <= BODY_BYTES:
+            if member.eof:  # a gzip file may have several members
+                member = zlib.decompressobj(_GZIP)
+            piece = body[start : start + _PIECE]
+            plain += member.decompress(piece, BODY_BYTES + 1 - len(plain))
+            start += len(piece) - len(member.unused_data)
     except zlib.error as error:
         raise RequestRefused(400, "the body is not gzip") from error
+    if body and not member.eof and len(plain) <= BODY_BYTES:
+        raise RequestRefused(400, "the gzip body is truncated")
     return bytes(plain)
 
 

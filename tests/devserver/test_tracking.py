@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import time
 import zlib
 
 import aiohttp
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 from segment_async.devserver import Answered, Endpoint
+from segment_async.devserver._body import inflate
 from segment_async.plans import Plan
 from tests.devserver.exchange import KEY, body, raw, send, track, with_endpoint
 
@@ -262,3 +264,17 @@ def test_headers_of_any_bytes_are_stored_as_text() -> None:
         assert json.loads(orjson.dumps(dict(headers))) == headers
 
     with_endpoint(case)
+
+
+def test_the_time_for_a_gzip_body_of_many_members_grows_with_its_length() -> None:
+    def seconds(members: int) -> float:
+        """The least of three tries."""
+        packed = gzip.compress(b"") * members
+        taken = []
+        for _ in range(3):
+            before = time.process_time()
+            assert inflate(packed, "gzip") == b""
+            taken.append(time.process_time() - before)
+        return min(taken)
+
+    assert seconds(24_000) < 20 * seconds(3_000)
