@@ -19,6 +19,7 @@ _PAUSE: Final = 0.1  # between two writes to a page, so that a burst becomes one
 _KEEP_ALIVE: Final = 15.0  # a write notices that the page was closed
 _EVENTS: Final = 500  # in one update
 _BYTES: Final = 1_000_000  # of their JSON, about
+_ID_CHARACTERS: Final = 100  # of an update's id; Python refuses to parse numbers of thousands of digits
 _STALLED: Final = 60.0  # seconds that a page may take to read an update
 _TYPES: Final = frozenset({"track", "identify", "page", "screen", "group", "alias"})
 
@@ -80,7 +81,12 @@ class Stream:
 
     def _resume(self, last_id: str) -> Cursor:
         run, *numbers = last_id.split(".")
-        if run != self._run or len(numbers) != len(Cursor._fields) or not all(map(str.isdecimal, numbers)):
+        if (
+            len(last_id) > _ID_CHARACTERS
+            or run != self._run
+            or len(numbers) != len(Cursor._fields)
+            or not all(map(str.isdecimal, numbers))
+        ):
             return Cursor()
         return Cursor(*map(int, numbers))
 

@@ -68,7 +68,7 @@ def test_a_page_that_reconnects_continues() -> None:
             _, news = await next_news(answer)
             assert numbers(news) == [3]
             assert news["run"] != first["run"]
-        for foreign in ("another.2.9.9.9", "", "nonsense", last_id + ".x"):
+        for foreign in ("another.2.9.9.9", "", "nonsense", last_id + ".x", last_id + "9" * 5_000):
             async with session.get("/_dev/stream", headers={"Last-Event-ID": foreign}) as answer:
                 assert numbers((await next_news(answer))[1]) == [3]
 
