@@ -124,6 +124,8 @@ class TestTheClient:
         for call in (client.page, client.screen):
             _, message = call("user", "Category", "Name", *given)
             assert (message["category"], message["name"], message["messageId"]) == ("Category", "Name", "id-1")
+            _, message = call("user")
+            assert (message["category"], message["name"], message["properties"]) == (None, None, {})
         _, message = client.identify("user")
         assert (message["traits"], message["anonymousId"], message["integrations"]) == ({}, None, {})
         assert client.group("user", 5)[1]["groupId"] == "5"

@@ -43,6 +43,8 @@ def complete(message: Mapping[str, Any], content: str | None) -> dict[str, Any]:
     empty: dict[str, Any] = {"integrations": {}, "anonymousId": None, "userId": None}
     if content is not None:
         empty[content] = {}
+    if message["type"] in ("page", "screen"):
+        empty |= {"category": None, "name": None}
     return {**empty, **message, "context": {**message.get("context", {}), "library": _LIBRARY.copy()}}
 
 
