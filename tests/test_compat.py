@@ -203,6 +203,13 @@ class TestTheClient:
         assert timeouts == [5.0] * 4
         assert len(server.messages) == 3
 
+    def test_calls_that_come_too_late_are_logged_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A daemon thread may make thousands of them while the program ends."""
+        client = analytics.Client("KEY", "http://127.0.0.1:9")
+        client.join()
+        assert [client.track("user", "Event")[0] for _ in range(3)] == [False] * 3
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+
     def test_shutdown_ends_when_none_arrives(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """In an exit handler, it would hold the program up for as long as the server is down."""
         client = analytics.Client("KEY", "http://127.0.0.1:9", upload_interval=0.01)

@@ -170,6 +170,7 @@ class Client:
         except ValueError as error:
             raise named_as_there(error) from None
         self.queue = Queue(self._client, max_queue_size)
+        self._has_warned = False
 
     def track(
         self,
@@ -299,7 +300,9 @@ class Client:
             try:
                 delivery = self._client.enqueue(message)
             except ClientClosed:
-                self.log.warning("A message came after join() or shutdown(), and was not queued.")
+                if not self._has_warned:
+                    self._has_warned = True
+                    self.log.warning("A message came after join() or shutdown(), and was not queued (logged once).")
                 return False, complete(message, content)
         except MessageTooLarge as error:
             _, arguments = error.__reduce__()
