@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import orjson
 
@@ -229,6 +229,8 @@ def read_time(value: Any, pattern: str | None = None, zone: tzinfo = UTC) -> dat
 
 
 def _moment(value: Any, pattern: str | None) -> datetime:
+    if isinstance(value, LocalTime) and pattern is None:
+        return value.moment
     if isinstance(value, str):
         text = value.strip()
         if pattern is not None:
@@ -257,8 +259,21 @@ def time_text(moment: datetime) -> str:
     return text[1:24] + "Z" if moment.microsecond else text[1:20] + ".000Z"
 
 
+class LocalTime(str):
+    """A time of a Parquet file that names no zone, as text in UTC; `moment` is for a mapping that has the zone."""
+
+    __slots__ = ("moment",)
+
+    moment: datetime
+
+    def __new__(cls, moment: datetime) -> Self:
+        text = super().__new__(cls, time_text(moment.replace(tzinfo=UTC)))
+        text.moment = moment
+        return text
+
+
 def plain_json(value: Any) -> Any:
-    """A value of a Parquet file in JSON's types; decimals stay exact, times without a zone are taken as UTC."""
+    """A value of a Parquet file in JSON's types; decimals stay exact, times without a zone are a `LocalTime`."""
     if isinstance(value, (str, int, float, Decimal)) or value is None:
         return value
     if isinstance(value, dict):
@@ -270,7 +285,7 @@ def plain_json(value: Any) -> Any:
             return {as_text(key): plain_json(inner) for key, inner in items}
         return [plain_json(item) for item in items]
     if isinstance(value, datetime):
-        return time_text(read_time(value))
+        return LocalTime(value) if value.tzinfo is None else time_text(read_time(value))
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, timedelta):
@@ -289,7 +304,7 @@ def is_json(value: Any) -> bool:
         return bool(_SMALLEST <= value <= _LARGEST)
     if kind is float:
         return math.isfinite(value)
-    return _fits_float(value) if kind is Decimal else kind in _SCALARS
+    return _fits_float(value) if kind is Decimal else kind in _SCALARS or kind is LocalTime
 
 
 def read_json(content: bytes) -> Any:

@@ -112,3 +112,28 @@ def test_a_missing_column_is_found_first(tmp_path):
     path = write(tmp_path / "a.parquet", pa.table({"usr": ["u"], "at": ["2024-01-01"], "total": ["1"]}))
     with pytest.raises(ImportUsageError, match=r"no column 'user'; did you mean 'usr'\?"):
         imported(path)
+
+
+def test_a_time_without_a_zone_is_in_the_zone_of_the_mapping_and_else_in_utc(tmp_path):
+    naive = pa.array([datetime(2024, 5, 1, 10)], pa.timestamp("us"))
+    aware = pa.array([datetime(2024, 5, 1, 10, tzinfo=UTC)], pa.timestamp("us", "UTC"))
+    path = write(tmp_path / "a.parquet", pa.table({"user": ["u"], "at": naive, "aware": aware}))
+    mapping = """
+    type = "track"
+    userId = { column = "user" }
+    event = "Order Completed"
+    timestamp = { column = "at", zone = "Europe/Berlin" }
+    rest = "properties"
+    [properties]
+    paid = { column = "at", as = "time", zone = "Europe/Berlin" }
+    sent = { column = "aware", as = "time", zone = "Europe/Berlin" }
+    at = { column = "at" }
+    """
+    _, segment = imported(path, mapping=parse_mapping(mapping), destinations="none")
+    (message,) = segment.messages
+    assert message["timestamp"] == "2024-05-01T08:00:00.000Z"
+    assert message["properties"] == {
+        "paid": "2024-05-01T08:00:00.000Z",
+        "sent": "2024-05-01T10:00:00.000Z",
+        "at": "2024-05-01T10:00:00.000Z",
+    }
