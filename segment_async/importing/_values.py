@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
@@ -273,7 +274,10 @@ class LocalTime(str):
 
 
 def plain_json(value: Any) -> Any:
-    """A value of a Parquet file in JSON's types; decimals stay exact, times without a zone are a `LocalTime`."""
+    """A value of a Parquet file in JSON's types; decimals stay exact, times without a zone are a `LocalTime`.
+
+    Bytes that are not UTF-8, such as a UUID's or a hash, are base64, as in a call.
+    """
     if isinstance(value, (str, int, float, Decimal)) or value is None:
         return value
     if isinstance(value, dict):
@@ -290,6 +294,11 @@ def plain_json(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return b64encode(value).decode()
     return as_text(value)
 
 

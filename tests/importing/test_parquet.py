@@ -38,6 +38,16 @@ def table_of(rows):
     return pa.table({"user": users, "at": times, "total": totals})
 
 
+def test_bytes_are_text_or_base64(tmp_path):
+    """A column of UUIDs or hashes costs no row, whether it is mapped or not."""
+    hashes = pa.array([b"\xff\xfe", b"abc"], pa.binary())
+    path = write(tmp_path / "orders.parquet", pa.table({"user": ["u1", "u2"], "hash": hashes, "unmapped": hashes}))
+    mapping = parse_mapping('type = "identify"\nuserId = { column = "user" }\n[traits]\nhash = { column = "hash" }')
+    report, segment = imported(path, mapping=mapping, destinations="none")
+    assert (report.counts.delivered, report.counts.rejected) == (2, 0)
+    assert [message["traits"]["hash"] for message in segment.messages] == ["//4=", "abc"]
+
+
 def test_every_kind_of_value(tmp_path):
     struct = pa.struct([("city", pa.string()), ("since", pa.timestamp("ns"))])
     table = pa.table(
