@@ -97,7 +97,8 @@ class SpoolFeed:
             await wait_until(lambda: share.left()[0] > 0, lambda: queue.changed, queue.queued.host)
             # The first read returns at once.
             count, size = share.to_read() if self.is_open else share.left()
-            share.reading = min(count, _WINDOW), size
+            # Another thread may have put a message meanwhile that takes all that was left.
+            share.reading = max(1, min(count, _WINDOW)), size
             try:
                 self._window = await self._spool.read(*share.reading)
                 refusals = 0
