@@ -300,7 +300,8 @@ class Tokens:
             return back_off
         asked = retry_after(answer, self._wall()) if self._policy.max_retry_after > 0 else None
         if asked is not None:
-            return min(asked, self._policy.max_retry_after)
+            # Not shorter than the first back-off, as for a batch.
+            return max(min(asked, self._policy.max_retry_after), self._policy.delay(1, self._chance()))
         return _RATE_LIMITED if answer.status == 429 else back_off
 
     def _refuse(self, refusal: str) -> None:

@@ -555,6 +555,10 @@ class TestPauses:
         busy = Response(503, {"Retry-After": "7"})
         assert self.times([busy, Response(503), busy]) == [0.0, 7.0, 8.0, 15.0]
 
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_a_moment_is_no_pause(self, status: int) -> None:
+        assert self.times([Response(status, {"Retry-After": "0.001"})] * 3) == [0.0, 0.5, 1.0, 1.5]
+
     def test_other_faults_back_off(self) -> None:
         down = TransportError("down", maybe_sent=False)
         assert self.times([down, Response(500), down, Response(404)]) == [0.0, 0.5, 1.5, 3.5, 7.5]
