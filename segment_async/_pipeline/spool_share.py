@@ -34,8 +34,9 @@ class SpoolShare:
         # At most: an exact answer would need one more counter.
         held_bytes = min(accounts.pending_bytes, held * MAX_MESSAGE_BYTES)
         count, size = max(1, accounts.max_messages // 2) - held, self.max_bytes - held_bytes
-        # A read brings one message at least, however large.
-        return (count, size) if count > 0 and size >= min(self.max_bytes, MAX_MESSAGE_BYTES) else (0, 0)
+        # A read brings one message at least, however large. In a small share it need not have all of it: one message that
+        # never goes through would hold up the others.
+        return (count, size) if count > 0 and size >= min(self.max_bytes // 2, MAX_MESSAGE_BYTES) else (0, 0)
 
     def to_read(self) -> tuple[int, int]:
         """What a read may ask for: all that is left if it returns at once, as there is something on disk; else half of it."""

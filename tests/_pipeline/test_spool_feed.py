@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, SpoolUnavailable, TransportError
+from segment_async import Client, Response, SpoolUnavailable, TransportError
 from segment_async._outcome import BatchResult
 from segment_async._pipeline.spool_share import SpoolShare
 from segment_async.spool._protocol import SpoolStatistics, StoredMessage, Window
@@ -64,6 +64,22 @@ def test_many_calls_at_once_in_an_outage_leave_memory_for_the_ones_after_them(si
                 await asyncio.sleep(0.5)
             statistics = client.statistics()
             assert (statistics.pending, statistics.dropped) == (size + 5, 0)
+
+    run(main())
+
+
+@pytest.mark.parametrize("max_bytes", [10_000, 60_000, 200_000])
+def test_one_message_that_never_goes_through_holds_up_no_others_on_disk(max_bytes: int) -> None:
+    async def main() -> None:
+        store = SpoolStore()
+        transport = ScriptedTransport(lambda request: Response(503) if "poison" in request.ids else None)
+        client = Client("key", spool=store.open(), transport=transport, max_queue_bytes=max_bytes, close_timeout=0)
+        async with client:
+            await client.track("user-1", "Order Completed", message_id="poison")
+            for _ in range(100):
+                await client.track("user-1", "Order Completed")
+            await asyncio.sleep(600)
+            assert client.statistics().delivered == 100
 
     run(main())
 
