@@ -488,8 +488,9 @@ class Writer:
         self._dropped: list[DroppedMessage] = []
         self._recovered = self._damages = 0
         self._is_read = False
-        # Numbers of files that are to be looked at, whether a dead process left something there; `None`: none was so far.
-        self._unseen: list[int] | None = None
+        # Numbers of files that are to be looked at, whether a dead process left something there; whether all were once.
+        self._unseen: list[int] = []
+        self._has_looked = False
         # The counters of adopted shards that were empty and closed, by their numbers.
         self._given_back: dict[int, Counters] = {}
         # Stamps of shards that were found empty.
@@ -565,7 +566,7 @@ class Writer:
         self._is_read = True
         refusal = self._open_own()
         messages, fault = ([], None) if self.is_looking else self._read_shards(max_count, max_bytes)
-        if not messages and (self._unseen is None or self._unseen):
+        if not messages and not self._has_looked:
             # The first time, without waiting for the next look: a process that ends soon sends these as well. A flush
             # waits for what is known when the read is answered.
             self._adopt_left()
@@ -626,12 +627,12 @@ class Writer:
             self._close(shard)
         if self._is_read:
             self._adopt_left()
-        return has_more or self.is_looking
+        return has_more or bool(self._unseen)
 
     @property
     def is_looking(self) -> bool:
-        """Not all that dead processes may have left was looked at: go on in the next turn."""
-        return bool(self._unseen)
+        """The first look at what dead processes may have left is not over: go on in the next turn."""
+        return bool(self._unseen) and not self._has_looked
 
     def _adopt_left(self) -> None:
         """Open what dead processes left, as far as a turn has time for it.
@@ -649,6 +650,7 @@ class Writer:
                 self._adopt(Place(self._base, slot))
             if self._options.monotonic() >= end:
                 break
+        self._has_looked = self._has_looked or not self._unseen
 
     def _all(self) -> list[Shard]:
         """The older messages first, as far as that is known."""

@@ -314,6 +314,28 @@ def test_a_read_is_answered_once_all_that_others_left_was_looked_at(path, monkey
     assert asyncio.run(main()) == [["0"], ["1"], ["2"]]
 
 
+def test_a_later_look_at_what_others_left_is_no_matter_of_reads(path, monkeypatch):
+    """Else a waiting reader would get nothing until it is over, and begin the next one at once."""
+    others = [Writer(base_path(path), Options()) for _ in range(3)]
+    for number, other in enumerate(others):
+        other.commit([Append([(b"%d" % number, b"{}")])])
+    for other in others:
+        other.close()
+    writer = Writer(base_path(path), Options())
+    tried = []
+    monkeypatch.setattr(writer, "_adopt", lambda place: tried.append(place.slot))
+    assert ids(writer) == ["0"]
+    assert (writer.read(1, 100), tried) == (None, [1, 2])
+    monkeypatch.setattr(_writer, "_ADOPT_SECONDS", 0.0)
+    assert writer.look_after()
+    writer.commit([Append([(b"own", b"{}")])])
+    assert (ids(writer), writer.is_looking) == (["own"], False)
+    assert (writer.read(1, 100), tried) == (None, [1, 2])
+    assert [writer.look_after(), writer.look_after()] == [True, False]
+    assert tried == [1, 2, 1, 2]
+    writer.close()
+
+
 def test_an_empty_shard_is_opened_once(writer, left, path, monkeypatch):
     other = Writer(base_path(path), Options())
     other.commit([Note([message.key for message in other.read(1, 1_000_000).messages], BatchResult(Status.DELIVERED))])
