@@ -45,7 +45,7 @@ class SpoolFeed:
     """Attributes:
     intake: the way into the spool.
     recorder: tells the spool how messages ended.
-    is_open: whether the spool has been asked what earlier processes left; it may not be able to say.
+    is_open: whether it is known what all earlier processes left, or the spool cannot say for now.
     """
 
     def __init__(
@@ -95,10 +95,8 @@ class SpoolFeed:
             self._load_rest()
             share.reading = (0, 0)
             await wait_until(lambda: share.left()[0] > 0, lambda: queue.changed, queue.queued.host)
-            # The first read returns at once.
-            count, size = share.to_read() if self.is_open else share.left()
-            # Another thread may have put a message meanwhile that takes all that was left.
-            share.reading = max(1, min(count, _WINDOW)), size
+            count, size = share.to_read()
+            share.reading = min(count, _WINDOW), size
             try:
                 self._window = await self._spool.read(*share.reading)
                 refusals = 0
@@ -147,7 +145,7 @@ class SpoolFeed:
                 self._load(window.messages[self._loaded], known)
             self._window, self._loaded, self._lost = None, 0, 0
         self.intake.answers.report_lost()
-        self.is_open = True
+        self.is_open = self.is_open or window.knows_all
         queue.notify()
 
     def _note_recovered(self, recovered: int) -> None:

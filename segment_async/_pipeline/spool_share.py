@@ -39,8 +39,12 @@ class SpoolShare:
         return (count, size) if count > 0 and size >= min(self.max_bytes // 2, MAX_MESSAGE_BYTES) else (0, 0)
 
     def to_read(self) -> tuple[int, int]:
-        """What a read may ask for: all that is left if it returns at once, as there is something on disk; else half of it."""
-        return self.left() if self._queue.accounts.spooled else self._half()
+        """What a read may ask for: all that is left if it returns at once, as there is something on disk; else half of it.
+
+        One message at least: a call of another thread may have taken all that was left a moment ago.
+        """
+        count, size = self.left() if self._queue.accounts.spooled else self._half()
+        return max(1, count), size
 
     def to_hold(self) -> tuple[int, int]:
         """How much of what is being stored may be held at once: what no read may bring."""

@@ -116,10 +116,14 @@ class StoredMessage(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What `read` returns: messages to send, and those that the spool gave up since the last `read`."""
+    """What `read` returns: messages to send, and those that the spool gave up since the last `read`.
+
+    `knows_all`: all that earlier processes left is counted in `statistics().recovered`; a flush waits until it is.
+    """
 
     messages: Sequence[StoredMessage]
     dropped: Sequence[DroppedMessage] = ()
+    knows_all: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,8 @@ class SpoolStatistics:
         accepted: messages ever taken.
         handed_over: messages whose delivery is another process's business.
         pending_bytes: bytes of JSON of the pending messages.
-        recovered: messages that other processes had left behind when this one opened or adopted their part.
+        recovered: messages that other processes had left behind when this one opened or adopted their part, and dead
+            letters that were put back since.
         dead: dead letters kept; `dead_bytes`: their bytes of JSON.
         disk_bytes: size of the files.
         unrecorded: attempts and outcomes that the disk has not taken yet. They are kept and tried again; if the
@@ -214,9 +219,9 @@ class Outlet(Protocol):
         """Wait for messages that no process holds, and hold them: the oldest first, at least one whatever its size.
 
         Returns as soon as there is anything, without waiting for the window to fill. The first call of a process
-        returns at once, with an empty window if need be: `statistics().recovered` is known from then on. One `read`
-        at a time; a new one replaces an earlier one whose loop stands still, which holds nothing from then on.
-        Cancelled: nothing is held by it.
+        returns at once, with an empty window if need be; so does the first one that `knows_all`. One `read` at a
+        time; a new one replaces an earlier one whose loop stands still, which holds nothing from then on. Cancelled:
+        nothing is held by it.
 
         Raises:
             SpoolUnavailable: the disk cannot be read for now, or the spool was closed.

@@ -216,7 +216,8 @@ class _Engine:
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         # The read that came last: it waits, or was given a window that it may not have taken.
         self._reader: _Request | None = None
-        self._was_read = False
+        # Whether a reader was told what all earlier processes left, if only that it is nothing.
+        self._has_told = False
         self._is_closed = False
         self._next_check = options.monotonic() + options.check_interval
         self._thread: threading.Thread | None = None
@@ -374,13 +375,15 @@ class _Engine:
         except SpoolUnavailable as refusal:
             reader.result = refusal
             return True
-        if window is None and (self._was_read or self._writer.is_looking):
-            return False
-        self._was_read = True
-        reader.window.append(window or Window(()))
+        if window is None:
+            if self._has_told or self._writer.is_looking:
+                return False
+            window = Window(())
+        self._has_told = window.knows_all
+        reader.window.append(window)
         reader.result = True
         # What is appended until the next read must not be sent before what this one was given.
-        self._writer.may_hold = window is None or not window.messages
+        self._writer.may_hold = not window.messages
         return True
 
     def take_back(self, reader: _Request) -> None:
@@ -393,7 +396,7 @@ class _Engine:
             with contextlib.suppress(IndexError):
                 window = reader.window.pop()
                 # The news that there is nothing is given again, too.
-                self._was_read = bool(window.messages or window.dropped)
+                self._has_told = False
                 self._writer.release(window)
 
     def close(self) -> None:

@@ -120,6 +120,7 @@ class Shard:
         unrecorded: notes that the disk has not taken; they go first with the next transaction.
         dropped: where it puts messages that it gave up by itself, for a reader to take.
         doubts: transactions of which it is not known whether they were committed: their messages were refused.
+        revived: dead letters that another process put back.
     """
 
     def __init__(self, slot: int, database: Database, options: Options, dropped: list[DroppedMessage]) -> None:
@@ -130,15 +131,15 @@ class Shard:
         self.unrecorded: list[Note] = []
         self.dropped = dropped
         self.doubts: list[_Change] = []
+        self.revived = 0
         self._noted = _Noted()
         # As each try takes all notes, notes alone are tried again after a while.
         self._next_try = 0.0
         # Positions of messages that another process erased, and that were reported.
         self._purged: set[int] = set()
         self._cursor = 0
-        # The revision that what is known here belongs to, and the messages that were lost by then.
-        self._revision: int | None = None
-        self._damaged = 0
+        # The counters that what is known here belongs to.
+        self._known: Counters | None = None
         self.look()
         # What was lost when it was opened.
         self.dropped += itertools.repeat(_DAMAGED, database.file.lost)
@@ -155,6 +156,11 @@ class Shard:
     @property
     def has_work(self) -> bool:
         return bool(self.unrecorded or self.doubts)
+
+    @property
+    def _is_known(self) -> bool:
+        """Nothing was changed by others since the last look."""
+        return self._known is not None and self._known.revision == self.counters.revision
 
     def commit(self, steps: Sequence[Step], others: Sequence[Shard], *, may_hold: bool) -> list[AppendResult]:
         """Take the steps, in their order and in one transaction; returns the answers to the appends.
@@ -201,7 +207,7 @@ class Shard:
         counters = self.counters
         planned = _Change(self, counters)
         is_few = 0 < len(step.messages) <= tables.FEW and step.size <= planned.room and not step.known
-        if not is_few or self._revision != counters.revision or self._purged:
+        if not is_few or not self._is_known or self._purged:
             return None
         result = AppendResult(planned.add(step.messages, step.hold))
         if not self.database.append(step.messages, counters, planned.counters, step.size, self.doubts, planned):
@@ -210,7 +216,7 @@ class Shard:
         return result
 
     def _committed(self, done: _Change) -> None:
-        self._revision = done.counters.revision + 1
+        self._known = self.counters
         self.doubts.clear()
         self.unrecorded.clear()
         self._noted, self._next_try = _Noted(), 0.0
@@ -227,7 +233,7 @@ class Shard:
         Raises:
             SpoolUnavailable: they cannot be read.
         """
-        if not self.unread and self._revision == self.counters.revision:
+        if not self.unread and self._is_known:
             return []
 
         def work(connection: sqlite3.Connection) -> tuple[list[Row], dict[int, int]]:
@@ -303,25 +309,26 @@ class Shard:
         self.database.read(self._sync)
 
     def _sync(self, connection: sqlite3.Connection) -> None:
-        counters = self.counters
-        if self._revision == counters.revision:
+        counters, known = self.counters, self._known
+        if self._is_known:
             return
         purged = {p: mid for p, mid in tables.read_purged(connection).items() if p not in self._purged}
         there = tables.find_positions(connection, list(self.held))
         gone = [position for position in self.held if position not in there]
-        damaged = counters.reasons.get("damaged", 0)
-        if self._revision is not None:
+        if known is not None:
             # What is held is on its way, and its holder says how it ends.
             unheld = [mid for position, mid in purged.items() if position not in self.held]
             self.dropped += [DroppedMessage(message_id.decode(), b"", "purged") for message_id in unheld]
-            lost = damaged - self._damaged - sum(position not in purged for position in gone)
-            self.dropped += itertools.repeat(_DAMAGED, lost)
+            lost = counters.reasons.get("damaged", 0) - known.reasons.get("damaged", 0)
+            self.dropped += itertools.repeat(_DAMAGED, lost - sum(position not in purged for position in gone))
+            # They failed once, and have new positions.
+            self.revived += max(0, min(known.failed - counters.failed, counters.position - known.position))
         for position in gone:
             del self.held[position]
         if gone:
             self._noted = _Noted()
         self._purged.update(purged)
-        self._revision, self._damaged, self._cursor = counters.revision, damaged, 0
+        self._known, self._cursor = counters, 0
 
 
 class _Change:
@@ -578,7 +585,7 @@ class Writer:
             if refusal is not None:
                 raise refusal
             return None
-        window = Window(messages, self._dropped.copy())
+        window = Window(messages, self._dropped.copy(), self._has_looked)
         self._dropped.clear()
         return window
 
@@ -708,6 +715,7 @@ class Writer:
 
     def _close(self, shard: Shard) -> None:
         self._damages += shard.database.file.damages
+        self._recovered += shard.revived
         shard.database.close()
 
     # -- books, and the end
@@ -719,7 +727,7 @@ class Writer:
         return partial(
             statistics_of,
             [*self._given_back.values(), *counters],
-            recovered=self._recovered,
+            recovered=self._recovered + sum(shard.revived for shard in shards),
             disk_bytes=sum(shard.database.file.disk_bytes for shard in shards),
             unrecorded=sum(len(shard.unrecorded) for shard in shards),
             damages=self._damages + sum(shard.database.file.damages for shard in shards),

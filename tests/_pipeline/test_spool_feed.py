@@ -8,7 +8,6 @@ import pytest
 
 from segment_async import Client, Response, SpoolUnavailable, TransportError
 from segment_async._outcome import BatchResult
-from segment_async._pipeline.spool_share import SpoolShare
 from segment_async.spool._protocol import SpoolStatistics, StoredMessage, Window
 from tests.support.memory_spool import SpoolStore
 from tests.support.scripted_transport import ScriptedTransport, Slow
@@ -80,30 +79,6 @@ def test_one_message_that_never_goes_through_holds_up_no_others_on_disk(max_byte
                 await client.track("user-1", "Order Completed")
             await asyncio.sleep(600)
             assert client.statistics().delivered == 100
-
-    run(main())
-
-
-def test_a_read_asks_for_one_message_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if a message of another thread takes the room that was just there: a file would seem damaged that gives none."""
-
-    class Asked(SlowSpool):
-        def __init__(self) -> None:
-            super().__init__()
-            self.counts: list[int] = []
-
-        async def read(self, max_count: int, max_bytes: int) -> Window:
-            self.counts.append(max_count)
-            return await super().read(max_count, max_bytes)
-
-    async def main() -> None:
-        monkeypatch.setattr(SpoolShare, "to_read", lambda _: (0, 0))
-        spool = Asked()
-        async with Client("key", spool=spool, transport=ScriptedTransport()) as client:
-            await client.flush()
-            await asyncio.sleep(0.01)
-            assert len(spool.counts) == 2
-            assert min(spool.counts) == 1
 
     run(main())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import re
 import shutil
 import sqlite3
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from segment_async import Client, Response, SpoolUnavailable, Status, TransportError
-from segment_async.spool import SQLiteSpool
+from segment_async.spool import SpoolInspector, SQLiteSpool
 from segment_async.testing import RecordingTransport
 
 Change = Callable[[Path], object]
@@ -222,3 +223,44 @@ class TestMemoryInstead:
             assert client.statistics().dropped == 1
 
         asyncio.run(main())
+
+
+def test_a_flush_sends_all_that_dead_processes_left(path: Path) -> None:
+    """Also if the file that this process goes on with has messages of its own."""
+
+    async def main() -> None:
+        others = [SQLiteSpool(path, durability="process") for _ in range(30)]
+        clients = [Client("key", transport=RecordingTransport(down), spool=each, close_timeout=0) for each in others]
+        for client in clients:
+            await client.track("user-1", "Left")
+        for client in clients:
+            await client.aclose()
+        # By this clock a turn has only time to open one of their files.
+        seconds = itertools.count(step=0.1)
+        spool = SQLiteSpool(path, monotonic=lambda: next(seconds), check_interval=1e9)
+        async with Client("key", transport=RecordingTransport(), spool=spool) as client:
+            assert await client.flush(timeout=30) == 0
+            assert (client.statistics().recovered, client.statistics().delivered) == (30, 30)
+
+    asyncio.run(main())
+
+
+def test_a_flush_waits_for_its_own_messages_beside_dead_letters_that_were_put_back(path: Path) -> None:
+    async def main() -> None:
+        answer = Response(403, {}, b"")
+        transport = RecordingTransport(lambda _: answer)
+        spool = SQLiteSpool(path, check_interval=0.01)
+        async with Client("key", transport=transport, spool=spool, max_queue_size=10, flush_interval=0.01) as client:
+            for _ in range(30):
+                await client.track("user-1", "Refused")
+            assert await client.flush(timeout=30) == 0
+            answer = Response(503, {}, b"")
+            await asyncio.to_thread(SpoolInspector(path).retry, lambda _: True)
+            own = [await client.track("user-1", "Own") for _ in range(30)]
+            answer = OK
+            assert await client.flush(timeout=30) == 0
+            assert [each.outcome.status for each in own if each.outcome] == [Status.DELIVERED] * 30
+            counts = client.statistics()
+            assert (counts.recovered, counts.failed, counts.delivered) == (30, 30, 60)
+
+    asyncio.run(main())

@@ -276,3 +276,20 @@ def test_an_inspector_mends_what_no_process_uses(path):
     assert SpoolInspector(path).purge("nobody") == 0
     assert len(list(SpoolInspector(path).pending())) == 199
     assert len(SpoolInspector(path).set_aside()) == 1
+
+
+def test_what_is_put_back_counts_as_recovered(path):
+    """A client counts what it reads against what it stored: the rest would seem to be nothing."""
+
+    async def part(spool):
+        await append(spool, "x", "y", "z")
+        keys = [each.key for each in (await read(spool)).messages]
+        failed = BatchResult(Status.FAILED, "refused", 400, 1, False)
+        await spool.settle(keys[:2], failed)
+        await asyncio.to_thread(visit, path, "print(inspector.retry(lambda letter: letter.message_id == 'x'))")
+        # Another failure, in between.
+        await spool.settle(keys[2:], failed)
+        assert await read_ids(spool) == ["x"]
+        assert (spool.statistics().recovered, spool.statistics().failed) == (1, 2)
+
+    run(path, part)
