@@ -216,7 +216,8 @@ class Shard:
         return result
 
     def _committed(self, done: _Change) -> None:
-        self._known = self.counters
+        # Not those of the database, which an inspector of another thread may have changed by now.
+        self._known = done.counters._replace(revision=done.counters.revision + 1)
         self.doubts.clear()
         self.unrecorded.clear()
         self._noted, self._next_try = _Noted(), 0.0

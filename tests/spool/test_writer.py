@@ -87,6 +87,23 @@ def test_what_another_process_has_changed_meanwhile_is_kept(writer):
     check(writer, 2)
 
 
+@pytest.mark.parametrize("count", [1, tables.FEW + 1])
+def test_what_an_inspector_changes_right_after_a_commit_is_noticed(writer, path, monkeypatch, count):
+    """One of this process, in another thread, has the same database."""
+    writer.commit([Append([(b"gone", b'{"userId":"gone"}')])])
+    commit = writer._own._committed
+    purged = []
+
+    def purge_and_note(change):
+        purged.append(SpoolInspector(path).purge("gone"))
+        commit(change)
+
+    monkeypatch.setattr(writer._own, "_committed", purge_and_note)
+    append(writer, *(chr(ord("A") + number) for number in range(count)))
+    assert purged == [1]
+    assert [(each.message_id, each.reason) for each in writer.read(100, 1_000_000).dropped] == [("gone", "purged")]
+
+
 def test_nothing_is_in_doubt_while_another_process_writes(writer, path):
     append(writer, "a")
     writer._own.database.file.connection.execute("PRAGMA busy_timeout = 0")
