@@ -52,3 +52,18 @@ class Order:
         """The last place before which there are none."""
         with self._lock:
             return min((batch.start for batch in self._backlog.batches()), default=self.read_count) - self.recovered
+
+    def note_recovered(self, recovered: int) -> None:
+        """So many messages were left by earlier processes, as far as that is known: they are pending. The lock is held."""
+        accounts, backlog = self._accounts, self._backlog
+        # What was said earlier may come here later.
+        new = max(0, recovered - self.recovered)
+        # What a flush waits for may be read after these.
+        flush_before = backlog.flush_before + (new if backlog.flush_before > self.read_count else 0)
+        # No call in between, as in the accounts themselves.
+        self.recovered, accounts.recovered, accounts.spooled, backlog.flush_before = (
+            self.recovered + new,
+            accounts.recovered + new,
+            accounts.spooled + new,
+            flush_before,
+        )

@@ -135,7 +135,7 @@ class SpoolFeed:
             return
         recovered = self._spool.statistics().recovered
         with queue.lock:
-            self._note_recovered(recovered)
+            queue.order.note_recovered(recovered)
             while self._lost < len(window.dropped):
                 self.intake.answers.lose(window.dropped[self._lost])
                 self._lost += 1
@@ -147,19 +147,6 @@ class SpoolFeed:
         self.intake.answers.report_lost()
         self.is_open = self.is_open or window.knows_all
         queue.notify()
-
-    def _note_recovered(self, recovered: int) -> None:
-        accounts, backlog, order = self._queue.accounts, self._queue.backlog, self._queue.order
-        new = recovered - order.recovered
-        # What a flush waits for may be read after these.
-        flush_before = backlog.flush_before + (new if backlog.flush_before > order.read_count else 0)
-        # No call in between, as in the accounts themselves.
-        order.recovered, accounts.recovered, accounts.spooled, backlog.flush_before = (
-            recovered,
-            accounts.recovered + new,
-            accounts.spooled + new,
-            flush_before,
-        )
 
     def _load(self, message: StoredMessage, known: MutableMapping[str, Delivery]) -> None:
         queue = self._queue

@@ -284,9 +284,13 @@ class SpoolIntake:
         self.pump()
 
     def _note_answer(self, group: Group, result: AppendResult | TryLater | SpoolUnavailable) -> None:
+        # What made room may have been left by earlier processes, and no read has said so yet.
+        makes_room = self._deliver and isinstance(result, AppendResult) and result.dropped
+        recovered = self._spool.statistics().recovered if makes_room else 0
         with self._queue.lock:
             if group is not self._group:
                 return
+            self._queue.order.note_recovered(recovered)
             self.not_before = None
             if isinstance(result, TryLater):
                 # Calls go on as if their messages were stored: these are accepted, and pending.

@@ -7,6 +7,7 @@ import re
 import shutil
 import sqlite3
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -263,4 +264,30 @@ def test_a_flush_waits_for_its_own_messages_beside_dead_letters_that_were_put_ba
             counts = client.statistics()
             assert (counts.recovered, counts.failed, counts.delivered) == (30, 30, 60)
 
+    asyncio.run(main())
+
+
+def test_what_an_earlier_process_left_may_make_room_before_it_is_read(path: Path) -> None:
+    """It is counted first: else it would be pending for ever, and a flush would wait for it."""
+
+    async def leave_many() -> None:
+        async with Client("key", transport=RecordingTransport(down), spool=path, close_timeout=0) as client:
+            for _ in range(60):
+                await client.track("user-1", "Left", {"text": "x" * 500})
+
+    async def main() -> None:
+        async with client:
+            assert await client.flush(timeout=30) == 0
+        counts, stored = client.statistics(), spool.statistics()
+        assert (counts.recovered, counts.accepted, counts.pending) == (60, 62, 0)
+        assert counts.dropped == stored.dropped > 50
+
+    asyncio.run(leave_many())
+    spool = SQLiteSpool(path, max_bytes=60_000)
+    client = Client("key", transport=RecordingTransport(), spool=spool, overflow="drop_oldest")
+    # Stored before a loop runs, and so before anything is read.
+    client.nowait.track("user-1", "Large", {"text": "x" * 30_000})
+    client.nowait.track("user-1", "Large", {"text": "x" * 30_000})
+    while spool.statistics().accepted < 62:
+        time.sleep(0.001)
     asyncio.run(main())
