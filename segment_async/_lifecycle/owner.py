@@ -210,6 +210,8 @@ class LoopOwner(Host):
             return None if end is None else end - clock()
 
         if feed is not None:
+            # What is in memory may have to go before more is read.
+            pipeline.flush_now()
             await feed.until_open(self, time_left)
         place = pipeline.flush_now()
         is_reached = await wait_until(lambda: order.left(place) == 0, lambda: queue.changed, self, time_left, place)

@@ -58,8 +58,8 @@ class Order:
         accounts, backlog = self._accounts, self._backlog
         # What was said earlier may come here later.
         new = max(0, recovered - self.recovered)
-        # What a flush waits for may be read after these.
-        flush_before = backlog.flush_before + (new if backlog.flush_before > self.read_count else 0)
+        # What a flush waits for may be read after these, or it waits until these are known.
+        flush_before = backlog.flush_before + (new if backlog.flush_before >= self.read_count else 0)
         # No call in between, as in the accounts themselves.
         self.recovered, accounts.recovered, accounts.spooled, backlog.flush_before = (
             self.recovered + new,

@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -290,4 +291,17 @@ def test_what_an_earlier_process_left_may_make_room_before_it_is_read(path: Path
     client.nowait.track("user-1", "Large", {"text": "x" * 30_000})
     while spool.statistics().accepted < 62:
         time.sleep(0.001)
+    asyncio.run(main())
+
+
+def test_a_flush_at_the_start_has_what_is_in_memory_sent_to_read_the_rest(path: Path) -> None:
+    """No other message comes into memory, and so none is waited for."""
+
+    async def main() -> None:
+        await leave(path, *(f"left-{number}" for number in range(5)))
+        options: dict[str, Any] = {"max_queue_size": 2, "flush_at": 2, "flush_interval": 60, "close_timeout": 0}
+        async with Client("key", transport=RecordingTransport(), spool=path, **options) as client:
+            assert await client.flush(timeout=5) == 0
+            assert client.statistics().delivered == 5
+
     asyncio.run(main())
