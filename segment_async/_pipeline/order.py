@@ -5,6 +5,7 @@ Every change is made with the queue's lock held; the looks here take it.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Sequence
 from threading import RLock
@@ -19,12 +20,14 @@ class Order:
     read_count: messages that were ever read, or left before they were: the place of the next one.
     recovered: with a spool: messages that earlier processes left, as far as these are counted; they may be read before
         older ones.
+    is_over: with a spool: the client is closing, and nothing is read any more. What is on disk only is kept.
     """
 
-    __slots__ = ("_accounts", "_backlog", "_lock", "_unread", "read_count", "recovered")
+    __slots__ = ("_accounts", "_backlog", "_lock", "_unread", "is_over", "read_count", "recovered")
 
     def __init__(self, lock: RLock, accounts: Accounts, backlog: Backlog, unread: Sequence[deque[Delivery]]) -> None:
         self.read_count = self.recovered = 0
+        self.is_over = False
         self._lock = lock
         self._accounts = accounts
         self._backlog = backlog
@@ -46,12 +49,14 @@ class Order:
         """Messages before this place that have no outcome yet."""
         with self._lock:
             place += self.recovered
-            return self._backlog.left(place) + max(0, place - self.read_count)
+            unread = 0 if self.is_over else max(0, place - self.read_count)
+            return self._backlog.left(place) + unread
 
     def reached(self) -> int:
         """The last place before which there are none."""
         with self._lock:
-            return min((batch.start for batch in self._backlog.batches()), default=self.read_count) - self.recovered
+            last = sys.maxsize if self.is_over else self.read_count
+            return min((batch.start for batch in self._backlog.batches()), default=last) - self.recovered
 
     def note_recovered(self, recovered: int) -> None:
         """So many messages were left by earlier processes, as far as that is known: they are pending. The lock is held."""

@@ -205,6 +205,8 @@ class SpoolFeed:
             queue.accounts.unload(len(ready), sum(map(len, ready)))
             forget_bodies(queue.ready)
             queue.ready.clear()
+            # No flush waits for what is kept.
+            self.is_open = queue.order.is_over = True
         for batch in list(queue.backlog.batches()):
             queue.settle(batch, batch.history.result(Status.KEPT))
         queue.queued.settle(0, _EVERY_INDEX, kept)

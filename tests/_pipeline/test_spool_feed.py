@@ -188,3 +188,34 @@ def test_a_flush_that_only_waits_for_the_disk_does_not_count_what_is_adopted_the
             assert client.statistics().delivered == 1
 
     run(main())
+
+
+@pytest.mark.parametrize("max_queue_size", [2, 10_000])
+def test_no_flush_waits_for_what_a_close_has_kept(max_queue_size: int) -> None:
+    async def main() -> None:
+        store, loop = SpoolStore(), asyncio.get_running_loop()
+        down = ScriptedTransport(lambda _: TransportError("down", maybe_sent=False))
+        client = Client(
+            "key", spool=store.open(), transport=down, max_queue_size=max_queue_size, flush_at=1, close_timeout=1
+        )
+        async with client:
+            for _ in range(10):
+                await client.track("user-1", "Order Completed")
+            flush = asyncio.create_task(client.flush())
+            await asyncio.sleep(1)
+        closed_at = loop.time()
+        async with asyncio.timeout(10):
+            assert (await flush, await client.flush()) == (0, 0)
+        assert (loop.time(), client.statistics().pending) == (closed_at, 10)
+
+    run(main())
+
+
+def test_a_flush_of_a_client_that_was_closed_before_anything_was_read_returns() -> None:
+    async def main() -> None:
+        client = Client("key", spool=SpoolStore().open(), transport=ScriptedTransport())
+        await client.aclose()
+        async with asyncio.timeout(10):
+            assert await client.flush() == 0
+
+    run(main())
