@@ -260,7 +260,9 @@ class SpoolAnswers:
         queue, result = self._queue, BatchResult(Status.DROPPED, dropped.reason)
         delivery = self.known.get(dropped.message_id)
         if delivery is not None:
-            settle_alone(delivery, queue.queued.host, result)
+            if delivery.outcome is None:
+                # Else it was dropped as the spool did not answer, and was stored after all.
+                settle_alone(delivery, queue.queued.host, result)
             self.known.pop(dropped.message_id, None)
             queue.queued.moved.notify()
         if dropped.body:

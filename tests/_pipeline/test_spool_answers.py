@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from segment_async import Client, Status
+from segment_async import Client, SpoolUnavailable, Status, messages
 from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, Window
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.slow_spool import SlowSpool
@@ -57,5 +57,23 @@ def test_nothing_is_logged_with_the_queues_lock_held(how: str) -> None:
                 assert held == [False]
             finally:
                 logging.getLogger("segment_async").removeHandler(handler)
+
+    run(main())
+
+
+def test_a_message_that_was_stored_after_all_and_made_room_keeps_its_outcome() -> None:
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            delivery = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            spool.groups[0][1](SpoolUnavailable("no answer", maybe_stored=True))
+            await asyncio.sleep(0.01)
+            outcome = delivery.outcome
+            assert outcome is not None
+            assert outcome.reason == "spool_unavailable"
+            spool.windows.put_nowait(Window((), [DroppedMessage("m0", b"{}", "queue_full")]))
+            await asyncio.sleep(0.01)
+            assert delivery.outcome == outcome
 
     run(main())
