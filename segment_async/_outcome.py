@@ -158,8 +158,8 @@ class Statistics:
         in_flight: messages in requests that are under way.
         oldest_age: seconds that the oldest pending message has waited in this process.
         requests: requests begun, `retries` of them not the first for their messages.
-        recovered: messages found on disk; or read from a shared spool, as `RedisSpool` is, also those of this client's
-            own calls. `accepted - recovered` is how many its calls took.
+        recovered: messages found on disk, and dead letters that were put back; or read from a shared spool, as
+            `RedisSpool` is, also those of this client's own calls. `accepted - recovered` is how many its calls took.
         reasons: how many messages failed or were dropped, by reason.
         retry_in: seconds until the next request may begin, while the server asked for a pause or does not answer;
             0.0: at once.
