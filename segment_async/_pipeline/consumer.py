@@ -81,6 +81,8 @@ class Consumer:
     async def _run(self) -> None:
         self._queue.repair()
         while True:
+            # While it is awake: a message that comes after this pass has read must announce itself.
+            self._schedule.looks_at = None
             while self._read_slice():
                 # Two pieces of work in a row would be one long step for the loop.
                 await asyncio.sleep(0)

@@ -28,7 +28,7 @@ LONGEST_SLEEP: Final = 10.0
 
 class Schedule:
     """Attributes:
-    looks_at: when the consumer will look by itself; `None`: it will not.
+    looks_at: when the consumer, which sleeps, will look by itself; `None`: it will not, or is awake.
     """
 
     def __init__(

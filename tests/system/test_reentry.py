@@ -52,7 +52,9 @@ def every_life(_count: int) -> range:
 class Life:
     """A client with an answer lost, an outage and a change of its loop; interrupted while it runs, and then left alone."""
 
-    def __init__(self, points: Points, *, with_spool: bool = False, calls_again: bool = False) -> None:
+    def __init__(
+        self, points: Points, *, with_spool: bool = False, calls_again: bool = False, flush_at: int = 5
+    ) -> None:
         self.points = points
         self._calls_again = calls_again
         self.store = SpoolStore() if with_spool else None
@@ -61,7 +63,7 @@ class Life:
             "key",
             transport=self.transport,
             spool=self.store.open() if self.store is not None else None,
-            flush_at=5,
+            flush_at=flush_at,
             flush_interval=0.1,
             max_in_flight=2,
             max_queue_size=10,
@@ -108,6 +110,18 @@ class Life:
             await asyncio.sleep(BOUND)
             self.left = self.client.statistics()
             await self.client.aclose()
+
+    async def fall_asleep(self) -> None:
+        """One call, and a look in the silence after it, which finds nothing; what is watched is what comes after the call."""
+        self.deliveries["m0"] = await self.client.track("u", "E", message_id="m0")
+        await self.deliveries["m0"]
+        with self.points:
+            await asyncio.sleep(0.03)
+            self.client._owner.pipeline.queue.notify()
+            await asyncio.sleep(BOUND / 2)
+        await asyncio.sleep(BOUND)
+        self.left = self.client.statistics()
+        await self.client.aclose()
 
     def enqueue_within(self) -> None:
         """From a handler, in the middle of another call; not for ever, as each message makes work of its own."""
@@ -227,6 +241,31 @@ def test_a_signal_handler_that_enqueues_stops_nothing(with_spool: bool) -> None:
         return Points(*PARTS, act=lambda: life().enqueue_within(), at=at, every=EVERY)
 
     go_through(make, with_spool=with_spool, lives_for=every_life)
+
+
+@with_and_without_a_spool
+@pytest.mark.parametrize("on_any_thread", [False, True], ids=["handler", "finalizer"])
+@pytest.mark.parametrize("flush_at", [1, 5, 100])
+def test_a_message_that_comes_while_the_client_falls_asleep_is_sent(
+    flush_at: int, on_any_thread: bool, with_spool: bool
+) -> None:
+    """The only one, from a handler, at any place between the last call and the silence: nothing else wakes anything."""
+
+    def live(at: int | None) -> Points:
+        life = Life(Points(), with_spool=with_spool, flush_at=flush_at)
+        life.points = Points(*PARTS, act=life.enqueue_within, at=at, on_any_thread=on_any_thread)
+        life._on_a_loop(life.fall_asleep())
+        life.check()
+        return life.points
+
+    count = live(None).count
+    assert count > 0
+    broken: list[str] = []
+    for at in range(0, count, max(1, count // PLACES) | 1):
+        where = f"place {at}"
+        with collecting(broken, where.strip), cpu_limit(2.0):
+            live(at)
+    assert not broken, "\n".join(broken[:5])
 
 
 @with_and_without_a_spool
