@@ -165,12 +165,16 @@ def purge(path: str, user: str, yes: bool) -> None:
 @spool.command
 @_PATH
 @click.option("--dead", "of_dead_letters", is_flag=True, help="Dead letters instead of pending messages.")
-@click.option("--output", type=click.File("wb"), default="-", metavar="FILE", help="Standard output by default.")
-def export(path: str, of_dead_letters: bool, output: Any) -> None:
+@click.option(
+    "--output", type=click.Path(dir_okay=False), default="-", metavar="FILE", help="Standard output by default."
+)
+def export(path: str, of_dead_letters: bool, output: str) -> None:
     """Write messages as JSON, one a line, as they would be sent. Nothing is removed."""
-    with _inspect(path) as inspector:
+    with _inspect(path) as inspector, click.open_file(output, "wb") as file:
         for each in inspector.dead() if of_dead_letters else inspector.pending():
-            output.write(each.body + b"\n")
+            file.write(each.body + b"\n")
+        # Standard output stays open, and what its last bytes meet is to be known here.
+        file.flush()
 
 
 @spool.command

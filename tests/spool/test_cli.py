@@ -184,9 +184,18 @@ def test_a_reader_that_has_enough_is_no_error(path):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "segment_async.cli", "spool", "export", str(path)]
-    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_an_export_that_finds_the_disk_full_says_so(path):
+    fill(path, pending=[message("a")])
+    done = CliRunner().invoke(spool, ["export", str(path), "--output", "/dev/full"])
+    assert done.exit_code == 1
+    assert "No space left on device" in done.output
 
 
 def test_rotate_key_lets_the_next_client_take_over(path):
