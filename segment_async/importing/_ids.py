@@ -7,7 +7,7 @@ file under two keys must have different ids. Pure.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import orjson
@@ -99,3 +99,9 @@ class RecentIds:
         if len(self._new) >= self._remembered:
             self._old, self._new = self._new, set()
         return False
+
+    def forget(self, message_ids: Iterable[str]) -> None:
+        """These were not sent after all."""
+        gone = [*message_ids]
+        self._new.difference_update(gone)
+        self._old.difference_update(gone)

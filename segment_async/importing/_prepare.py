@@ -110,6 +110,8 @@ class Preparer:
         for index, message in enumerate(built):
             problem = self._finish(message, index, record, findings)
             if problem is not None:
+                # None of the record's messages is sent, so that a later record with one of them is no duplicate.
+                self._recent.forget(each["messageId"] for each in messages)
                 return Prepared(record, self._columns, REJECTED, [message], problem)
             if self._has_span and not self._is_wanted(message):
                 continue

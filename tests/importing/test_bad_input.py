@@ -208,6 +208,23 @@ def test_the_same_id_twice_in_a_run_is_sent_once(tmp_path):
     assert len(segment.messages) == 3
 
 
+def test_a_message_of_a_rejected_row_is_sent_by_the_next_row_that_makes_it(tmp_path):
+    mapping = parse_mapping("""
+        userId = { column = "user" }
+        [[message]]
+        type = "identify"
+        traits = { plan = { column = "total" } }
+        [[message]]
+        type = "track"
+        event = "Order Completed"
+        timestamp = { column = "at" }
+    """)
+    path = write_csv(tmp_path / "orders.csv", [("u1", "2199-05-01", "pro"), ("u1", "2024-05-01", "pro")])
+    report, segment = imported(path, mapping=mapping, destinations="none")
+    assert [message["type"] for message in segment.messages] == ["identify", "track"]
+    assert (report.counts.delivered, report.counts.rejected, report.counts.messages) == (1, 1, 2)
+
+
 def test_one_row_among_500_that_segment_refuses_is_rejected_alone(tmp_path):
     def refuses(batch):
         return answer(400) if any(message["userId"] == "u137" for message in batch) else None
