@@ -219,7 +219,7 @@ def read_csv(source: Source, stream: BinaryIO, columns: list[str], delimiter: st
     width = len(columns)
     number = place.record
     if place.byte == 0:
-        next(csv.reader(lines.texts(), delimiter=delimiter, strict=True), None)
+        _parse_header(next(lines.texts(), "").removeprefix("\ufeff"), lines, delimiter)
     reader = csv.reader(lines.texts(), delimiter=delimiter, strict=True)
     while True:
         lines.begin()

@@ -189,6 +189,16 @@ def test_a_byte_order_mark_is_fine(tmp_path):
     assert imported(lines, mapping=None, destinations="all")[0].counts.delivered == 1
 
 
+def test_a_byte_order_mark_before_a_header_of_two_lines(tmp_path):
+    """It is before the quotation mark of the first name, which goes on in the next line."""
+    file = tmp_path / "orders.csv"
+    file.write_bytes(b'\xef\xbb\xbf"user\nid",at,total\n' + GOOD.encode() + b"\n")
+    mapping = parse_mapping(MAPPING.replace('"user"', '"user\\nid"'))
+    report, segment = imported(file, mapping=mapping)
+    assert users(segment) == ["u1"]
+    assert report.counts.records == 1
+
+
 def test_of_a_truncated_gzip_file_what_came_before_is_sent(tmp_path):
     file = tmp_path / "orders.csv.gz"
     whole = gzip.compress(write_csv(tmp_path / "orders.csv", orders(5_000)).read_bytes())
