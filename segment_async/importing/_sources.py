@@ -308,7 +308,7 @@ def _format_of(name: str, sample: bytes) -> str:
 
 
 def _is_rejects(sample: bytes) -> bool:
-    line = sample.partition(b"\n")[0]
+    line = sample.removeprefix(_UTF8_BOM).lstrip().partition(b"\n")[0]
     try:
         first = orjson.loads(line)
     except ValueError:

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 from collections import Counter
+from pathlib import Path
 
 import orjson
 import pytest
@@ -291,6 +292,15 @@ def test_repaired_rejects_are_imported(tmp_path):
         {"total": 1},
         {"total": 5},
     ]
+
+
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\n"], ids=["byte order mark", "blank line"])
+def test_repaired_rejects_may_have_what_an_editor_put_before_them(tmp_path, before):
+    report, _ = imported(write_csv(tmp_path / "orders.csv", [("u9", "2024-05-01T10:00:00Z", "1o")]))
+    repaired = tmp_path / "repaired.jsonl"
+    repaired.write_bytes(before + Path(report.rejects).read_bytes().replace(b"1o", b"10"))
+    again, segment = imported(repaired)
+    assert (again.exit_code, users(segment)) == (0, ["u9"])
 
 
 def test_rejects_that_were_not_repaired_are_rejected_again(tmp_path):
