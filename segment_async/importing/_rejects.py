@@ -29,8 +29,10 @@ class RejectsFile:
         # A pipe or a device has no size.
         self._is_file = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         if self._is_file:
-            self._file.truncate(size)
-            self._file.seek(size)
+            # Shorter, or new, if someone took rejects away to repair them.
+            self.size = min(size, os.fstat(self._file.fileno()).st_size)
+            self._file.truncate(self.size)
+            self._file.seek(self.size)
 
     def add(self, record: Record, columns: list[str] | None, problem: Problem, message: dict[str, Any] | None) -> None:
         """Raises:

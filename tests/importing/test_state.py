@@ -162,6 +162,17 @@ def test_rejects_beyond_the_saved_state_are_not_repeated(tmp_path):
     assert [reject["record"] for reject in rejects_of(report)] == list(range(1, 20_001, 10))
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_rejects_that_were_taken_away_leave_no_hole(tmp_path, kept):
+    path = write_csv(tmp_path / "orders.csv", [(*row[:2], "bad") for row in orders(6)])
+    report, _ = imported(path, limit=3)
+    rejects = Path(report.rejects)
+    rejects.write_bytes(b"".join(rejects.read_bytes().splitlines(keepends=True)[:kept]))
+    report, _ = imported(path)
+    assert [reject["record"] for reject in rejects_of(report)] == [1, 4, 5, 6][1 - kept :]
+    assert report.counts.rejected == 6
+
+
 def test_a_refused_key_stops_after_one_request_and_the_right_one_may_follow(tmp_path):
     path = write_csv(tmp_path / "orders.csv", orders(1_000))
     wrong = RecordingSegment(lambda batch: answer(401))
