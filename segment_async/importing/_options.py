@@ -20,6 +20,7 @@ from ._paths import FileRead
 from ._ready_made import Transform, transform_digest, transform_files
 from ._report import ImportUsageError
 from ._sources import FORMATS, REJECTS_SUFFIX, STATE_SUFFIX, Source
+from ._state import lock_path, new_path
 from ._values import Unreadable, dumps, read_time
 
 Ids = Literal["content", "columns", "row", "keep"]
@@ -217,6 +218,14 @@ class ImportOptions:
         if self.rejects is not None:
             return Path(self.rejects)
         return state.with_name(state.name.removesuffix(STATE_SUFFIX) + REJECTS_SUFFIX)
+
+    def files_written(self) -> list[Path]:
+        """The state that `state` names, the files beside it and, once it exists, the rejects that belong to it."""
+        if self.state is None:
+            return []
+        state = Path(self.state)
+        rejects = [Path(self.rejects)] if self.rejects is not None and state.exists() else []
+        return [state, new_path(state), lock_path(state), *rejects]
 
     def files_read(self, sources: Sequence[Source]) -> list[FileRead]:
         """The files that the import reads, as far as they are files of this machine."""

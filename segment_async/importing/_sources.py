@@ -14,7 +14,7 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -27,6 +27,8 @@ HEAD_BYTES: Final = 65_536
 FORMATS: Final = ("csv", "jsonl", "parquet", "segment")
 STATE_SUFFIX: Final = ".import.json"
 REJECTS_SUFFIX: Final = ".rejects.jsonl"
+# How a state begins; its lock is empty.
+_STATE: Final = b'{\n  "version": '
 _OURS: Final = (STATE_SUFFIX, STATE_SUFFIX + ".lock", STATE_SUFFIX + ".new", REJECTS_SUFFIX)
 _SUFFIXES: Final = {
     ".csv": "csv",
@@ -111,16 +113,21 @@ class Source:
 
 
 def find(
-    arguments: Iterable[str], file_format: str | None = None, stdin: Callable[[], BinaryIO] | None = None
+    arguments: Iterable[str],
+    file_format: str | None = None,
+    stdin: Callable[[], BinaryIO] | None = None,
+    written: Collection[Path] = (),
 ) -> list[Source]:
     """The sources that the arguments name, in name order.
+
+    `written` are files that the import writes to: what it has written there before is no source of a directory or a glob.
 
     Raises:
         ImportUsageError: one does not exist, matches nothing, or is not in a format that can be read.
     """
     found: dict[str, Source] = {}
     for argument in arguments:
-        for name, make in _named(argument, stdin):
+        for name, make in _named(argument, stdin, {*map(os.path.realpath, written)}):
             if name not in found:
                 found[name] = make(file_format)
     if not found:
@@ -133,14 +140,15 @@ def find(
 _Make = Callable[[str | None], Source]
 
 
-def _named(argument: str, stdin: Callable[[], BinaryIO] | None) -> list[tuple[str, _Make]]:
+def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collection[str]) -> list[tuple[str, _Make]]:
     if argument == "-":
         return [("-", lambda file_format: _standard_input(file_format, stdin or _stdin))]
     if "://" in argument:
         return _remote(argument)
     path = Path(argument).expanduser()
     if path.is_dir():
-        inside = [each for each in path.rglob("*") if each.is_file() and not _is_passed_over(each, path)]
+        inside = [each for each in path.rglob("*") if each.is_file() and not _is_hidden(each, path)]
+        inside = [each for each in inside if not _is_ours(each, written)]
         if not inside:
             raise ImportUsageError(f"source {argument}: the directory has no files")
         return [_file(each) for each in inside]
@@ -148,17 +156,30 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None) -> list[tuple[st
         return [_file(path)]
     if glob.has_magic(argument):
         matches = [Path(each) for each in glob.glob(str(path), recursive=True)]
-        files = [each for each in matches if each.is_file() and not each.name.endswith(_OURS)]
+        files = [each for each in matches if each.is_file() and not _is_ours(each, written)]
         if not files:
             raise ImportUsageError(f"source {argument}: no file matches")
         return [_file(each) for each in files]
     raise ImportUsageError(f"source {argument}: no such file")
 
 
-def _is_passed_over(path: Path, directory: Path) -> bool:
-    """Hidden files, and what imports leave beside their sources."""
-    hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
-    return hidden or path.name.endswith(_OURS)
+def _is_hidden(path: Path, directory: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(directory).parts)
+
+
+def _is_ours(path: Path, written: Collection[str]) -> bool:
+    """Whether an import has left it beside its source, or this one has written it before."""
+    return path.name.endswith(_OURS) or (os.path.realpath(path) in written and _was_written(path))
+
+
+def _was_written(path: Path) -> bool:
+    """Whether it holds what an import writes: a file that does not is refused, as it would be lost."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    return not head or head.startswith(_STATE) or _is_rejects(head)
 
 
 def _file(path: Path) -> tuple[str, _Make]:

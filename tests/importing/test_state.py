@@ -12,7 +12,7 @@ import pytest
 
 from segment_async import Response, RetryPolicy, Status
 from segment_async._pipeline.retry import AttemptContext, Finish, History, decide
-from segment_async.importing import Importer, ImportUsageError, parse_mapping, run_import
+from segment_async.importing import Importer, ImportUsageError, dry_run, parse_mapping, run_import
 from segment_async.importing._window import _WRONG_ADDRESS
 from tests.support.virtual_clock import run
 
@@ -342,6 +342,29 @@ def test_a_state_that_cannot_be_written_stops_before_anything_is_sent(tmp_path):
     with pytest.raises(ImportUsageError, match="state file"):
         imported(write_csv(tmp_path / "orders.csv", orders(1)), segment=segment, state=tmp_path / "no" / "state.json")
     assert not segment.batches
+
+
+@pytest.mark.parametrize("named", ["folder", "glob"])
+def test_what_an_import_writes_among_its_sources_is_none_of_them(tmp_path, named):
+    """Also the lock that a killed import leaves."""
+    for name in ("a.csv", "b.csv"):
+        write_csv(tmp_path / name, orders(3))
+    source = tmp_path if named == "folder" else tmp_path / "*"
+    given = {"state": tmp_path / "state.json", "rejects": tmp_path / "rejects.json"}
+    assert imported(source, limit=2, **given)[0].counts.records == 2
+    assert given["rejects"].exists()
+    (tmp_path / "state.json.lock").touch()
+    assert dry_run(options(source, **given)).counts.records == 6
+    assert imported(source, **given)[0].counts.records == 6
+
+
+@pytest.mark.parametrize("option", ["state", "rejects"])
+def test_a_source_in_a_folder_is_not_written_to(tmp_path, option):
+    paths = [write_csv(tmp_path / name, orders(3)) for name in ("a.csv", "b.csv")]
+    given = {"state": tmp_path / "state.json"} | {option: paths[1]}
+    with pytest.raises(ImportUsageError, match=f"{option} file .*b.csv: is also the source .*b.csv"):
+        imported(tmp_path, **given)
+    assert paths[1].read_bytes() == paths[0].read_bytes()
 
 
 def test_a_limit_counts_over_runs(tmp_path):
