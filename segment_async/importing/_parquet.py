@@ -16,6 +16,8 @@ from ._sources import Source
 from ._values import Unreadable, plain_json
 
 _SLICE: Final = 1_000
+# In place of a value that no type of Python can hold.
+_UNREADABLE: Final = object()
 
 
 class ParquetReader:
@@ -98,7 +100,7 @@ class ParquetReader:
     def _slices(self, group: int) -> Iterator[list[dict[str, Any]]]:
         try:
             for batch in self._file.iter_batches(_SLICE, row_groups=[group]):
-                yield self._pyarrow.Table.from_batches([batch]).cast(self._schema, safe=False).to_pylist()
+                yield _rows(self._pyarrow.Table.from_batches([batch]).cast(self._schema, safe=False))
         except (self._pyarrow.ArrowException, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -108,8 +110,13 @@ class ParquetReader:
             raise SourceBroken(byte, text) from error
 
     def _record(self, number: int, fields: dict[str, Any], after: tuple[int, int]) -> Record:
+        problem = None
         try:
-            return Record(self._source, number, None, None, plain_json(fields), after)
+            if _UNREADABLE in fields.values():
+                path = next(name for name, value in fields.items() if value is _UNREADABLE)
+                problem = Problem("value", path, "Python cannot hold the value, such as a time after the year 9999.")
+                fields = {name: None if value is _UNREADABLE else value for name, value in fields.items()}
+            return Record(self._source, number, None, None, plain_json(fields), after, problem)
         except Unreadable as error:
             problem = Problem(error.rule, error.path, error.text)
             return Record(self._source, number, None, None, repr(fields), after, problem)
@@ -136,6 +143,23 @@ class ParquetReader:
         if types.is_dictionary(kind):
             return self._reduced(kind.value_type)
         return kind
+
+
+def _rows(table: Any) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (OverflowError, ValueError):
+        # One value of one row, most often.
+        columns = {name: [*map(_value, column)] for name, column in zip(table.column_names, table.columns, strict=True)}
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return rows
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        return _UNREADABLE
 
 
 def _pyarrow(source: Source) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from segment_async.importing import Importer, ImportUsageError, parse_mapping
 
-from .support import RecordingSegment, imported, options, orders
+from .support import RecordingSegment, imported, options, orders, rejects_of
 
 NESTED = """
 type = "track"
@@ -85,6 +85,25 @@ def test_every_kind_of_value(tmp_path):
         "big": "1234567890123456789",
     }
     assert report.counts.reasons == {"id-missing": 1}
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "timestamp with a zone", "date", "nanoseconds in a map"])
+def test_a_value_that_python_cannot_hold_rejects_its_row_alone(tmp_path, kind):
+    times = pa.array([1, 2**63 - 1000, 2], pa.timestamp("us"))
+    values = {
+        "timestamp": times,
+        "timestamp with a zone": times.cast(pa.timestamp("us", "UTC")),
+        "date": pa.array([1, 10_000_000, 2], pa.date32()),
+        "nanoseconds in a map": pa.array([[], [("a", 1)], []], pa.map_(pa.string(), pa.timestamp("ns"))),
+    }
+    path = write(tmp_path / "orders.parquet", pa.table({"user": ["u1", "u2", "u3"], "when": values[kind]}))
+    mapping = parse_mapping('type = "identify"\nuserId = { column = "user" }\n[traits]\nwhen = { column = "when" }')
+    report, segment = imported(path, mapping=mapping, destinations="none")
+    assert [message["userId"] for message in segment.messages] == ["u1", "u3"]
+    assert report.exit_code == 1
+    (reject,) = rejects_of(report)
+    assert (reject["rule"], reject["path"], reject["record"]) == ("value", "when", 2)
+    assert reject["row"] == {"user": "u2", "when": None}
 
 
 def test_it_resumes_within_a_row_group(tmp_path):
