@@ -14,6 +14,7 @@ from tests.support.asgi import ANONYMOUS, FIREFOX, Recorder
 pytest.importorskip("flask")
 
 from flask import Flask, Response, copy_current_request_context, redirect, stream_with_context
+from werkzeug.test import EnvironBuilder
 
 from segment_async.flask import init_app
 
@@ -156,6 +157,25 @@ def test_a_streamed_page_counts_without_its_title() -> None:
     messages = {message["type"]: message for message in shop.sent()}
     assert "title" not in messages["page"]["properties"]
     assert messages["track"]["anonymousId"] == messages["page"]["anonymousId"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_streamed_body_is_closed_although_no_part_of_it_is_sent(method: str) -> None:
+    closed: list[str] = []
+
+    class Rows:
+        def __iter__(self) -> Any:
+            return iter([b"a", b"b"])
+
+        def close(self) -> None:
+            closed.append("closed")
+
+    shop = Shop()
+    shop.app.add_url_rule("/rows", view_func=lambda: Response(Rows()), endpoint="rows")
+    environ = EnvironBuilder("/rows", method=method).get_environ()
+    shop.app.wsgi_app(environ, lambda *_: None).close()
+    assert closed == ["closed"]
+    shop.sent()
 
 
 def test_a_name_may_come_from_a_function_and_bots_are_skipped() -> None:

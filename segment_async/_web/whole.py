@@ -6,12 +6,12 @@ functions take the framework's own request. This file knows neither clients nor 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from inspect import iscoroutinefunction
-from typing import Any, Final, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from segment_async._hooks import HookRunner
 
@@ -141,22 +141,24 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a function of the application awaits, where it cannot")
 
 
-def in_this_context(parts: Iterable[Any]) -> Iterator[Any]:
-    """A body that is made while it is sent, after the request's block: each part still sees what is bound now."""
-    context = copy_context()
-    iterator = iter(parts)
+class in_this_context:  # noqa: N801  # read as a function, as `contextlib.suppress` is
+    """A body that is made while it is sent, after the request's block: each part still sees what is bound now.
 
-    def iterate() -> Iterator[Any]:
-        try:
-            while True:
-                try:
-                    part = context.run(next, iterator)
-                except StopIteration:
-                    return
-                yield part
-        finally:
-            close: Callable[[], object] | None = getattr(parts, "close", None)
-            if close is not None:
-                context.run(close)
+    No generator, which would not close a body of which no part is asked for.
+    """
 
-    return iterate()
+    def __init__(self, parts: Iterable[Any]) -> None:
+        self._context = copy_context()
+        self._parts = parts
+        self._iterator = iter(parts)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return self._context.run(next, self._iterator)
+
+    def close(self) -> None:
+        close: Callable[[], object] | None = getattr(self._parts, "close", None)
+        if close is not None:
+            self._context.run(close)
