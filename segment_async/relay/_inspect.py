@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -131,8 +132,10 @@ class RelayInspector:
     def retry(self, is_wanted: Callable[[DeadLetter], bool]) -> int:
         """Put dead letters back, to be sent once more with the ids that they have; returns how many."""
         count = 0
+        # As many as there are now: one that fails again meanwhile would be put back again and again.
+        letters = islice(self._letters(), self._reader.ask("XLEN", self._keys.dead))
         # Put back first: interrupted in between, one is sent and stays a dead letter.
-        for (entry_id, fields), letter in self._letters():
+        for (entry_id, fields), letter in letters:
             if is_wanted(letter):
                 add = ("XADD", self._keys.messages, "*", *fields_of_letter(fields))
                 self._reader.ask(*add)

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from segment_async import Client
 from segment_async.cli._relay import relay
 from segment_async.cli._spool import spool
-from segment_async.relay import RedisSpool, RelayOptions, run_relay
-from segment_async.spool import BatchResult, Status
+from segment_async.relay import RedisSpool, RelayInspector, RelayOptions, run_relay
+from segment_async.spool import BatchResult, DeadLetter, Status
 
 from .servers import RealServer
 
@@ -108,6 +108,22 @@ class TestSpool:
         assert "1 message put back" in run(spool, "retry", filled.url, "--reason", "refused")
         assert "order-0" not in run(spool, "dead", filled.url)
         assert "order-0" in run(spool, "show", filled.url)
+
+    def test_retry_puts_one_that_fails_again_meanwhile_back_once(self, filled: RealServer) -> None:
+        dead = next(name for name in filled.ask("KEYS", "*") if name.endswith(b":dead"))
+        [(_, fields)] = filled.ask("XRANGE", dead, "-", "+")
+        asked: list[str] = []
+
+        def fails_again(letter: DeadLetter) -> bool:
+            filled.ask("XADD", dead, "*", *fields)
+            asked.append(letter.message_id)
+            assert len(asked) < 10
+            return True
+
+        with RelayInspector(filled.url, "key") as inspector:
+            assert inspector.retry(fails_again) == 1
+        assert asked == ["order-0"]
+        assert filled.ask("XLEN", dead) == 1
 
     def test_retry_names_what_matches_nothing(self, filled: RealServer) -> None:
         for options in (["--id", "zzz"], ["--reason", "bogus"]):
