@@ -8,7 +8,7 @@ from ._generate import named
 from ._names import property_name
 from ._plan import Plan
 from ._rule import JSONObject, PlanError, Problem, Rule, as_object
-from ._schema import compiled, normalised
+from ._schema import compiled, escaped, normalised
 from ._types import fields_of
 
 
@@ -51,6 +51,7 @@ def _collisions(rule: Rule, schema: JSONObject, pointer: str) -> Iterator[Proble
         if each.argument != property_name(each.name):
             text = f"“{each.name}” is the argument {each.argument}, because its own name is taken"
             yield Problem("note", rule.label, pointer, text)
-        for inner in (each.schema, as_object(each.schema.get("items"))):
+        place = f"{pointer}/properties/{escaped(each.name)}"
+        for inner, inside in ((each.schema, place), (as_object(each.schema.get("items")), f"{place}/items")):
             if inner:
-                yield from _collisions(rule, inner, f"{pointer}/properties/{each.name}")
+                yield from _collisions(rule, inner, inside)

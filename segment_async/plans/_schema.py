@@ -46,13 +46,13 @@ def normalised(schema: object, pointer: str = "", found: list[tuple[str, str]] |
         return schema
     result: JSONObject = {}
     for name, value in cast("JSONObject", schema).items():
-        place = f"{pointer}/{_escaped(name)}"
+        place = f"{pointer}/{escaped(name)}"
         if name == "type" and not is_type(value):
             if found is not None:
                 found.append((place, f"{value!r} is no type of JSON Schema; any value passes"))
         elif name in _BY_NAME and isinstance(value, dict):
             inner = cast("JSONObject", value)
-            result[name] = {key: normalised(each, f"{place}/{_escaped(key)}", found) for key, each in inner.items()}
+            result[name] = {key: normalised(each, f"{place}/{escaped(key)}", found) for key, each in inner.items()}
         elif name in _LISTS and isinstance(value, list):
             result[name] = [
                 normalised(each, f"{place}/{index}", found) for index, each in enumerate(cast("list[object]", value))
@@ -68,7 +68,8 @@ def is_type(value: object) -> bool:
     return bool(names) and all(isinstance(name, str) and name in TYPES for name in names)
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
+    """The name as a part of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")
 
 

@@ -53,3 +53,16 @@ def test_what_was_skipped_and_a_good_plan() -> None:
     assert found(p={"type": "string"}) == []
     (problem,) = lint(Plan.load([rule(), rule(kind="SMELL")]))
     assert str(problem) == "warning: rule 2: skipped: unknown type of rule 'SMELL'"
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "pointer"),
+    [
+        ("a/b", {}, "/a~1b"),
+        ("items", {"type": "array"}, "/items/items"),
+    ],
+)
+def test_the_pointer_of_names_that_collide(name: str, schema: dict[str, Any], pointer: str) -> None:
+    fields = {"properties": {"c d": {}, "c_d": {}}}
+    ((severity, found_at, _),) = found(**{name: {**schema, "items": fields} if schema else fields})
+    assert (severity, found_at) == ("note", f"/properties/properties/properties{pointer}")
