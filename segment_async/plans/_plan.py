@@ -180,7 +180,9 @@ class _Check:
             return
         # A schema may report the same twice, as with allOf.
         pairs = dict.fromkeys(
-            described(violation, self.rule.schema) for violation in validator.iter_errors(cast("Any", message))
+            pair
+            for violation in validator.iter_errors(cast("Any", message))
+            for pair in described(violation, self.rule.schema)
         )
         found.extend(Verdict("plan", rule, path, text) for path, text in pairs)
 

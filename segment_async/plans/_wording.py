@@ -22,21 +22,21 @@ class Violation(Protocol):
     def kind(self) -> Any: ...
 
 
-def described(violation: Violation, schema: Kind) -> tuple[str, str]:
-    """The path as on the wire, such as ``properties.products[0].price``, and Segment's description."""
+def described(violation: Violation, schema: Kind) -> list[tuple[str, str]]:
+    """The path as on the wire, such as ``properties.products[0].price``, and Segment's description.
+
+    Several of them only for additional properties, each of which is a violation of its own at Segment.
+    """
     path, kind, name = list(violation.instance_path), violation.kind.as_dict(), violation.kind.name
     if name == "required":
         path.append(kind["property"])
-        return wire_path(path), f"{_dotted(path)} is required"
+        return [(wire_path(path), f"{_dotted(path)} is required")]
     if name == "additionalProperties":
-        unexpected = kind["unexpected"]
-        return wire_path([*path, unexpected[0]]), ". ".join(
-            f"Additional property {each} is not allowed" for each in unexpected
-        )
+        return [(wire_path([*path, each]), f"Additional property {each} is not allowed") for each in kind["unexpected"]]
     if name == "type":
         kind = {"types": _given_types(violation, schema) or kind["types"]}
     say = _TEXTS.get(name)
-    return wire_path(path), say(violation, kind) if say else f"Does not match “{name}”"
+    return [(wire_path(path), say(violation, kind) if say else f"Does not match “{name}”")]
 
 
 def wire_path(parts: Sequence[str | int]) -> str:

@@ -243,6 +243,14 @@ class TestOutcome:
         assert (decision.is_kept, decision.omitted) == (is_kept, omitted)
         assert [verdict.rule for verdict in decision.verdicts] == ["plan-common"]
 
+    def test_each_additional_property_is_a_violation_of_its_own(self) -> None:
+        plan = Plan.load([rule(properties={"a": {}}, additionalProperties=False)])
+        settings = Settings.load({"track": {"allowPropertiesOnViolations": False}})
+        decision = plan.outcome(track("Signed Up", {"a": 1, "b": 2, "c": 3}), settings)
+        assert decision.omitted == ("properties.b", "properties.c")
+        violations = [verdict.text for verdict in decision.verdicts if verdict.rule == "plan-violation"]
+        assert violations == ["Additional property b is not allowed", "Additional property c is not allowed"]
+
     @pytest.mark.parametrize("settings", [{"commonEventOnViolations": "x"}, {"allowUnplannedEvents": 1}])
     def test_a_setting_that_segment_does_not_know(self, settings: dict[str, Any]) -> None:
         with pytest.raises(PlanError, match="must be"):
