@@ -1,5 +1,6 @@
 """The group of commands, with the list of them."""
 
+import sys
 from importlib import import_module
 from typing import Final
 
@@ -27,3 +28,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="segment-async")
 def segment_async() -> None:
     """Tools for Segment's tracking API."""
+    # The terminal's encoding may not have all characters of an event's name, or of ours.
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")

@@ -118,7 +118,7 @@ def import_(sources: tuple[str, ...], map_file: Path | None, **given: Any) -> No
     finally:
         logger.setLevel(level)
     # Not above: an `OSError` of the output, such as of a pipe that `head` has closed, is no error of a source.
-    click.echo(mapping, nl=False)
+    click.echo(mapping.encode(), nl=False)
 
 
 def _refuse(text: str) -> NoReturn:

@@ -205,7 +205,7 @@ def _pairs(options: tuple[str, ...]) -> dict[str, str]:
 
 def _write(text: str, output: Path | None) -> None:
     if output is None:
-        click.echo(text, nl=False)
+        click.echo(text.encode(), nl=False)
         return
     try:
         output.write_text(text, "utf-8")
