@@ -184,8 +184,9 @@ def load_transform(name: str) -> Transform:
         raise ImportUsageError(f"transform {name!r}: must be module:function")
     try:
         found: Any = importlib.import_module(module)
-    except ImportError as error:
-        raise ImportUsageError(f"transform {name!r}: cannot be imported: {error}") from error
+    except Exception as error:  # whatever the module does at its import
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise ImportUsageError(f"transform {name!r}: cannot be imported: {kind}{error}") from error
     for part in function.split("."):
         found = getattr(found, part, None)
     if not callable(found):

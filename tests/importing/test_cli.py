@@ -113,6 +113,8 @@ def test_a_reader_of_the_first_mapping_that_has_enough_is_no_error(folder):
         (["orders.csv", "--map", "none.toml"], "none.toml: cannot be read"),
         (["orders.csv", "--map", "map.toml", "--id", "columns"], "columns:NAME,NAME"),
         (["orders.csv", "--map", "map.toml", "--transform", "no:thing"], "cannot be imported"),
+        (["orders.csv", "--transform", "broken:made"], "cannot be imported: SyntaxError"),
+        (["orders.csv", "--transform", ".relative:made"], "cannot be imported: TypeError"),
         (["orders.csv", "--map", "map.toml", "--since", "soon"], "since"),
         (["orders.csv", "--map", "map.toml", "--max-rejects", "x"], "max-rejects"),
         (["orders.csv", "--map", "map.toml", "--host", "http://example.com"], "https://"),
@@ -121,6 +123,7 @@ def test_a_reader_of_the_first_mapping_that_has_enough_is_no_error(folder):
     ],
 )
 def test_wrong_usage_exits_2(folder, arguments, text):
+    (folder / "broken.py").write_text("def made(:")
     write_csv(folder / "orders.csv", orders(1))
     done = run(folder, *arguments)
     assert done.returncode == 2
