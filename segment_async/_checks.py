@@ -6,6 +6,8 @@ This file imports nothing of the package: it is told which class a client must h
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from itertools import count
 from sys import float_info
 from typing import Final
 
@@ -51,6 +53,19 @@ def check_watched(client: object) -> None:
             f"watch needs a Client of segment_async or of segment_async.blocking and got {_name_of(client)}, which has no "
             "statistics"
         )
+
+
+def checked_label(label: str | None, taken: Collection[str]) -> str:
+    """The label of a client that is watched; `None`: a number that is no label yet.
+
+    Raises:
+        ValueError: another client has the label.
+    """
+    if label is None:
+        return next(number for number in map(str, count(len(taken) + 1)) if number not in taken)
+    if label in taken:
+        raise ValueError(f"another client is watched with the label {label!r}; pass a different label")
+    return label
 
 
 def _is_proxy(client: object) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from . import Statistics, __version__
-from ._checks import check_watched
+from ._checks import check_watched, checked_label
 from ._hooks import HookRunner
 from .instrumentation import COUNTERS, GAUGES, Request, Watched, outcomes
 
@@ -108,10 +108,7 @@ class _Meters:
         """Returns the label; `None`: the client was added before."""
         if client in self._clients.values():
             return None
-        if label is None:
-            label = str(len(self._clients) + 1)
-        if label in self._clients:
-            raise ValueError(f"another client is watched with the label {label!r}; pass a different label")
+        label = checked_label(label, self._clients)
         self._clients[label] = client
         return label
 

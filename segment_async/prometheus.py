@@ -14,7 +14,7 @@ from typing import Final, Literal
 from weakref import WeakKeyDictionary
 
 from . import Statistics
-from ._checks import check_watched
+from ._checks import check_watched, checked_label
 from ._hooks import HookRunner
 from .instrumentation import COUNTERS, GAUGES, SUFFIXES, Request, Watched, outcomes
 
@@ -112,10 +112,7 @@ class _Clients(Collector):
     def add(self, client: Watched, label: str | None) -> None:
         if client in self._clients.values():
             return
-        if label is None:
-            label = str(len(self._clients) + 1)
-        if label in self._clients:
-            raise ValueError(f"another client is watched with the label {label!r}; pass a different label")
+        label = checked_label(label, self._clients)
         self._clients[label] = client
         client.observe(lambda request: self.record(label, request))
 

@@ -115,6 +115,15 @@ def test_each_client_has_its_label_and_is_watched_once() -> None:
         watch(recording()[0], registry=registry, label="admin")
 
 
+def test_a_number_that_is_a_label_already_is_passed_over() -> None:
+    registry = CollectorRegistry()
+    watch(recording()[0], registry=registry, label="2")
+    watch(recording()[0], registry=registry)
+    watch(recording()[0], registry=registry)
+    labels = {label: registry.get_sample_value("segment_pending", {"client": label}) for label in ("1", "2", "3", "4")}
+    assert labels == {"1": None, "2": 0, "3": 0, "4": 0}
+
+
 def test_prefixes_of_one_registry_are_apart() -> None:
     registry = CollectorRegistry()
     first, second = recording()[0], recording()[0]
