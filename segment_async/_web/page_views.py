@@ -47,7 +47,7 @@ def is_html(headers: RawHeaders) -> bool:
 
 def allows_cookie(headers: RawHeaders) -> bool:
     """Whether an id may be added: no shared cache may keep the response, and it does not set an id itself."""
-    policy = _header(headers, b"cache-control").lower()
+    policy = b",".join(value for name, value in headers if name.lower() == b"cache-control").lower()
     return b"public" not in policy and b"s-maxage" not in policy and not sets_anonymous_id(headers)
 
 

@@ -306,6 +306,7 @@ def test_calls_before_the_response_have_it_in_requests_for_html(accept: str) -> 
         (request(headers={"sec-purpose": "prefetch"}), answering(), {}),
         (request(), answering(headers={"cache-control": "public, max-age=60"}), {}),
         (request(), answering(headers={"cache-control": "s-maxage=60"}), {}),
+        (request(), answering(headers={"cache-control": "max-age=60", "Cache-Control": "public"}), {}),
         (request(), answering(), {"set_cookie": False}),
         (request(), answering(), {"consent": lambda scope: {"Analytics": False}}),
         (request(), answering(), {"consent": lambda scope: None}),  # consent not known yet
