@@ -60,8 +60,8 @@ class Endpoint:
         """
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
-        address = self._runner.addresses[0]
-        self.url = f"http://{address[0]}:{address[1]}"
+        address, bound = self._runner.addresses[0][:2]
+        self.url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
 
     async def aclose(self) -> None:
         await self._runner.cleanup()

@@ -6,6 +6,8 @@ import signal
 
 import aiohttp
 
+from segment_async.relay import RedisSpool, RelayInspector
+from segment_async.relay._health import Endpoint
 from tests.docs.blocks import ROOT
 
 from .servers import RealServer
@@ -62,5 +64,18 @@ def test_health_and_metrics(server: RealServer) -> None:
             await client.aclose()
             assert await process.end() == 0
             assert "delivered 3, failed 0, given back 0" in process.log
+
+    run(main())
+
+
+def test_an_address_of_ipv6_is_in_brackets(server: RealServer) -> None:
+    async def main() -> None:
+        client = host(server)
+        endpoint = Endpoint(client, RedisSpool(server.url), RelayInspector(server.url, "key"))
+        await endpoint.start("::1", 0)
+        async with aiohttp.ClientSession() as session, session.get(f"{endpoint.url}/livez") as answer:
+            assert answer.status == 200
+        await endpoint.aclose()
+        await client.aclose()
 
     run(main())
