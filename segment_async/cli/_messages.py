@@ -43,16 +43,16 @@ def messages(path: Path) -> Iterator[dict[str, Any]]:
     """Raises:
     BadInput: there is something else than messages; names the file and the line.
     """
-    if str(path) == "-":
-        yield from _of_file(sys.stdin.buffer, "standard input")
-    elif path.is_file() and not _is_database(path):
-        with path.open("rb") as file:
-            yield from _of_file(file, str(path))
-    else:
-        try:
+    try:
+        if str(path) == "-":
+            yield from _of_file(sys.stdin.buffer, "standard input")
+        elif path.is_file() and not _is_database(path):
+            with path.open("rb") as file:
+                yield from _of_file(file, str(path))
+        else:
             yield from (orjson.loads(each.body) for each in SpoolInspector(path).pending())
-        except (SpoolUnavailable, OSError) as error:
-            raise BadInput(str(error)) from None
+    except (SpoolUnavailable, OSError) as error:
+        raise BadInput(str(error)) from None
 
 
 def _is_database(path: Path) -> bool:

@@ -132,7 +132,7 @@ def generate_module(
     if not only_check or output is None:
         _write(code, output)
         return
-    if not output.is_file() or output.read_text("utf-8") != code:
+    if not _is_same(output, code):
         raise click.ClickException(f"{output} is not what {plan_path} generates; run this command without --check")
 
 
@@ -211,6 +211,13 @@ def _write(text: str, output: Path | None) -> None:
         output.write_text(text, "utf-8")
     except OSError as error:
         raise BadInput(f"{output}: cannot be written: {error.strerror or error}") from None
+
+
+def _is_same(path: Path, text: str) -> bool:
+    try:
+        return path.read_text("utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _json(value: object) -> str:

@@ -153,6 +153,11 @@ class TestCheck:
         result = run("check", plan, tmp_path / "e.jsonl")
         assert (result.exit_code, "e.jsonl:2: not JSON: not UTF-8" in result.output) == (2, True)
 
+    @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="it is a file that is there and cannot be read")
+    def test_what_cannot_be_read(self, plan: Path) -> None:
+        result = run("check", plan, "/proc/self/mem")
+        assert (result.exit_code, "Input/output error" in result.output) == (2, True)
+
     def test_what_is_no_json(self, plan: Path, tmp_path: Path) -> None:
         (tmp_path / "e.jsonl").write_text("{}\n{")
         result = run("check", plan, tmp_path / "e.jsonl")
@@ -173,6 +178,12 @@ class TestGenerate:
         output.write_text("# edited")
         assert run("generate", plan, "-o", output, "--check").exit_code == 1
         assert output.read_text() == "# edited"
+
+    def test_a_file_that_is_no_text_is_not_up_to_date(self, plan: Path, tmp_path: Path) -> None:
+        output = tmp_path / "events.py"
+        output.write_bytes(b"\xff")
+        result = run("generate", plan, "-o", output, "--check")
+        assert (result.exit_code, "is not what" in result.output) == (1, True)
 
     def test_choices(self, plan: Path) -> None:
         lines(plan, [ORDER_COMPLETED, rule("a b"), rule("A b")])
