@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Generator
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -68,7 +68,11 @@ async def run_relay(options: RelayOptions, *, started: Callable[[str], None] = l
         ValueError: an option is out of range, or Redis must not be used as it is set up.
         OSError: the endpoint's port is taken.
     """
-    stop = _stop_on_signals()
+    with _stop_on_signals() as stop:
+        await _deliver(options, started, stop)
+
+
+async def _deliver(options: RelayOptions, started: Callable[[str], None], stop: asyncio.Event) -> None:
     try:
         spool, client = _made(options)
     except ValueError as error:
@@ -120,11 +124,14 @@ def _made(options: RelayOptions) -> tuple[RedisSpool, Client]:
     return spool, client
 
 
-def _stop_on_signals() -> asyncio.Event:
+@contextmanager
+def _stop_on_signals() -> Generator[asyncio.Event, None, None]:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        # Windows has no such handlers; there Ctrl-C ends the loop.
-        with suppress(NotImplementedError):
-            loop.add_signal_handler(number, stop.set)
-    return stop
+    with ExitStack() as stack:
+        for number in _SIGNALS:
+            # Windows has no such handlers; there Ctrl-C ends the loop.
+            with suppress(NotImplementedError):
+                loop.add_signal_handler(number, stop.set)
+                stack.callback(loop.remove_signal_handler, number)
+        yield stop

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import re
+import signal
 from dataclasses import asdict
 from typing import Any
 
@@ -219,3 +220,12 @@ class TestWrongUsage:
         options = RelayOptions(url=NOWHERE, write_key="key", metrics_port=port)
         with pytest.raises(ValueError, match="metrics_port must be from 0 to 65535"):
             asyncio.run(run_relay(options))
+
+    def test_signals_are_the_applications_again_afterwards(self) -> None:
+        async def main() -> list[bool]:
+            with pytest.raises(ValueError, match="rate"):
+                await run_relay(RelayOptions(url=NOWHERE, write_key="key", rate=0))
+            loop = asyncio.get_running_loop()
+            return [loop.remove_signal_handler(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+        assert asyncio.run(main()) == [False, False]
