@@ -21,6 +21,8 @@ from ._records import Problem, Record
 from ._values import AHEAD, EARLIEST, Unreadable, as_choice, as_id, read_time, time_text
 
 _LOOK_EVERY: Final = 256
+# Fields whose empty text is no value.
+_TEXTS: Final = (*IDS, "event")
 
 SEND, REJECTED, SKIPPED, DUPLICATE = "send", "rejected", "skipped", "duplicate"
 
@@ -140,6 +142,10 @@ class Preparer:
         for name in IDS:
             if name in message and type(value := message[name]) is not str and value is not None:
                 message[name] = _at(name, as_id, value)
+        for name in _TEXTS:
+            # Archives and warehouses have an empty text for none.
+            if message.get(name) == "":
+                del message[name]
         if (given := message.get("timestamp")) is not None:
             # A mapping has read it already.
             is_read = type(given) is datetime and given.tzinfo is UTC

@@ -111,6 +111,27 @@ def test_a_message_id_of_a_hundred_characters_is_rejected(tmp_path):
     assert rejects_of(report)[0]["rule"] == "message-id-long"
 
 
+@pytest.mark.parametrize(
+    ("fields", "delivered"),
+    [
+        ({"userId": "", "anonymousId": "a1"}, 1),
+        ({"userId": "u1", "anonymousId": ""}, 1),
+        ({"type": "page", "userId": "u1", "event": "", "groupId": "", "previousId": ""}, 1),
+        ({"userId": "", "anonymousId": ""}, 0),
+        ({"userId": "u1", "event": ""}, 0),
+        ({"type": "group", "userId": "u1", "groupId": ""}, 0),
+    ],
+)
+def test_an_id_that_is_empty_is_absent_in_a_dry_run_as_well(tmp_path, fields, delivered):
+    file = tmp_path / "messages.jsonl"
+    file.write_bytes(orjson.dumps({"type": "track", "event": "Order Completed"} | fields))
+    found = dry_run(options(file, mapping=None, destinations="all"))
+    report, segment = imported(file, mapping=None, destinations="all")
+    assert found.counts.delivered == report.counts.delivered == delivered
+    assert found.counts.reasons == report.counts.reasons
+    assert "" not in [value for message in segment.messages for value in message.values()]
+
+
 def test_a_violation_of_the_spec_is_counted_and_under_strict_rejected(tmp_path):
     file = tmp_path / "messages.jsonl"
     bad = orjson.dumps(orjson.loads(JSON_GOOD) | {"properties": {"revenue": "12"}})
