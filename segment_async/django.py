@@ -87,8 +87,9 @@ def with_lifespan(application: App) -> App:
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        # Its end is waited for, which must not block the loop.
-        await asyncio.to_thread(client.close)
+        if _made is not None:
+            # Its end is waited for, which must not block the loop.
+            await asyncio.to_thread(_made.close)
         await send({"type": "lifespan.shutdown.complete"})
 
     return answer

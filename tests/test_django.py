@@ -1,6 +1,7 @@
 """Django's middleware under WSGI and ASGI: what a request binds, page views, the cookie, and real servers."""
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -188,3 +189,33 @@ print(client.statistics().accepted)
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout == "8\n"
+
+
+UNUSED = """
+import asyncio
+from django.conf import settings
+from segment_async.django import with_lifespan
+
+settings.configure()
+told = []
+
+async def main():
+    events = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive():
+        return next(events)
+
+    async def send(event):
+        told.append(event["type"])
+
+    await with_lifespan(None)({"type": "lifespan"}, receive, send)
+
+asyncio.run(main())
+print(*told)
+"""
+
+
+def test_a_client_that_was_never_used_needs_no_key_at_the_shutdown() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "SEGMENT_WRITE_KEY"}
+    done = subprocess.run([sys.executable, "-c", UNUSED], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("lifespan.startup.complete lifespan.shutdown.complete\n", "")
