@@ -1,5 +1,6 @@
 """The group of commands, with the list of them."""
 
+import os
 import sys
 from importlib import import_module
 from typing import Final
@@ -28,6 +29,10 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="segment-async")
 def segment_async() -> None:
     """Tools for Segment's tracking API."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # What was closed before the start, as by `2>&-`, is none.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for as long as the process
     # The terminal's encoding may not have all characters of an event's name, or of ours.
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:

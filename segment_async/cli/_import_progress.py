@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -19,7 +20,13 @@ _LINE_SECONDS: Final = 10
 
 
 def say(text: str) -> None:
-    click.echo(harmless(text), err=True)
+    """On standard error. What reads it may have ended, which is no reason to stop an import."""
+    try:
+        click.echo(harmless(text), err=True)
+    except OSError:
+        # The rest goes nowhere: at the exit, a line that cannot be written would change the exit code.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 @contextmanager

@@ -105,6 +105,30 @@ def test_a_reader_of_the_first_mapping_that_has_enough_is_no_error(folder):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_an_import_goes_on_when_what_reads_its_progress_has_ended(folder):
+    write_csv(folder / "orders.csv", [*orders(3), ("u", "soon", "1")])
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [*COMMAND, "orders.csv", "--map", "map.toml", "--json"]
+    with running_endpoint() as endpoint:
+        done = subprocess.run(
+            command, cwd=folder, env=environment(endpoint.url), stdout=subprocess.PIPE, stderr=writing
+        )
+        assert len(endpoint.events) == 3
+    os.close(writing)
+    assert (done.returncode, orjson.loads(done.stdout)["records"]) == (1, 4)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_stream_may_be_closed_before_the_start(folder, closed):
+    write_csv(folder / "orders.csv", orders(1))
+    command = f"{' '.join(COMMAND)} orders.csv --map map.toml {closed}"
+    with running_endpoint() as endpoint:
+        done = subprocess.run(command, shell=True, cwd=folder, env=environment(endpoint.url), capture_output=True)
+        assert len(endpoint.events) == 1
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
