@@ -203,4 +203,4 @@ def _is_of(body: bytes, identity: str) -> bool:
         message: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
         return False
-    return hasattr(message, "items") and any(str(message.get(name)) == identity for name in _IDENTITIES)
+    return hasattr(message, "items") and any(message.get(name) == identity for name in _IDENTITIES)

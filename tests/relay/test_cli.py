@@ -110,6 +110,11 @@ class TestSpool:
         assert "order-0" not in run(spool, "dead", filled.url)
         assert "order-0" in run(spool, "show", filled.url)
 
+    def test_a_field_that_is_absent_is_no_user(self, filled: RealServer) -> None:
+        """Not the one called None, which programs make of a missing id."""
+        assert "0 messages erased" in run(spool, "purge", filled.url, "--user", "None", "--yes")
+        assert [f"order-{number}" in run(spool, "show", filled.url) for number in range(1, 4)] == [True] * 3
+
     def test_retry_puts_one_that_fails_again_meanwhile_back_once(self, filled: RealServer) -> None:
         dead = next(name for name in filled.ask("KEYS", "*") if name.endswith(b":dead"))
         [(_, fields)] = filled.ask("XRANGE", dead, "-", "+")
