@@ -24,6 +24,7 @@ import orjson
 from ._report import ImportUsageError
 
 HEAD_BYTES: Final = 65_536
+_LONGEST_HEADER: Final = 1 << 20
 FORMATS: Final = ("csv", "jsonl", "parquet", "segment")
 STATE_SUFFIX: Final = ".import.json"
 REJECTS_SUFFIX: Final = ".rejects.jsonl"
@@ -278,6 +279,11 @@ def _standard_input(file_format: str | None, stdin: Callable[[], BinaryIO]) -> S
     head = b""
     while len(head) < HEAD_BYTES and (more := stream.read(HEAD_BYTES - len(head))):
         head += more
+    # What comes later cannot be looked at before it is imported, and a header of thousands of columns is longer.
+    while b"\n" not in _sample_of(head, _LONGEST_HEADER) and len(head) < _LONGEST_HEADER:
+        if not (more := stream.read(HEAD_BYTES)):
+            break
+        head += more
 
     def open_once() -> BinaryIO:
         return cast("BinaryIO", io.BufferedReader(_Prefixed(head, stream), 1 << 18))
@@ -294,8 +300,9 @@ def _source(
     open_it: Callable[[], BinaryIO],
     file_format: str | None,
 ) -> Source:
-    compressed = head.startswith(_GZIP)
-    sample = _inflated(head) if compressed else head
+    compressed, sample = head.startswith(_GZIP), _sample_of(head)
+    if name == "-" and b"\n" not in sample:
+        sample = _sample_of(head, _LONGEST_HEADER)
     chosen = file_format or _format_of(name, sample)
     if chosen == "jsonl" and file_format is None and _is_rejects(sample):
         chosen = "rejects"
@@ -307,13 +314,16 @@ def _source(
             raise ImportUsageError(
                 f"source {name}: is one JSON array, not JSON lines; convert it: jq -c '.[]' {name} > lines.jsonl"
             )
-    digest = hashlib.sha256(head).hexdigest()
+    digest = hashlib.sha256(head[:HEAD_BYTES]).hexdigest()
     return Source(name, chosen, compressed, size, mtime, digest, sample, path, open_it)
 
 
-def _inflated(head: bytes) -> bytes:
+def _sample_of(head: bytes, most: int = HEAD_BYTES) -> bytes:
+    """The first bytes after decompression."""
+    if not head.startswith(_GZIP):
+        return head[:most]
     try:
-        return zlib.decompressobj(31).decompress(head, HEAD_BYTES)
+        return zlib.decompressobj(31).decompress(head, most)
     except zlib.error:
         return b""  # damaged from the start: reading it says so
 

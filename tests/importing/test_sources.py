@@ -210,3 +210,13 @@ def test_the_row_of_a_reject_keeps_all_digits(tmp_path):
     repaired.write_text(line.replace(f'"n":{LONG}', f'"userId":{LONG}'))
     _, segment = imported(repaired, mapping=None, destinations="none")
     assert segment.messages[0]["userId"] == str(LONG)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_header_of_standard_input_that_is_longer_than_the_sample(tmp_path, monkeypatch, compress):
+    monkeypatch.chdir(tmp_path)
+    columns = ["user", "at", "total", *(os.urandom(8).hex() for _ in range(8_000))]
+    rows = [f"u{number},2024-05-01T10:00:00Z,1{',' * 8_000}" for number in range(3)]
+    content = compress("\n".join([",".join(columns), *rows]).encode())
+    report, segment = imported("-", stdin=lambda: io.BytesIO(content))
+    assert (report.exit_code, len(segment.messages)) == (0, 3)
