@@ -122,7 +122,8 @@ class _Requests:
         if seen.cookie is not None:
             response.headers.add("Set-Cookie", seen.cookie)
             bind(anonymous_id=seen.anonymous_id)
-        if response.is_streamed:
+        if response.is_streamed and not response.direct_passthrough:
+            # A file runs nothing of the application's, and the server may know a fast way to send it.
             response.response = in_this_context(response.response)
         if seen.page is not None:
             with bound(without_identity="drop"):

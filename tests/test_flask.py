@@ -1,6 +1,7 @@
 """Flask, by its own test client: what a request binds, page views, the cookie, and faults that stay inside."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.support.asgi import ANONYMOUS, FIREFOX, Recorder
 
 pytest.importorskip("flask")
 
-from flask import Flask, Response, copy_current_request_context, redirect, stream_with_context
+from flask import Flask, Response, copy_current_request_context, redirect, send_file, stream_with_context
 from werkzeug.test import EnvironBuilder
 
 from segment_async.flask import init_app
@@ -149,6 +150,22 @@ def test_page_views_and_the_cookie() -> None:
     )
     assert first["anonymousId"] == cookie.split(";")[0].split("=")[1]
     assert second["anonymousId"] == ANONYMOUS
+
+
+def test_a_file_is_left_to_the_servers_own_way_of_sending_it(tmp_path: Path) -> None:
+    shop = Shop()
+    file = tmp_path / "shoes.pdf"
+    file.write_bytes(b"shoes")
+    shop.app.add_url_rule("/file", view_func=lambda: send_file(file))
+    environ = EnvironBuilder("/file").get_environ() | {"wsgi.file_wrapper": ServersFile}
+    body = shop.app(environ, lambda _status, _headers: None)
+    assert isinstance(body, ServersFile)
+    body.close()
+
+
+class ServersFile:
+    def __init__(self, file: Any, _size: int = 8192) -> None:
+        self.close = file.close
 
 
 def test_a_streamed_page_counts_without_its_title() -> None:

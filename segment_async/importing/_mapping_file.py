@@ -196,6 +196,10 @@ class _Reader:
         if values is not None and not isinstance(values, dict):
             raise self._error(key, f"values of {path} must be a table from cells to values")
         kind = spec.get("as", default or ("time" if "format" in spec or "zone" in spec else None))
+        if values is not None and kind not in (None, "text", default):
+            raise self._error(
+                key, f"values of {path} say what the field gets, and nothing converts it: take as = {kind!r} out"
+            )
         by_cell = cast("dict[str, Any] | None", values)
         return Leaf(path, self._line(key), None, column, self._convert(kind, spec, path, key), by_cell)
 

@@ -348,6 +348,10 @@ def test_rejects_that_were_not_repaired_are_rejected_again(tmp_path):
         ("type='track'\n[properties]\na = {column='x', az='json'}", r"line 3: unknown key 'az' .*did you mean 'as'\?"),
         ("type='track'\n[properties]\na = {column='x', as='nummer'}", r"line 3: unknown as = 'nummer'.*'number'\?"),
         ("type='track'\n[properties]\na = {as='json'}", "line 3: properties.a needs a column"),
+        (
+            "type='track'\n[properties]\na = {column='b', values={gold='10'}, as='number'}",
+            "line 3: values of properties.a say what the field gets, and nothing converts it: take as = 'number' out",
+        ),
         ("type='track'\ntimestamp={column='x', zone='Europe/Berlim'}", r"line 2: unknown zone .*'Europe/Berlin'\?"),
         ("type='track'\nmessageId={colums=['a']}", r"line 2: unknown key 'colums'; did you mean 'columns'\?"),
         ("type='track'\nmessageId={columns=[]}", "line 2: columns must be a list"),
