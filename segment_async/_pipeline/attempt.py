@@ -78,9 +78,10 @@ class RequestSender:
         """The answer, or why there is none. No credentials among the locals: a traceback may be shown with them."""
         try:
             authorization = await self._authorization(batch)
-            self._note_send(batch)
-            if self._feed is not None and (ended := await self._feed.sending(batch.keys, batch.history.sends)):
+            if self._feed is not None and (ended := await self._feed.sending(batch.keys, batch.history.sends + 1)):
                 return HoldsEnded(ended)
+            # Last: what ends before this has sent nothing.
+            self._note_send(batch)
             if self._timeout is None:
                 return await self._post(batch, authorization)
             async with Deadline(self._timeout):

@@ -219,3 +219,25 @@ def test_a_flush_of_a_client_that_was_closed_before_anything_was_read_returns() 
             assert await client.flush() == 0
 
     run(main())
+
+
+def test_a_request_that_is_not_made_because_a_hold_has_ended_counts_as_no_attempt() -> None:
+    """The rest of the batch goes out for the first time after that, and says so."""
+
+    class Taken(SlowSpool):
+        async def sending(self, keys: Any, attempt: int) -> list[int]:
+            return [key for key in keys if key == 1]
+
+    async def main() -> None:
+        spool, transport = Taken(shared=True), ScriptedTransport()
+        left = [StoredMessage(key, f"id-{key}", b'{"type":"track","messageId":"id-%d"}' % key, 0) for key in (1, 2)]
+        spool.windows.put_nowait(Window(left))
+        async with Client("key", spool=spool, transport=transport) as client:
+            await client.flush()
+            await asyncio.sleep(2)
+            statistics = client.statistics()
+        assert [(request.ids, request.retry_count) for request in transport.requests] == [(["id-2"], None)]
+        assert (statistics.requests, statistics.retries) == (1, 0)
+        assert [(keys, result.attempts) for keys, result in spool.settled] == [([2], 1)]
+
+    run(main())
