@@ -65,6 +65,8 @@ class SpoolFeed:
         # What was read last, and how many of its messages, and of those that the spool lost, are dealt with.
         self._window: Window | None = None
         self._loaded = self._lost = 0
+        # Reads in a row that failed, for whatever reason.
+        self._refusals = 0
         self._reader = SupervisedTask("spool reader", self._read)
         capacity = spool.statistics().capacity
         if admission.overflow == "drop_oldest" and capacity:
@@ -88,7 +90,7 @@ class SpoolFeed:
     # -- back from the disk
 
     async def _read(self) -> None:
-        queue, share, refusals = self._queue, self.intake.share, 0
+        queue, share = self._queue, self.intake.share
         # A closing client leaves the rest of a shared spool to the others.
         while not (self.intake.answers.keeps or (self._admission.closed and is_shared(self._spool))):
             await self._until_answered()
@@ -99,14 +101,17 @@ class SpoolFeed:
             share.reading = min(count, _WINDOW), size
             try:
                 self._window = await self._spool.read(*share.reading)
-                refusals = 0
-            except SpoolUnavailable as error:
-                if self._admission.closed:
-                    return
-                refusals += 1
-                if refusals == _REFUSALS:
+                self._refusals = 0
+            except Exception as error:
+                self._refusals += 1
+                if self._refusals == _REFUSALS:
                     self.is_open = True
                     queue.notify()
+                if not isinstance(error, SpoolUnavailable):
+                    # What starts the task again logs it.
+                    raise
+                if self._admission.closed:
+                    return
                 self._reports.limited_log.warn("spool read", "The spool cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
@@ -172,8 +177,10 @@ class SpoolFeed:
         """Note an attempt. Returns the keys of messages that are no longer this process's to send."""
         try:
             ended = await self._spool.sending(keys, attempt)
-        except SpoolUnavailable as error:
-            self._reports.limited_log.warn("spool note", "The spool did not note an attempt: %s", error)
+        except Exception as error:
+            # It does not stop the sending, whatever it is.
+            text = error if isinstance(error, SpoolUnavailable) else type(error).__qualname__
+            self._reports.limited_log.warn("spool note", "The spool did not note an attempt: %s", text)
             return ()
         self.intake.answers.note_elsewhere(ended)
         return ended

@@ -84,14 +84,15 @@ def test_one_message_that_never_goes_through_holds_up_no_others_on_disk(max_byte
 
 
 class Refusing(SlowSpool):
-    def __init__(self, refusals: float) -> None:
+    def __init__(self, refusals: float, fault: Exception | None = None) -> None:
         super().__init__()
         self.refusals = refusals
+        self.fault = fault or SpoolUnavailable("the folder cannot be read")
 
     async def read(self, max_count: int, max_bytes: int) -> Window:
         if self.refusals > 0:
             self.refusals -= 1
-            raise SpoolUnavailable("the folder cannot be read")
+            raise self.fault
         return await super().read(max_count, max_bytes)
 
 
@@ -107,11 +108,12 @@ def test_a_flush_waits_for_what_is_left_although_it_cannot_be_read_at_once(refus
     run(main())
 
 
-def test_a_flush_does_not_wait_for_a_spool_that_cannot_be_opened() -> None:
+@pytest.mark.parametrize("fault", [SpoolUnavailable("the folder cannot be read"), OSError("a bug of the engine's")])
+def test_a_flush_does_not_wait_for_a_spool_that_cannot_be_opened(fault: Exception) -> None:
     """None of its messages is there. Once the spool can be opened, what earlier processes left is sent."""
 
     async def main() -> None:
-        spool, transport = Refusing(math.inf), ScriptedTransport()
+        spool, transport = Refusing(math.inf, fault), ScriptedTransport()
         async with Client("key", spool=spool, transport=transport) as client:
             async with asyncio.timeout(60):
                 assert await client.flush() == 0
@@ -239,5 +241,22 @@ def test_a_request_that_is_not_made_because_a_hold_has_ended_counts_as_no_attemp
         assert [(request.ids, request.retry_count) for request in transport.requests] == [(["id-2"], None)]
         assert (statistics.requests, statistics.retries) == (1, 0)
         assert [(keys, result.attempts) for keys, result in spool.settled] == [([2], 1)]
+
+    run(main())
+
+
+@pytest.mark.parametrize("fault", [SpoolUnavailable("the disk refuses"), OSError("a bug of the engine's")])
+def test_an_attempt_that_the_spool_cannot_note_is_made_all_the_same(fault: Exception) -> None:
+    class Failing(SlowSpool):
+        async def sending(self, keys: Any, attempt: int) -> list[int]:
+            raise fault
+
+    async def main() -> None:
+        spool, transport = Failing(), ScriptedTransport()
+        spool.windows.put_nowait(Window([StoredMessage(1, "left", b'{"type":"track","messageId":"left"}', 0)]))
+        async with Client("key", spool=spool, transport=transport) as client:
+            await client.flush()
+            await asyncio.sleep(1)
+            assert client.statistics().delivered == 1
 
     run(main())
