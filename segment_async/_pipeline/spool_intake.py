@@ -116,7 +116,14 @@ class SpoolIntake:
             if first.outcome is None:
                 return first
             self.answers.known[delivery.message_id] = delivery
-        if not self._admission.put_nowait(delivery, size):
+        taken = False
+        try:
+            taken = self._admission.put_nowait(delivery, size)
+        finally:
+            if not taken and self.answers.known.get(delivery.message_id) is delivery:
+                # It has no outcome to share, and an exception's traceback may keep it.
+                self.answers.known.pop(delivery.message_id, None)
+        if not taken:
             return None
         self._pump_for_call()
         return delivery

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, ClientClosed, SpoolUnavailable, Status
+from segment_async import Client, ClientClosed, QueueFull, SpoolUnavailable, Status
 from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
 from segment_async._pipeline.spool_recorder import is_among
@@ -750,5 +750,24 @@ def test_a_full_spool_holds_a_caller_up_no_longer_than_the_overflow_timeout(limi
                 answered = len(spool.groups)
             assert (await (await call)).reason == "queue_full"
             assert limit <= loop.time() - begin < limit + 0.1
+
+    run(main())
+
+
+def test_a_message_that_found_no_room_is_taken_when_the_handler_of_that_exception_queues_it_again() -> None:
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        client = Client("key", spool=spool, transport=transport, max_queue_size=1, overflow="raise")
+        async with client:
+            client.nowait.track("user-1", "Order Completed", message_id="first")
+            try:
+                client.nowait.track("user-1", "Order Completed", message_id="second")
+            except QueueFull:
+                spool.answer(0, held=True)
+                assert await client.flush() == 0
+                delivery = client.nowait.track("user-1", "Order Completed", message_id="second")
+                assert client.statistics().pending == 1
+                spool.answer(1, held=True)
+            assert (await delivery).status is Status.DELIVERED
 
     run(main())
