@@ -111,7 +111,7 @@ class Closing:
     def _is_emptied(self) -> bool:
         pipeline = self._owner.pipeline
         is_reported = pipeline.reports.are_made or self.makes_no_reports()
-        return self.is_closed or self._is_hurried or (pipeline.statistics().pending == 0 and is_reported)
+        return self.is_closed or self._is_hurried or (pipeline.pending == 0 and is_reported)
 
     def _time_left(self) -> float | None:
         if self._is_hurried or self._began is None:
@@ -145,7 +145,7 @@ class Closing:
     async def _leave_rest(self, loop: asyncio.AbstractEventLoop | None) -> None:
         seconds = self._owner.clock.now() - (self._began or 0.0)
         dropped = await self._drop_or_keep("close_timeout", loop)
-        kept = self._owner.pipeline.statistics().pending
+        kept = self._owner.pipeline.pending
         error = self._owner.pipeline.outage.error
         if dropped:
             _log.warning(
@@ -173,7 +173,7 @@ class Closing:
             left = await owner.flush(seconds)
         except asyncio.CancelledError:
             # Ctrl+C: no more is sent, but what is left gets its outcome.
-            left = pipeline.statistics().pending
+            left = pipeline.pending
         if left:
             await self._drop_or_keep("exit", None)
         owner.leave()
@@ -184,13 +184,13 @@ class Closing:
     def left_at_exit(self) -> tuple[int, int]:
         """How many messages were dropped, and how many remain in a spool; an interrupted drain's are dropped now."""
         pipeline = self._owner.pipeline
-        pending = pipeline.statistics().pending
+        pending = pipeline.pending
         if pending:
             dropped = pipeline.drop_all("exit")
             # What another thread's loop was moving when it lost the client may be in no batch: it is lost all the same.
             self._lost += pending if pipeline.feed is None else dropped
             self._connections.abandon()
-        return self._lost, pipeline.statistics().pending
+        return self._lost, pipeline.pending
 
     # -- what both do; `loop`: the one that worked for the client
 

@@ -162,7 +162,7 @@ class LoopOwner(Host):
     def note_waiting(self) -> None:
         """A message was queued, and no loop has ever run for the client: log a warning when it has waited for long."""
         queue = self.pipeline.queue
-        text = self._idle_warning.due(time.monotonic(), lambda: self.pipeline.statistics().pending, queue.room.is_full)
+        text = self._idle_warning.due(time.monotonic(), lambda: self.pipeline.pending, queue.room.is_full)
         if text is not None:
             _log.warning(text)
 

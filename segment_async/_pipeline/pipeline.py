@@ -280,19 +280,24 @@ class Pipeline:
             )
         )
 
+    @property
+    def pending(self) -> int:
+        """Messages without an outcome; as `statistics`, but without a look at the spool, which may fail."""
+        return self.queue.statistics().pending
+
     def can_send(self) -> bool:
         """Whether there is something to send, and no pause is to be waited out first.
 
         After a failure as well: only another attempt shows whether the server is well again.
         """
-        return self.queue.statistics().pending > 0 and not self._retry_in()
+        return self.pending > 0 and not self._retry_in()
 
     def _retry_in(self) -> float:
         return max(0.0, max(self._circuit.not_before, self._auth.asks_at) - self.clock.now())
 
     def has_pending(self) -> bool:
         """Whether there is something to send, or to record."""
-        return self.statistics().pending > 0 or not (self.feed is None or self.feed.recorder.is_recorded)
+        return self.pending > 0 or not (self.feed is None or self.feed.recorder.is_recorded)
 
     def drop_all(self, reason: str) -> int:
         """Settle everything that is pending as dropped; with a spool keep it. Returns how many were dropped."""

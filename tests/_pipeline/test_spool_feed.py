@@ -260,3 +260,24 @@ def test_an_attempt_that_the_spool_cannot_note_is_made_all_the_same(fault: Excep
             assert client.statistics().delivered == 1
 
     run(main())
+
+
+def test_a_client_is_closed_although_its_spool_cannot_say_what_it_has() -> None:
+    class Gone(SlowSpool):
+        is_gone = False
+
+        def statistics(self) -> SpoolStatistics:
+            if self.is_gone:
+                raise SpoolUnavailable("the folder is gone")
+            return super().statistics()
+
+    async def main() -> None:
+        spool, transport = Gone(), ScriptedTransport()
+        client = Client("key", spool=spool, transport=transport)
+        client.nowait.track("user-1", "Order Completed")
+        await client.flush(timeout=1)
+        spool.is_gone = True
+        await client.aclose()
+        assert transport.closed
+
+    run(main())
