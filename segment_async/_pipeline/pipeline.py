@@ -304,7 +304,7 @@ class Pipeline:
         end(self.detach())
         self._sender.tell()
         if self.feed is not None:
-            return self.feed.keep_all()
+            return self.feed.keep_all(reason)
         queue = self.queue
         queue.repair()
         pending = queue.accounts.pending

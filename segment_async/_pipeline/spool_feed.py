@@ -202,11 +202,11 @@ class SpoolFeed:
     def _signal(self) -> Signal:
         return self._queue.changed
 
-    def keep_all(self) -> int:
-        """The client is closing: what is stored stays for the next process. Returns how many are not, and are dropped."""
+    def keep_all(self, reason: str) -> int:
+        """The client ends: what is stored stays for the next process. The rest is dropped: returns how many."""
         queue = self._queue
         kept = BatchResult(Status.KEPT)
-        dropped = self.intake.drop_unstored(BatchResult(Status.DROPPED, "close_timeout"))
+        dropped = self.intake.drop_unstored(BatchResult(Status.DROPPED, reason))
         with queue.lock:
             ready = bodies_of([*queue.ready])
             queue.accounts.unload(len(ready), sum(map(len, ready)))

@@ -384,7 +384,8 @@ class TestWithASpool:
 
         run(main())
 
-    def test_what_is_stored_is_kept_and_the_rest_dropped(self) -> None:
+    @pytest.mark.parametrize("reason", ["close_timeout", "exit"])
+    def test_what_is_stored_is_kept_and_the_rest_dropped(self, reason: str) -> None:
         async def main() -> None:
             spool = Memory()
             pipeline = make(ScriptedTransport([SILENT]), spool=spool)
@@ -393,8 +394,9 @@ class TestWithASpool:
             made.append(put(pipeline, "unstored"))
             waits = [asyncio.ensure_future(one) for one in made]
             await turns()
-            assert pipeline.drop_all("close_timeout") == 1
+            assert pipeline.drop_all(reason) == 1
             outcomes = await asyncio.wait_for(asyncio.gather(*waits), 1)
+            assert [outcome.reason for outcome in outcomes if outcome.reason is not None] == [reason]
             statuses: Mapping[str, Status] = {outcome.message_id: outcome.status for outcome in outcomes}
             assert statuses.pop("unstored") is Status.DROPPED
             assert set(statuses.values()) == {Status.KEPT}
