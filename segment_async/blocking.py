@@ -232,7 +232,8 @@ class Client(Calls[Delivery]):
         if flushing.ends_within(limit):
             return flushing.result()
         flushing.cancel()
-        return pipeline.queue.order.left(place)
+        # A spool may have refused some that had no place yet.
+        return min(pipeline.queue.order.left(place), pipeline.pending)
 
     def close(self) -> None:
         """Take no new messages, flush within `close_timeout`, then drop what is left, with one warning.

@@ -209,11 +209,14 @@ class LoopOwner(Host):
         def time_left() -> float | None:
             return None if end is None else end - clock()
 
-        if feed is not None:
-            # What is in memory may have to go before more is read.
-            pipeline.flush_now()
-            await feed.until_open(self, time_left)
+        put_count = order.put_count
+        # With a spool: what is in memory may have to go before more is read.
         place = pipeline.flush_now()
+        if feed is not None:
+            await feed.until_open(self, time_left)
+            if await wait_until(lambda: order.are_stored(put_count), lambda: queue.changed, self, time_left):
+                place = order.stored_place()
+                pipeline.flush_now()
         is_reached = await wait_until(lambda: order.left(place) == 0, lambda: queue.changed, self, time_left, place)
         if is_reached:
             # Not all that wait: what `on_error` tracks may be reported to it again, without end.

@@ -98,6 +98,7 @@ class Admission:
                 return False
             accounts.arriving += 1
             accounts.pending, accounts.pending_bytes = pending, pending_bytes
+            self._queue.order.put_count += 1
             self._incoming.append(delivery)
         return True
 

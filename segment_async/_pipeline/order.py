@@ -17,33 +17,59 @@ from .delivery import Delivery
 
 class Order:
     """Attributes:
-    read_count: messages that were ever read, or left before they were: the place of the next one.
+    read_count: messages that were ever read, or that a spool lost: the place of the next one.
+    put_count: with a spool: messages that were ever put, to be stored in this order.
     recovered: with a spool: messages that earlier processes left, as far as these are counted; they may be read before
         older ones.
     is_over: with a spool: the client is closing, and nothing is read any more. What is on disk only is kept.
     """
 
-    __slots__ = ("_accounts", "_backlog", "_lock", "_unread", "is_over", "read_count", "recovered")
+    # fmt: off
+    __slots__ = (
+        "_accounts", "_backlog", "_lock", "_ready", "_unstored", "is_over", "put_count", "read_count", "recovered",
+    )
+    # fmt: on
 
-    def __init__(self, lock: RLock, accounts: Accounts, backlog: Backlog, unread: Sequence[deque[Delivery]]) -> None:
-        self.read_count = self.recovered = 0
+    def __init__(
+        self,
+        lock: RLock,
+        accounts: Accounts,
+        backlog: Backlog,
+        ready: deque[Delivery],
+        unstored: Sequence[deque[Delivery]] = (),
+    ) -> None:
+        self.read_count = self.put_count = self.recovered = 0
         self.is_over = False
         self._lock = lock
         self._accounts = accounts
         self._backlog = backlog
-        # Wherever messages in memory wait that are in no batch yet.
-        self._unread = unread
+        # Messages in memory that are in no batch yet; with a spool, those that it has not stored wait by themselves.
+        self._ready = ready
+        self._unstored = unstored
 
     def place_to_reach(self) -> int:
         """The place after all messages that are accepted now.
 
-        With a spool, it moves on by what is recovered meanwhile, which may be read first.
+        With a spool, it moves on by what is recovered meanwhile, which may be read first. A message that is not stored
+        yet may end as it is, with no place: a flush waits for these first, and then for the `stored_place`.
         """
+        with self._lock:
+            return self.stored_place() + self._count_unstored()
+
+    def stored_place(self) -> int:
+        """As `place_to_reach`, but for messages that a spool has not stored yet."""
         with self._lock:
             opened = self._backlog.open
             # An exception may have come after the messages moved, and before they were counted as read.
             read = self.read_count if opened is None else max(self.read_count, opened.stop)
-            return read + sum(map(len, self._unread)) + self._accounts.spooled - self.recovered
+            return read + len(self._ready) + self._accounts.spooled - self.recovered
+
+    def are_stored(self, put_count: int) -> bool:
+        """Whether none of the first messages that were put waits to be stored."""
+        return self.put_count - self._count_unstored() >= put_count
+
+    def _count_unstored(self) -> int:
+        return sum(map(len, self._unstored))
 
     def left(self, place: int) -> int:
         """Messages before this place that have no outcome yet."""

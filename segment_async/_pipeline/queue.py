@@ -107,8 +107,8 @@ class Queue:
         self.ready: deque[Delivery] = deque() if has_spool else self.incoming
         self.appending: deque[Delivery] = deque()
         self.attempts: dict[int, int] = {}
-        unread = (self.ready, self.incoming, self.appending) if has_spool else (self.ready,)
-        self.order = Order(self.lock, accounts, backlog, unread)
+        unstored = (self.incoming, self.appending) if has_spool else ()
+        self.order = Order(self.lock, accounts, backlog, self.ready, unstored)
         self.changed = Signal(self.order.reached)
         self.wake_at = sys.maxsize
 
@@ -151,6 +151,7 @@ class Queue:
         accounts = self.accounts
         accounts.arriving += arriving
         accounts.pending, accounts.pending_bytes = accounts.pending + 1, accounts.pending_bytes + size
+        self.order.put_count += 1
         self.incoming.append(delivery)
 
     def announce(self, new: int = 1) -> None:
@@ -261,15 +262,11 @@ class Queue:
         self.room.note_room()
 
     def leave(self, count: int, size: int, result: BatchResult | None = None) -> None:
-        """With a spool: messages leave before they are read; `None`: they were not accepted after all. The lock is held.
-
-        They have passed in the order of acceptance, so that a flush does not wait for them.
-        """
+        """With a spool: messages leave before they are stored; `None`: they were not accepted after all. The lock is held."""
         if result is None:
             self.accounts.forget(count, size)
         else:
             self.accounts.settle(count, size, result)
-        self.order.read_count += count
 
     def repair(self) -> None:
         """Make everything consistent again after an exception interrupted a change, wherever that was."""

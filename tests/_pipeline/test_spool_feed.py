@@ -281,3 +281,42 @@ def test_a_client_is_closed_although_its_spool_cannot_say_what_it_has() -> None:
         assert transport.closed
 
     run(main())
+
+
+def test_a_flush_waits_for_what_is_on_disk_although_later_calls_come_with_ids_that_are_there() -> None:
+    """Such a message is not stored, and must not be taken for one of those that the flush waits for."""
+
+    async def main() -> None:
+        transport = ScriptedTransport(lambda _: Slow(5))
+        client = Client("key", spool=SpoolStore().open(), transport=transport, max_queue_size=20, max_in_flight=1)
+        async with client:
+            for number in range(200):
+                await client.track("user-1", "Order Completed", message_id=f"m{number}")
+            flush = asyncio.create_task(client.flush())
+            await asyncio.sleep(0.1)
+            for _ in range(190):
+                await client.track("user-1", "Order Completed", message_id="m199")
+            assert await flush == 0
+            assert client.statistics().delivered == 200
+
+    run(main())
+
+
+def test_a_flush_waits_for_messages_that_are_not_stored_yet_and_not_for_those_that_never_are() -> None:
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport) as client:
+            client.nowait.track("user-1", "Order Completed")
+            client.nowait.track("user-1", "Order Completed")
+            flush = asyncio.create_task(client.flush())
+            await asyncio.sleep(0.1)
+            assert await client.flush(timeout=0) == 2
+            spool.groups[0][1](SpoolUnavailable("the disk refuses"))  # type: ignore[arg-type]
+            await asyncio.sleep(0.1)
+            assert not flush.done()
+            assert await client.flush(timeout=0) == 1
+            spool.answer(1, held=True)
+            assert await flush == 0
+            assert (client.statistics().dropped, client.statistics().delivered) == (1, 1)
+
+    run(main())
