@@ -68,7 +68,8 @@ class Outgoing:
         pipeline.reports.limited_log.warn(
             "spool_unavailable", "Dropping messages that the spool cannot store: %s", error
         )
-        return self._dropped(delivery.message_id, "spool_unavailable", body)[0]
+        # It may be stored, and then it is delivered.
+        return self._dropped(delivery.message_id, "spool_unavailable", body, possibly_delivered=error.maybe_stored)[0]
 
     def encoded(self, message: Fields) -> tuple[Delivery, bytes, int]:
         """The message's delivery, its JSON, and the size of that; no JSON if it was dropped at once."""
@@ -177,7 +178,9 @@ class Outgoing:
         )
         return dropped
 
-    def _dropped(self, message_id: str, reason: str, body: bytes) -> tuple[Delivery, bytes]:
+    def _dropped(
+        self, message_id: str, reason: str, body: bytes, *, possibly_delivered: bool = False
+    ) -> tuple[Delivery, bytes]:
         """Accepted, counted, and settled at once.
 
         Raises:
@@ -185,7 +188,7 @@ class Outgoing:
         """
         pipeline = self._owner.pipeline
         pipeline.admission.check_open()
-        return pipeline.dropped(message_id, reason, body), b""
+        return pipeline.dropped(message_id, reason, body, possibly_delivered=possibly_delivered), b""
 
 
 def _no_identity(message: Fields) -> MessageError:

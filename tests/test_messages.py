@@ -676,6 +676,7 @@ class TestOnInvalid:
             async with Client("key", transport=Recorder(), gzip=False, spool=store.open(), on_invalid="drop") as client:
                 outcome = await (await client.track("u", "e"))
                 assert (outcome.status, outcome.reason) == (Status.DROPPED, "spool_unavailable")
+                assert outcome.possibly_delivered
                 disk.stands_still = False
                 await client.flush()
                 counts = client.statistics()

@@ -193,9 +193,9 @@ class Pipeline:
         self._report_evicted()
         return stored if stored is not None else self.dropped(delivery.message_id, "queue_full", body)
 
-    def dropped(self, message_id: str, reason: str, body: bytes) -> Delivery:
+    def dropped(self, message_id: str, reason: str, body: bytes, *, possibly_delivered: bool = False) -> Delivery:
         """The delivery of a message that is accepted, counted, and dropped at once."""
-        result = BatchResult(Status.DROPPED, reason)
+        result = BatchResult(Status.DROPPED, reason, possibly_delivered=possibly_delivered)
         self.admission.refuse(result)
         record = Record(self.queue.queued.host)
         record.settle(0, 1, result)
