@@ -37,6 +37,8 @@ from .spool_recorder import Outcomes, SpoolRecorder, is_among
 _WINDOW: Final = 1_000
 # Seconds until a spool that could not be read is asked again.
 _RETRY_SECONDS: Final = 0.5
+# Reads in a row that may bring nothing: the first one, and the one that knows what all earlier processes left.
+_EMPTY_READS: Final = 2
 # Reads in a row that a spool refuses before a flush no longer waits for what earlier processes left.
 _REFUSALS: Final = 4
 
@@ -90,7 +92,7 @@ class SpoolFeed:
     # -- back from the disk
 
     async def _read(self) -> None:
-        queue, share = self._queue, self.intake.share
+        queue, share, empty = self._queue, self.intake.share, 0
         # A closing client leaves the rest of a shared spool to the others.
         while not (self.intake.answers.keeps or (self._admission.closed and is_shared(self._spool))):
             await self._until_answered()
@@ -102,6 +104,10 @@ class SpoolFeed:
             try:
                 self._window = await self._spool.read(*share.reading)
                 self._refusals = 0
+                empty = 0 if self._window.messages or self._window.dropped else empty + 1
+                if empty > _EMPTY_READS:
+                    # It is to wait until there is something; if it does not, the loop would be held for ever.
+                    await asyncio.sleep(_RETRY_SECONDS)
             except Exception as error:
                 self._refusals += 1
                 if self._refusals == _REFUSALS:

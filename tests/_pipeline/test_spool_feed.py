@@ -320,3 +320,25 @@ def test_a_flush_waits_for_messages_that_are_not_stored_yet_and_not_for_those_th
             assert (client.statistics().dropped, client.statistics().delivered) == (1, 1)
 
     run(main())
+
+
+def test_a_spool_that_says_at_once_that_there_is_nothing_does_not_hold_the_loop() -> None:
+    class Hasty(SlowSpool):
+        reads = 0
+
+        async def read(self, max_count: int, max_bytes: int) -> Window:
+            self.reads += 1
+            if self.reads > 1_000:
+                raise SpoolUnavailable("it was read a thousand times")
+            return Window(())
+
+    async def main() -> None:
+        spool, transport = Hasty(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport) as client:
+            client.nowait.track("user-1", "Order Completed")
+            spool.answer(0, held=True)
+            assert await client.flush() == 0
+            await asyncio.sleep(10)
+        assert 10 < spool.reads < 30
+
+    run(main())
