@@ -212,6 +212,8 @@ class Pipeline:
             except IndexError:
                 break
             self.reports.add(result, bodies, size)
+            # The message that they made room for may be announced to nothing but the consumer's next look.
+            self.queue.notify()
             self.reports.limited_log.warn("queue_full", "The queue is full: the oldest messages are dropped.")
 
     # -- which loop

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import DeliveryError, Response, RetryPolicy, Status
+from segment_async import Client, DeliveryError, Response, RetryPolicy, Status
 from segment_async._lifecycle.loop_end import end
 from segment_async._outcome import BatchResult
 from segment_async._pipeline.admission import Overflow
@@ -264,6 +264,25 @@ class TestFlush:
         pipeline.drop_all("exit")
         assert pipeline.flush_now() == 1
         assert pipeline.queue.backlog.flush_before == 1
+
+    def test_it_ends_as_soon_as_what_it_waits_for_has_made_room_for_newer_messages(self) -> None:
+        """Also if the newer message rests on the consumer's next look, in half a second."""
+
+        async def main() -> None:
+            transport = ScriptedTransport(lambda _: Response(429, {"Retry-After": "300"}))
+            client = Client("key", transport=transport, overflow="drop_oldest", max_queue_bytes=20_000)
+            async with client:
+                delivery = await client.track("user-1", "Order Completed")
+                flush = asyncio.create_task(client.flush())
+                # The consumer looks every ten seconds.
+                await asyncio.sleep(9.8)
+                for _ in range(2):
+                    await client.track("user-1", "Order Completed", {"notes": "x" * 18_000})
+                assert delivery.outcome is not None
+                await asyncio.sleep(0.01)
+                assert flush.done()
+
+        run(main())
 
     def test_at_the_close_nothing_waits_out_its_back_off(self) -> None:
         async def main() -> None:
