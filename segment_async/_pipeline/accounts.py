@@ -42,7 +42,8 @@ class Accounts:
     @property
     def dropped(self) -> int:
         """Messages that were dropped, for whatever reason."""
-        return sum(count for reason, count in self.reasons.items() if REASONS[reason].status is Status.DROPPED)
+        # A copy, made in one step: another thread may count a reason that is new.
+        return sum(count for reason, count in self.reasons.copy().items() if REASONS[reason].status is Status.DROPPED)
 
     # -- bounds
 

@@ -34,6 +34,24 @@ def look(one: Accounts) -> Statistics:
     return one.statistics(0, 0, 0.0)
 
 
+class TestDropped:
+    def test_it_is_counted_while_another_thread_counts_a_first_one_of_its_kind(self) -> None:
+        one = accounts()
+        one.refuse(BatchResult(Status.DROPPED, "queue_full"))
+        one.refuse(BatchResult(Status.DROPPED, "invalid"))
+
+        def as_another_thread(frame: FrameType, event: str, _: object) -> None:
+            if event == "call" and frame.f_code.co_name == "<genexpr>" and "exit" not in one.reasons:
+                one.refuse(BatchResult(Status.DROPPED, "exit"))
+
+        sys.setprofile(as_another_thread)
+        try:
+            counted = one.dropped
+        finally:
+            sys.setprofile(None)
+        assert (counted, one.dropped) == (2, 3)
+
+
 class TestBounds:
     @pytest.mark.parametrize(("size", "fits"), [(0, True), (40, True), (41, False)])
     def test_to_the_byte(self, size: int, *, fits: bool) -> None:
