@@ -79,30 +79,32 @@ class LoopThread:
         return is_started
 
     def _start(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = loop = asyncio.new_event_loop()
+        thread = Thread(target=self._main, args=(loop,), name="segment_async", daemon=True)
         try:
-            self._thread = Thread(target=self._main, name="segment_async", daemon=True)
-            self._thread.start()
+            thread.start()
         except RuntimeError:
-            self._thread = None
-            self.loop.close()
+            loop.close()
             raise
+        # Last: if a signal handler raises before this, a later call starts another thread.
+        self._thread = thread
 
-    def _main(self) -> None:
-        self._ident = get_ident()
+    def _main(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.loop is loop:
+            self._ident = get_ident()
         _leave_signals_to_others()
         try:
             while not self._is_stopping:
                 try:
-                    self.loop.run_forever()
+                    loop.run_forever()
                 except BaseException as error:
                     # A hook, or a handler of `logging` that raises for all that is logged here, too.
                     with suppress(BaseException):
                         _log.error("A hook tried to end the program from segment_async's thread.\n%s", stack_of(error))
-            self.loop.run_until_complete(self._end_tasks())
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            loop.run_until_complete(self._end_tasks())
+            loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
-            self.loop.close()
+            loop.close()
 
     async def _end_tasks(self) -> None:
         """Let no other thread wait for what does not come any more."""

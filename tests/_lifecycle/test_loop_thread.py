@@ -38,6 +38,20 @@ def test_none_can_be_started(
     ]
 
 
+def test_a_start_that_is_interrupted_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl+C: what relied on it would wait for a thread that never runs."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    thread = LoopThread(0)
+    with pytest.raises(KeyboardInterrupt):
+        thread.start()
+    assert not thread.is_started()
+    thread.loop.close()
+
+
 def test_what_waits_when_it_is_stopped_waits_no_longer() -> None:
     thread = LoopThread(0)
     assert thread.start()
