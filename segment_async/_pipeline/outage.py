@@ -57,16 +57,18 @@ class Outage:
     def note_success(self, now: float, *, dropped: int, wall: float) -> None:
         """Something was delivered. `wall`: seconds since the epoch."""
         self.last_success = wall
-        if self._told_at is not None and self.since is not None:
+        since, most_pending, was_told = self.since, self._most_pending, self._told_at is not None
+        self.since, self.error, self._told_at = None, "", None
+        self._failures = self._most_pending = 0
+        if was_told and since is not None:
+            # Last, as a handler of `logging` may raise.
             self._inform(
                 "Deliveries to %s work again after %.0f s. At most %s waiting; %s dropped.",
                 self._host,
-                now - self.since,
-                _messages(self._most_pending),
+                now - since,
+                _messages(most_pending),
                 _messages(dropped - self._dropped_before),
             )
-        self.since, self.error, self._told_at = None, "", None
-        self._failures = self._most_pending = 0
 
 
 def _messages(count: int) -> str:

@@ -1,5 +1,7 @@
 """What the log says of an outage: nothing of one failure, when it begins, now and then, and once it is over."""
 
+import pytest
+
 from segment_async._pipeline.outage import Outage
 
 
@@ -54,6 +56,20 @@ def test_one_failure_with_a_long_pause_is_told() -> None:
     ]
     said.outage.note_success(301.0, dropped=0, wall=0.0)
     assert len(said.infos) == 1
+
+
+def test_it_is_over_although_what_is_told_raises() -> None:
+    """A handler of `logging` may: else it would again at each delivery."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError
+
+    outage = Outage("api.segment.io", lambda *_: None, refuse)
+    outage.note_failure("status 429", 0.0, pending=5, dropped=0, retry_in=300.0)
+    with pytest.raises(RuntimeError):
+        outage.note_success(301.0, dropped=0, wall=0.0)
+    assert outage.since is None
+    outage.note_success(302.0, dropped=0, wall=0.0)
 
 
 def test_what_the_last_failure_said_is_kept_while_it_lasts() -> None:
