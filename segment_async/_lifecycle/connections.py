@@ -17,8 +17,11 @@ class Connections:
         self._auth = auth
 
     async def aclose(self) -> None:
-        await self._transport.aclose()
-        await self._auth.aclose()
+        try:
+            await self._transport.aclose()
+        finally:
+            # Also if a custom transport raises, or takes too long and is cancelled.
+            await self._auth.aclose()
 
     async def close_here(self) -> None:
         """Leave nothing on the running loop, which is about to end."""
