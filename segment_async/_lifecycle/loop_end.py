@@ -72,8 +72,18 @@ def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
         elif not loop.is_running():
             # The loop stopped before the task's first step, which will not come.
             _unwind(task, CORO_CREATED)
+            # At once: a step of it that was due when the loop stopped comes before any callback, beside whatever works
+            # for the client by then. The loop is woken in case that it has just begun to run.
+            task.cancel()
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_do_nothing)
+            continue
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(task.cancel)
+
+
+def _do_nothing() -> None:
+    """For its waking alone."""
 
 
 def unwind(task: asyncio.Task[Any]) -> None:

@@ -89,6 +89,38 @@ class TestLoops:
         standing.close()
         assert sorted(net.ids) == ["a", "b", "c"]
 
+    def test_a_loop_that_lost_the_client_while_it_stood_still_does_nothing_more_for_it(self) -> None:
+        """Not even what was due there when it stopped: the other one does that, at the same time."""
+        loops: list[object] = []
+
+        async def note(arrival: Arrival) -> Response:
+            loops.append(asyncio.get_running_loop())
+            return OK
+
+        client = Client("KEY", transport=Net(note), flush_at=1)
+        standing, is_taken, may_go_on = asyncio.new_event_loop(), threading.Event(), threading.Event()
+        assert standing.run_until_complete(client.flush()) == 0
+        # So large that the consumer lets others have their turn, and the loop stops.
+        standing.run_until_complete(client.track("u", "E", {"notes": "x" * 5_000}))
+
+        async def take_it_over() -> None:
+            await client.track("u", "E")
+            is_taken.set()
+            may_go_on.wait(PATIENCE)
+
+        with OtherLoop() as other:
+            taking = asyncio.run_coroutine_threadsafe(take_it_over(), other.loop)
+            assert is_taken.wait(PATIENCE)
+            standing.run_until_complete(turns())
+            assert loops == []
+            may_go_on.set()
+            taking.result(PATIENCE)
+            assert other(client.flush()) == 0
+            assert set(loops) == {other.loop}
+            other(client.aclose())
+        standing.run_until_complete(standing.shutdown_asyncgens())
+        standing.close()
+
     def test_what_is_ended_of_a_closed_loop_runs_without_the_lock(self) -> None:
         """The observers of its requests, and the transport's own clean-up, may wait for other threads' calls."""
         client = Client("KEY", transport=Net(silence), flush_interval=0, close_timeout=0)
