@@ -263,6 +263,9 @@ class Queue:
 
     def leave(self, count: int, size: int, result: BatchResult | None = None) -> None:
         """With a spool: messages leave before they are stored; `None`: they were not accepted after all. The lock is held."""
+        # They get no place: later messages do not go at once because a flush waited for these. Not again if interrupted.
+        places = self.order.place_to_reach() + self.order.recovered - count
+        self.backlog.flush_before = min(self.backlog.flush_before, places)
         if result is None:
             self.accounts.forget(count, size)
         else:

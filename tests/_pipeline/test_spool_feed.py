@@ -9,7 +9,7 @@ import pytest
 from segment_async import Client, Response, SpoolUnavailable, TransportError
 from segment_async._outcome import BatchResult
 from segment_async.spool._protocol import SpoolStatistics, StoredMessage, Window
-from tests.support.memory_spool import SpoolStore
+from tests.support.memory_spool import ScriptedDisk, SpoolStore
 from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
@@ -340,5 +340,23 @@ def test_a_spool_that_says_at_once_that_there_is_nothing_does_not_hold_the_loop(
             assert await client.flush() == 0
             await asyncio.sleep(10)
         assert 10 < spool.reads < 30
+
+    run(main())
+
+
+def test_messages_wait_for_company_after_a_flush_whose_own_were_never_stored() -> None:
+    async def main() -> None:
+        disk, transport = ScriptedDisk(refuses=True), ScriptedTransport()
+        client = Client("key", spool=SpoolStore(disk).open(), transport=transport, flush_interval=10)
+        async with client:
+            for _ in range(50):
+                client.nowait.track("user-1", "Order Completed")
+            assert await client.flush() == 0
+            disk.refuses = False
+            for _ in range(20):
+                await client.track("user-1", "Order Completed")
+                await asyncio.sleep(0.1)
+            assert len(transport.requests) == 0
+        assert len(transport.requests) == 1
 
     run(main())
