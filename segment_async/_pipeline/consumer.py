@@ -80,6 +80,7 @@ class Consumer:
 
     async def _run(self) -> None:
         self._queue.repair()
+        self._forget_settled()
         while True:
             # While it is awake: a message that comes after this pass has read must announce itself.
             self._schedule.looks_at = None
@@ -93,6 +94,12 @@ class Consumer:
             seen = self._queue.changed.mark
             self._start_requests()
             await self._sleep(seen)
+
+    def _forget_settled(self) -> None:
+        """An exception may have ended a pass after its batch was settled: a handler of `logging` may raise."""
+        for batch, request in [*self._requests.items()]:
+            if request.done() and batch not in self._backlog.in_flight:
+                del self._requests[batch]
 
     def _read_slice(self) -> bool:
         """Move messages from the queue into the open batch; `False`: there is no more, and it was little work."""

@@ -5,6 +5,8 @@ The whole client in virtual time, before a transport that answers by script. Wha
 """
 
 import asyncio
+import gc
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +30,7 @@ from segment_async import (
 )
 from segment_async._message.timestamps import millisecond_text
 from segment_async._pipeline.admission import Overflow
+from segment_async._pipeline.batch import Batch
 from tests.support.scripted_transport import Script, ScriptedTransport, Slow, Step, lost, refused, stale
 from tests.support.simulated_segment import violations
 from tests.support.virtual_clock import run, running_clock
@@ -313,6 +316,34 @@ class TestAnswersThatRaise:
         assert {outcome.status for outcome in outcomes} == {Status.DELIVERED}
         assert [outcome.attempts for outcome in outcomes] == [2, 1]
         assert answer.reads == 1
+
+
+def test_a_failed_batch_is_not_kept_although_the_handler_that_logs_it_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        if "Messages failed" in record.getMessage():
+            raise RuntimeError
+        return True
+
+    def batches() -> int:
+        gc.collect()
+        return sum(isinstance(each, Batch) for each in gc.get_objects())
+
+    monkeypatch.setattr(logging.getLogger("segment_async"), "filters", [refuse])
+
+    async def main() -> None:
+        async with Client("key", transport=ScriptedTransport([Response(404)]), flush_at=1) as client:
+            for number in range(2):
+                await give(client, 1, number)
+                await client.flush()
+                # The consumer comes back, and what made sure of that is gone.
+                await asyncio.sleep(20)
+            assert client.statistics().failed == 1
+            assert batches() == before
+
+    before = batches()
+    run(main())
 
 
 class TestWhatGoesWhen:
