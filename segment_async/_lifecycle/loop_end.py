@@ -74,8 +74,8 @@ def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
             _unwind(task, CORO_CREATED)
             # At once: a step of it that was due when the loop stopped comes before any callback, beside whatever works
             # for the client by then. The loop is woken in case that it has just begun to run.
-            task.cancel()
             with suppress(RuntimeError):
+                task.cancel()
                 loop.call_soon_threadsafe(_do_nothing)
             continue
         with suppress(RuntimeError):
@@ -83,7 +83,7 @@ def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 def _do_nothing() -> None:
-    """For its waking alone."""
+    """Wakes the loop."""
 
 
 def unwind(task: asyncio.Task[Any]) -> None:

@@ -237,8 +237,8 @@ class LoopOwner(Host):
                 await asyncio.sleep(0)
         if feed is not None:
             await feed.recorder.until_recorded(self, time_left)
-        # The place moves on by what a spool recovers, also once it was reached.
-        left = 0 if is_reached else order.left(place)
+        # The place moves on by what a spool recovers, also once it was reached. Some may have ended without a place.
+        left = 0 if is_reached else min(order.left(place), pipeline.pending)
         self.guards.note_flush(left)
         return left
 

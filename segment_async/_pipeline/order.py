@@ -66,7 +66,8 @@ class Order:
 
     def are_stored(self, put_count: int) -> bool:
         """Whether none of the first messages that were put waits to be stored."""
-        return self.put_count - self._count_unstored() >= put_count
+        with self._lock:
+            return self.put_count - self._count_unstored() >= put_count
 
     def _count_unstored(self) -> int:
         return sum(map(len, self._unstored))
