@@ -51,6 +51,8 @@ class SpoolAnswers:
     keeps: the client is closing: what is stored from now on is not sent any more.
     full_since: when the spool became full; `None` once it took a message again.
     waits_for_record: the group that begins once an outcome is recorded: one of its messages has the id of that one.
+    recorded: keys of messages whose outcomes were recorded since the group under way began, the last ones: an answer that
+        was on its way may still say that they are pending.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class SpoolAnswers:
         self.keeps = False
         self.full_since: float | None = None
         self.waits_for_record: Group | None = None
+        self.recorded: deque[int] = deque(maxlen=10_000)
         self._queue = queue
         self._clock = clock
         self._reports = reports
@@ -178,7 +181,7 @@ class SpoolAnswers:
         queue, answer, delivery = self._queue, self.waiting[0], self._queue.appending[0]
         body = bodies_of((delivery,))[0]
         status, key = _read_answer(answer)
-        if status == "known" and self._is_ending(key):
+        if status == "known" and (self._is_ending(key) or key in self.recorded):
             # The first one has ended: this is a new message, as soon as the spool knows that.
             self.waits_for_record = self.waits_for_record or Group(self._clock.now())
             if not queue.incoming or queue.incoming[0] is not delivery:

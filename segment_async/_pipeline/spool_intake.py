@@ -217,6 +217,8 @@ class SpoolIntake:
             if not (appending or incoming):
                 return []
             self._group = group
+            # The answers to this group take into account what was recorded before it.
+            self.answers.recorded.clear()
             if not appending:
                 # One call, as in `OpenBatch.take`.
                 appending.extend(starmap(incoming.popleft, repeat((), min(_GROUP, len(incoming)))))

@@ -103,6 +103,8 @@ class SpoolRecorder:
                         "spool record", "The spool did not record outcomes; messages may be sent again: %s", text
                     )
                     break
+        # Before they are taken out: an answer is looked for in both places.
+        self._intake.answers.recorded.extend(keys)
         for _ in range(count):
             self._outcomes.popleft()
         self._queue.notify()

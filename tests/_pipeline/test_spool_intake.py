@@ -361,6 +361,32 @@ def test_calls_wait_no_longer_than_for_the_disk_while_an_outcome_has_to_be_recor
     run(main())
 
 
+def test_an_answer_that_comes_after_the_outcome_of_its_id_was_recorded_leaves_no_delivery_without_one() -> None:
+    """The first message is gone by then: the second one is stored by itself."""
+
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport()) as client:
+            calls = [asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))]
+            await turns()
+            spool.answer(0, held=True)
+            first = await calls[0]
+            calls.append(asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0")))
+            await turns()
+            assert (await first).status is Status.DELIVERED
+            await turns()
+            assert [keys for keys, _ in spool.settled] == [[1]]
+            spool.groups[1][1](AppendResult([Appended("known", 1)]))
+            await turns()
+            assert spool.ids[2:] == [["m0"]]
+            spool.answer(2, held=True)
+            assert (await (await calls[1])).status is Status.DELIVERED
+            statistics = client.statistics()
+            assert (statistics.accepted, statistics.delivered) == (2, 2)
+
+    run(main())
+
+
 def test_a_signal_handler_that_raises_as_an_outcome_was_just_recorded_delays_no_message_that_waits_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
