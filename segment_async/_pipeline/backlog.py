@@ -189,8 +189,8 @@ class Backlog:
         return min(moments, default=None) if self.unread_since is None else min((*moments, self.unread_since))
 
     def in_flight_totals(self) -> tuple[int, int]:
-        """Messages in flight, and bytes of their JSON."""
-        batches = list(self.in_flight)
+        """Messages in flight, and bytes of their JSON. An exception may have left a batch here that is settled."""
+        batches = [batch for batch in list(self.in_flight) if batch.record.result(batch.offset) is None]
         return sum(batch.count for batch in batches), sum(batch.size for batch in batches)
 
 

@@ -349,6 +349,30 @@ class TestInterrupted:
             moment += 1
         assert moment > 5
 
+    def test_an_exception_amid_an_outcome_makes_no_queued_message_disappear_until_the_repair(self) -> None:
+        moment, is_over = 0, False
+        while not is_over:
+            is_over = run(self.interrupted_settle(moment))
+            moment += 1
+        assert moment > 5
+
+    async def interrupted_settle(self, moment: int) -> bool:
+        queue, admission = made_ready("wait")
+        before = queue.statistics()
+
+        def handler() -> None:
+            raise Interrupted
+
+        try:
+            is_over = traced(lambda: CHANGES["settle"](queue, admission), moment, handler)
+        except Interrupted:
+            is_over = False
+        now = queue.statistics()
+        check_counters(now)
+        assert now.queued >= before.queued
+        assert now.queued_bytes >= before.queued_bytes
+        return is_over
+
     async def once(self, name: str, overflow: Overflow, moment: int) -> bool:
         queue, admission = made_ready(overflow)
         before = queue.statistics()
