@@ -80,7 +80,11 @@ class Admission:
                 return False
             accounts.pending = pending
             accounts.pending_bytes = pending_bytes
-            messages.append(delivery)
+            try:
+                messages.append(delivery)
+            except MemoryError:
+                self._queue.note_not_queued(delivery, size)
+                raise
         if unread >= self._queue.wake_at:
             self._queue.announce()
         return True
@@ -99,7 +103,11 @@ class Admission:
             accounts.arriving += 1
             accounts.pending, accounts.pending_bytes = pending, pending_bytes
             self._queue.order.put_count += 1
-            self._incoming.append(delivery)
+            try:
+                self._incoming.append(delivery)
+            except MemoryError:
+                self._queue.note_not_queued(delivery, size, arriving=True)
+                raise
         return True
 
     async def put(self, delivery: Delivery, size: int, *, paced: bool, arriving: bool = False) -> bool:

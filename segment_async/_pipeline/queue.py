@@ -152,7 +152,18 @@ class Queue:
         accounts.arriving += arriving
         accounts.pending, accounts.pending_bytes = accounts.pending + 1, accounts.pending_bytes + size
         self.order.put_count += 1
-        self.incoming.append(delivery)
+        try:
+            self.incoming.append(delivery)
+        except MemoryError:
+            self.note_not_queued(delivery, size, arriving=arriving)
+            raise
+
+    def note_not_queued(self, delivery: Delivery, size: int, *, arriving: bool = False) -> None:
+        """Memory was refused for a message that is counted already: its call fails, and it counts no more. The lock is held."""
+        if delivery not in self.incoming:
+            self.order.put_count -= 1
+            self.accounts.arriving -= arriving
+            self.accounts.forget(1, size)
 
     def announce(self, new: int = 1) -> None:
         """Wake the consumer for unread messages, once: when it goes to sleep it says when to wake it next. The lock is

@@ -5,13 +5,15 @@ The callers and the consumer are played by a few functions of `queue_steps`.
 
 import asyncio
 import threading
+from collections import deque
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from segment_async import Status
 from segment_async._outcome import BatchResult
-from segment_async._pipeline.admission import Overflow
-from segment_async._pipeline.delivery import bring_back, stored_as
+from segment_async._pipeline.admission import Admission, Overflow
+from segment_async._pipeline.delivery import Delivery, bring_back, stored_as
 from segment_async._pipeline.queue import Queue
 from segment_async._pipeline.spool_share import SpoolShare
 from segment_async.messages import MAX_MESSAGE_BYTES
@@ -394,6 +396,33 @@ class TestInterrupted:
         assert taken in ((0, 1) if name in PUTS else (0,))
         hold_to_the_law(queue, expected=6 + taken)
         return is_over
+
+
+class NoMemory(deque[Delivery]):
+    """A deque needs memory for every 64 elements."""
+
+    def append(self, item: Delivery, /) -> None:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("name", ["offer", "offer_arriving", "put_nowait", "put"])
+def test_a_message_that_memory_is_refused_for_is_not_counted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = queue_with(MANY, has_spool=name == "offer_arriving")
+    admission = Admission(queue, "wait")
+    calls: Mapping[str, Callable[[Delivery], object]] = {
+        "offer": lambda delivery: admission.offer(delivery, 1),
+        "offer_arriving": lambda delivery: admission.offer_arriving(delivery, 1),
+        "put_nowait": lambda delivery: admission.put_nowait(delivery, 1),
+        "put": lambda delivery: run(admission.put(delivery, 1, paced=True)),
+    }
+    monkeypatch.setattr(queue, "incoming", NoMemory())
+    monkeypatch.setattr(admission, "_incoming", NoMemory())
+    with pytest.raises(MemoryError):
+        calls[name](message(queue))
+    counters = queue.statistics()
+    assert (counters.accepted, counters.pending, counters.queued_bytes) == (0, 0, 0)
+    accounts = queue.accounts
+    assert (accounts.arriving, accounts.pending, accounts.pending_bytes) == (0, 0, 0)
 
 
 class TestSpooled:
