@@ -134,7 +134,7 @@ class Shard:
         self.revived = 0
         self._noted = _Noted()
         # As each try takes all notes, notes alone are tried again after a while.
-        self._next_try = 0.0
+        self._next_try = self._next_try_alone = 0.0
         # Positions of messages that another process erased, and that were reported.
         self._purged: set[int] = set()
         self._cursor = 0
@@ -184,9 +184,21 @@ class Shard:
             return []
         self._next_try = now + _TRY_LATER
         size = sum(append.size for append in appends) if appends else None
-        done = self.database.transact(partial(self._take, all_steps), size)
+        try:
+            done = self.database.transact(partial(self._take, all_steps), size)
+        except SpoolUnavailable:
+            if appends and self.unrecorded and now >= self._next_try_alone:
+                self._record_alone(now)
+            raise
         self._committed(done)
         return done.answers
+
+    def _record_alone(self, now: float) -> None:
+        """Messages were refused: what was sent is recorded all the same, as room is kept for that."""
+        self._next_try_alone = now + _TRY_LATER
+        with contextlib.suppress(SpoolUnavailable):
+            self._committed(self.database.transact(partial(self._take, tuple(self.unrecorded))))
+            self._next_try_alone = now
 
     def _take(
         self, steps: Sequence[Step], connection: sqlite3.Connection, counters: Counters

@@ -47,6 +47,26 @@ def check(writer, pending):
     assert (counts.accepted, counts.pending, counts.pending_bytes) == (pending, pending, 10 * pending)
 
 
+def test_what_was_sent_is_recorded_in_the_turn_in_which_messages_are_refused(path):
+    """Calls may go on and be refused; the outcomes of what was delivered meanwhile survive the process."""
+    free = 2**30
+    writer = Writer(base_path(path), Options(free_bytes=lambda folder: free))
+    append(writer, "a", "b")
+    first, second = writer.read(100, 1_000_000).messages
+    free = 0
+    for message in (first, second):
+        [refusal] = writer.commit([Append([(b"new", b"{}")]), Note([message.key], BatchResult(Status.DELIVERED))])
+        assert isinstance(refusal, SpoolUnavailable)
+        assert not refusal.maybe_stored
+        counts = writer.look()()
+        assert counts.unrecorded == 0
+    assert (counts.accepted, counts.delivered, counts.pending) == (2, 2, 0)
+    writer.close()
+    again = Writer(base_path(path), Options())
+    assert ids(again) == []
+    again.close()
+
+
 def test_an_ordinary_append_is_one_statement(writer):
     append(writer, "a")
     statements = []
