@@ -12,8 +12,9 @@ from typing import Final
 _FAILURES_TO_TELL: Final = 3
 # Seconds until the next attempt after which one failure is an outage.
 _PAUSE_TO_TELL: Final = 10.0
-# Seconds between two warnings while it lasts.
+# Seconds between two warnings while it lasts, and between those of two outages: a server may fail now and then.
 _REPEAT_SECONDS: Final = 300.0
+_QUIET_SECONDS: Final = 60.0
 
 
 class Outage:
@@ -31,7 +32,9 @@ class Outage:
         self._warn = warn
         self._inform = inform
         self._failures = 0
+        # When the last warning came, and whether it was of this outage.
         self._told_at: float | None = None
+        self._is_told = False
         self._most_pending = 0
         self._dropped_before = 0
 
@@ -42,9 +45,10 @@ class Outage:
         self.error = error
         self._failures += 1
         self._most_pending = max(self._most_pending, pending)
-        is_due = self._told_at is None or now >= self._told_at + _REPEAT_SECONDS
+        pause = _REPEAT_SECONDS if self._is_told else _QUIET_SECONDS
+        is_due = self._told_at is None or now >= self._told_at + pause
         if is_due and (self._failures >= _FAILURES_TO_TELL or retry_in >= _PAUSE_TO_TELL):
-            self._told_at = now
+            self._told_at, self._is_told = now, True
             self._warn(
                 "Deliveries to %s %s: %s. %s waiting; the next attempt is in %.1f s.",
                 self._host,
@@ -57,8 +61,8 @@ class Outage:
     def note_success(self, now: float, *, dropped: int, wall: float) -> None:
         """Something was delivered. `wall`: seconds since the epoch."""
         self.last_success = wall
-        since, most_pending, was_told = self.since, self._most_pending, self._told_at is not None
-        self.since, self.error, self._told_at = None, "", None
+        since, most_pending, was_told = self.since, self._most_pending, self._is_told
+        self.since, self.error, self._is_told = None, "", False
         self._failures = self._most_pending = 0
         if was_told and since is not None:
             # Last, as a handler of `logging` may raise.

@@ -58,6 +58,16 @@ def test_one_failure_with_a_long_pause_is_told() -> None:
     assert len(said.infos) == 1
 
 
+def test_of_many_short_ones_in_a_row_one_a_minute_is_told() -> None:
+    """Such as a server that answers half of all requests with 503."""
+    said = Said()
+    for now in range(150):
+        for part in (0.0, 0.1, 0.2):
+            said.fail(now + part)
+        said.outage.note_success(now + 0.5, dropped=0, wall=0.0)
+    assert (len(said.warnings), len(said.infos)) == (3, 3)
+
+
 def test_it_is_over_although_what_is_told_raises() -> None:
     """A handler of `logging` may: else it would again at each delivery."""
 
