@@ -248,7 +248,7 @@ class _File:
         if log > _CHECKPOINT_BYTES and not _checkpoint(connection) and log > limit:
             raise SpoolUnavailable(
                 f"{self._place.log} has grown to {log // 2**20} MiB, because another process has been reading the spool "
-                "for long: end that process"
+                "for long: end that process; or because the disk refuses the copy: make room"
             )
         if size is not None and is_time:
             self._check_room(connection, log, 3 * size + _OVERHEAD)
