@@ -129,10 +129,13 @@ class Settlement:
     def settle(self, batch: Batch | OpenBatch, result: BatchResult, answer: str = "") -> None:
         """The messages of a batch have their outcome: count it, record it, report it."""
         try:
-            if not self._queue.settle(batch, result):
-                return
-            if self._recorder is not None and isinstance(batch, Batch):
-                self._recorder.settle(batch.keys, result, answer)
+            with self._queue.lock:
+                if self._recorder is not None and isinstance(batch, Batch) and self._queue.backlog.has(batch):
+                    # First: an exception in between must not cost the record, and a second one does no harm. And a
+                    # message that the spool knows is found at any time: in its batch, or among the outcomes.
+                    self._recorder.settle(batch.keys, result, answer)
+                if not self._queue.settle(batch, result):
+                    return
             if result.status in (Status.FAILED, Status.DROPPED):
                 self._reports.add(result, batch.bodies, batch.size)
         finally:

@@ -50,9 +50,8 @@ class SpoolRecorder:
         return self._task.stop()
 
     def settle(self, keys: Iterable[int], result: BatchResult, answer: str) -> None:
-        """Have an outcome recorded, on this loop or on a later one."""
+        """Have an outcome recorded, on this loop or on a later one. The caller notifies."""
         self._outcomes.append((list(keys), result, answer))
-        self._queue.notify()
 
     async def _record(self) -> None:
         while True:

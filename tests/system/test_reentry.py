@@ -144,6 +144,8 @@ class Life:
         assert {name for name in outcomes if name not in taken} <= dropped
         # Only a message that was enqueued within another call may have found the queue full.
         assert dropped <= {name for name in outcomes if name.startswith("within")}
+        # What has ended is not sent once more by the next process.
+        assert self.store is None or not self.store.pending_ids
         assert self._can_be_used_by_another_thread()
 
     def _can_be_used_by_another_thread(self) -> bool:
