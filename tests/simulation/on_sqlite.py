@@ -138,7 +138,7 @@ class SQLiteScenario(SpooledScenario):
         if self._chance.random() < 0.7:
             self._store.leave_just_enough_room()
 
-    async def _store_small_ones_behind_large_ones(self) -> None:
+    async def _see_callers_through(self) -> None:
         # The disk may have just enough room for one message.
         self._disk.leave(2**30)
-        await super()._store_small_ones_behind_large_ones()
+        await super()._see_callers_through()
