@@ -212,7 +212,9 @@ class SpoolAnswers:
             if not queue.ready or queue.ready[-1] is not delivery:
                 queue.ready.append(delivery)
             return
-        if self.known.get(delivery.message_id, delivery) is not delivery:
+        earlier = self.known.get(delivery.message_id, delivery)
+        # One that was dropped may have been stored after all. Any other outcome is recorded: then this one made room.
+        if earlier is not delivery and (earlier.outcome is None or earlier.outcome.status is Status.DROPPED):
             self._lose_earlier(delivery.message_id)
         self.known[delivery.message_id] = delivery
         forget_bodies((delivery,))

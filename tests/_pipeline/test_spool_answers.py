@@ -77,3 +77,26 @@ def test_a_message_that_was_stored_after_all_and_made_room_keeps_its_outcome() -
             assert delivery.outcome == outcome
 
     run(main())
+
+
+def test_a_message_that_made_room_within_its_own_group_ends_although_its_id_was_delivered_before() -> None:
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            first = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            spool.answer(0, held=True)
+            assert (await first).status is Status.DELIVERED
+            await asyncio.sleep(0.01)
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            spool.groups[1][1](
+                AppendResult([Appended("stored", 2)], [DroppedMessage("m0", b"{}", "queue_full")]),
+            )
+            second = await call
+            assert second.outcome is not None
+            assert second.outcome.reason == "queue_full"
+            assert first.outcome is not None
+            assert first.outcome.status is Status.DELIVERED
+
+    run(main())
