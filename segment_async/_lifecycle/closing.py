@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from segment_async._exceptions import stack_of
@@ -250,11 +251,13 @@ async def _ended(
 ) -> bool:
     """Run it where it belongs, if that loop runs, and wait for its end; whether it came in time."""
     here = asyncio.get_running_loop()
-    task: asyncio.Future[None]
-    if loop is None or loop is here or not loop.is_running():
+    task: asyncio.Future[None] | None = None
+    if loop is not None and loop is not here and loop.is_running():
+        # It may have ended since.
+        with suppress(RuntimeError):
+            task = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+    if task is None:
         task = here.create_task(work)
-    else:
-        task = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
     await asyncio.wait((task,), timeout=seconds)
     if not task.done():
         task.cancel()

@@ -439,3 +439,20 @@ def test_the_drain_takes_a_client_from_a_running_loop_between_two_of_its_steps()
     assert not thread.is_alive()
     assert not sent_amid[0]
     assert client._owner.closing.left_at_exit() == (0, 0)
+
+
+def test_a_loop_that_ends_as_work_is_handed_to_it_leaves_the_work_to_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    async def work() -> None:
+        done.append("done")
+
+    async def main() -> None:
+        ended = asyncio.new_event_loop()
+        ended.close()
+        # In another thread it runs when it is asked, and has ended a moment later.
+        monkeypatch.setattr(ended, "is_running", lambda: True)
+        assert await closing_module._ended(work(), ended, 1.0, "transport")
+
+    asyncio.run(main())
+    assert done == ["done"]
