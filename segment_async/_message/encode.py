@@ -1,9 +1,9 @@
 """Turns the values of a message into JSON bytes.
 
-The fast path is one call of `orjson.dumps`, with `conversions.convert` for the types that orjson does not know. The
-slow path is a walk over the values that keeps track of the path, so that an error can name it. It takes what orjson
-refuses (integers beyond 64 bits, lone surrogates, keys that are not text) and iterators that can be read only once.
-Both give the same JSON, so that a value does not change with its neighbours.
+The fast path is one call of `orjson.dumps`, or a second one with `conversions.convert` for the types that orjson does
+not know. The slow path is a walk over the values that keeps track of the path, so that an error can name it. It takes
+what orjson refuses (integers beyond 64 bits, lone surrogates, keys that are not text) and iterators that can be read
+only once. Both give the same JSON, so that a value does not change with its neighbours.
 
 This file knows values, not messages.
 """
@@ -56,6 +56,8 @@ _ONE_SHOT: Final = (GeneratorType, map, filter, zip)
 _LEAVES: Final = frozenset({str, int, float, bool, type(None), ExactNumber})
 # Types that cannot contain a fragment.
 _SIMPLE: Final = _LEAVES | {Decimal, datetime, date, UUID}
+# Types that the fast path copies.
+_CONTAINERS: Final = frozenset({dict, list, tuple})
 _FAILED: Final = object()
 
 
@@ -68,10 +70,49 @@ def encode(message: Mapping[str, Any], convert: Conversion = convert) -> bytes:
     # The condition of `may_be_in`, written out for speed.
     if getrefcount(Fragment) == _fragments.references or not _fragments.may_be_in(message):
         try:
-            return orjson.dumps(message, convert, _OPTIONS)
-        except TypeError as error:
-            _reraise_exit(error.__cause__)
+            return orjson.dumps(message, None, _OPTIONS)
+        except TypeError:
+            # It has values to convert, or some that orjson refuses.
+            pass
+        body = _encode_copy(message, convert)
+        if body is not None:
+            return body
     return _encode_plain(plain(message, convert))
+
+
+def _encode_copy(message: Mapping[str, Any], convert: Conversion) -> bytes | None:
+    """As `encode`, with conversions; `None`: the fast path does not take the message.
+
+    A conversion runs Python, and with it perhaps other threads. orjson crashes if a list or dict that it is in the middle
+    of is changed, so it gets copies.
+    """
+
+    def converted(value: Any) -> Any:
+        made = convert(value)
+        return _copied(made) if type(made) in _CONTAINERS else made
+
+    try:
+        return orjson.dumps(_copied(message), converted, _OPTIONS)
+    except TypeError as error:
+        _reraise_exit(error.__cause__)
+    except RecursionError:
+        # It contains itself, or is nested too deeply: the slow path says where.
+        pass
+    return None
+
+
+def _copied(value: Any) -> Any:
+    """The value with copies of its dicts and lists, each taken in one step."""
+    kind = cast("type[object]", type(value))
+    if kind is dict:
+        copy = value.copy()
+        for key, item in copy.items():
+            if type(item) in _CONTAINERS:
+                copy[key] = _copied(item)
+        return copy
+    if kind in _CONTAINERS:
+        return [_copied(item) if type(item) in _CONTAINERS else item for item in list(value)]
+    return value
 
 
 def plain(message: Mapping[str, Any], convert: Conversion = convert) -> dict[str, Any]:
@@ -122,10 +163,10 @@ def is_plain(message: Mapping[str, Any]) -> bool:
     if _fragments.may_be_in(message):
         return False
     try:
-        orjson.dumps(message, convert, _OPTIONS)
-    except TypeError as error:
-        _reraise_exit(error.__cause__)
-        return False
+        orjson.dumps(message, None, _OPTIONS)
+    except TypeError:
+        # As in `encode`.
+        return _encode_copy(message, convert) is not None
     return True
 
 
@@ -166,8 +207,8 @@ class _Fragments:
             return False
         try:
             return not self._is_simple(message)
-        except RecursionError:
-            # It contains itself.
+        except RuntimeError:
+            # It contains itself, or another thread changes it.
             return True
 
     def _is_simple(self, value: Any) -> bool:

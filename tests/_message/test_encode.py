@@ -775,6 +775,52 @@ def test_a_naive_datetime_is_logged_once_per_process() -> None:
     assert "2025" not in done.stderr
 
 
+CHANGED_WHILE_ENCODED = """
+from dataclasses import dataclass
+from typing import Any
+from segment_async._message.encode import encode, is_plain
+
+class Clears:
+    def __init__(self, container):
+        self.container = container
+
+    def __fspath__(self):
+        self.container.clear()
+        return "x"
+
+@dataclass
+class Holder:
+    held: Any
+
+def cleared_list():
+    within = []
+    within.extend([Clears(within), *(str(number) * 9 for number in range(50))])
+    return within
+
+def cleared_dict():
+    within = {}
+    within.update({"first": Clears(within), **{f"key {number}": str(number) * 9 for number in range(50)}})
+    return within
+
+def check(make):
+    for wrap in (lambda within: within, lambda within: [(within,)], Holder):
+        assert is_plain({"a": wrap(make())})
+        assert b'"494949494949494949"' in encode({"a": wrap(make())})
+
+for _ in range(100):
+    check(cleared_list)
+    check(cleared_dict)
+"""
+
+
+def test_a_list_or_dict_that_a_conversion_changes() -> None:
+    # In a process of its own: orjson crashes if it meets such a change.
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGED_WHILE_ENCODED], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_is_plain_shares_no_container() -> None:
     given = {"a": [{"b": 1}], "c": MappingProxyType({"d": (1,)})}
     copy = plain(given)
