@@ -451,6 +451,40 @@ class TestDefault:
         assert SECRET not in str(caught.value)
         assert caught.value.__context__ is None
 
+    @pytest.mark.parametrize("beside", [1, 2**70])
+    def test_it_does_not_get_what_can_be_read_only_once(self, beside: int) -> None:
+        transport = Recorder()
+
+        async def main() -> None:
+            async with Client("key", transport=transport, gzip=False, default=str) as client:
+                given = {"ids": (number for number in (1, 2)), "pairs": zip("a", "b", strict=True), "beside": beside}
+                await client.track("u", "e", given)
+
+        run(main())
+        properties = json.loads(transport.messages[0])["properties"]
+        assert (properties["ids"], properties["pairs"]) == ([1, 2], [["a", "b"]])
+
+    @pytest.mark.parametrize("wrap", [lambda made: made, lambda made: {"in": [made]}])
+    @pytest.mark.parametrize("beside", [1, 2**70])
+    def test_json_that_it_returns_is_checked(self, beside: int, wrap: Callable[[Any], Any]) -> None:
+        transport = Recorder()
+
+        class Raw:
+            def __init__(self, text: bytes) -> None:
+                self.text = text
+
+        async def main() -> None:
+            options: Any = {"default": lambda raw: wrap(orjson.Fragment(raw.text))}
+            async with Client("key", transport=transport, gzip=False, **options) as client:
+                await client.track("u", "e", {"price": Raw(b'{"a": 1.10}'), "beside": beside})
+                for text in (b'1},{"type": "x"', b"NaN"):
+                    with pytest.raises(MessageError, match=r"properties\.price"):
+                        await client.track("u", "e", {"price": Raw(text), "beside": beside})
+
+        run(main())
+        (message,) = transport.messages
+        assert json.loads(message)["properties"]["price"] == wrap({"a": 1.1})
+
     def test_one_that_changes_nothing(self) -> None:
         async def main() -> None:
             async with Client("key", transport=Recorder(), default=lambda value: value) as client:

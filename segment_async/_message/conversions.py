@@ -24,6 +24,7 @@ from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from os import fspath
+from types import GeneratorType
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -39,6 +40,9 @@ _LARGEST_EXPONENT: Final = 307
 _TEXT_NAMES: Final = frozenset({"ObjectId", "ULID", "KSUID", "Ksuid", "UUID", "URL", "furl"}) | frozenset(
     {"Promise", "LazyString", "_LazyString", "LazyProxy"}
 )
+
+# Iterators, which can be read only once, and become lists.
+ONE_SHOT: Final = (GeneratorType, map, filter, zip)
 
 Conversion = Callable[[Any], Any]
 
@@ -90,9 +94,25 @@ def converting(default: Conversion | None) -> Conversion:
         except Unsupported:
             # Call it outside of this handler, so that its exceptions have no context.
             pass
-        return default(value)
+        if isinstance(value, ONE_SHOT):
+            # The walk over the message reads it.
+            raise Unsupported
+        made = default(value)
+        return fragment_content(made) if type(made) is orjson.Fragment else made
 
     return convert_or_default
+
+
+def fragment_content(fragment: orjson.Fragment) -> Any:
+    """What its JSON says, with all digits of its numbers.
+
+    Raises:
+        TypeError, ValueError: it does not hold valid JSON.
+    """
+    content = orjson.dumps(fragment)
+    # Refuses what the standard library takes, such as NaN.
+    orjson.loads(content)
+    return json.loads(content, parse_float=Decimal)
 
 
 def _found_conversion(kind: type[Any]) -> Conversion | None:

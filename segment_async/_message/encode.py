@@ -10,7 +10,6 @@ This file knows values, not messages.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
@@ -18,7 +17,6 @@ from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from sys import getrefcount
-from types import GeneratorType
 from typing import Any, Final, NoReturn, cast
 from uuid import UUID
 
@@ -28,11 +26,13 @@ from orjson import Fragment
 from segment_async._exceptions import MessageError
 
 from .conversions import (
+    ONE_SHOT,
     Conversion,
     ExactNumber,
     convert,
     decimal_digits,
     fits_float,
+    fragment_content,
     is_object,
     key_text,
     pairs,
@@ -50,14 +50,13 @@ _MAX_DEPTH: Final = 254
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 # More items than this cannot fit into the 32,768 bytes of a message.
 _MAX_ITEMS: Final = 16_384
-# Iterators, which can be read only once.
-_ONE_SHOT: Final = (GeneratorType, map, filter, zip)
 # Types that need at most one step.
 _LEAVES: Final = frozenset({str, int, float, bool, type(None), ExactNumber})
 # Types that cannot contain a fragment.
 _SIMPLE: Final = _LEAVES | {Decimal, datetime, date, UUID}
 # Types that the fast path copies.
 _CONTAINERS: Final = frozenset({dict, list, tuple})
+_LOOKED_AT: Final = _CONTAINERS | {Fragment}
 _FAILED: Final = object()
 
 
@@ -107,11 +106,14 @@ def _copied(value: Any) -> Any:
     if kind is dict:
         copy = value.copy()
         for key, item in copy.items():
-            if type(item) in _CONTAINERS:
+            if type(item) in _LOOKED_AT:
                 copy[key] = _copied(item)
         return copy
     if kind in _CONTAINERS:
-        return [_copied(item) if type(item) in _CONTAINERS else item for item in list(value)]
+        return [_copied(item) if type(item) in _LOOKED_AT else item for item in list(value)]
+    if kind is Fragment and not _fragments.has(value):
+        # The application's `default` made it. The slow path reads it.
+        raise TypeError
     return value
 
 
@@ -201,6 +203,10 @@ class _Fragments:
             self.references += 1
         return own
 
+    def has(self, fragment: Fragment) -> bool:
+        """Whether it is ours."""
+        return any(fragment is own for own in self._own)
+
     def may_be_in(self, message: Mapping[str, Any]) -> bool:
         """Whether the message may hold one that is not ours."""
         if getrefcount(Fragment) == self.references:
@@ -219,7 +225,7 @@ class _Fragments:
             return all(map(self._is_simple, value.values()))
         if kind is list or kind is tuple:
             return all(map(self._is_simple, value))
-        return kind is Fragment and any(value is own for own in self._own)
+        return kind is Fragment and self.has(value)
 
 
 _fragments: Final = _Fragments()
@@ -256,7 +262,7 @@ class _Walk:
             return self._mapping(_read(lambda: pairs(value), value, path), path, parents)
         if kind is list or kind is tuple:
             return self._items(_read(lambda: value, value, path), path, parents)
-        if issubclass(kind, _ONE_SHOT):
+        if issubclass(kind, ONE_SHOT):
             return self._items(_consume(value, path), path, parents)
         if kind is Fragment:
             return self.value(_parsed(value, path), path, parents)
@@ -321,11 +327,8 @@ def _read(items: Callable[[], Iterable[Any]], value: Any, path: str) -> list[Any
 
 def _parsed(fragment: Fragment, path: str) -> Any:
     """The JSON of a fragment of the application's, with all digits of its numbers."""
-    content = None
     try:
-        content = orjson.dumps(fragment)
-        orjson.loads(content)
-        return json.loads(content, parse_float=Decimal)
+        return fragment_content(fragment)
     except (TypeError, ValueError):
         # As in `_Walk._converted`.
         pass
