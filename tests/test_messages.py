@@ -14,6 +14,7 @@ from inspect import isawaitable
 from typing import Any, ClassVar, get_args
 
 import orjson
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -407,6 +408,16 @@ class Money:
         self.cents = cents
 
 
+class Item(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    price: Money
+
+
+@pydantic.dataclasses.dataclass
+class Bag:
+    items: list[Item]
+
+
 async def convert_later(value: Any) -> Any:
     return value
 
@@ -450,6 +461,16 @@ class TestDefault:
         assert caught.value.path == "properties.cart[0]"
         assert SECRET not in str(caught.value)
         assert caught.value.__context__ is None
+
+    @pytest.mark.parametrize("beside", [1, 2**70])
+    @pytest.mark.parametrize("options", [{}, {"before_send": lambda message: message}])
+    def test_it_converts_what_is_in_a_model(self, beside: int, options: dict[str, Any]) -> None:
+        given = {"item": Item(price=Money(5)), "bag": Bag([Item(price=Money(6))]), "beside": beside}
+        (properties,) = self.send(given, **options)
+        assert properties["item"]["price"]["cents"] == 5
+        assert properties["bag"]["items"][0]["price"]["cents"] == 6
+        with pytest.raises(MessageError, match=r"properties\.item"):
+            self.send({"item": Item.model_construct(price=object())}, **options)
 
     @pytest.mark.parametrize("beside", [1, 2**70])
     def test_it_does_not_get_what_can_be_read_only_once(self, beside: int) -> None:

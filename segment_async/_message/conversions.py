@@ -65,8 +65,10 @@ class ExactNumber(float):
         return number
 
 
-def convert(value: object) -> Any:
+def convert(value: object, within: Conversion | None = None) -> Any:
     """Convert a value one step towards JSON.
+
+    `within`: converts what is in a model of pydantic, which dumps all of it at once. `None`: as this does.
 
     Raises:
         Unsupported: there is no conversion. Any other exception comes from the value's own code.
@@ -75,6 +77,8 @@ def convert(value: object) -> Any:
     conversion = _CONVERSIONS.get(kind) or _conversion_of(kind) or _conversion_by_class(value)
     if conversion is None:
         raise Unsupported
+    if within is not None and conversion in _OF_PYDANTIC:
+        return cast("Any", conversion)(value, within)
     return conversion(value)
 
 
@@ -90,7 +94,7 @@ def converting(default: Conversion | None) -> Conversion:
 
     def convert_or_default(value: object) -> Any:
         try:
-            return convert(value)
+            return convert(value, convert_or_default)
         except Unsupported:
             # Call it outside of this handler, so that its exceptions have no context.
             pass
@@ -301,23 +305,23 @@ def _struct(value: Any) -> dict[str, Any]:
     return {name: item for name, item in items if type(item).__name__ != "UnsetType"}
 
 
-def _model(value: Any) -> Any:
+def _model(value: Any, within: Conversion = convert) -> Any:
     """As the application's own JSON: a serializer of the model may mask a value only there."""
-    return _as_elsewhere(_dumped(value.model_dump), value.model_dump(warnings=False))
+    return _as_elsewhere(_dumped(value.model_dump, within), value.model_dump(warnings=False))
 
 
-def _pydantic_dataclass(value: Any) -> Any:
+def _pydantic_dataclass(value: Any, within: Conversion = convert) -> Any:
     dump: Callable[..., Any] = cast("Any", type(value)).__pydantic_serializer__.to_python
 
     def dump_value(**options: Any) -> Any:
         return dump(value, **options)
 
-    return _as_elsewhere(_dumped(dump_value), dump_value(warnings=False))
+    return _as_elsewhere(_dumped(dump_value, within), dump_value(warnings=False))
 
 
-def _dumped(dump: Callable[..., Any]) -> Any:
+def _dumped(dump: Callable[..., Any], within: Conversion) -> Any:
     try:
-        return dump(mode="json", warnings=False, fallback=convert)
+        return dump(mode="json", warnings=False, fallback=within)
     except TypeError:
         # Before pydantic 2.11, models do not know `fallback`.
         return dump(mode="json", warnings=False)
@@ -398,6 +402,8 @@ _OBJECTS: Final[dict[str, Conversion]] = {
     "__dataclass_fields__": _dataclass,
     "__fields_set__": _model_v1,
 }
+# They take `within` as well.
+_OF_PYDANTIC: Final = (_model, _pydantic_dataclass)
 _DUCK_TYPES: Final[dict[str, Conversion]] = {
     # pydantic's URL types, which `model_dump` leaves as objects.
     "unicode_string": str,
