@@ -56,7 +56,9 @@ def differences(expected: Any, actual: Any, path: str = "") -> list[Difference]:
     """Where `actual` differs from `expected`. Keys that are not expected do not count as differences."""
     if isinstance(expected, Mapping) and isinstance(actual, dict):
         wanted = cast("Mapping[object, Any]", expected)
-        return [found for key in wanted for found in _at_key(str(key), wanted[key], cast("MessageDict", actual), path)]
+        return [
+            found for key in wanted for found in _at_key(_name(key), wanted[key], cast("MessageDict", actual), path)
+        ]
     if isinstance(expected, (list, tuple)) and isinstance(actual, list):
         items, others = cast("Sequence[Any]", expected), cast("Sequence[Any]", actual)
         if len(items) == len(others):
@@ -67,6 +69,16 @@ def differences(expected: Any, actual: Any, path: str = "") -> list[Difference]:
     if _is_equal(sent, actual) or (not isinstance(sent, (int, float, Decimal)) and expected == actual):
         return []
     return [Difference(path, f"expected {shown(expected)}, got {shown(actual)}", _distance(expected, actual))]
+
+
+def _name(key: object) -> str:
+    """The key as text, as it is sent."""
+    try:
+        sent = cast("MessageDict", read_json(messages.body_of({"value": {key: None}})))
+    except MessageError:
+        return str(key)
+    (name,) = sent["value"]
+    return cast("str", name)
 
 
 def _at_key(key: str, expected: Any, actual: MessageDict, path: str) -> list[Difference]:
@@ -165,5 +177,9 @@ def headline(message: MessageDict) -> str:
 
 
 def shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (TypeError, ValueError):
+        # A key that JSON has not, or a value that contains itself.
+        text = repr(value)
     return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from http import HTTPStatus
 from threading import Thread
 from typing import ClassVar
 from unittest.mock import ANY
@@ -342,6 +343,24 @@ def test_a_failure_shows_the_most_similar_message_first(shop: Recording) -> None
         '    userId: expected "user-1", got "7"',
     ]
     assert lines[7] == '  track "Product Added" of user-1'
+
+
+@pytest.mark.parametrize(
+    "key", [HTTPStatus.OK, datetime(2025, 1, 2, tzinfo=UTC), None, True, 7, b"seven", "a\ud800"], ids=repr
+)
+def test_keys_are_compared_as_they_are_sent(key: object) -> None:
+    with recording() as segment:
+        segment.client.enqueue_nowait(messages.track("user-1", "Seen", {"by": {key: 1, "other": 2}}))
+        segment.assert_tracked("Seen", properties={"by": {key: 1}})
+
+
+@pytest.mark.parametrize("key", [(1, 2), UUID(int=7), object], ids=repr)
+def test_a_failure_shows_keys_that_json_has_not(key: object) -> None:
+    with recording() as segment:
+        segment.client.enqueue_nowait(messages.track("user-1", "Seen"))
+        said = _failure(lambda: segment.assert_tracked("Seen", properties={"by": {key: 1}}))
+    assert "properties" in said
+    assert repr(key) in said
 
 
 def test_a_failure_shows_a_mistyped_name(shop: Recording) -> None:
