@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import Any, Final, cast
 
 from ._web.bots import is_bot
@@ -72,7 +73,7 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
         raise ValueError("key must not be empty")
 
     def digest(value: Any) -> str:
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else _number_text(value)
         if secret is None:
             return hashlib.sha256(text.strip().lower().encode()).hexdigest()
         return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
@@ -86,6 +87,13 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
 
     repeats_an_id = {"userId", "anonymousId"} & {*fields}
     return _changing((*fields, "previousId") if repeats_an_id else fields, hashed)
+
+
+def _number_text(value: Any) -> str:
+    """A number, or what else is no text, as JSON: of a `Decimal` all digits, unless a float says the same."""
+    text = json.dumps(value)
+    digits: str | None = getattr(value, "digits", None)
+    return text if digits is None or ("." in digits and Decimal(digits) == Decimal(text)) else digits
 
 
 def sample(rate: float, *, events: Iterable[str] | None = None) -> Step:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -82,6 +83,21 @@ def test_without_a_secret_the_hash_is_what_destinations_expect() -> None:
     changed = hash_fields("email", key=None)(message(traits={"email": " Ann@Example.COM "}))
     assert changed is not None
     assert changed["traits"]["email"] == hashlib.sha256(EMAIL.encode()).hexdigest()
+
+
+def test_equal_numbers_have_equal_hashes_and_others_have_others() -> None:
+    numbers: list[Any] = [5, Decimal(5), 2**53 + 1, Decimal(2**53 + 1), Decimal(2**53), 1.5, Decimal("1.50")]
+
+    async def hashes() -> list[str]:
+        recorder = Recorder()
+        async with Client("KEY", transport=recorder, before_send=hash_fields("account", key="k")) as client:
+            for number in numbers:
+                await client.track("user-1", "Seen", {"account": number})
+        return [each["properties"]["account"] for each in recorder.messages]
+
+    five, exact_five, odd, exact_odd, even, half, exact_half = asyncio.run(hashes())
+    assert (five, odd, half) == (exact_five, exact_odd, exact_half)
+    assert odd != even
 
 
 def test_an_object_keeps_its_shape() -> None:
