@@ -27,8 +27,13 @@ def check_plain(name: str, function: object) -> None:
     """
     if not callable(function):
         raise ValueError(f"{name} must be a function")  # noqa: TRY004  # as every other option
-    if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+    if returns_coroutine(function):
         raise ValueError(f"{name} must be a plain function, not a coroutine function: it runs within the call")
+
+
+def returns_coroutine(function: Callable[..., object]) -> bool:
+    """Whether it is a coroutine function, or an object whose call is one."""
+    return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
 
 
 class HookRunner:

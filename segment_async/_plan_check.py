@@ -5,15 +5,16 @@ This file knows plans and messages, not clients. A message is never dropped here
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from inspect import iscoroutinefunction
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 
 from ._exceptions import MessageError, stack_of
+from ._hooks import returns_coroutine
 
 if TYPE_CHECKING:
     from .plans import Plan
@@ -88,7 +89,8 @@ class PlanCheck:
     ) -> None:
         try:
             hook(message, verdicts)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            # A plain function cannot be cancelled: it met a cancelled future of its own.
             if not self._has_failed:
                 self._has_failed = True
                 _log.warning("on_violation failed; the message is sent. This is logged once.\n%s", stack_of(error))
@@ -98,5 +100,5 @@ def check_on_violation(choice: object) -> None:
     """Raises:
     ValueError: it is neither a word nor a plain function.
     """
-    if choice not in _WORDS and (not callable(choice) or iscoroutinefunction(choice)):
+    if choice not in _WORDS and (not callable(choice) or returns_coroutine(choice)):
         raise ValueError('on_violation must be "warn", "raise", "ignore" or a plain function')

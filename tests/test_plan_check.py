@@ -77,9 +77,10 @@ def test_a_function_gets_the_message_and_its_verdicts() -> None:
     assert [verdict.path for verdict in verdicts] == ["properties.totl", "properties.order_id"]
 
 
-def test_a_function_that_fails_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("SECRET"), asyncio.CancelledError("SECRET")], ids=repr)
+def test_a_function_that_fails_is_logged_once(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     def fail(message: Any, verdicts: Any) -> None:
-        raise RuntimeError("SECRET")
+        raise error
 
     with caplog.at_level(logging.WARNING, "segment_async"):
         assert len(sent(("Order Completed", BAD), ("Order Completed", BAD), on_violation=fail)) == 2
@@ -111,7 +112,12 @@ def test_a_file(tmp_path: Path) -> None:
     assert len(sent(("Order Completed", {"order_id": "o", "plan": None}), plan=path, on_violation="raise")) == 1
 
 
-@pytest.mark.parametrize("choice", ["drop", 3, None])
+class CalledAsynchronously:
+    async def __call__(self, message: Any, verdicts: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("choice", ["drop", 3, None, CalledAsynchronously()])
 def test_what_is_no_choice(choice: Any) -> None:
     with pytest.raises(ValueError, match="on_violation must be"):
         Client("key", on_violation=choice)
