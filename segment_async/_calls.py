@@ -69,6 +69,8 @@ class Calls(Generic[DeliveryT]):
             MessageError: Segment would drop the message; names the field.
             MessageTooLarge: it has more than 32,768 bytes of JSON, or more than `max_queue_bytes`.
             QueueFull: only under ``overflow="raise"``.
+            SpoolUnavailable: only of `segment_async.blocking.Client`: the spool could not store the message; it was not
+                accepted, unless `maybe_stored` is set.
             ClientClosed: the client is closed.
         """
         return self._call(
