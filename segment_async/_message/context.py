@@ -14,7 +14,7 @@ import orjson
 
 from .build import Fields, ObjectLike, UserID, identifier, mapping
 from .conversions import Conversion, converting
-from .encode import is_plain, plain
+from .encode import snapshot
 
 Part = TypeVar("Part")
 WithoutIdentity = Literal["raise", "drop"]
@@ -205,7 +205,8 @@ def bound(
     `integrations` are merged key by key, one level deep. `without_identity` is what happens to a call without any id:
     ``"raise"``, as outside of a block, raises `MessageError`; ``"drop"`` accepts the message and drops it at once, with
     the reason ``no_identity``; `None` keeps the setting of the enclosing block. `default` converts values of your own
-    types in `context` and `integrations`, at once: as `Client(default=...)`, which does not apply here.
+    types in `context` and `integrations`, at once: as `Client(default=...)`, which does not apply here. What you change
+    in the given objects afterwards changes nothing.
 
     Left in another context than it was entered in, the block changes nothing there. So it binds nothing in a FastAPI
     dependency that is a plain ``def`` with ``yield``, whose parts run in threads of their own: write the dependency as
@@ -294,13 +295,9 @@ def _fields(user_id: Any, anonymous_id: Any, context: Any, integrations: Any, co
         fields["anonymousId"] = identifier("anonymousId", anonymous_id)
     for name, value in (("context", context), ("integrations", integrations)):
         if value is not None and (given := mapping(name, value)):
-            fields[name] = _reusable(name, given, convert)
+            # For any number of calls, which do not see what becomes of the given objects.
+            fields |= snapshot({name: given}, convert)
     return fields
-
-
-def _reusable(name: str, value: Mapping[str, Any], convert: Conversion) -> Mapping[str, Any]:
-    """The mapping, for use by any number of calls: generators in it are consumed here."""
-    return value if is_plain({name: value}) else plain({name: value}, convert)[name]
 
 
 def _merged(outer: Fields, inner: Fields) -> Fields:

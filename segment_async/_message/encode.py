@@ -136,6 +136,22 @@ def plain(message: Mapping[str, Any], convert: Conversion = convert) -> dict[str
     return cast("dict[str, Any]", walked)
 
 
+def snapshot(message: Mapping[str, Any], convert: Conversion) -> dict[str, Any]:
+    """A copy that later changes to the message's objects do not reach; generators are consumed.
+
+    Raises:
+        MessageError: as `encode`.
+    """
+    if not _fragments.may_be_in(message):
+        try:
+            orjson.dumps(message, None, _OPTIONS)
+            return cast("dict[str, Any]", _copied(message))
+        except TypeError:
+            # As in `encode`.
+            pass
+    return plain(message, convert)
+
+
 def _encode_plain(message: dict[str, Any]) -> bytes:
     problem = None
     try:

@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -72,6 +73,19 @@ class TestBound:
             bind(context={"c": 1})
             fill(context={"d": 1})
         assert context == {"a": 1}
+
+    @pytest.mark.parametrize("beside", [1, 2**70, datetime(2025, 1, 2, tzinfo=UTC)])
+    def test_later_changes_to_what_was_given_are_not_seen(self, beside: object) -> None:
+        page: dict[str, Any] = {"tags": ["a"]}
+        context: dict[str, Any] = {"page": page, "beside": beside}
+        with bound(context=context):
+            bind(integrations=context)
+            context["bad"] = page["bad"] = object()
+            page["tags"].append("b")
+            filled = fill()
+        for name in ("context", "integrations"):
+            assert filled[name].keys() == {"page", "beside"}
+            assert filled[name]["page"] == {"tags": ["a"]}
 
     def test_empty_objects_are_not_sent(self) -> None:
         with bound(user_id="u", context={}, integrations={}):
