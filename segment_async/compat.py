@@ -47,6 +47,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Concatenate, ParamSpec, TypeVar
 
 from segment_async import __version__
@@ -137,6 +138,9 @@ def _of_default_client(method: Callable[Concatenate[Client, P], T]) -> Callable[
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         return method(_default_client(), *args, **kwargs)
 
+    whole = signature(method)
+    # Without `self`: `unittest.mock` compares calls by it.
+    call.__signature__ = whole.replace(parameters=[*whole.parameters.values()][1:])  # type: ignore[attr-defined]  # functions have it
     return call
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
+from unittest.mock import create_autospec
 from urllib.parse import parse_qs
 
 import jwt
@@ -102,6 +103,12 @@ class TestTheModule:
             assert handler in made.log.handlers
         finally:
             logging.getLogger("segment_async").removeHandler(handler)
+
+    def test_a_mock_of_a_function_takes_its_arguments(self) -> None:
+        track = create_autospec(analytics.track)
+        track("user-1", "Order Completed", {"total": 5})
+        track.assert_called_once_with(event="Order Completed", user_id="user-1", properties={"total": 5})
+        create_autospec(analytics.flush)()
 
 
 class TestTheClient:
