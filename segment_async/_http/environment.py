@@ -51,7 +51,12 @@ def authorities() -> ssl.SSLContext | None:
         path = os.environ[name] if name is not None else None
         if path is not None and os.path.isdir(path):
             path, folder = None, path
-        return ssl.create_default_context(cafile=path, capath=folder or None)
+        # OpenSSL takes several folders in one text, and ignores those that are missing.
+        if path is not None or any(map(os.path.isdir, (folder or "").split(os.pathsep))):
+            return ssl.create_default_context(cafile=path, capath=folder or None)
     except OSError:
         pass
-    raise ValueError(f"{name or 'SSL_CERT_DIR'} in the environment names no file of certificates")
+    what = "SSL_CERT_DIR in the environment names no folder"
+    if name is not None:
+        what = f"{name} in the environment names no file"
+    raise ValueError(f"{what} of certificates")

@@ -112,7 +112,7 @@ class HTTPTransport:
     Raises:
         ValueError: `url` or `proxy` is not an HTTP URL, `url` contains credentials, `timeout` is not positive, or
             `ssl_context` does not verify certificates and host names; or a variable of the environment names no HTTP
-            proxy, or no file of certificates.
+            proxy, or no file or folder of certificates.
     """
 
     def __init__(

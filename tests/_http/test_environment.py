@@ -1,6 +1,7 @@
 """Proxies and certificate authorities of the environment: taken on request, once, and never shown."""
 
 import asyncio
+import os
 import ssl
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,15 @@ class TestAuthorities:
             monkeypatch.setenv(name, str(tmp_path / file))
             with pytest.raises(ValueError, match=f"{name} in the environment names no file of certificates"):
                 Client("KEY", trust_env=True)
+
+    def test_a_folder_that_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "file.pem").write_text("no folder")
+        for path in ("absent", "file.pem"):
+            monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / path))
+            with pytest.raises(ValueError, match="SSL_CERT_DIR in the environment names no folder of certificates"):
+                Client("KEY", trust_env=True)
+        monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path / 'absent'}{os.pathsep}{tmp_path}")
+        assert authorities() is not None
 
     def test_the_option_takes_precedence(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SSL_CERT_FILE", "/absent.pem")
