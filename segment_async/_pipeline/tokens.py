@@ -32,8 +32,8 @@ _RATE_LIMITED: Final = 5.0
 # Seconds for which a final refusal stands before the token server is asked again.
 _REFUSAL_STANDS: Final = 60.0
 _FINAL: Final = frozenset({400, 401, 415})
-# What token servers say when a clock is off, theirs or ours.
-_SKEW: Final = re.compile(rb"\b(iat|exp|expired|too early)\b", re.IGNORECASE)
+# What token servers say when a clock is off, theirs or ours; also within a code such as `invalid_iat`.
+_SKEW: Final = re.compile(rb"(?<![a-z0-9])(iat|exp|expired|too[ _]early)(?![a-z0-9])", re.IGNORECASE)
 _RENEW_AT: Final = 0.5
 # Seconds that a token must be good for. A shorter one has expired before a request can use it, and the next call would
 # fetch another one at once.
