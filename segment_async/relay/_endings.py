@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -60,20 +60,18 @@ class EndedEntries:
 
     async def fields_of(self, entry_ids: Sequence[bytes]) -> list[Fields]:
         """The entries that are still there."""
-        replies = await self._ask_each([("XRANGE", self._keys.messages, each, each) for each in entry_ids])
-        return [pair for reply in replies for pair in pairs_of(reply)]
-
-    async def add_dead(self, letters: Sequence[Sequence[bytes]]) -> None:
-        command = ("XADD", self._keys.dead, "MAXLEN", "~", self._max_dead, "*")
-        await self._ask_each([(*command, *fields) for fields in letters])
-
-    async def _ask_each(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The replies, if none of the commands was refused."""
+        commands = [("XRANGE", self._keys.messages, each, each) for each in entry_ids]
         replies = await self._server.ask_all(commands, seconds=SECONDS)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        return replies
+        return [pair for reply in replies for pair in pairs_of(reply)]
+
+    async def add_dead(self, letters: Sequence[Sequence[bytes]]) -> list[ResponseError | None]:
+        """The refusal of each letter, if it was refused."""
+        command = ("XADD", self._keys.dead, "MAXLEN", "~", self._max_dead, "*")
+        replies = await self._server.ask_all([(*command, *fields) for fields in letters], seconds=SECONDS)
+        return [reply if isinstance(reply, ResponseError) else None for reply in replies]
 
 
 class Endings:
@@ -93,6 +91,8 @@ class Endings:
         self._wall_clock = wall_clock
         self._changed = changed
         self._unrecorded: deque[Ended] = deque()
+        # Entries of which the dead letter is written; they are removed next.
+        self._moved: set[bytes] = set()
         self._recording = asyncio.Lock()
         # The last try was refused, and that was logged.
         self._is_refused = False
@@ -122,8 +122,9 @@ class Endings:
                 together = self._first()
                 try:
                     if together[0].result.status is Status.FAILED:
-                        await self._move_to_dead_letters(together[0])
-                    await self._entries.remove([entry_id for each in together for entry_id in each.entry_ids])
+                        await self._move_first_to_dead_letters()
+                    else:
+                        await self._entries.remove([entry_id for each in together for entry_id in each.entry_ids])
                 except (Unreachable, ResponseError) as error:
                     if not self._is_refused:
                         _log.warning("Redis did not record how messages ended, and is asked again: %s", error)
@@ -146,10 +147,25 @@ class Endings:
                 together.append(each)
         return together
 
-    async def _move_to_dead_letters(self, ended: Ended) -> None:
-        for first in range(0, len(ended.entry_ids), CHUNK):
-            entries = await self._entries.fields_of(ended.entry_ids[first : first + CHUNK])
-            at = self._wall_clock()
-            letters = [dead_fields(each, ended.result, ended.answer, at) for each in entries]
-            if letters:
-                await self._entries.add_dead(letters)
+    async def _move_first_to_dead_letters(self) -> None:
+        """What was moved is removed at once, and not moved again: in a full server it makes room for the rest."""
+        while (ended := self._unrecorded[0]).entry_ids:
+            ids = ended.entry_ids[:CHUNK]
+            refused = await self._add_dead(ended, [each for each in ids if each not in self._moved])
+            done = [each for each in ids if each not in refused]
+            await self._entries.remove(done)
+            self._moved.difference_update(done)
+            self._unrecorded[0] = ended._replace(entry_ids=[*refused, *ended.entry_ids[CHUNK:]])
+            if not done:
+                raise next(iter(refused.values()))
+
+    async def _add_dead(self, ended: Ended, entry_ids: Sequence[bytes]) -> dict[bytes, ResponseError]:
+        """Write dead letters; returns those that were refused, by their entries."""
+        entries = await self._entries.fields_of(entry_ids) if entry_ids else []
+        if not entries:
+            return {}
+        at = self._wall_clock()
+        refusals = await self._entries.add_dead([dead_fields(each, ended.result, ended.answer, at) for each in entries])
+        answers = [(entry_id, refusal) for (entry_id, _), refusal in zip(entries, refusals, strict=True)]
+        self._moved.update(entry_id for entry_id, refusal in answers if refusal is None)
+        return {entry_id: refusal for entry_id, refusal in answers if refusal is not None}

@@ -582,6 +582,45 @@ class TestEndingsThatCannotBeRecorded:
 
         run(main())
 
+    def test_a_dead_letter_is_written_once_however_often_its_entry_cannot_be_removed(self, start_server: Start) -> None:
+        server = start_server("--rename-command", "XDEL", "")
+
+        async def main() -> None:
+            async with self.holding(server, LEASE) as (spool, key):
+                await spool.settle([key], BatchResult(Status.FAILED, "refused", 400))
+                # Each call tries again to record what is not recorded yet.
+                await spool.settle([], BatchResult(Status.DELIVERED))
+                assert spool.statistics().unrecorded == 1
+                with RelayInspector(server.url, "key") as inspector:
+                    assert [letter.message_id for letter in inspector.dead()] == ["order-0"]
+
+        run(main())
+
+    def test_dead_letters_move_as_far_as_there_is_room_and_make_more_of_it(self, start_server: Start) -> None:
+        server = start_server("--maxmemory-policy", "noeviction")
+
+        async def main() -> None:
+            spool = RedisSpool(server.url)
+            client = Client("key", spool=spool, deliver=False, overflow_timeout=20.0)
+            text = {"text": "x" * 8_000}
+            calls = [client.track("u", "Order Completed", text, message_id=f"order-{n}") for n in range(100)]
+            await asyncio.gather(*calls)
+            await spool.read(1, 1)
+            keys = [message.key for message in (await spool.read(100, 2**20)).messages]
+            assert len(keys) == 100
+            used = int(server.ask("INFO", "memory").decode().partition("used_memory:")[2].split()[0])
+            # Not enough for all of the dead letters beside their messages.
+            server.ask("CONFIG", "SET", "maxmemory", used + 300_000)
+            await spool.settle(keys, BatchResult(Status.FAILED, "refused", 400))
+            await until(lambda: server.ask("XLEN", stream_of(server)) == 0, "all of them are dead letters")
+            with RelayInspector(server.url, "key") as inspector:
+                assert sorted(letter.message_id for letter in inspector.dead()) == sorted(
+                    f"order-{n}" for n in range(100)
+                )
+            await client.aclose()
+
+        run(main())
+
     def test_no_dead_letter_is_lost(self, start_server: Start) -> None:
         server = start_server("--rename-command", "XRANGE", "")
 
