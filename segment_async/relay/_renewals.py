@@ -81,7 +81,8 @@ class Renewals:
                 _log.warning("Redis refused to note an attempt; another relay sends the messages: %s", refusal)
                 held = set[bytes]()
             self._holds.renew(held, since)
-            valid = {entry_id: key for entry_id, key in valid.items() if entry_id in held}
+            # The holds may have ended while the reply was on its way, as the machine slept.
+            valid = {entry_id: key for entry_id, key in self._holds.valid(keys).items() if entry_id in held}
             break
         ended = set(keys).difference(() if self._closing.is_set() else valid.values())
         self._lose(len(ended))

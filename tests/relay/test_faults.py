@@ -163,6 +163,32 @@ class TestALostReply:
         run(main())
 
 
+def test_what_is_held_no_more_when_the_reply_comes_is_not_sent(server: RealServer) -> None:
+    """The machine slept meanwhile, and another relay may have taken it over."""
+
+    async def main() -> None:
+        slept = 0.0
+
+        def sleep(request: bytes) -> bool:
+            nonlocal slept
+            if b"RETRYCOUNT" in request:
+                slept = 2 * LEASE
+            return False
+
+        async with proxy(server.socket) as between, handing_over(server.url) as client:
+            await hand_over(client, 1)
+            spool = RedisSpool(between.url, lease=LEASE, clock=lambda: time.monotonic() + slept)
+            Client("key", spool=spool, deliver=False)
+            await spool.read(1, 1)
+            [message] = (await spool.read(1, 1_000)).messages
+            between.swallows = sleep
+            assert await spool.sending([message.key], 1) == {message.key}
+            assert slept
+            await spool.aclose()
+
+    run(main())
+
+
 class TestAServerThatIsGone:
     def test_killed_and_restarted_nothing_is_missing(self, start_server: Start) -> None:
         server = start_server(*ON_DISK)
