@@ -44,7 +44,7 @@ class Fallback:
         try:
             self._spool.append_nowait(messages, partial(self._stored, done, maybe_stored))
         except SpoolUnavailable as error:
-            done(error)
+            self._stored(done, maybe_stored, error)
 
     def _stored(self, done: Done, maybe_stored: bool, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         if maybe_stored and isinstance(result, AppendResult):
@@ -53,6 +53,9 @@ class Fallback:
             with suppress(SpoolUnavailable):
                 self._call(self._note_repeated, keys, partial(done, result))
                 return
+        if maybe_stored and isinstance(result, SpoolUnavailable):
+            # Not in the file, but perhaps in Redis.
+            result = SpoolUnavailable(*result.args, maybe_stored=True)
         done(result)
 
     def _note_repeated(self, keys: list[int], then: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status,
 from segment_async.relay import RedisSpool, RelayInspector
 from segment_async.relay._entries import keys_for
 from segment_async.relay._server import code_of, make_client
-from segment_async.spool import BatchResult, SpoolInspector
+from segment_async.spool import BatchResult, SpoolInspector, SQLiteSpool
 from segment_async.testing import RecordingTransport
 from tests.support.law import check_counters
 
@@ -159,6 +159,22 @@ class TestALostReply:
             repeated = [each for each in {*ids} if ids_of(transport).count(each) > 1]
             assert {each.encode() for each in repeated} == {*marked}
             assert all(ids_of(transport).count(each) == 2 for each in repeated)
+
+        run(main())
+
+    def test_a_caller_is_told_so_also_if_the_file_takes_nothing(
+        self, server: RealServer, cut_appends: Any, tmp_path: Path
+    ) -> None:
+        async def main() -> None:
+            file = SQLiteSpool(tmp_path / "spool.db")
+            async with proxy(server.socket) as between, handing_over(between.url, on_failure=file) as client:
+                await hand_over(client, 1)
+                await file.aclose()
+                cut_appends(between)
+                with pytest.raises(SpoolUnavailable) as refused:
+                    await client.track("user-1", "Order Completed")
+                assert refused.value.maybe_stored
+            assert server.ask("XLEN", stream_of(server)) == 2
 
         run(main())
 
