@@ -14,7 +14,7 @@ from functools import partial
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Status
-from segment_async.spool._protocol import AppendResult, NewMessage, Spool, TryLater
+from segment_async.spool._protocol import AppendResult, NewMessage, Spool, StoredMessage, TryLater
 
 from ._appends import GROUP_SIZE, Appends, Done
 
@@ -38,22 +38,31 @@ class Fallback:
         # Calls a function on the loop of the spool's thread.
         self._call = call
         self._noting: set[asyncio.Task[None]] = set()
+        # Ids of messages that may be in Redis already, until they are moved: they may be read from the file before
+        # that is noted there.
+        self._repeated: set[str] = set()
 
     def store(self, messages: Sequence[NewMessage], done: Done, maybe_stored: bool) -> None:
         """Store a group in the file; the answer is the file's."""
+        repeated = [each.message_id for each in messages] if maybe_stored else []
+        self._repeated.update(repeated)
         try:
-            self._spool.append_nowait(messages, partial(self._stored, done, maybe_stored))
+            self._spool.append_nowait(messages, partial(self._stored, repeated, done))
         except SpoolUnavailable as error:
-            self._stored(done, maybe_stored, error)
+            self._stored(repeated, done, error)
 
-    def _stored(self, done: Done, maybe_stored: bool, result: AppendResult | TryLater | SpoolUnavailable) -> None:
-        if maybe_stored and isinstance(result, AppendResult):
-            keys = [answer.key for answer in result.answers if answer.key is not None]
+    def _stored(self, repeated: Sequence[str], done: Done, result: AppendResult | TryLater | SpoolUnavailable) -> None:
+        if repeated and isinstance(result, AppendResult):
+            answers = list(zip(repeated, result.answers, strict=True))
+            self._repeated.difference_update(message_id for message_id, answer in answers if answer.key is None)
+            keys = [answer.key for _, answer in answers if answer.key is not None]
             # A spool that is closed does not move them any more.
             with suppress(SpoolUnavailable):
                 self._call(self._note_repeated, keys, partial(done, result))
                 return
-        if maybe_stored and isinstance(result, SpoolUnavailable):
+        elif repeated:
+            self._repeated.difference_update(repeated)
+        if repeated and isinstance(result, SpoolUnavailable):
             # Not in the file, but perhaps in Redis.
             result = SpoolUnavailable(*result.args, maybe_stored=True)
         done(result)
@@ -63,7 +72,7 @@ class Fallback:
             try:
                 await self._spool.sending(keys, 1)
             except SpoolUnavailable:
-                # They are moved without the mark; the file is kept in any case.
+                # Another process moves them without the mark; the file is kept in any case.
                 pass
             then()
 
@@ -81,9 +90,12 @@ class Fallback:
                 await asyncio.sleep(_RETRY)
                 continue
             for are_repeated in (False, True):
-                part = [each for each in window.messages if bool(each.attempts) is are_repeated]
+                part = [each for each in window.messages if self._is_repeated(each) is are_repeated]
                 messages = [NewMessage(each.message_id, each.body) for each in part]
                 await self._move(appends, messages, [each.key for each in part], are_repeated=are_repeated)
+
+    def _is_repeated(self, message: StoredMessage) -> bool:
+        return message.attempts > 0 or message.message_id in self._repeated
 
     async def _move(self, appends: Appends, messages: list[NewMessage], keys: list[int], *, are_repeated: bool) -> None:
         while messages:
@@ -97,6 +109,7 @@ class Fallback:
                 # What found the stream full is behind what fitted, as all are of one exchange.
                 await self._spool.settle(keys[:moved], _MOVED)
                 self.moved += moved
+                self._repeated.difference_update(each.message_id for each in messages[:moved])
             messages, keys = messages[moved:], keys[moved:]
             if messages:
                 await asyncio.sleep(_RETRY)

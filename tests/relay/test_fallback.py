@@ -1,0 +1,59 @@
+"""The file that stands in for Redis."""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from segment_async.relay._fallback import Fallback
+from segment_async.spool import Appended, AppendResult, BatchResult, NewMessage, StoredMessage, Window
+
+
+class SlowFile:
+    """A message can be read from it at once, but nothing is noted of it."""
+
+    def __init__(self) -> None:
+        self._windows: asyncio.Queue[Window] = asyncio.Queue()
+
+    def append_nowait(self, messages: Sequence[NewMessage], done: Callable[[Any], None]) -> None:
+        stored = [StoredMessage(key, each.message_id, each.body) for key, each in enumerate(messages)]
+        self._windows.put_nowait(Window(stored))
+        done(AppendResult([Appended("stored", each.key) for each in stored]))
+
+    async def read(self, max_count: int, max_bytes: int) -> Window:
+        return await self._windows.get()
+
+    async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # for ever
+
+    async def settle(self, keys: Sequence[int], result: BatchResult) -> None:
+        pass
+
+
+class Redis:
+    """What was appended to it, and whether as repeated."""
+
+    def __init__(self) -> None:
+        self.stored: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+
+    async def store(self, messages: Sequence[NewMessage], *, are_repeated: bool) -> list[Appended]:
+        for each in messages:
+            self.stored.put_nowait((each.message_id, are_repeated))
+        return [Appended("stored")] * len(messages)
+
+
+def test_what_may_be_in_redis_already_is_moved_as_repeated_before_the_file_has_noted_it() -> None:
+    async def main() -> None:
+        file: Any = SlowFile()
+        redis: Any = Redis()
+        fallback = Fallback(file, lambda function, *arguments: function(*arguments))
+        moving = asyncio.create_task(fallback.keep_moving(redis))
+        fallback.store([NewMessage("order-1", b"{}")], lambda _answer: None, True)
+        assert await redis.stored.get() == ("order-1", True)
+        # A later message of the same id is one of its own.
+        fallback.store([NewMessage("order-1", b"{}")], lambda _answer: None, False)
+        assert await redis.stored.get() == ("order-1", False)
+        moving.cancel()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    asyncio.run(main())
