@@ -244,7 +244,7 @@ class Recording:
             lines = "".join(f"\n  {shown(message)}" for message in found)
             verb = "matches" if len(found) == 1 else "match"
             raise AssertionError(f"{len(found)} of {len(events)} messages {verb} {shown(unwanted)}:{lines}")
-        near = slips(event, matching(unwanted | {"event": _Anything()}, events)) if event is not None else []
+        near = slips(event, matching(unwanted | {"event": _Anything()}, events)) if isinstance(event, str) else []
         if near:
             names = ", ".join(map(shown, near))
             warnings.warn(f"No event is named {shown(event)}, but there is {names}: is it misspelt?", stacklevel=2)

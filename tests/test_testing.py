@@ -455,6 +455,26 @@ def test_another_name_is_no_misspelt_one(shop: Recording, other: str) -> None:
     shop.assert_not_tracked(other)
 
 
+class Containing:
+    """A matcher: equal to any text with this in it."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and self.part in other
+
+
+def test_a_matcher_stands_for_the_name_that_is_not_wanted(shop: Recording) -> None:
+    refunds: Any = Containing("Refund")
+    orders: Any = Containing("Order")
+    shop.assert_not_tracked(refunds)
+    with pytest.raises(AssertionError, match="1 of 4 messages matches"):
+        shop.assert_not_tracked(orders)
+
+
 # --- waiting
 
 
