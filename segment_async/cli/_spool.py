@@ -272,11 +272,11 @@ _STATUS_COLUMNS: Final[dict[str, tuple[Literal["left", "right"], Callable[[Shard
 
 def _described(message: PendingMessage | DeadLetter) -> list[Text]:
     """Id, type, what it is about, whose it is."""
-    body: dict[str, Any]
     try:
-        body = orjson.loads(message.body)
+        found = orjson.loads(message.body)
     except orjson.JSONDecodeError:
-        body = {}
+        found = None
+    body: dict[str, Any] = found if isinstance(found, dict) else {}
     what = body.get("event") or body.get("name") or body.get("groupId") or ""
     user = body.get("userId") or body.get("anonymousId") or ""
     return [_harmless(message.message_id, None), *(_harmless(each) for each in (body.get("type", ""), what, user))]

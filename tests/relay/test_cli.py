@@ -100,6 +100,14 @@ class TestSpool:
     def test_show(self, filled: RealServer) -> None:
         assert [f"order-{number}" in run(spool, "show", filled.url) for number in range(4)] == [False, True, True, True]
 
+    @pytest.mark.parametrize("body", ["[1]", "null", "no JSON"])
+    def test_show_what_nothing_of_ours_wrote(self, filled: RealServer, body: str) -> None:
+        [stream] = [name for name in filled.ask("KEYS", "*") if name.endswith(b":m")]
+        filled.ask("XADD", stream, "*", "i", "foreign-1", "b", body)
+        shown = run(spool, "show", filled.url)
+        assert "foreign-1" in shown
+        assert "order-3" in shown
+
     def test_dead(self, filled: RealServer) -> None:
         shown = run(spool, "dead", filled.url)
         assert all(word in shown for word in ("order-0", "Refused", "refused", "400", "3", "yes", "no such source"))
