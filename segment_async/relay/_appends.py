@@ -69,7 +69,7 @@ class Appends:
         self._has_work = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
-        # Ids of a group whose reply was lost, until it is stored.
+        # Ids of the last group whose reply was lost, until they are stored.
         self._uncertain: frozenset[str] = frozenset()
         # The last group was not confirmed: nothing is appended before the server says that it can confirm again, as
         # callers that keep their messages would append them over and over.
@@ -138,7 +138,8 @@ class Appends:
         if self._is_unconfirmed:
             await self._until_confirmed()
         stored = await self._add(messages, are_repeated=are_repeated)
-        self._uncertain = frozenset()
+        if self._uncertain:
+            self._uncertain -= _ids_of(messages[:stored])
         self.stored += stored
         self.full += len(messages) - stored
         self._changed()

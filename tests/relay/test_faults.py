@@ -162,6 +162,24 @@ class TestALostReply:
 
         run(main())
 
+    def test_a_call_that_is_made_again_is_marked_whatever_was_stored_meanwhile(
+        self, server: RealServer, cut_appends: Any
+    ) -> None:
+        async def main() -> None:
+            async with proxy(server.socket) as between, handing_over(between.url) as client:
+                await hand_over(client, 1)
+                cut_appends(between)
+                with pytest.raises(SpoolUnavailable):
+                    await client.track("user-1", "Order Completed", message_id="order-1")
+                await hand_over(client, 1, first=2)
+                await client.track("user-1", "Order Completed", message_id="order-1")
+                await hand_over(client, 1, first=1)
+            entries = [fields for _, fields in server.ask("XRANGE", stream_of(server), "-", "+")]
+            assert [fields[1] for fields in entries] == [b"order-0", b"order-1", b"order-2", b"order-1", b"order-1"]
+            assert [b"r" in fields[::2] for fields in entries] == [False, False, False, True, False]
+
+        run(main())
+
     def test_a_caller_is_told_so_also_if_the_file_takes_nothing(
         self, server: RealServer, cut_appends: Any, tmp_path: Path
     ) -> None:
