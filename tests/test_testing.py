@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
 from threading import Thread
-from typing import ClassVar
+from typing import Any, ClassVar
 from unittest.mock import ANY
 from urllib.error import URLError
 from urllib.request import Request, urlopen
