@@ -70,6 +70,10 @@ class LoopThread:
                     self._start()
                 except (RuntimeError, OSError) as error:
                     refused = error
+                except BaseException:
+                    # Interrupted, and not refused: the next call need not wait.
+                    self._may_start_at = now
+                    raise
             is_started = self._thread is not None
         if refused is not None and "shutdown" not in str(refused) and now >= self._may_warn_at:
             self._may_warn_at = now + _QUIET_SECONDS

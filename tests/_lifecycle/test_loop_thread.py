@@ -39,17 +39,21 @@ def test_none_can_be_started(
 
 
 def test_a_start_that_is_interrupted_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by Ctrl+C: what relied on it would wait for a thread that never runs."""
+    """As by Ctrl+C: what relied on it would wait for a thread that never runs. The next call starts another one, as it
+    may be the last.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(threading.Thread, "start", interrupt)
     thread = LoopThread(0)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(threading.Thread, "start", interrupt)
         thread.start()
     assert not thread.is_started()
     thread.loop.close()
+    assert thread.start()
+    thread.stop()
 
 
 def test_what_waits_when_it_is_stopped_waits_no_longer() -> None:
