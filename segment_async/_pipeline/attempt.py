@@ -81,7 +81,8 @@ class RequestSender:
             if self._feed is not None and (ended := await self._feed.sending(batch.keys, batch.history.sends + 1)):
                 return HoldsEnded(ended)
             # Last: what ends before this has sent nothing.
-            self._note_send(batch)
+            if not self._note_send(batch):
+                return NoResponse(maybe_sent=False, error="another event loop works for the client")
             if self._timeout is None:
                 return await self._post(batch, authorization)
             async with Deadline(self._timeout):
@@ -114,14 +115,18 @@ class RequestSender:
             batch.history = batch.history._replace(first_failure=since)
         raise TransportError("no token came", maybe_sent=False)
 
-    def _note_send(self, batch: Batch) -> None:
+    def _note_send(self, batch: Batch) -> bool:
+        """Count a request; `False`: another loop has the batch, and this one began to run before it had cancelled the task."""
         history = batch.history._replace(sends=batch.history.sends + 1)
-        accounts = self._queue.accounts
+        accounts, loop = self._queue.accounts, asyncio.get_running_loop()
         with self._queue.lock:
+            if self._clock.loop is not loop:
+                return False
             batch.history = history
             accounts.requests += 1
             accounts.retries += history.sends > 1
         batch.sent_at = self._clock.now()
+        return True
 
     async def _post(self, batch: Batch, authorization: Secret) -> Response:
         started_at, start = self._wall_clock(), self._clock.now()

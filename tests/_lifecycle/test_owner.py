@@ -121,6 +121,36 @@ class TestLoops:
         standing.run_until_complete(standing.shutdown_asyncgens())
         standing.close()
 
+    def test_a_loop_that_runs_again_as_it_loses_the_client_sends_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its tasks are cancelled a moment later: what it sent would be sent twice, and no outcome would say so."""
+        loops: list[object] = []
+        late: list[asyncio.Task[Any]] = []
+
+        async def note(arrival: Arrival) -> Response:
+            loops.append(asyncio.get_running_loop())
+            return OK
+
+        client = Client("KEY", transport=Net(note), flush_at=1)
+        standing = asyncio.new_event_loop()
+        assert standing.run_until_complete(client.flush()) == 0
+        enqueue(client, "a")
+        while not client.statistics().in_flight:
+            # One turn: the request does not take its first step yet.
+            standing.call_soon(standing.stop)
+            standing.run_forever()
+        monkeypatch.setattr("segment_async._lifecycle.owner.end", late.extend)
+        with OtherLoop() as other:
+            assert other(client.flush()) == 0
+            standing.run_until_complete(turns())
+            assert loops == [other.loop]
+            assert client.statistics().requests == 1
+            other(client.aclose())
+        for task in late:
+            if task.get_loop() is standing:
+                task.cancel()
+        standing.run_until_complete(standing.shutdown_asyncgens())
+        standing.close()
+
     def test_what_is_ended_of_a_closed_loop_runs_without_the_lock(self) -> None:
         """The observers of its requests, and the transport's own clean-up, may wait for other threads' calls."""
         client = Client("KEY", transport=Net(silence), flush_interval=0, close_timeout=0)
