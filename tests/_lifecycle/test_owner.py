@@ -151,6 +151,35 @@ class TestLoops:
         standing.run_until_complete(standing.shutdown_asyncgens())
         standing.close()
 
+    def test_a_loop_that_runs_again_as_it_loses_the_client_reads_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two consumers at once send bodies that are no JSON, and lose messages."""
+        late: list[asyncio.Task[Any]] = []
+        net = Net()
+        client = Client("KEY", transport=net)
+        standing = asyncio.new_event_loop()
+        assert standing.run_until_complete(client.flush()) == 0
+        monkeypatch.setattr("segment_async._lifecycle.owner.end", late.extend)
+
+        async def take_it_over() -> None:
+            await client.flush()
+            enqueue(client, "a")
+
+        # A loop that does not read what comes last: it has stopped.
+        taken = asyncio.new_event_loop()
+        taken.run_until_complete(take_it_over())
+        client._owner.pipeline.queue.notify()
+        standing.run_until_complete(turns())
+        assert client._owner.pipeline.queue.order.read_count == 0
+        assert taken.run_until_complete(client.flush()) == 0
+        taken.run_until_complete(client.aclose())
+        assert net.ids == ["a"]
+        for task in late:
+            if task.get_loop() is standing:
+                task.cancel()
+        for loop in (standing, taken):
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
     def test_what_is_ended_of_a_closed_loop_runs_without_the_lock(self) -> None:
         """The observers of its requests, and the transport's own clean-up, may wait for other threads' calls."""
         client = Client("KEY", transport=Net(silence), flush_interval=0, close_timeout=0)
