@@ -96,10 +96,10 @@ def base_path(path: str | os.PathLike[str]) -> Path:
 
 
 def slots_on_disk(base: Path) -> list[int]:
-    """The numbers of all shards beside the path."""
-    pattern = re.compile(re.escape(base.name) + r"(?:\.([1-9]\d{0,5}))?")
+    """The numbers of all shards beside the path, also of one whose salvage was interrupted between its last steps."""
+    pattern = re.compile(re.escape(base.name) + r"(?:\.([1-9]\d{0,5}))?(?:\.salvaged)?")
     with contextlib.suppress(OSError):
-        return sorted(int(match[1] or 0) for name in os.listdir(base.parent) if (match := pattern.fullmatch(name)))
+        return sorted({int(match[1] or 0) for name in os.listdir(base.parent) if (match := pattern.fullmatch(name))})
     return []
 
 

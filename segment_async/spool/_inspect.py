@@ -223,6 +223,10 @@ def _act(action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
 
 def _is_spool(place: Place) -> bool:
     with open_files.guard, contextlib.suppress(Damaged):
+        if not check_files(place) and place.salvaged.exists() and (lock := Lock.acquire(place.lock)) is not None:
+            # What a process that died has left to do.
+            with contextlib.closing(lock):
+                place.finish_salvage()
         return check_files(place)
     return True
 

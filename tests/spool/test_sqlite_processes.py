@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from segment_async.spool import SQLiteSpool, _files
+from segment_async.spool import SpoolInspector, SQLiteSpool, _files
 from segment_async.spool._files import open_files
 
-from .contract import DELIVERED, SOON, append, read, read_ids
+from .contract import DELIVERED, SOON, append, ids_in_all, read, read_ids
 from .process import HOLDER, Process
 
 
@@ -94,6 +94,29 @@ def test_the_shard_of_a_killed_process_is_taken_over(path):
             await spool.settle([], DELIVERED)
 
     run(path, part)
+
+
+def test_a_shard_whose_salvage_was_killed_between_its_last_steps_is_adopted_and_shown(path):
+    """The damaged file was set aside, and the salvaged one has not taken its place yet."""
+
+    async def leave(main):
+        other = SQLiteSpool(path)
+        await append(main, "ours")
+        await append(other, "theirs")
+        await other.aclose()
+
+    run(path, leave)
+    shard = path.with_name("analytics.db.1")
+    shard.rename(path.with_name("analytics.db.1.salvaged"))
+
+    async def part(spool):
+        assert await ids_in_all(spool, 2) == ["ours", "theirs"]
+        assert spool.statistics().recovered == 2
+
+    run(path, part)
+    shard.rename(path.with_name("analytics.db.1.salvaged"))
+    assert [each.message_id for each in SpoolInspector(path).pending()] == ["ours", "theirs"]
+    assert shards(path) == ["analytics.db", "analytics.db.1"]
 
 
 def await_locked(path):
