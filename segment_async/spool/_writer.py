@@ -708,6 +708,9 @@ class Writer:
         except BaseException:
             database.close()
             raise
+        if self._options.fingerprint not in ("", shard.counters.fingerprint):
+            # Clients with another key must know before anything is stored, and after a rotation if nothing is left.
+            self._commit(shard, ())
         # Messages that were left in it; those that are lost count too.
         self._recovered += shard.counters.pending + database.file.lost
         return shard

@@ -6,8 +6,7 @@ import pytest
 
 from segment_async.spool import SpoolInspector, SpoolUnavailable, SQLiteSpool
 
-from .contract import DELIVERED, append, first_read, has_nothing_to_read, read_ids
-from .process import HOLDER, Process
+from .contract import DELIVERED, append, first_read, has_nothing_to_read, read_ids, settle_all
 
 ONE, OTHER = "1" * 64, "2" * 64
 
@@ -106,15 +105,25 @@ def test_two_that_claim_before_anything_is_written_do_not_mix(path):
     asyncio.run(main())
 
 
-def test_the_shard_of_another_key_is_not_adopted(path):
-    """Both claimed the path before either had written to it."""
+def test_a_client_that_has_only_read_owns_the_spool(path):
+    """Else two clients store messages beside each other, and after that neither may start again."""
 
     async def part(spool):
         await first_read(spool)
-        holder = Process(HOLDER.replace("SQLiteSpool(path)", "SQLiteSpool(path); spool.claim('3')"), path, "theirs")
-        assert holder.line() == "ready"
-        holder.kill()
+        with pytest.raises(ValueError, match="belongs to another write key or host"):
+            SQLiteSpool(path).claim(OTHER)
+
+    run(path, ONE, part)
+
+
+def test_the_shard_of_another_key_is_not_adopted(path):
+    """As if both had opened the path at the same moment."""
+    elsewhere = path.parent.with_name("elsewhere") / path.name
+    run(elsewhere, OTHER)
+
+    async def part(spool):
         await append(spool, "ours")
+        elsewhere.rename(path.with_name(path.name + ".1"))
         assert await read_ids(spool) == ["ours"]
         for _ in range(300):
             await spool.settle([], DELIVERED)
@@ -123,7 +132,7 @@ def test_the_shard_of_another_key_is_not_adopted(path):
 
     run(path, ONE, part, check_interval=0.001)
     with pytest.raises(ValueError, match="belongs to another write key or host"):
-        SQLiteSpool(path).claim("3")
+        SQLiteSpool(path).claim(OTHER)
 
 
 def test_a_rotated_key_takes_over_for_one_start(path):
@@ -132,6 +141,23 @@ def test_a_rotated_key_takes_over_for_one_start(path):
     with pytest.raises(ValueError):
         run(path, ONE)
     assert run(path, OTHER, first_read).recovered == 2
+
+
+def test_a_rotated_key_takes_over_parts_with_nothing_left_in_them(path):
+    async def leave(spool):
+        other = SQLiteSpool(path)
+        other.claim(ONE)
+        await append(spool, "a")
+        await append(other, "b")
+        for each in (spool, other):
+            await settle_all(each, 1)
+        await other.aclose()
+
+    run(path, ONE, leave)
+    run(path, OTHER, first_read, key_rotated=True)
+    assert run(path, OTHER, first_read).pending == 0
+    with pytest.raises(ValueError):
+        run(path, ONE)
 
 
 def test_a_rotated_key_by_an_inspector(path):
