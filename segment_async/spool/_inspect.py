@@ -176,7 +176,8 @@ class SpoolInspector:
             SpoolUnavailable: a process uses the spool; stop it first.
         """
         for place in self._places():
-            lock = Lock.acquire(place.lock)
+            with _guarded():
+                lock = Lock.acquire(place.lock)
             if lock is None:
                 raise SpoolUnavailable(f"a process uses {place.database}: stop it before the key is rotated")
             lock.close()
@@ -199,7 +200,7 @@ class SpoolInspector:
 @contextlib.contextmanager
 def _opened(place: Place, *, writes: bool) -> Generator[tuple[Database, bool], None, None]:
     """The database of a shard, and whether a process uses it."""
-    with open_files.guard:
+    with _guarded():
         own = open_files.databases.get(file_id(place.database))
         lock = None if own is not None else Lock.acquire(place.lock)
     if isinstance(own, Database):
@@ -221,8 +222,18 @@ def _act(action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return action(*args, **kwargs)
 
 
+@contextlib.contextmanager
+def _guarded() -> Generator[None, None, None]:
+    """Look for files, with the guard of `open_files` held."""
+    try:
+        with open_files.guard:
+            yield
+    except OSError as fault:
+        raise SpoolUnavailable(f"the spool cannot be read: {fault}") from fault
+
+
 def _is_spool(place: Place) -> bool:
-    with open_files.guard, contextlib.suppress(Damaged):
+    with _guarded(), contextlib.suppress(Damaged):
         if not check_files(place) and place.salvaged.exists() and (lock := Lock.acquire(place.lock)) is not None:
             # What a process that died has left to do.
             with contextlib.closing(lock):

@@ -57,6 +57,16 @@ def leave(path, *message_ids, failed=()):
     run(path, part)
 
 
+@pytest.mark.parametrize("call", [SpoolInspector.status, lambda inspector: list(inspector.dead())])
+def test_what_the_system_refuses_makes_the_spool_unavailable(path, call):
+    leave(path, "a")
+    lock = path.with_name(path.name + ".lock")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(SpoolUnavailable, match=r"the spool cannot be read: .*analytics\.db\.lock"):
+        call(SpoolInspector(path))
+
+
 def test_where_there_is_no_spool_the_inspector_makes_none(path):
     with pytest.raises(SpoolUnavailable, match="there is no spool at"):
         SpoolInspector(path)
