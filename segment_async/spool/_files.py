@@ -140,11 +140,13 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     folder = base.parent
     if not hasattr(os, "getegid"):
         raise ValueError("the spool needs a POSIX system: this one has no record locks")
-    if base.is_dir():
-        raise ValueError(f"the spool's path {base} is a folder: give the path of a file, such as {base}/analytics.db")
-    if not folder.exists() and not folder.parent.is_dir():
-        raise ValueError(f"the spool's folder {folder} does not exist, and neither does {folder.parent}")
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if stat.S_ISDIR(base.stat().st_mode):
+                example = f"{base}/analytics.db"
+                raise ValueError(f"the spool's path {base} is a folder: give the path of a file, such as {example}")
+        if not folder.exists() and not folder.parent.is_dir():
+            raise ValueError(f"the spool's folder {folder} does not exist, and neither does {folder.parent}")
         # A damaged file is ours, and is salvaged when it is opened.
         with open_files.guard, contextlib.suppress(Damaged, FileNotFoundError):
             check_folder(base)

@@ -283,6 +283,11 @@ def test_a_file_that_comes_after_construction_is_left_as_it_is(path):
     assert names(path) == ["analytics.db"]
 
 
+def test_a_path_that_the_system_refuses_is_refused_at_construction(path):
+    path.parent.mkdir(mode=0o700)
+    assert "File name too long" in refusal(path.with_name("x" * 300))
+
+
 def test_an_empty_file_is_a_new_spool(path):
     path.parent.mkdir(mode=0o700)
     path.touch()
