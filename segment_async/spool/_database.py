@@ -539,7 +539,7 @@ def connect(database: Path, *, power_safe: bool = True, read_only: bool = False)
     """
     if sqlite3.sqlite_version_info < (3, 24):
         raise SpoolUnavailable(f"the spool needs SQLite 3.24 or later; this is {sqlite3.sqlite_version}")
-    uri = f"file:{quote(str(database))}?mode={'ro' if read_only else 'rw'}"
+    uri = f"file:{quote(os.fsencode(database))}?mode={'ro' if read_only else 'rw'}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
     try:
         # What is not UTF-8 any more becomes another text, which fits no checksum; Python by itself would raise.

@@ -288,6 +288,13 @@ def test_a_path_that_the_system_refuses_is_refused_at_construction(path):
     assert "File name too long" in refusal(path.with_name("x" * 300))
 
 
+def test_a_name_may_have_any_bytes(path):
+    odd = path.with_name(os.fsdecode(b"a?b#c%20\xff.db"))
+    fill(odd, "a")
+    assert run(odd, first_read).recovered == 1
+    assert names(path) == [odd.name, odd.name + ".lock"]
+
+
 def test_an_empty_file_is_a_new_spool(path):
     path.parent.mkdir(mode=0o700)
     path.touch()
