@@ -677,7 +677,7 @@ def _carry_over(source: sqlite3.Connection | None, target: sqlite3.Connection, w
             found, size, last = found + 1, size + row.size, row.position
         for letter in _readable(source, _DEAD):
             tables.insert(target, "dead", [letter])
-            dead, dead_bytes = dead + 1, dead_bytes + letter.size
+            dead, dead_bytes, last = dead + 1, dead_bytes + letter.size, max(last, letter.position)
     counters = _after_salvage(own, watermark, found, dead)
     position, revision = max(counters.position, last), counters.revision + 1
     counters = counters._replace(position=position, revision=revision)

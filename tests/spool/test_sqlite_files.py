@@ -1,6 +1,7 @@
 """Which files the SQLite engine makes, which it refuses, and what it does with broken ones."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -10,7 +11,7 @@ import zlib
 
 import pytest
 
-from segment_async.spool import SpoolUnavailable, SQLiteSpool
+from segment_async.spool import SpoolInspector, SpoolUnavailable, SQLiteSpool
 from segment_async.spool._files import FORMAT
 from segment_async.spool._tables import SCHEMA, Counters
 
@@ -521,6 +522,24 @@ def test_a_text_that_is_no_text_any_more_is_damage_as_any_other(path):
         assert await read_ids(spool) == ["b"]
 
     assert run(path, later).damages == 1
+
+
+def test_a_dead_letter_keeps_its_place_though_only_its_row_is_left(path):
+    async def part(spool):
+        await append(spool, "a")
+        await settle_all(spool, 1, REFUSED)
+
+    run(path, part)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE counters SET content = x'00'")
+    path.with_name(path.name + ".lock").unlink()
+
+    async def later(spool):
+        await append(spool, "b")
+        await settle_all(spool, 1, REFUSED)
+
+    assert run(path, later).dead == 2
+    assert [each.message_id for each in SpoolInspector(path).dead()] == ["a", "b"]
 
 
 def test_an_interrupted_exchange_is_finished(path):
