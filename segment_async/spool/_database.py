@@ -207,14 +207,16 @@ class _File:
 
     def give_up_connection(self) -> None:
         connection, self.connection = self.connection, None
-        if connection is not None and self._id in open_files.inherited:
-            leave_open(connection)
-        elif connection is not None:
-            with open_files.guard:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-                if open_files.visitors.pop(self._holder, None) is None:
-                    open_files.databases.pop(self._id, None)
+        if connection is None:
+            return
+        with open_files.guard:
+            if self._id in open_files.inherited:
+                leave_open(connection)
+                return
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+            if open_files.visitors.pop(self._holder, None) is None:
+                open_files.databases.pop(self._id, None)
 
     def _prepare_place(self) -> None:
         """Make the folder if it is missing, and take the lock again if its file was removed."""

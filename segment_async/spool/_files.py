@@ -250,7 +250,7 @@ class _OpenFiles:
 
     Attributes:
         guard: held while a file is looked for, opened and registered, so that no two threads open the same one. It is
-            held while the disk is touched; nothing is logged meanwhile.
+            held while the disk is touched; nothing is logged meanwhile. A forked child has its own, also without hooks.
         inspecting: held for each step of an inspector, so that no fork happens in the middle of one: SQLite has locks of
             its own, and the child would find them held. Taken before the lock of a database and before `guard`.
         turns: the locks that engines hold for a turn, for the same reason.
@@ -260,7 +260,7 @@ class _OpenFiles:
     """
 
     def __init__(self) -> None:
-        self.guard = reentrant_lock()
+        self._guard = reentrant_lock()
         self.inspecting = reentrant_lock()
         self.turns: weakref.WeakValueDictionary[int, RLock] = weakref.WeakValueDictionary()
         self.databases: dict[FileId, _User] = {}
@@ -268,22 +268,32 @@ class _OpenFiles:
         self.inherited: set[FileId] = set()
         self.locks: dict[FileId, Lock] = {}
         self._pid = os.getpid()
+        # Held while a child begins, each its own: it may inherit one that is held for good.
+        self._beginnings: dict[int, RLock] = {}
+
+    @property
+    def guard(self) -> RLock:
+        self.forget()
+        return self._guard
 
     def forget(self) -> None:
         """In a forked child, which has none of its parent's locks; does nothing the second time."""
-        if self._pid != os.getpid():
-            self.guard = reentrant_lock()
-            self.inspecting = reentrant_lock()
-            # A turn of the parent's may be under way, and never ends here.
-            self.turns.clear()
-            for user in (*self.databases.values(), *self.visitors):
-                user.abandon()
-            self.inherited.update(self.databases, self.visitors.values())
-            self.databases.clear()
-            self.visitors.clear()
-            self.locks.clear()
-            # Last: from now on other threads rely on the rest.
-            self._pid = os.getpid()
+        if self._pid == (pid := os.getpid()):
+            return
+        with self._beginnings.setdefault(pid, reentrant_lock()):
+            if self._pid != pid:
+                self._guard = reentrant_lock()
+                self.inspecting = reentrant_lock()
+                # A turn of the parent's may be under way, and never ends here.
+                self.turns.clear()
+                for user in (*self.databases.values(), *self.visitors):
+                    user.abandon()
+                self.inherited.update(self.databases, self.visitors.values())
+                self.databases.clear()
+                self.visitors.clear()
+                self.locks.clear()
+                # Last: from now on other threads rely on the rest.
+                self._pid = pid
 
 
 open_files: Final = _OpenFiles()

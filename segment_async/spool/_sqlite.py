@@ -188,13 +188,12 @@ class SQLiteSpool:
         process = os.getpid(), _forks
         engine = self._engines.get(process)
         if engine is None:
-            with _beginnings.setdefault(process, reentrant_lock()):
-                open_files.forget()
-                for other in [each for each in self._engines if each != process]:
-                    # A parent's: what it has open is left to the parent by now.
-                    self._engines.pop(other, None)
-                # A signal handler may have been here meanwhile.
-                engine = self._engines.setdefault(process, _Engine(self._base, self._options))
+            open_files.forget()
+            for other in [each for each in self._engines.copy() if each != process]:
+                # A parent's: what it has open is left to the parent by now.
+                self._engines.pop(other, None)
+            # A signal handler, or another thread, may have been here meanwhile.
+            engine = self._engines.setdefault(process, _Engine(self._base, self._options))
         return engine
 
 
@@ -447,8 +446,6 @@ def _ignore(_: object) -> None: ...
 # This process, as far as Python knows, and how often it or a parent was forked: ids of processes are used again.
 _pid = os.getpid()
 _forks = 0
-# Held while a process begins, each its own: a child may inherit one that is held for good.
-_beginnings: dict[tuple[int, int], RLock] = {}
 
 
 def _after_fork_in_child() -> None:

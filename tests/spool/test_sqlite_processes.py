@@ -310,6 +310,55 @@ def test_a_thread_of_a_child_that_forks_waits_for_nothing_of_the_parents(path):
     assert Process(program, path).end() == ("soon\n", "")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SQLiteSpool(path)",
+        "spool.claim('1')",
+        "refused(SpoolInspector(path).status)",
+        "asyncio.run(append(spool, 'b'))",
+    ],
+)
+def test_a_child_of_a_fork_without_hooks_waits_for_nothing_of_the_parents(path, call):
+    """As under uWSGI. What the parent has open is the parent's."""
+    program = f"""
+    import ctypes, signal, threading
+    from segment_async.spool import SpoolInspector, SpoolUnavailable
+    from segment_async.spool._files import open_files
+
+    def refused(call):
+        try:
+            call()
+        except SpoolUnavailable:
+            return
+        os._exit(1)
+
+    spool = SQLiteSpool(path)
+    asyncio.run(append(spool, "a"))
+    parents = [*open_files.databases]
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold():
+        with open_files.guard:
+            is_held.set()
+            is_over.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    is_held.wait()
+    child = ctypes.PyDLL(None).fork()
+    if not child:
+        signal.alarm({int(SOON)})
+        {call}
+        assert open_files.inherited.issuperset(parents)
+        os._exit(0)
+    is_over.set()
+    print(os.waitpid(child, 0)[1])
+    os._exit(0)
+    """
+    assert Process(program, path).end() == ("0\n", "")
+
+
 def test_threads_that_fork_at_once_leave_no_turn_under_way(monkeypatch):
     class Turn:
         """A turn that the other thread takes as soon as the first one has freed it."""

@@ -5,7 +5,6 @@ that one that stands still fails the test. Afterwards any other thread can use t
 """
 
 import gc
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from segment_async._locks import reentrant_lock
 from segment_async.spool import AppendResult, NewMessage, SpoolInspector, SpoolUnavailable, SQLiteSpool, _sqlite
 from segment_async.spool._writer import Writer
 from tests.support.interruptions import Interrupted, Points
@@ -188,18 +186,6 @@ def test_the_first_calls_in_a_child_of_a_fork_without_hooks_may_come_at_once(
 ) -> None:
     """One thread calls while another one is still about to leave the parent's state behind."""
     spool, answers, seen = SQLiteSpool(tmp_path / "a.db"), Answers(), threading.Event()
-    beginning = reentrant_lock()
-
-    class Seen:
-        """A lock that says when a second thread waits for it."""
-
-        def __enter__(self) -> None:
-            if not beginning.acquire(blocking=False):
-                seen.set()
-                beginning.acquire()
-
-        def __exit__(self, *_: object) -> None:
-            beginning.release()
 
     def call_second() -> None:
         answers.append(spool, "second")
@@ -216,7 +202,6 @@ def test_the_first_calls_in_a_child_of_a_fork_without_hooks_may_come_at_once(
     # What such a child finds.
     spool._engines = {(0, 0): spool._engine()}
     monkeypatch.setattr(_sqlite, "_pid", 0)
-    monkeypatch.setattr(_sqlite, "_beginnings", {(os.getpid(), _sqlite._forks): Seen()})
     monkeypatch.setattr(_sqlite, "Writer", make_writer)
     answers.append(spool, "first")
     second.join(SECONDS)
