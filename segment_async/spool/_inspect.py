@@ -260,8 +260,10 @@ def _change(database: Database, table: str, is_wanted: Callable[[Counters, Row],
         return change(connection, counters, [row for row in wanted if row.position in there])
 
     count = 0
+    # What comes meanwhile, such as a dead letter that was put back and has failed again, stays.
+    end = _act(database.read, tables.load_counters).position
     for rows in _pages(database, table):
-        if wanted := [row for row in rows if is_wanted(database.counters, row)]:
+        if wanted := [row for row in rows if row.position <= end and is_wanted(database.counters, row)]:
             count += _act(database.transact, partial(work, wanted))
             time.sleep(_PAUSE_SECONDS)
     return count

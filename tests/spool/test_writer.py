@@ -250,6 +250,27 @@ def test_a_dead_letter_that_is_put_back_is_not_taken_for_a_refused_append(writer
     check(writer, 2)
 
 
+def test_a_dead_letter_that_fails_again_meanwhile_is_put_back_once(writer, path):
+    asked = []
+
+    def fail_all():
+        window = writer.read(1_000, 1_000_000)
+        keys = [message.key for message in window.messages] if window is not None else []
+        writer.commit([Note(keys, BatchResult(Status.FAILED, "refused"))])
+
+    def is_wanted(letter):
+        """Those that were put back have failed by the time that the next ones are looked at."""
+        asked.append(letter.message_id)
+        assert len(asked) <= 300
+        fail_all()
+        return True
+
+    append(writer, *map(str, range(300)))
+    fail_all()
+    assert SpoolInspector(path).retry(is_wanted) == 300
+    assert asked == list(map(str, range(300)))
+
+
 def test_an_outcome_that_comes_twice_while_the_disk_refuses_counts_once(writer, monkeypatch):
     append(writer, "a")
     [message] = writer.read(100, 1_000_000).messages
