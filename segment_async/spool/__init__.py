@@ -32,13 +32,8 @@ if TYPE_CHECKING:
     from ._sqlite import SQLiteSpool
 
 # The engine imports sqlite3, which a client without a spool does not need.
-_ENGINE = {
-    "DeadLetter": "_inspect",
-    "PendingMessage": "_inspect",
-    "SQLiteSpool": "_sqlite",
-    "ShardStatus": "_inspect",
-    "SpoolInspector": "_inspect",
-}
+_INSPECT = ("DeadLetter", "PendingMessage", "ShardStatus", "SpoolInspector")
+_ENGINE = {"SQLiteSpool": "_sqlite", **dict.fromkeys(_INSPECT, "_inspect")}
 
 __all__ = [
     "AppendResult",

@@ -131,14 +131,10 @@ class SpoolInspector:
 
         One whose id is pending again already stays where it is.
         """
-
-        def is_revived(counters: Counters, row: Row) -> bool:
-            return is_wanted(_dead_letter(counters, row))
-
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                count += _change(database, "dead", is_revived, _revive)
+                count += _change(database, "dead", lambda known, row: is_wanted(_dead_letter(known, row)), _revive)
         return count
 
     def count_of_user(self, identity: str) -> int:
@@ -152,15 +148,11 @@ class SpoolInspector:
         emptied; so are free pages, which may have what was delivered earlier. What a running process holds already, up
         to 10,000 messages, may still be sent. Files that were set aside as damaged are not looked into.
         """
-
-        def is_erased(_: Counters, row: Row) -> bool:
-            return _is_of(row.body, identity)
-
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
-                count += _change(database, "messages", is_erased, _erase)
-                count += _change(database, "dead", is_erased, _erase_dead)
+                for table, erase in (("messages", _erase), ("dead", _erase_dead)):
+                    count += _change(database, table, lambda _, row: _is_of(row.body, identity), erase)
                 while _act(database.run, shrink):
                     time.sleep(_PAUSE_SECONDS)
                 for _ in range(_TRIES):

@@ -221,8 +221,7 @@ def insert_messages(
     connection: sqlite3.Connection, first: int, accepted_at: int, messages: Sequence[tuple[bytes, bytes]]
 ) -> int:
     """Insert messages, by id and body, from this position on; returns how many, because pending ids are ignored."""
-    rows = _rows(first, accepted_at, messages)
-    return insert(connection, "messages", rows, "IGNORE")
+    return insert(connection, "messages", _rows(first, accepted_at, messages), "IGNORE")
 
 
 FEW: Final = 32
@@ -343,8 +342,7 @@ def remove_messages(connection: sqlite3.Connection, positions: Sequence[int]) ->
 
 def store_attempts(connection: sqlite3.Connection, positions: Sequence[int], number: int) -> None:
     """Note the `number`-th request with these messages."""
-    rows = [(position, number, _attempt_checksum(position, number)) for position in positions]
-    insert(connection, "attempts", rows)
+    insert(connection, "attempts", [(each, number, _attempt_checksum(each, number)) for each in positions])
 
 
 def load_attempts(connection: sqlite3.Connection, positions: Sequence[int]) -> dict[int, int]:
