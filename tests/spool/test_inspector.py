@@ -1,6 +1,7 @@
 """Looking at a spool and changing it from outside, beside a running process and without one."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -303,3 +304,15 @@ def test_what_is_put_back_counts_as_recovered(path):
         assert (spool.statistics().recovered, spool.statistics().failed) == (1, 2)
 
     run(path, part)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_file_that_an_administrator_has_mended_still_belongs_to_its_user(path):
+    """Else the application could not start any more."""
+    leave(path, *(f"{number:04}" for number in range(200)))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(body_of("0050"), body_of("9999")))
+    os.chown(path, 65534, 65533)
+    assert SpoolInspector(path).purge("nobody") == 0
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65533)
+    assert len(list(SpoolInspector(path).pending())) == 199
