@@ -52,6 +52,8 @@ _LOOK_SECONDS: Final = 1.0
 _MANY_FREE: Final = 16 * 2**20
 _SHRINK_SECONDS: Final = 0.02
 _SHRINK_PAGES: Final = 128
+# Largest file that is written anew as a whole: callers wait for that, and it goes through the log.
+_REWRITE_BYTES: Final = 16 * 2**20
 _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 5000"
 _TRIES: Final = 3
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
@@ -613,6 +615,13 @@ def shrink(connection: sqlite3.Connection) -> bool:
         connection.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
     _checkpoint(connection)
     return has_more
+
+
+def rewrite(connection: sqlite3.Connection) -> None:
+    """Write a file that is not large anew: rows that SQLite moved within a page may have left copies there."""
+    with contextlib.suppress(*_FAULTS):
+        if connection.execute("PRAGMA page_count").fetchone()[0] * tables.PAGE_SIZE <= _REWRITE_BYTES:
+            connection.execute("VACUUM")
 
 
 def _is(fault: Exception, *codes: int) -> bool:

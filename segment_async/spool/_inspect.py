@@ -24,7 +24,7 @@ from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Status
 
 from . import _tables as tables
-from ._database import Database, Options, as_text, empty_log, shrink
+from ._database import Database, Options, as_text, empty_log, rewrite, shrink
 from ._files import Lock, Place, base_path, check_files, file_id, open_files, slots_on_disk
 from ._protocol import SpoolStatistics, without_body
 from ._tables import Counters, Damaged, Row
@@ -145,8 +145,10 @@ class SpoolInspector:
         """Erase all messages of a user, pending ones and dead letters; returns how many.
 
         Those whose `userId`, `anonymousId` or `previousId` it is. They are overwritten in the file, and its log is
-        emptied; so are free pages, which may have what was delivered earlier. What a running process holds already, up
-        to 10,000 messages, may still be sent. Files that were set aside as damaged are not looked into.
+        emptied; so are free pages, which may have what was delivered earlier. A file of up to 16 MiB is also written anew
+        as a whole. In a larger one, or one that another process is reading for long, parts of what was erased may remain
+        until they are written over. What a running process holds already, up to 10,000 messages, may still be sent. Files
+        that were set aside as damaged are not looked into.
         """
         count = 0
         for place in self._places():
@@ -155,10 +157,9 @@ class SpoolInspector:
                     count += _change(database, table, lambda _, row: _is_of(row.body, identity), erase)
                 while _act(database.run, shrink):
                     time.sleep(_PAUSE_SECONDS)
-                for _ in range(_TRIES):
-                    if _act(database.run, empty_log):
-                        break
-                    time.sleep(_PAUSE_SECONDS)
+                if _has_emptied_log(database):
+                    _act(database.run, rewrite)
+                    _has_emptied_log(database)
         return count
 
     def rotate_key(self) -> None:
@@ -212,6 +213,14 @@ def _act(action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """One step with a database. A fork waits for it."""
     with open_files.inspecting:
         return action(*args, **kwargs)
+
+
+def _has_emptied_log(database: Database) -> bool:
+    for _ in range(_TRIES):
+        if _act(database.run, empty_log):
+            return True
+        time.sleep(_PAUSE_SECONDS)
+    return False
 
 
 @contextlib.contextmanager

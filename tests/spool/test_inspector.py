@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import orjson
 import pytest
 
 from segment_async.spool import BatchResult, DroppedMessage, SpoolInspector, SpoolUnavailable, SQLiteSpool, Status
+from segment_async.spool._database import Options
+from segment_async.spool._files import base_path
+from segment_async.spool._writer import Append, Note, Writer
 
 from .contract import DELIVERED, REFUSED, append, append_one, body_of, check_law, read, read_ids
 from .process import reader_without_end
@@ -316,3 +320,28 @@ def test_a_file_that_an_administrator_has_mended_still_belongs_to_its_user(path)
     assert SpoolInspector(path).purge("nobody") == 0
     assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65533)
     assert len(list(SpoolInspector(path).pending())) == 199
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_nothing_of_a_user_remains_in_the_gaps_of_pages(path, number):
+    """SQLite moves rows within a page and between pages, and leaves copies where they were."""
+    chance = random.Random(number)
+    writer = Writer(base_path(path), Options(power_safe=False))
+    keys = []
+    for step in range(30):
+        if chance.random() < 0.6:
+            users = [chance.choice(("gone", "kept", "others")) for _ in range(chance.randint(1, 60))]
+            fill = chance.choice((1, 3, 30, 120, 400))
+            messages = [
+                (f"{step}-{index}".encode(), message("x", userId=user, text=user * fill))
+                for index, user in enumerate(users)
+            ]
+            writer.commit([Append(messages)])
+        elif (window := writer.read(chance.randint(1, 200), 10_000_000)) is not None:
+            keys += [each.key for each in window.messages]
+            chance.shuffle(keys)
+            settled, keys = keys[::2], keys[1::2]
+            writer.commit([Note(settled, chance.choice((DELIVERED, REFUSED)))])
+    writer.close()
+    SpoolInspector(path).purge("gone")
+    assert b"gone" not in path.read_bytes()
