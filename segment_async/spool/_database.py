@@ -52,7 +52,7 @@ _LOOK_SECONDS: Final = 1.0
 _MANY_FREE: Final = 16 * 2**20
 _SHRINK_SECONDS: Final = 0.02
 _SHRINK_PAGES: Final = 128
-# Largest file that is written anew as a whole: callers wait for that, and it goes through the log.
+# Largest file that is rewritten as a whole: callers wait for that, and it goes through the log.
 _REWRITE_BYTES: Final = 16 * 2**20
 _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 5000"
 _TRIES: Final = 3
@@ -310,7 +310,7 @@ class _File:
         lost = make_file(self._place.new, source, None if self.lock is None else self.lock.watermark())
         status = files.status_of(self._place.database)
         if status is not None and os.geteuid() == 0:
-            # An administrator's inspector: whoever had the damaged file goes on with the new one.
+            # An administrator's inspector: the owner of the damaged file goes on with the new one.
             os.chown(self._place.new, status.st_uid, status.st_gid)
         self._place.new.rename(self._place.salvaged)
         self.lost += lost
@@ -618,7 +618,7 @@ def shrink(connection: sqlite3.Connection) -> bool:
 
 
 def rewrite(connection: sqlite3.Connection) -> None:
-    """Write a file that is not large anew: rows that SQLite moved within a page may have left copies there."""
+    """Rewrite a file that is not large: rows that SQLite moved within a page may have left copies there."""
     with contextlib.suppress(*_FAULTS):
         if connection.execute("PRAGMA page_count").fetchone()[0] * tables.PAGE_SIZE <= _REWRITE_BYTES:
             connection.execute("VACUUM")

@@ -145,7 +145,7 @@ class SpoolInspector:
         """Erase all messages of a user, pending ones and dead letters; returns how many.
 
         Those whose `userId`, `anonymousId` or `previousId` it is. They are overwritten in the file, and its log is
-        emptied; so are free pages, which may have what was delivered earlier. A file of up to 16 MiB is also written anew
+        emptied; so are free pages, which may have what was delivered earlier. A file of up to 16 MiB is also rewritten
         as a whole. In a larger one, or one that another process is reading for long, parts of what was erased may remain
         until they are written over. What a running process holds already, up to 10,000 messages, may still be sent. Files
         that were set aside as damaged are not looked into.
