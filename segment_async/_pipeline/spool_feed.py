@@ -146,6 +146,9 @@ class SpoolFeed:
             return
         recovered = self._spool.statistics().recovered
         with queue.lock:
+            if self._window is not window:
+                # The reader of a loop that has just taken the client over was faster.
+                return
             queue.order.note_recovered(recovered)
             while self._lost < len(window.dropped):
                 self.intake.answers.lose(window.dropped[self._lost])

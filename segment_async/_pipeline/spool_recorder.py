@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from typing import Any
 
 from segment_async._exceptions import SpoolUnavailable
@@ -84,11 +85,9 @@ class SpoolRecorder:
 
     async def _record_one(self) -> None:
         """Record the first outcome, and those behind it that are the same."""
-        keys, result, answer = self._outcomes[0]
-        count = 1
-        while count < len(self._outcomes) and self._outcomes[count][1:] == (result, answer):
-            keys = keys + self._outcomes[count][0]
-            count += 1
+        _, result, answer = self._outcomes[0]
+        same = [*takewhile(lambda outcome: outcome[1:] == (result, answer), self._outcomes.copy())]
+        keys = [key for outcome in same for key in outcome[0]]
         for is_last in (False, True):
             try:
                 await self._spool.settle(keys, result, answer)
@@ -104,8 +103,10 @@ class SpoolRecorder:
                     break
         # Before they are taken out: an answer is looked for in both places.
         self._intake.answers.recorded.extend(keys)
-        for _ in range(count):
-            self._outcomes.popleft()
+        with self._queue.lock:
+            # The recorder of a loop that has just taken the client over may have been faster.
+            while same and self._outcomes and self._outcomes[0] is same.pop(0):
+                self._outcomes.popleft()
         self._queue.notify()
         self._intake.recorded()
 

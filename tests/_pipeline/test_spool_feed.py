@@ -360,3 +360,47 @@ def test_messages_wait_for_company_after_a_flush_whose_own_were_never_stored() -
         assert len(transport.requests) == 1
 
     run(main())
+
+
+def test_two_loops_that_work_for_an_instant_record_each_outcome_and_read_each_message_once() -> None:
+    """One that stood still may run again just as another one takes the client over."""
+
+    class TwiceAtOnce(SlowSpool):
+        """What it is asked for the first time, the other loop's task does as well, and is faster."""
+
+        async def settle(self, keys: Any, result: BatchResult, answer: str = "") -> None:
+            first = not self.settled
+            await super().settle(keys, result, answer)
+            if first:
+                # The other outcomes come meanwhile.
+                await asyncio.sleep(1)
+                assert client._owner.pipeline.feed is not None
+                await client._owner.pipeline.feed.recorder._record_one()
+
+        def statistics(self) -> SpoolStatistics:
+            if self.twice_read:
+                self.twice_read = False
+                assert client._owner.pipeline.feed is not None
+                client._owner.pipeline.feed._load_rest()
+            return super().statistics()
+
+        twice_read = False
+
+    async def main() -> None:
+        nonlocal client
+        spool = TwiceAtOnce()
+        answers = [Response(200), Response(400), Response(200)]
+        client = Client("key", spool=spool, transport=ScriptedTransport(answers), flush_at=1, close_timeout=1)
+        async with client:
+            await client.flush()
+            spool.twice_read = True
+            for key in (1, 2, 3):
+                spool.windows.put_nowait(Window([StoredMessage(key, f"m{key}", b"{}")]))
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(5)
+            assert client.statistics().pending == 0
+            assert {key for keys, _ in spool.settled for key in keys} == {1, 2, 3}
+            assert client.statistics().accepted == 3
+
+    client: Client = None  # type: ignore[assignment]
+    run(main())
