@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import click
 import orjson
@@ -272,11 +272,12 @@ _STATUS_COLUMNS: Final[dict[str, tuple[Literal["left", "right"], Callable[[Shard
 
 def _described(message: PendingMessage | DeadLetter) -> list[Text]:
     """Id, type, what it is about, whose it is."""
+    found: object
     try:
         found = orjson.loads(message.body)
     except orjson.JSONDecodeError:
         found = None
-    body: dict[str, Any] = found if isinstance(found, dict) else {}
+    body = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     what = body.get("event") or body.get("name") or body.get("groupId") or ""
     user = body.get("userId") or body.get("anonymousId") or ""
     return [_harmless(message.message_id, None), *(_harmless(each) for each in (body.get("type", ""), what, user))]
