@@ -313,6 +313,8 @@ class _File:
             # An administrator's inspector: the owner of the damaged file goes on with the new one.
             os.chown(self._place.new, status.st_uid, status.st_gid)
         self._place.new.rename(self._place.salvaged)
+        # Before the old one is moved: after a power loss one of them is there under a name that is looked for.
+        files.sync(self._place.database.parent)
         self.lost += lost
         if lost:
             self._options.log("Messages lost by the damage: %d: %s", lost, self._place.database)
