@@ -353,7 +353,7 @@ def test_a_child_of_a_fork_without_hooks_waits_for_nothing_of_the_parents(path, 
         assert open_files.inherited.issuperset(parents)
         os._exit(0)
     is_over.set()
-    print(os.waitpid(child, 0)[1])
+    print(os.waitpid(child, 0)[1], flush=True)
     os._exit(0)
     """
     assert Process(program, path).end() == ("0\n", "")
