@@ -94,8 +94,8 @@ def _encode_copy(message: Mapping[str, Any], convert: Conversion) -> bytes | Non
         return orjson.dumps(_copied(message), converted, _OPTIONS)
     except TypeError as error:
         _reraise_exit(error.__cause__)
-    except RecursionError:
-        # It contains itself, or is nested too deeply: the slow path says where.
+    except RuntimeError:
+        # It contains itself or is nested too deeply, and the slow path says where; or the hash of a key has changed.
         pass
     return None
 

@@ -821,6 +821,25 @@ def test_a_list_or_dict_that_a_conversion_changes() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+class ChangingKey:
+    def __init__(self) -> None:
+        self.number = 1
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __str__(self) -> str:
+        return "key"
+
+
+def test_a_key_whose_hash_has_changed() -> None:
+    """A copy of its dict takes it for another key, and grows."""
+    key = ChangingKey()
+    given = {key: [1]}
+    key.number = 2
+    assert encode({"a": given}) == b'{"a":{"key":[1]}}'
+
+
 def test_what_is_plain_shares_no_container() -> None:
     given = {"a": [{"b": 1}], "c": MappingProxyType({"d": (1,)})}
     copy = plain(given)
