@@ -227,9 +227,7 @@ def insert_messages(
 FEW: Final = 32
 """Messages that `append` takes: it has a statement for each number of them."""
 
-# In memory: a process opens no further files for a spool.
 _APPEND: Final = """
-    PRAGMA temp_store = MEMORY;
     CREATE TEMP VIEW appended AS SELECT position, message_id, accepted_at, checksum, body FROM messages;
     CREATE TEMP TRIGGER append_message INSTEAD OF INSERT ON appended WHEN NEW.position IS NOT NULL BEGIN
         INSERT INTO messages VALUES (NEW.position, NEW.message_id, NEW.accepted_at, NEW.checksum, NEW.body);

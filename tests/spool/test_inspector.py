@@ -270,6 +270,23 @@ def test_erasing_writes_what_is_erased_and_not_the_whole_file(path):
     run(path, part)
 
 
+def test_erasing_beside_a_process_puts_no_messages_into_a_temporary_file(path, tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("SQLITE_TMPDIR", str(folder))
+    # It changes with each file that is made in the folder, also with one that is gone by then.
+    os.utime(folder, (0, 0))
+
+    async def part(spool):
+        await append_one(spool, "1", message("1", userId="u1"))
+        for number in range(20):
+            await append_one(spool, f"large-{number}", message("x", userId="u2", text="x" * 500_000))
+        assert await asyncio.to_thread(visit, path, "print(inspector.purge('u1'))") == ["1"]
+        assert folder.stat().st_mtime == 0
+
+    run(path, part)
+
+
 def test_the_shards_of_all_processes_are_visited(path):
     async def part(spool):
         other = SQLiteSpool(path)
