@@ -632,6 +632,11 @@ def _is(fault: Exception, *codes: int) -> bool:
     return getattr(fault, "sqlite_errorcode", 0) & 0xFF in codes
 
 
+def is_busy(fault: BaseException | None) -> bool:
+    """Whether others were writing, for as long as a transaction waits for that."""
+    return isinstance(fault, sqlite3.Error) and _is(fault, sqlite3.SQLITE_BUSY)
+
+
 def _is_no_room(fault: Exception) -> bool:
     return _is(fault, sqlite3.SQLITE_FULL) or getattr(fault, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
 

@@ -34,7 +34,7 @@ from segment_async._outcome import BatchResult, Counts, Status
 
 from . import _files as files
 from . import _tables as tables
-from ._database import Database, Options, is_others, other_owner
+from ._database import Database, Options, is_busy, is_others, other_owner
 from ._files import Lock, Place, open_files
 from ._protocol import (
     Appended,
@@ -186,8 +186,9 @@ class Shard:
         size = sum(append.size for append in appends) if appends else None
         try:
             done = self.database.transact(partial(self._take, all_steps), size)
-        except SpoolUnavailable:
-            if appends and self.unrecorded and now >= self._next_try_alone:
+        except SpoolUnavailable as refusal:
+            # If others were writing all the time, the notes would only wait for them once more.
+            if appends and self.unrecorded and now >= self._next_try_alone and not is_busy(refusal.__cause__):
                 self._record_alone(now)
             raise
         self._committed(done)

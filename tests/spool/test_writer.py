@@ -124,17 +124,19 @@ def test_what_an_inspector_changes_right_after_a_commit_is_noticed(writer, path,
     assert [(each.message_id, each.reason) for each in writer.read(100, 1_000_000).dropped] == [("gone", "purged")]
 
 
+WRITES = """
+import sqlite3
+connection = sqlite3.connect(path, isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_nothing_is_in_doubt_while_another_process_writes(writer, path):
     append(writer, "a")
     writer._own.database.file.connection.execute("PRAGMA busy_timeout = 0")
-    program = """
-    import sqlite3
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    print("ready", flush=True)
-    sys.stdin.read()
-    """
-    other = Process(program, path)
+    other = Process(WRITES, path)
     assert other.line() == "ready"
     refusal = append(writer, "b")
     other.end()
@@ -142,6 +144,29 @@ def test_nothing_is_in_doubt_while_another_process_writes(writer, path):
     assert not writer._own.doubts
     assert statuses(append(writer, "b")) == ["stored"]
     check(writer, 2)
+
+
+def test_what_was_sent_waits_only_once_while_another_process_writes(writer, path, monkeypatch):
+    append(writer, "a")
+    [message] = writer.read(100, 1_000_000).messages
+    database, tries = writer._own.database, []
+    transact = database.transact
+
+    def count(*arguments):
+        tries.append(arguments)
+        return transact(*arguments)
+
+    database.file.connection.execute("PRAGMA busy_timeout = 0")
+    monkeypatch.setattr(database, "transact", count)
+    other = Process(WRITES, path)
+    assert other.line() == "ready"
+    outcome = Note([message.key], BatchResult(Status.DELIVERED))
+    [refusal] = writer.commit([outcome, Append([(b"b", b"b" * 10)])])
+    other.end()
+    assert (str(refusal).endswith("(SQLITE_BUSY)"), len(tries)) == (True, 1)
+    assert statuses(append(writer, "b")) == ["stored"]
+    counts = writer.look()()
+    assert (counts.delivered, counts.pending, counts.unrecorded) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
