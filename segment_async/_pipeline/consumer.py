@@ -79,7 +79,8 @@ class Consumer:
     # -- passes
 
     async def _run(self) -> None:
-        self._check_loop()
+        if not self._is_on_its_loop():
+            return
         self._queue.repair()
         self._forget_settled()
         while True:
@@ -88,7 +89,8 @@ class Consumer:
             while self._read_slice():
                 # Two pieces of work in a row would be one long step for the loop.
                 await asyncio.sleep(0)
-                self._check_loop()
+                if not self._is_on_its_loop():
+                    return
                 if self._backlog.waiting or self._schedule.room_for_more(len(self._queue.ready)) <= 0:
                     self._take_answers()
                     self._start_requests()
@@ -96,18 +98,17 @@ class Consumer:
             seen = self._queue.changed.mark
             self._start_requests()
             await self._sleep(seen)
-            self._check_loop()
+            if not self._is_on_its_loop():
+                return
 
-    def _check_loop(self) -> None:
-        """At the beginning of each step, as a change of loops holds the lock.
+    def _is_on_its_loop(self) -> bool:
+        """`False`: this loop stood still, and began to run again just as another one took the client over; or an exception
+        interrupted its own takeover. Asked at the beginning of each step, as a change of loops holds the lock.
 
-        Raises:
-            asyncio.CancelledError: this loop stood still, and began to run again just as another one took the client over.
-                Both would work on the same batches.
+        Whatever attaches a loop starts the consumer anew.
         """
         with self._queue.lock:
-            if self._clock.loop is not asyncio.get_running_loop():
-                raise asyncio.CancelledError
+            return self._clock.loop is asyncio.get_running_loop()
 
     def _forget_settled(self) -> None:
         """An exception may have ended a pass after its batch was settled: a handler of `logging` may raise."""

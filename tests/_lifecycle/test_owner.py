@@ -487,9 +487,39 @@ class TestTheConsumer:
         assert crashes == 3
         assert len(crashed) == 1
 
+    def test_rests_on_a_loop_that_an_exception_has_kept_from_taking_the_client(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else it would begin again a hundred times a second, until the next call."""
+        begun = 0
+
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+            nonlocal begun
+            begun += "Consumer._run" in work.__qualname__
+            return asyncio.Task(work, loop=loop, **options)
+
+        def interrupt(_: object) -> None:
+            raise Interrupted
+
+        async def main() -> None:
+            running_clock().set_task_factory(factory)
+            client = Client("KEY", transport=Net())
+            with monkeypatch.context() as context:
+                context.setattr(client._owner.clock, "attach", interrupt)
+                with pytest.raises(Interrupted):
+                    await client.flush()
+            await asyncio.sleep(60)
+            assert begun <= 1
+            delivery = await client.track("u", "E")
+            assert await client.flush() == 0
+            assert (await delivery).status is Status.DELIVERED
+            await client.aclose()
+
+        run(main())
+
 
 class Interrupted(BaseException):
-    """As from a signal handler, in the consumer's task."""
+    """As from a signal handler."""
 
 
 class TestAnExceptionAtAnyCall:
