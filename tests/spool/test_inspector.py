@@ -339,6 +339,21 @@ def test_a_file_that_an_administrator_has_mended_still_belongs_to_its_user(path)
     assert len(list(SpoolInspector(path).pending())) == 199
 
 
+def test_a_file_is_mended_by_root_that_may_not_give_files_away(path, monkeypatch):
+    """As in a container without that capability."""
+
+    def refuse(*_):
+        raise PermissionError
+
+    leave(path, *(f"{number:04}" for number in range(200)))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(body_of("0050"), body_of("9999")))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("os.chown", refuse)
+    assert SpoolInspector(path).purge("nobody") == 0
+    assert len(list(SpoolInspector(path).pending())) == 199
+
+
 @pytest.mark.parametrize("number", range(12))
 def test_nothing_of_a_user_remains_in_the_gaps_of_pages(path, number):
     """SQLite moves rows within a page and between pages, and leaves copies where they were."""
