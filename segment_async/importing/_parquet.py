@@ -122,17 +122,20 @@ class ParquetReader:
             return Record(self._source, number, None, None, repr(fields), after, problem)
 
     def _microseconds(self, schema: Any) -> Any:
-        """The schema with times in microseconds, which is what Python's have."""
+        """The schema with nanoseconds as microseconds, which is what Python's times have.
+
+        Coarser times stay as they are: one that is too large for microseconds would become another time.
+        """
         fields = [field.with_type(self._reduced(field.type)) for field in schema]
         return self._pyarrow.schema(fields)
 
     def _reduced(self, kind: Any) -> Any:
         arrow, types = self._pyarrow, self._pyarrow.types
-        if types.is_timestamp(kind):
+        if types.is_timestamp(kind) and kind.unit == "ns":
             return arrow.timestamp("us", kind.tz)
-        if types.is_time(kind):
+        if types.is_time(kind) and kind.unit == "ns":
             return arrow.time64("us")
-        if types.is_duration(kind):
+        if types.is_duration(kind) and kind.unit == "ns":
             return arrow.duration("us")
         if types.is_struct(kind):
             inner = [kind.field(index) for index in range(kind.num_fields)]

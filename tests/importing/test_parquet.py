@@ -87,12 +87,17 @@ def test_every_kind_of_value(tmp_path):
     assert report.counts.reasons == {"id-missing": 1}
 
 
-@pytest.mark.parametrize("kind", ["timestamp", "timestamp with a zone", "date", "nanoseconds in a map"])
+@pytest.mark.parametrize(
+    "kind",
+    ["timestamp", "timestamp with a zone", "milliseconds", "duration", "date", "nanoseconds in a map"],
+)
 def test_a_value_that_python_cannot_hold_rejects_its_row_alone(tmp_path, kind):
     times = pa.array([1, 2**63 - 1000, 2], pa.timestamp("us"))
     values = {
         "timestamp": times,
         "timestamp with a zone": times.cast(pa.timestamp("us", "UTC")),
+        "milliseconds": pa.array([1, 2**62, 2], pa.timestamp("ms")),
+        "duration": pa.array([1, 2**62, 2], pa.duration("ms")),
         "date": pa.array([1, 10_000_000, 2], pa.date32()),
         "nanoseconds in a map": pa.array([[], [("a", 1)], []], pa.map_(pa.string(), pa.timestamp("ns"))),
     }
