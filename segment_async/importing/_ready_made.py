@@ -184,7 +184,7 @@ def load_transform(name: str) -> Transform:
         raise ImportUsageError(f"transform {name!r}: must be module:function")
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:  # whatever the module does at its import
+    except (Exception, SystemExit) as error:  # whatever the module does at its import; a script may end there
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         raise ImportUsageError(f"transform {name!r}: cannot be imported: {kind}{error}") from error
     for part in function.split("."):

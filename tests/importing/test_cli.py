@@ -138,6 +138,7 @@ def test_a_stream_may_be_closed_before_the_start(folder, closed):
         (["orders.csv", "--map", "map.toml", "--id", "columns"], "columns:NAME,NAME"),
         (["orders.csv", "--map", "map.toml", "--transform", "no:thing"], "cannot be imported"),
         (["orders.csv", "--transform", "broken:made"], "cannot be imported: SyntaxError"),
+        (["orders.csv", "--transform", "script:made"], "cannot be imported: SystemExit"),
         (["orders.csv", "--transform", ".relative:made"], "cannot be imported: TypeError"),
         (["orders.csv", "--map", "map.toml", "--since", "soon"], "since"),
         (["orders.csv", "--map", "map.toml", "--max-rejects", "x"], "max-rejects"),
@@ -148,6 +149,7 @@ def test_a_stream_may_be_closed_before_the_start(folder, closed):
 )
 def test_wrong_usage_exits_2(folder, arguments, text):
     (folder / "broken.py").write_text("def made(:")
+    (folder / "script.py").write_text("import sys\nsys.exit(0)")
     write_csv(folder / "orders.csv", orders(1))
     done = run(folder, *arguments)
     assert done.returncode == 2
