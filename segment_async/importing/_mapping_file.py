@@ -196,12 +196,18 @@ class _Reader:
         if values is not None and not isinstance(values, dict):
             raise self._error(key, f"values of {path} must be a table from cells to values")
         kind = spec.get("as", default or ("time" if "format" in spec or "zone" in spec else None))
-        if values is not None and kind not in (None, "text", default):
-            raise self._error(
-                key, f"values of {path} say what the field gets, and nothing converts it: take as = {kind!r} out"
-            )
+        if values is not None:
+            self._refuse_conversion(spec, path, key, default)
         by_cell = cast("dict[str, Any] | None", values)
         return Leaf(path, self._line(key), None, column, self._convert(kind, spec, path, key), by_cell)
+
+    def _refuse_conversion(self, spec: dict[str, Any], path: str, key: str, default: str | None) -> None:
+        """Raises an error for what would convert a value beside `values`."""
+        given = [name for name in ("as", "decimal", "format", "zone") if name in spec]
+        needless = next((name for name in given if (name, spec[name]) not in (("as", "text"), ("as", default))), None)
+        if needless is not None:
+            text = f"values of {path} say what the field gets, and nothing converts it"
+            raise self._error(key, f"{text}: take {needless} = {spec[needless]!r} out")
 
     def _convert(self, kind: Any, spec: dict[str, Any], path: str, key: str) -> Convert | None:
         if kind is not None and kind not in _KINDS:

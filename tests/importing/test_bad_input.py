@@ -352,6 +352,14 @@ def test_rejects_that_were_not_repaired_are_rejected_again(tmp_path):
             "type='track'\n[properties]\na = {column='b', values={gold='10'}, as='number'}",
             "line 3: values of properties.a say what the field gets, and nothing converts it: take as = 'number' out",
         ),
+        (
+            "type='track'\n[properties]\na = {column='b', values={gold='10'}, format='%d'}",
+            "line 3: values of properties.a say .*: take format = '%d' out",
+        ),
+        (
+            "type='track'\ntimestamp = {column='b', values={gold='2024-07-01T00:00:00'}, zone='Europe/Berlin'}",
+            "line 2: values of timestamp say .*: take zone = 'Europe/Berlin' out",
+        ),
         ("type='track'\ntimestamp={column='x', zone='Europe/Berlim'}", r"line 2: unknown zone .*'Europe/Berlin'\?"),
         ("type='track'\nmessageId={colums=['a']}", r"line 2: unknown key 'colums'; did you mean 'columns'\?"),
         ("type='track'\nmessageId={columns=[]}", "line 2: columns must be a list"),
