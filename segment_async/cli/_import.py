@@ -13,7 +13,6 @@ from typing import Any, Final, NoReturn
 
 import click
 import orjson
-from rich.console import Console
 
 from segment_async.importing import (
     Importer,
@@ -26,8 +25,8 @@ from segment_async.importing import (
     load_transform,
 )
 
-from ._import_progress import progress_shown, say
-from ._import_report import announcement, exact_number, show_dry, summary
+from ._import_progress import progress_shown, say, shown
+from ._import_report import announcement, as_text, exact_number, show_dry, summary
 from ._numbers import COUNT, FROM_ZERO
 
 _SIGNALS: Final = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -180,10 +179,11 @@ def _import(options: ImportOptions, quiet: bool, is_json: bool) -> int:
             report = asyncio.run(_run(importer))
         finally:
             importer.close()
-    if is_json:
-        click.echo(orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2))
-    elif not quiet:
-        Console(highlight=False).print(summary(report))
+    with shown():
+        if is_json:
+            click.echo(orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2))
+        elif not quiet:
+            click.echo(as_text(summary(report)), nl=False)
     if report.problem is not None:
         say(f"Stopped: {report.problem}")
         if options.restart:
@@ -211,8 +211,9 @@ async def _run(importer: Importer) -> ImportReport:
 
 def _dry(options: ImportOptions, quiet: bool, is_json: bool) -> int:
     found = dry_run(options)
-    if is_json:
-        click.echo(orjson.dumps(found.as_dict(), exact_number, orjson.OPT_INDENT_2))
-    elif not quiet:
-        show_dry(found, options)
+    with shown():
+        if is_json:
+            click.echo(orjson.dumps(found.as_dict(), exact_number, orjson.OPT_INDENT_2))
+        elif not quiet:
+            show_dry(found, options)
     return found.exit_code

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import IO, Any, Final, cast
 
 import click
 from rich.console import Console
@@ -24,9 +24,48 @@ def say(text: str) -> None:
     try:
         click.echo(harmless(text), err=True)
     except OSError:
-        # The rest goes nowhere: at the exit, a line that cannot be written would change the exit code.
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stderr.fileno())
+        _discard(sys.stderr)
+
+
+@contextmanager
+def shown() -> Generator[None, None, None]:
+    """For a summary on standard output: the exit code says what became of the records even if it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        _discard(sys.stdout)
+        # `head` has enough.
+        if not isinstance(error, BrokenPipeError):
+            say(f"The summary cannot be written: {error.strerror or error}")
+
+
+def _discard(stream: IO[str]) -> None:
+    """The rest of the output goes nowhere: at the exit, what cannot be written would change the exit code."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+class _Terminal:
+    """Standard error, which goes on taking text when the terminal is gone."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _discard(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _discard(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager
@@ -42,7 +81,7 @@ def progress_shown(quiet: bool) -> Generator[Callable[[Progress], object] | None
 
 @contextmanager
 def _bar() -> Generator[Callable[[Progress], object], None, None]:
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=cast("IO[str]", _Terminal()), highlight=False)
     bar = Bar(BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"), console=console)
     with bar:
         task = bar.add_task("", total=None)

@@ -53,6 +53,14 @@ def summary(report: ImportReport) -> Table:
     return table
 
 
+def as_text(table: Table) -> str:
+    """Not printed by rich, which ends the process itself when the reader of a pipe has gone."""
+    console = Console(highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for index, column in enumerate(columns):
@@ -61,7 +69,7 @@ def _table(*columns: str) -> Table:
 
 
 def show_dry(found: DryRun, options: ImportOptions) -> None:
-    Console(highlight=False).print(_dry_table(found, options))
+    click.echo(as_text(_dry_table(found, options)), nl=False)
     _show_findings(found)
     for text in found.broken:
         click.echo(f"damaged: {harmless(text)}")

@@ -119,6 +119,44 @@ def test_an_import_goes_on_when_what_reads_its_progress_has_ended(folder):
     assert (done.returncode, orjson.loads(done.stdout)["records"]) == (1, 4)
 
 
+@pytest.mark.parametrize("more", [[], ["--json"], ["--dry-run"], ["--dry-run", "--json"]])
+@pytest.mark.parametrize("output", ["a closed pipe", "a full disk"])
+def test_the_exit_code_does_not_depend_on_what_reads_the_summary(folder, more, output):
+    write_csv(folder / "orders.csv", orders(3))
+    reading, writing = os.pipe()
+    os.close(reading)
+    if output == "a full disk":
+        os.close(writing)
+        writing = os.open("/dev/full", os.O_WRONLY)
+    command = [*COMMAND, "orders.csv", "--map", "map.toml", *more]
+    with running_endpoint() as endpoint:
+        done = subprocess.run(
+            command, cwd=folder, env=environment(endpoint.url), stdout=writing, stderr=subprocess.PIPE, text=True
+        )
+    os.close(writing)
+    assert done.returncode == 0
+    assert ("The summary cannot be written: No space" in done.stderr) is (output == "a full disk")
+    assert "Error" not in done.stderr
+
+
+def test_an_import_goes_on_when_its_terminal_is_gone(folder):
+    write_csv(folder / "orders.csv", orders(40))
+    ours, theirs = os.openpty()
+    command = [*COMMAND, "orders.csv", "--map", "map.toml", "--rate", "20", "--json"]
+    with running_endpoint() as endpoint:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(endpoint.url, TERM="xterm"), stdout=subprocess.PIPE, stderr=theirs
+        )
+        os.close(theirs)
+        text = b""
+        while b"About" not in text:
+            text += os.read(ours, 4_096)
+        os.close(ours)
+        output, _ = process.communicate()
+        assert len(endpoint.events) == 40
+    assert (process.returncode, orjson.loads(output)["delivered"]) == (0, 40)
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 def test_a_stream_may_be_closed_before_the_start(folder, closed):
     write_csv(folder / "orders.csv", orders(1))
