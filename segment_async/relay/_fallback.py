@@ -89,8 +89,11 @@ class Fallback:
                 _log.warning("The file that stands in for Redis cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY)
                 continue
-            for are_repeated in (False, True):
-                part = [each for each in window.messages if self._is_repeated(each) is are_repeated]
+            # Looked at once, as another message with the same id may come meanwhile.
+            parts: dict[bool, list[StoredMessage]] = {False: [], True: []}
+            for each in window.messages:
+                parts[self._is_repeated(each)].append(each)
+            for are_repeated, part in parts.items():
                 messages = [NewMessage(each.message_id, each.body) for each in part]
                 await self._move(appends, messages, [each.key for each in part], are_repeated=are_repeated)
 

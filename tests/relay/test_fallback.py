@@ -12,15 +12,15 @@ class SlowFile:
     """A message can be read from it at once, but nothing is noted of it."""
 
     def __init__(self) -> None:
-        self._windows: asyncio.Queue[Window] = asyncio.Queue()
+        self.windows: asyncio.Queue[Window] = asyncio.Queue()
 
     def append_nowait(self, messages: Sequence[NewMessage], done: Callable[[Any], None]) -> None:
         stored = [StoredMessage(key, each.message_id, each.body) for key, each in enumerate(messages)]
-        self._windows.put_nowait(Window(stored))
+        self.windows.put_nowait(Window(stored))
         done(AppendResult([Appended("stored", each.key) for each in stored]))
 
     async def read(self, max_count: int, max_bytes: int) -> Window:
-        return await self._windows.get()
+        return await self.windows.get()
 
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
         return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # for ever
@@ -55,5 +55,41 @@ def test_what_may_be_in_redis_already_is_moved_as_repeated_before_the_file_has_n
         moving.cancel()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
+
+    asyncio.run(main())
+
+
+class SlowRedis(Redis):
+    """It answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def store(self, messages: Sequence[NewMessage], *, are_repeated: bool) -> list[Appended]:
+        self.asked.set()
+        await self.answers.wait()
+        return await super().store(messages, are_repeated=are_repeated)
+
+
+def test_a_message_is_moved_although_another_one_with_its_id_is_refused_meanwhile() -> None:
+    async def main() -> None:
+        file: Any = SlowFile()
+        redis = SlowRedis()
+        to_redis: Any = redis
+        answers: list[Callable[[Any], None]] = []
+        file.append_nowait = lambda _messages, done: answers.append(done)
+        fallback = Fallback(file, lambda function, *arguments: function(*arguments))
+        moving = asyncio.create_task(fallback.keep_moving(to_redis))
+        # The second one is read before it is noted that Redis may have it.
+        fallback.store([NewMessage("order-2", b"{}")], lambda _answer: None, True)
+        file.windows.put_nowait(Window([StoredMessage(1, "order-1", b"{}"), StoredMessage(2, "order-2", b"{}")]))
+        await redis.asked.wait()
+        fallback.store([NewMessage("order-2", b"{}")], lambda _answer: None, True)
+        answers.pop()(AppendResult([Appended("full")]))
+        redis.answers.set()
+        async with asyncio.timeout(5):
+            assert [await redis.stored.get(), await redis.stored.get()] == [("order-1", False), ("order-2", True)]
+        moving.cancel()
 
     asyncio.run(main())
