@@ -187,6 +187,9 @@ def _file(path: Path) -> tuple[str, _Make]:
     name = os.path.normpath(path)
 
     def make(file_format: str | None) -> Source:
+        if not _is_utf8(name):
+            # The state and the rejects, which are JSON, name it.
+            raise ImportUsageError(f"source {name}: its name is not UTF-8; rename the file")
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 # What is read of a pipe here would be missing later.
@@ -201,6 +204,14 @@ def _file(path: Path) -> tuple[str, _Make]:
         return _source(name, head, status.st_size, status.st_mtime_ns, path, lambda: open(path, "rb"), file_format)
 
     return name, make
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _remote(address: str) -> list[tuple[str, _Make]]:

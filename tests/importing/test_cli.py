@@ -157,6 +157,16 @@ def test_an_import_goes_on_when_its_terminal_is_gone(folder):
     assert (process.returncode, orjson.loads(output)["delivered"]) == (0, 40)
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
+@pytest.mark.parametrize("more", [["--map", "map.toml"], ["--map", "map.toml", "--dry-run"], ["--init"]])
+def test_a_source_whose_name_is_not_utf_8_is_refused(folder, more):
+    name = os.fsdecode(b"\xfc.csv")
+    write_csv(folder / name, orders(3))
+    done = run(folder, name, *more)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "its name is not UTF-8; rename the file" in done.stderr
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 def test_a_stream_may_be_closed_before_the_start(folder, closed):
     write_csv(folder / "orders.csv", orders(1))
