@@ -105,7 +105,7 @@ class Consumer:
         """`False`: this loop stood still, and began to run again just as another one took the client over; or an exception
         interrupted its own takeover. Asked at the beginning of each step, as a change of loops holds the lock.
 
-        Whatever attaches a loop starts the consumer anew.
+        Attaching a loop starts the consumer again.
         """
         with self._queue.lock:
             return self._clock.loop is asyncio.get_running_loop()

@@ -558,7 +558,7 @@ def connect(database: Path, *, power_safe: bool = True, read_only: bool = False)
         connection.text_factory = as_text
         connection.execute(_BUSY_TIMEOUT)
         connection.execute("PRAGMA cache_size = -4000")
-        # A process opens no further files for a spool: what is written anew has messages, which belong nowhere else.
+        # A process opens no further files for a spool: what is rewritten has messages, which belong nowhere else.
         connection.execute("PRAGMA temp_store = MEMORY")
         if not read_only:
             if not files.size_of(database):
