@@ -24,7 +24,8 @@ import orjson
 from ._report import ImportUsageError
 
 HEAD_BYTES: Final = 65_536
-_LONGEST_HEADER: Final = 1 << 20
+# One byte more than a line may have, so that a header that is too long is refused.
+_LONGEST_HEADER: Final = (1 << 20) + 1
 FORMATS: Final = ("csv", "jsonl", "parquet", "segment")
 STATE_SUFFIX: Final = ".import.json"
 REJECTS_SUFFIX: Final = ".rejects.jsonl"

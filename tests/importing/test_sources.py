@@ -220,3 +220,10 @@ def test_a_header_of_standard_input_that_is_longer_than_the_sample(tmp_path, mon
     content = compress("\n".join([",".join(columns), *rows]).encode())
     report, segment = imported("-", stdin=lambda: io.BytesIO(content))
     assert (report.exit_code, len(segment.messages)) == (0, 3)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_header_of_standard_input_that_is_longer_than_a_line_may_be(compress):
+    content = compress(b",".join(b"column_%d" % number for number in range(100_000)) + b"\n")
+    with pytest.raises(ImportUsageError, match="line 1: the header cannot be read: the line has more than 1,048,576"):
+        imported("-", stdin=lambda: io.BytesIO(content))
