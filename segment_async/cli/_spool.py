@@ -170,6 +170,8 @@ def purge(path: str, user: str, yes: bool) -> None:
 )
 def export(path: str, of_dead_letters: bool, output: str) -> None:
     """Write messages as JSON, one a line, as they would be sent. Nothing is removed."""
+    if output != "-" and os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path):
+        raise click.UsageError("--output is the spool itself, which would be lost: give another file")
     with _inspect(path) as inspector, click.open_file(output, "wb") as file:
         for each in inspector.dead() if of_dead_letters else inspector.pending():
             file.write(each.body + b"\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -185,7 +185,7 @@ def _checked_header(source: Source, lines: _Lines) -> tuple[list[str], str]:
             ) from error
         raise ImportUsageError(f"source {source.name}, line 1: the header cannot be read: {error}") from error
     names = [name.strip() for name in columns]
-    twice = sorted({name for name in names if names.count(name) > 1 and name})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1 and name)
     if twice:
         raise ImportUsageError(f"source {source.name}, line 1: two columns are named {twice[0]!r}; rename one")
     if not any(names):

@@ -190,6 +190,13 @@ def test_a_reader_that_has_enough_is_no_error(path):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_an_export_does_not_write_over_its_spool(path):
+    fill(path, pending=[message("a")])
+    done = CliRunner().invoke(spool, ["export", str(path), "--output", str(path)])
+    assert (done.exit_code, "is the spool itself" in done.output) == (2, True)
+    assert run("export", path) == message("a").decode() + "\n"
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_an_export_that_finds_the_disk_full_says_so(path):
     fill(path, pending=[message("a")])
