@@ -8,7 +8,7 @@ SEEDS ?= 2000
 PYTHONS ?= 3.11 3.12 3.13 3.14 3.15
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-import test coverage test-all test-oldest lint format types bench backlog sim soak stress crash crash-import servers \
+.PHONY: help demo demo-import test coverage test-all test-oldest lint format types bench backlog sim soak stress loops crash crash-import servers \
 	relay-faults demo-relay conformance compat-suite docs accessibility dashboard pictures package clean
 
 help: ## say what there is
@@ -85,6 +85,9 @@ soak: $(VENV)/.dev ## a million messages through a hundred outages
 
 stress: $(VENV)/.dev ## threads, loops and signals against one client, in real time (ARGS="--minutes 10 --signals --loop uvloop")
 	$(BIN)/python -m tests.stress $(ARGS)
+
+loops: $(VENV)/.dev ## threads whose loops run and stop share one client, in real time (ARGS="--seeds 200")
+	$(BIN)/python -m tests.loops $(ARGS)
 
 crash: $(VENV)/.dev ## kills, power losses and bit flips against the spool
 	$(BIN)/python -m tests.spool.crash $(ARGS)
