@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from redis.exceptions import ResponseError
 
@@ -71,7 +71,11 @@ class EndedEntries:
         """The refusal of each letter, if it was refused."""
         command = ("XADD", self._keys.dead, "MAXLEN", "~", self._max_dead, "*")
         replies = await self._server.ask_all([(*command, *fields) for fields in letters], seconds=SECONDS)
-        return [reply if isinstance(reply, ResponseError) else None for reply in replies]
+        refusals = [reply if isinstance(reply, Exception) else None for reply in replies]
+        for refusal in refusals:
+            if refusal is not None and not isinstance(refusal, ResponseError):
+                raise refusal
+        return cast("list[ResponseError | None]", refusals)
 
 
 class Endings:
