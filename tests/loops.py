@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from segment_async import Client, Delivery, Response, Status, TransportError, messages
+from segment_async import Client, Delivery, Response, RetryPolicy, Status, TransportError, messages
 from tests.support.law import check_counters
 
 THREADS, BURSTS, LARGEST_BURST = 4, 15, 40
@@ -68,6 +68,7 @@ class Life:
             flush_at=chance.choice((1, 5, 50)),
             flush_interval=0.01,
             max_in_flight=3,
+            retry=RetryPolicy(backoff=0.01, max_backoff=0.05),
             spool=spool,
         )
         self._deliveries: list[Delivery] = []
