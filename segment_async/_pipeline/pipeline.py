@@ -305,6 +305,7 @@ class Pipeline:
         """Settle everything that is pending as dropped; with a spool keep it. Returns how many were dropped."""
         end(self.detach())
         self._sender.tell()
+        self.reports.keep_all()
         if self.feed is not None:
             return self.feed.keep_all(reason)
         queue = self.queue

@@ -31,7 +31,8 @@ OnError = Callable[[DeliveryError, list[dict[str, Any]]], Awaitable[None] | None
 _SLICE_SECONDS: Final = 0.01
 # Seconds that a cancelled hook gets to end.
 _LAST_SECONDS: Final = 0.1
-# What may wait for `on_error` to be called. Beyond that the oldest reports are skipped; the counters include them.
+# What may wait for `on_error` to be called, until the client ends. Beyond that the oldest reports are skipped; the
+# counters include them.
 _MAX_WAITING: Final = 10_000
 _MAX_WAITING_BYTES: Final = 8 * 2**20
 # Exceptions of a hook that are not contained. What `pytest.fail` raises is none of them, and is no `Exception` either.
@@ -75,6 +76,7 @@ class Reports:
         self._waiting: deque[_Report] = deque()
         self._places = count()
         self._waiting_bytes = 0
+        self._is_bounded = True
         # Names the calls of `_make_scheduled` that are on their way.
         self._scheduled: object | None = None
         # The loop on which the reports are made. `None`: from the end of one until the next resumes.
@@ -119,8 +121,8 @@ class Reports:
         self._waiting.append(_Report(result, bodies, size, next(self._places)))
         self._waiting_bytes += size
         skipped = 0
-        while len(self._waiting) > _MAX_WAITING or (
-            self._waiting_bytes > _MAX_WAITING_BYTES and len(self._waiting) > 1
+        while self._is_bounded and (
+            len(self._waiting) > _MAX_WAITING or (self._waiting_bytes > _MAX_WAITING_BYTES and len(self._waiting) > 1)
         ):
             skipped += 1
             report = self._waiting.popleft()
@@ -130,6 +132,12 @@ class Reports:
             self._warn_skipped()
         if self._scheduled is None:
             self._schedule()
+
+    def keep_all(self) -> None:
+        """The client ends, and drops all that is pending in one step: that is no more than the queue held. Skip none of it
+        before `on_error` could be called.
+        """
+        self._is_bounded = False
 
     def resume(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make the reports on this loop from now on."""

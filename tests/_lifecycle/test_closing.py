@@ -222,6 +222,31 @@ class TestClose:
 
 
 @pytest.mark.parametrize("end", ["close", "exit"])
+def test_reports_each_message_that_is_dropped_however_many_there_are(
+    end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    def on_error(_: object, messages: list[dict[str, Any]]) -> None:
+        told.extend(message["messageId"] for message in messages)
+
+    async def main() -> None:
+        client = Client("KEY", transport=Net(silence), close_timeout=1, on_error=on_error, gzip=False)
+        for number in range(300):
+            await client.track("u", "E", {"text": "x" * 32_000}, message_id=str(number))
+        # More than may wait for a slow hook.
+        assert client.statistics().queued_bytes + 4 * 500_000 > 8 * 2**20
+        if end == "close":
+            await client.aclose()
+        else:
+            await client._owner.closing.drain_at_exit(1)
+
+    run(main())
+    assert sorted(told, key=int) == [str(number) for number in range(300)]
+    assert "skipped" not in caplog.text
+
+
+@pytest.mark.parametrize("end", ["close", "exit"])
 @pytest.mark.parametrize(("seconds", "ends"), [(0.9, True), (8.0, False)])
 def test_an_asynchronous_hook_gets_a_second_for_what_is_dropped(
     seconds: float, ends: bool, end: str, caplog: pytest.LogCaptureFixture
