@@ -454,6 +454,21 @@ class TestTheLife:
             client.track("user", "Event").wait(10)
             client.track("user", "Event").wait(10)
 
+    def test_a_hook_that_tries_so_each_time_is_logged_once_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
+        def on_error(error: DeliveryError, lost: list[dict[str, Any]]) -> None:
+            sys.exit(3)
+
+        # A thread of its own: others may have been logged for the shared one.
+        thread = loop_thread.LoopThread(os.getpid())
+        assert thread.start()
+        client = segment_async.Client("KEY", transport=Gate(status=400), gzip=False, on_error=on_error)
+        for _ in range(5):
+            thread.run(lambda: client.track("user", "Event"))
+            thread.run(client.flush)
+        thread.run(client.aclose)
+        thread.stop()
+        assert caplog.text.count("A hook tried to end the program") == 1
+
     def test_no_thread_starts_before_the_first_call(self) -> None:
         program = """
 import asyncio, threading, segment_async, segment_async.blocking as blocking

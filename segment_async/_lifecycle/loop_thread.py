@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 # Seconds that the thread gets to end once its loop was stopped.
 _STOP_SECONDS: Final = 1.0
-# Seconds between two attempts to start the thread, and between two warnings that none can be started.
+# Seconds between two attempts to start the thread, and between two log records of one kind.
 _RETRY_SECONDS: Final = 1.0
 _QUIET_SECONDS: Final = 60.0
 
@@ -54,7 +54,7 @@ class LoopThread:
         self._thread: Thread | None = None
         self._ident = 0
         self._is_stopping = False
-        self._may_start_at = self._may_warn_at = 0.0
+        self._may_start_at = self._may_warn_at = self._may_log_at = 0.0
 
     def is_started(self) -> bool:
         return self._thread is not None
@@ -104,11 +104,17 @@ class LoopThread:
                 except BaseException as error:
                     # A hook, or a handler of `logging` that raises for all that is logged here, too.
                     with suppress(BaseException):
-                        _log.error("A hook tried to end the program from segment_async's thread.\n%s", stack_of(error))
+                        self._log_attempt(error)
             loop.run_until_complete(self._end_tasks())
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
+
+    def _log_attempt(self, error: BaseException) -> None:
+        now = time.monotonic()
+        if now >= self._may_log_at:
+            self._may_log_at = now + _QUIET_SECONDS
+            _log.error("A hook tried to end the program from segment_async's thread.\n%s", stack_of(error))
 
     async def _end_tasks(self) -> None:
         """Let no other thread wait for what does not come any more."""
