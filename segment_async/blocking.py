@@ -178,7 +178,10 @@ class Client(Calls[Delivery]):
         delivery = self._client.enqueue_nowait(message)
         left = asyncio.run(self._client.flush(timeout=self._client._owner.close_timeout))
         if left:
-            _log.warning("Not sent before uWSGI forks: %d. Make calls in the workers, or use --lazy-apps.", left)
+            # Limited, as a handler of `logging` may call the client.
+            self._client._owner.pipeline.reports.limited_log.warn(
+                "uwsgi", "Not sent before uWSGI forks: %d. Make calls in the workers, or use --lazy-apps.", left
+            )
         return Delivery(delivery, None)
 
     def _start(self) -> LoopThread | CallingThread:
@@ -186,8 +189,7 @@ class Client(Calls[Delivery]):
         owner = self._client._owner
         owner.check_process()
         owner.pipeline.admission.check_open()
-        if loop_thread.existing() is None:
-            uwsgi.warn_without_threads()
+        is_first = loop_thread.existing() is None
         thread = loop_thread.running()
         thread.call_soon(owner.run_here)
         owner.hold()
@@ -196,6 +198,9 @@ class Client(Calls[Delivery]):
         if isinstance(thread, LoopThread):
             process.drain_when_forking_thread_ends()
             self._thread = thread
+            if is_first:
+                # Last, as a handler of `logging` may call the client.
+                uwsgi.warn_without_threads()
         return thread
 
     def statistics(self) -> Statistics:

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import logging
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -468,6 +470,39 @@ class TestTheLife:
         thread.run(client.aclose)
         thread.stop()
         assert caplog.text.count("A hook tried to end the program") == 1
+
+    @pytest.mark.parametrize(
+        ("worker", "warning"), [(0, "Not sent before uWSGI forks"), (1, "uWSGI runs without threads")]
+    )
+    def test_a_handler_of_logging_that_calls_it_may_be_told_about_uwsgi(
+        self, worker: int, warning: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        uwsgi = ModuleType("uwsgi")
+        vars(uwsgi).update(worker_id=lambda: worker, mule_id=lambda: 0, opt={})
+
+        class Tracking(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                texts.append(record.getMessage())
+                client.track("user", "Logged", {"text": record.getMessage()})
+
+        texts: list[str] = []
+        handler = Tracking(logging.WARNING)
+        with monkeypatch.context() as patched, opened(Gate(is_open=False), close_timeout=0) as client:
+            # As if no client of this process had started it.
+            patched.setattr(loop_thread, "_threads", {})
+            patched.setitem(sys.modules, "uwsgi", uwsgi)
+            logging.getLogger("segment_async").addHandler(handler)
+            try:
+                client.track("user", "Event")
+            finally:
+                logging.getLogger("segment_async").removeHandler(handler)
+            assert client.statistics().accepted == 2
+            (text,) = texts
+            assert text.startswith(warning)
+            client.close()
+            thread = loop_thread.existing()
+            assert thread is not None
+            thread.stop()
 
     def test_no_thread_starts_before_the_first_call(self) -> None:
         program = """
