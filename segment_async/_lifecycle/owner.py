@@ -155,7 +155,7 @@ class LoopOwner(Host):
 
     def hold(self) -> None:
         """Messages were given: the client lives until it is closed, and is drained at exit."""
-        if not self.is_held:
+        if not self.is_held and not self.closing.is_closed:
             self.is_held = True
             process.hold(self)
 

@@ -4,9 +4,12 @@ Under the virtual clock wherever one loop is enough; in real threads where sever
 """
 
 import asyncio
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -219,6 +222,19 @@ class TestClose:
 
         run(main())
         assert net.ids == ["a"]
+
+
+def test_lets_go_of_a_client_that_is_called_for_the_first_time_after_it() -> None:
+    async def main() -> weakref.ref[object]:
+        client = Client("KEY", transport=Net())
+        await client.aclose()
+        with suppress(ClientClosed):
+            await client.track("u", "E")
+        return weakref.ref(client._owner)
+
+    owner = run(main())
+    gc.collect()
+    assert owner() is None
 
 
 @pytest.mark.parametrize("end", ["close", "exit"])
