@@ -30,6 +30,7 @@ class Backlog:
     in_flight: sealed batches whose requests are under way.
     flush_before: messages before this place are sent without waiting for company.
     unread_since: when the first unread message came, if the consumer was not woken for it.
+    left_since: when the first unread message came, at the earliest, if it found no place in the batch sealed before.
     """
 
     def __init__(
@@ -40,6 +41,10 @@ class Backlog:
         self.in_flight: dict[Batch, None] = {}
         self.flush_before = 0
         self.unread_since: float | None = None
+        self.left_since: float | None = None
+        # All unread messages came after the first moment; what was unread at the second one ends before this place.
+        self._unread_after = self._noted_at = 0.0
+        self._noted_place = 0
         self._max_messages = max_messages
         self._gzip = gzip
         self._has_keys = has_keys
@@ -59,8 +64,8 @@ class Backlog:
 
     def begin(self, record: Record, start: int, now: float, sends: int) -> OpenBatch:
         """Open a batch; there must be none. `sends`: requests that earlier processes made with its messages."""
-        opened_at = now if self.unread_since is None else self.unread_since
-        self.unread_since = None
+        opened_at = min(moment for moment in (now, self.unread_since, self.left_since) if moment is not None)
+        self.unread_since = self.left_since = None
         self.open = OpenBatch(
             record,
             start,
@@ -72,6 +77,15 @@ class Backlog:
             has_keys=self._has_keys,
         )
         return self.open
+
+    def note_read(self, read_count: int, unread: int, now: float) -> None:
+        """Messages were read: so many by now, and so many wait to be."""
+        if read_count >= self._noted_place:
+            self._unread_after, self._noted_at, self._noted_place = self._noted_at, now, read_count + unread
+
+    def note_left(self, opened: OpenBatch) -> None:
+        """Messages are left unread although this batch is sealed: the next one is not to wait for longer than they may."""
+        self.left_since = max(opened.opened_at, self._unread_after)
 
     @property
     def slice_bytes(self) -> int:

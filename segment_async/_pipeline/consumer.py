@@ -140,6 +140,8 @@ class Consumer:
                 return None
             self._backlog.wait(batch)
             self._backlog.open = None
+            if self._queue.ready:
+                self._backlog.note_left(opened)
         self._queue.place(batch)
         return batch
 

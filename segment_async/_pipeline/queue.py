@@ -246,6 +246,7 @@ class Queue:
         self.order.read_count += count
         if self.attempts:
             self.attempts.pop(key, None)
+        self.backlog.note_read(self.order.read_count, len(messages), self.clock.now())
         return ends[count - 1] + count, None
 
     def place(self, batch: Batch | OpenBatch) -> None:

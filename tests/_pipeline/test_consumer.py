@@ -383,6 +383,22 @@ class TestWhatGoesWhen:
         assert [len(request.ids) for request in transport.requests] == [10, 1]
         assert transport.times == [pytest.approx(0.1, abs=0.001), pytest.approx(0.8, abs=0.001)]
 
+    @pytest.mark.parametrize("options", [{}, {"overflow": "drop_oldest", "max_queue_size": 500}])
+    def test_what_finds_no_room_in_a_batch_waits_no_longer_than_the_interval(self, options: dict[str, Any]) -> None:
+        async def main() -> tuple[list[int], list[float]]:
+            transport = ScriptedTransport()
+            async with Client("key", transport=transport, flush_interval=5, **options) as client:
+                for _ in range(25):
+                    await client.track("user", "Event", {"fill": "x" * 30_000})
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(20)
+            return [len(request.ids) for request in transport.requests], transport.times
+
+        counts, times = run(main())
+        assert sum(counts) == 25
+        assert len(counts) > 1
+        assert times == pytest.approx([5.0] * len(counts), abs=0.05)
+
     def test_flush_at_makes_it_due_at_once(self) -> None:
         async def main() -> ScriptedTransport:
             transport = ScriptedTransport()
