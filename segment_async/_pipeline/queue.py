@@ -172,11 +172,11 @@ class Queue:
         The first message of a batch only starts its clock if the consumer will look before the batch is due: waking it
         would make that call cost three times as much, and it would find nothing to do.
         """
-        if self.accounts.pending >= self.accounts.max_messages:
-            self.room.note_full()
-        else:
-            now = self.clock.now()
-            with self.lock:
+        now = self.clock.now()
+        with self.lock:
+            if self.accounts.pending >= self.accounts.max_messages:
+                self.room.note_full()
+            else:
                 is_first = len(self.ready) == new and self.backlog.unread_since is None
                 # With a spool, a flush may wait for messages that are stored only now.
                 is_awaited = self.order.read_count < self.backlog.flush_before

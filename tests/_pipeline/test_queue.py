@@ -36,7 +36,7 @@ from tests.support.queue_steps import (
     traced,
 )
 from tests.support.stations import MANY, Station, queue_with, station_with
-from tests.support.virtual_clock import run, running_clock
+from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
 
 class TestThreads:
@@ -63,6 +63,25 @@ class TestThreads:
             check_counters(counters)
             assert counters.pending == counters.queued + counters.in_flight
         worker.join()
+
+    def test_that_it_is_full_is_noted_before_another_one_can_make_room(self) -> None:
+        queue, admission = make(1)
+        held: list[bool] = []
+
+        class Loop(VirtualClockLoop):
+            def time(self) -> float:
+                held.append(not is_free(queue))
+                return super().time()
+
+        async def main() -> None:
+            queue.clock.attach(asyncio.get_running_loop())
+            held.clear()
+            assert offer(admission)
+            # Its time is taken last.
+            assert held[-1]
+
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            runner.run(main())
 
 
 class TestReading:
