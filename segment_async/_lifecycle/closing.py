@@ -33,6 +33,19 @@ _DISK_SECONDS: Final = 2.0
 _FINISH_SECONDS: Final = 5.0
 
 
+class Cancels:
+    """Cancellations that meet a close: the first one lets it run within its limits, a further one ends it."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.last: asyncio.CancelledError | None = None
+
+    def is_first(self, error: asyncio.CancelledError) -> bool:
+        self.last = error
+        self._count += 1
+        return self._count == 1
+
+
 class Closing:
     """The end of one client in this process; a forked child has another.
 
@@ -72,29 +85,24 @@ class Closing:
         import anyio
         import anyio.lowlevel
 
-        cancellation: asyncio.CancelledError | None = None
+        met = Cancels(cancels)
         # anyio's scopes cancel again at every suspension. Within the shield only native cancellations arrive.
         with anyio.CancelScope(shield=True):
-            cancellation = await self._close(cancels)
-        if cancellation is not None:
-            raise cancellation
+            await self._close(met)
+        if met.last is not None:
+            raise met.last
         await anyio.lowlevel.checkpoint_if_cancelled()
 
-    async def _close(self, cancels: int) -> asyncio.CancelledError | None:
-        cancellation = None
+    async def _close(self, cancels: Cancels) -> None:
         self._begin()
         while not self.is_closed:
             try:
                 await wait_until(self._is_emptied, self._changed, self._owner, self._time_left)
-                await self._finish()
+                await self._finish(cancels)
             except asyncio.CancelledError as error:
-                # The first one lets the close run within its limit, a further one ends it.
-                cancellation = error
-                cancels += 1
-                if cancels > 1:
+                if not cancels.is_first(error):
                     self._is_hurried = True
                     self._owner.pipeline.queue.notify()
-        return cancellation
 
     def _begin(self) -> None:
         pipeline = self._owner.pipeline
@@ -119,7 +127,7 @@ class Closing:
             return 0.0
         return self._began + self._owner.close_timeout - self._owner.clock.now()
 
-    async def _finish(self) -> None:
+    async def _finish(self, cancels: Cancels) -> None:
         if self._is_finishing:
             clock = asyncio.get_running_loop().time
             end = clock() + _FINISH_SECONDS
@@ -130,11 +138,11 @@ class Closing:
         pipeline, loop = self._owner.pipeline, self._owner.clock.loop
         try:
             try:
-                await self._leave_rest(loop)
-                await self._finish_reports()
+                await self._leave_rest(loop, cancels)
+                await self._finish_reports(cancels)
             finally:
-                # Cancelled while it waits for hooks as well.
-                await self._close_parts(loop)
+                # Cancelled twice while it waits for hooks as well.
+                await self._close_parts(loop, cancels)
         finally:
             self.is_closed = True
             self._owner.guards.release()
@@ -143,9 +151,9 @@ class Closing:
             # Last, as a handler of `logging` may raise.
             pipeline.reports.skip_rest()
 
-    async def _leave_rest(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    async def _leave_rest(self, loop: asyncio.AbstractEventLoop | None, cancels: Cancels) -> None:
         seconds = self._owner.clock.now() - (self._began or 0.0)
-        dropped = await self._drop_or_keep("close_timeout", loop)
+        dropped = await self._drop_or_keep("close_timeout", loop, cancels)
         kept = self._owner.pipeline.pending
         error = self._owner.pipeline.outage.error
         if dropped:
@@ -164,8 +172,10 @@ class Closing:
     async def drain_at_exit(self, seconds: float) -> None:
         """The last chance: send what is left on the running loop, whichever worked for the client before."""
         owner, pipeline = self._owner, self._owner.pipeline
+        # Ctrl+C ends a wait at once.
+        cancels = Cancels(1)
         self._is_draining = True
-        await self._leave_between_steps(owner.clock.loop)
+        await self._leave_between_steps(owner.clock.loop, cancels)
         pipeline.unwind()
         owner.take_over()
         # All that the end of this loop would do is done here.
@@ -176,11 +186,11 @@ class Closing:
             # Ctrl+C: no more is sent, but what is left gets its outcome.
             left = pipeline.pending
         if left:
-            await self._drop_or_keep("exit", None)
+            await self._drop_or_keep("exit", None, cancels)
         owner.leave()
-        await self._finish_reports()
+        await self._finish_reports(cancels)
         pipeline.reports.skip_rest()
-        await self._close_parts(None)
+        await self._close_parts(None, cancels)
 
     def left_at_exit(self) -> tuple[int, int]:
         """How many messages were dropped, and how many remain in a spool; an interrupted drain's are dropped now."""
@@ -195,18 +205,18 @@ class Closing:
 
     # -- what both do; `loop`: the one that worked for the client
 
-    async def _drop_or_keep(self, reason: str, loop: asyncio.AbstractEventLoop | None) -> int:
+    async def _drop_or_keep(self, reason: str, loop: asyncio.AbstractEventLoop | None, cancels: Cancels) -> int:
         """Give up what is pending; with a spool, keep it. Returns how many were dropped."""
         owner, pipeline = self._owner, self._owner.pipeline
         feed = pipeline.feed
         try:
             if feed is not None and pipeline.has_pending():
                 # A message is called kept only once the disk has it.
-                await _ended(feed.until_stored(owner, lambda: _DISK_SECONDS), loop, _DISK_SECONDS, "spool")
+                await _ended(feed.until_stored(owner, lambda: _DISK_SECONDS), loop, _DISK_SECONDS, "spool", cancels)
             if loop is not asyncio.get_running_loop():
-                await self._leave_between_steps(loop)
+                await self._leave_between_steps(loop, cancels)
         finally:
-            # Cancelled while it waits for the disk as well: every message gets its outcome.
+            # Cancelled twice while it waits for the disk as well: every message gets its outcome.
             owner.leave()
             dropped = pipeline.drop_all(reason)
             # First, as a hook may end the program.
@@ -215,30 +225,31 @@ class Closing:
             pipeline.reports.make(_REPORT_SECONDS)
         return dropped
 
-    async def _finish_reports(self) -> None:
+    async def _finish_reports(self, cancels: Cancels) -> None:
         """Give asynchronous calls of `on_error` what is left of their time."""
         seconds = _REPORT_SECONDS
         if self._reports_end is not None:
             seconds = self._reports_end - asyncio.get_running_loop().time()
-        await self._owner.pipeline.reports.finish(_GRACE_SECONDS if self._is_hurried else max(_GRACE_SECONDS, seconds))
+        seconds = _GRACE_SECONDS if self._is_hurried else max(_GRACE_SECONDS, seconds)
+        await self._owner.pipeline.reports.finish(seconds, cancels.is_first)
 
-    async def _leave_between_steps(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    async def _leave_between_steps(self, loop: asyncio.AbstractEventLoop | None, cancels: Cancels) -> None:
         """As `LoopOwner.leave`, on that loop if it runs: amid a step of it, another thread would settle what it settles.
 
         A loop that does not answer is blocked, and does nothing for the client.
         """
         if loop is not None and loop.is_running():
-            await _ended(self._leave_here(), loop, _GRACE_SECONDS, "event loop")
+            await _ended(self._leave_here(), loop, _GRACE_SECONDS, "event loop", cancels)
 
     async def _leave_here(self) -> None:
         self._owner.leave()
 
-    async def _close_parts(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    async def _close_parts(self, loop: asyncio.AbstractEventLoop | None, cancels: Cancels) -> None:
         feed = self._owner.pipeline.feed
         try:
-            await _ended(self._connections.aclose(), loop, _GRACE_SECONDS, "transport")
+            await _ended(self._connections.aclose(), loop, _GRACE_SECONDS, "transport", cancels)
         finally:
-            if feed is not None and not await _ended(feed.aclose(), loop, _DISK_SECONDS, "spool"):
+            if feed is not None and not await _ended(feed.aclose(), loop, _DISK_SECONDS, "spool", cancels):
                 _log.warning("The spool's disk is slow: what it has not taken yet may be sent again, or be lost.")
 
 
@@ -247,7 +258,11 @@ def messages(count: int) -> str:
 
 
 async def _ended(
-    work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop | None, seconds: float, what: str
+    work: Coroutine[Any, Any, None],
+    loop: asyncio.AbstractEventLoop | None,
+    seconds: float,
+    what: str,
+    cancels: Cancels,
 ) -> bool:
     """Run it where it belongs, if that loop runs, and wait for its end; whether it came in time."""
     here = asyncio.get_running_loop()
@@ -258,7 +273,13 @@ async def _ended(
             task = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
     if task is None:
         task = here.create_task(work)
-    await asyncio.wait((task,), timeout=seconds)
+    end = here.time() + seconds
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+    except asyncio.CancelledError as error:
+        if not cancels.is_first(error):
+            raise
+        await asyncio.wait((task,), timeout=max(0.0, end - here.time()))
     if not task.done():
         task.cancel()
         return False

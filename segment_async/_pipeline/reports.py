@@ -257,13 +257,21 @@ class Reports:
     def _contain(self, fault: BaseException) -> None:
         self.limited_log.warn("on_error", "on_error raised; the client goes on.\n%s", stack_of(fault))
 
-    async def finish(self, seconds: float) -> None:
-        """Give hooks that run on this loop so many seconds, and those for which they leave places; then cancel them."""
+    async def finish(self, seconds: float, goes_on: Callable[[asyncio.CancelledError], bool] = lambda _: False) -> None:
+        """Give hooks that run on this loop so many seconds, and those for which they leave places; then cancel them.
+
+        `goes_on`: whether the wait goes on although it was cancelled.
+        """
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         try:
             while (hooks := self.calls.here()) and (left := end - clock()) > 0:
-                done, _ = await asyncio.wait(hooks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                try:
+                    done, _ = await asyncio.wait(hooks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                except asyncio.CancelledError as error:
+                    if not goes_on(error):
+                        raise
+                    continue
                 if done and self._waiting:
                     self.make(end - clock())
         finally:

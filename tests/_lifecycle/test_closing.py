@@ -8,7 +8,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,9 +17,11 @@ import pytest
 
 from segment_async import Client, ClientClosed, Response, Status
 from segment_async._lifecycle import closing as closing_module
+from segment_async._outcome import BatchResult
 from tests.support.law import check_counters
 from tests.support.lives import OK, PATIENCE, Net, OtherLoop, refused, silence, slowly, turns
 from tests.support.simulated_segment import Arrival
+from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
 
@@ -319,6 +321,47 @@ class TestCancelledBlocks:
 
         run(main())
 
+    @pytest.mark.parametrize("cancels", [0, 1, 2])
+    def test_by_a_cancel_while_it_ends_lets_hooks_the_transport_and_the_spool_end_too(self, cancels: int) -> None:
+        ended: list[str] = []
+
+        class Parting(Net):
+            async def aclose(self) -> None:
+                await asyncio.sleep(0.2)
+                ended.append("transport")
+
+        class Recording(SlowSpool):
+            async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None:
+                await asyncio.sleep(1.5)
+                ended.append("record")
+
+            async def aclose(self) -> None:
+                ended.append("spool")
+
+        async def hook(*_: object) -> None:
+            await asyncio.sleep(0.9)
+            ended.append("hook")
+
+        async def main() -> None:
+            spool = Recording()
+            client = Client("KEY", transport=Parting(refused), spool=spool, on_error=hook)
+            call = asyncio.create_task(client.track("u", "E"))
+            await turns()
+            spool.answer(0, held=True)
+            await call
+            closing = asyncio.create_task(client.aclose())
+            await asyncio.sleep(0.1)
+            assert client.statistics().failed == 1
+            for _ in range(cancels):
+                closing.cancel()
+                await turns()
+            await asyncio.wait((closing,))
+            assert closing.cancelled() is (cancels > 0)
+            hooks = ["hook"] if cancels < 2 else []
+            assert ended == [*hooks, "transport", "record", "spool"]
+
+        run(main())
+
     def test_by_a_cancel_while_hooks_end_closes_the_transport_all_the_same(self) -> None:
         async def hook(*_: object) -> None:
             await asyncio.Event().wait()
@@ -493,7 +536,7 @@ def test_a_loop_that_ends_as_work_is_handed_to_it_leaves_the_work_to_this_one(mo
         ended.close()
         # In another thread it runs when it is asked, and has ended a moment later.
         monkeypatch.setattr(ended, "is_running", lambda: True)
-        assert await closing_module._ended(work(), ended, 1.0, "transport")
+        assert await closing_module._ended(work(), ended, 1.0, "transport", closing_module.Cancels(0))
 
     asyncio.run(main())
     assert done == ["done"]
