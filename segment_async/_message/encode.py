@@ -94,8 +94,8 @@ def _encode_copy(message: Mapping[str, Any], convert: Conversion) -> bytes | Non
         return orjson.dumps(_copied(message), converted, _OPTIONS)
     except TypeError as error:
         _reraise_exit(error.__cause__)
-    except RuntimeError:
-        # It contains itself or is nested too deeply, and the slow path says where; or the hash of a key has changed.
+    except Exception:
+        # It contains itself or is nested too deeply, and the slow path says where; or a key cannot be found again.
         pass
     return None
 
@@ -146,7 +146,7 @@ def snapshot(message: Mapping[str, Any], convert: Conversion) -> dict[str, Any]:
         try:
             orjson.dumps(message, None, _OPTIONS)
             return cast("dict[str, Any]", _copied(message))
-        except TypeError:
+        except (TypeError, RecursionError):
             # As in `encode`.
             pass
     return plain(message, convert)

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import inspect
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -86,6 +88,18 @@ class TestBound:
         for name in ("context", "integrations"):
             assert filled[name].keys() == {"page", "beside"}
             assert filled[name]["page"] == {"tags": ["a"]}
+
+    def test_nesting_that_the_stack_has_no_room_for_is_refused(self) -> None:
+        nested: object = 1
+        for _ in range(200):
+            nested = [nested]
+        limit = sys.getrecursionlimit()
+        try:
+            sys.setrecursionlimit(len(inspect.stack()) + 150)
+            with pytest.raises(MessageError, match="too deeply"), bound(context={"a": nested}):
+                pass
+        finally:
+            sys.setrecursionlimit(limit)
 
     def test_empty_objects_are_not_sent(self) -> None:
         with bound(user_id="u", context={}, integrations={}):

@@ -840,6 +840,20 @@ def test_a_key_whose_hash_has_changed() -> None:
     assert encode({"a": given}) == b'{"a":{"key":[1]}}'
 
 
+class LostKey(ChangingKey):
+    def __hash__(self) -> int:
+        if self.number == 2:
+            raise ValueError("of the application")
+        return self.number
+
+
+def test_a_key_whose_hash_raises() -> None:
+    key = LostKey()
+    given = {key: [1]}
+    key.number = 2
+    assert encode({"a": given}) == b'{"a":{"key":[1]}}'
+
+
 def test_what_is_plain_shares_no_container() -> None:
     given = {"a": [{"b": 1}], "c": MappingProxyType({"d": (1,)})}
     copy = plain(given)
