@@ -78,6 +78,8 @@ class RequestSender:
         """The answer, or why there is none. No credentials among the locals: a traceback may be shown with them."""
         try:
             authorization = await self._authorization(batch)
+            # Before the spool's disk, which may take long: it says which token the server may refuse.
+            batch.sent_at = self._clock.now()
             if self._feed is not None and (ended := await self._feed.sending(batch.keys, batch.history.sends + 1)):
                 return HoldsEnded(ended)
             # Last: what ends before this has sent nothing.
@@ -125,7 +127,6 @@ class RequestSender:
             batch.history = history
             accounts.requests += 1
             accounts.retries += history.sends > 1
-        batch.sent_at = self._clock.now()
         return True
 
     async def _post(self, batch: Batch, authorization: Secret) -> Response:

@@ -298,7 +298,7 @@ class Batch:
         size: bytes of the messages' own JSON.
         opened_at: the clock when the first message came.
         not_before: the clock's reading before which the batch is not to be sent.
-        sent_at: the clock at the latest attempt.
+        sent_at: the clock when the latest attempt had its credentials.
         history: what earlier attempts met; the parts of a split batch go on with it.
         baseline: attempts of all batches, delivered and failed, when this one failed last; `None`: it never did.
         is_poison_suspect: it fails while others are delivered.

@@ -12,6 +12,7 @@ from segment_async.spool._protocol import SpoolStatistics, StoredMessage, Window
 from tests.support.memory_spool import ScriptedDisk, SpoolStore
 from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
+from tests.support.token_server import TokenServer, oauth
 from tests.support.virtual_clock import run
 
 
@@ -404,3 +405,47 @@ def test_two_loops_that_work_for_an_instant_record_each_outcome_and_read_each_me
 
     client: Client = None  # type: ignore[assignment]
     run(main())
+
+
+def test_a_token_that_came_while_the_spool_noted_an_attempt_is_not_renewed() -> None:
+    """The request goes out with the one before, which the server refuses: that says nothing of the new one."""
+
+    class Watched(SlowSpool):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked, self.may_go_on = asyncio.Event(), asyncio.Event()
+            self.ended: asyncio.Queue[int] = asyncio.Queue()
+
+        async def sending(self, keys: Any, attempt: int) -> tuple[()]:
+            if keys[0] == 2 and attempt == 1:
+                self.asked.set()
+                await self.may_go_on.wait()
+            return ()
+
+        async def settle(self, keys: Any, result: BatchResult, answer: str = "") -> None:
+            self.ended.put_nowait(keys[0])
+
+        def give(self, key: int) -> None:
+            body = b'{"type":"track","messageId":"id-%d"}' % key
+            self.windows.put_nowait(Window([StoredMessage(key, f"id-{key}", body, 0)]))
+
+    async def main() -> None:
+        async with TokenServer() as server:
+            credentials = oauth(auth_server=server.url)
+            spool = Watched()
+            transport = ScriptedTransport(
+                lambda request: Response(200 if server.accepts(request.arrival.headers["Authorization"]) else 401)
+            )
+            async with Client("key", oauth=credentials, spool=spool, transport=transport, flush_at=1):
+                spool.give(1)
+                assert await spool.ended.get() == 1
+                spool.give(2)
+                await spool.asked.wait()
+                server.revoke()
+                spool.give(3)
+                assert await spool.ended.get() == 3
+                spool.may_go_on.set()
+                assert await spool.ended.get() == 2
+            assert server.refreshes == 2
+
+    asyncio.run(main())
