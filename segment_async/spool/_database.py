@@ -308,12 +308,7 @@ class _File:
     def _replace(self, source: sqlite3.Connection | None) -> None:
         """Put a new file in place that has everything sound of the old one, and set the old one aside."""
         lost = make_file(self._place.new, source, None if self.lock is None else self.lock.watermark())
-        status = files.status_of(self._place.database)
-        if status is not None and os.geteuid() == 0:
-            # An administrator's inspector: the owner of the damaged file goes on with the new one. A container's root may be
-            # forbidden to give files away, and goes on itself.
-            with contextlib.suppress(PermissionError):
-                os.chown(self._place.new, status.st_uid, status.st_gid)
+        files.give_to_owner(self._place.new, self._place.database)
         self._place.new.rename(self._place.salvaged)
         # Before the old one is moved: after a power loss one of them is there under a name that is looked for.
         files.sync(self._place.database.parent)

@@ -127,6 +127,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def give_to_owner(made: Path | int, database: Path) -> None:
+    """An administrator's inspector has made a file: who owns the database is to use it. `made`: its path or descriptor."""
+    status = status_of(database)
+    if status is not None and os.geteuid() == 0:
+        # A container's root may be forbidden to give files away, and goes on itself.
+        with contextlib.suppress(OSError):
+            os.chown(made, status.st_uid, status.st_gid)
+
+
 # -- what may be used
 
 
@@ -337,6 +346,7 @@ class Lock:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         self._id = id_of(os.fstat(self._descriptor))
+        give_to_owner(self._descriptor, path.with_suffix(""))
 
     @classmethod
     def acquire(cls, path: Path) -> Lock | None:

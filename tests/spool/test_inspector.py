@@ -339,6 +339,17 @@ def test_a_file_that_an_administrator_has_mended_still_belongs_to_its_user(path)
     assert len(list(SpoolInspector(path).pending())) == 199
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_lock_that_an_administrator_has_made_belongs_to_the_user_as_well(path):
+    """A copy of the database alone has none."""
+    leave(path, "1")
+    lock = path.with_name(path.name + ".lock")
+    lock.unlink()
+    os.chown(path, 65534, 65533)
+    assert [each.statistics.pending for each in SpoolInspector(path).status()] == [1]
+    assert (lock.stat().st_uid, lock.stat().st_gid) == (65534, 65533)
+
+
 def test_a_file_is_mended_by_root_that_may_not_give_files_away(path, monkeypatch):
     """As in a container without that capability."""
 
