@@ -48,6 +48,16 @@ def start_task(
         raise
 
 
+def ends_the_task(error: BaseException) -> bool:
+    """Whether an exception is meant for the running task, and not raised by the application's code that it calls: that
+    one is only a failure, also if it is a `CancelledError`.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
+
+
 class SupervisedTask:
     """Runs `main()` on the loop that it was started on, again and again until it is stopped or `main` returns."""
 

@@ -16,6 +16,7 @@ from segment_async._exceptions import TransportError, stack_of
 from segment_async._http.deadline import Deadline
 from segment_async._http.transport import Response, Secret, Transport
 from segment_async._http.user_agent import USER_AGENT
+from segment_async._lifecycle.tasks import ends_the_task
 from segment_async._message.timestamps import millisecond_text
 from segment_async.instrumentation import Request
 
@@ -96,7 +97,7 @@ class RequestSender:
             self._limited_log.warn("oauth", "No OAuth token; messages fail as unauthorized: %s", refusal)
             return NoCredentials()
         except BaseException as error:
-            if _ends_the_task(error):
+            if ends_the_task(error):
                 raise
             self._limited_log.warn("transport", "The transport raised; the batch is retried.\n%s", stack_of(error))
             text = f"the transport raised {type(error).__qualname__}"
@@ -138,7 +139,7 @@ class RequestSender:
             )
         except BaseException as error:
             self._note_over(batch, started_at, start, None)
-            if _ends_the_task(error):
+            if ends_the_task(error):
                 # Nothing comes back to the consumer.
                 self.tell()
             raise
@@ -177,11 +178,3 @@ class RequestSender:
         if history.sends > 1:
             headers["X-Retry-Count"] = str(history.sends - 1)
         return headers
-
-
-def _ends_the_task(error: BaseException) -> bool:
-    """Whether an exception is meant for the task and not the transport's own: one that it raises is only a failure."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is None or task.cancelling() > 0
-    return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))

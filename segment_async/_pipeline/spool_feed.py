@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._lifecycle.loop_end import abandon_after_fork
-from segment_async._lifecycle.tasks import SupervisedTask
+from segment_async._lifecycle.tasks import SupervisedTask, ends_the_task
 from segment_async._lifecycle.waiting import Host, Signal, wait_until
 from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import Spool, SpoolStatistics, StoredMessage, Window, is_shared
@@ -108,11 +108,17 @@ class SpoolFeed:
                 if empty > _EMPTY_READS:
                     # It is to wait until there is something; if it does not, the loop would be held for ever.
                     await asyncio.sleep(_RETRY_SECONDS)
-            except Exception as error:
+            except BaseException as error:
+                if ends_the_task(error):
+                    raise
                 self._refusals += 1
                 if self._refusals == _REFUSALS:
                     self.is_open = True
                     queue.notify()
+                if not isinstance(error, Exception):
+                    # A cancelled task would be back at once, and nothing would say why.
+                    crash = RuntimeError("the spool's read was cancelled")
+                    raise crash.with_traceback(error.__traceback__) from error
                 if not isinstance(error, SpoolUnavailable):
                     # What starts the task again logs it.
                     raise
@@ -186,7 +192,9 @@ class SpoolFeed:
         """Note an attempt. Returns the keys of messages that are no longer this process's to send."""
         try:
             ended = await self._spool.sending(keys, attempt)
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
             # It does not stop the sending, whatever it is.
             text = error if isinstance(error, SpoolUnavailable) else type(error).__qualname__
             self._reports.limited_log.warn("spool note", "The spool did not note an attempt: %s", text)

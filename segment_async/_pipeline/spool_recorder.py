@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from segment_async._exceptions import SpoolUnavailable
-from segment_async._lifecycle.tasks import SupervisedTask
+from segment_async._lifecycle.tasks import SupervisedTask, ends_the_task
 from segment_async._lifecycle.waiting import Host, wait_until
 from segment_async._outcome import BatchResult
 from segment_async.spool._protocol import Outlet
@@ -92,7 +92,9 @@ class SpoolRecorder:
             try:
                 await self._spool.settle(keys, result, answer)
                 break
-            except Exception as error:
+            except BaseException as error:
+                if ends_the_task(error):
+                    raise
                 is_unavailable = isinstance(error, SpoolUnavailable)
                 # Any other error may be a signal handler's: once more.
                 if is_last or is_unavailable:

@@ -84,8 +84,12 @@ def test_one_message_that_never_goes_through_holds_up_no_others_on_disk(max_byte
     run(main())
 
 
+# An engine whose own task was cancelled raises the last one.
+FAULTS = (SpoolUnavailable("the disk refuses"), OSError("a bug of the engine's"), asyncio.CancelledError())
+
+
 class Refusing(SlowSpool):
-    def __init__(self, refusals: float, fault: Exception | None = None) -> None:
+    def __init__(self, refusals: float, fault: BaseException | None = None) -> None:
         super().__init__()
         self.refusals = refusals
         self.fault = fault or SpoolUnavailable("the folder cannot be read")
@@ -109,8 +113,8 @@ def test_a_flush_waits_for_what_is_left_although_it_cannot_be_read_at_once(refus
     run(main())
 
 
-@pytest.mark.parametrize("fault", [SpoolUnavailable("the folder cannot be read"), OSError("a bug of the engine's")])
-def test_a_flush_does_not_wait_for_a_spool_that_cannot_be_opened(fault: Exception) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_flush_does_not_wait_for_a_spool_that_cannot_be_opened(fault: BaseException) -> None:
     """None of its messages is there. Once the spool can be opened, what earlier processes left is sent."""
 
     async def main() -> None:
@@ -246,8 +250,26 @@ def test_a_request_that_is_not_made_because_a_hold_has_ended_counts_as_no_attemp
     run(main())
 
 
-@pytest.mark.parametrize("fault", [SpoolUnavailable("the disk refuses"), OSError("a bug of the engine's")])
-def test_an_attempt_that_the_spool_cannot_note_is_made_all_the_same(fault: Exception) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_flush_does_not_wait_for_outcomes_that_the_spool_cannot_record(fault: BaseException) -> None:
+    class Failing(SlowSpool):
+        async def settle(self, keys: Any, result: BatchResult, answer: str = "") -> None:
+            raise fault
+
+    async def main() -> None:
+        spool = Failing()
+        spool.windows.put_nowait(Window([StoredMessage(1, "left", b'{"type":"track","messageId":"left"}', 0)]))
+        async with Client("key", spool=spool, transport=ScriptedTransport(), flush_at=1) as client:
+            await asyncio.sleep(1)
+            assert client.statistics().delivered == 1
+            async with asyncio.timeout(10):
+                assert await client.flush() == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_attempt_that_the_spool_cannot_note_is_made_all_the_same(fault: BaseException) -> None:
     class Failing(SlowSpool):
         async def sending(self, keys: Any, attempt: int) -> list[int]:
             raise fault
@@ -256,7 +278,7 @@ def test_an_attempt_that_the_spool_cannot_note_is_made_all_the_same(fault: Excep
         spool, transport = Failing(), ScriptedTransport()
         spool.windows.put_nowait(Window([StoredMessage(1, "left", b'{"type":"track","messageId":"left"}', 0)]))
         async with Client("key", spool=spool, transport=transport) as client:
-            await client.flush()
+            await client.flush(timeout=10)
             await asyncio.sleep(1)
             assert client.statistics().delivered == 1
 
