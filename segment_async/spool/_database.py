@@ -308,7 +308,6 @@ class _File:
     def _replace(self, source: sqlite3.Connection | None) -> None:
         """Put a new file in place that has everything sound of the old one, and set the old one aside."""
         lost = make_file(self._place.new, source, None if self.lock is None else self.lock.watermark())
-        files.give_to_owner(self._place.new, self._place.database)
         self._place.new.rename(self._place.salvaged)
         # Before the old one is moved: after a power loss one of them is there under a name that is looked for.
         files.sync(self._place.database.parent)
@@ -668,7 +667,7 @@ def make_file(path: Path, source: sqlite3.Connection | None, watermark: Counters
     """
     for leftover in (path, path.with_name(path.name + "-wal")):
         leftover.unlink(missing_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    os.close(files.made_beside(path))
     with contextlib.closing(connect(path, power_safe=False)) as target:
         target.execute("PRAGMA synchronous = OFF")
         target.execute(f"PRAGMA application_id = {files.APPLICATION_ID}")

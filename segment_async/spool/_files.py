@@ -127,13 +127,22 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def give_to_owner(made: Path | int, database: Path) -> None:
-    """An administrator's inspector has made a file: who owns the database is to use it. `made`: its path or descriptor."""
-    status = status_of(database)
+def made_beside(path: Path) -> int:
+    """Make a file beside a database, whose name it has with one suffix more. Returns its descriptor.
+
+    An administrator's inspector makes it for the owner of the database. By its descriptor: in that user's folder, a path
+    may lead to another file by now.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    status = status_of(path.with_suffix(""))
     if status is not None and os.geteuid() == 0:
         # A container's root may be forbidden to give files away, and goes on itself.
         with contextlib.suppress(OSError):
-            os.chown(made, status.st_uid, status.st_gid)
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+    return descriptor
 
 
 # -- what may be used
@@ -344,9 +353,11 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            self._descriptor = made_beside(path)
+        except FileExistsError:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         self._id = id_of(os.fstat(self._descriptor))
-        give_to_owner(self._descriptor, path.with_suffix(""))
 
     @classmethod
     def acquire(cls, path: Path) -> Lock | None:

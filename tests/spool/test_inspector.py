@@ -340,6 +340,29 @@ def test_a_file_that_an_administrator_has_mended_still_belongs_to_its_user(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_an_administrator_gives_away_nothing_else(path, tmp_path, monkeypatch):
+    """The user owns the folder, and may put a link to any file in the place of the new one."""
+    leave(path, *(f"{number:04}" for number in range(200)))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(body_of("0050"), body_of("9999")))
+    os.chown(path, 65534, 65533)
+    other, new = tmp_path / "other", path.with_name(path.name + ".new")
+    other.touch()
+    sync = os.fsync
+
+    def exchange(descriptor):
+        sync(descriptor)
+        if new.exists() and not new.is_symlink():
+            new.unlink()
+            new.symlink_to(other)
+
+    monkeypatch.setattr("os.fsync", exchange)
+    with pytest.raises(SpoolUnavailable, match="symbolic link"):
+        SpoolInspector(path).purge("nobody")
+    assert other.stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 def test_a_lock_that_an_administrator_has_made_belongs_to_the_user_as_well(path):
     """A copy of the database alone has none."""
     leave(path, "1")
@@ -360,7 +383,7 @@ def test_a_file_is_mended_by_root_that_may_not_give_files_away(path, monkeypatch
     content = path.read_bytes()
     path.write_bytes(content.replace(body_of("0050"), body_of("9999")))
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    monkeypatch.setattr("os.chown", refuse)
+    monkeypatch.setattr("os.fchown", refuse)
     assert SpoolInspector(path).purge("nobody") == 0
     assert len(list(SpoolInspector(path).pending())) == 199
 
