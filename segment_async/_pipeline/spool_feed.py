@@ -67,7 +67,7 @@ class SpoolFeed:
         # What was read last, and how many of its messages, and of those that the spool lost, are dealt with.
         self._window: Window | None = None
         self._loaded = self._lost = 0
-        # Reads in a row that failed, for whatever reason.
+        # Reads in a row that failed, for whatever reason, or whose messages could not be brought into memory.
         self._refusals = 0
         self._reader = SupervisedTask("spool reader", self._read)
         capacity = spool.statistics().capacity
@@ -95,13 +95,13 @@ class SpoolFeed:
         queue, share, empty = self._queue, self.intake.share, 0
         # A closing client leaves the rest of a shared spool to the others.
         while not (self.intake.answers.keeps or (self._admission.closed and is_shared(self._spool))):
-            await self._until_answered()
-            self._load_rest()
-            share.reading = (0, 0)
-            await wait_until(lambda: share.left()[0] > 0, lambda: queue.changed, queue.queued.host)
-            count, size = share.to_read()
-            share.reading = min(count, _WINDOW), size
             try:
+                await self._until_answered()
+                self._load_rest()
+                share.reading = (0, 0)
+                await wait_until(lambda: share.left()[0] > 0, lambda: queue.changed, queue.queued.host)
+                count, size = share.to_read()
+                share.reading = min(count, _WINDOW), size
                 self._window = await self._spool.read(*share.reading)
                 self._refusals = 0
                 empty = 0 if self._window.messages or self._window.dropped else empty + 1

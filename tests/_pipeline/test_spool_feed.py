@@ -250,6 +250,25 @@ def test_a_request_that_is_not_made_because_a_hold_has_ended_counts_as_no_attemp
     run(main())
 
 
+def test_a_flush_does_not_wait_for_a_spool_whose_statistics_raise() -> None:
+    class Broken(SlowSpool):
+        is_broken = False
+
+        def statistics(self) -> SpoolStatistics:
+            if self.is_broken:
+                raise OSError("a bug of the engine's")
+            return super().statistics()
+
+    async def main() -> None:
+        spool = Broken()
+        async with Client("key", spool=spool, transport=ScriptedTransport()) as client:
+            spool.is_broken = True
+            async with asyncio.timeout(60):
+                assert await client.flush() == 0
+
+    run(main())
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_flush_does_not_wait_for_outcomes_that_the_spool_cannot_record(fault: BaseException) -> None:
     class Failing(SlowSpool):
