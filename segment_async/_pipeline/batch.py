@@ -160,6 +160,15 @@ class _Press:
         return Payload(b"".join(self._pieces), True, self._crc, self._size)
 
 
+class _Pops(starmap):  # type: ignore[type-arg]  # at run time it takes no argument
+    """Messages that leave a queue for a list, `count` of them: the list has memory for all before the first one leaves."""
+
+    count = 0
+
+    def __length_hint__(self) -> int:
+        return self.count
+
+
 class OpenBatch:
     """Messages that will travel together; more may join until it is sealed.
 
@@ -234,8 +243,10 @@ class OpenBatch:
         """Move messages that fit, with these bodies, `size` bytes together, from the left of a queue into the batch."""
         self.size += size
         self._bodies += bodies
+        pops: Any = _Pops(messages.popleft, repeat((), len(bodies)))
+        pops.count = len(bodies)
         # One call, which a signal handler cannot interrupt: a message is always in the one place or in the other.
-        self.deliveries.extend(starmap(messages.popleft, repeat((), len(bodies))))
+        self.deliveries.extend(pops)
 
     def press(self, least: int | None = None) -> None:
         """Compress what waits for it, if it has `least` bytes or more; `None`: as many as are worth the call."""

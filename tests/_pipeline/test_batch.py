@@ -321,6 +321,22 @@ def interrupted(work: Callable[[], object], line: int) -> bool:
     return True
 
 
+def test_no_message_is_lost_whatever_memory_is_refused() -> None:
+    memory = pytest.importorskip("_testcapi")
+    bodies, refusals = [b"x"] * 100, 0
+    for number in range(20):
+        batch, messages = opened(), deque(deliveries(bodies))
+        try:
+            memory.set_nomemory(number, number + 1)
+            batch.take(messages, bodies, 100)
+        except MemoryError:
+            refusals += 1
+        finally:
+            memory.remove_mem_hooks()
+        assert len(messages) + batch.count == 100
+    assert refusals
+
+
 class TestSplit:
     @given(messages=MESSAGES.filter(lambda messages: len(messages) > 1), start=st.integers(0, 10**9))
     @pytest.mark.parametrize("compressed", [True, False])
