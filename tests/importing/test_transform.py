@@ -150,3 +150,21 @@ def test_a_transform_without_a_source_is_told_by_its_name(tmp_path):
         assert imported(path, transform=transform, **given)[0].already_done
     with pytest.raises(ImportUsageError, match="the transform"):
         imported(path, transform=dict, **given)
+
+
+@pytest.mark.parametrize("fault", [KeyError, SystemExit])
+@pytest.mark.parametrize("is_generator", [False, True])
+def test_whatever_a_transform_raises_rejects_its_row_alone(tmp_path, fault, is_generator):
+    def bought(row):
+        if row["user"] == "u1":
+            raise fault(0)
+        return {"type": "track", "userId": row["user"], "event": "Order Completed"}
+
+    def each_bought(row):
+        yield bought(row)
+
+    path = write_csv(tmp_path / "orders.csv", orders(3))
+    transform = each_bought if is_generator else bought
+    report, segment = imported(path, mapping=None, transform=transform, destinations="none")
+    assert (report.exit_code, report.counts.reasons) == (1, {"transform": 1})
+    assert [message["userId"] for message in segment.messages] == ["u0", "u2"]
