@@ -25,7 +25,7 @@ from segment_async.importing import (
     load_transform,
 )
 
-from ._import_progress import progress_shown, say, shown
+from ._import_progress import progress_shown, say, say_lines, shown
 from ._import_report import announcement, as_text, exact_number, show_dry, summary
 from ._numbers import COUNT, FROM_ZERO
 
@@ -112,7 +112,7 @@ def import_(sources: tuple[str, ...], map_file: Path | None, **given: Any) -> No
         _refuse(f"{error.filename or 'source'}: {error.strerror or error}")
     except KeyboardInterrupt:
         # Before the import handles signals, or in a dry run. click would exit with 1, which means rejects.
-        click.echo("Interrupted.", err=True)
+        say("Interrupted.")
         sys.exit(_SIGNALS[signal.SIGINT])
     finally:
         logger.setLevel(level)
@@ -121,7 +121,7 @@ def import_(sources: tuple[str, ...], map_file: Path | None, **given: Any) -> No
 
 
 def _refuse(text: str) -> NoReturn:
-    click.echo(f"Error: {text}", err=True)
+    say_lines(f"Error: {text}")
     sys.exit(_USAGE)
 
 

@@ -20,9 +20,14 @@ _LINE_SECONDS: Final = 10
 
 
 def say(text: str) -> None:
-    """On standard error. What reads it may have ended, which is no reason to stop an import."""
+    """One line on standard error."""
+    say_lines(harmless(text))
+
+
+def say_lines(text: str) -> None:
+    """On standard error. What reads it may have ended, which is no reason to stop an import, or for another exit code."""
     try:
-        click.echo(harmless(text), err=True)
+        click.echo(text, err=True)
     except OSError:
         _discard(sys.stderr)
 
