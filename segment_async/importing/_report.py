@@ -137,7 +137,12 @@ class ImportReport:
             "requests": self.requests,
             "retries": self.retries,
             "broken": list(self.broken),
-            "state": self.state,
-            "rejects": self.rejects,
+            "state": _utf8(self.state),
+            "rejects": _utf8(self.rejects),
             "already_done": self.already_done,
         }
+
+
+def _utf8(path: str) -> str:
+    """The path with what is not UTF-8 replaced, which JSON cannot hold."""
+    return path.encode(errors="surrogateescape").decode(errors="replace")

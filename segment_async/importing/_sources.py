@@ -130,6 +130,9 @@ def find(
     found: dict[str, Source] = {}
     for argument in arguments:
         for name, make in _named(argument, stdin, {*map(os.path.realpath, written)}):
+            if not _is_utf8(name):
+                # The state and the rejects, which are JSON, name it.
+                raise ImportUsageError(f"source {name}: its name is not UTF-8; rename the file")
             if name not in found:
                 found[name] = make(file_format)
     if not found:
@@ -188,9 +191,6 @@ def _file(path: Path) -> tuple[str, _Make]:
     name = os.path.normpath(path)
 
     def make(file_format: str | None) -> Source:
-        if not _is_utf8(name):
-            # The state and the rejects, which are JSON, name it.
-            raise ImportUsageError(f"source {name}: its name is not UTF-8; rename the file")
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 # What is read of a pipe here would be missing later.

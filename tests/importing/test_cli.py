@@ -179,6 +179,25 @@ def test_a_source_whose_name_is_not_utf_8_is_refused(folder, more):
     assert "its name is not UTF-8; rename the file" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
+def test_an_address_whose_name_is_not_utf_8_is_refused(folder):
+    name = os.fsdecode(b"\xfc.csv")
+    write_csv(folder / name, orders(3))
+    done = run(folder, f"file://{folder}/{name}", "--map", "map.toml")
+    assert done.returncode == 2
+    assert "its name is not UTF-8; rename the file" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
+def test_a_state_whose_name_is_not_utf_8(folder):
+    write_csv(folder / "orders.csv", orders(3))
+    with running_endpoint() as endpoint:
+        arguments = ["orders.csv", "--map", "map.toml", "--state", os.fsdecode(b"\xfc.json"), "--json"]
+        done = run(folder, *arguments, host=endpoint.url)
+    assert done.returncode == 0, done.stderr
+    assert orjson.loads(done.stdout)["state"] == "\ufffd.json"
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 def test_a_stream_may_be_closed_before_the_start(folder, closed):
     write_csv(folder / "orders.csv", orders(1))
