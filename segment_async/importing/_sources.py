@@ -149,7 +149,7 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
     if argument == "-":
         return [("-", lambda file_format: _standard_input(file_format, stdin or _stdin))]
     if "://" in argument:
-        return _remote(argument)
+        return _remote(argument, written)
     path = Path(argument).expanduser()
     if path.is_dir():
         inside = [each for each in path.rglob("*") if each.is_file() and not _is_hidden(each, path)]
@@ -215,7 +215,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _remote(address: str) -> list[tuple[str, _Make]]:
+def _remote(address: str, written: Collection[str]) -> list[tuple[str, _Make]]:
     try:
         import fsspec  # pyright: ignore[reportMissingTypeStubs]
     except ModuleNotFoundError:
@@ -225,9 +225,15 @@ def _remote(address: str) -> list[tuple[str, _Make]]:
         ) from None
     try:
         system, path = cast("Any", fsspec.core).url_to_fs(address)
-        paths = sorted(system.glob(path)) if glob.has_magic(path) else [path]
-        if not glob.has_magic(path) and system.isdir(path):
-            paths = sorted(system.find(path))
+        paths = [path]
+        # Elsewhere, the import has written nothing.
+        ours = written if isinstance(system, cast("Any", fsspec).get_filesystem_class("file")) else ()
+        if glob.has_magic(path):
+            found = cast("dict[str, Any]", system.glob(path, detail=True)).items()
+            paths = sorted(each for each, of in found if of["type"] != "directory" and not _is_ours(Path(each), ours))
+        elif system.isdir(path):
+            inside = [each for each in system.find(path) if not _is_hidden(Path(each), Path(path))]
+            paths = sorted(each for each in inside if not _is_ours(Path(each), ours))
         names = [str(system.unstrip_protocol(each)) for each in paths]
     except (OSError, ValueError, ImportError) as error:
         raise ImportUsageError(f"source {address}: cannot be opened: {error}") from error

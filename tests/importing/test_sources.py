@@ -94,6 +94,22 @@ def test_addresses_of_fsspec(tmp_path):
         imported("memory://import/none.csv", state=tmp_path / "other.json")
 
 
+@pytest.mark.parametrize("address", ["memory://beside", "memory://beside/*"])
+def test_folders_of_fsspec_are_read_as_those_of_this_machine(address):
+    system = fsspec.filesystem("memory")
+    for name in ("a.csv", "a.csv.import.json", "a.csv.rejects.jsonl", ".hidden/b.csv", "inner/c.csv"):
+        system.pipe(f"/beside/{name}", b"user,at,total\n")
+    inner = [] if address.endswith("*") else ["memory:///beside/inner/c.csv"]
+    assert [source.name for source in find([address])] == ["memory:///beside/a.csv", *inner]
+
+
+def test_an_import_resumes_although_its_state_is_in_the_folder_of_its_address(tmp_path):
+    write_csv(tmp_path / "a.csv", orders(2))
+    for _ in range(2):
+        report, _ = imported(f"file://{tmp_path}", state=tmp_path / "state", rejects=tmp_path / "rejects")
+        assert (report.exit_code, report.counts.records) == (0, 2)
+
+
 def test_standard_input(tmp_path):
     report, segment = imported(
         "-", stdin=lambda: io.BytesIO(b"user,at,total\nu1,2024-01-01,1\n"), state=tmp_path / "state.json"
