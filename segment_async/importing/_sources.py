@@ -298,7 +298,7 @@ def _standard_input(file_format: str | None, stdin: Callable[[], BinaryIO]) -> S
     while len(head) < HEAD_BYTES and (more := stream.read(HEAD_BYTES - len(head))):
         head += more
     # What comes later cannot be looked at before it is imported, and a header of thousands of columns is longer.
-    while b"\n" not in _sample_of(head, _LONGEST_HEADER) and len(head) < _LONGEST_HEADER:
+    while not _has_header(_sample_of(head, _LONGEST_HEADER)) and len(head) < _LONGEST_HEADER:
         if not (more := stream.read(HEAD_BYTES)):
             break
         head += more
@@ -319,7 +319,7 @@ def _source(
     file_format: str | None,
 ) -> Source:
     compressed, sample = head.startswith(_GZIP), _sample_of(head)
-    if name == "-" and b"\n" not in sample:
+    if name == "-" and not _has_header(sample):
         sample = _sample_of(head, _LONGEST_HEADER)
     chosen = file_format or _format_of(name, sample)
     if chosen == "jsonl" and file_format is None and _is_rejects(sample):
@@ -340,10 +340,26 @@ def _sample_of(head: bytes, most: int = HEAD_BYTES) -> bytes:
     """The first bytes after decompression."""
     if not head.startswith(_GZIP):
         return head[:most]
-    try:
-        return zlib.decompressobj(31).decompress(head, most)
-    except zlib.error:
-        return b""  # damaged from the start: reading it says so
+    sample = b""
+    # The first of several members may be short, or empty.
+    while head.startswith(_GZIP) and len(sample) < most:
+        member = zlib.decompressobj(31)
+        try:
+            sample += member.decompress(head, most - len(sample))
+        except zlib.error:
+            break  # damaged: reading it says so
+        head = member.unused_data.lstrip(b"\0")
+    return sample
+
+
+def _has_header(sample: bytes) -> bool:
+    """Whether a line ends in it that does not go on within quotes."""
+    quotes = 0
+    for line in io.BytesIO(sample):
+        quotes += line.count(b'"')
+        if quotes % 2 == 0 and line.endswith(b"\n"):
+            return True
+    return False
 
 
 def _format_of(name: str, sample: bytes) -> str:

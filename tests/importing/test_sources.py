@@ -243,3 +243,32 @@ def test_a_header_of_standard_input_that_is_longer_than_a_line_may_be(compress):
     content = compress(b",".join(b"column_%d" % number for number in range(100_000)) + b"\n")
     with pytest.raises(ImportUsageError, match="line 1: the header cannot be read: the line has more than 1,048,576"):
         imported("-", stdin=lambda: io.BytesIO(content))
+
+
+def in_members(content, size=60_000):
+    return b"".join(gzip.compress(content[start : start + size]) for start in range(0, len(content), size))
+
+
+@pytest.mark.parametrize("compress", [bytes, in_members])
+def test_a_header_of_standard_input_whose_first_line_is_short(tmp_path, monkeypatch, compress):
+    monkeypatch.chdir(tmp_path)
+    header = ",".join(['"with a\nline end"', "user", "at", "total", *(f"column_{number}" for number in range(8_000))])
+    rows = [f",u{number},2024-05-01T10:00:00Z,1{',' * 8_000}" for number in range(3)]
+    content = compress("\n".join([header, *rows]).encode())
+    report, segment = imported("-", stdin=lambda: io.BytesIO(content))
+    assert (report.exit_code, len(segment.messages)) == (0, 3)
+
+
+@pytest.mark.parametrize("first", [b"", b"us"])
+def test_standard_input_whose_first_member_of_gzip_has_no_whole_header(tmp_path, monkeypatch, first):
+    monkeypatch.chdir(tmp_path)
+    whole = b"user,at,total\nu1,2024-05-01T10:00:00Z,1\n"
+    content = gzip.compress(first) + gzip.compress(whole.removeprefix(first))
+    report, segment = imported("-", stdin=lambda: io.BytesIO(content))
+    assert (report.exit_code, len(segment.messages)) == (0, 1)
+
+
+def test_the_format_of_a_file_whose_first_member_of_gzip_is_empty(tmp_path):
+    path = tmp_path / "messages.gz"
+    path.write_bytes(gzip.compress(b"") + gzip.compress(b'{"type":"track"}\n'))
+    assert [source.format for source in find([str(path)])] == ["jsonl"]
