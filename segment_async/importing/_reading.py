@@ -6,6 +6,7 @@ import io
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, closing
@@ -100,6 +101,8 @@ def check_columns(source: Source, mapping: Mapping | None, id_columns: Sequence[
         columns, where = reader.columns, ""
         paths, maps = reader.paths, reader.maps
         reader.close()
+        if twice := [name for name, count in Counter(columns).items() if count > 1]:
+            raise ImportUsageError(f"source {source.name}: two columns are named {twice[0]!r}; rename one")
     else:
         _check_records(source, mapping, id_columns)
         return

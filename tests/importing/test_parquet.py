@@ -148,6 +148,13 @@ def test_a_missing_column_is_found_first(tmp_path):
         imported(path)
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["u1"]), pa.array(["u2"]), pa.array(["A"])], ["user", "user", "event"])
+    mapping = parse_mapping('type = "track"\nuserId = { column = "user" }\nevent = { column = "event" }')
+    with pytest.raises(ImportUsageError, match="two columns are named 'user'; rename one"):
+        imported(write(tmp_path / "orders.parquet", table), mapping=mapping, destinations="none")
+
+
 def test_a_time_without_a_zone_is_in_the_zone_of_the_mapping_and_else_in_utc(tmp_path):
     naive = pa.array([datetime(2024, 5, 1, 10)], pa.timestamp("us"))
     aware = pa.array([datetime(2024, 5, 1, 10, tzinfo=UTC)], pa.timestamp("us", "UTC"))
