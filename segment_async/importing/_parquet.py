@@ -122,17 +122,18 @@ class ParquetReader:
             return Record(self._source, number, None, None, repr(fields), after, problem)
 
     def _microseconds(self, schema: Any) -> Any:
-        """The schema with nanoseconds as microseconds, which is what Python's times have.
+        """The schema with nanoseconds as microseconds, which is what Python's times have, and with times in UTC.
 
-        Coarser times stay as they are: one that is too large for microseconds would become another time.
+        Coarser times stay as they are: one that is too large for microseconds would become another time. A file may name
+        zones that this machine does not know, and times are sent in UTC anyway.
         """
         fields = [field.with_type(self._reduced(field.type)) for field in schema]
         return self._pyarrow.schema(fields)
 
     def _reduced(self, kind: Any) -> Any:
         arrow, types = self._pyarrow, self._pyarrow.types
-        if types.is_timestamp(kind) and kind.unit == "ns":
-            return arrow.timestamp("us", kind.tz)
+        if types.is_timestamp(kind):
+            return arrow.timestamp("us" if kind.unit == "ns" else kind.unit, kind.tz and "UTC")
         if types.is_time(kind) and kind.unit == "ns":
             return arrow.time64("us")
         if types.is_duration(kind) and kind.unit == "ns":
@@ -143,6 +144,11 @@ class ParquetReader:
         if types.is_list(kind) or types.is_large_list(kind):
             reduced = kind.value_field.with_type(self._reduced(kind.value_type))
             return arrow.list_(reduced) if types.is_list(kind) else arrow.large_list(reduced)
+        if types.is_fixed_size_list(kind):
+            return arrow.list_(kind.value_field.with_type(self._reduced(kind.value_type)), kind.list_size)
+        if types.is_map(kind):
+            key, item = (each.with_type(self._reduced(each.type)) for each in (kind.key_field, kind.item_field))
+            return arrow.map_(key, item, kind.keys_sorted)
         if types.is_dictionary(kind):
             return self._reduced(kind.value_type)
         return kind
