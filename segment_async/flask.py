@@ -14,6 +14,7 @@ need no id. `_web.whole` reads requests and responses; this file contains what n
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import isgenerator
 from typing import Any, Final, Unpack, cast
 
 from . import bind, bound
@@ -26,6 +27,7 @@ from .blocking import Client
 
 try:
     from flask import Flask, Request, Response, request
+    from werkzeug.wsgi import FileWrapper
 except ImportError as _error:
     raise ImportError("segment_async.flask needs Flask: pip install flask") from _error
 
@@ -122,8 +124,7 @@ class _Requests:
         if seen.cookie is not None:
             response.headers.add("Set-Cookie", seen.cookie)
             bind(anonymous_id=seen.anonymous_id)
-        if response.is_streamed and not response.direct_passthrough:
-            # A file runs nothing of the application's, and the server may know a fast way to send it.
+        if response.is_streamed and not _is_file(response):
             response.response = in_this_context(response.response)
         if seen.page is not None:
             with bound(without_identity="drop"):
@@ -134,6 +135,15 @@ class _Requests:
         # A thread with a copy of Flask's context ends too, and must leave the block to the request's own.
         if hasattr(current, "segment_async") and leave(*current.segment_async[1]):
             del current.segment_async
+
+
+def _is_file(response: Response) -> bool:
+    """Whether the body is a file: that runs nothing of the application's, and the server may know a fast way to send it."""
+    if not response.direct_passthrough:
+        return False
+    wrapper = request.environ.get("wsgi.file_wrapper", FileWrapper)
+    # A server may have a function for it.
+    return isinstance(response.response, wrapper) if isinstance(wrapper, type) else not isgenerator(response.response)
 
 
 def _current() -> Any:

@@ -168,6 +168,21 @@ class ServersFile:
         self.close = file.close
 
 
+@pytest.mark.parametrize("server", [{}, {"wsgi.file_wrapper": ServersFile}, {"wsgi.file_wrapper": lambda file: file}])
+def test_parts_that_are_passed_on_unchanged_see_what_is_bound(server: dict[str, Any]) -> None:
+    shop = Shop()
+
+    def parts() -> Any:
+        shop.client.track(event="Streamed")
+        yield b"part"
+
+    shop.app.add_url_rule("/parts", view_func=lambda: Response(parts(), direct_passthrough=True), endpoint="parts")
+    environ = EnvironBuilder("/parts", headers={"Cookie": f"ajs_anonymous_id={ANONYMOUS}"}).get_environ() | server
+    assert [*shop.app(environ, lambda _status, _headers: None)] == [b"part"]
+    (message,) = shop.sent()
+    assert message["anonymousId"] == ANONYMOUS
+
+
 def test_a_streamed_page_counts_without_its_title() -> None:
     shop = Shop(page_views=True, no_identity="mint")
     assert shop.request("/stream").text == "<title>Late</title>"
