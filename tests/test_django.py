@@ -219,3 +219,36 @@ def test_a_client_that_was_never_used_needs_no_key_at_the_shutdown() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "SEGMENT_WRITE_KEY"}
     done = subprocess.run([sys.executable, "-c", UNUSED], env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("lifespan.startup.complete lifespan.shutdown.complete\n", "")
+
+
+FILE = """
+import sys
+from wsgiref.util import setup_testing_defaults
+from django.conf import settings
+settings.configure(
+    SEGMENT_WRITE_KEY="KEY", SEGMENT_OPTIONS={"send": False}, ALLOWED_HOSTS=["*"], ROOT_URLCONF="__main__",
+    MIDDLEWARE=["segment_async.django.SegmentMiddleware"],
+)
+import django
+django.setup()
+from django.core.wsgi import get_wsgi_application
+from django.http import FileResponse
+from django.urls import path
+
+urlpatterns = [path("file", lambda request: FileResponse(open(sys.argv[1], "rb")))]
+
+class ServersFile:
+    def __init__(self, file, size):
+        self.close = file.close
+
+environ = {"PATH_INFO": "/file", "wsgi.file_wrapper": ServersFile}
+setup_testing_defaults(environ)
+body = get_wsgi_application()(environ, lambda status, headers: None)
+print(type(body).__name__)
+body.close()
+"""
+
+
+def test_a_file_is_left_to_the_servers_own_way_of_sending_it() -> None:
+    said = subprocess.run([sys.executable, "-c", FILE, __file__], capture_output=True, text=True, check=False)
+    assert (said.stdout, said.stderr) == ("ServersFile\n", "")
