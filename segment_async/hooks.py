@@ -93,7 +93,12 @@ def _number_text(value: Any) -> str:
     """A number, or what else is no text, as JSON: of a `Decimal` all digits, unless a float says the same."""
     text = json.dumps(value)
     digits: str | None = getattr(value, "digits", None)
-    return text if digits is None or ("." in digits and Decimal(digits) == Decimal(text)) else digits
+    if digits is None:
+        return text
+    number = Decimal(digits)
+    # However it is written: a hundred may be 1E+2, and zero with eight places is 0E-8.
+    has_places = cast("int", number.as_tuple().exponent) < 0
+    return text if has_places and number == Decimal(text) else f"{number:f}"
 
 
 def sample(rate: float, *, events: Iterable[str] | None = None) -> Step:
