@@ -130,8 +130,12 @@ def _stop_on_signals() -> Generator[asyncio.Event, None, None]:
     loop = asyncio.get_running_loop()
     with ExitStack() as stack:
         for number in _SIGNALS:
+            before = signal.getsignal(number)
             # Windows has no such handlers; there Ctrl-C ends the loop.
             with suppress(NotImplementedError):
                 loop.add_signal_handler(number, stop.set)
+                # What the loop itself had for the signal is gone.
+                if before is not None and before != signal.getsignal(number):
+                    stack.callback(signal.signal, number, before)
                 stack.callback(loop.remove_signal_handler, number)
         yield stop

@@ -242,3 +242,29 @@ class TestWrongUsage:
             return [loop.remove_signal_handler(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
         assert asyncio.run(main()) == [False, False]
+
+    def test_handlers_of_the_application_are_set_again_afterwards(self) -> None:
+        async def main() -> None:
+            before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+            assert before[1] is stop
+            with pytest.raises(ValueError, match="rate"):
+                await run_relay(RelayOptions(url=NOWHERE, write_key="key", rate=0))
+            assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+        def stop(*_: Any) -> None:
+            pass
+
+        given = signal.signal(signal.SIGTERM, stop)
+        try:
+            asyncio.run(main())
+        finally:
+            signal.signal(signal.SIGTERM, given)
+
+    def test_a_signal_that_the_loop_handled_before_ends_the_program_afterwards(self) -> None:
+        async def main() -> Any:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
+            with pytest.raises(ValueError, match="rate"):
+                await run_relay(RelayOptions(url=NOWHERE, write_key="key", rate=0))
+            return signal.getsignal(signal.SIGTERM)
+
+        assert asyncio.run(main()) is signal.SIG_DFL
