@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
 from segment_async._exceptions import SpoolUnavailable
@@ -21,6 +22,8 @@ from ._entries import APPEND, Keys, append_arguments
 from ._server import Server, Unreachable, code_of
 
 GROUP_SIZE: Final = 500
+# Ids of messages that may be in the stream: callers may never append them again.
+_MOST_UNCERTAIN: Final = 20 * GROUP_SIZE
 # Seconds until a caller that keeps its messages appends them again.
 _TRY_LATER: Final = 0.5
 # The same for all messages.
@@ -69,8 +72,8 @@ class Appends:
         self._has_work = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
-        # Ids of the last group whose reply was lost, until they are stored.
-        self._uncertain: frozenset[str] = frozenset()
+        # Ids of groups whose replies were lost, until they are stored.
+        self._uncertain: dict[str, None] = {}
         # The last group was not confirmed: nothing is appended before the server says that it can confirm again, as
         # callers that keep their messages would append them over and over.
         self._is_unconfirmed = False
@@ -139,7 +142,8 @@ class Appends:
             await self._until_confirmed()
         stored = await self._add(messages, are_repeated=are_repeated)
         if self._uncertain:
-            self._uncertain -= _ids_of(messages[:stored])
+            for each in messages[:stored]:
+                self._uncertain.pop(each.message_id, None)
         self.stored += stored
         self.full += len(messages) - stored
         self._changed()
@@ -167,7 +171,7 @@ class Appends:
         Raises:
             SpoolUnavailable: none is, or they may be, or not as safely as `confirm` asks.
         """
-        repeated = _ids_of(messages) if are_repeated else self._uncertain
+        repeated: Collection[str] = _ids_of(messages) if are_repeated else self._uncertain
         arguments = append_arguments(messages, self._max_messages, repeated)
         commands: list[Sequence[Any]] = [("EVAL", APPEND, 1, self._keys.messages, *arguments)]
         if self._confirm is not None:
@@ -176,20 +180,26 @@ class Appends:
             reply, *confirmed = await self._server.ask_all(commands, seconds=self._seconds)
         except Unreachable as error:
             if error.maybe_done:
-                self._uncertain = _ids_of(messages)
+                self._remember(messages)
             raise SpoolUnavailable(f"Redis did not answer: {error}", maybe_stored=error.maybe_done) from None
         if isinstance(reply, Exception):
             if code_of(reply) == "OOM":
                 return 0
             raise SpoolUnavailable(f"Redis refused: {reply}")
         if reply and confirmed and not _is_confirmed(confirmed[0]):
-            self._uncertain = _ids_of(messages)
+            self._remember(messages)
             self._is_unconfirmed = True
             raise SpoolUnavailable(
                 f"Redis has the message, but not as safely as confirm asks: {_why_not(confirmed[0])}",
                 maybe_stored=True,
             )
         return int(reply)
+
+    def _remember(self, messages: Sequence[NewMessage]) -> None:
+        """These may be in the stream."""
+        self._uncertain |= dict.fromkeys(each.message_id for each in messages)
+        for oldest in [*islice(self._uncertain, max(0, len(self._uncertain) - _MOST_UNCERTAIN))]:
+            del self._uncertain[oldest]
 
 
 def _ids_of(messages: Sequence[NewMessage]) -> frozenset[str]:

@@ -180,6 +180,24 @@ class TestALostReply:
 
         run(main())
 
+    def test_calls_that_are_made_again_are_marked_although_replies_were_lost_one_after_the_other(
+        self, server: RealServer, cut_appends: Any
+    ) -> None:
+        async def main() -> None:
+            async with proxy(server.socket) as between, handing_over(between.url) as client:
+                await hand_over(client, 1)
+                for number in (1, 2):
+                    between.swallowed = 0
+                    cut_appends(between)
+                    with pytest.raises(SpoolUnavailable):
+                        await client.track("user-1", "Order Completed", message_id=f"order-{number}")
+                await hand_over(client, 2, first=1)
+            entries = [fields for _, fields in server.ask("XRANGE", stream_of(server), "-", "+")]
+            assert [fields[1] for fields in entries] == [b"order-0", *(b"order-1", b"order-2") * 2]
+            assert [b"r" in fields[::2] for fields in entries] == [False, False, False, True, True]
+
+        run(main())
+
     def test_a_caller_is_told_so_also_if_the_file_takes_nothing(
         self, server: RealServer, cut_appends: Any, tmp_path: Path
     ) -> None:
