@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-from datetime import date
 from decimal import Decimal
 from typing import Any, Final, cast
-from uuid import UUID
 
 import orjson
 
@@ -30,15 +28,8 @@ _JUDGED_BY_VALUE: Final = frozenset(
 )
 _DATES: Final = frozenset({"createdAt", "created_at", "birthday"})
 # Fields whose type `_message/build.py` checks, which these messages do not pass.
-_REFUSED: Final = {
-    **dict.fromkeys(
-        ("event", "name", "category"),
-        ((int, float, Decimal, list, dict, tuple, set, bytes, date, UUID), "Must be text."),
-    ),
-    **dict.fromkeys(
-        ("properties", "traits", "context", "integrations"), ((int, float, Decimal, list, str), "Must be an object.")
-    ),
-}
+_TEXTS: Final = ("event", "name", "category")
+_NO_OBJECTS: Final = (int, float, Decimal, list, str)
 _NESTED: Final = frozenset({dict, list})
 _OBJECTS: Final = ("properties", "traits", "integrations")
 _NOTHING: Final[dict[str, Any]] = {}
@@ -80,9 +71,12 @@ class Judge:
         return None
 
     def _verdicts(self, message: dict[str, Any], content: bytes, size: int, shape: object) -> list[Verdict]:
-        for name, (kinds, text) in _REFUSED.items():
-            if isinstance(message.get(name), kinds):
-                return [Verdict("dropped", "field-type", name, text)]
+        for name in _TEXTS:
+            if not isinstance(message.get(name), str | None):
+                return [Verdict("dropped", "field-type", name, "Must be text.")]
+        for name in ("context", *_OBJECTS):
+            if isinstance(message.get(name), _NO_OBJECTS):
+                return [Verdict("dropped", "field-type", name, "Must be an object.")]
         verdicts = judge(message, size=size)
         if verdicts and not is_json(message):
             # Not a number of a Parquet file, for example, travels as null, which no rule objects to.

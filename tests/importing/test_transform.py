@@ -10,11 +10,11 @@ from uuid import UUID
 
 import pytest
 
-from segment_async.importing import ImportUsageError, load_transform
+from segment_async.importing import ImportUsageError, dry_run, load_transform
 from segment_async.importing._ready_made import transformed
 from segment_async.importing._values import Unreadable
 
-from .support import imported, orders, write_csv
+from .support import imported, options, orders, write_csv
 
 
 def made(objects):
@@ -168,3 +168,15 @@ def test_whatever_a_transform_raises_rejects_its_row_alone(tmp_path, fault, is_g
     report, segment = imported(path, mapping=None, transform=transform, destinations="none")
     assert (report.exit_code, report.counts.reasons) == (1, {"transform": 1})
     assert [message["userId"] for message in segment.messages] == ["u0", "u2"]
+
+
+@pytest.mark.parametrize("name", ["event", "name", "category"])
+@pytest.mark.parametrize("value", [Enum("Name", {"PAID": "Order Paid"}).PAID, bytearray(b"A"), frozenset({"A"})])
+def test_a_dry_run_rejects_the_names_that_the_client_refuses(tmp_path, name, value):
+    def bought(row):
+        return {"type": "track", "userId": row["user"], "event": "A", name: value}
+
+    path = write_csv(tmp_path / "orders.csv", orders(1))
+    given = {"mapping": None, "transform": bought, "destinations": "none"}
+    assert dry_run(options(path, **given)).counts.reasons == {"field-type": 1}
+    assert imported(path, **given)[0].counts.reasons == {"field-type": 1}
