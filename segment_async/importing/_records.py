@@ -265,9 +265,11 @@ def read_json_lines(source: Source, stream: BinaryIO, place: Place) -> Iterator[
             found = lines.raw()
             problem, row = Problem("json", "", f"Too long: {error}."), "(not kept)"
         else:
-            if raw.isspace():
+            if byte == 0:
+                raw = raw.removeprefix(_BOM)
+            if not raw or raw.isspace():
                 continue
-            problem, row = _parse_object(raw.removeprefix(_BOM) if byte == 0 else raw)
+            problem, row = _parse_object(raw)
             if problem is None and is_rejects:
                 problem, row = _repaired(row)
         number += 1

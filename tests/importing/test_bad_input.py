@@ -315,7 +315,19 @@ def test_repaired_rejects_are_imported(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\n"], ids=["byte order mark", "blank line"])
+@pytest.mark.parametrize("content", [b"", b"\r\n"])
+def test_a_byte_order_mark_alone_is_no_record(tmp_path, content):
+    path = tmp_path / "orders.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + content)
+    report, _ = imported(path)
+    assert (report.exit_code, report.counts.records) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [b"\xef\xbb\xbf", b"\n", b"\xef\xbb\xbf\n"],
+    ids=["byte order mark", "blank line", "byte order mark and blank line"],
+)
 def test_repaired_rejects_may_have_what_an_editor_put_before_them(tmp_path, before):
     report, _ = imported(write_csv(tmp_path / "orders.csv", [("u9", "2024-05-01T10:00:00Z", "1o")]))
     repaired = tmp_path / "repaired.jsonl"
