@@ -125,6 +125,7 @@ def generate_module(
     """Write a Python module with a class for each event. What is not used of the plan is named on standard error."""
     if only_check and output is None:
         raise click.UsageError("--check needs -o")
+    _check_output(output, plan_path, "the plan")
     try:
         code = generate(_warned(_load(plan_path)), labels=_pairs(labels), events=events or None, names=_pairs(names))
     except PlanError as error:
@@ -152,6 +153,7 @@ def diff_plans(old: Path, new: Path) -> None:
 @_OUTPUT
 def infer_plan(events: Path, output: Path | None) -> None:
     """Write a plan for messages that were sent, as a start. EVENTS is as for `check`."""
+    _check_output(output, events, "EVENTS")
     inferred = infer(messages(events))
     if not inferred["rules"]:
         raise BadInput(f"{events} has no calls from which to infer a plan")
@@ -201,6 +203,14 @@ def _pairs(options: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"must be NAME=VALUE: {option}")
         pairs[name] = value
     return pairs
+
+
+def _check_output(output: Path | None, read: Path, what: str) -> None:
+    """Raises:
+    UsageError: the output is a file that is read.
+    """
+    if output is not None and output.exists() and read.exists() and output.samefile(read):
+        raise click.UsageError(f"-o is {what} itself, which would be lost: give another file")
 
 
 def _write(text: str, output: Path | None) -> None:

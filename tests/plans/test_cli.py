@@ -254,6 +254,15 @@ def test_infer(tmp_path: Path) -> None:
     assert run("infer", lines(events)).exit_code == 2
 
 
+@pytest.mark.parametrize("command", ["infer", "generate"])
+def test_no_output_is_written_over_what_is_read(plan: Path, command: str) -> None:
+    given = lines(plan, track("Signed Up")) if command == "infer" else plan
+    before = given.read_bytes()
+    result = run(command, given, "-o", given)
+    assert (result.exit_code, "itself, which would be lost" in result.output) == (2, True)
+    assert given.read_bytes() == before
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_new(spec: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
