@@ -118,6 +118,7 @@ class ImportOptions:
         if self.on_violation not in ("warn", "reject"):
             raise ImportUsageError("on-violation must be warn or reject")
         self._check_ids()
+        self.integrations()
         self.most_rejects()
         for name in ("since", "until"):
             self.moment(name)
@@ -166,6 +167,8 @@ class ImportOptions:
         """The `integrations` of a message that has none: empty for all destinations, `None` if there is no choice."""
         if self.destinations is None:
             return None
+        if any("\ud800" <= letter <= "\udfff" for letter in self.destinations):
+            raise ImportUsageError("destinations are not UTF-8, which JSON needs")
         words = [word.strip() for word in self.destinations.split(",") if word.strip()]
         if [word.lower() for word in words] == ["all"]:
             return {}

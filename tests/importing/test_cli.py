@@ -213,6 +213,8 @@ def test_a_stream_may_be_closed_before_the_start(folder, closed):
     [
         (["none.csv", "--map", "map.toml"], "no such file"),
         (["orders.csv"], "--destinations"),
+        (["orders.csv", "--map", "map.toml", "--destinations", "all,Mixpanel"], "destinations must be all, none"),
+        (["orders.csv", "--map", "map.toml", "--destinations", "M\udcfcller"], "destinations are not UTF-8"),
         (["orders.csv", "--map", "none.toml"], "none.toml: cannot be read"),
         (["orders.csv", "--map", "map.toml", "--id", "columns"], "columns:NAME,NAME"),
         (["orders.csv", "--map", "map.toml", "--transform", "no:thing"], "cannot be imported"),
