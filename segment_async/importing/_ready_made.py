@@ -91,7 +91,7 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
         try:
             made = transform(cells(row))
             # Of a generator, the function runs only here.
-            made = [*made] if isinstance(made, Iterator) else made
+            made = [*cast("list[Any]", made)] if isinstance(made, Iterator) else made
         except (Exception, SystemExit) as error:  # with the exit code of a script, the import would seem to be complete
             raise Unreadable("transform", f"The transform raised {type(error).__name__}.") from error
         several = cast("list[Any]", [] if made is None else [made] if isinstance(made, MappingOf) else made)
