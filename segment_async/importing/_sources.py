@@ -353,7 +353,9 @@ def _sample_of(head: bytes, most: int = HEAD_BYTES) -> bytes:
 
 
 def _has_header(sample: bytes) -> bool:
-    """Whether a line ends in it that does not go on within quotes."""
+    """Whether a line ends in it that does not go on within quotes, as one of CSV may."""
+    if _looks_like_json(sample):
+        return b"\n" in sample
     quotes = 0
     for line in io.BytesIO(sample):
         quotes += line.count(b'"')
@@ -369,7 +371,11 @@ def _format_of(name: str, sample: bytes) -> str:
     by_name = _SUFFIXES.get(suffix)
     if by_name is not None:
         return by_name
-    return "jsonl" if sample.removeprefix(_UTF8_BOM).lstrip().startswith((b"{", b"[")) else "csv"
+    return "jsonl" if _looks_like_json(sample) else "csv"
+
+
+def _looks_like_json(sample: bytes) -> bool:
+    return sample.removeprefix(_UTF8_BOM).lstrip().startswith((b"{", b"["))
 
 
 def _is_rejects(sample: bytes) -> bool:

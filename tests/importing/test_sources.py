@@ -272,3 +272,11 @@ def test_the_format_of_a_file_whose_first_member_of_gzip_is_empty(tmp_path):
     path = tmp_path / "messages.gz"
     path.write_bytes(gzip.compress(b"") + gzip.compress(b'{"type":"track"}\n'))
     assert [source.format for source in find([str(path)])] == ["jsonl"]
+
+
+def test_no_more_of_standard_input_is_read_at_the_start_than_needed():
+    """Its next line may be a long time coming."""
+    lines = [b'{"type":"track","event":"5\\" screen"}', *([b'{"type":"track"}'] * 10_000)]
+    stream = io.BytesIO(b"\n".join(lines))
+    find(["-"], stdin=lambda: stream)
+    assert stream.tell() == 65_536
