@@ -213,7 +213,7 @@ def _dry(options: ImportOptions, quiet: bool, is_json: bool) -> int:
     found = dry_run(options)
     with shown():
         if is_json:
-            click.echo(orjson.dumps(found.as_dict(), exact_number, orjson.OPT_INDENT_2))
+            click.echo(orjson.dumps(found.as_dict(), exact_number, orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
         elif not quiet:
             show_dry(found, options)
     return found.exit_code

@@ -77,7 +77,7 @@ def show_dry(found: DryRun, options: ImportOptions) -> None:
         if columns:
             click.echo(f"{title}: {harmless(', '.join(columns))}")
     for message in found.messages:
-        click.echo(orjson.dumps(message, exact_number))
+        click.echo(orjson.dumps(message, exact_number, orjson.OPT_NON_STR_KEYS))
 
 
 def _dry_table(found: DryRun, options: ImportOptions) -> Table:

@@ -252,6 +252,15 @@ def test_a_transform(folder):
     assert (found["skipped"], found["rejected"], found["delivered"], found["messages"]) == (1, 1, 2, 3)
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_dry_run_shows_messages_with_keys_that_are_no_text(folder, more):
+    write_csv(folder / "orders.csv", orders(1))
+    (folder / "mine.py").write_text("def made(row): return {'type': 'identify', 'userId': row['user'], 5: 1}\n")
+    done = run(folder, "orders.csv", "--transform", "mine:made", "--destinations", "all", "--dry-run", *more)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"5":' in done.stdout
+
+
 @pytest.mark.parametrize("options", [[], ["--restart"]])
 def test_a_run_that_stopped_is_not_to_begin_again(folder, options):
     write_csv(folder / "orders.csv", [*orders(3), ("u", "soon", "1")])
