@@ -36,7 +36,8 @@ class ParquetReader:
         self._source = source
         self._stream = source.open_stored()
         try:
-            self._file: Any = self._pyarrow.parquet.ParquetFile(self._stream)
+            # Times as Spark writes them: as nanoseconds, those after the year 2262 would become others.
+            self._file: Any = self._pyarrow.parquet.ParquetFile(self._stream, coerce_int96_timestamp_unit="us")
         except (self._pyarrow.ArrowInvalid, OSError) as error:
             self._stream.close()
             if isinstance(error, OSError) and error.errno is not None:

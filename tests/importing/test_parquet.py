@@ -127,6 +127,16 @@ def test_times_within_others_and_of_zones_that_are_not_known_here(tmp_path, valu
     assert segment.messages[0]["traits"] == {"when": travels}
 
 
+def test_times_as_spark_writes_them(tmp_path):
+    times = [datetime(9999, 12, 31), datetime(2024, 5, 1, 10, 0, 0, 123_000)]
+    table = pa.table({"user": ["u1", "u2"], "until": pa.array(times, pa.timestamp("us"))})
+    path = write(tmp_path / "users.parquet", table, use_deprecated_int96_timestamps=True)
+    mapping = parse_mapping('type = "identify"\nuserId = { column = "user" }\n[traits]\nuntil = { column = "until" }')
+    _, segment = imported(path, mapping=mapping, destinations="none")
+    until = [message["traits"]["until"] for message in segment.messages]
+    assert until == ["9999-12-31T00:00:00.000Z", "2024-05-01T10:00:00.123Z"]
+
+
 def test_it_resumes_within_a_row_group(tmp_path):
     path = write(tmp_path / "orders.parquet", table_of(orders(30_000)), row_group_size=7_000)
     first, second = RecordingSegment(), RecordingSegment()
