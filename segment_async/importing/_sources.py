@@ -161,7 +161,9 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
         return [_file(path)]
     if glob.has_magic(argument):
         matches = [Path(each) for each in glob.glob(str(path), recursive=True)]
-        files = [each for each in matches if each.is_file() and not _is_ours(each, written)]
+        # Such as rejects that were repaired.
+        is_for_ours = argument.endswith(_OURS)
+        files = [each for each in matches if each.is_file() and (is_for_ours or not _is_ours(each, written))]
         if not files:
             raise ImportUsageError(f"source {argument}: no file matches")
         return [_file(each) for each in files]
@@ -230,7 +232,8 @@ def _remote(address: str, written: Collection[str]) -> list[tuple[str, _Make]]:
         ours = written if isinstance(system, cast("Any", fsspec).get_filesystem_class("file")) else ()
         if glob.has_magic(path):
             found = cast("dict[str, Any]", system.glob(path, detail=True)).items()
-            paths = sorted(each for each, of in found if of["type"] != "directory" and not _is_ours(Path(each), ours))
+            files = sorted(each for each, details in found if details["type"] != "directory")
+            paths = [each for each in files if path.endswith(_OURS) or not _is_ours(Path(each), ours)]
         elif system.isdir(path):
             inside = [each for each in system.find(path) if not _is_hidden(Path(each), Path(path))]
             paths = sorted(each for each in inside if not _is_ours(Path(each), ours))

@@ -103,6 +103,14 @@ def test_folders_of_fsspec_are_read_as_those_of_this_machine(address):
     assert [source.name for source in find([address])] == ["memory:///beside/a.csv", *inner]
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_glob_may_ask_for_repaired_rejects(tmp_path, scheme):
+    for name in ("a.csv.rejects.jsonl", "a.csv.import.json", "b.jsonl"):
+        (tmp_path / name).write_text('{"source":"a","record":1,"rule":"time","row":{}}\n')
+    (source,) = find([f"{scheme}{tmp_path}/*.rejects.jsonl"])
+    assert (source.name, source.format) == (f"{scheme}{tmp_path}/a.csv.rejects.jsonl", "rejects")
+
+
 def test_an_import_resumes_although_its_state_is_in_the_folder_of_its_address(tmp_path):
     write_csv(tmp_path / "a.csv", orders(2))
     for _ in range(2):
