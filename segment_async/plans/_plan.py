@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -17,6 +16,7 @@ from segment_async.verdicts import Verdict
 
 from ._decision import Decision, Settings, decide
 from ._formats import read
+from ._near import NearNames
 from ._rule import PlanError, Problem, Rule, RuleType, as_object, is_deeper
 from ._schema import NoValidator, compiled
 from ._wording import described
@@ -28,6 +28,8 @@ _log = logging.getLogger("segment_async")
 
 # A page or screen call is checked as this event.
 VIEWS: Final = {"page": "Page Viewed", "screen": "Screen Viewed"}
+# The unplanned properties of one message for which a planned one is looked for.
+_MAX_HINTS: Final = 5
 # Far deeper than any event, and far from the end of Python's stack.
 _MAX_DEPTH: Final = 100
 _TYPES: Final[dict[object, RuleType]] = {"identify": "IDENTIFY", "group": "GROUP", "page": "PAGE", "screen": "SCREEN"}
@@ -61,6 +63,7 @@ class Plan:
                 raise PlanError(f"{rule.label} is in the plan twice; delete one of them")
             checks.append(_Check(rule))
         self._common = self._checks.get(("COMMON", None), [])[-1:]
+        self._near = NearNames(self.events())
 
     @classmethod
     def load(cls, source: str | PathLike[str] | Mapping[str, Any] | list[Any]) -> Plan:
@@ -123,8 +126,7 @@ class Plan:
         return None
 
     def _unplanned(self, name: object) -> str:
-        near = get_close_matches(str(name), self.events(), 1, 0.7)
-        return f"{name} is not in the tracking plan.{f' Did you mean “{near[0]}”?' if near else ''}"
+        return f"{name} is not in the tracking plan.{self._near.hint(str(name))}"
 
 
 def _order(rule: Rule) -> tuple[str, str, int]:
@@ -150,7 +152,7 @@ def _of_version(checks: list[_Check], message: Mapping[str, Any], found: list[Ve
 class _Check:
     """A rule and, once it was needed, its validator."""
 
-    __slots__ = ("_names", "_patterns", "_validator", "_was_compiled", "rule")
+    __slots__ = ("_names", "_near", "_patterns", "_validator", "_was_compiled", "rule")
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -158,6 +160,7 @@ class _Check:
         self._was_compiled = False
         fields = rule.fields
         self._names = frozenset(as_object(fields.get("properties")))
+        self._near = NearNames(self._names)
         self._patterns = tuple(as_object(fields.get("patternProperties")))
 
     def unplanned(self, message: Mapping[str, Any], found: list[Verdict]) -> None:
@@ -167,12 +170,15 @@ class _Check:
         given = message.get(section)
         if not isinstance(given, dict) or self._names.issuperset(names := cast("dict[str, Any]", given)):
             return
-        for name in names:
-            if name not in self._names and not any(_matches(pattern, name) for pattern in self._patterns):
-                near = get_close_matches(name, self._names, 1, 0.7)
-                hint = f" Did you mean “{near[0]}”?" if near else ""
-                text = f"{name} is not in the tracking plan.{hint}"
-                found.append(Verdict("plan", "plan-unplanned-property", f"{section}.{name}", text))
+        unplanned = [
+            name
+            for name in names
+            if name not in self._names and not any(_matches(pattern, name) for pattern in self._patterns)
+        ]
+        for count, name in enumerate(unplanned):
+            hint = self._near.hint(name) if count < _MAX_HINTS else ""
+            text = f"{name} is not in the tracking plan.{hint}"
+            found.append(Verdict("plan", "plan-unplanned-property", f"{section}.{name}", text))
 
     def violations(self, message: Mapping[str, Any], found: list[Verdict], rule: str) -> None:
         validator = self._validator if self._was_compiled else self._compile()

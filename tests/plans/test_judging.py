@@ -1,12 +1,14 @@
 """What violates a plan, in Segment's words and order, and what Segment does with it."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segment_async.plans import Plan, PlanError, Settings
+from segment_async.plans._near import MAX_COMPARED, NearNames
 from tests.plans.samples import COMMON, ORDER_COMPLETED, rule, track
 
 GOOD: dict[str, Any] = {"order_id": "o-1", "plan": None}
@@ -105,6 +107,42 @@ def test_an_unplanned_event_is_found_by_its_exact_name() -> None:
             "order completed is not in the tracking plan. Did you mean “Order Completed”?",
         )
     ]
+
+
+class Looked(list[str]):
+    """Names that count how often they were gone through."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.looks += 1
+        return super().__iter__()
+
+
+def test_a_name_is_compared_with_the_planned_ones_once() -> None:
+    names = Looked(["Order Completed"])
+    near = NearNames(names)
+    assert {near.hint("order completed") for _ in range(3)} == {" Did you mean “Order Completed”?"}
+    assert {near.hint("Something Else") for _ in range(3)} == {""}
+    assert names.looks == 2
+
+
+def test_names_that_are_made_up_without_end_are_compared_no_more_after_some() -> None:
+    names = Looked(["Order Completed"])
+    near = NearNames(names)
+    for number in range(MAX_COMPARED + 100):
+        near.hint(f"Order {number} Completed")
+    assert names.looks == MAX_COMPARED
+    assert near.hint("Order 0 Completed") == " Did you mean “Order Completed”?"
+    assert near.hint("x" * 30_000) == ""
+
+
+def test_of_many_unplanned_properties_the_first_ones_have_a_hint() -> None:
+    unplanned = {f"ordr_id{number}": 1 for number in range(1_000)}
+    texts = [text for _, _, text in found(PLAN, track(properties=GOOD | unplanned))]
+    assert len(texts) == 1_000
+    assert [" Did you mean “order_id”?" in text for text in texts[:6]] == [True] * 5 + [False]
+    assert not any("mean" in text for text in texts[6:])
 
 
 @pytest.mark.parametrize("kind", [["track"], {}, 5, None, "smell"])
