@@ -13,6 +13,7 @@ where a task is sent (by a web middleware, or by `bound`) travel in the task's h
 from __future__ import annotations
 
 from contextlib import ExitStack
+from threading import get_ident
 from typing import Any, Final, cast
 
 from . import bound
@@ -61,8 +62,9 @@ class _Connection:
         self._client = client
         self._flush_seconds = flush_seconds
         self._hooks = HookRunner()
-        # By the task's id: one that runs eagerly within another one has its own.
-        self._blocks: dict[str, ExitStack] = {}
+        # By the task's id and thread: a broker may deliver a task once more while it runs. One that runs eagerly within
+        # another one has its own, and so has its retry, which has the same id.
+        self._blocks: dict[tuple[str, int], list[ExitStack]] = {}
 
     def connect(self) -> None:
         for name, receiver in (
@@ -86,16 +88,19 @@ class _Connection:
             headers[_HEADER] = identity
 
     def _begin(self, task_id: str, task: Any, **_: Any) -> None:
-        block = self._blocks[task_id] = ExitStack()
+        block = ExitStack()
+        self._blocks.setdefault((task_id, get_ident()), []).append(block)
         try:
             block.enter_context(bound(**_identity(task.request), without_identity="drop"))
         except Exception as error:
             self._hooks.log_once("reading a task's identity", error)
 
     def _end(self, task_id: str, **_: Any) -> None:
-        block = self._blocks.pop(task_id, None)
-        if block is not None:
-            block.close()
+        blocks = self._blocks.get((task_id, get_ident()))
+        if blocks:
+            blocks.pop().close()
+            if not blocks:
+                del self._blocks[task_id, get_ident()]
         if self._flush_seconds is None:
             return
         try:

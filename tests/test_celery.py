@@ -2,10 +2,13 @@
 
 import asyncio
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from celery import signals
 import segment_async
 from segment_async import blocking, compat
 from segment_async.celery import connect
+from segment_async.testing import RecordingTransport
 
 TASKS = 30
 
@@ -55,6 +59,70 @@ def disconnected_afterwards() -> Iterator[None]:
     yield
     for name in ("before_task_publish", "task_prerun", "task_postrun", "worker_process_shutdown", "worker_shutdown"):
         assert getattr(signals, name).disconnect(dispatch_uid="segment_async.connect")
+
+
+class Run:
+    """A task's run, as Celery signals it."""
+
+    def __init__(self, task_id: str, user_id: str | None) -> None:
+        self._id = task_id
+        self._task = SimpleNamespace(request=SimpleNamespace(segment=user_id and {"user_id": user_id}))
+
+    def __enter__(self) -> None:
+        signals.task_prerun.send(sender=self, task_id=self._id, task=self._task)
+
+    def __exit__(self, *_: object) -> None:
+        signals.task_postrun.send(sender=self, task_id=self._id, task=self._task)
+
+
+def tracked_by() -> tuple[blocking.Client, list[str]]:
+    """A client, and the user ids of its messages."""
+    users: list[str] = []
+
+    def note(message: dict[str, Any]) -> dict[str, Any]:
+        users.append(message["userId"])
+        return message
+
+    return blocking.Client("KEY", transport=RecordingTransport(), before_send=note), users
+
+
+def test_a_task_that_runs_twice_at_once_leaves_its_identity_to_none_after_it() -> None:
+    client, users = tracked_by()
+    begun, ended = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with Run("1", "alice"):
+            begun.set()
+            assert ended.wait(10)
+        with Run("2", None):
+            client.track(event="Made By The Next Task")
+
+    def second() -> None:
+        assert begun.wait(10)
+        with Run("1", "alice"):
+            client.track(event="Made By The Task")
+        ended.set()
+
+    with disconnected_afterwards(), client:
+        connect(client)
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(first), pool.submit(second)]:
+                done.result(20)
+    assert users == ["alice"]
+    assert client.statistics().reasons["no_identity"] == 1
+
+
+def test_a_task_has_its_identity_after_a_retry_that_ran_within_it() -> None:
+    client, users = tracked_by()
+    with disconnected_afterwards(), client:
+        connect(client)
+        with Run("1", "alice"):
+            with Run("1", "alice"):
+                pass
+            client.track(event="Made By The Task")
+        with pytest.raises(segment_async.MessageError):
+            client.track(event="Made After The Task")
+    assert users == ["alice"]
 
 
 def worked(folder: Path, pool: str, connect: str, *, user: str, until: str = "") -> FaultServer:
