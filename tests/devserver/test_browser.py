@@ -110,6 +110,19 @@ def test_markup_in_an_event_stays_text() -> None:
     in_browser(case)
 
 
+def test_objects_in_place_of_text_are_shown_whatever_their_fields() -> None:
+    async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        evil: dict[str, Any] = {"toString": 1, "valueOf": None, "toJSON": 2}
+        message = {"type": "identify", "userId": "u1", "messageId": evil, "timestamp": evil}
+        await send(session, message | {"traits": {"firstName": evil, "lastName": [evil], "email": "a@example.com"}})
+        await shows(page, "a@example.com")
+        await page.locator(".row").first.click()
+        await page.get_by_role("tab", name="Request").click()
+        await sees(page, ".request tr:has-text('messageId') td", json.dumps(evil, separators=(",", ":")))
+
+    in_browser(case)
+
+
 def test_invisible_characters_are_escaped_and_copied_unchanged() -> None:
     async def case(page: Page, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         name = "Order\u202e Completed\u200b\x00\nשלום 👩‍🚀"
