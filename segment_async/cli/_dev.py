@@ -1,6 +1,8 @@
 """`segment-async dev`: the devserver with coloured output, and a command next to it."""
 
 import asyncio
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -34,6 +36,13 @@ def _origins(context: click.Context, parameter: click.Parameter, given: tuple[st
         raise click.BadParameter(str(error)) from error
 
 
+class _Console(Console):
+    """A console that raises when the reader of a pipe has gone: rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 @click.command(short_help="Run a Segment on localhost, live in the browser.")
 @click.option("--host", default=_DEFAULTS.host, show_default=True, metavar="ADDRESS", help=HELP["host"])
 @click.option("--port", type=PORT, default=_DEFAULTS.port, show_default=True, metavar="N", help=HELP["port"])
@@ -63,7 +72,7 @@ def dev(
 
         segment-async dev -- uvicorn app:app
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = _Console(highlight=False, soft_wrap=True)
     try:
         options = Options(
             host=host,

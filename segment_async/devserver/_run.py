@@ -11,7 +11,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,12 +82,12 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
         stopped = stack.enter_context(_signals())
 
         def report(answered: Answered) -> None:
-            try:
+            # The terminal or the pipe may be gone; the events are accepted and saved all the same.
+            with suppress(OSError):
                 show_answered(answered)
-                if saved is not None:
+            if saved is not None:
+                with suppress(OSError):
                     saved.append(answered.events)
-            except OSError:
-                pass  # the terminal or the pipe is gone; the events are accepted all the same
 
         token = None if is_loopback_name(options.host) else os.environ.get(_VARIABLE) or secrets.token_urlsafe(16)
         try:

@@ -164,14 +164,19 @@ def test_on_a_full_disk_events_are_accepted_and_shown(tmp_path: Path) -> None:
     assert [event["message"]["userId"] for event in events] == ["u1", "u2"]
 
 
-def test_events_are_accepted_after_the_terminal_is_gone() -> None:
-    with running(*MODULE, "--port", "0") as (process, first):
+@BOTH
+def test_events_are_accepted_and_saved_after_the_terminal_is_gone(program: tuple[str, ...], tmp_path: Path) -> None:
+    saved = tmp_path / "events.jsonl"
+    with running(*program, "--port", "0", "--save", str(saved)) as (process, first):
         assert process.stdout
         process.stdout.close()
         url = first.removeprefix("Listening on ")
         for _ in range(3):
             post(url, event="Order Completed", userId="u1")
         process.stdout = None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert len(saved.read_text().splitlines()) == 3
 
 
 @BOTH
