@@ -8,6 +8,7 @@ are removed first. Nothing is ever fetched: a `$ref` to another document is an e
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from ._rule import JSONObject, PlanError
@@ -29,11 +30,11 @@ _SCHEMAS: Final = (
     "then",
 )
 _LISTS: Final = ("allOf", "anyOf", "items", "oneOf")
-_BY_NAME: Final = ("definitions", "dependencies", "patternProperties", "properties")
-# Go's times, as Segment accepts them for “date-time”: a full time, a date alone, or a time alone.
-_DATE_TIME: Final = re.compile(
-    r"(\d{4}-\d\d-\d\dT)?([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]\d\d:\d\d)?|\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
-)
+_BY_NAME: Final = ("$defs", "definitions", "dependencies", "patternProperties", "properties")
+# Go's times, as Segment accepts them for “date-time”: a date and a time with its zone, a date alone, or a time alone.
+_TIME: Final = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?"
+_ZONE: Final = r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+_DATE_TIME: Final = re.compile(rf"(?P<date>\d{{4}}-\d\d-\d\d)(?:T{_TIME}{_ZONE})?|{_TIME}(?:{_ZONE})?", re.ASCII)
 
 
 class NoValidator(PlanError, ImportError):
@@ -108,7 +109,16 @@ def compiled(schema: JSONObject) -> Draft7Validator:
 
 def is_date_time(text: str) -> bool:
     """Whether Segment takes the text for a `date-time`."""
-    return _DATE_TIME.fullmatch(text) is not None
+    found = _DATE_TIME.fullmatch(text)
+    return found is not None and (found["date"] is None or _is_day(found["date"]))
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse(uri: str) -> NoReturn:

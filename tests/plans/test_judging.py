@@ -62,6 +62,28 @@ def test_what_passes(properties: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("2026-11-21T19:20:03Z", True),
+        ("2026-11-21T19:20:03.047123+05:30", True),
+        ("2024-02-29", True),
+        ("19:20:03", True),
+        ("19:20:03.5-08:00", True),
+        ("2026-11-21T19:20:03", False),
+        ("2026-11-21 19:20:03Z", False),
+        ("2026-02-29", False),
+        ("2026-13-01T19:20:03Z", False),
+        ("2026-11-21T24:00:00Z", False),
+        ("2026-11-21T19:20:03+99:99", False),
+        ("2026-11-21T19:20Z", False),
+        ("\u0662026-11-21", False),
+    ],
+)
+def test_a_date_time_is_what_go_takes_for_one(text: str, passes: bool) -> None:
+    assert (found(PLAN, track(properties=GOOD | {"paid_at": text})) == []) == passes
+
+
+@pytest.mark.parametrize(
     ("schema", "value", "text"),
     [
         ({"const": 1}, 2, "properties.p does not match: 1"),

@@ -31,6 +31,16 @@ def test_a_type_that_is_none(given: Any) -> None:
     assert text == f"{given!r} is no type of JSON Schema; any value passes"
 
 
+@pytest.mark.parametrize("keyword", ["definitions", "$defs"])
+def test_a_type_that_is_none_within_a_definition(keyword: str) -> None:
+    referring = rule(properties={"p": {"$ref": f"#/{keyword}/name"}, "q": {"type": "string"}})
+    referring["jsonSchema"][keyword] = {"name": {"type": "any"}}
+    plan = Plan.load([referring])
+    assert [(problem.severity, problem.pointer) for problem in lint(plan)] == [("warning", f"/{keyword}/name/type")]
+    (verdict,) = plan.judge({"type": "track", "event": "Signed Up", "properties": {"p": 1, "q": 1}})
+    assert verdict.path == "properties.q"
+
+
 def test_a_track_rule_without_a_key() -> None:
     (problem,) = lint(Plan.load([rule(None), rule(None, kind="IDENTIFY")]))
     assert str(problem) == "warning: TRACK version 1: has no key, so that no event is checked against it"
