@@ -66,8 +66,26 @@ def _of_schema(old: JSONObject, new: JSONObject, path: str, rule: Rule) -> Itera
             yield Change(keyword in new, rule.label, path, f"{keyword} {what}")
     if old.get("description", "") != new.get("description", ""):
         yield Change(False, rule.label, path, "description changed")
-    if isinstance(old.get("items"), dict) or isinstance(new.get("items"), dict):
-        yield from _of_schema(as_object(old.get("items")), as_object(new.get("items")), f"{path}[]", rule)
+    yield from _of_items(old, new, f"{path}[]", rule)
+
+
+def _of_items(old: JSONObject, new: JSONObject, path: str, rule: Rule) -> Iterator[Change]:
+    before, after = old.get("items", True), new.get("items", True)
+    if before == after:
+        return
+    if isinstance(before, list) or isinstance(after, list):  # a schema for each place
+        yield Change(after is not True, rule.label, path, "items changed")
+    else:
+        yield from _of_value(before, after, path, rule)
+
+
+def _of_value(old: object, new: object, path: str, rule: Rule) -> Iterator[Change]:
+    """Of the schemas of a property or of items, which may be truth values."""
+    if (old is False) != (new is False):
+        text = "no value is allowed now" if new is False else "is allowed now"
+        yield Change(new is False, rule.label, path, text)
+    else:
+        yield from _of_schema(as_object(old), as_object(new), path, rule)
 
 
 def _of_types(old: JSONObject, new: JSONObject, path: str, rule: Rule) -> Iterator[Change]:
@@ -120,7 +138,7 @@ def _of_properties(old: JSONObject, new: JSONObject, path: str, rule: Rule) -> I
         elif name not in before and name in after:
             yield Change(False, rule.label, inner, "added")
         elif name in before:
-            yield from _of_schema(as_object(before[name]), as_object(after[name]), inner, rule)
+            yield from _of_value(before[name], after[name], inner, rule)
         if (name in needed_before) != (name in needed_after):
             is_required = name in needed_after
             yield Change(is_required, rule.label, inner, "is required now" if is_required else "is optional now")

@@ -14,7 +14,7 @@ def changes(old: list[Any], new: list[Any]) -> list[str]:
     return [str(change).replace("TRACK “Signed Up” version 1", "…") for change in diff(Plan.load(old), Plan.load(new))]
 
 
-def of(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def of(old: dict[str, Any] | bool, new: dict[str, Any] | bool) -> list[str]:
     return changes([rule(properties={"p": old})], [rule(properties={"p": new})])
 
 
@@ -37,9 +37,15 @@ def of(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             {"items": {"properties": {}}},
             "breaking: … properties.p[].a: removed",
         ),
+        (STRING, False, "breaking: … properties.p: no value is allowed now"),
+        (True, False, "breaking: … properties.p: no value is allowed now"),
+        (False, STRING, "compatible: … properties.p: is allowed now"),
+        ({"items": STRING}, {"items": False}, "breaking: … properties.p[]: no value is allowed now"),
+        ({"items": [STRING]}, {"items": [{"type": "integer"}]}, "breaking: … properties.p[]: items changed"),
+        ({"items": [STRING]}, {}, "compatible: … properties.p[]: items changed"),
     ],
 )
-def test_a_property(old: dict[str, Any], new: dict[str, Any], said: str) -> None:
+def test_a_property(old: dict[str, Any] | bool, new: dict[str, Any] | bool, said: str) -> None:
     assert of(old, new) == [said]
 
 
