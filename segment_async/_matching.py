@@ -66,7 +66,7 @@ def differences(expected: Any, actual: Any, path: str = "") -> list[Difference]:
             return [found for i, pair in enumerate(pairs) for found in differences(*pair, f"{path}[{i}]")]
     sent = _as_sent(expected)
     # A matcher has its own `==`. For Python, `True == 1`.
-    if _is_equal(sent, actual) or (not isinstance(sent, (int, float, Decimal)) and expected == actual):
+    if _is_equal(sent, actual) or (not isinstance(sent, (int, float, Decimal)) and _is_matched(expected, actual)):
         return []
     return [Difference(path, f"expected {shown(expected)}, got {shown(actual)}", _distance(expected, actual))]
 
@@ -97,6 +97,13 @@ def _as_sent(value: Any) -> Any:
         return read_json(messages.body_of({"value": value}))["value"]
     except MessageError:
         return value  # a matcher such as `mock.ANY`, which implements `==`
+
+
+def _is_matched(expected: Any, actual: Any) -> bool:
+    try:
+        return bool(expected == actual)
+    except ValueError:
+        return False  # what an array says to `==` is no truth value
 
 
 def _is_equal(one: Any, other: Any) -> bool:

@@ -318,6 +318,16 @@ def test_a_truth_value_within_an_object_of_a_class_is_not_a_number() -> None:
         segment.assert_not_tracked("One", properties={"choice": Choice(True)})
 
 
+def test_an_array_that_differs_does_not_match() -> None:
+    numpy = pytest.importorskip("numpy")
+    with recording() as segment:
+        segment.client.nowait.track("user-1", "Rated", {"scores": numpy.array([1, 2, 3])})
+        segment.assert_tracked("Rated", properties={"scores": numpy.array([1, 2, 3])})
+        segment.assert_not_tracked("Rated", properties={"scores": numpy.array([1, 2, 4])})
+        with pytest.raises(AssertionError, match=r"properties\.scores"):
+            segment.assert_tracked("Rated", properties={"scores": numpy.array([1, 2])})
+
+
 def _failure(assertion: Callable[[], object]) -> str:
     with pytest.raises(AssertionError) as caught:
         assertion()
