@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of the command line. `command` runs with `SEGMENT_HOST` set; the endpoint stops when it ends."""
+    """The options of the command line.
+
+    `command` runs with `SEGMENT_HOST` set, and beyond loopback with the token as `SEGMENT_WRITE_KEY`; the endpoint stops
+    when it ends.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8765
@@ -103,9 +107,11 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
                 load=loaded(options.load) if options.load else (),
                 plan=plan,
             ) as endpoint:
-                _introduce(endpoint, token, options.command, show)
+                variables = _variables(endpoint, token)
+                _introduce(endpoint, token, show)
                 if options.command:
-                    return await _run_beside(endpoint, options.command, stopped)
+                    return await _run_beside(options.command, variables, stopped)
+                show(f"Before your application, run: {_assignment(variables)}")
                 await stopped
                 return 0
         except OSError as error:
@@ -128,17 +134,19 @@ def _port_in_use(options: Options) -> str:
     )
 
 
-def _introduce(endpoint: Endpoint, token: str | None, command: Sequence[str], show: Show) -> None:
-    show(f"Listening on {endpoint.url}")
+def _variables(endpoint: Endpoint, token: str | None) -> dict[str, str]:
+    """What an application needs in its environment to send to the endpoint."""
     variables = {"SEGMENT_HOST": endpoint.url}
+    return variables if token is None else {**variables, "SEGMENT_WRITE_KEY": token}
+
+
+def _introduce(endpoint: Endpoint, token: str | None, show: Show) -> None:
+    show(f"Listening on {endpoint.url}")
     page = endpoint.url
     if token is not None:
         show(f"Other machines can reach it, so it requires a token (set {_VARIABLE} to choose one).")
-        variables["SEGMENT_WRITE_KEY"] = token
         page = f"{endpoint.url}/?token={token}"
     show(f"Open this in a browser:      {page}")
-    if not command:
-        show(f"Before your application, run: {_assignment(variables)}")
 
 
 def _assignment(variables: dict[str, str]) -> str:
@@ -182,11 +190,12 @@ def _call_soon(
     loop.call_soon_threadsafe(stop, number)
 
 
-async def _run_beside(endpoint: Endpoint, command: Sequence[str], stopped: asyncio.Future[signal.Signals]) -> int:
+async def _run_beside(
+    command: Sequence[str], variables: dict[str, str], stopped: asyncio.Future[signal.Signals]
+) -> int:
     """Run the command until it ends, and pass our stop signal on. Requests that it sends while it stops are served."""
-    environment = {**os.environ, "SEGMENT_HOST": endpoint.url}
     try:
-        process = await asyncio.create_subprocess_exec(*command, env=environment)
+        process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **variables})
     except FileNotFoundError:
         raise FileNotFoundError(f"command not found: {command[0]}") from None
 

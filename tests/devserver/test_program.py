@@ -225,11 +225,21 @@ def test_it_starts_and_stops_where_a_loop_has_no_signals(number: signal.Signals)
     assert signal.getsignal(number) is before
 
 
-def test_it_exits_with_the_status_of_its_command() -> None:
-    done = run_to_the_end(*COMMAND, "--port", "0", "--", sys.executable, "-c", SEND)
+@BOTH
+def test_it_exits_with_the_status_of_its_command(program: tuple[str, ...]) -> None:
+    done = run_to_the_end(*program, "--port", "0", "--", sys.executable, "-c", SEND)
     assert done.returncode == 3
     assert '{"success":true}' in done.stdout
     assert "200 /v1/batch  1 message" in done.stdout
+
+
+@BOTH
+def test_beyond_loopback_the_command_has_the_token_as_its_write_key(program: tuple[str, ...]) -> None:
+    script = "import os; print(os.environ['SEGMENT_WRITE_KEY'])"
+    environment = {**os.environ, "SEGMENT_WRITE_KEY": "another", "SEGMENT_DEV_TOKEN": "sesame"}
+    command = (*program, "--host", "0.0.0.0", "--port", "0", "--", sys.executable, "-c", script)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == "sesame"
 
 
 def test_a_signal_is_passed_on_to_the_command_which_can_still_send() -> None:
