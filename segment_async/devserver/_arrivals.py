@@ -174,7 +174,13 @@ class Arrivals:
         second.verdicts[worst] = second.verdicts.get(worst, 0) + 1
 
     def _second(self, at: int) -> "Second":
-        if not self._seconds or self._seconds[-1].at != at:
+        """The counts for a request that arrived then.
+
+        One that took longer than others counts with them: pages have read the earlier seconds already.
+        """
+        last = self._seconds[-1].at if self._seconds else -1
+        # If the clock was set back, the seconds begin again.
+        if at > last or last - at > _SECONDS:
             self._seconds.append(Second(at, {}, {}))
         return self._seconds[-1]
 

@@ -53,6 +53,26 @@ def test_a_page_receives_the_stored_events_and_then_new_ones() -> None:
     with_endpoint(case)
 
 
+def test_a_second_has_one_count_although_some_requests_take_longer() -> None:
+    arrivals = Arrivals(keep=10)
+    for number, arrived in enumerate((10.9, 12.0, 10.9, 12.9, 13.0), 1):
+        batch = ReceivedBatch(number, arrived, "/v1/batch", "key", 1, 1, 10, 10, None, {})
+        arrivals.add(batch, [({"type": "track"}, b"{}", [])])
+    assert [(second.at, second.types) for second in arrivals.seconds()] == [
+        (10, {"track": 1}),
+        (12, {"track": 3}),
+        (13, {"track": 1}),
+    ]
+
+
+def test_seconds_begin_again_if_the_clock_was_set_back() -> None:
+    arrivals = Arrivals(keep=10)
+    for number, arrived in enumerate((5_000.0, 10.0), 1):
+        batch = ReceivedBatch(number, arrived, "/v1/batch", "key", 1, 1, 10, 10, None, {})
+        arrivals.add(batch, [({"type": "track"}, b"{}", [])])
+    assert [second.at for second in arrivals.seconds()] == [5_000, 10]
+
+
 def test_a_page_that_reconnects_continues() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         await send(session, track(1))
