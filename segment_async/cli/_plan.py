@@ -214,11 +214,13 @@ def _check_output(output: Path | None, read: Path, what: str) -> None:
 
 
 def _write(text: str, output: Path | None) -> None:
+    # Half of a surrogate pair becomes its escape, which JSON has as well.
+    content = text.encode(errors="backslashreplace")
     if output is None:
-        click.echo(text.encode(), nl=False)
+        click.echo(content, nl=False)
         return
     try:
-        output.write_text(text, "utf-8")
+        output.write_text(content.decode(), "utf-8")
     except OSError as error:
         raise BadInput(f"{output}: cannot be written: {error.strerror or error}") from None
 

@@ -112,7 +112,7 @@ class _API:
             try:
                 async with self._session.get(url, headers=headers, allow_redirects=False) as response:
                     if response.status in (301, 302, 303, 307, 308):
-                        url = url.join(URL(response.headers.get("Location", "")))
+                        url = _joined(url, response.headers.get("Location", ""))
                         continue
                     if response.status == 429:
                         return {}, _pause(response.headers.get("Retry-After", ""))
@@ -129,6 +129,13 @@ class _API:
             raise PullError(f"redirected to {url.host}, which does not get the token")
 
 
+def _joined(url: URL, location: str) -> URL:
+    try:
+        return url.join(URL(location))
+    except ValueError:
+        raise PullError(f"{url.host} redirected to something else than an address") from None
+
+
 async def _data(response: aiohttp.ClientResponse) -> dict[str, Any]:
     host, status = response.url.host, response.status
     if status in (401, 403):
@@ -139,7 +146,7 @@ async def _data(response: aiohttp.ClientResponse) -> dict[str, Any]:
         raise PullError(f"{host} answered {status}")
     try:
         body: object = await response.json(content_type=None)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise PullError(f"{host} answered with something else than JSON") from None
     data = cast("dict[str, Any]", body).get("data") if isinstance(body, dict) else None
     if not isinstance(data, dict):

@@ -288,7 +288,7 @@ class PublicAPI:
     async def answer(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers["Authorization"])
         if self.redirect:
-            raise web.HTTPFound(self.redirect)
+            return web.Response(status=302, headers={"Location": self.redirect})
         if not self.refused:
             self.refused = True
             return web.Response(status=429, headers={"Retry-After": "0"})
@@ -368,6 +368,19 @@ class TestPull:
         result = run("pull", "tp_1", "--host", serve(first), env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
         assert (result.exit_code, "redirected to localhost, which does not get the token" in result.output) == (1, True)
         assert other.tokens == []
+
+    @pytest.mark.parametrize("address", ["http://[", "https://api.segmentapis.com:99999/"])
+    def test_a_redirect_to_no_address(self, serve: Any, address: str) -> None:
+        result = run("pull", "tp_1", "--host", serve(PublicAPI(address)), env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
+        assert result.exit_code == 1
+        assert result.output == "Error: 127.0.0.1 redirected to something else than an address\n"
+
+    def test_half_of_a_surrogate_pair_is_written_as_json_has_it(self, serve: Any, tmp_path: Path) -> None:
+        api, path = PublicAPI(pages=[page([rule("Signed \ud800Up")])]), tmp_path / "plan.json"
+        path.write_text("the plan of yesterday")
+        result = run("pull", "tp_1", "-o", path, "--host", serve(api), env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
+        assert result.exit_code == 0, result.output
+        assert Plan.load(path).events() == ["Signed \ud800Up"]
 
     @pytest.mark.parametrize(
         ("pages", "said"),
