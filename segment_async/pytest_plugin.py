@@ -110,7 +110,7 @@ def _choice(item: pytest.Item) -> str:
     marker = item.get_closest_marker(_NAME)
     if marker is None:
         return _valid(item.config.getini(_NAME))
-    return _valid(marker.args[0] if marker.args else None)
+    return _valid(marker.args[0] if marker.args else marker.kwargs.get("choice"))
 
 
 def _valid(choice: Any) -> str:

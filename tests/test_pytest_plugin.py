@@ -265,9 +265,10 @@ def test_messages_against_the_spec_may_be_ignored(pytester: pytest.Pytester) -> 
     passes(run(pytester, WRONG_AND_RIGHT), 3)
 
 
-def test_a_marker_applies_to_one_test(pytester: pytest.Pytester) -> None:
+@pytest.mark.parametrize("choice", ['"error"', 'choice="error"'])
+def test_a_marker_applies_to_one_test(pytester: pytest.Pytester, choice: str) -> None:
     configure(pytester, "segment_verdicts = ignore")
-    suite = WRONG_AND_RIGHT.replace('"ignore"', '"error"')
+    suite = WRONG_AND_RIGHT.replace('"ignore"', choice)
     result = run(pytester, suite)
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["  dropped (duplicate-id): messageId: A message with this id arrived before*"])
