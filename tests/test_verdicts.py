@@ -1,6 +1,7 @@
 """The rules: each one applies to a message that violates it, and to no other."""
 
 import json
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -306,3 +307,9 @@ def test_a_decimal_counts_as_a_number_with_its_digits() -> None:
     fitting = {"a": total, "b": "x" * (MESSAGE_BYTES - size)}
     assert "message-too-large" not in {rule for _, rule, _ in findings(fitting)}
     assert "message-too-large" in {rule for _, rule, _ in findings(fitting | {"b": fitting["b"] + "x"})}
+
+
+@pytest.mark.parametrize("value", [date(2026, 11, 21), {1: 2}, {"a"}])
+def test_what_is_no_json_is_no_message(value: object) -> None:
+    with pytest.raises(TypeError):
+        judge({"type": "track", "userId": "u1", "event": "Order Completed", "properties": {"value": value}})

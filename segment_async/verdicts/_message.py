@@ -17,6 +17,10 @@ def judge(message: object, *, size: int | None = None) -> list[Verdict]:
     """All findings about one message, the most severe first.
 
     `size` is the length of the message's JSON in bytes; `None` measures it, which takes longer than all other rules.
+
+    Raises:
+        TypeError: a key is no text; or the message is measured, and holds something else than JSON, such as a `datetime`.
+        RecursionError: the message is measured, and is nested deeper than `json` goes.
     """
     if not isinstance(message, dict):
         return [Verdict("dropped", "not-an-object", "", f"Must be an object, but is {describe(message)}.")]
