@@ -61,7 +61,9 @@ def evaluate(given: Preferences | None, *, is_required: bool, gpc: GPC, has_gpc_
     preferences = dict(given or {})
     if has_gpc_signal and not isinstance(gpc, str):
         preferences |= gpc
-    is_denied = (has_gpc_signal and gpc == "drop") or (given is not None and not any(preferences.values()))
+    # What the visitor has denied altogether, an objection does not allow.
+    allows_something = given is None or (any(given.values()) and any(preferences.values()))
+    is_denied = not allows_something or (has_gpc_signal and gpc == "drop")
     return Consent(
         preferences=preferences or None,
         allows_page_views=not is_denied,

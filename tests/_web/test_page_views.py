@@ -264,6 +264,10 @@ OBJECTING = {"sec-gpc": "1"}
         ({"gpc": {"Ads": False}}, OBJECTING, True),
         ({"gpc": {"Ads": False}, "consent": lambda scope: {"Ads": True}}, OBJECTING, False),
         ({"gpc": {"Ads": False}, "consent": lambda scope: {"Ads": True}}, {}, True),
+        ({"gpc": {"Ads": False, "Forms": True}, "consent": lambda scope: {}}, OBJECTING, False),
+        ({"gpc": {"Ads": False, "Forms": True}, "consent": lambda scope: {"Forms": False}}, OBJECTING, False),
+        ({"gpc": {"Ads": False, "Forms": True}, "consent": lambda scope: 1 / 0}, OBJECTING, False),
+        ({"gpc": {"Ads": False, "Forms": True}, "consent": lambda scope: {"Ads": True}}, OBJECTING, True),
     ],
 )
 def test_denied_consent_and_privacy_control(options: Any, headers: Any, is_counted: bool) -> None:
