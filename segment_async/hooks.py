@@ -112,10 +112,13 @@ def sample(rate: float, *, events: Iterable[str] | None = None) -> Step:
         events: only `track` messages with these names are sampled. `None`: all track, page and screen messages.
 
     Raises:
-        ValueError: `rate` is not between 0 and 1.
+        ValueError: `rate` is not between 0 and 1, or `events` is a single name.
     """
     if isinstance(rate, bool) or not 0 <= rate <= 1:
         raise ValueError("rate must be a number from 0.0 to 1.0")
+    if isinstance(events, str):
+        # It would be taken for a list of its characters.
+        raise ValueError(f"events must be a list of names, such as [{events!r}]")  # noqa: TRY004  # as other options
     names = None if events is None else frozenset(events)
 
     def step(message: dict[str, Any]) -> dict[str, Any] | None:

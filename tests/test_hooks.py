@@ -130,6 +130,7 @@ def test_an_object_keeps_its_shape() -> None:
         lambda: sample(-0.1),
         lambda: sample(float("nan")),
         lambda: sample(True),
+        lambda: sample(0.1, events="Order Completed"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any) -> None:
