@@ -49,7 +49,7 @@ def _parsed(content: bytes, name: str) -> object:
                 f"{place}: CSV exports cannot be read, because they leave out most of a plan. {PULL}"
             ) from None
         raise PlanError(f"{place}: not JSON: {error.msg}. {_KNOWN} {PULL}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested too deeply
         raise PlanError(f"{name}:1:1: not JSON: {type(error).__name__}. {_KNOWN} {PULL}") from None
 
 

@@ -62,6 +62,7 @@ def test_a_format(plan: Any, labels: list[str], tmp_path: Path) -> None:
         ("[]", "plan.json: the plan has no rules"),
         ('{"rules": {"events": []}}', "plan.json: the plan has no rules"),
         ("\xff", "plan.json:1:1: not JSON"),
+        ('[{"type": "TRACK", "key": "A", "version": ' + "1" * 5_000 + "}]", "plan.json:1:1: not JSON"),
     ],
 )
 def test_what_is_no_plan(content: str, said: str, tmp_path: Path) -> None:
