@@ -104,7 +104,8 @@ def part_name(owner: str, name: str, *, is_list: bool) -> str:
     text = "".join(word[:1].upper() + word[1:] for word in re.split("_", "_".join(_words(name))))
     if is_list:
         text = _singular(text)
-    return owner + (text or "Item")
+    # As Python will read it: a capital letter may consist of several characters.
+    return unicodedata.normalize("NFKC", owner + (text or "Item"))
 
 
 def _singular(word: str) -> str:

@@ -145,6 +145,13 @@ class TestNames:
         assert name.startswith("event_")
         assert len(name) == len("event_") + 8
 
+    @pytest.mark.parametrize("planned", ["\u0390x", "\u01f0", "e\u0301tat", "ﬁle", "ßa"])
+    def test_an_object_has_the_class_that_the_module_lists(self, planned: str) -> None:
+        inner = {"type": "object", "properties": {"a": {"type": "string"}}}
+        events = module(rule(properties={planned: inner}))
+        assert all(isinstance(getattr(events, name), type) for name in events.__all__)
+        assert len(events.__all__) == 2
+
     def test_properties_that_collide(self) -> None:
         event = module(rule(properties={"a b": {}, "a_b": {}, "a-b": {}})).SignedUp
         assert event(a_b=1, a_b_2=2, a_b_3=3) == {"a_b": 1, "a b": 2, "a-b": 3}
@@ -247,6 +254,7 @@ def test_arbitrary_text(name: str, properties: dict[str, Any], about: str) -> No
     ]
     arguments = signature(event)
     assert all(each.isidentifier() and not keyword.iskeyword(each) for each in arguments)
+    assert all(hasattr(events, each) for each in events.__all__)
     value = event(**dict.fromkeys(arguments, 1))
     assert (event.EVENT, set(value)) == (name, set(properties))
     if any("\ud800" <= letter <= "\udfff" for letter in "".join([name, *properties])):
