@@ -5,7 +5,6 @@ Pure: headers and parts of bodies in, fields out. This file knows neither client
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
@@ -128,7 +127,10 @@ def _header(headers: RawHeaders, wanted: bytes) -> bytes:
 @lru_cache(maxsize=64)
 def _charset(content_type: bytes) -> str:
     named = _CHARSET.search(content_type)
+    name = named[1].decode("ascii", "replace") if named else "utf-8"
     try:
-        return codecs.lookup(named[1].decode("ascii", "replace")).name if named else "utf-8"
-    except LookupError:
+        # Python has encodings that are none of text, such as hex.
+        b"a".decode(name, "replace")
+    except (LookupError, ValueError):
         return "utf-8"
+    return name

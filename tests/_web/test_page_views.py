@@ -141,6 +141,8 @@ def test_the_title_in_other_encodings() -> None:
         (b"text/html; charset=iso-8859-1", b"<title>\xe9</title>", "é"),
         (b"text/html; charset=no-such", b"<title>\xc3\xa9</title>", "é"),
         (b"text/html; charset=\xff", b"<title>a</title>", "a"),
+        (b"text/html; charset=hex", b"<title>a</title>", "a"),
+        (b"text/html; charset=undefined", b"<title>a</title>", "a"),
     ):
         reader = TitleParser([(b"Content-Type", content_type)])
         reader.feed(body)
