@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from . import Statistics
 from ._checks import check_watched, checked_label
 from ._hooks import HookRunner
+from ._locks import fork_safe_lock
 from .instrumentation import COUNTERS, GAUGES, SUFFIXES, Request, Watched, outcomes
 
 try:
@@ -175,8 +176,10 @@ class _MultiprocessClients(_Clients):
             field: Counter(f"{name}_{field}", text, ["client"], registry=None) for field, text in COUNTERS.items()
         }
         self._ended = Counter(f"{name}_messages", _MESSAGES, ["client", "outcome", "reason"], registry=None)
-        # What was counted so far, by process: in a forked child the counters of its clients begin at 0.
+        # What was counted so far, by process: in a forked child the counters of its clients begin at 0. A request may end
+        # while another thread collects, so that both look at the same time.
         self._counted: dict[tuple[int, tuple[str, ...]], int] = {}
+        self._lock = fork_safe_lock()
 
     def add(self, client: Watched, label: str | None) -> None:
         super().add(client, label)
@@ -215,6 +218,7 @@ class _MultiprocessClients(_Clients):
     def _new(self, count: int, *key: str) -> int:
         """How much has been added since the last look."""
         place = (os.getpid(), key)
-        before = self._counted.get(place, 0)
-        self._counted[place] = max(before, count)
+        with self._lock:
+            before = self._counted.get(place, 0)
+            self._counted[place] = max(before, count)
         return max(0, count - before)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import reload
 from pathlib import Path
 from typing import Any
@@ -252,6 +254,31 @@ def test_several_processes(tmp_path: Path) -> None:
         'segment_retries_total{client="1"} 0.0',
     ):
         assert line in lines, lines
+
+
+def test_threads_that_look_at_once_count_each_message_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    registry, client = CollectorRegistry(), Client("KEY", send=False)
+    collector = watch(client, registry=registry)
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            next(iter(collector.collect()))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            looking = [pool.submit(look) for _ in range(3)]
+            for _ in range(20_000):
+                client.nowait.track("user-1", "Seen")
+            is_over.set()
+            for each in looking:
+                each.result()
+    finally:
+        sys.setswitchinterval(before)
+    assert registry.get_sample_value("segment_accepted_total", {"client": "1"}) == 20_000
 
 
 def test_requests_are_timed_by_status() -> None:
