@@ -72,13 +72,20 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
     if secret == b"":
         raise ValueError("key must not be empty")
 
+    class Digest(str):
+        """A hash of this step: one field may find what another one has found, and must not hash it again."""
+
+        __slots__ = ()
+
     def digest(value: Any) -> str:
         text = value if isinstance(value, str) else _number_text(value)
         if secret is None:
-            return hashlib.sha256(text.strip().lower().encode()).hexdigest()
-        return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
+            return Digest(hashlib.sha256(text.strip().lower().encode()).hexdigest())
+        return Digest(hmac.new(secret, text.encode(), hashlib.sha256).hexdigest())
 
     def hashed(value: Any) -> Any:
+        if isinstance(value, Digest):
+            return value
         if isinstance(value, dict):
             return {name: hashed(each) for name, each in cast("_Members", value).items()}
         if isinstance(value, list):

@@ -108,6 +108,31 @@ def test_equal_numbers_have_equal_hashes_and_others_have_others() -> None:
     assert len({*found}) == len(pairs)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("email", "traits.email"),
+        ("traits.email", "*.email"),
+        ("traits.user", "traits.user.email", "email"),
+    ],
+)
+def test_what_two_fields_find_is_hashed_once(fields: tuple[str, ...]) -> None:
+    async def hashes() -> Any:
+        recorder = Recorder()
+        async with Client("KEY", transport=recorder, before_send=hash_fields(*fields, "userId", key=None)) as client:
+            await client.identify("user-1", {"email": EMAIL, "user": {"email": EMAIL}})
+        (sent,) = recorder.messages
+        return sent["userId"], sent["traits"]
+
+    def digest(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    user_id, traits = asyncio.run(hashes())
+    assert user_id == digest("user-1")
+    assert traits["user"]["email"] in (EMAIL, digest(EMAIL))
+    assert traits["email"] == digest(EMAIL)
+
+
 def test_an_object_keeps_its_shape() -> None:
     changed = hash_fields("address", key=b"k")(message(traits={"address": {"city": "Kyiv", "lines": ["a", 1]}}))
     assert changed is not None
