@@ -14,7 +14,8 @@ In views, sync or async:
 Further settings, both optional: `SEGMENT_OPTIONS`, the options of `segment_async.blocking.Client`; and
 `SEGMENT_MIDDLEWARE`, those of the middleware: the ones of `segment_async.asgi.SegmentMiddleware`, where `user_id`,
 `consent` and `page_name` are functions that take Django's request. By default the user is the one who is logged in,
-for which ``request.user`` is read once a request; ``"user_id": None`` switches that off.
+for which ``request.user`` is read once a request, so that Django adds ``Vary: Cookie`` to each response; ``"user_id":
+None`` switches that off.
 
 Under ASGI, wrap the application, so that the client is closed before the server ends the process:
 
