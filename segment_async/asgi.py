@@ -113,7 +113,7 @@ class SegmentMiddleware:
         gpc: what Global Privacy Control does. ``"ignore"``: nothing; ``"drop"``: no page views and no cookie; a
             mapping: preferences that override those of `consent`.
         flush_on_response: most seconds that a response is delayed until everything is sent, for platforms that stop the
-            processor after the response (Cloud Run).
+            processor after the response (Cloud Run). `None`: none is delayed.
 
     Raises:
         TypeError: the client is not a `segment_async.Client`.

@@ -51,7 +51,7 @@ class RecordingTransport:
     """Records every batch.
 
     Args:
-        answer: returns the response to a batch, in place of Segment's 200; may raise `TransportError`.
+        answer: returns the response to a batch; may raise `TransportError`. `None`: Segment's 200.
 
     Attributes:
         batches: the decoded JSON of each request's body, in order; a retry is recorded again.

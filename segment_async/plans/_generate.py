@@ -62,8 +62,8 @@ def generate(
 
     Args:
         plan: the plan.
-        labels: only events with all of these labels.
-        events: only these events.
+        labels: only events with all of these labels. `None`: whatever theirs are.
+        events: only these events. `None`: all.
         names: classes for events whose own names would collide: ``{"order completed": "OrderCompletedOld"}``.
         title: the first line of the module.
 

@@ -96,7 +96,11 @@ class Plan:
         return found
 
     def outcome(self, message: Mapping[str, Any], settings: Settings) -> Decision:
-        """What Segment does with the message under the source's settings."""
+        """What Segment does with the message under the source's settings.
+
+        Raises:
+            NoValidator: the extra `plans` is not installed.
+        """
         return decide(message, self.judge(message), settings)
 
     def events(self) -> list[str]:
