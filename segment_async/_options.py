@@ -301,6 +301,11 @@ def check_spool(spool: str | PathLike[str] | Spool | None, *, deliver: bool, ove
     """
     if spool is None and not deliver:
         raise ValueError("deliver=False hands messages over to a spool: set spool=")
+    if isinstance(spool, str) and "://" in spool:
+        # As a path it would be a file in a folder such as "redis:", from which no relay delivers.
+        raise ValueError(
+            "spool must be the path of a file, not a URL; for Redis or Valkey, pass segment_async.relay.RedisSpool(url)"
+        )
     if spool is None or isinstance(spool, (str, PathLike)):
         return
     from .spool._protocol import is_shared

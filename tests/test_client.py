@@ -218,6 +218,8 @@ class TestOptions:
             ({"oauth": {"client_id": "word"}}, "oauth must be an OAuth"),
             ({"spool": 5}, "spool must be the path of a file, or a Spool"),
             ({"spool": b"spool.db"}, "spool must be the path of a file, or a Spool"),
+            ({"spool": "rediss://user:word@redis:6379"}, r"spool must be the path of a file, not a URL.*RedisSpool"),
+            ({"spool": "sqlite:///spool.db", "send": False}, "spool must be the path of a file, not a URL"),
             ({"transport": "word"}, "transport must have"),
             ({"transport": object()}, "transport must have"),
             ({"gzip": "no"}, "gzip must be True or False"),
