@@ -19,7 +19,10 @@ from functools import partial
 from sys import float_info
 from typing import Any, Final, Literal, cast
 
-from redis.asyncio import Redis, RedisCluster
+try:
+    from redis.asyncio import Redis, RedisCluster
+except ImportError as _error:
+    raise ImportError('segment_async.relay requires the extra "redis": pip install "segment-async[redis]"') from _error
 
 from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult

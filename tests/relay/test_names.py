@@ -1,0 +1,18 @@
+"""The public names of `segment_async.relay`, and what they say where the extra is not installed."""
+
+import subprocess
+import sys
+
+import pytest
+
+import segment_async.relay
+
+
+@pytest.mark.parametrize("name", segment_async.relay.__all__)
+def test_a_name_says_which_extra_is_missing(name: str) -> None:
+    program = f"import sys; sys.modules['redis'] = None; import segment_async.relay; segment_async.relay.{name}"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        'ImportError: segment_async.relay requires the extra "redis": pip install "segment-async[redis]"\n'
+    )
