@@ -254,7 +254,8 @@ class Settlement:
         reason, status = result.reason or "", result.status_code
         messages = "1 message" if count == 1 else f"{count:,} messages"
         hint = f" to {result.location}; set host= to Segment's own address" if result.location is not None else ""
-        answer = "no response" if status is None else f"last status: {status}"
+        host = f" from {self._transport.hostname}" if isinstance(self._transport, HTTPTransport) else ""
+        answer = "no response" if status is None else f"last status: {status}{host}"
         self._reports.limited_log.warn(
             reason,
             "Messages failed: %s, %s%s (%s). "
@@ -277,6 +278,8 @@ def _error_of(answer: Response | Failure) -> str:
         return answer.error or "no usable answer"
     if isinstance(answer, NoCredentials):
         return "no OAuth token"
+    if 200 <= answer.status < 300:
+        return f"status {answer.status} without Segment's confirmation, perhaps from a proxy or a login page"
     return f"status {answer.status}"
 
 

@@ -126,6 +126,14 @@ class TestFailures:
         assert len(bench.said) == 1
         assert "status 503" in bench.said[0]
 
+    def test_a_success_that_is_not_segments_is_explained(self) -> None:
+        bench = Bench(RetryPolicy(backoff=0))
+        batch = bench.in_flight()
+        for _ in range(3):
+            bench.settlement.conclude(batch, Response(200, {"Content-Type": "text/html"}, b"<html>Log in</html>"))
+            bench.backlog.mark_in_flight(batch)
+        assert ": status 200 without Segment's confirmation, perhaps from a proxy or a login page. " in bench.said[0]
+
     def test_a_stale_connection_is_none(self) -> None:
         bench = Bench()
         batch = bench.in_flight()

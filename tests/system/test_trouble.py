@@ -14,6 +14,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from itertools import pairwise
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from multidict import CIMultiDict
@@ -579,7 +580,11 @@ class TestWhatTheLogSays:
         self, caplog: pytest.LogCaptureFixture, url: str, other: str, status: int
     ) -> None:
         failed, hint = self.log_of(caplog, url, Response(status))
-        assert failed == f"Messages failed: 1 message, unauthorized (last status: {status}). {MORE} unauthorized."
+        host = urlsplit(url).hostname
+        assert (
+            failed
+            == f"Messages failed: 1 message, unauthorized (last status: {status} from {host}). {MORE} unauthorized."
+        )
         assert "write key" in hint
         assert "API Keys" in hint
         assert other in hint
@@ -592,7 +597,9 @@ class TestWhatTheLogSays:
     @pytest.mark.parametrize("status", [400, 402, 422, 501])
     def test_other_refusals_are_said_without_advice(self, caplog: pytest.LogCaptureFixture, status: int) -> None:
         (text,) = self.log_of(caplog, US, Response(status))
-        assert text == f"Messages failed: 1 message, refused (last status: {status}). {MORE} refused."
+        assert text == (
+            f"Messages failed: 1 message, refused (last status: {status} from api.segment.io). {MORE} refused."
+        )
 
     def test_how_many_they_are(self, caplog: pytest.LogCaptureFixture) -> None:
         deliver(lambda _: Response(404), 1_234)
