@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from segment_async._http.transport import HTTPTransport, Transport
+from segment_async._http.transport import Transport
 from segment_async._lifecycle.loop_end import end
 from segment_async._lifecycle.waiting import Host
 from segment_async._outcome import BatchResult, Health, Statistics, Status
@@ -133,7 +133,9 @@ class Pipeline:
         self._auth = auth
         self._backlog = backlog
         self._circuit = circuit
-        host_name = transport.hostname if isinstance(transport, HTTPTransport) else type(transport).__name__
+        # A transport around aiohttp's may have it as well.
+        hostname: object = getattr(transport, "hostname", None)
+        host_name = hostname if isinstance(hostname, str) and hostname else type(transport).__name__
         self.outage = Outage(host_name, _log.warning, _log.info)
         self._settlement = Settlement(
             self.queue,

@@ -11,6 +11,7 @@ from typing import IO, Any, Final, cast
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
@@ -94,7 +95,7 @@ def _bar() -> Generator[Callable[[Progress], object], None, None]:
         def show(progress: Progress) -> None:
             share = progress.share
             total = None if share is None else 1.0
-            bar.update(task, completed=share or 0, total=total, description=line_of(progress, with_share=False))
+            bar.update(task, completed=share or 0, total=total, description=escape(line_of(progress, with_share=False)))
 
         yield show
 
@@ -121,6 +122,8 @@ def line_of(progress: Progress, *, with_share: bool = True) -> str:
         parts.insert(0, f"{progress.share:.0%}")
     if progress.seconds_left is not None:
         parts.append(f"{duration(progress.seconds_left)} left")
+    if progress.trouble is not None:
+        parts.append(f"retrying {harmless(progress.trouble)}")
     return ", ".join(parts)
 
 

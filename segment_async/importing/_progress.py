@@ -31,8 +31,8 @@ class Meter:
         self._resumed = window.counts.records
         self._delivered = deque([window.counts.messages], maxlen=_TICKS + 1)
 
-    def tick(self, opened: Opened | None) -> Progress:
-        """One second has passed; `opened` is the source that is being read."""
+    def tick(self, opened: Opened | None, trouble: str | None = None) -> Progress:
+        """One second has passed; `opened` is the source that is being read, `trouble` why nothing is delivered."""
         delivered, counts = self._delivered, self._window.counts
         delivered.append(counts.messages)
         rate = (delivered[-1] - delivered[0]) / (len(delivered) - 1)
@@ -42,7 +42,7 @@ class Meter:
             left = max(0.0, self._estimated - counts.records) / rate
         elif share and rate > 0 and counts.records > self._resumed:
             left = counts.records / share * (1 - share) / rate
-        return Progress(counts, len(self._window), share, rate, left)
+        return Progress(counts, len(self._window), share, rate, left, trouble)
 
     def _share(self, opened: Opened | None) -> float | None:
         by_count = min(1.0, self._window.counts.records / self._estimated) if self._estimated else None

@@ -92,6 +92,7 @@ class Progress:
         share: how much of the sources is done, from 0 to 1; `None` if their size is unknown.
         rate: messages delivered a second, over the last ten seconds.
         seconds_left: `None` if it cannot be estimated.
+        trouble: while deliveries fail, the host and what its last answer was; `None` while they work.
     """
 
     counts: Counts
@@ -99,6 +100,7 @@ class Progress:
     share: float | None
     rate: float
     seconds_left: float | None
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,7 +235,8 @@ class Importer:
             sender.check_clock()
             sender.settle()
             self._checkpoint.save()
-            progress = meter.tick(sender.opened)
+            trouble = None if self._client.statistics().server_up else self._transport.last
+            progress = meter.tick(sender.opened, trouble)
             if self._on_progress is not None:
                 self._on_progress(progress)
 

@@ -1,17 +1,19 @@
-"""The client's transport with one addition: it compares the first answer's `Date` with this machine's clock.
+"""The client's transport with two additions: it compares the first answer's `Date` with this machine's clock, and
+remembers what the last request came to.
 
 Segment computes an event's time from the clock of the machine that sends it, so a wrong clock shifts a whole import.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from segment_async import Client, HTTPTransport, Response, Transport
+from segment_async import Client, HTTPTransport, Response, Transport, TransportError
 
 HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
 MAX_SKEW: Final = 60.0
@@ -20,16 +22,29 @@ MAX_SKEW: Final = 60.0
 class ClockChecked:
     """Attributes:
     skew: seconds that this machine is ahead of the server, by the first answer; `None` before it, or if that says none.
+    last: what the last request came to, and at which host.
+    hostname: the host, for the client's log; empty if the transport does not tell it.
     """
 
     def __init__(self, transport: Transport, wall_clock: Callable[[], float] = time.time) -> None:
         self.skew: float | None = None
+        self.last = ""
+        self.hostname = transport.hostname if isinstance(transport, HTTPTransport) else ""
+        self._host = f"{self.hostname}: " if self.hostname else ""
         self._transport = transport
         self._wall_clock = wall_clock
         self._answered = False
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
-        response = await self._transport.send(body, headers)
+        try:
+            response = await self._transport.send(body, headers)
+        except TransportError as error:
+            self.last = f"{self._host}{error}"
+            raise
+        except asyncio.CancelledError:
+            self.last = f"{self._host}no response in time"
+            raise
+        self.last = f"{self._host}status {response.status}"
         if not self._answered:
             self._answered = True
             self.skew = _skew(response, self._wall_clock())

@@ -71,9 +71,10 @@ class Window:
             return None
         return next((each for each in self._waiting[0].deliveries if each.outcome is None), None)
 
-    def next_reject(self) -> Reject | None:
+    def next_reject(self, last: str) -> Reject | None:
         """Count what has its outcome and move past it, up to a record that belongs into the rejects file.
 
+        `last`: what the last request came to, for the text of `Stopped`.
         `None`: there is none, and the front waits for its outcome.
 
         Raises:
@@ -93,7 +94,7 @@ class Window:
                 elif outcome.status is Status.DROPPED:
                     return None  # dropped when the client was closed: no outcome, but the next run's work
                 else:
-                    _stop_if_general(outcome)
+                    _stop_if_general(outcome, last)
                     failed = failed or outcome
             waiting.popleft()
             self._last = front.record
@@ -146,7 +147,7 @@ def _failure(outcome: Outcome) -> Problem:
     return Problem(outcome.reason or "failed", "", f"Segment refused the message{status}.")
 
 
-def _stop_if_general(outcome: Outcome) -> None:
+def _stop_if_general(outcome: Outcome, last: str) -> None:
     status = f" (status {outcome.status_code})" if outcome.status_code is not None else ""
     if outcome.reason == "unauthorized":
         raise Stopped(REFUSED, f"the write key was refused{status}: check SEGMENT_WRITE_KEY and --region")
@@ -156,4 +157,6 @@ def _stop_if_general(outcome: Outcome) -> None:
     if outcome.status_code in _WRONG_ADDRESS and outcome.reason not in _NO_ANSWERS:
         raise Stopped(REFUSED, f"the address does not take batches{status}: check --host and --region")
     if outcome.reason in _NO_ANSWERS:
-        raise Stopped(UNREACHABLE, f"no usable answer for too long{status}: run the same command again to resume")
+        raise Stopped(
+            UNREACHABLE, f"no usable answer for too long: run the same command again to resume. Last error: {last}"
+        )

@@ -32,6 +32,8 @@ def test_a_line_says_how_far_how_fast_and_how_long():
     line = line_of(progress(1_234))
     assert line == "25%, 1,234 delivered, 3 rejected or failed, 500/s, 1 h 2 min left"
     assert line_of(progress(7, share=None, seconds_left=None)) == "7 delivered, 3 rejected or failed, 500/s"
+    failing = line_of(progress(7, seconds_left=None, trouble="api.segment.io: status 503"))
+    assert failing == "25%, 7 delivered, 3 rejected or failed, 500/s, retrying api.segment.io: status 503"
     assert [duration(seconds) for seconds in (0.4, 61, 7_260)] == ["0 s", "1 min 1 s", "2 h 1 min"]
 
 

@@ -5,12 +5,13 @@ import gzip
 import io
 import os
 import resource
+from itertools import groupby
 from pathlib import Path
 
 import orjson
 import pytest
 
-from segment_async import Response, RetryPolicy, Status
+from segment_async import HTTPTransport, Response, RetryPolicy, Status, TransportError
 from segment_async._pipeline.retry import AttemptContext, Finish, History, decide
 from segment_async.importing import Importer, ImportUsageError, dry_run, parse_mapping, run_import
 from segment_async.importing._window import _WRONG_ADDRESS
@@ -201,7 +202,36 @@ def test_an_unreachable_segment_can_be_resumed(tmp_path):
     path = write_csv(tmp_path / "orders.csv", orders(1_000))
     report, _ = imported(path, segment=RecordingSegment(lambda batch: answer(503)), give_up_after=0)
     assert (report.exit_code, report.counts.records) == (75, 0)
+    assert report.problem.endswith("too long: run the same command again to resume. Last error: status 503")
     assert imported(path)[0].counts.delivered == 1_000
+
+
+def test_while_nothing_is_delivered_the_progress_and_the_report_say_why(tmp_path, caplog):
+    class Unreachable(HTTPTransport):
+        async def send(self, body, headers):
+            raise TransportError("no connection (refused)", maybe_sent=False)
+
+    seen = []
+    path = write_csv(tmp_path / "orders.csv", orders(500))
+    given = options(path, give_up_after=60, transport=Unreachable("https://api.segment.io/v1/batch"))
+    report = run(run_import(given, on_progress=lambda progress: seen.append(progress.trouble)))
+    why = "api.segment.io: no connection (refused)"
+    assert seen[-1] == why
+    assert report.problem == f"no usable answer for too long: run the same command again to resume. Last error: {why}"
+    assert "Deliveries to api.segment.io " in caplog.text
+
+
+def test_once_it_is_over_the_progress_says_nothing_of_it(tmp_path):
+    seen = []
+    segment = RecordingSegment(lambda batch: answer(503) if len(segment.batches) < 9 else None)
+    path = write_csv(tmp_path / "orders.csv", orders(2_000))
+    report = run(
+        run_import(
+            options(path, rate=100, transport=segment), on_progress=lambda progress: seen.append(progress.trouble)
+        )
+    )
+    assert report.counts.delivered == 2_000
+    assert [trouble for trouble, _ in groupby(seen)] == ["status 503", None]
 
 
 def test_a_wrong_clock_stops_the_import(tmp_path):
