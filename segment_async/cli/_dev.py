@@ -43,7 +43,11 @@ class _Console(Console):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
-@click.command(short_help="Run a Segment on localhost, live in the browser.")
+@click.command(
+    short_help="Run a Segment on localhost, live in the browser.",
+    # Whatever follows COMMAND belongs to it, also an option that both have, such as --port.
+    context_settings={"allow_interspersed_args": False},
+)
 @click.option("--host", default=_DEFAULTS.host, show_default=True, metavar="ADDRESS", help=HELP["host"])
 @click.option("--port", type=PORT, default=_DEFAULTS.port, show_default=True, metavar="N", help=HELP["port"])
 @click.option("--rate", type=COUNT, metavar="N", help=HELP["rate"])
