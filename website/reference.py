@@ -256,7 +256,7 @@ REMEDIES: Final = {
     "unauthorized": "Check the write key, or the [OAuth application](../how-to/oauth.md).",
     "redirected": "`outcome.location` names the host that the answer pointed to. Correct `host`.",
     "too_large": "A proxy in front of Segment has a smaller limit; raise it there, or send smaller events.",
-    "unexpected_answer": "Something else than Segment answers at `host`, such as a login page.",
+    "unexpected_answer": "Check `host` and `proxy`. Open the address in a browser: a login page or a proxy may respond.",
     "gave_up": "See [During an outage](../troubleshooting/outage.md). A [spool](../how-to/spool.md) keeps such events for a retry.",
     "queue_full": "See [Some events are missing](../troubleshooting/missing.md).",
     "no_identity": "Pass `user_id` or `anonymous_id`, or bind one with `bind()`.",
