@@ -36,6 +36,10 @@ def returns_coroutine(function: Callable[..., object]) -> bool:
     return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
 
 
+class WrongResult(ValueError):
+    """A function of the application returned what it must not. The text follows its name, and holds no value."""
+
+
 class HookRunner:
     """Calls the application's functions, and remembers which errors it has logged."""
 
@@ -47,6 +51,9 @@ class HookRunner:
         if what in self._logged:
             return
         self._logged.add(what)
+        if isinstance(error, WrongResult):
+            _log.warning("Error in %s: it %s; continuing without it (logged once).", what, error)
+            return
         stack = "".join(traceback.format_tb(error.__traceback__))
         _log.warning("Error in %s: %s; continuing without it (logged once).\n%s", what, type(error).__qualname__, stack)
 

@@ -64,11 +64,17 @@ def lifespan(
     `options`, each start of the application makes a new client. `wrap` is the application's own lifespan; the client is open before it starts and until it has ended.
 
     Raises:
-        TypeError: the client is not a `segment_async.Client`.
+        TypeError: the client is not a `segment_async.Client`, or `lifespan` itself was given to the framework.
         ValueError: options were passed together with a client.
     """
     if write_key_or_client is not None and not isinstance(write_key_or_client, str):
-        check_client("lifespan", write_key_or_client, Client)
+        try:
+            check_client("lifespan", write_key_or_client, Client)
+        except TypeError:
+            # An application, with which a framework calls a lifespan.
+            if callable(write_key_or_client):
+                raise TypeError('call lifespan: FastAPI(lifespan=lifespan("WRITE_KEY")), or with a Client') from None
+            raise
     if isinstance(write_key_or_client, Client) and options:
         raise ValueError(f"pass {', '.join(options)} to the Client itself, not to lifespan")
 

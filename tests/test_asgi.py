@@ -606,6 +606,33 @@ def test_an_error_in_a_hook_is_logged_once(option: Any, caplog: pytest.LogCaptur
     assert ANONYMOUS not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("option", "returned", "said"),
+    [
+        ("user_id", 1.5, "must return a str, an int, a UUID or None, not float"),
+        ("user_id", "x" * 1_025, "returned more than 1,024 characters"),
+        ("consent", True, 'must return a mapping such as {"Advertising": False}, or None, not bool'),
+        ("consent", dict.fromkeys(range(65), True), "returned more than 64 categories, or 2,048 characters"),
+        ("page_name", 7, "must return a str or None, not int"),
+        ("page_name", "x" * 1_025, "returned more than 1,024 characters"),
+    ],
+)
+def test_a_wrong_result_of_a_hook_is_explained(
+    option: str, returned: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        client, _ = recording()
+        async with client:
+            options: Any = {option: lambda scope: returned}
+            app = SegmentMiddleware(
+                answering(doing=lambda: track(client)), client, page_views=True, no_identity="mint", **options
+            )
+            assert (await ask(app, visit())).status == 200
+
+    asyncio.run(main())
+    assert caplog.messages == [f"Error in {option}: it {said}; continuing without it (logged once)."]
+
+
 async def hanging(scope: Any) -> Any:
     await asyncio.Event().wait()
 
@@ -790,6 +817,11 @@ def test_an_existing_client_is_used() -> None:
     asyncio.run(main())
     with pytest.raises(ValueError, match="flush_at"):
         lifespan(client, flush_at=1)
+
+
+def test_a_lifespan_that_was_not_called_says_so() -> None:
+    with pytest.raises(TypeError, match=r'^call lifespan: .*\(lifespan=lifespan\("WRITE_KEY"\)\)'):
+        lifespan(answering())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [blocking.Client, compat.Client])

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
+from segment_async._hooks import WrongResult
+
 Preferences = Mapping[str, bool]
 GPC = Literal["ignore", "drop"] | Preferences
 
@@ -39,17 +41,17 @@ def parse_preferences(value: Any) -> dict[str, bool] | None:
     """The preferences that the application returned.
 
     Raises:
-        TypeError: the value is not a mapping.
-        ValueError: the preferences would take too much of a message's size.
+        WrongResult: the value is not a mapping, or the preferences would take too much of a message's size.
     """
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise TypeError
+        kind = type(value).__name__
+        raise WrongResult(f'must return a mapping such as {{"Advertising": False}}, or None, not {kind}')
     given = cast("Mapping[object, object]", value)
     preferences = {_LONE.sub("\ufffd", str(category)): granted is True for category, granted in given.items()}
     if len(preferences) > _MAX_CATEGORIES or sum(map(len, preferences)) > _MAX_CHARACTERS:
-        raise ValueError
+        raise WrongResult(f"returned more than {_MAX_CATEGORIES} categories, or {_MAX_CHARACTERS:,} characters")
     return preferences
 
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 from html import unescape
 from typing import Any, Final, cast
 
+from segment_async._hooks import WrongResult
+
 from .cookies import sets_anonymous_id
 from .request import Headers, host_of
 
@@ -60,15 +62,14 @@ def parse_name(value: Any) -> str | None:
     """The page name that the application returned.
 
     Raises:
-        TypeError: the value is not text.
-        ValueError: the name is too long.
+        WrongResult: the value is not text, or too long.
     """
     if value is None:
         return None
     if not isinstance(value, str):
-        raise TypeError
+        raise WrongResult(f"must return a str or None, not {type(value).__name__}")
     if len(value) > _MAX_NAME:
-        raise ValueError
+        raise WrongResult(f"returned more than {_MAX_NAME:,} characters")
     return value or None
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import orjson
 
-from segment_async._hooks import HookRunner
+from segment_async._hooks import HookRunner, WrongResult
 
 from . import cookies
 from .bots import is_bot
@@ -215,14 +215,13 @@ def _parse_user_id(value: Any) -> str | None:
     """The user id that the application returned.
 
     Raises:
-        TypeError: the value is not an id.
-        ValueError: the id is too long.
+        WrongResult: the value is not an id, or too long.
     """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
-        raise TypeError
+        raise WrongResult(f"must return a str, an int, a UUID or None, not {type(value).__name__}")
     text = str(value)
     if len(text) > _MAX_USER_ID:
-        raise ValueError
+        raise WrongResult(f"returned more than {_MAX_USER_ID:,} characters")
     return text or None
