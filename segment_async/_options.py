@@ -184,6 +184,8 @@ def before_send_for(hook: BeforeSend | Sequence[BeforeSend] | None) -> BeforeSen
         return None
     steps: list[Any] = [hook] if callable(hook) or not isinstance(hook, Sequence) else [*hook]
     for step in steps:
+        if not callable(step):
+            raise ValueError("before_send must be a function, or a list of functions")  # noqa: TRY004  # as every other option
         check_plain("before_send", step)
     return steps[0] if len(steps) == 1 else _chained(steps) if steps else None
 

@@ -122,7 +122,9 @@ class Client:
         max_rate_limit_duration: float = 1_800,
     ) -> None:
         if not isinstance(write_key, str):
-            raise AssertionError("write_key must be the key of a Segment source")  # noqa: TRY004  # as the official SDK
+            raise AssertionError(  # noqa: TRY004  # as the official SDK
+                "no write_key: set analytics.write_key, or pass it to Client; find it under API Keys in the source's settings"
+            )
         self.write_key = write_key
         self.host = host
         self.debug = debug

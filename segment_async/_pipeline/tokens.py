@@ -62,7 +62,10 @@ class TokenRequests:
         self._sign = jwt.encode
         self._key = _loaded(oauth.client_key, jwt.get_algorithm_by_name("RS256").prepare_key)
         if self._key is None:
-            raise ValueError("OAuth's client_key is no private RSA key in PEM that can be used")
+            raise ValueError(
+                "OAuth's client_key is no private RSA key in PEM that can be used: pass the text of the file, such as "
+                'Path("key.pem").read_text()'
+            )
         self._oauth = oauth
         self._audience = audience
         self._wall = wall
