@@ -54,12 +54,12 @@ _USAGE: Final = 2
     type=click.Choice(["warn", "reject"]),
     default="warn",
     show_default=True,
-    help="What is against the plan is counted and sent, or rejected.",
+    help="Count and send what violates the plan, or reject it.",
 )
 @click.option(
     "--rate", type=FROM_ZERO, default=500, show_default=True, metavar="N", help="Messages a second; 0: no limit."
 )
-@click.option("--ordered", is_flag=True, help="One request at a time, for calls where the last one wins.")
+@click.option("--ordered", is_flag=True, help="One request at a time, so that messages arrive in order.")
 @click.option(
     "--id",
     "ids",
@@ -68,23 +68,29 @@ _USAGE: Final = 2
     metavar="content|columns:A,B|row|keep",
     help="Where messageIds come from.",
 )
-@click.option("--transform", metavar="MODULE:FUNCTION", help="Makes messages of a row, in place of a mapping.")
+@click.option(
+    "--transform", metavar="MODULE:FUNCTION", help="A function that makes messages from a row, instead of a mapping."
+)
 @click.option(
     "--state", type=click.Path(path_type=Path), metavar="FILE", help="State file; default: beside the source."
 )
 @click.option("--restart", is_flag=True, help="Ignore what an earlier run did.")
 @click.option("--rejects", type=click.Path(path_type=Path), metavar="FILE", help="Default: beside the state file.")
-@click.option("--max-rejects", metavar="N|N%", help="Stop when so many records were rejected or failed.")
+@click.option("--max-rejects", metavar="N|N%", help="Stop once this many records were rejected or failed.")
 @click.option("--write-key-file", type=click.Path(path_type=Path), metavar="FILE", help="Instead of SEGMENT_WRITE_KEY.")
-@click.option("--region", type=click.Choice(["us", "eu"]), default="us", show_default=True, help="Of the workspace.")
-@click.option("--host", metavar="URL", help="Another address, such as a proxy or segment-async dev.")
+@click.option(
+    "--region", type=click.Choice(["us", "eu"]), default="us", show_default=True, help="The workspace's region."
+)
+@click.option(
+    "--host", metavar="URL", help="Where to send, such as a proxy; default: SEGMENT_HOST, or Segment in the region."
+)
 @click.option(
     "--give-up-after",
     type=FROM_ZERO,
     default=43_200,
     show_default=True,
     metavar="SECONDS",
-    help="Stop when there was no answer for so long.",
+    help="Stop after this long without an answer.",
 )
 @click.option("--json", "is_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="Print no progress and no summary.")

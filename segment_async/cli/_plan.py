@@ -47,8 +47,8 @@ def plan() -> None:
 def pull_plan(plan_id: str, output: Path | None, host: str, allow_http: bool) -> None:
     """Read a plan from Segment's Public API.
 
-    The token comes from SEGMENT_PUBLIC_API_TOKEN, or from standard input. If not all rules come, nothing is written, and
-    it ends with 1.
+    The token comes from SEGMENT_PUBLIC_API_TOKEN, or from standard input. If rules are missing in the answer,
+    nothing is written, and the exit code is 1.
     """
     token = os.environ.get(_TOKEN) or ("" if sys.stdin.isatty() else sys.stdin.readline())
     if not token.strip():
@@ -122,7 +122,7 @@ def generate_module(
     names: tuple[str, ...],
     only_check: bool,
 ) -> None:
-    """Write a Python module with a class for each event. What is not used of the plan is named on standard error."""
+    """Write a Python module with a class for each event. Parts of the plan that are not used are listed on stderr."""
     if only_check and output is None:
         raise click.UsageError("--check needs -o")
     _check_output(output, plan_path, "the plan")

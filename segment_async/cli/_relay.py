@@ -43,7 +43,7 @@ def checked_url(url: str) -> str:
         except ValueError:
             # Without the URL, which may hold a password.
             raise click.UsageError(
-                "the URL of Redis must be such as rediss://host:6379/0, with a number as its database"
+                "the URL of Redis must look like rediss://host:6379/0, with a number as the database"
             ) from None
     return url
 
@@ -55,6 +55,9 @@ class _RunByDefault(click.Group):
     """Without the name of a sub-command it is `run`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].isalpha() and args[0] not in self.commands:
+            commands = ", ".join(sorted(self.commands))
+            ctx.fail(f"No such command {args[0]!r}; give {commands}, or the URL of Redis, such as rediss://host:6379/0")
         if not args or args[0] not in (*self.commands, *ctx.help_option_names):
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -66,19 +69,17 @@ def relay() -> None:
 
     Hosts hand over with Client(..., spool=RedisSpool(URL), deliver=False). Several relays may run. The write key comes
     from SEGMENT_WRITE_KEY, and the URL from SEGMENT_REDIS_URL if it is not given, so that no password is in the list of
-    processes.
+    processes. All options: segment-async relay run --help.
     """
 
 
 @relay.command
 @_URL
-@click.option(
-    "--rate", type=POSITIVE, metavar="N", help="Messages a second of all relays together.  [default: no limit]"
-)
+@click.option("--rate", type=POSITIVE, metavar="N", help="Messages a second, all relays together.  [default: no limit]")
 @click.option(
     "--region", type=click.Choice(["us", "eu"]), default="us", show_default=True, help="The workspace's region."
 )
-@click.option("--host", metavar="URL", help="Another origin than Segment's; SEGMENT_HOST is used as well.")
+@click.option("--host", metavar="URL", help="Where to send; default: SEGMENT_HOST, or Segment in the region.")
 @click.option("--allow-http", is_flag=True, help="Allow a plain http:// host beyond loopback.")
 @click.option(
     "--metrics-port",
@@ -102,7 +103,7 @@ def relay() -> None:
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="For what is in flight at the end.",
+    help="How long to wait at the end for what is in flight.",
 )
 @click.option(
     "--lease",
@@ -110,7 +111,7 @@ def relay() -> None:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Until other relays take over; the same for all relays.",
+    help="When other relays take over from one that hangs; the same for all relays.",
 )
 def run(
     url: str,
@@ -194,9 +195,9 @@ def show_status(url: str) -> None:
 @relay.command
 @_URL
 def check(url: str) -> None:
-    """Find what would lose messages or hold them up; give relays what no relay is ever given.
+    """Find problems that lose or delay messages; give stranded messages back to the relays.
 
-    Ends with 1 if something is left to be done.
+    Exits with 1 if problems are left.
     """
     with _readable_errors(), _inspector(url) as inspector:
         repaired = inspector.repair()

@@ -35,7 +35,7 @@ def _checked_path(_context: click.Context, _parameter: click.Parameter, path: st
 
 _PATH = click.argument("path", callback=_checked_path)
 _LIMIT = click.option(
-    "--limit", type=COUNT, default=20, show_default=True, metavar="N", help="Show so many, the oldest first."
+    "--limit", type=COUNT, default=20, show_default=True, metavar="N", help="Show at most N, the oldest first."
 )
 
 
@@ -108,14 +108,21 @@ def dead(path: str, limit: int, message_id: str | None) -> None:
 
 @spool.command
 @_PATH
-@click.option("--id", "message_ids", multiple=True, metavar="ID", help="This one; may be given several times.")
-@click.option("--reason", "reasons", multiple=True, metavar="REASON", help="Those that failed so, such as gave_up.")
+@click.option(
+    "--id", "message_ids", multiple=True, metavar="ID", help="The one with this id; may be given several times."
+)
+@click.option(
+    "--reason",
+    "reasons",
+    multiple=True,
+    metavar="REASON",
+    help="Those with this reason, such as gave_up; may be given several times.",
+)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 def retry(path: str, message_ids: tuple[str, ...], reasons: tuple[str, ...], everything: bool) -> None:
-    """Put dead letters back, to be sent once more with the ids that they have.
+    """Put dead letters back, to be sent once more with the same ids.
 
-    Ends with 1 if no dead letter has one of the ids, or a reason is none that there is. A reason that no dead letter has
-    now is no error.
+    Exits with 1 if an ID matches no dead letter, or if a REASON does not exist. A REASON may match none.
     """
     if not (message_ids or reasons or everything):
         raise click.UsageError("say which: --id, --reason or --all")
@@ -146,9 +153,9 @@ def retry(path: str, message_ids: tuple[str, ...], reasons: tuple[str, ...], eve
 @click.option("--user", required=True, metavar="ID", help="Its userId, anonymousId or previousId, exactly.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def purge(path: str, user: str, yes: bool) -> None:
-    """Erase a user's messages from the disk, as a request for erasure demands.
+    """Erase a user's messages, such as for a request for erasure (GDPR).
 
-    What a running process holds already may still be sent: stop it first to be sure.
+    A running process may still send what it has in memory: stop it first, to be sure.
     """
     with _inspect(path) as inspector:
         if not yes:

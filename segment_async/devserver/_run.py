@@ -53,7 +53,7 @@ class Options:
 
 
 HELP: Final = {
-    "host": "Address to listen on; beyond loopback, a token is required.",
+    "host": "Address to listen on; beyond loopback, a token is required (SEGMENT_DEV_TOKEN).",
     "port": "Port to listen on; 0 picks a free one.",
     "rate": "Respond with 429 beyond N requests per second.",
     "chaos": 'Inject faults: "429:10%,500:5%,400:1%,401:1%,reset:1%,timeout:1%,slow:2s", or "down".',

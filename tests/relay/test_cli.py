@@ -35,6 +35,11 @@ def test_a_relay_has_the_defaults_of_the_python_interface() -> None:
     assert {**given, "write_key": "key"} == defaults
 
 
+def test_a_misspelt_command_is_not_taken_for_a_url() -> None:
+    said = run(relay, "statuss", code=2)
+    assert "No such command 'statuss'; give check, run, status, or the URL of Redis, such as" in said
+
+
 @pytest.fixture
 def filled(server: RealServer) -> RealServer:
     """Three messages wait, and one is a dead letter."""
