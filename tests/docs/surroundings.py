@@ -42,6 +42,13 @@ async def main():
         await client.track("user-1", "Seen")
 asyncio.run(main())
 """
+# Not every message has what a `track` call has.
+LOSING: Final = """
+import types
+from segment_async import messages
+refused = types.SimpleNamespace(outcome=types.SimpleNamespace(reason="refused"))
+report(refused, [messages.identify("user-1"), messages.track("user-1", "Seen")])
+"""
 ORDER_BY_FASTAPI: Final = """
 from fastapi.testclient import TestClient
 with TestClient(app) as http:
@@ -127,6 +134,7 @@ AFTER: Final = {
     "flask": ORDER_BY_FLASK,
     "flask-login": '\nassert app.test_client().post("/login").status_code == 200\n',
     "lambda": LAMBDA,
+    "loses": LOSING,
     "mangum": MANGUM,
     "sends": SENDING,
 }
