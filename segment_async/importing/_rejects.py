@@ -33,6 +33,8 @@ class RejectsFile:
             self.size = min(size, os.fstat(self._file.fileno()).st_size)
             self._file.truncate(self.size)
             self._file.seek(self.size)
+            if self.size < size and not _ends_with_a_line(path):
+                self.size += self._file.write(b"\n")
 
     def add(self, record: Record, columns: list[str] | None, problem: Problem, message: dict[str, Any] | None) -> None:
         """Raises:
@@ -75,3 +77,12 @@ class RejectsFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    """Whether the next line may follow; an editor may have left the last one without its end."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"

@@ -163,12 +163,13 @@ def test_rejects_beyond_the_saved_state_are_not_repeated(tmp_path):
     assert [reject["record"] for reject in rejects_of(report)] == list(range(1, 20_001, 10))
 
 
+@pytest.mark.parametrize("end", [b"\n", b""], ids=["line end", "no line end"])
 @pytest.mark.parametrize("kept", [0, 1])
-def test_rejects_that_were_taken_away_leave_no_hole(tmp_path, kept):
+def test_rejects_that_were_taken_away_leave_no_hole(tmp_path, kept, end):
     path = write_csv(tmp_path / "orders.csv", [(*row[:2], "bad") for row in orders(6)])
     report, _ = imported(path, limit=3)
     rejects = Path(report.rejects)
-    rejects.write_bytes(b"".join(rejects.read_bytes().splitlines(keepends=True)[:kept]))
+    rejects.write_bytes(b"".join(line + end for line in rejects.read_bytes().splitlines()[:kept]))
     report, _ = imported(path)
     assert [reject["record"] for reject in rejects_of(report)] == [1, 4, 5, 6][1 - kept :]
     assert report.counts.rejected == 6
