@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 from ._rule import JSONObject, as_object
+from ._schema import is_date_time
 from ._wording import given_type
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
@@ -35,7 +36,7 @@ class _Seen:
         kind = given_type(value)
         self.types.add(kind)
         if isinstance(value, str):
-            self.is_time = self.is_time and _TIME.fullmatch(value) is not None
+            self.is_time = self.is_time and _TIME.fullmatch(value) is not None and is_date_time(value)
         elif isinstance(value, dict) and depth < _MAX_DEPTH:
             self.objects += 1
             for name, each in cast("JSONObject", value).items():
