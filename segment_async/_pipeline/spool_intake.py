@@ -328,20 +328,26 @@ class SpoolIntake:
     # -- close
 
     def drop_unstored(self, result: BatchResult) -> int:
-        """The client is closing: messages that the spool has not stored are dropped. Returns how many."""
+        """The client is closing: messages that the spool has not stored are dropped. Returns how many.
+
+        Those that it was not even given, and whose calls still wait, are not accepted: their calls raise.
+        """
         queue = self._queue
         why = "the client was closed before the spool answered"
         with queue.lock:
             self.answers.keeps, self._group = True, None
             appending = [*queue.appending]
-            unstored = [*appending, *queue.incoming]
+            # An exception may have come as a message moved from the one to the other.
+            rest = [one for one in queue.incoming if one not in {*appending}]
+            refused = [one for one in rest if one in self._calls.awaited]
+            unstored = [*appending, *(one for one in rest if one not in self._calls.awaited)]
             bodies = bodies_of(unstored)
             queue.appending.clear()
             queue.incoming.clear()
             self.answers.waiting.clear()
             self._calls.note_all(appending, repeat(SpoolUnavailable(why, maybe_stored=True)))
-            # Of these, the rest.
-            self._calls.note_all(unstored, repeat(SpoolUnavailable(why)))
+            self._calls.note_all(refused, repeat(SpoolUnavailable(why)))
+            queue.leave(len(refused), sum(map(len, bodies_of(refused))))
             if unstored:
                 queue.leave(len(unstored), sum(map(len, bodies)), result)
         for delivery, body in zip(unstored, bodies, strict=True):

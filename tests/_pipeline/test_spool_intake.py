@@ -566,6 +566,35 @@ def test_a_close_tells_which_messages_the_spool_may_have_stored() -> None:
     run(main())
 
 
+def test_a_close_counts_no_message_that_the_spool_was_not_given_if_its_call_raises() -> None:
+    lost: list[str] = []
+
+    def on_error(_: object, messages: list[dict[str, Any]]) -> None:
+        lost.extend(message["messageId"] for message in messages)
+
+    async def main() -> None:
+        spool = SlowSpool()
+        client = Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0, on_error=on_error)
+        calls = []
+        for number in range(2):
+            calls.append(asyncio.create_task(client.track("user-1", "Order Completed", message_id=f"m{number}")))
+            await turns()
+        delivery = client.nowait.track("user-1", "Order Completed", message_id="m2")
+        assert spool.ids == [["m0"]]
+        await client.aclose()
+        for call in calls:
+            with pytest.raises(SpoolUnavailable):
+                await call
+        assert delivery.outcome is not None
+        assert delivery.outcome.reason == "close_timeout"
+        # The first one may be stored.
+        assert lost == ["m0", "m2"]
+        counters = client.statistics()
+        assert (counters.accepted, counters.dropped, counters.pending) == (2, 2, 0)
+
+    run(main())
+
+
 def test_a_signal_handler_that_raises_as_calls_are_ended_keeps_none_waiting_when_the_spool_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
