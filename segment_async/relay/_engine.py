@@ -39,7 +39,7 @@ from ._thread import LoopInThread
 
 _log = logging.getLogger("segment_async")
 
-CLOSED: Final = "the spool is closed"
+CLOSED: Final = "the spool is closed, as it is with its client: make a new one for each client"
 # Seconds that a close waits at least for what was appended.
 _CLOSE_SECONDS: Final = 2.0
 # Seconds until a task that failed is started again.

@@ -43,7 +43,7 @@ _TURN_REQUESTS: Final = 5_000
 _SOON: Final = 0.05
 _MAX_ANSWER: Final = 1_000
 _MAX_FINGERPRINT: Final = 128
-_CLOSED: Final = "the spool is closed"
+_CLOSED: Final = "the spool is closed, as it is with its client: make a new one for each client"
 _REPLACED: Final = "another read has begun"
 
 
@@ -94,8 +94,8 @@ class SQLiteSpool:
     ) -> None:
         if durability not in ("full", "process") or on_failure not in ("raise", "memory"):
             raise ValueError('durability must be "full" or "process", and on_failure "raise" or "memory"')
-        if max_bytes <= 0 or (max_age is not None and max_age <= 0) or check_interval <= 0:
-            raise ValueError("max_bytes, max_age and check_interval must be above zero")
+        if not all(map(_is_above_zero, (max_bytes, check_interval, 1 if max_age is None else max_age))):
+            raise ValueError("max_bytes, max_age and check_interval must be numbers above zero: bytes, and seconds")
         self._base = check_path(path)
         self._options = Options(
             max_bytes=max_bytes,
@@ -439,6 +439,10 @@ def _resolve(future: asyncio.Future[Any], result: object) -> bool:
 
 
 def _ignore(_: object) -> None: ...
+
+
+def _is_above_zero(number: object) -> bool:
+    return isinstance(number, (int, float)) and not isinstance(number, bool) and number > 0
 
 
 # -- forks

@@ -8,12 +8,15 @@ import os
 import sqlite3
 import stat
 import zlib
+from datetime import timedelta
 
 import pytest
 
+from segment_async import blocking
 from segment_async.spool import SpoolInspector, SpoolUnavailable, SQLiteSpool
 from segment_async.spool._files import FORMAT
 from segment_async.spool._tables import SCHEMA, Counters
+from segment_async.testing import RecordingTransport
 
 from .contract import (
     REFUSED,
@@ -160,6 +163,32 @@ def test_symbolic_links_are_refused_and_what_they_point_to_is_left_alone(path, t
     assert "symbolic link" in late_refusal(path, lambda: link.symlink_to(target))
     assert "symbolic link" in refusal(path)
     assert target.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"max_bytes": "1GB"},
+        {"max_age": timedelta(days=1)},
+        {"check_interval": None},
+        {"max_bytes": 0},
+        {"max_age": True},
+    ],
+)
+def test_limits_are_checked_at_construction(path, option):
+    with pytest.raises(ValueError, match="must be numbers above zero: bytes, and seconds"):
+        SQLiteSpool(path, **option)
+
+
+def test_a_spool_of_a_closed_client_says_that_each_client_needs_its_own(path):
+    spool = SQLiteSpool(path)
+    with blocking.Client("KEY", spool=spool, transport=RecordingTransport()):
+        pass
+    with (
+        blocking.Client("KEY", spool=spool, transport=RecordingTransport()) as client,
+        pytest.raises(SpoolUnavailable, match="make a new one for each client"),
+    ):
+        client.track("user-1", "Seen")
 
 
 def test_a_path_is_checked_at_construction(tmp_path, monkeypatch):
