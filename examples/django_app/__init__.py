@@ -1,8 +1,7 @@
-"""Django on ASGI.
+"""Django, here under ASGI.
 
     pip install "segment-async" django uvicorn
     SEGMENT_WRITE_KEY=... uvicorn django_app.asgi:application
 
-`asgi` wraps the middleware around Django, and opens and closes the client; `middleware` binds the logged-in user;
-`settings` contains the key.
+`settings` contains the key and the middleware, `urls` the calls, and `asgi` what ASGI needs beyond them.
 """

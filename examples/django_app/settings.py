@@ -1,13 +1,15 @@
-"""Minimal settings of a project; the relevant lines are SEGMENT_WRITE_KEY and the last middleware."""
+"""Minimal settings of a project; the relevant lines are those with SEGMENT, and the last middleware."""
 
 import os
 
 SEGMENT_WRITE_KEY = os.environ.get("SEGMENT_WRITE_KEY", "WRITE_KEY")
+SEGMENT_OPTIONS = {"on_invalid": "drop"}
+SEGMENT_MIDDLEWARE = {"page_views": True, "set_cookie": True}
 
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django_app.middleware.segment",
+    "segment_async.django.SegmentMiddleware",
 ]
 
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "for this example only")

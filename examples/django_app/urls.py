@@ -1,12 +1,11 @@
-"""Pages and events, in async views and in a sync one."""
+"""Pages and events, in async views and in a sync one. The middleware makes the page views."""
 
 from django.contrib.auth import alogin, get_user_model
 from django.http import HttpResponse, JsonResponse
 from django.urls import path
 
-from segment_async import bind, messages
-
-from .segment import client
+from segment_async import bind
+from segment_async.django import client
 
 
 async def shoes(request, number):
@@ -14,13 +13,12 @@ async def shoes(request, number):
 
 
 async def order(request):
-    await client.track(event="Order Completed", properties={"total": 30.5})
+    client.track(event="Order Completed", properties={"total": 30.5})
     return JsonResponse({"status": "paid"})
 
 
 def prices(request):
-    # A sync view runs in a thread and cannot await.
-    client.enqueue_nowait(messages.track(event="Prices Seen"))
+    client.track(event="Prices Seen")
     return JsonResponse({"shoes": 30.5})
 
 
@@ -29,7 +27,7 @@ async def log_in(request, name):
     user, _ = await get_user_model().objects.aget_or_create(username=name)
     await alogin(request, user)
     bind(user_id=user.pk)
-    await client.identify(traits={"username": name})
+    client.identify(traits={"username": name})
     return JsonResponse({"hello": name})
 
 
