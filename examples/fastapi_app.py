@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import BackgroundTasks, FastAPI, WebSocket
 from fastapi.responses import HTMLResponse
 
-from segment_async import bind, messages
+from segment_async import bind
 from segment_async.asgi import SegmentMiddleware
 from segment_async.fastapi import Segment, lifespan
 
@@ -44,7 +44,7 @@ async def log_in(user_id: str, segment: Segment) -> dict[str, str]:
 @app.get("/prices")
 def prices(segment: Segment) -> dict[str, Any]:
     # A `def` endpoint runs in a thread and cannot await.
-    segment.enqueue_nowait(messages.track(event="Prices Seen"))
+    segment.nowait.track(event="Prices Seen")
     return {"shoes": 30.5}
 
 

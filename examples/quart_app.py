@@ -12,7 +12,7 @@ from typing import Any
 
 from quart import Quart, request
 
-from segment_async import Client, messages
+from segment_async import Client
 from segment_async.asgi import SegmentMiddleware
 
 client = Client(os.environ.get("SEGMENT_WRITE_KEY", "WRITE_KEY"))
@@ -55,5 +55,5 @@ async def order() -> dict[str, str]:
 @app.get("/prices")
 def prices() -> dict[str, float]:
     # A `def` view runs in a thread and cannot await.
-    client.enqueue_nowait(messages.track(event="Prices Seen"))
+    client.nowait.track(event="Prices Seen")
     return {"shoes": 30.5}
