@@ -104,9 +104,11 @@ class Room:
 
     def time_left(self) -> float | None:
         """Seconds that a full queue may still hold callers up; `None`: as long as it takes."""
-        if self.timeout is None or self._full_since is None:
+        # Looked at once, as another thread may make room.
+        since = self._full_since
+        if self.timeout is None or since is None:
             return None
-        left = self._full_since + self.timeout - self._clock.now()
+        left = since + self.timeout - self._clock.now()
         return left if left > MOMENT else 0.0
 
     def is_for_all(self, size: int) -> bool:

@@ -271,8 +271,10 @@ class SpoolIntake:
     @property
     def is_interrupted(self) -> bool:
         """Something was left undone by an exception: `pump` has to be called."""
-        if self._group is not None:
-            return self._group.answer is not None
+        # Looked at once, as the spool's thread may end it.
+        group = self._group
+        if group is not None:
+            return group.answer is not None
         is_idle = not self.answers.waits_for_record and not self._is_postponed
         is_left = self.answers.waiting or self._queue.appending or self._queue.incoming
         return is_idle and (bool(is_left) or self._calls.is_interrupted)
@@ -315,7 +317,8 @@ class SpoolIntake:
 
     def time_left(self) -> float | None:
         """Seconds until the spool may be asked again; `None`: now."""
-        left = 0.0 if self.not_before is None else self.not_before - self._clock.now()
+        not_before = self.not_before
+        left = 0.0 if not_before is None else not_before - self._clock.now()
         return left if left > MOMENT else None
 
     def recorded(self) -> None:

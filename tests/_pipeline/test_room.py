@@ -12,6 +12,7 @@ from segment_async._pipeline.accounts import Accounts
 from segment_async._pipeline.clock import LoopClock
 from segment_async._pipeline.room import Room, Waiter
 from segment_async.messages import MAX_MESSAGE_BYTES
+from tests.support.interruptions import before_line
 from tests.support.virtual_clock import VirtualClockLoop, run, running_clock
 
 
@@ -37,6 +38,17 @@ def woken(room: Room, waiters: list[Waiter], readable: int = 500) -> list[int]:
 
 
 class TestFull:
+    @pytest.mark.parametrize("line", range(4))
+    def test_the_time_left_may_be_asked_for_while_another_thread_makes_room(self, line: int) -> None:
+        async def main() -> None:
+            room, _ = room_with()
+            room.note_full()
+            with before_line(line, Room.time_left.__code__, room.note_room):
+                assert room.time_left() in (1.0, None)
+            assert room.time_left() is None
+
+        run(main())
+
     def test_by_count(self) -> None:
         async def main() -> None:
             room, accounts = room_with()

@@ -12,7 +12,7 @@ from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
 from segment_async._pipeline.spool_recorder import is_among
 from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, StoredMessage, TryLater, Window
-from tests.support.interruptions import Interrupted, MemoryRefused, Points, cpu_limit
+from tests.support.interruptions import Interrupted, MemoryRefused, Points, before_line, cpu_limit
 from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
@@ -805,6 +805,25 @@ def test_a_full_spool_holds_a_caller_up_no_longer_than_the_overflow_timeout(limi
                 answered = len(spool.groups)
             assert (await (await call)).reason == "queue_full"
             assert limit <= loop.time() - begin < limit + 0.1
+
+    run(main())
+
+
+@pytest.mark.parametrize("line", range(3))
+def test_an_answer_may_come_amid_the_look_for_what_was_left_undone(line: int) -> None:
+    """Whatever notifies makes that look: a call of any thread."""
+
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport()) as client:
+            feed = client._owner.pipeline.feed
+            assert feed is not None
+            delivery = client.nowait.track("user-1", "Order Completed")
+            look = type(feed.intake).is_interrupted.fget
+            assert look is not None
+            with before_line(line, look.__code__, lambda: spool.answer(0, held=True)):
+                assert not feed.intake.is_interrupted
+            assert (await delivery).status is Status.DELIVERED
 
     run(main())
 

@@ -159,3 +159,24 @@ def cpu_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+
+
+@contextmanager
+def before_line(number: int, code: CodeType, change: Callable[[], None]) -> Iterator[None]:
+    """Make a change before a line of a function runs, the first of them being 0, as another thread may."""
+    left = number
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if event == "line":
+            left -= 1
+            if left == -1:
+                change()
+        return trace if frame.f_code is code else None
+
+    tracer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
