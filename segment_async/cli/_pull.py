@@ -118,7 +118,9 @@ class _API:
                         return {}, _pause(response.headers.get("Retry-After", ""))
                     return await _data(response), None
             except (aiohttp.ClientError, TimeoutError) as error:
-                raise PullError(f"no answer from {url.host}: {type(error).__name__}") from None
+                raise PullError(
+                    f"no answer from {url.host} ({type(error).__name__}): check the network, and --host"
+                ) from None
         raise PullError(f"more than {_REDIRECTS} redirects, the last to {url.host}")
 
     def _check(self, url: URL) -> None:
