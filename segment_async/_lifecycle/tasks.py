@@ -86,12 +86,17 @@ class SupervisedTask:
         return task
 
     def _begin(self, run: object) -> None:
-        if run is not self._run or self._loop is None or (self._task is not None and not self._task.done()):
+        loop = self._loop
+        if run is not self._run or loop is None or (self._task is not None and not self._task.done()):
             return
         try:
-            task = start_task(self._loop, self._main, f"segment_async {self._name}")
+            task = start_task(loop, self._main, f"segment_async {self._name}")
         except Exception as error:
-            self._begin_later(error, run)
+            self._begin_later(error, run, loop)
+            return
+        if run is not self._run:
+            # Another thread's loop has taken over meanwhile, and must not find this task in the place of its own.
+            task.cancel()
             return
         self._task = task
         task.add_done_callback(lambda task: self._ended(task, run))
@@ -107,10 +112,11 @@ class SupervisedTask:
             self._task = self._run = None
             return
         # KeyboardInterrupt and SystemExit are no crash: if the loop goes on at all, it is only to end.
+        loop = task.get_loop()
         if isinstance(crash, Exception):
-            self._begin_later(crash, run)
+            self._begin_later(crash, run, loop)
         else:
-            self._loop.call_later(RESTART_DELAY, self._begin_again, run, context=Context())
+            loop.call_later(RESTART_DELAY, self._begin_again, run, context=Context())
 
     def _begin_again(self, run: object) -> None:
         """After a cancellation. No warning: `asyncio.run` cancels all tasks, and what is queued is sent after that."""
@@ -130,15 +136,14 @@ class SupervisedTask:
         if self._task is task:
             self._begin(run)
 
-    def _begin_later(self, crash: Exception, run: object) -> None:
-        assert self._loop is not None
-        now = self._loop.time()
+    def _begin_later(self, crash: Exception, run: object, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
         if now - self._last_crash > _HEALTHY_AFTER:
             self._crashes = 0
         self._crashes += 1
         self._last_crash = now
         delay = min(_LONGEST_DELAY, _CRASH_DELAY * self._crashes)
-        self._loop.call_later(delay, self._begin, run, context=Context())
+        loop.call_later(delay, self._begin, run, context=Context())
         # Last, as a handler of `logging` may raise.
         if self._crashes == 1:
             _log.error("The %s task crashed and is restarted; no message is lost.\n%s", self._name, stack_of(crash))

@@ -116,6 +116,32 @@ class TestRestarts:
         runs = watched(Runs(crash, crash, after(59, crash), after(61, crash), crash), 1_000)
         assert runs.gaps == [pytest.approx(seconds, abs=PRECISION) for seconds in (0.1, 0.2, 59 + 0.3, 61 + 0.1, 0.2)]
 
+    def test_a_change_of_loops_as_it_begins_leaves_nothing_of_the_earlier_one(self) -> None:
+        """Another thread stops it while the loop makes its task; what begins then must find no task in its place."""
+
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
+            loop.set_task_factory(None)
+            left.append(runs.supervised.stop())
+            return loop.create_task(work)
+
+        async def main() -> None:
+            runs.supervised.start(running_clock())
+            running_clock().set_task_factory(factory)
+            await asyncio.sleep(0.1)
+            assert runs.began == []
+            assert runs.supervised.stop() is None
+            runs.supervised.start(running_clock())
+            await asyncio.sleep(0.1)
+            assert len(runs.began) == 1
+            task = runs.supervised.stop()
+            assert task is not None
+            task.cancel()
+
+        left: list[asyncio.Task[None] | None] = []
+        runs = Runs()
+        run(main())
+        assert left == [None]
+
     def test_a_task_factory_that_raises_costs_one_start(self, caplog: pytest.LogCaptureFixture) -> None:
         failures = 3
 
