@@ -341,7 +341,8 @@ class SpoolIntake:
             self.answers.keeps, self._group = True, None
             appending = [*queue.appending]
             # An exception may have come as a message moved from the one to the other.
-            rest = [one for one in queue.incoming if one not in {*appending}]
+            given = {*appending}
+            rest = [one for one in queue.incoming if one not in given]
             refused = [one for one in rest if one in self._calls.awaited]
             unstored = [*appending, *(one for one in rest if one not in self._calls.awaited)]
             bodies = bodies_of(unstored)

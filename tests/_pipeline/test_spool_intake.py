@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, ClientClosed, QueueFull, SpoolUnavailable, Status
+from segment_async import Client, ClientClosed, Delivery, QueueFull, SpoolUnavailable, Status
 from segment_async._lifecycle.waiting import settle_all
 from segment_async._pipeline.accounts import Accounts
 from segment_async._pipeline.spool_recorder import is_among
@@ -593,6 +593,33 @@ def test_a_close_counts_no_message_that_the_spool_was_not_given_if_its_call_rais
         assert (counters.accepted, counters.dropped, counters.pending) == (2, 2, 0)
 
     run(main())
+
+
+def test_a_close_looks_at_each_message_a_few_times_however_many_the_spool_is_storing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = [0]
+
+    def noted(delivery: Delivery) -> int:
+        looks[0] += 1
+        return object.__hash__(delivery)
+
+    async def main() -> None:
+        spool = SlowSpool()
+        client = Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0)
+        for number in range(101):
+            client.nowait.track("user-1", "Order Completed", message_id=f"m{number}")
+        spool.answer(0)
+        for number in range(101, 201):
+            client.nowait.track("user-1", "Order Completed", message_id=f"m{number}")
+        assert list(map(len, spool.ids)) == [1, 100]
+        monkeypatch.setattr(Delivery, "__hash__", noted)
+        await client.aclose()
+        monkeypatch.undo()
+        assert client.statistics().dropped == 200
+
+    run(main())
+    assert 0 < looks[0] < 10 * 200
 
 
 def test_a_signal_handler_that_raises_as_calls_are_ended_keeps_none_waiting_when_the_spool_answers(
