@@ -260,7 +260,8 @@ class SpoolIntake:
             if goes_on:
                 # Perhaps a signal handler raised, and the spool has the messages: it would hold them for ever.
                 self._hand_over(group, messages, again=True)
-            if not isinstance(error, Exception):
+            # A plain function cannot be cancelled: it met a cancelled future of its own.
+            if not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise
             if not goes_on:
                 self._reports.limited_log.warn(

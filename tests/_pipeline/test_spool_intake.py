@@ -547,6 +547,26 @@ def test_ctrl_c_amid_an_append_in_a_program_that_goes_on_costs_no_message(awaite
     run(goes_on())
 
 
+@pytest.mark.parametrize("fault", [OSError("a bug of the engine's"), asyncio.CancelledError()])
+def test_a_call_is_told_that_the_spool_raised_whatever_that_was(fault: BaseException) -> None:
+    class Failing(SlowSpool):
+        def append_nowait(self, *args: Any, **options: Any) -> None:
+            raise fault
+
+    async def main() -> None:
+        async with Client("key", spool=Failing(), transport=ScriptedTransport()) as client:
+            async with asyncio.timeout(10):
+                with pytest.raises(SpoolUnavailable, match="the spool raised"):
+                    await client.track("user-1", "Order Completed")
+            delivery = client.nowait.track("user-1", "Order Completed")
+            assert delivery.outcome is not None
+            assert delivery.outcome.reason == "spool_unavailable"
+            counters = client.statistics()
+            assert (counters.accepted, counters.dropped, counters.pending) == (1, 1, 0)
+
+    run(main())
+
+
 def test_a_close_tells_which_messages_the_spool_may_have_stored() -> None:
     """What it was given is perhaps on disk, and the next process sends it."""
 
