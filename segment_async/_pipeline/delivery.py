@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Generator, Iterable, Sequence
+from itertools import repeat, starmap
 from typing import Any, NoReturn
 
 from segment_async._lifecycle.waiting import Host, Signal, resolved, wake
@@ -192,6 +194,20 @@ def forget_bodies(deliveries: Iterable[Delivery]) -> None:
     """The messages' bytes are elsewhere now; a delivery that the application keeps stays small."""
     for delivery in deliveries:
         delivery._body = b""
+
+
+def move(deliveries: Sequence[Delivery], source: deque[Delivery], target: deque[Delivery]) -> None:
+    """Move these messages, the first ones of a queue, to the end of another."""
+    before = len(target)
+    try:
+        # One call, which a signal handler cannot interrupt: a message is always in the one place or in the other.
+        target.extend(starmap(source.popleft, repeat((), len(deliveries))))
+    except MemoryError:
+        # But for the one that there was no memory for.
+        left = deliveries[len(target) - before :]
+        if left and (not source or source[0] is not left[0]):
+            source.appendleft(left[0])
+        raise
 
 
 def settle_alone(delivery: Delivery, host: Host, result: BatchResult) -> None:

@@ -28,6 +28,7 @@ from .delivery import (
     bodies_of,
     forget_bodies,
     keys_of,
+    move,
     place_all,
     settle_alone,
     settle_together,
@@ -161,7 +162,7 @@ class SpoolAnswers:
             stored_as(group, keys)
             self.known.update((delivery.message_id, delivery) for delivery in leaving)
         self._calls.note_all(group, answers)
-        queue.ready.extend(starmap(queue.appending.popleft, repeat((), held)))
+        move(group[:held], queue.appending, queue.ready)
         moves = starmap(queue.appending.popleft, repeat((), len(leaving)))
         if self._hands_over:
             queue.leave(len(leaving), size, _HANDED_OVER)

@@ -182,7 +182,12 @@ class SpoolFeed:
         queue.accounts.load(len(message.body))
         # No call between the message's counting and here: an exception afterwards finds it counted, and in its place.
         self._loaded += 1
-        queue.ready.append(delivery)
+        try:
+            queue.ready.append(delivery)
+        except MemoryError:
+            self._loaded -= 1
+            queue.accounts.unload(1, len(message.body))
+            raise
         if known.get(message.message_id) is delivery:
             del known[message.message_id]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate, repeat, starmap
+from itertools import accumulate, repeat
 from typing import Final
 
 from segment_async._exceptions import QueueFull, SpoolUnavailable, stack_of
@@ -26,7 +26,7 @@ from segment_async.spool._protocol import AppendResult, Intake, NewMessage, TryL
 
 from .admission import Admission
 from .clock import LoopClock
-from .delivery import Delivery, bodies_of, settle_alone
+from .delivery import Delivery, bodies_of, move, settle_alone
 from .queue import Queue
 from .reports import Reports
 from .spool_answers import STORED, SpoolAnswers
@@ -220,8 +220,9 @@ class SpoolIntake:
             # The answers to this group take into account what was recorded before it.
             self.answers.recorded.clear()
             if not appending:
-                # One call, as in `OpenBatch.take`.
-                appending.extend(starmap(incoming.popleft, repeat((), min(_GROUP, len(incoming)))))
+                # By their indices: an iterator fails if a finalizer enqueues meanwhile.
+                first = [*map(incoming.__getitem__, range(min(_GROUP, len(incoming))))]
+                move(first, incoming, appending)
             messages = list(map(NewMessage, [one.message_id for one in appending], bodies_of(appending)))
             group.hold = _fitting(messages, *self.share.to_hold()) if self._deliver and not self.answers.keeps else 0
             return messages

@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import threading
+from collections import deque
 from itertools import pairwise
 
 import pytest
@@ -19,6 +20,7 @@ from segment_async._pipeline.delivery import (
     bring_back,
     forget_bodies,
     keys_of,
+    move,
     place_all,
     settle_alone,
     settle_together,
@@ -264,6 +266,24 @@ class TestDelivery:
         (delivery,), _ = placed()
         with pytest.raises(Deadlock):
             run(wait_for(delivery))
+
+
+@pytest.mark.parametrize("there", [0, 40])
+def test_no_message_is_lost_on_its_way_whatever_memory_is_refused(there: int) -> None:
+    memory = pytest.importorskip("_testcapi")
+    refusals = 0
+    for number in range(20):
+        messages = [pending(f"id-{index}")[0] for index in range(300)]
+        source, target = deque(messages[there:]), deque(messages[:there])
+        try:
+            memory.set_nomemory(number, number + 1)
+            move(messages[there : there + 200], source, target)
+        except MemoryError:
+            refusals += 1
+        finally:
+            memory.remove_mem_hooks()
+        assert [*target, *source] == messages
+    assert refusals
 
 
 class TestRecord:

@@ -2,11 +2,12 @@
 
 import asyncio
 import math
+from collections import deque
 from typing import Any
 
 import pytest
 
-from segment_async import Client, Response, SpoolUnavailable, TransportError
+from segment_async import Client, Delivery, Response, SpoolUnavailable, TransportError
 from segment_async._outcome import BatchResult
 from segment_async.spool._protocol import SpoolStatistics, StoredMessage, Window
 from tests.support.memory_spool import ScriptedDisk, SpoolStore
@@ -38,6 +39,31 @@ def test_a_close_that_is_cut_off_closes_the_spool() -> None:
         await client.aclose()
         await asyncio.sleep(0.01)
         assert spool.closes == 1
+
+    run(main())
+
+
+def test_a_message_for_which_memory_is_refused_is_read_from_the_spool_again() -> None:
+    class Refusing(deque[Delivery]):
+        refusals = 1
+
+        def append(self, delivery: Delivery, /) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise MemoryError
+            super().append(delivery)
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        spool.windows.put_nowait(Window([StoredMessage(1, "left", b'{"type":"track","messageId":"left"}', 0)]))
+        async with Client("key", spool=spool, transport=transport, close_timeout=1) as client:
+            queue = client._owner.pipeline.queue
+            queue.ready = queue.order._ready = Refusing()
+            assert await client.flush(timeout=10) == 0
+            await asyncio.sleep(10)
+            assert transport.taken == ["left"]
+            counters = client.statistics()
+            assert (counters.accepted, counters.delivered, counters.pending) == (1, 1, 0)
 
     run(main())
 
