@@ -49,7 +49,7 @@ def redact(*fields: str, text: str | None = "[redacted]") -> Step:
             message.
     """
     replacement = _REMOVED if text is None else text
-    return _changing(fields, lambda _: replacement)
+    return _changing(fields, lambda: lambda _: replacement)
 
 
 def hash_fields(*fields: str, key: str | bytes | None) -> Step:
@@ -72,28 +72,31 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
     if secret == b"":
         raise ValueError("key must not be empty")
 
-    class Digest(str):
-        """A hash of this step: one field may find what another one has found, and must not hash it again."""
-
-        __slots__ = ()
-
     def digest(value: Any) -> str:
         text = value if isinstance(value, str) else _number_text(value)
         if secret is None:
-            return Digest(hashlib.sha256(text.strip().lower().encode()).hexdigest())
-        return Digest(hmac.new(secret, text.encode(), hashlib.sha256).hexdigest())
+            return hashlib.sha256(text.strip().lower().encode()).hexdigest()
+        return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
 
-    def hashed(value: Any) -> Any:
-        if isinstance(value, Digest):
-            return value
-        if isinstance(value, dict):
-            return {name: hashed(each) for name, each in cast("_Members", value).items()}
-        if isinstance(value, list):
-            return [hashed(each) for each in cast("_Items", value)]
-        return None if value is None else digest(value)
+    def hashing() -> Callable[[Any], Any]:
+        # One field may find what another one has found, and must not hash the hash. Kept, so that no other has its id.
+        made: dict[int, str] = {}
+
+        def hashed(value: Any) -> Any:
+            if value is None or id(value) in made:
+                return value
+            if isinstance(value, dict):
+                return {name: hashed(each) for name, each in cast("_Members", value).items()}
+            if isinstance(value, list):
+                return [hashed(each) for each in cast("_Items", value)]
+            result = digest(value)
+            made[id(result)] = result
+            return result
+
+        return hashed
 
     repeats_an_id = {"userId", "anonymousId"} & {*fields}
-    return _changing((*fields, "previousId") if repeats_an_id else fields, hashed)
+    return _changing((*fields, "previousId") if repeats_an_id else fields, hashing)
 
 
 def _number_text(value: Any) -> str:
@@ -155,11 +158,12 @@ def drop_bots() -> Step:
     return step
 
 
-def _changing(fields: tuple[str, ...], change: Callable[[Any], Any]) -> Step:
-    # Each once: a value must not be hashed twice.
+def _changing(fields: tuple[str, ...], changing: Callable[[], Callable[[Any], Any]]) -> Step:
+    """A step that changes these fields; `changing` gives, for each message, what changes a value."""
     names, paths = _parsed(dict.fromkeys(fields))
 
     def step(message: dict[str, Any]) -> dict[str, Any]:
+        change = changing()
         for name in _SEARCHED if names else ():
             _change_named(message.get(name), names, change)
         for path in paths:

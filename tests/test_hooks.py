@@ -77,6 +77,8 @@ def test_values_are_hashed_with_a_secret() -> None:
     assert changed["properties"]["buyer"] == {"email": [digest(EMAIL), None], "age": digest("41")}
     assert changed["userId"] == digest("user-1")
     assert changed["messageId"] == "m1"
+    # JSON's own types, as for each step.
+    assert type(changed["userId"]) is type(changed["properties"]["email"]) is str
 
 
 def test_without_a_secret_the_hash_is_what_destinations_expect() -> None:
