@@ -106,9 +106,11 @@ def _number_text(value: Any) -> str:
     if digits is None:
         return text
     number = Decimal(digits)
-    # However it is written: a hundred may be 1E+2, and zero with eight places is 0E-8.
-    has_places = cast("int", number.as_tuple().exponent) < 0
-    return text if has_places and number == Decimal(text) else f"{number:f}"
+    # However it is written: zero with eight places is 0E-8, and a hundred may be 1E+2.
+    if cast("int", number.as_tuple().exponent) < 0:
+        # Not with all its places, which may be millions.
+        return text if number == Decimal(text) else digits
+    return f"{number:f}"
 
 
 def sample(rate: float, *, events: Iterable[str] | None = None) -> Step:

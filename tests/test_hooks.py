@@ -110,6 +110,17 @@ def test_equal_numbers_have_equal_hashes_and_others_have_others() -> None:
     assert len({*found}) == len(pairs)
 
 
+def test_a_number_of_millions_of_places_is_not_written_out() -> None:
+    async def sent_hash() -> Any:
+        recorder = Recorder()
+        async with Client("KEY", transport=recorder, before_send=hash_fields("account", key=None)) as client:
+            await client.track("user-1", "Seen", {"account": Decimal("1E-30000000")})
+        (sent,) = recorder.messages
+        return sent["properties"]["account"]
+
+    assert asyncio.run(sent_hash()) == hashlib.sha256(b"1e-30000000").hexdigest()
+
+
 @pytest.mark.parametrize(
     "fields",
     [
