@@ -161,12 +161,11 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
         return [_file(path)]
     if glob.has_magic(argument):
         matches = [Path(each) for each in glob.glob(str(path), recursive=True)]
-        # Such as rejects that were repaired.
-        is_for_ours = argument.endswith(_OURS)
-        files = [each for each in matches if each.is_file() and (is_for_ours or not _is_ours(each, written))]
-        if not files:
+        named = {os.path.normpath(each): each for each in matches if each.is_file()}
+        names = _of_glob(argument, named, written)
+        if not names:
             raise ImportUsageError(f"source {argument}: no file matches")
-        return [_file(each) for each in files]
+        return [_file(named[name]) for name in names]
     raise ImportUsageError(f"source {argument}: no such file")
 
 
@@ -174,9 +173,32 @@ def _is_hidden(path: Path, directory: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(directory).parts)
 
 
+def _of_glob(pattern: str, named: dict[str, Path], written: Collection[str]) -> list[str]:
+    """The names of the sources among what matches, which is given by its name as a source."""
+    if not pattern.endswith(_OURS):
+        return [name for name, path in named.items() if not _is_ours(path, written)]
+    # Such as rejects that were repaired; but not those of an import of them.
+    return [
+        name for name, path in named.items() if not (_is_this_ones(path, written) or _is_left_by(named.keys(), path))
+    ]
+
+
 def _is_ours(path: Path, written: Collection[str]) -> bool:
     """Whether an import has left it beside its source, or this one has written it before."""
-    return path.name.endswith(_OURS) or (os.path.realpath(path) in written and _was_written(path))
+    return path.name.endswith(_OURS) or _is_this_ones(path, written)
+
+
+def _is_this_ones(path: Path, written: Collection[str]) -> bool:
+    return os.path.realpath(path) in written and _was_written(path)
+
+
+def _is_left_by(names: Collection[str], rejects: Path) -> bool:
+    """Whether the state beside the rejects is that of an import of nothing but these sources."""
+    try:
+        state = orjson.loads(rejects.with_name(rejects.name.removesuffix(REJECTS_SUFFIX) + STATE_SUFFIX).read_bytes())
+        return {each["name"] for each in state["belongings"]["sources"]} <= {*names}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _was_written(path: Path) -> bool:
@@ -233,7 +255,9 @@ def _remote(address: str, written: Collection[str]) -> list[tuple[str, _Make]]:
         if glob.has_magic(path):
             found = cast("dict[str, Any]", system.glob(path, detail=True)).items()
             files = sorted(each for each, details in found if details["type"] != "directory")
-            paths = [each for each in files if path.endswith(_OURS) or not _is_ours(Path(each), ours)]
+            named = {str(system.unstrip_protocol(each)): each for each in files}
+            matched = _of_glob(path, {name: Path(each) for name, each in named.items()}, ours)
+            paths = [named[name] for name in matched]
         elif system.isdir(path):
             inside = [each for each in system.find(path) if not _is_hidden(Path(each), Path(path))]
             paths = sorted(each for each in inside if not _is_ours(Path(each), ours))

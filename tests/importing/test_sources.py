@@ -111,6 +111,18 @@ def test_a_glob_may_ask_for_repaired_rejects(tmp_path, scheme):
     assert (source.name, source.format) == (f"{scheme}{tmp_path}/a.csv.rejects.jsonl", "rejects")
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_an_import_of_a_glob_of_rejects_resumes(tmp_path, monkeypatch, scheme, count):
+    monkeypatch.chdir(tmp_path)
+    for number in range(count):
+        (tmp_path / f"{number}.rejects.jsonl").write_text('{"source":"a","record":1,"rule":"time","row":{}}\n')
+    pattern = f"{scheme}{tmp_path}/*.rejects.jsonl"
+    first, again = (imported(pattern, mapping=None, destinations="all")[0] for _ in range(2))
+    assert (first.counts.rejected, first.already_done) == (count, False)
+    assert (again.counts.rejected, again.already_done, again.rejects) == (count, True, first.rejects)
+
+
 def test_an_import_resumes_although_its_state_is_in_the_folder_of_its_address(tmp_path):
     write_csv(tmp_path / "a.csv", orders(2))
     for _ in range(2):
