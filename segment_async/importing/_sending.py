@@ -210,7 +210,7 @@ class Sender:
         """
         if self._transport.is_clock_wrong:
             return
-        while (reject := self._window.next_reject(self._transport.last)) is not None:
+        while (reject := self._window.next_reject(self._transport.error_of)) is not None:
             self._rejects.add(reject.prepared.record, reject.prepared.columns, reject.problem, reject.message)
             if not is_stopped:
                 self._check_rejects()

@@ -22,13 +22,15 @@ MAX_SKEW: Final = 60.0
 class ClockChecked:
     """Attributes:
     skew: seconds that this machine is ahead of the server, by the first answer; `None` before it, or if that says none.
-    last: what the last request came to, and at which host.
+    last: what the last request came to, and at which host. Of use while the client says that deliveries fail.
     hostname: the host, for the client's log; empty if the transport does not tell it.
     """
 
     def __init__(self, transport: Transport, wall_clock: Callable[[], float] = time.time) -> None:
         self.skew: float | None = None
         self.last = ""
+        # What the last request came to that got no answer of 2xx.
+        self._failure = ""
         self.hostname = transport.hostname if isinstance(transport, HTTPTransport) else ""
         self._host = f"{self.hostname}: " if self.hostname else ""
         self._transport = transport
@@ -39,12 +41,14 @@ class ClockChecked:
         try:
             response = await self._transport.send(body, headers)
         except TransportError as error:
-            self.last = f"{self._host}{error}"
+            self.last = self._failure = f"{self._host}{error}"
             raise
         except asyncio.CancelledError:
-            self.last = f"{self._host}no response in time"
+            self.last = self._failure = f"{self._host}no response in time"
             raise
-        self.last = f"{self._host}status {response.status}"
+        self.last = self._answered_with(response.status)
+        if not _is_success(response.status):
+            self._failure = self.last
         if not self._answered:
             self._answered = True
             self.skew = _skew(response, self._wall_clock())
@@ -53,9 +57,23 @@ class ClockChecked:
     async def aclose(self) -> None:
         await self._transport.aclose()
 
+    def error_of(self, status: int | None) -> str:
+        """Why a message was given up whose last answer had this status; others may have been delivered since."""
+        if status is not None and (_is_success(status) or not self._failure):
+            return self._answered_with(status)
+        return self._failure or "no response"
+
+    def _answered_with(self, status: int) -> str:
+        hint = " without Segment's confirmation, perhaps from a proxy or a login page" if _is_success(status) else ""
+        return f"{self._host}status {status}{hint}"
+
     @property
     def is_clock_wrong(self) -> bool:
         return self.skew is not None and abs(self.skew) > MAX_SKEW
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
 
 
 def _skew(response: Response, now: float) -> float | None:

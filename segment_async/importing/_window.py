@@ -71,10 +71,10 @@ class Window:
             return None
         return next((each for each in self._waiting[0].deliveries if each.outcome is None), None)
 
-    def next_reject(self, last: str) -> Reject | None:
+    def next_reject(self, error_of: Callable[[int | None], str]) -> Reject | None:
         """Count what has its outcome and move past it, up to a record that belongs into the rejects file.
 
-        `last`: what the last request came to, for the text of `Stopped`.
+        `error_of`: why a message was given up whose last answer had this status, for the text of `Stopped`.
         `None`: there is none, and the front waits for its outcome.
 
         Raises:
@@ -94,7 +94,7 @@ class Window:
                 elif outcome.status is Status.DROPPED:
                     return None  # dropped when the client was closed: no outcome, but the next run's work
                 else:
-                    _stop_if_general(outcome, last)
+                    _stop_if_general(outcome, error_of)
                     failed = failed or outcome
             waiting.popleft()
             self._last = front.record
@@ -147,7 +147,7 @@ def _failure(outcome: Outcome) -> Problem:
     return Problem(outcome.reason or "failed", "", f"Segment refused the message{status}.")
 
 
-def _stop_if_general(outcome: Outcome, last: str) -> None:
+def _stop_if_general(outcome: Outcome, error_of: Callable[[int | None], str]) -> None:
     status = f" (status {outcome.status_code})" if outcome.status_code is not None else ""
     if outcome.reason == "unauthorized":
         raise Stopped(REFUSED, f"the write key was refused{status}: check SEGMENT_WRITE_KEY and --region")
@@ -157,6 +157,7 @@ def _stop_if_general(outcome: Outcome, last: str) -> None:
     if outcome.status_code in _WRONG_ADDRESS and outcome.reason not in _NO_ANSWERS:
         raise Stopped(REFUSED, f"the address does not take batches{status}: check --host and --region")
     if outcome.reason in _NO_ANSWERS:
+        error = error_of(outcome.status_code)
         raise Stopped(
-            UNREACHABLE, f"no usable answer for too long: run the same command again to resume. Last error: {last}"
+            UNREACHABLE, f"no usable answer for too long: run the same command again to resume. Last error: {error}"
         )

@@ -222,6 +222,25 @@ def test_while_nothing_is_delivered_the_progress_and_the_report_say_why(tmp_path
     assert "Deliveries to api.segment.io " in caplog.text
 
 
+def test_the_error_of_a_message_that_is_given_up_is_not_the_answer_to_others(tmp_path):
+    segment = RecordingSegment(lambda batch: answer(500) if any(each["userId"] == "u200" for each in batch) else None)
+    path = write_csv(tmp_path / "orders.csv", orders(400))
+    report = run(run_import(options(path, rate=50, transport=segment, give_up_after=6)))
+    assert report.counts.delivered
+    assert report.problem.endswith("Last error: status 500")
+
+
+def test_an_answer_that_is_not_segments_is_explained(tmp_path):
+    seen = []
+    page = Response(200, {"Content-Type": "text/html"}, b"<html>Log in</html>")
+    path = write_csv(tmp_path / "orders.csv", orders(500))
+    given = options(path, transport=RecordingSegment(lambda batch: page))
+    report = run(run_import(given, on_progress=lambda progress: seen.append(progress.trouble)))
+    why = "status 200 without Segment's confirmation, perhaps from a proxy or a login page"
+    assert seen[-1] == why
+    assert report.problem.endswith(f"Last error: {why}")
+
+
 def test_once_it_is_over_the_progress_says_nothing_of_it(tmp_path):
     seen = []
     segment = RecordingSegment(lambda batch: answer(503) if len(segment.batches) < 9 else None)
