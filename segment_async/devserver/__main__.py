@@ -32,8 +32,12 @@ def _options() -> Options:
     parser.add_argument("--keep", type=int, default=_DEFAULTS.keep, metavar="N", help=_help("keep"))
     parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help=_help("allow_origins"))
     parser.add_argument("--plan", type=Path, metavar="FILE", help=_help("plan"))
-    parser.add_argument("command", nargs="*", metavar="COMMAND", help="Run this next to it, with SEGMENT_HOST set.")
+    # Whatever follows COMMAND belongs to it, also an option that both have, such as --port.
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="Run this next to it, with SEGMENT_HOST set."
+    )
     given = parser.parse_args()
+    command: list[str] = given.command
     try:
         allow_origins = tuple(map(origin_of, given.allow_origin))
     except ValueError as error:
@@ -48,7 +52,7 @@ def _options() -> Options:
             load=given.load,
             keep=given.keep,
             allow_origins=allow_origins,
-            command=given.command,
+            command=command[1:] if command[:1] == ["--"] else command,
             plan=given.plan,
         )
     except ValueError as error:

@@ -242,9 +242,10 @@ def test_beyond_loopback_the_command_has_the_token_as_its_write_key(program: tup
     assert done.stdout.splitlines()[-1] == "sesame"
 
 
-def test_options_after_the_command_are_the_commands_without_two_dashes_as_well() -> None:
+@BOTH
+def test_options_after_the_command_are_the_commands_without_two_dashes_as_well(program: tuple[str, ...]) -> None:
     script = "import sys; print(sys.argv)"
-    done = run_to_the_end(*COMMAND, "--port", "0", sys.executable, "-c", script, "--port", "9", "--reload")
+    done = run_to_the_end(*program, "--port", "0", sys.executable, "-c", script, "--port", "9", "--reload")
     assert done.returncode == 0, done.stderr
     assert "['-c', '--port', '9', '--reload']" in done.stdout
 
