@@ -198,6 +198,15 @@ def test_a_state_whose_name_is_not_utf_8(folder):
     assert orjson.loads(done.stdout)["state"] == "\ufffd.json"
 
 
+def test_a_write_key_that_is_not_utf_8_is_refused_and_a_dry_run_needs_none(folder):
+    write_csv(folder / "orders.csv", orders(3))
+    command = [*COMMAND, "orders.csv", "--map", "map.toml"]
+    given = environment(SEGMENT_WRITE_KEY=os.fsdecode(b"\xfc"))
+    for more, code in ([], 2), (["--dry-run"], 0):
+        done = subprocess.run([*command, *more], cwd=folder, env=given, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
 def test_a_stream_may_be_closed_before_the_start(folder, closed):
     write_csv(folder / "orders.csv", orders(1))
