@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import logging
 import os
 import signal
@@ -33,7 +34,20 @@ _SIGNALS: Final = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _USAGE: Final = 2
 
 
-@click.command("import", short_help="Import history from files.")
+class _Import(click.Command):
+    """Ends with 2 for an option that does not exist, although click may not be able to write so."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            text = io.StringIO()
+            error.show(text)
+            say_lines(text.getvalue().rstrip("\n"))
+            sys.exit(_USAGE)
+
+
+@click.command("import", cls=_Import, short_help="Import history from files.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
     "--map", "map_file", type=click.Path(path_type=Path), metavar="FILE", help="TOML: how rows become messages."

@@ -139,14 +139,15 @@ def test_the_exit_code_does_not_depend_on_what_reads_the_summary(folder, more, o
     assert "Error" not in done.stderr
 
 
+@pytest.mark.parametrize("wrong", ["none.csv", "--no-such-option"])
 @pytest.mark.parametrize("output", ["a closed pipe", "a full disk"])
-def test_the_exit_code_does_not_depend_on_what_reads_an_error(folder, output):
+def test_the_exit_code_does_not_depend_on_what_reads_an_error(folder, output, wrong):
     reading, writing = os.pipe()
     os.close(reading)
     if output == "a full disk":
         os.close(writing)
         writing = os.open("/dev/full", os.O_WRONLY)
-    done = subprocess.run([*COMMAND, "none.csv", "--map", "map.toml"], cwd=folder, env=environment(), stderr=writing)
+    done = subprocess.run([*COMMAND, wrong, "--map", "map.toml"], cwd=folder, env=environment(), stderr=writing)
     os.close(writing)
     assert done.returncode == 2
 
