@@ -152,7 +152,7 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
         return _remote(argument, written)
     path = Path(argument).expanduser()
     if path.is_dir():
-        inside = [each for each in path.rglob("*") if each.is_file() and not _is_hidden(each, path)]
+        inside = [each for each in path.rglob("*") if each.is_file() and not _is_hidden(each.relative_to(path))]
         inside = [each for each in inside if not _is_ours(each, written)]
         if not inside:
             raise ImportUsageError(f"source {argument}: the directory has no files")
@@ -169,8 +169,9 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
     raise ImportUsageError(f"source {argument}: no such file")
 
 
-def _is_hidden(path: Path, directory: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(directory).parts)
+def _is_hidden(inner: Path) -> bool:
+    """By the path within a folder."""
+    return any(part.startswith(".") for part in inner.parts)
 
 
 def _of_glob(pattern: str, named: dict[str, Path], written: Collection[str]) -> list[str]:
@@ -259,7 +260,8 @@ def _remote(address: str, written: Collection[str]) -> list[tuple[str, _Make]]:
             matched = _of_glob(path, {name: Path(each) for name, each in named.items()}, ours)
             paths = [named[name] for name in matched]
         elif system.isdir(path):
-            inside = [each for each in system.find(path) if not _is_hidden(Path(each), Path(path))]
+            # The path of a root may be empty, while those in it begin with a slash.
+            inside = [each for each in system.find(path) if not _is_hidden(Path(each.removeprefix(path)))]
             paths = sorted(each for each in inside if not _is_ours(Path(each), ours))
         names = [str(system.unstrip_protocol(each)) for each in paths]
     except (OSError, ValueError, ImportError) as error:

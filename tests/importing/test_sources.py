@@ -103,6 +103,12 @@ def test_folders_of_fsspec_are_read_as_those_of_this_machine(address):
     assert [source.name for source in find([address])] == ["memory:///beside/a.csv", *inner]
 
 
+def test_the_root_of_an_address_is_a_folder():
+    fsspec.filesystem("memory").pipe({"/root/.hidden.csv": b"", "/root/a.csv": b"user,at,total\n"})
+    assert "memory:///root/a.csv" in (found := [source.name for source in find(["memory://"])])
+    assert "memory:///root/.hidden.csv" not in found
+
+
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_glob_may_ask_for_repaired_rejects(tmp_path, scheme):
     for name in ("a.csv.rejects.jsonl", "a.csv.import.json", "b.jsonl"):
