@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as MappingOf
 from functools import partial
 from pathlib import Path
@@ -90,11 +90,11 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
     def build(row: Any) -> list[dict[str, Any]]:
         try:
             made = transform(cells(row))
-            # Of a generator, the function runs only here.
-            made = [*cast("list[Any]", made)] if isinstance(made, Iterator) else made
+            # Of a generator, or of a query that is made late, the code runs only here.
+            is_several = isinstance(made, Iterable) and not isinstance(made, MappingOf)
+            several: list[Any] = [*made] if is_several else [] if made is None else [made]
         except (Exception, SystemExit) as error:  # with the exit code of a script, the import would seem to be complete
             raise Unreadable("transform", f"The transform raised {type(error).__name__}.") from error
-        several = cast("list[Any]", [] if made is None else [made] if isinstance(made, MappingOf) else made)
         try:
             messages = [dict(each) for each in several]
         except (TypeError, ValueError):

@@ -153,8 +153,8 @@ def test_a_transform_without_a_source_is_told_by_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("fault", [KeyError, SystemExit])
-@pytest.mark.parametrize("is_generator", [False, True])
-def test_whatever_a_transform_raises_rejects_its_row_alone(tmp_path, fault, is_generator):
+@pytest.mark.parametrize("kind", ["function", "generator", "query"])
+def test_whatever_a_transform_raises_rejects_its_row_alone(tmp_path, fault, kind):
     def bought(row):
         if row["user"] == "u1":
             raise fault(0)
@@ -163,8 +163,15 @@ def test_whatever_a_transform_raises_rejects_its_row_alone(tmp_path, fault, is_g
     def each_bought(row):
         yield bought(row)
 
+    class Query:
+        def __init__(self, row):
+            self.row = row
+
+        def __iter__(self):
+            return each_bought(self.row)
+
     path = write_csv(tmp_path / "orders.csv", orders(3))
-    transform = each_bought if is_generator else bought
+    transform = {"function": bought, "generator": each_bought, "query": Query}[kind]
     report, segment = imported(path, mapping=None, transform=transform, destinations="none")
     assert (report.exit_code, report.counts.reasons) == (1, {"transform": 1})
     assert [message["userId"] for message in segment.messages] == ["u0", "u2"]
