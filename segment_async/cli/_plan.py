@@ -209,7 +209,8 @@ def _check_output(output: Path | None, read: Path, what: str) -> None:
     """Raises:
     UsageError: the output is a file that is read.
     """
-    if output is not None and output.exists() and read.exists() and output.samefile(read):
+    # `Path.exists` raises for a name that is too long, or in a folder that must not be looked at.
+    if output is not None and os.path.exists(output) and os.path.exists(read) and output.samefile(read):
         raise click.UsageError(f"-o is {what} itself, which would be lost: give another file")
 
 

@@ -263,6 +263,13 @@ def test_no_output_is_written_over_what_is_read(plan: Path, command: str) -> Non
     assert given.read_bytes() == before
 
 
+@pytest.mark.parametrize("command", ["infer", "generate"])
+def test_an_output_that_cannot_be_looked_at_is_a_plain_error(plan: Path, command: str) -> None:
+    given = lines(plan, track("Signed Up")) if command == "infer" else plan
+    result = run(command, given, "-o", plan.with_name("x" * 300))
+    assert (result.exit_code, "cannot be written: File name too long" in result.output) == (2, True)
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_new(spec: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
