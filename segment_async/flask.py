@@ -14,7 +14,6 @@ need no id. `_web.whole` reads requests and responses; this file contains what n
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import isgenerator
 from typing import Any, Final, Unpack, cast
 
 from . import bind, bound
@@ -142,8 +141,8 @@ def _is_file(response: Response) -> bool:
     if not response.direct_passthrough:
         return False
     wrapper = request.environ.get("wsgi.file_wrapper", FileWrapper)
-    # A server may have a function for it.
-    return isinstance(response.response, wrapper) if isinstance(wrapper, type) else not isgenerator(response.response)
+    # A server may have a function for it, which returns the file, as uWSGI's does.
+    return isinstance(response.response, wrapper) if isinstance(wrapper, type) else hasattr(response.response, "read")
 
 
 def _current() -> Any:

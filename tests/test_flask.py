@@ -1,6 +1,7 @@
 """Flask, by its own test client: what a request binds, page views, the cookie, and faults that stay inside."""
 
 import threading
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +170,19 @@ class ServersFile:
 
 
 @pytest.mark.parametrize("server", [{}, {"wsgi.file_wrapper": ServersFile}, {"wsgi.file_wrapper": lambda file: file}])
-def test_parts_that_are_passed_on_unchanged_see_what_is_bound(server: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", ["generator", "iterator"])
+def test_parts_that_are_passed_on_unchanged_see_what_is_bound(kind: str, server: dict[str, Any]) -> None:
     shop = Shop()
 
-    def parts() -> Any:
+    def part() -> bytes:
         shop.client.track(event="Streamed")
-        yield b"part"
+        return b"part"
 
-    shop.app.add_url_rule("/parts", view_func=lambda: Response(parts(), direct_passthrough=True), endpoint="parts")
+    def view() -> Response:
+        parts = (part() for _ in range(1)) if kind == "generator" else starmap(part, [()])
+        return Response(parts, direct_passthrough=True)
+
+    shop.app.add_url_rule("/parts", view_func=view, endpoint="parts")
     environ = EnvironBuilder("/parts", headers={"Cookie": f"ajs_anonymous_id={ANONYMOUS}"}).get_environ() | server
     assert [*shop.app(environ, lambda _status, _headers: None)] == [b"part"]
     (message,) = shop.sent()
