@@ -79,10 +79,16 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
         ValueError: `chaos` or a line of `load` is malformed, or the plan cannot be used.
         ImportError: there is a plan, and the extra `plans` is not installed.
     """
+
+    def tell(text: str) -> None:
+        # Of `| grep -m 1 Listening`, nothing is left that reads further lines.
+        with suppress(BrokenPipeError):
+            show(text)
+
     _print_any_text()
     plan = _loaded_plan(options.plan) if options.plan else None
     with ExitStack() as stack:
-        saved = stack.enter_context(SavedFile(options.save, show)) if options.save else None
+        saved = stack.enter_context(SavedFile(options.save, tell)) if options.save else None
         stopped = stack.enter_context(_signals())
 
         def report(answered: Answered) -> None:
@@ -108,10 +114,10 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
                 plan=plan,
             ) as endpoint:
                 variables = _variables(endpoint, token)
-                _introduce(endpoint, token, show)
+                _introduce(endpoint, token, tell)
                 if options.command:
                     return await _run_beside(options.command, variables, stopped)
-                show(f"Before your application, run: {_assignment(variables)}")
+                tell(f"Before your application, run: {_assignment(variables)}")
                 await stopped
                 return 0
         except OSError as error:

@@ -179,6 +179,14 @@ def test_events_are_accepted_and_saved_after_the_terminal_is_gone(program: tuple
     assert len(saved.read_text().splitlines()) == 3
 
 
+def test_it_starts_although_what_reads_its_output_has_gone() -> None:
+    def show(text: str) -> None:
+        raise BrokenPipeError
+
+    options = Options(port=0, command=(sys.executable, "-c", "raise SystemExit(3)"))
+    assert asyncio.run(run(options, show=show, show_answered=lambda _: None)) == 3
+
+
 @BOTH
 def test_a_terminal_without_the_letters_of_an_event_shows_escapes(program: tuple[str, ...]) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
