@@ -76,6 +76,25 @@ def test_an_ordinary_append_is_one_statement(writer):
     assert len(set(statements)) == 1
     assert ids(writer) == ["a", "b", "c"]
     check(writer, 3)
+    statements.clear()
+    # A reader waits, and is asked for with each turn.
+    assert (ids(writer), statements) == ([], [])
+
+
+def test_what_is_held_is_not_looked_at_again(writer, monkeypatch):
+    """A client may hold 10,000 messages, and read a few at a time as room is made."""
+    read_heads, starts = tables.read_heads, []
+
+    def note_start(connection, after, *count):
+        starts.append(after)
+        return read_heads(connection, after, *count)
+
+    monkeypatch.setattr(tables, "read_heads", note_start)
+    append(writer, "a", "b", hold=2)
+    append(writer, "c")
+    append(writer, "d")
+    assert [each.message_id for _ in range(2) for each in writer.read(1, 1_000_000).messages] == ["c", "d"]
+    assert starts == [2, 3]
 
 
 @pytest.mark.parametrize("count", [tables.FEW, tables.FEW + 1])
@@ -122,6 +141,10 @@ def test_what_an_inspector_changes_right_after_a_commit_is_noticed(writer, path,
     append(writer, *(chr(ord("A") + number) for number in range(count)))
     assert purged == [1]
     assert [(each.message_id, each.reason) for each in writer.read(100, 1_000_000).dropped] == [("gone", "purged")]
+
+
+def refuse(*_):
+    raise SpoolUnavailable("a bad sector")
 
 
 WRITES = """
@@ -296,8 +319,11 @@ def test_a_dead_letter_that_fails_again_meanwhile_is_put_back_once(writer, path)
     assert asked == list(map(str, range(300)))
 
 
-def test_an_outcome_that_comes_twice_while_the_disk_refuses_counts_once(writer, monkeypatch):
-    append(writer, "a")
+def test_an_outcome_that_comes_twice_while_the_disk_refuses_counts_once(path, monkeypatch):
+    earlier = Writer(base_path(path), Options())
+    append(earlier, "a")
+    earlier.close()
+    writer = Writer(base_path(path), Options())
     [message] = writer.read(100, 1_000_000).messages
 
     def fail(*_):
@@ -308,6 +334,8 @@ def test_an_outcome_that_comes_twice_while_the_disk_refuses_counts_once(writer, 
         writer.commit([Note([message.key], BatchResult(Status.DELIVERED))])
     counts = writer.look()()
     assert (counts.delivered, counts.pending, counts.pending_bytes) == (1, 0, 0)
+    monkeypatch.undo()
+    writer.close()
 
 
 def test_damage_in_a_removed_file_costs_no_sound_message(writer, path):
@@ -317,10 +345,67 @@ def test_damage_in_a_removed_file_costs_no_sound_message(writer, path):
     database.file.connection.execute("UPDATE messages SET body = 'x' WHERE message_id = CAST('b' AS BLOB)")
     for each in path.parent.iterdir():
         each.unlink()
-    assert ids(writer) == ["a", "c"]
+    window = writer.read(100, 1_000_000)
+    assert [each.message_id for each in window.messages] == ["a", "c"]
+    assert [each.reason for each in window.dropped] == ["damaged"]
     counts = writer.look()()
     assert (counts.accepted, counts.pending, counts.reasons, counts.damages) == (3, 2, {"damaged": 1}, 1)
     assert path.exists()
+
+
+def test_damage_of_what_is_held_is_left_to_its_holder(writer):
+    """It has the message, and says how it ends."""
+    append(writer, "a", "b", hold=2)
+    append(writer, "c")
+    connection = writer._own.database.file.connection
+    connection.execute("UPDATE messages SET body = 'x' WHERE message_id = CAST('b' AS BLOB)")
+    connection.execute("UPDATE messages SET body = 'x' WHERE message_id = CAST('c' AS BLOB)")
+    window = writer.read(100, 1_000_000)
+    assert ([*window.messages], [each.reason for each in window.dropped]) == ([], ["damaged"])
+    counts = writer.look()()
+    assert (counts.accepted, counts.pending, counts.reasons) == (3, 1, {"damaged": 2})
+
+
+def small_writer(path):
+    """With the messages a and b, and room for one more."""
+    writer = Writer(base_path(path), Options(max_bytes=30))
+    append(writer, "a", "b")
+    return writer
+
+
+def test_a_message_at_a_position_that_is_not_given_out_yet_is_lost_alone(path):
+    writer = small_writer(path)
+    writer._own.database.file.connection.execute("UPDATE messages SET position = 3 WHERE position = 2")
+    assert statuses(append(writer, "c", "d")) == ["stored", "stored"]
+    assert ids(writer) == ["a", "c", "d"]
+    counts = writer.look()()
+    assert (counts.accepted, counts.pending, counts.reasons) == (4, 3, {"damaged": 1})
+    writer.close()
+
+
+def test_dead_letters_that_are_only_counted_make_no_room_and_are_not_waited_for(path):
+    writer = small_writer(path)
+    [message] = writer.read(1, 1_000_000).messages
+    writer.commit([Note([message.key], BatchResult(Status.FAILED, "refused", 400))])
+    writer._own.database.file.connection.execute("DELETE FROM dead")
+    assert statuses(append(writer, "c", "d", "e")) == ["stored", "stored", "full"]
+    counts = writer.look()()
+    assert (counts.accepted, counts.failed, counts.dead, counts.pending) == (4, 1, 0, 3)
+    writer.close()
+
+
+def test_outcomes_that_the_disk_has_refused_are_recorded_at_the_close(path, monkeypatch):
+    writer = small_writer(path)
+    messages = writer.read(100, 1_000_000).messages
+
+    with monkeypatch.context() as context:
+        context.setattr(writer._own.database, "transact", refuse)
+        writer.commit([Note([each.key for each in messages], BatchResult(Status.DELIVERED))])
+    counts = writer.close()()
+    assert (counts.delivered, counts.pending, counts.unrecorded) == (2, 0, 0)
+    again = Writer(base_path(path), Options())
+    assert ids(again) == []
+    again.close()
 
 
 # -- shards of other processes, and inspectors
@@ -456,6 +541,21 @@ def test_a_dead_letter_that_is_put_back_while_its_shard_is_found_empty_is_read(w
     assert ids(writer) == ["left"]
 
 
+def test_what_was_left_at_the_path_is_this_processs_own_once_it_can_be_opened(path, monkeypatch):
+    earlier = Writer(base_path(path), Options())
+    append(earlier, "left")
+    earlier.close()
+    writer = Writer(base_path(path), Options())
+
+    with monkeypatch.context() as context:
+        context.setattr(_writer, "is_others", refuse)
+        with pytest.raises(SpoolUnavailable):
+            writer.read(100, 1_000_000)
+    assert ids(writer) == ["left"]
+    assert not path.with_name(f"{path.name}.1").exists()
+    writer.close()
+
+
 def purged(window):
     return [(message.message_id, message.reason) for message in window.dropped]
 
@@ -469,6 +569,22 @@ def test_a_process_that_reads_nothing_leaves_the_messages_of_others_to_those_tha
     assert ids(writer) == ["own"]
     writer.look_after()
     assert ids(writer) == ["left"]
+
+
+def test_what_was_erased_is_reported_once(writer, path):
+    append(writer, "first")
+    writer.commit([Append([(user, b'{"userId":"%b"}' % user) for user in (b"u1", b"u2")])])
+    for user in ("u1", "u2"):
+        assert SpoolInspector(path).purge(user) == 1
+        writer.look_after()
+        window = writer.read(1, 1)
+        assert purged(window) == [(user, "purged")]
+        writer.release(window._replace(dropped=()))
+        append(writer, "more")
+    statements = []
+    writer._own.database.file.connection.set_trace_callback(statements.append)
+    append(writer, "ordinary")
+    assert len(set(statements)) == 1
 
 
 def test_what_was_erased_from_a_shard_that_is_empty_then_is_reported(writer, adopted, path):
@@ -498,13 +614,28 @@ def test_an_adopted_shard_that_is_given_back_empty_is_still_counted(writer, adop
     assert counts() == [3, 1, 1, 1, 1]
 
 
+def test_what_was_found_in_a_shard_that_is_given_back_is_still_counted(writer, adopted, path):
+    messages = [*writer.read(1, 1_000_000).messages, *writer.read(1, 1_000_000).messages]
+    writer.commit([Note([each.key for each in messages], BatchResult(Status.FAILED))])
+    assert SpoolInspector(path).retry(lambda letter: letter.message_id == "left") == 1
+    [message] = writer.read(1, 1_000_000).messages
+    adopted.database.file.connection.execute("DELETE FROM counters")
+    writer.commit([Note([message.key], BatchResult(Status.DELIVERED))])
+    writer.look_after()
+    assert writer._adopted == []
+    counts = writer.look()()
+    assert (counts.recovered, counts.damages) == (2, 1)
+
+
 def test_a_window_that_is_taken_back_after_it_was_erased_is_reported(writer, adopted, path):
     window = writer.read(100, 1_000_000)
     assert [message.message_id for message in window.messages] == ["left"]
     assert SpoolInspector(path).purge("u1") == 1
     writer.look_after()
-    writer.release(window)
-    assert purged(writer.read(100, 1_000_000)) == [("left", "purged")]
+    for _ in range(2):
+        writer.release(window)
+        window = writer.read(100, 1_000_000)
+        assert purged(window) == [("left", "purged")]
 
 
 def test_a_message_of_a_window_that_was_erased_in_this_processs_shard_is_reported(writer, path):
@@ -521,9 +652,6 @@ def test_a_message_of_a_window_that_was_erased_in_this_processs_shard_is_reporte
 def test_an_outcome_is_kept_if_another_shard_cannot_be_read_in_its_turn(writer, adopted, monkeypatch):
     messages = [*writer.read(1, 1_000_000).messages, *writer.read(1, 1_000_000).messages]
     [own] = [message for message in messages if message.message_id == "own"]
-
-    def refuse(*_):
-        raise SpoolUnavailable("a bad sector")
 
     with monkeypatch.context() as context:
         context.setattr(adopted.database, "read", refuse)
@@ -542,6 +670,11 @@ def test_outcomes_that_the_disk_refuses_are_tried_again_after_a_while(writer, mo
     messages = writer.read(100, 1_000_000).messages
     shard, tried, now = writer._own, 0, 1_000.0
     monkeypatch.setattr(shard.options, "monotonic", lambda: now)
+    settled_once, counted = tables.Counters.settled, []
+
+    def count(*arguments):
+        counted.append(arguments)
+        return settled_once(*arguments)
 
     def refuse(*_):
         nonlocal tried
@@ -550,6 +683,7 @@ def test_outcomes_that_the_disk_refuses_are_tried_again_after_a_while(writer, mo
 
     with monkeypatch.context() as context:
         context.setattr(shard.database, "transact", refuse)
+        context.setattr(tables.Counters, "settled", count)
         for settled, message in enumerate(messages, 1):
             # A second outcome of a message does not count.
             writer.commit([Note([messages[0].key, message.key], BatchResult(Status.DELIVERED))])
@@ -557,7 +691,7 @@ def test_outcomes_that_the_disk_refuses_are_tried_again_after_a_while(writer, mo
             assert writer.read(100, 1_000_000) is None
             counts = writer.look()()
             assert (counts.delivered, counts.pending, counts.unrecorded) == (settled, 100 - settled, settled)
-        assert tried == 1
+        assert (tried, len(counted)) == (1, 100)
         now += 0.5
         writer.commit([Note([messages[0].key], BatchResult(Status.DELIVERED))])
         assert tried == 1 + 101
@@ -570,9 +704,6 @@ def test_outcomes_that_the_disk_refuses_are_tried_again_after_a_while(writer, mo
 def test_what_was_erased_meanwhile_counts_as_the_inspector_says(writer, path, monkeypatch):
     writer.commit([Append([(b"a", b'{"userId":"u1"}'), (b"b", b'{"userId":"u2"}')])])
     messages = writer.read(100, 1_000_000).messages
-
-    def refuse(*_):
-        raise SpoolUnavailable("a bad sector")
 
     with monkeypatch.context() as context:
         context.setattr(writer._own.database, "transact", refuse)
