@@ -760,8 +760,6 @@ class Writer:
             self._options.log(text, self._base, unrecorded)
         for shard in self._all():
             self._close(shard)
-        self._own = None
-        self._adopted.clear()
         return look
 
 
