@@ -134,7 +134,7 @@ class Shard:
         self.revived = 0
         self._noted = _Noted()
         # As each try takes all notes, notes alone are tried again after a while.
-        self._next_try = self._next_try_alone = 0.0
+        self._next_try = 0.0
         # Positions of messages that another process erased, and that were reported.
         self._purged: set[int] = set()
         self._cursor = 0
@@ -180,26 +180,23 @@ class Shard:
             if result is not None:
                 return [result]
         now = self.options.monotonic()
-        if steps and not appends and now < self._next_try:
+        is_due = bool(self.unrecorded) and now >= self._next_try
+        if steps and not appends and not is_due:
             return []
-        self._next_try = now + _TRY_LATER
+        if is_due:
+            self._next_try = now + _TRY_LATER
         size = sum(append.size for append in appends) if appends else None
         try:
             done = self.database.transact(partial(self._take, all_steps), size)
         except SpoolUnavailable as refusal:
-            # If others were writing all the time, the notes would only wait for them once more.
-            if appends and self.unrecorded and now >= self._next_try_alone and not is_busy(refusal.__cause__):
-                self._record_alone(now)
+            # What was sent is recorded all the same, as room is kept for that. If others were writing all the time, it
+            # would only wait for them once more.
+            if appends and is_due and not is_busy(refusal.__cause__):
+                with contextlib.suppress(SpoolUnavailable):
+                    self._committed(self.database.transact(partial(self._take, tuple(self.unrecorded))))
             raise
         self._committed(done)
         return done.answers
-
-    def _record_alone(self, now: float) -> None:
-        """Messages were refused: what was sent is recorded all the same, as room is kept for that."""
-        self._next_try_alone = now + _TRY_LATER
-        with contextlib.suppress(SpoolUnavailable):
-            self._committed(self.database.transact(partial(self._take, tuple(self.unrecorded))))
-            self._next_try_alone = now
 
     def _take(
         self, steps: Sequence[Step], connection: sqlite3.Connection, counters: Counters

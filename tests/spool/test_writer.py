@@ -61,6 +61,10 @@ def test_what_was_sent_is_recorded_in_the_turn_in_which_messages_are_refused(pat
         counts = writer.look()()
         assert counts.unrecorded == 0
     assert (counts.accepted, counts.delivered, counts.pending) == (2, 2, 0)
+    revision = writer._own.counters.revision
+    writer.commit([Append([(name, b"{}")]) for name in (b"c", b"d")])
+    # Nothing is written if there is nothing to record.
+    assert writer._own.counters.revision == revision
     writer.close()
     again = Writer(base_path(path), Options())
     assert ids(again) == []
@@ -695,6 +699,11 @@ def test_outcomes_that_the_disk_refuses_are_tried_again_after_a_while(writer, mo
         now += 0.5
         writer.commit([Note([messages[0].key], BatchResult(Status.DELIVERED))])
         assert tried == 1 + 101
+        # Each message takes them along; by themselves they are tried no more often.
+        for tries in (1, 1, 2):
+            tried, now = 0, now + 0.2
+            writer.commit([Append([(b"new", b"{}")]), Note([messages[0].key], BatchResult(Status.DELIVERED))])
+            assert tried == tries * len(shard.unrecorded)
     now += 0.5
     writer.commit([Note([messages[0].key], BatchResult(Status.DELIVERED))])
     counts = writer.look()()
