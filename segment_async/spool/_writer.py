@@ -267,8 +267,10 @@ class Shard:
         oldest = self.database.clock.now() - self.options.max_age * 1000
         old = sum(1 for _ in itertools.takewhile(lambda row: row.accepted_at < oldest, rows))
         if old:
-            self.unrecorded.append(Note([row.position for row in rows[:old]], _TOO_OLD))
             self.dropped += [DroppedMessage(each.message_id, each.body, "too_old") for each in messages[:old]]
+            # Whatever stands in the way, the next transaction takes the note, and the rest is read.
+            with contextlib.suppress(Exception):
+                self.commit([Note([row.position for row in rows[:old]], _TOO_OLD)], (), may_hold=False)
         return messages[old:]
 
     def _next(self, connection: sqlite3.Connection, max_count: int, max_bytes: int) -> list[Head]:
@@ -605,14 +607,10 @@ class Writer:
         messages: list[StoredMessage] = []
         refusal = None
         for shard in self._all():
-            notes = len(shard.unrecorded)
             try:
                 messages = shard.read(max_count, max_bytes)
             except SpoolUnavailable as fault:
                 refusal = refusal or fault
-            if len(shard.unrecorded) > notes:
-                # Messages that are too old are settled by that.
-                self._commit(shard, ())
             if messages:
                 break
         return messages, refusal

@@ -135,7 +135,7 @@ def test_what_is_too_old_is_given_up_instead_of_read(path):
         assert window.dropped == [DroppedMessage(each, body_of(each), "too_old") for each in "ab"]
         assert [each.message_id for each in window.messages] == ["c"]
         counts = spool.statistics()
-        assert (counts.dropped, counts.reasons, counts.pending) == (2, {"too_old": 2}, 1)
+        assert (counts.dropped, counts.reasons, counts.pending, counts.unrecorded) == (2, {"too_old": 2}, 1, 0)
 
     async def later(spool):
         window = await read(spool)

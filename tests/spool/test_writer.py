@@ -710,6 +710,23 @@ def test_outcomes_that_the_disk_refuses_are_tried_again_after_a_while(writer, mo
     assert (counts.delivered, counts.pending, counts.pending_bytes, counts.unrecorded) == (100, 0, 0, 0)
 
 
+def test_what_is_too_old_holds_up_nothing_while_the_disk_refuses(path, monkeypatch):
+    now = 1_000.0
+    writer = Writer(base_path(path), Options(max_age=10, wall_clock=lambda: now, monotonic=lambda: now))
+    append(writer, "a")
+    now += 11
+    append(writer, "b")
+    with monkeypatch.context() as context:
+        context.setattr(writer._own.database, "transact", refuse)
+        window = writer.read(100, 1_000_000)
+    assert [(each.message_id, each.reason) for each in window.dropped] == [("a", "too_old")]
+    assert [each.message_id for each in window.messages] == ["b"]
+    writer.look_after()
+    counts = writer.look()()
+    assert (counts.dropped, counts.pending, counts.unrecorded) == (1, 1, 0)
+    writer.close()
+
+
 def test_what_was_erased_meanwhile_counts_as_the_inspector_says(writer, path, monkeypatch):
     writer.commit([Append([(b"a", b'{"userId":"u1"}'), (b"b", b'{"userId":"u2"}')])])
     messages = writer.read(100, 1_000_000).messages
