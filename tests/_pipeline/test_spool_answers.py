@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from segment_async import Client, SpoolUnavailable, Status, messages
+from segment_async import Client, Delivery, Outcome, SpoolUnavailable, Status, messages
 from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, Window
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.slow_spool import SlowSpool
@@ -98,5 +98,49 @@ def test_a_message_that_made_room_within_its_own_group_ends_although_its_id_was_
             assert second.outcome.reason == "queue_full"
             assert first.outcome is not None
             assert first.outcome.status is Status.DELIVERED
+
+    run(main())
+
+
+def test_a_message_on_disk_that_the_spool_gives_up_is_no_longer_waited_for() -> None:
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            delivery = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m0"))
+            waiting = asyncio.create_task(_outcome_of(delivery))
+            await asyncio.sleep(0.01)
+            spool.answer(0)
+            await asyncio.sleep(0.01)
+            spool.windows.put_nowait(Window((), [DroppedMessage("m0", b"{}", "too_old")]))
+            await asyncio.sleep(0.01)
+            assert waiting.done()
+            assert waiting.result().reason == "too_old"
+
+    run(main())
+
+
+async def _outcome_of(delivery: Delivery) -> Outcome:
+    return await delivery
+
+
+def test_a_queue_that_the_disk_has_emptied_holds_callers_up_again_once_it_is_full_again() -> None:
+    """While nothing is delivered, only the spool's answers make room."""
+
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client(
+            "key", spool=spool, transport=ScriptedTransport(), max_queue_size=2, overflow_timeout=1, close_timeout=0
+        ) as client:
+            for _ in range(2):
+                await asyncio.sleep(10)
+                client.nowait.track("user-1", "Order Completed")
+                client.nowait.track("user-1", "Order Completed")
+                call = asyncio.create_task(client.track("user-1", "Order Completed"))
+                await asyncio.sleep(0.5)
+                for number in range(len(spool.groups) - 1, len(spool.groups) + 2):
+                    spool.answer(number)
+                    await asyncio.sleep(0.01)
+                await call
+            assert client.statistics().dropped == 0
 
     run(main())
