@@ -50,7 +50,8 @@ def check(writer, pending):
 def test_what_was_sent_is_recorded_in_the_turn_in_which_messages_are_refused(path):
     """Calls may go on and be refused; the outcomes of what was delivered meanwhile survive the process."""
     free = 2**30
-    writer = Writer(base_path(path), Options(free_bytes=lambda folder: free))
+    options = Options(free_bytes=lambda folder: free)
+    writer = Writer(base_path(path), options)
     append(writer, "a", "b")
     first, second = writer.read(100, 1_000_000).messages
     free = 0
@@ -65,6 +66,10 @@ def test_what_was_sent_is_recorded_in_the_turn_in_which_messages_are_refused(pat
     writer.commit([Append([(name, b"{}")]) for name in (b"c", b"d")])
     # Nothing is written if there is nothing to record.
     assert writer._own.counters.revision == revision
+    # That the spool can be written again is said once it takes messages.
+    options.logs.clear()
+    writer.commit([Note([first.key], 1)])
+    assert options.logs == []
     writer.close()
     again = Writer(base_path(path), Options())
     assert ids(again) == []
@@ -666,6 +671,22 @@ def test_an_outcome_is_kept_if_another_shard_cannot_be_read_in_its_turn(writer, 
     assert statuses(append(writer, "new")) == ["stored"]
     counts = writer.look()()
     assert (counts.delivered, counts.unrecorded) == (1, 0)
+
+
+def test_what_one_shard_refuses_is_not_tried_with_each_outcome_of_another(writer, adopted, monkeypatch):
+    tries = []
+
+    def note_and_refuse(*arguments):
+        tries.append(arguments)
+        refuse()
+
+    monkeypatch.setattr(adopted.database, "transact", note_and_refuse)
+    for _ in range(2):
+        [message] = writer.read(1, 1_000_000).messages
+        writer.commit([Note([message.key], BatchResult(Status.DELIVERED))])
+    counts = writer.look()()
+    assert (len(tries), counts.delivered, counts.unrecorded) == (1, 2, 1)
+    monkeypatch.undo()
 
 
 def test_outcomes_that_the_disk_refuses_are_tried_again_after_a_while(writer, monkeypatch):
