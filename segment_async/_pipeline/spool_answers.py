@@ -146,7 +146,7 @@ class SpoolAnswers:
         Returns how many became ready to be sent; `None`: it is not the ordinary case.
         """
         answers, queue = self.waiting, self._queue
-        if self._dropped or (self.keeps and not self._hands_over):
+        if self._dropped:
             return None
         keys, held = _stored_first(answers)
         if not keys:
@@ -208,7 +208,7 @@ class SpoolAnswers:
     def _keep(self, delivery: Delivery, answer: Answer, size: int) -> None:
         """The message is stored: it is ready to be sent, or on disk only."""
         queue = self._queue
-        if not isinstance(answer, SpoolUnavailable) and answer.held and not self.keeps:
+        if not isinstance(answer, SpoolUnavailable) and answer.held:
             stored_as((delivery,), (answer.key or 0,))
             if not queue.ready or queue.ready[-1] is not delivery:
                 queue.ready.append(delivery)
