@@ -191,8 +191,6 @@ class SpoolAnswers:
             return None
         if status == "full":
             self.full_since = self._clock.now() if self.full_since is None else self.full_since
-        elif status == "stored":
-            self.full_since = None
         was_arriving = self._calls.note(delivery, answer)
         result: BatchResult | None = None
         if status == "stored" and not self._hands_over:
