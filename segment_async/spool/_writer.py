@@ -475,7 +475,7 @@ class _Change:
         self.counters = self.counters.settled(count, size, note.what)
         if failed:
             self.counters = self.counters.plus(dead=count, dead_bytes=size)
-        self.released.update(p for p in note.keys if p in self.shard.held or p in self.held)
+        self.released |= self.shard.held.keys() & note.keys
 
 
 def _until(rows: Iterable[_Sized], wanted: int) -> list[_Sized]:
