@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from segment_async import Client, Delivery, Outcome, SpoolUnavailable, Status, messages
-from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, Window
+from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, StoredMessage, Window
 from tests.support.scripted_transport import ScriptedTransport
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
@@ -115,6 +115,25 @@ def test_a_message_on_disk_that_the_spool_gives_up_is_no_longer_waited_for() -> 
             await asyncio.sleep(0.01)
             assert waiting.done()
             assert waiting.result().reason == "too_old"
+
+    run(main())
+
+
+def test_a_message_whose_id_is_only_on_disk_ends_as_the_one_there_does() -> None:
+    """An earlier process has left it, and it is not read yet."""
+
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            spool.groups[0][1](AppendResult([Appended("known", 7)]))
+            delivery = await call
+            assert delivery.outcome is None
+            spool.windows.put_nowait(Window([StoredMessage(7, "m0", b'{"messageId":"m0"}')]))
+            await asyncio.sleep(60)
+            assert delivery.outcome is not None
+            assert delivery.outcome.status is Status.DELIVERED
 
     run(main())
 

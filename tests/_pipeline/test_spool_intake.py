@@ -818,10 +818,14 @@ def test_a_caller_that_waits_for_room_in_a_full_spool_learns_at_once_that_the_cl
             "key", spool=spool, transport=ScriptedTransport(), overflow_timeout=None, close_timeout=0
         ) as client:
             call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
-            # It asks again after 0.5, 1, 2, 4, 8 and 16 s, and then after 30.
-            for number in range(7):
-                await asyncio.sleep(2**number / 2)
+            await turns()
+            # It asks again after so many seconds.
+            for number, pause in enumerate((0.5, 1, 2, 4, 8, 16, 30, 30)):
                 spool.groups[number][1](AppendResult([Appended("full")]))
+                await asyncio.sleep(pause - 0.01)
+                assert len(spool.groups) == number + 1
+                await asyncio.sleep(0.02)
+            spool.groups[-1][1](AppendResult([Appended("full")]))
             await turns()
             begin = loop.time()
             closing = asyncio.create_task(client.aclose())

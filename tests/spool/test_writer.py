@@ -288,6 +288,15 @@ def test_what_made_room_for_a_message_of_two_failed_commits_is_reported_once(pat
     writer.close()
 
 
+def test_what_is_held_since_this_turn_makes_no_room_in_it(path):
+    writer = Writer(base_path(path), Options(max_bytes=20))
+    held, result = writer.commit(
+        [Append([(b"a", b"a" * 10)], hold=1), Append([(b"b", b"b" * 10), (b"c", b"c" * 10)], make_room=True)]
+    )
+    assert (held.answers[0].held, statuses(result), result.dropped) == (True, ["stored", "full"], ())
+    writer.close()
+
+
 def test_a_dead_letter_that_is_put_back_is_not_taken_for_a_refused_append(writer, path, monkeypatch):
     append(writer, "a")
     [message] = writer.read(100, 1_000_000).messages
