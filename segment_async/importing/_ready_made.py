@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as MappingOf
 from functools import partial
@@ -93,7 +94,8 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
             # Of a generator, or of a query that is made late, the code runs only here.
             is_several = isinstance(made, Iterable) and not isinstance(made, MappingOf)
             several: list[Any] = [*made] if is_several else [] if made is None else [made]
-        except (Exception, SystemExit) as error:  # with the exit code of a script, the import would seem to be complete
+        # With the exit code of a script, the import would seem to be complete; a cancellation is that of its own loop.
+        except (Exception, SystemExit, CancelledError) as error:
             raise Unreadable("transform", f"The transform raised {type(error).__name__}.") from error
         try:
             messages = [dict(each) for each in several]

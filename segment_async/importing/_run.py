@@ -188,13 +188,17 @@ class Importer:
         try:
             await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            ended = {task for task in work if task.done()}
             for task in work:
                 task.cancel()
             results = await asyncio.gather(*work, return_exceptions=True)
             thread.shutdown()
-        for result in results:
+        for task, result in zip(work, results, strict=True):
             if isinstance(result, Exception):
                 self._note(result)
+            elif task in ended and isinstance(result, BaseException):
+                # Such as a cancellation by `on_progress`: without it, the import would seem to be complete.
+                raise result
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, Stopped):

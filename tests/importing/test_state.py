@@ -447,6 +447,22 @@ def test_cancelling_it_saves_the_state(tmp_path):
     assert len({*segment.ids, *rest.ids}) == 30_000
 
 
+@pytest.mark.parametrize("fault", [asyncio.CancelledError, type("Exit", (BaseException,), {})])
+def test_an_import_that_its_progress_ends_does_not_seem_to_be_complete(tmp_path, monkeypatch, fault):
+    monkeypatch.setattr("segment_async.importing._run._TICK", 0)
+    path = write_csv(tmp_path / "orders.csv", orders(1_000))
+    segment = RecordingSegment()
+
+    def ended(progress):
+        raise fault
+
+    with pytest.raises(fault):
+        asyncio.run(run_import(options(path, transport=segment), on_progress=ended))
+    report, rest = imported(path)
+    assert report.counts.delivered == 1_000
+    assert len({*segment.ids, *rest.ids}) == 1_000
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -1,5 +1,6 @@
 """What a transform returns is judged as it travels: values of other types than JSON's as the client encodes them."""
 
+import asyncio
 import importlib
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -152,7 +153,7 @@ def test_a_transform_without_a_source_is_told_by_its_name(tmp_path):
         imported(path, transform=dict, **given)
 
 
-@pytest.mark.parametrize("fault", [KeyError, SystemExit])
+@pytest.mark.parametrize("fault", [KeyError, SystemExit, asyncio.CancelledError])
 @pytest.mark.parametrize("kind", ["function", "generator", "query"])
 def test_whatever_a_transform_raises_rejects_its_row_alone(tmp_path, fault, kind):
     def bought(row):
