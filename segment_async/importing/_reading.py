@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final, ParamSpec, TypeVar
+from itertools import chain, islice
+from typing import BinaryIO, Final, ParamSpec, TypeVar
 
 from ._mapping import Mapping, nearest, within
 from ._parquet import ParquetReader
@@ -199,9 +199,11 @@ def open_at(source: Source, position: Position) -> Opened:
     """Open a source at a position in it.
 
     Raises:
-        SourceBroken: it is damaged before the position.
+        SourceBroken: it is damaged before the position, or another file by now.
         OSError: it cannot be opened.
     """
+    if source.is_replaced():
+        raise SourceBroken(0, "was replaced while the import ran; import it by itself")
     if source.format == "parquet":
         reader = ParquetReader(source)
         records = reader.read(position.record, position.group, position.row)
@@ -220,12 +222,21 @@ def open_at(source: Source, position: Position) -> Opened:
         place, skipped = Place(position.record, position.line, position.byte), 0
     if columns is not None:
         found = read_csv(source, stream, columns, delimiter, place)
-        return Opened(columns, _after(found, skipped), stored.tell, close)
-    return Opened(None, _after(read_json_lines(source, stream, place), skipped), stored.tell, close)
+    else:
+        found = read_json_lines(source, stream, place)
+    records = chain(islice(found, skipped, None), _missing_end(source, stored))
+    return Opened(columns, records, stored.tell, close)
 
 
-def _after(records: Iterator[Record], count: int) -> Iterator[Record]:
-    return islice(records, count, None)
+def _missing_end(source: Source, stored: BinaryIO) -> Iterator[Record]:
+    """No records, behind the last one that was read.
+
+    Raises:
+        SourceBroken: the file has lost its end since the import looked at it.
+    """
+    if source.path is not None and source.size is not None and (byte := stored.tell()) < source.size:
+        raise SourceBroken(byte, f"was cut off while the import ran, from {source.size:,} bytes to {byte:,} or fewer")
+    yield from ()
 
 
 @dataclass(slots=True)

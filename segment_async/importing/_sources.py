@@ -97,6 +97,18 @@ class Source:
     def fingerprint(self) -> dict[str, Any]:
         return {"name": self.name, "size": self.size, "mtime": self.mtime, "hash": self.head}
 
+    def is_replaced(self) -> bool:
+        """Whether the file begins in another way than when its columns were checked; it may have grown since.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self.path is None or self.size is None:
+            return False
+        with self._open() as stored:
+            head = stored.read(min(self.size, HEAD_BYTES))
+        return hashlib.sha256(head).hexdigest() != self.head
+
     def open_stored(self) -> BinaryIO:
         """The bytes as they are stored.
 

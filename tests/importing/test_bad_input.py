@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -232,6 +233,33 @@ def test_of_a_truncated_gzip_file_what_came_before_is_sent(tmp_path):
     assert 1_000 < len(segment.messages) < 5_000
     assert users(segment)[-3:] == ["u9000", "u9001", "u9002"]
     assert users(segment)[:-3] == [f"u{number}" for number in range(len(segment.messages) - 3)]
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_not_taken_for_whole(tmp_path):
+    path = write_csv(tmp_path / "orders.csv", orders(20_000))
+    length = path.stat().st_size
+    segment = RecordingSegment(lambda batch: os.truncate(path, 0))
+    report, _ = imported(path, segment=segment)
+    assert 0 < len(segment.messages) < 20_000
+    assert report.exit_code == 1
+    assert f"was cut off while the import ran, from {length:,} bytes to" in report.broken[0]
+
+
+@pytest.mark.parametrize(("content", "code", "count"), [("user,at\nx,y\n", 1, 3), (None, 0, 5)], ids=["other", "more"])
+def test_a_file_that_is_another_one_when_its_turn_comes_is_not_read(tmp_path, content, code, count):
+    """Its columns are not those that were checked. One that has only grown is read."""
+    first = write_csv(tmp_path / "a.csv", orders(3))
+    second = write_csv(tmp_path / "b.csv", orders(1, first=3))
+
+    def changed(batch):
+        if not segment.messages:
+            second.write_text(content or second.read_text() + "u9,2024-05-01T10:00:00Z,1\n")
+
+    segment = RecordingSegment(changed)
+    report, _ = imported(first, second, segment=segment, state=tmp_path / "state.import.json")
+    assert (report.exit_code, len(segment.messages)) == (code, count)
+    problem = f"source {second}: was replaced while the import ran; import it by itself"
+    assert report.broken == ((problem,) if code else ())
 
 
 def test_the_same_id_twice_in_a_run_is_sent_once(tmp_path):
