@@ -14,6 +14,8 @@ from ._values import dumps
 class RejectsFile:
     """Appends rejects. A resumed run first removes what an interrupted one wrote beyond its saved state.
 
+    If the saved size is in the middle of a line, someone has changed the file since, and all of it stays.
+
     Args:
         size: bytes that the saved state knows of.
 
@@ -29,11 +31,13 @@ class RejectsFile:
         # A pipe or a device has no size.
         self._is_file = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         if self._is_file:
-            # Shorter, or new, if someone took rejects away to repair them.
-            self.size = min(size, os.fstat(self._file.fileno()).st_size)
+            # Shorter, longer or new, if someone repaired rejects in it or took them away.
+            length = os.fstat(self._file.fileno()).st_size
+            is_ours = size <= length and _has_line_end_at(path, size)
+            self.size = size if is_ours else length
             self._file.truncate(self.size)
             self._file.seek(self.size)
-            if self.size < size and not _ends_with_a_line(path):
+            if not _has_line_end_at(path, self.size):
                 self.size += self._file.write(b"\n")
 
     def add(self, record: Record, columns: list[str] | None, problem: Problem, message: dict[str, Any] | None) -> None:
@@ -79,10 +83,10 @@ class RejectsFile:
         self._file.close()
 
 
-def _ends_with_a_line(path: Path) -> bool:
-    """Whether the next line may follow; an editor may have left the last one without its end."""
+def _has_line_end_at(path: Path, size: int) -> bool:
+    """Whether a line may begin behind so many bytes; an editor may have moved its beginning, or left out a line's end."""
+    if not size:
+        return True
     with path.open("rb") as file:
-        if not file.seek(0, os.SEEK_END):
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
+        file.seek(size - 1)
+        return file.read(1) == b"\n"

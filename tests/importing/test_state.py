@@ -175,6 +175,18 @@ def test_rejects_that_were_taken_away_leave_no_hole(tmp_path, kept, end):
     assert report.counts.rejected == 6
 
 
+@pytest.mark.parametrize("end", [b"\n", b""], ids=["line end", "no line end"])
+def test_rejects_that_were_repaired_in_place_stay(tmp_path, end):
+    path = write_csv(tmp_path / "orders.csv", [(*row[:2], "bad") for row in orders(6)])
+    report, _ = imported(path, limit=3)
+    rejects = Path(report.rejects)
+    repaired = rejects.read_bytes().replace(b'"bad"', b'"20.50"').rstrip() + end
+    rejects.write_bytes(repaired)
+    report, _ = imported(path)
+    assert [reject["record"] for reject in rejects_of(report)] == [1, 2, 3, 4, 5, 6]
+    assert rejects.read_bytes().startswith(repaired)
+
+
 def test_a_refused_key_stops_after_one_request_and_the_right_one_may_follow(tmp_path):
     path = write_csv(tmp_path / "orders.csv", orders(1_000))
     wrong = RecordingSegment(lambda batch: answer(401))
