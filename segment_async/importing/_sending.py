@@ -90,7 +90,7 @@ class Sender:
                 is_limited = await self._send_records(opened, name, thread)
                 await self._settled()
                 if is_limited:
-                    return
+                    break
                 self._window.begin(Position(index + 1))
             finally:
                 self.opened = None

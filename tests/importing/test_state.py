@@ -354,7 +354,10 @@ def test_a_stop_for_rejects_gives_requests_under_way_as_long_as_a_signal(tmp_pat
 
 def test_a_share_of_a_short_file_counts_at_its_end(tmp_path):
     rows = [*orders(50), ("u", "soon", "1"), ("u", "soon", "2")]
-    assert imported(write_csv(tmp_path / "orders.csv", rows), max_rejects="2%")[0].exit_code == 3
+    path = write_csv(tmp_path / "orders.csv", rows)
+    assert imported(path, max_rejects="2%")[0].exit_code == 3
+    assert imported(path, max_rejects="2%", limit=51, restart=True)[0].exit_code == 1
+    assert imported(path, max_rejects="2%", limit=52)[0].exit_code == 3
 
 
 def test_a_full_disk_for_rejects_stops_and_skips_nothing(tmp_path):
