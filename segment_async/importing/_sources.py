@@ -14,7 +14,7 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -141,7 +141,11 @@ def find(
     """
     found: dict[str, Source] = {}
     for argument in arguments:
-        for name, make in _named(argument, stdin, {*map(os.path.realpath, written)}):
+        try:
+            named = _named(argument, stdin, {*map(os.path.realpath, written)})
+        except OSError as error:
+            raise _unreadable(error.filename or argument, error) from error
+        for name, make in named:
             if not _is_utf8(name):
                 # The state and the rejects, which are JSON, name it.
                 raise ImportUsageError(f"source {name}: its name is not UTF-8; rename the file")
@@ -164,8 +168,7 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
         return _remote(argument, written)
     path = Path(argument).expanduser()
     if path.is_dir():
-        inside = [each for each in path.rglob("*") if each.is_file() and not _is_hidden(each.relative_to(path))]
-        inside = [each for each in inside if not _is_ours(each, written)]
+        inside = [each for each in _files_inside(path) if each.is_file() and not _is_ours(each, written)]
         if not inside:
             raise ImportUsageError(f"source {argument}: the directory has no files")
         return [_file(each) for each in inside]
@@ -179,6 +182,21 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
             raise ImportUsageError(f"source {argument}: no file matches")
         return [_file(named[name]) for name in names]
     raise ImportUsageError(f"source {argument}: no such file")
+
+
+def _files_inside(directory: Path) -> Iterator[Path]:
+    """All but what is hidden.
+
+    Raises:
+        ImportUsageError: one of the folders cannot be read: its files must not be missing unnoticed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error.filename, error) from error
+
+    for folder, folders, names in os.walk(directory, onerror=refuse):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        yield from (Path(folder, each) for each in names if not each.startswith("."))
 
 
 def _is_hidden(inner: Path) -> bool:
@@ -238,10 +256,14 @@ def _file(path: Path) -> tuple[str, _Make]:
                 head = file.read(HEAD_BYTES)
                 status = os.fstat(file.fileno())
         except OSError as error:
-            raise ImportUsageError(f"source {name}: cannot be read: {error.strerror}") from error
+            raise _unreadable(name, error) from error
         return _source(name, head, status.st_size, status.st_mtime_ns, path, lambda: open(path, "rb"), file_format)
 
     return name, make
+
+
+def _unreadable(name: str, error: OSError) -> ImportUsageError:
+    return ImportUsageError(f"source {name}: cannot be read: {error.strerror}")
 
 
 def _is_utf8(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Sources: files, directories, globs, standard input, fsspec; formats by name and first bytes; ids of each mode."""
 
+import errno
 import gzip
 import io
 import os
@@ -37,6 +38,29 @@ def test_files_directories_and_globs_in_name_order(tmp_path):
     with pytest.raises(ImportUsageError, match="no files"):
         (tmp_path / "empty").mkdir()
         names(tmp_path / "empty")
+
+
+def test_a_folder_within_a_directory_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    for name in ("a.csv", "locked/b.csv", ".locked/c.csv"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("a,b\n")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(ImportUsageError, match=f"^source {tmp_path / 'locked'}: cannot be read: Permission denied$"):
+        names(tmp_path)
+
+
+def test_a_path_that_cannot_be_looked_at_is_said(tmp_path):
+    name = str(tmp_path / ("a" * 300))
+    with pytest.raises(ImportUsageError, match=f"^source {name}: cannot be read: File name too long$"):
+        names(name)
 
 
 @pytest.mark.parametrize("kind", ["named pipe", "pipe of the shell", "device"])
