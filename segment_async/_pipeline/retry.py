@@ -42,6 +42,8 @@ _SMALL_BATCH: Final = 32_768
 # which so many 5xx in a row are not chance, by how many of the others' attempts meet one.
 _RETRIES_ALONE: Final = 10
 _BY_CHANCE: Final = 1e-6
+_LONGEST_HOST: Final = 253
+_NO_HOST: Final = "an unreadable address"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -406,6 +408,8 @@ def advice(status: int, host: str, *, with_token: bool) -> str:
 def redirect_host(answer: Answer) -> str:
     """The host that a redirect points to, without whatever else its address may hold."""
     try:
-        return split(header(answer, "location") or "").hostname or "the same host"
+        host = split(header(answer, "location") or "").hostname or "the same host"
     except ValueError:
-        return "an unreadable address"
+        return _NO_HOST
+    # A header may hold any bytes, as lone surrogates, and be of any length: errors, logs and reports name the host.
+    return host if host.isprintable() and len(host) <= _LONGEST_HOST else _NO_HOST

@@ -508,6 +508,9 @@ class TestRedirectHost:
             ("", "the same host"),
             (None, "the same host"),
             ("https://[secret", "an unreadable address"),
+            ("https://cdn\udcff.example/", "an unreadable address"),
+            ("https://cdn\x00.example/", "an unreadable address"),
+            (f"https://{'a' * 254}/", "an unreadable address"),
         ],
     )
     def test_names_the_host_and_nothing_else(self, location: str | None, host: str) -> None:
