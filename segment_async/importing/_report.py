@@ -132,7 +132,8 @@ class ImportReport:
         """The report for JSON."""
         return {
             "exit_code": self.exit_code,
-            "problem": self.problem,
+            # It may name a path.
+            "problem": None if self.problem is None else _utf8(self.problem),
             **self.counts.as_dict(),
             "pending": self.pending,
             "seconds": round(self.seconds, 3),
@@ -145,6 +146,6 @@ class ImportReport:
         }
 
 
-def _utf8(path: str) -> str:
-    """The path with what is not UTF-8 replaced, which JSON cannot hold."""
-    return path.encode(errors="surrogateescape").decode(errors="replace")
+def _utf8(text: str) -> str:
+    """The text with what is not UTF-8 in its paths replaced, which JSON cannot hold."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")

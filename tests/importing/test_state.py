@@ -402,6 +402,15 @@ def test_a_full_disk_for_the_state_stops_and_skips_nothing(tmp_path):
     assert len(second.ids) == 2_000 - saved["counts"]["records"]
 
 
+def test_a_folder_that_is_no_utf8_may_be_in_the_problem(tmp_path):
+    folder = tmp_path / "state\udcff"
+    folder.mkdir()
+    segment = RecordingSegment(lambda batch: folder.is_dir() and folder.rename(tmp_path / "other"))
+    report, _ = imported(write_csv(tmp_path / "orders.csv", orders(3)), segment=segment, state=folder / "state.json")
+    assert report.exit_code == 75
+    assert "state\ufffd/state.json" in orjson.loads(orjson.dumps(report.as_dict()))["problem"]
+
+
 def test_a_state_that_cannot_be_written_stops_before_anything_is_sent(tmp_path):
     segment = RecordingSegment()
     with pytest.raises(ImportUsageError, match="state file"):
