@@ -15,11 +15,13 @@ from segment_async.plans import Plan
 from segment_async.verdicts import MESSAGE_BYTES, MESSAGE_ID_CHARACTERS, Verdict, judge
 
 from ._records import Problem
-from ._values import exact_json, is_json
+from ._values import dumps, exact_json, is_json
 
 # The library's name and version in the context, which the client adds.
 _LIBRARY: Final = {"name": "segment-async", "version": __version__}
+# At most so many bytes does the client add.
 _ADDED_BYTES: Final = 120
+_TIME: Final = "2026-01-31T09:30:00.000Z"
 
 # Messages of one shape are judged once: millions of rows have a handful of shapes.
 _SHAPES: Final = 1_000
@@ -57,6 +59,8 @@ class Judge:
         shape = _shape(message)
         length = len(message["messageId"])
         size = len(content) + _ADDED_BYTES + length
+        if size > MESSAGE_BYTES:
+            size = _size_of(message)
         is_clean = shape in self._clean_shapes and size <= MESSAGE_BYTES and length < MESSAGE_ID_CHARACTERS
         if is_clean and self._plan is None:
             return None
@@ -100,6 +104,14 @@ class Judge:
         given = cast("dict[str, Any]", context) if isinstance(context, dict) else {}
         travelling["context"] = {**given, "library": _LIBRARY}
         return plan.judge(travelling)
+
+
+def _size_of(message: dict[str, Any]) -> int:
+    """The bytes of the message as the client sends it."""
+    context: Any = message.get("context")
+    given = cast("dict[str, Any]", context) if isinstance(context, dict) else {}
+    added = {"timestamp": message.get("timestamp") or _TIME, "context": {**given, "library": _LIBRARY}}
+    return len(dumps({**message, **added}))
 
 
 def _shape(message: dict[str, Any]) -> object:

@@ -103,6 +103,21 @@ def test_a_long_cell_is_one_row(tmp_path):
     assert report.counts.reasons == {"message-too-large": 1}
 
 
+@pytest.mark.parametrize("context", [{}, {"context": {"library": {"name": "other" * 20, "version": "1"}}}])
+@pytest.mark.parametrize("moment", [{}, {"timestamp": "2024-05-01T10:00:00.000Z"}])
+def test_a_message_may_have_as_many_bytes_as_segment_takes(tmp_path, context, moment):
+    path = tmp_path / "messages.jsonl"
+
+    def sent(note):
+        message = {"type": "track", "userId": "u", "event": "A", "properties": {"note": note}, **context, **moment}
+        path.write_bytes(orjson.dumps(message))
+        return imported(path, mapping=None, destinations="none", restart=True)[1].messages
+
+    room = 32_768 - len(orjson.dumps(*sent("")))
+    assert len(orjson.dumps(*sent("x" * room))) == 32_768
+    assert not sent("x" * (room + 1))
+
+
 def test_a_message_id_of_a_hundred_characters_is_rejected(tmp_path):
     file = tmp_path / "messages.jsonl"
     lines = [orjson.dumps(orjson.loads(JSON_GOOD) | {"messageId": "x" * length}) for length in (99, 100)]
