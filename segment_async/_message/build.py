@@ -258,7 +258,7 @@ def checked(message: Mapping[str, Any], message_id: str | None = None) -> Fields
         elif value is not None:
             final = _checked_field(kind, name, value)
             # As in `_put_mapping`.
-            if final or name not in _MAPPINGS:
+            if name not in _MAPPINGS or final:
                 fields[name] = final
     if not (fields["timestamp"] and fields["messageId"]):
         now, new_id = stamp(time.time())

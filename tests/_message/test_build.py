@@ -518,6 +518,16 @@ class TestChecked:
         assert message.keys() == {"type", "userId", "timestamp", "messageId"}
         assert message["messageId"]
 
+    def test_unknown_fields_pass_without_a_truth_value(self) -> None:
+        """As an array of numpy has none."""
+
+        class Array:
+            def __bool__(self) -> bool:
+                raise ValueError
+
+        given = Array()
+        assert checked({"type": "identify", "future": given})["future"] is given
+
     def test_unknown_fields_pass(self) -> None:
         assert checked({"type": "identify", "channel": "server", "_own": [1]}).items() >= {
             ("channel", "server"),
