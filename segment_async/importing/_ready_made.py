@@ -8,7 +8,7 @@ import importlib
 import inspect
 import sys
 from asyncio import CancelledError
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingOf
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,13 @@ _OF_ARCHIVES: Final = frozenset(
         *("originalTimestamp", "original_timestamp", "message_id"),
     }
 )
-_OBJECTS: Final[Sequence[str]] = ("properties", "traits", "context", "integrations")
+# What the preparation of a record checks, each in its own way.
+_CHECKED: Final = frozenset(
+    {
+        *("type", "userId", "anonymousId", "groupId", "previousId", "messageId", "timestamp"),
+        *("event", "name", "category"),
+    }
+)
 
 
 def ready_made(columns: list[str] | None, *, keeps_ids: bool) -> Build:
@@ -102,23 +108,23 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
         except (TypeError, ValueError):
             raise Unreadable("transform", "The transform must return a message, messages or None.") from None
         for message in messages:
-            _encode_objects(message)
+            _encode_values(message)
         return messages
 
     return build
 
 
-def _encode_objects(message: dict[str, Any]) -> None:
+def _encode_values(message: dict[str, Any]) -> None:
     """Put the values that travel in place of those of other types than JSON's: they are judged, and make the id."""
-    objects = {name: message[name] for name in _OBJECTS if name in message}
+    given = {name: value for name, value in message.items() if name not in _CHECKED and type(name) is str}
     try:
-        if is_json(objects):
+        if is_json(given):
             return
     except RecursionError:
         # It holds itself, which `body_of` says.
         pass
     try:
-        message.update(exact_json(body_of(objects)))
+        message.update(exact_json(body_of(given)))
     except MessageTooLarge as error:
         raise Unreadable("message-too-large", f"{error.size:,} bytes of JSON; {error.limit:,} are allowed.") from None
     except MessageError as error:

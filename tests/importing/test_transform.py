@@ -178,6 +178,25 @@ def test_whatever_a_transform_raises_rejects_its_row_alone(tmp_path, fault, kind
     assert [message["userId"] for message in segment.messages] == ["u0", "u2"]
 
 
+@pytest.mark.parametrize(
+    ("value", "travels", "reasons"),
+    [(frozenset({3}), [3], {}), (UUID(int=7), str(UUID(int=7)), {}), (object(), None, {"value": 1})],
+)
+def test_a_field_that_is_not_known_is_judged_as_it_travels(tmp_path, value, travels, reasons):
+    """Its text would be another one in each process, and with it the id."""
+
+    def bought(row):
+        return {"type": "track", "userId": row["user"], "event": "A", "future": value}
+
+    path = write_csv(tmp_path / "orders.csv", orders(1))
+    given = {"mapping": None, "transform": bought, "destinations": "none"}
+    tried = dry_run(options(path, **given))
+    report, segment = imported(path, **given)
+    assert tried.counts.reasons == report.counts.reasons == reasons
+    assert [message["future"] for message in segment.messages] == [travels][: report.counts.delivered]
+    assert [message["future"] for message in tried.messages] == [travels][: report.counts.delivered]
+
+
 @pytest.mark.parametrize("name", ["event", "name", "category"])
 @pytest.mark.parametrize("value", [Enum("Name", {"PAID": "Order Paid"}).PAID, bytearray(b"A"), frozenset({"A"})])
 def test_a_dry_run_rejects_the_names_that_the_client_refuses(tmp_path, name, value):
