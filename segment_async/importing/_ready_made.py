@@ -120,8 +120,9 @@ def _encode_values(message: dict[str, Any]) -> None:
     try:
         if is_json(given):
             return
-    except RecursionError:
-        # It holds itself, which `body_of` says.
+        given = _in_order(given)
+    except Exception:
+        # It holds itself, or the code of a value failed, which `body_of` says.
         pass
     try:
         message.update(exact_json(body_of(given)))
@@ -129,6 +130,16 @@ def _encode_values(message: dict[str, Any]) -> None:
         raise Unreadable("message-too-large", f"{error.size:,} bytes of JSON; {error.limit:,} are allowed.") from None
     except MessageError as error:
         raise Unreadable("value", error.problem, error.path) from None
+
+
+def _in_order(value: Any) -> Any:
+    """A copy with lists in place of sets, in an order that is the same in each process: it goes into the message's id."""
+    kind = cast("type[object]", type(value))
+    if kind is dict:
+        return {key: _in_order(inner) for key, inner in value.items()}
+    if kind is list or kind is tuple:
+        return [_in_order(item) for item in value]
+    return sorted(value, key=repr) if issubclass(kind, set | frozenset) else value
 
 
 def transform_digest(transform: Transform, name: str) -> str:

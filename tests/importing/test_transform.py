@@ -33,6 +33,17 @@ def test_values_are_as_the_client_encodes_them():
     assert message["traits"] == {"createdAt": "2024-05-01T00:00:00.000Z", "birthday": "1990-01-02"}
 
 
+def test_equal_sets_make_equal_messages():
+    """The order of a set of text is another one in each process, and that of numbers depends on how it was made."""
+    forwards, backwards = set(), set()
+    for number in (0, 8):
+        forwards.add(number)
+        backwards.add(8 - number)
+    assert [*forwards] != [*backwards]
+    tags = [{"a": [{"in": each}]} for each in (forwards, backwards, frozenset(backwards))]
+    assert [made({"properties": each})["properties"] for each in tags] == [{"a": [{"in": [0, 8]}]}] * 3
+
+
 def test_what_is_json_already_stays_as_it_is():
     properties = {"n": 1, "list": [{"exact": Decimal("1.1")}, None, True, 2.5, "text"]}
     assert made({"properties": properties})["properties"] is properties
