@@ -25,6 +25,7 @@ except ImportError as _error:
     raise ImportError('segment_async.relay requires the extra "redis": pip install "segment-async[redis]"') from _error
 
 from segment_async._exceptions import SpoolUnavailable
+from segment_async._locks import reentrant_lock
 from segment_async._outcome import BatchResult
 from segment_async.spool._protocol import AppendResult, NewMessage, Spool, SpoolStatistics, TryLater, Window
 
@@ -132,6 +133,8 @@ class RedisSpool:
         """The state of a process that has not called yet."""
         self._pid = os.getpid()
         self._engine: Engine | None = None
+        # One of its own: a thread of the parent's may hold the parent's.
+        self._starting = reentrant_lock()
         self._statistics = SpoolStatistics()
         self._is_closing = False
         # Reads that were begun, and the last one of which the window was received.
@@ -202,13 +205,19 @@ class RedisSpool:
         if self._is_closing:
             raise SpoolUnavailable(CLOSED)
         if self._engine is None:
-            engine = Engine(self._options, keys_for(self._fingerprint or _UNCLAIMED))
-            try:
-                engine.start()
-            except RuntimeError as error:
-                raise SpoolUnavailable(f"no thread can be started for the spool: {error}") from None
-            self._engine = engine
+            # Several threads may make the first calls at once.
+            with self._starting:
+                if self._engine is None:
+                    self._engine = self._started()
         return self._engine
+
+    def _started(self) -> Engine:
+        engine = Engine(self._options, keys_for(self._fingerprint or _UNCLAIMED))
+        try:
+            engine.start()
+        except RuntimeError as error:
+            raise SpoolUnavailable(f"no thread can be started for the spool: {error}") from None
+        return engine
 
     def begin_after_fork(self) -> None:
         """In a forked child: the parent's connections are left to it."""

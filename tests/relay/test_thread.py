@@ -1,6 +1,7 @@
 """The spool's thread carries out what it was asked for, or says that it does not."""
 
 import asyncio
+import sys
 import threading
 from functools import partial
 
@@ -112,3 +113,22 @@ def test_a_task_that_is_cancelled_before_it_begins_answers() -> None:
         await spool.aclose()
 
     asyncio.run(life())
+
+
+def test_threads_that_make_the_first_calls_at_once_share_one_thread() -> None:
+    """Each engine would have counters of its own, and only one would be closed."""
+    spool = RedisSpool("redis://127.0.0.1:1/0")
+    spool.claim("0" * 16)
+    before = threading.enumerate()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        callers = [threading.Thread(target=spool.append_nowait, args=((), lambda _answer: None)) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(SOON)
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(set(threading.enumerate()).difference(before)) == 1
+    asyncio.run(spool.aclose())
