@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
@@ -128,8 +128,14 @@ class Appends:
 
     # -- one group
 
-    async def store(self, messages: Sequence[NewMessage], *, are_repeated: bool = False) -> list[Appended]:
-        """Append messages; each is stored or finds the stream full.
+    async def store(
+        self,
+        messages: Sequence[NewMessage],
+        *,
+        are_repeated: bool = False,
+        begin: Callable[[], Awaitable[None]] | None = None,
+    ) -> list[Appended]:
+        """Append messages; each is stored or finds the stream full. `begin`: comes first, if the server can be reached.
 
         Raises:
             SpoolUnavailable: none is, or the reply was lost.
@@ -140,6 +146,8 @@ class Appends:
             raise SpoolUnavailable(f"Redis cannot be used: {self._server.why}")
         if self._is_unconfirmed:
             await self._until_confirmed()
+        if begin is not None:
+            await begin()
         stored = await self._add(messages, are_repeated=are_repeated)
         if self._uncertain:
             for each in messages[:stored]:

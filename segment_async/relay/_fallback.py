@@ -1,7 +1,7 @@
 """A file on the host's disk for messages while Redis cannot be used: stored at once, moved over when Redis is back.
 
-A message that may be in Redis already is marked there as repeated when it is moved. This file knows both protocols and
-neither engine.
+A message that may be in Redis already is marked there as repeated when it is moved. So the file notes which ones are being
+moved. This file knows both protocols and neither engine.
 """
 
 from __future__ import annotations
@@ -101,9 +101,18 @@ class Fallback:
         return message.attempts > 0 or message.message_id in self._repeated
 
     async def _move(self, appends: Appends, messages: list[NewMessage], keys: list[int], *, are_repeated: bool) -> None:
+        is_noted = are_repeated
+
+        async def note() -> None:
+            """The next process is to know that they may be in Redis, if this one ends before it knows."""
+            nonlocal is_noted
+            if not is_noted:
+                await self._spool.sending(keys, 1)
+                is_noted = True
+
         while messages:
             try:
-                answers = await appends.store(messages, are_repeated=are_repeated)
+                answers = await appends.store(messages, are_repeated=are_repeated, begin=note)
             except SpoolUnavailable as error:
                 are_repeated = are_repeated or error.maybe_stored
                 answers = []

@@ -1,18 +1,22 @@
 """The file that stands in for Redis."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from segment_async.relay._fallback import Fallback
-from segment_async.spool import Appended, AppendResult, BatchResult, NewMessage, StoredMessage, Window
+from segment_async.spool import Appended, AppendResult, BatchResult, NewMessage, SQLiteSpool, StoredMessage, Window
+
+Begin = Callable[[], Awaitable[None]]
 
 
 class SlowFile:
-    """A message can be read from it at once, but nothing is noted of it."""
+    """A message can be read from it at once, but nothing is noted of it until `may_note` is set."""
 
     def __init__(self) -> None:
         self.windows: asyncio.Queue[Window] = asyncio.Queue()
+        self.may_note = asyncio.Event()
 
     def append_nowait(self, messages: Sequence[NewMessage], done: Callable[[Any], None]) -> None:
         stored = [StoredMessage(key, each.message_id, each.body) for key, each in enumerate(messages)]
@@ -23,7 +27,8 @@ class SlowFile:
         return await self.windows.get()
 
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
-        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # for ever
+        await self.may_note.wait()
+        return ()
 
     async def settle(self, keys: Sequence[int], result: BatchResult) -> None:
         pass
@@ -34,8 +39,11 @@ class Redis:
 
     def __init__(self) -> None:
         self.stored: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+        self.asked = asyncio.Event()
 
-    async def store(self, messages: Sequence[NewMessage], *, are_repeated: bool) -> list[Appended]:
+    async def store(self, messages: Sequence[NewMessage], *, are_repeated: bool, begin: Begin) -> list[Appended]:
+        await begin()
+        self.asked.set()
         for each in messages:
             self.stored.put_nowait((each.message_id, are_repeated))
         return [Appended("stored")] * len(messages)
@@ -50,6 +58,7 @@ def test_what_may_be_in_redis_already_is_moved_as_repeated_before_the_file_has_n
         fallback.store([NewMessage("order-1", b"{}")], lambda _answer: None, True)
         assert await redis.stored.get() == ("order-1", True)
         # A later message of the same id is one of its own.
+        file.may_note.set()
         fallback.store([NewMessage("order-1", b"{}")], lambda _answer: None, False)
         assert await redis.stored.get() == ("order-1", False)
         moving.cancel()
@@ -64,17 +73,19 @@ class SlowRedis(Redis):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked, self.answers = asyncio.Event(), asyncio.Event()
+        self.answers = asyncio.Event()
 
-    async def store(self, messages: Sequence[NewMessage], *, are_repeated: bool) -> list[Appended]:
+    async def store(self, messages: Sequence[NewMessage], *, are_repeated: bool, begin: Begin) -> list[Appended]:
+        await begin()
         self.asked.set()
         await self.answers.wait()
-        return await super().store(messages, are_repeated=are_repeated)
+        return await super().store(messages, are_repeated=are_repeated, begin=begin)
 
 
 def test_a_message_is_moved_although_another_one_with_its_id_is_refused_meanwhile() -> None:
     async def main() -> None:
         file: Any = SlowFile()
+        file.may_note.set()
         redis = SlowRedis()
         to_redis: Any = redis
         answers: list[Callable[[Any], None]] = []
@@ -91,5 +102,30 @@ def test_a_message_is_moved_although_another_one_with_its_id_is_refused_meanwhil
         async with asyncio.timeout(5):
             assert [await redis.stored.get(), await redis.stored.get()] == [("order-1", False), ("order-2", True)]
         moving.cancel()
+
+    asyncio.run(main())
+
+
+def test_what_was_being_moved_when_the_process_ended_is_moved_as_repeated(tmp_path: Path) -> None:
+    """Redis may have it, and its answer was lost with the process."""
+    path = tmp_path / "redis.db"
+
+    async def process(redis: Any, *messages: NewMessage) -> None:
+        file: Any = SQLiteSpool(path)
+        file.claim("0" * 16)
+        call: Any = asyncio.get_running_loop().call_soon_threadsafe
+        fallback = Fallback(file, call)
+        if messages:
+            fallback.store(messages, lambda _answer: None, False)
+        moving = asyncio.create_task(fallback.keep_moving(redis))
+        await redis.asked.wait()
+        moving.cancel()
+        await fallback.aclose()
+
+    async def main() -> None:
+        await process(SlowRedis(), NewMessage("order-1", b"{}"))
+        redis = Redis()
+        await process(redis)
+        assert await redis.stored.get() == ("order-1", True)
 
     asyncio.run(main())
