@@ -59,21 +59,21 @@ class Holds:
             if entry_id in self._by_entry:
                 self._since[self._by_entry[entry_id]] = since
 
-    def end(self, keys: Iterable[int]) -> None:
+    def end(self, keys: Iterable[int]) -> int:
+        """Returns how many of them were held."""
+        before = len(self)
         for key in keys:
             self._drop(key)
+        return before - len(self)
 
     def end_entries(self, entry_ids: Iterable[bytes]) -> int:
         """Returns how many of them were held."""
-        before = len(self)
-        self.end([self._by_entry[entry_id] for entry_id in entry_ids if entry_id in self._by_entry])
-        return before - len(self)
+        return self.end([self._by_entry[entry_id] for entry_id in entry_ids if entry_id in self._by_entry])
 
     def end_expired(self) -> int:
         """Give up what was not renewed in time. Returns how many."""
-        before, latest = len(self), self._now() - GIVE_UP_AFTER * self._lease
-        self.end([key for key, since in self._since.items() if since < latest])
-        return before - len(self)
+        latest = self._now() - GIVE_UP_AFTER * self._lease
+        return self.end([key for key, since in self._since.items() if since < latest])
 
     def end_all_but(self, entry_ids: Collection[bytes]) -> int:
         """Give up what the server does not know as held by this process. Returns how many."""

@@ -85,8 +85,8 @@ class Renewals:
             valid = {entry_id: key for entry_id, key in self._holds.valid(keys).items() if entry_id in held}
             break
         ended = set(keys).difference(() if self._closing.is_set() else valid.values())
-        self._lose(len(ended))
-        self._holds.end(ended)
+        # Those that were given up before are counted already.
+        self._lose(self._holds.end(ended))
         self._changed()
         return ended
 

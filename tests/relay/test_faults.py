@@ -241,6 +241,27 @@ def test_what_is_held_no_more_when_the_reply_comes_is_not_sent(server: RealServe
     run(main())
 
 
+def test_a_hold_that_ended_is_counted_once(server: RealServer) -> None:
+    """It is noticed when it was not renewed in time, and again when its message is to be sent."""
+
+    async def main() -> None:
+        slept = 0.0
+        async with handing_over(server.url) as client:
+            await hand_over(client, 2)
+            spool = RedisSpool(server.url, lease=LEASE, clock=lambda: time.monotonic() + slept)
+            Client("key", spool=spool, deliver=False)
+            await spool.read(1, 1)
+            messages = (await spool.read(2, 1_000)).messages
+            slept = 0.9 * LEASE
+            await until(lambda: spool.counts()["lost"], "the holds have ended")
+            keys = {message.key for message in messages}
+            assert await spool.sending(sorted(keys), 1) == keys
+            assert (spool.counts()["lost"], len(keys)) == (2, 2)
+            await spool.aclose()
+
+    run(main())
+
+
 class TestAServerThatIsGone:
     def test_killed_and_restarted_nothing_is_missing(self, start_server: Start) -> None:
         server = start_server(*ON_DISK)
