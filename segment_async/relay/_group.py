@@ -96,7 +96,10 @@ class GroupSetup:
 
     def read_noted(self, reply: Sequence[bytes | None]) -> bytes | None:
         """Take over what another relay may have noted. Returns the server's run."""
-        run, self.doubtful_until = reply
+        run, noted = reply
+        # The later one: a server whose memory is full may not have taken this relay's note.
+        known = [each for each in (noted, self.doubtful_until) if each is not None]
+        self.doubtful_until = max(known, key=order, default=None)
         return run
 
     async def note_run(self, run: str | None) -> None:

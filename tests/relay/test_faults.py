@@ -458,6 +458,31 @@ class TestARestOfTheStream:
 
 
 class TestFull:
+    def test_what_a_server_may_have_forgotten_counts_as_attempted(self, start_server: Start) -> None:
+        """A relay cannot note there that it is another run of the server, and keeps it in mind."""
+        server = start_server(*ON_DISK)
+
+        async def read_all(count: int) -> list[int]:
+            spool = RedisSpool(server.url)
+            Client("key", spool=spool, deliver=False)
+            attempts: list[int] = []
+            await spool.read(1, 1)
+            while len(attempts) < count:
+                attempts += [message.attempts for message in (await spool.read(count, 100_000)).messages]
+            await spool.aclose()
+            return attempts
+
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                await hand_over(client, 1)
+                assert await read_all(1) == [0]
+                await hand_over(client, 2, first=1)
+            server.restart()
+            server.ask("CONFIG", "SET", "maxmemory", 1)
+            assert await read_all(3) == [1, 1, 1]
+
+        run(main())
+
     def test_a_server_without_memory_is_full_and_still_drained(self, start_server: Start) -> None:
         server = start_server("--maxmemory", "4mb", "--maxmemory-policy", "noeviction")
 
