@@ -242,6 +242,8 @@ def _checked(info: dict[str, str]) -> str | None:
     if info.get("role") == "slave":
         # For now: it may be promoted, or another one be found by this name.
         raise Unreachable("the server is a replica, which takes no writes", maybe_done=False)
+    if info.get("loading") == "1":
+        raise Unreachable("the server is loading its data", maybe_done=False)
     version = info.get("redis_version", "")
     if version and tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (6, 2):
         raise Unsuitable(f"the server's version is {version}; Redis 6.2 or Valkey 7.2 is needed")

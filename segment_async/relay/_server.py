@@ -219,7 +219,8 @@ class Server:
         except _NO_ANSWER as error:
             text = _text_of(error, seconds)
             self.lose(text)
-            raise Unreachable(text, maybe_done=True) from None
+            # One that loads its data has replied, although the library takes that for a lost connection.
+            raise Unreachable(text, maybe_done=code_of(error) not in _NOT_READY) from None
         for reply in replies:
             self._look_at(reply)
         return replies

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ResponseError
@@ -571,6 +572,32 @@ class TestARefusal:
                     server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
                 await until_taken(client)
                 assert server.ask("XLEN", stream_of(server)) == 2
+
+        run(main())
+
+    @pytest.mark.parametrize("loading", [b"0", b"1"])
+    def test_a_server_that_loads_its_data_has_stored_nothing(self, loading: bytes) -> None:
+        """It says what it does, but it may also begin to after it was asked."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            commands: Any = hiredis.Reader()
+            while data := await reader.read(2**16):
+                commands.feed(data)
+                while command := commands.gets():
+                    if command[0] == b"INFO":
+                        writer.write(b"$9\r\nloading:%b\r\n" % loading)
+                    else:
+                        is_append = command[0] == b"EVAL"
+                        writer.write(b"-LOADING the dataset in memory\r\n" if is_append else b"+OK\r\n")
+            writer.close()
+
+        async def main() -> None:
+            listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+            port = listening.sockets[0].getsockname()[1]
+            async with listening, handing_over(f"redis://127.0.0.1:{port}") as client:
+                with pytest.raises(SpoolUnavailable, match="data") as refused:
+                    await client.track("user-1", "Order Completed")
+                assert not refused.value.maybe_stored
 
         run(main())
 
