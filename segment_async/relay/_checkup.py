@@ -73,10 +73,9 @@ def repair(reader: StreamReader, lease: float) -> int:
 def _orphans(reader: StreamReader) -> list[bytes]:
     """Entries that were given to a consumer, and that none holds."""
     stream = reader.keys.messages
-    [reply] = reader.ask_all(("XINFO", "GROUPS", stream))
-    if isinstance(reply, Exception):
-        return []
-    groups = [group for group in map(info_of, reply) if group[b"name"] == GROUP]
+    groups = [
+        group for group in map(info_of, reader.ask_of_group("XINFO", "GROUPS", stream)) if group[b"name"] == GROUP
+    ]
     if not groups:
         return []
     found: list[bytes] = []

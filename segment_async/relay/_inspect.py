@@ -112,8 +112,8 @@ class RelayInspector:
 
     def _attempts(self, entries: list[Fields]) -> dict[bytes, int]:
         first, last = entries[0][0], entries[-1][0]
-        [reply] = self._reader.ask_all(("XPENDING", self._keys.messages, GROUP, first, last, len(entries)))
-        return {} if isinstance(reply, Exception) else {each[0]: max(0, each[3] - 1) for each in reply}
+        reply = self._reader.ask_of_group("XPENDING", self._keys.messages, GROUP, first, last, len(entries))
+        return {each[0]: max(0, each[3] - 1) for each in reply}
 
     def dead(self) -> Iterator[DeadLetter]:
         """Dead letters, the oldest first."""

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 try:
     from redis import Redis
     from redis.backoff import NoBackoff
-    from redis.exceptions import RedisError, ResponseError
+    from redis.exceptions import RedisError
     from redis.retry import Retry
 except ImportError as _error:
     raise ImportError('segment_async.relay requires the extra "redis": pip install "segment-async[redis]"') from _error
@@ -21,7 +21,7 @@ except ImportError as _error:
 from segment_async._exceptions import SpoolUnavailable
 
 from ._entries import GROUP, Fields, info_of, keys_for, pairs_of
-from ._server import check_redis
+from ._server import check_redis, code_of
 
 # Entries that one command is about.
 PAGE: Final = 500
@@ -121,16 +121,21 @@ class StreamReader:
             yield entries
             start = b"(" + entries[-1][0]
 
+    def ask_of_group(self, *command: Any) -> Any:
+        """The reply about the relays' group; nothing if no relay was ever here.
+
+        Raises:
+            SpoolUnavailable: also if Redis refuses.
+        """
+        [reply] = self.ask_all(command)
+        if isinstance(reply, Exception) and (code_of(reply) == "NOGROUP" or str(reply) == "no such key"):
+            return ()
+        if isinstance(reply, Exception):
+            raise SpoolUnavailable(f"Redis refused: {reply}") from reply
+        return reply
+
     def consumers(self) -> tuple[Consumer, ...]:
-        try:
-            with _unavailable():
-                reply = self._client.execute_command("XINFO", "CONSUMERS", self.keys.messages, GROUP)
-        except SpoolUnavailable as error:
-            if isinstance(error.__cause__, ResponseError):
-                # No relay was ever here.
-                return ()
-            raise
-        found = map(info_of, reply)
+        found = map(info_of, self.ask_of_group("XINFO", "CONSUMERS", self.keys.messages, GROUP))
         return tuple(Consumer(each[b"name"].decode(), each[b"pending"], each[b"idle"] / 1000) for each in found)
 
 

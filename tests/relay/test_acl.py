@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from segment_async import Client
+from segment_async import Client, SpoolUnavailable
 from segment_async.relay import RedisSpool, RelayInspector
 from segment_async.relay._entries import info_of
 from segment_async.testing import RecordingTransport
@@ -70,3 +70,15 @@ def test_they_may_do_nothing_else(with_users: RealServer) -> None:
             for command in (("GET", "session:1"), ("FLUSHALL",), ("CONFIG", "GET", "*"), ("KEYS", "*")):
                 with pytest.raises(NoPermissionError):
                     client.execute_command(*command)
+
+
+def test_what_may_not_be_looked_at_is_not_taken_for_none(with_users: RealServer) -> None:
+    """`relay check` would find no problems, because it was refused."""
+    look_at_messages = ("+info", "+xlen", "+xrange", "+time")
+    with_users.ask("ACL", "SETUSER", "segment-auditor", "on", ">PASSWORD", "~segment:*", *look_at_messages)
+    with RelayInspector(url_for(with_users, "auditor"), "key") as inspector:
+        stream = f"segment:{{{inspector.fingerprint}}}:m"
+        with_users.ask("XADD", stream, "*", "i", "order-1", "b", "{}")
+        for look in (inspector.status, inspector.problems, inspector.repair, lambda: list(inspector.pending())):
+            with pytest.raises(SpoolUnavailable, match="permission"):
+                look()
