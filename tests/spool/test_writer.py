@@ -6,13 +6,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from segment_async.spool import BatchResult, SpoolInspector, SpoolUnavailable, SQLiteSpool, Status, _writer
+from segment_async.spool import BatchResult, SpoolInspector, SpoolUnavailable, SQLiteSpool, Status, Window, _writer
 from segment_async.spool import _tables as tables
 from segment_async.spool._database import Options
 from segment_async.spool._files import base_path
 from segment_async.spool._writer import Append, Note, Writer
 
-from .contract import read_ids
+from .contract import SOON, read_ids
+from .contract import append as append_to
 from .process import Process
 
 
@@ -492,12 +493,26 @@ def test_a_read_is_answered_once_all_that_others_left_was_looked_at(path, monkey
 
     async def main():
         spool = SQLiteSpool(path)
-        found = [await read_ids(spool) for _ in range(3)]
+        windows = [await spool.read(1_000, 1_000_000) for _ in range(3)]
         assert spool.statistics().recovered == 3
         await spool.aclose()
-        return found
+        return [([message.message_id for message in window.messages], window.knows_all) for window in windows]
 
-    assert asyncio.run(main()) == [["0"], ["1"], ["2"]]
+    assert asyncio.run(main()) == [(["0"], False), (["1"], True), (["2"], True)]
+
+
+def test_a_read_says_at_once_that_earlier_processes_left_no_more_than_was_read(path):
+    earlier = Writer(base_path(path), Options())
+    append(earlier, "left")
+    earlier.close()
+
+    async def main():
+        spool = SQLiteSpool(path)
+        assert await read_ids(spool) == ["left"]
+        assert await asyncio.wait_for(spool.read(1_000, 1_000_000), SOON) == Window(())
+        await spool.aclose()
+
+    asyncio.run(main())
 
 
 def test_a_later_look_at_what_others_left_is_no_matter_of_reads(path, monkeypatch):
@@ -665,6 +680,34 @@ def test_a_message_of_a_window_that_was_erased_in_this_processs_shard_is_reporte
     window = writer.read(100, 1_000_000)
     assert [message.message_id for message in window.messages] == ["b"]
     assert purged(window) == [("a", "purged")]
+
+
+def test_nothing_is_held_while_an_older_message_of_another_shard_waits(writer, adopted):
+    left = writer.read(1, 1_000_000)
+    [own] = writer.read(1, 1_000_000).messages
+    writer.commit([Note([own.key], BatchResult(Status.DELIVERED))])
+    writer.release(left)
+    assert [answer.held for answer in append(writer, "later", hold=1).answers] == [False]
+    assert [*ids(writer), *ids(writer)] == ["left", "later"]
+
+
+def test_a_spool_that_is_closed_as_a_look_is_due_adopts_nothing_more(path):
+    now = 1_000.0
+
+    async def main():
+        nonlocal now
+        spool, other = SQLiteSpool(path, monotonic=lambda: now), SQLiteSpool(path)
+        await append_to(spool, "own")
+        await append_to(other, "left")
+        assert await read_ids(spool) == ["own"]
+        await other.aclose()
+        now += 60
+        await spool.aclose()
+
+    asyncio.run(main())
+    again = Writer(base_path(path), Options())
+    assert [*ids(again), *ids(again)] == ["own", "left"]
+    again.close()
 
 
 def test_an_outcome_is_kept_if_another_shard_cannot_be_read_in_its_turn(writer, adopted, monkeypatch):
