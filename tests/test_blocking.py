@@ -504,6 +504,22 @@ class TestTheLife:
             assert thread is not None
             thread.stop()
 
+    def test_a_call_on_a_loop_before_uwsgi_forks_returns_and_is_sent_by_the_next_one(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        uwsgi = ModuleType("uwsgi")
+        vars(uwsgi).update(worker_id=lambda: 0, mule_id=lambda: 0, opt={})
+
+        async def on_a_loop() -> None:
+            client.track("user", "Event")
+
+        with monkeypatch.context() as patched, opened(Gate(is_open=True)) as client:
+            patched.setitem(sys.modules, "uwsgi", uwsgi)
+            asyncio.run(on_a_loop())
+            assert caplog.messages == ["Not sent before uWSGI forks: 1. Make calls in the workers, or use --lazy-apps."]
+            client.track("user", "Event")
+            assert client.statistics().delivered == 2
+
     def test_no_thread_starts_before_the_first_call(self) -> None:
         program = """
 import asyncio, threading, segment_async, segment_async.blocking as blocking
