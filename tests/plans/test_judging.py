@@ -143,20 +143,30 @@ class Looked(list[str]):
 
 def test_a_name_is_compared_with_the_planned_ones_once() -> None:
     names = Looked(["Order Completed"])
-    near = NearNames(names)
+    near, looks = NearNames(names), names.looks
     assert {near.hint("order completed") for _ in range(3)} == {" Did you mean “Order Completed”?"}
     assert {near.hint("Something Else") for _ in range(3)} == {""}
-    assert names.looks == 2
+    assert names.looks == looks + 2
 
 
 def test_names_that_are_made_up_without_end_are_compared_no_more_after_some() -> None:
     names = Looked(["Order Completed"])
-    near = NearNames(names)
+    near, looks = NearNames(names), names.looks
     for number in range(MAX_COMPARED + 100):
         near.hint(f"Order {number} Completed")
-    assert names.looks == MAX_COMPARED
+    assert names.looks == looks + MAX_COMPARED
     assert near.hint("Order 0 Completed") == " Did you mean “Order Completed”?"
     assert near.hint("x" * 30_000) == ""
+
+
+def test_long_names_are_compared_with_few_planned_ones_only() -> None:
+    long = "Order Completed by a Customer Who Came Back After a Reminder"
+    assert long in NearNames([long]).hint(long.lower())
+    names = Looked([*map(f"{long} {{}}".format, range(1_000)), "Order Completed"])
+    near, looks = NearNames(names), names.looks
+    assert near.hint(long.lower()) == ""
+    assert names.looks == looks
+    assert near.hint("order completed") == " Did you mean “Order Completed”?"
 
 
 def test_of_many_unplanned_properties_the_first_ones_have_a_hint() -> None:
