@@ -154,6 +154,9 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: it cannot; says why, and what to do.
     """
+    if isinstance(path, str) and "://" in path:
+        # It would be a file in a folder such as "sqlite:".
+        raise ValueError("the spool's path must be that of a file, not a URL")
     base = base_path(path)
     folder = base.parent
     if not hasattr(os, "getegid"):

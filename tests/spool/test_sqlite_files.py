@@ -197,6 +197,7 @@ def test_a_path_is_checked_at_construction(tmp_path, monkeypatch):
     assert (tmp_path / "x.db").exists()
     assert "is a folder: give the path of a file" in refusal(tmp_path)
     assert "is a folder: give the path of a file" in refusal("~")
+    assert refusal("sqlite:///spool.db") == "the spool's path must be that of a file, not a URL"
     assert "does not exist, and neither does" in refusal(tmp_path / "no" / "where" / "x.db")
     assert "is not a folder" in refusal(tmp_path / "x.db" / "y.db")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["x.db", "x.db.lock"]
