@@ -636,7 +636,7 @@ class Writer:
             if shard.has_work or shard.database.clock.was_set(shard.counters):
                 self._commit(shard, ())
             has_more = shard.database.maintain() or has_more
-        for shard in [each for each in self._adopted if not each.counters.pending and not each.has_work]:
+        for shard in [each for each in self._adopted if not each.counters.pending]:
             self._adopted.remove(shard)
             # Its dead letters are for the next process that holds it.
             self._given_back[shard.slot] = shard.counters._replace(dead=0, dead_bytes=0)
