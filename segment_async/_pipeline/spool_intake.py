@@ -350,7 +350,6 @@ class SpoolIntake:
             bodies = bodies_of(unstored)
             queue.appending.clear()
             queue.incoming.clear()
-            self.answers.waiting.clear()
             self._calls.note_all(appending, repeat(SpoolUnavailable(why, maybe_stored=True)))
             self._calls.note_all(refused, repeat(SpoolUnavailable(why)))
             queue.leave(len(refused), sum(map(len, bodies_of(refused))))
