@@ -138,6 +138,21 @@ def test_a_message_whose_id_is_only_on_disk_ends_as_the_one_there_does() -> None
     run(main())
 
 
+def test_a_message_on_disk_that_is_waited_for_is_kept_at_the_close() -> None:
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            delivery = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m0"))
+            waiting = asyncio.create_task(_outcome_of(delivery))
+            await asyncio.sleep(0.01)
+            spool.answer(0)
+            await asyncio.sleep(0.01)
+        assert waiting.done()
+        assert waiting.result().status is Status.KEPT
+
+    run(main())
+
+
 async def _outcome_of(delivery: Delivery) -> Outcome:
     return await delivery
 
