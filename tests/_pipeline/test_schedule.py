@@ -89,6 +89,21 @@ class TestDue:
         assert schedule.next(99.0, is_full=True) is None
         assert schedule.next_look(99.0, is_full=True) == 99.0 + LONGEST_SLEEP
 
+    def test_one_more_look_after_messages_came_and_then_none(self) -> None:
+        backlog = backlog_with()
+        schedule = schedule_with(backlog, flush_interval=INTERVAL)
+        opened = put(backlog, 1)
+        schedule.next_look(0.0, is_full=False)
+        backlog.remove(opened)
+        assert schedule.next_look(1.0, is_full=False) == 1.0 + INTERVAL
+        assert schedule.next_look(2.0, is_full=False) is None
+
+    @pytest.mark.parametrize(("flush_at", "waits"), [(1, False), (2, True)])
+    def test_a_message_that_makes_a_batch_waits_for_no_company(self, flush_at: int, waits: bool) -> None:
+        schedule = schedule_with(backlog_with(), flush_at=flush_at, flush_interval=INTERVAL)
+        schedule.looks_at = INTERVAL
+        assert schedule.waits_for_company(0.0) is waits
+
 
 class TestTurns:
     def test_the_oldest_that_is_ready_goes_before_the_open_one(self) -> None:
