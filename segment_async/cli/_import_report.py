@@ -32,7 +32,9 @@ def announcement(options: ImportOptions, importer: Importer) -> str:
     pace = f"at {options.rate:,.10g} a second"
     if records is None:
         return f"{amount}, {pace}."
-    return f"{amount}, {pace}: {duration(max(0, records - importer.resumed) / options.rate)}."
+    # What a transform makes of a record is known only later.
+    each = len(options.mapping.choices) if options.mapping is not None else 1
+    return f"{amount}, {pace}: {duration(max(0, records - importer.resumed) * each / options.rate)}."
 
 
 def summary(report: ImportReport) -> Table:

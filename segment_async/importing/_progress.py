@@ -30,19 +30,22 @@ class Meter:
         self._window = window
         self._resumed = window.counts.records
         self._delivered = deque([window.counts.messages], maxlen=_TICKS + 1)
+        # A record may make several messages, or none.
+        self._done = deque([window.counts.records], maxlen=_TICKS + 1)
 
     def tick(self, opened: Opened | None, trouble: str | None = None) -> Progress:
         """One second has passed; `opened` is the source that is being read, `trouble` why nothing is delivered."""
-        delivered, counts = self._delivered, self._window.counts
-        delivered.append(counts.messages)
-        rate = (delivered[-1] - delivered[0]) / (len(delivered) - 1)
+        counts = self._window.counts
+        self._delivered.append(counts.messages)
+        self._done.append(counts.records)
+        pace = _a_second(self._done)
         share = self._share(opened)
         left = None
-        if share and rate > 0 and self._estimated:
-            left = max(0.0, self._estimated - counts.records) / rate
-        elif share and rate > 0 and counts.records > self._resumed:
-            left = counts.records / share * (1 - share) / rate
-        return Progress(counts, len(self._window), share, rate, left, trouble)
+        if share and pace > 0 and self._estimated:
+            left = max(0.0, self._estimated - counts.records) / pace
+        elif share and pace > 0 and counts.records > self._resumed:
+            left = counts.records / share * (1 - share) / pace
+        return Progress(counts, len(self._window), share, _a_second(self._delivered), left, trouble)
 
     def _share(self, opened: Opened | None) -> float | None:
         by_count = min(1.0, self._window.counts.records / self._estimated) if self._estimated else None
@@ -53,3 +56,7 @@ class Meter:
         if here is None:
             return by_count
         return min(1.0, (before + here) / self._total_bytes)
+
+
+def _a_second(counted: Sequence[int]) -> float:
+    return (counted[-1] - counted[0]) / (len(counted) - 1)

@@ -10,7 +10,7 @@ import pytest
 
 from segment_async.cli._import_progress import Lines, duration, line_of
 from segment_async.cli._import_report import announcement
-from segment_async.importing import Counts, Importer, Progress
+from segment_async.importing import Counts, Importer, Progress, parse_mapping
 from segment_async.importing._progress import Meter
 from segment_async.importing._reading import open_at
 from segment_async.importing._sources import find
@@ -19,8 +19,10 @@ from segment_async.importing._window import Window
 from segment_async.testing import running_endpoint
 from tests.support.virtual_clock import run
 
-from .support import RecordingSegment, options, orders, write_csv
+from .support import MAPPING, RecordingSegment, options, orders, write_csv
 from .test_cli import COMMAND, environment, folder  # noqa: F401  # a fixture
+
+TWO_MESSAGES = parse_mapping(f'{MAPPING}[[message]]\n[[message]]\ntype = "identify"\n')
 
 
 def progress(delivered=0, **given):
@@ -60,6 +62,19 @@ def test_a_meter(tmp_path):
     for _ in range(20):
         latest = meter.tick(None)
     assert (latest.rate, latest.seconds_left) == (0.0, None)
+
+
+@pytest.mark.parametrize("estimated", [400, None])
+@pytest.mark.parametrize("messages", [0, 400])
+def test_the_time_left_is_that_of_the_records(tmp_path, messages, estimated):
+    """A record may make several messages, or none that is wanted."""
+    sources = find([str(write_csv(tmp_path / name, orders(200))) for name in ("a.csv", "b.csv")])
+    window = Window(Counts(), Position())
+    meter = Meter(sources, sum(source.size for source in sources), estimated, window)
+    window.counts.records, window.counts.messages = 200, messages
+    window.begin(Position(1))
+    shown = meter.tick(None)
+    assert (shown.rate, shown.seconds_left) == (messages, 1.0)
 
 
 def test_a_parquet_file_counts_by_its_size(tmp_path):
@@ -128,6 +143,7 @@ def test_a_pipe_gets_no_bar_and_quiet_nothing(folder):  # noqa: F811
         ("orders.csv", {"limit": 500}, "About 450 records, at 10 a second: 45 s."),
         ("-", {"limit": 20}, "At most 20 records, at 10 a second: 2 s."),
         ("-", {}, "An unknown number of records, at 10 a second."),
+        ("orders.csv", {"limit": 20, "mapping": TWO_MESSAGES}, "About 20 records, at 10 a second: 4 s."),
     ],
 )
 def test_the_announcement_knows_the_limit(tmp_path, monkeypatch, source, given, said):
