@@ -285,8 +285,11 @@ def sample_size(sources: Sequence[Source]) -> tuple[int | None, int | None]:
 
 def _records_of(source: Source) -> float | None:
     """How many records a text file has, if all are as long as those of its sample."""
-    sample, size = source.sample[: source.sample.rfind(b"\n") + 1], source.size or 0
-    if source.compressed or not sample:
+    if source.compressed:
+        return None
+    beginning, size = source.sample, source.size or 0
+    sample = beginning[: beginning.rfind(b"\n") + 1]
+    if not sample:
         return None
     if source.format != "csv":
         return size / (len(sample) / sample.count(b"\n"))
@@ -296,6 +299,6 @@ def _records_of(source: Source) -> float | None:
         record for record in read_csv(source, io.BytesIO(sample), columns, delimiter, Place()) if not record.problem
     ]
     if not whole:
-        return size / len(source.sample) - 1
+        return size / len(beginning) - 1
     begin, end = whole[0].byte or 0, whole[-1].after[1]
     return (size - begin) / ((end - begin) / len(whole))

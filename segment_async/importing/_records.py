@@ -179,7 +179,8 @@ def _checked_header(source: Source, lines: _Lines) -> tuple[list[str], str]:
             f"source {source.name}, line 1: is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8 {source.name}"
         ) from None
     except (csv.Error, SourceBroken) as error:
-        if b"\r" in source.sample and b"\n" not in source.sample:
+        sample = source.sample
+        if b"\r" in sample and b"\n" not in sample:
             raise ImportUsageError(
                 f"source {source.name}, line 1: its lines end with CR alone; convert it: tr '\\r' '\\n' < {source.name}"
             ) from error

@@ -64,7 +64,6 @@ class Source:
         size: in bytes as it is stored; `None` if unknown.
         mtime: in nanoseconds; `None` if unknown.
         head: a hash of the first 64 KiB.
-        sample: the first bytes after decompression.
         path: of a local file.
     """
 
@@ -74,9 +73,22 @@ class Source:
     size: int | None
     mtime: int | None
     head: str
-    sample: bytes = field(repr=False)
     path: Path | None
     _open: Callable[[], BinaryIO] = field(repr=False)
+    # `None`: it is read again, as thousands of sources would take 64 KiB each.
+    _sample: bytes | None = field(repr=False)
+
+    @property
+    def sample(self) -> bytes:
+        """The first bytes after decompression.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self._sample is not None:
+            return self._sample
+        with self._open() as stored:
+            return _sample_of(stored.read(HEAD_BYTES))
 
     @property
     def identity(self) -> list[object]:
@@ -396,7 +408,8 @@ def _source(
                 f"source {name}: is one JSON array, not JSON lines; convert it: jq -c '.[]' {name} > lines.jsonl"
             )
     digest = hashlib.sha256(head[:HEAD_BYTES]).hexdigest()
-    return Source(name, chosen, compressed, size, mtime, digest, sample, path, open_it)
+    kept = sample if path is None else None
+    return Source(name, chosen, compressed, size, mtime, digest, path, open_it, kept)
 
 
 def _sample_of(head: bytes, most: int = HEAD_BYTES) -> bytes:

@@ -4,6 +4,7 @@ import errno
 import gzip
 import io
 import os
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -79,6 +80,21 @@ def test_a_source_that_cannot_be_read_twice_is_refused(tmp_path, kind):
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_thousands_of_files_take_no_memory(tmp_path):
+    (tmp_path / "0.csv").write_bytes(b"a,b\n" + b"1,%s\n" % (b"x" * 997) * 100)
+    for number in range(1, 300):
+        (tmp_path / f"{number}.csv").hardlink_to(tmp_path / "0.csv")
+    tracemalloc.start()
+    try:
+        sources = find([str(tmp_path)])
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(sources) == 300
+    assert taken < 3_000_000
+    assert sample_size(sources)[1] == pytest.approx(300 * 100, rel=0.01)
 
 
 def test_formats_are_known_by_first_bytes(tmp_path):
