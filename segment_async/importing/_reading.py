@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import queue
 import threading
@@ -295,9 +296,11 @@ def _records_of(source: Source) -> float | None:
         return size / (len(sample) / sample.count(b"\n"))
     # A cell may hold line ends.
     columns, delimiter = csv_header(source)
-    whole = [
-        record for record in read_csv(source, io.BytesIO(sample), columns, delimiter, Place()) if not record.problem
-    ]
+    found = read_csv(source, io.BytesIO(sample), columns, delimiter, Place())
+    try:
+        whole = [record for record in found if not record.problem]
+    except csv.Error:
+        return None  # the header is longer than the sample
     if not whole:
         return size / len(beginning) - 1
     begin, end = whole[0].byte or 0, whole[-1].after[1]

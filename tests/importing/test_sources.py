@@ -97,6 +97,14 @@ def test_thousands_of_files_take_no_memory(tmp_path):
     assert sample_size(sources)[1] == pytest.approx(300 * 100, rel=0.01)
 
 
+def test_a_header_of_several_lines_may_be_longer_than_the_sample(tmp_path):
+    path = tmp_path / "orders.csv"
+    header = f'user,at,total,"a\nlong {"name" * 20_000}"'
+    write_csv(path, [(*order, "") for order in orders(3)], header)
+    assert sample_size(find([str(path)])) == (path.stat().st_size, None)
+    assert imported(path)[0].counts.delivered == 3
+
+
 def test_formats_are_known_by_first_bytes(tmp_path):
     (tmp_path / "one").write_bytes(gzip.compress(b'{"type":"track"}\n'))
     (tmp_path / "two").write_text("a;b\n1;2\n")
