@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -130,6 +131,42 @@ def make_client(redis: str | Any) -> Any:
         # The library's parsers differ between its versions, and fail for some options.
         client.set_response_callback(command, _as_it_came)
     return client
+
+
+def leave_connections(redis: str | Any) -> list[Any]:
+    """In a forked child: have a ready client connect anew. Returns what it had, which must never be freed.
+
+    Sockets, and what a loop waits for, are the parent's as well.
+    """
+    if isinstance(redis, str):
+        return []
+    client: Any = redis
+    if isinstance(redis, RedisCluster):
+        manager: Any = redis.nodes_manager
+        nodes: list[Any] = [*manager.nodes_cache.values(), *manager.startup_nodes.values()]
+        left: list[Any] = [node._connections for node in nodes]
+        for node in nodes:
+            node._connections, node._free = [], deque(maxlen=node.max_connections)
+        parts = [client, manager]
+    else:
+        pools = [each.connection_pool for each in _clients_of(client)]
+        left = [client.connection, *(vars(pool).copy() for pool in pools)]
+        client.connection = None
+        for pool in pools:
+            pool.reset()
+        parts = [client, *pools]
+    for part in parts:
+        for name in (*getattr(part, "__dict__", ()), *getattr(part, "__slots__", ())):
+            # The parent's thread may hold it.
+            if isinstance(lock := getattr(part, name, None), (asyncio.Lock, asyncio.Condition)):
+                setattr(part, name, type(lock)())
+    return left
+
+
+def _clients_of(client: Any) -> tuple[Any, ...]:
+    """The client, and those of the Sentinels that it asks."""
+    pool = getattr(client, "connection_pool", None)
+    return (client, *getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()))
 
 
 def _nodes_of(client: Any) -> dict[str, Any]:
@@ -319,9 +356,7 @@ class Server:
             await asyncio.wait((self._probe,))
         self.up.clear()
         if self._client is not None:
-            pool = getattr(self._client, "connection_pool", None)
-            sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
-            for client in (self._client, *sentinels):
+            for client in _clients_of(self._client):
                 # It may be gone already.
                 with suppress(RedisError, OSError):
                     await client.aclose()

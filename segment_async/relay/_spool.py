@@ -32,7 +32,7 @@ from segment_async.spool._protocol import AppendResult, NewMessage, Spool, Spool
 from ._appends import Append
 from ._engine import CLOSED, Engine, EngineOptions
 from ._entries import keys_for
-from ._server import check_redis
+from ._server import check_redis, leave_connections
 
 _MAX_ANSWER: Final = 1_000
 # Before a client has claimed the spool.
@@ -223,7 +223,7 @@ class RedisSpool:
         """In a forked child: the parent's connections are left to it."""
         if self._engine is not None:
             # Never freed: closing its loop would take the parent's wake-ups away.
-            _of_parents.append(self._engine)
+            _of_parents.append((self._engine, leave_connections(self._options.redis)))
         self._begin()
 
     # -- by itself
@@ -283,8 +283,8 @@ def _file_for(on_failure: str | os.PathLike[str] | Spool) -> Spool | None:
     return cast("Spool", file)
 
 
-# In a forked child: the parent's engines.
-_of_parents: list[Engine] = []
+# In a forked child: the parent's engines, and their connections.
+_of_parents: list[tuple[Engine, list[Any]]] = []
 _spools: weakref.WeakSet[RedisSpool] = weakref.WeakSet()
 
 

@@ -4,11 +4,14 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
+
+import pytest
 
 from segment_async import Client
 from segment_async.relay import RedisSpool, RelayInspector
 
-from .servers import RealServer
+from .servers import SOON, RealServer, binaries, cluster_node
 from .stage import ROOT
 
 FORKS = """
@@ -77,6 +80,25 @@ def test_a_forked_child_appends_by_itself_and_leaves_the_parent_alone(server: Re
     assert ids_in(server) == sorted(
         f"{name}-{number}" for name in ("before", "child", "parent", "after") for number in range(5)
     )
+
+
+@pytest.mark.parametrize("options", ["", ", single_connection_client=True"])
+def test_a_forked_child_leaves_the_connections_of_a_ready_client_alone(server: RealServer, options: str) -> None:
+    """Its commands would go through them, and the parent would take the replies for those to its own."""
+    ready = f"RedisSpool(__import__('redis.asyncio').asyncio.from_url(sys.argv[1]{options}))"
+    run_program(FORKS.replace("RedisSpool(sys.argv[1])", ready), server)
+    assert len(ids_in(server)) == 20
+
+
+def test_a_forked_child_leaves_the_connections_of_a_cluster_alone() -> None:
+    with cluster_node(binaries()["valkey"]) as node:
+        node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        end = time.monotonic() + SOON
+        while b"cluster_state:ok" not in node.ask("CLUSTER", "INFO"):
+            assert time.monotonic() < end
+        ready = f"RedisSpool(__import__('redis.asyncio').asyncio.RedisCluster('127.0.0.1', {node.port}))"
+        run_program(FORKS.replace("RedisSpool(sys.argv[1])", ready), node)
+        assert len(ids_in(node)) == 20
 
 
 def test_what_was_queued_without_a_loop_is_handed_over_at_exit(server: RealServer) -> None:
