@@ -1,9 +1,10 @@
 """Appending: what gathered while one group was under way is the next one, up to five hundred messages.
 
-    append_nowait ─► waiting ─► one exchange: a script, (WAIT) ─► answers
+    append_nowait ─► waiting ─► an exchange: a script, (WAIT) ─► answers
                                    └ refused ─► raise · ask the caller to wait · store in a file, moved over later
 
-A group is one command, as packing one for each message, and parsing its reply, would cost a host as much as all else.
+A group is one command, or a few if it is large, as packing one for each message, and parsing its reply, would cost a host
+as much as all else.
 This file knows the server, and nothing of relays.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
@@ -22,6 +23,9 @@ from ._entries import APPEND, Keys, append_arguments
 from ._server import Server, Unreachable, code_of
 
 GROUP_SIZE: Final = 500
+# Of messages in one exchange: on a slow way to the server, a larger one would never end in time, and be sent again and
+# again.
+_EXCHANGE_BYTES: Final = 2**20
 # Ids of messages that may be in the stream: callers may never append them again.
 _MOST_UNCERTAIN: Final = 20 * GROUP_SIZE
 # Seconds until a caller that keeps its messages appends them again.
@@ -138,7 +142,7 @@ class Appends:
         """Append messages; each is stored or finds the stream full. `begin`: comes first, if the server can be reached.
 
         Raises:
-            SpoolUnavailable: none is, or the reply was lost.
+            SpoolUnavailable: none is, or a reply was lost.
         """
         if not messages:
             return []
@@ -148,7 +152,16 @@ class Appends:
             await self._until_confirmed()
         if begin is not None:
             await begin()
-        stored = await self._add(messages, are_repeated=are_repeated)
+        stored = 0
+        for part in _parts(messages):
+            try:
+                count = await self._add(part, are_repeated=are_repeated)
+            except SpoolUnavailable as error:
+                self._remember(messages[:stored])
+                raise SpoolUnavailable(*error.args, maybe_stored=error.maybe_stored or stored > 0) from None
+            stored += count
+            if count < len(part):
+                break
         if self._uncertain:
             for each in messages[:stored]:
                 self._uncertain.pop(each.message_id, None)
@@ -208,6 +221,17 @@ class Appends:
         self._uncertain |= dict.fromkeys(each.message_id for each in messages)
         for oldest in [*islice(self._uncertain, max(0, len(self._uncertain) - _MOST_UNCERTAIN))]:
             del self._uncertain[oldest]
+
+
+def _parts(messages: Sequence[NewMessage]) -> Iterator[Sequence[NewMessage]]:
+    """In their order, each for one exchange."""
+    start = size = 0
+    for index, each in enumerate(messages):
+        if size and size + len(each.body) > _EXCHANGE_BYTES:
+            yield messages[start:index]
+            start, size = index, 0
+        size += len(each.body)
+    yield messages[start:]
 
 
 def _ids_of(messages: Sequence[NewMessage]) -> frozenset[str]:

@@ -18,7 +18,7 @@ from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status,
 from segment_async.relay import RedisSpool, RelayInspector
 from segment_async.relay._entries import keys_for
 from segment_async.relay._server import code_of, make_client
-from segment_async.spool import BatchResult, SpoolInspector, SQLiteSpool
+from segment_async.spool import BatchResult, NewMessage, SpoolInspector, SQLiteSpool
 from segment_async.testing import RecordingTransport
 from tests.support.law import check_counters
 
@@ -160,6 +160,41 @@ class TestALostReply:
             repeated = [each for each in {*ids} if ids_of(transport).count(each) > 1]
             assert {each.encode() for each in repeated} == {*marked}
             assert all(ids_of(transport).count(each) == 2 for each in repeated)
+
+        run(main())
+
+    def test_large_messages_are_appended_in_several_exchanges(self, server: RealServer) -> None:
+        """All at once, they would never be answered in time by a server far away. Each may be lost."""
+
+        async def append(spool: RedisSpool, count: int) -> Any:
+            loop = asyncio.get_running_loop()
+            answer: asyncio.Future[Any] = loop.create_future()
+
+            def done(result: Any) -> None:
+                loop.call_soon_threadsafe(answer.set_result, result)
+
+            spool.append_nowait([NewMessage(f"order-{number}", b"x" * 30_000) for number in range(count)], done)
+            return await answer
+
+        async def main() -> None:
+            async with proxy(server.socket) as between:
+                spool = RedisSpool(between.url, append_timeout=10.0)
+                Client("key", spool=spool, deliver=False)
+                await append(spool, 1)
+                appends = calls_of(server, "eval")
+                # One behind the first 34 messages, which are a little less than 1 MiB.
+                between.swallows = lambda _request: between.swallowed == 0 and server.ask("XLEN", stream) > 35
+                stream = stream_of(server)
+                refused = await append(spool, 100)
+                assert isinstance(refused, SpoolUnavailable)
+                assert refused.maybe_stored
+                assert calls_of(server, "eval") == appends + 2
+                result = await append(spool, 100)
+                assert [answer.status for answer in result.answers] == ["stored"] * 100
+                assert calls_of(server, "eval") == appends + 5
+                await spool.aclose()
+            again = server.ask("XREVRANGE", stream, "+", "-", "COUNT", 100)
+            assert sum(b"r" in fields[::2] for _, fields in again) == 68
 
         run(main())
 
