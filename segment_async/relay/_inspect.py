@@ -137,10 +137,12 @@ class RelayInspector:
         # Put back first: interrupted in between, one is sent and stays a dead letter.
         for (entry_id, fields), letter in letters:
             if is_wanted(letter):
-                add = ("XADD", self._keys.messages, "*", *fields_of_letter(fields))
-                self._reader.ask(*add)
-                self._reader.ask("XDEL", self._keys.dead, entry_id)
-                count += 1
+                added = self._reader.ask("XADD", self._keys.messages, "*", *fields_of_letter(fields))
+                if self._reader.ask("XDEL", self._keys.dead, entry_id):
+                    count += 1
+                else:
+                    # It was erased meanwhile, or another one has put it back.
+                    self._reader.ask("XDEL", self._keys.messages, added)
         return count
 
     def count_of_user(self, identity: str) -> int:

@@ -144,6 +144,16 @@ class TestSpool:
         assert asked == ["order-0"]
         assert filled.ask("XLEN", dead) == 1
 
+    def test_retry_leaves_what_is_erased_meanwhile_erased(self, filled: RealServer) -> None:
+        with RelayInspector(filled.url, "key") as inspector, RelayInspector(filled.url, "key") as other:
+            assert inspector.retry(lambda _letter: other.purge("user-1") > 0) == 0
+            assert (inspector.status().dead, inspector.count_of_user("user-1")) == (0, 0)
+
+    def test_retries_at_once_put_a_message_back_once(self, filled: RealServer) -> None:
+        with RelayInspector(filled.url, "key") as inspector, RelayInspector(filled.url, "key") as other:
+            assert inspector.retry(lambda _letter: other.retry(lambda _letter: True) == 1) == 0
+            assert [each.message_id for each in inspector.pending()].count("order-0") == 1
+
     def test_retry_names_what_matches_nothing(self, filled: RealServer) -> None:
         for options in (["--id", "zzz"], ["--reason", "bogus"]):
             assert f"no dead letter matches {' '.join(options)}" in run(spool, "retry", filled.url, *options, code=1)
