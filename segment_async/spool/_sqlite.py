@@ -132,8 +132,7 @@ class SQLiteSpool:
         hold: int = 0,
         make_room: bool = False,
     ) -> None:
-        if self._is_closing:
-            raise SpoolUnavailable(_CLOSED)
+        self._refuse_if_closing()
         stored = [(message_id.encode(), bytes(body)) for message_id, body in messages]
         self._engine().submit(_Request(Append(stored, hold, make_room), done))
 
@@ -148,6 +147,7 @@ class SQLiteSpool:
     # -- outlet
 
     async def read(self, max_count: int, max_bytes: int) -> Window:
+        self._refuse_if_closing()
         future = asyncio.get_running_loop().create_future()
         request = _Request(_Read(max_count, max_bytes), partial(_resolve, future))
         engine = self._engine()
@@ -165,10 +165,12 @@ class SQLiteSpool:
         return window
 
     async def sending(self, keys: Sequence[int], attempt: int) -> Collection[int]:
+        self._refuse_if_closing()
         await self._served(Note(tuple(keys), attempt))
         return ()
 
     async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None:
+        self._refuse_if_closing()
         answer = answer[:_MAX_ANSWER].encode(errors="replace").decode()
         await self._served(Note(tuple(keys), result, answer))
 
@@ -176,6 +178,10 @@ class SQLiteSpool:
         future = asyncio.get_running_loop().create_future()
         self._engine().submit(_Request(work, partial(_resolve, future)))
         await future
+
+    def _refuse_if_closing(self) -> None:
+        if self._is_closing:
+            raise SpoolUnavailable(_CLOSED)
 
     def _engine(self) -> _Engine:
         """This process's."""

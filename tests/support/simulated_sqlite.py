@@ -316,8 +316,7 @@ class SimulatedSQLiteSpool(SQLiteSpool):
         return await super().sending(keys, attempt)
 
     async def settle(self, keys: Sequence[int], result: BatchResult, answer: str = "") -> None:
-        if self._is_closing:
-            raise SpoolUnavailable("the spool is closed")
+        self._refuse_if_closing()
         self._note_call()
         # First: what is called takes effect, also if the call is cancelled.
         self._store.note_ended(keys, result)
