@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, cast
 
 from segment_async import Transport
 from segment_async.plans import Plan, PlanError, require_validator
@@ -28,6 +28,13 @@ OnViolation = Literal["warn", "reject"]
 
 # The file that a shell has redirected to it, where there is one.
 _STANDARD_INPUT: Final = Path("/dev/stdin")
+_TYPES: Final[Sequence[tuple[str, Any, str]]] = (
+    ("write_key", str, "text, such as 'YOUR_WRITE_KEY'"),
+    ("destinations", str | None, "text, such as 'Mixpanel,Amplitude'"),
+    ("max_rejects", str | None, "text, such as '2%'"),
+    ("rate", int | float, "a number"),
+    ("limit", int | None, "a whole number"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +109,7 @@ class ImportOptions:
         """
         if isinstance(self.sources, str | PathLike):
             raise ImportUsageError(f"sources must be a list: [{str(self.sources)!r}]")
+        self._check_types()
         if self.format is not None and self.format not in FORMATS:
             raise ImportUsageError(f"format must be one of {', '.join(FORMATS)}")
         if self.mapping is not None and self.transform is not None:
@@ -122,6 +130,16 @@ class ImportOptions:
         self.most_rejects()
         for name in ("since", "until"):
             self.moment(name)
+
+    def _check_types(self) -> None:
+        """At run time as well: not every caller has a type checker."""
+        if not isinstance(cast("object", self.mapping), Mapping | None):
+            raise ImportUsageError("mapping must be what load_mapping or parse_mapping returned")
+        if self.transform is not None and not callable(self.transform):
+            raise ImportUsageError('transform must be a function, such as of load_transform("module:function")')
+        for name, kind, what in _TYPES:
+            if not isinstance(given := getattr(self, name), kind):
+                raise ImportUsageError(f"{name} must be {what}, not {type(given).__name__}")
 
     def _check_ids(self) -> None:
         if self.ids not in ("content", "columns", "row", "keep"):

@@ -14,7 +14,7 @@ from segment_async.importing import (
     run_import,
 )
 
-from .support import MAPPING, RecordingSegment, imported, options, rejects_of, write_csv
+from .support import MAPPING, RecordingSegment, imported, options, orders, rejects_of, write_csv
 
 CSV_COLUMNS = ["id", "kind", "total", "items", "note", "city"]
 
@@ -142,6 +142,24 @@ def test_paths_may_be_text(form, tmp_path):
     )
     report = asyncio.run(run_import(options))
     assert (report.counts.delivered, len(segment.messages)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("mapping", "orders.toml", "mapping must be what load_mapping or parse_mapping returned"),
+        ("transform", "module:function", "transform must be a function, such as of load_transform"),
+        ("max_rejects", 1_000, "max_rejects must be text, such as '2%', not int"),
+        ("destinations", ["Mixpanel"], "destinations must be text, such as 'Mixpanel,Amplitude', not list"),
+        ("write_key", None, "write_key must be text, such as 'YOUR_WRITE_KEY', not NoneType"),
+        ("rate", "500", "rate must be a number, not str"),
+        ("limit", 2.5, "limit must be a whole number, not float"),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_explained(tmp_path, name, value, text):
+    path = write_csv(tmp_path / "orders.csv", orders(1))
+    with pytest.raises(ImportUsageError, match=f"^{text}"):
+        imported(path, **{name: value} if name != "transform" else {"mapping": None, name: value})
 
 
 def test_a_single_path_is_no_list_of_sources(tmp_path):
