@@ -26,16 +26,13 @@ CHUNK: Final = 500
 # Removes consumers that hold nothing: ARGV[2] at once, others if they were idle for ARGV[3] milliseconds. A script, as
 # a consumer that is given an entry in between would take it along.
 _TIDY: Final = """
-local removed = 0
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local consumer = {}
   for index = 1, #info, 2 do consumer[info[index]] = info[index + 1] end
   if consumer['pending'] == 0 and (consumer['name'] == ARGV[2] or consumer['idle'] > tonumber(ARGV[3])) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
-    removed = removed + 1
   end
 end
-return removed
 """
 
 
@@ -234,18 +231,15 @@ class Group:
         """Leave entries to a newer version, under a consumer that this one passes over."""
         await self._claimed(consumer, entry_ids, "IDLE", self.lease + 1, "JUSTID")
 
-    async def leave(self) -> bool:
-        """Remove this consumer if it holds nothing; whether it did not."""
-        if await self.held():
-            return False
-        await self._ask("XGROUP", "DELCONSUMER", self._stream, GROUP, self.consumer)
-        return True
+    async def leave(self) -> None:
+        """Remove this consumer if it holds nothing."""
+        await self.tidy(self.consumer)
 
     # -- order
 
-    async def tidy(self) -> int:
-        """Remove consumers of processes that are long gone and hold nothing. Returns how many."""
-        return int(await self._ask("EVAL", _TIDY, 1, self._stream, GROUP, RELEASED, 10 * self.lease))
+    async def tidy(self, consumer: bytes = RELEASED) -> None:
+        """Remove this consumer, and those of processes that are long gone, if they hold nothing."""
+        await self._ask("EVAL", _TIDY, 1, self._stream, GROUP, consumer, 10 * self.lease)
 
     async def consumers(self) -> list[dict[bytes, Any]]:
         return [info_of(each) for each in await self._ask("XINFO", "CONSUMERS", self._stream, GROUP)]

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status, TransportError
 from segment_async.relay import RedisSpool, RelayInspector
-from segment_async.relay._entries import keys_for
+from segment_async.relay._entries import info_of, keys_for
 from segment_async.relay._server import code_of, make_client
 from segment_async.spool import BatchResult, NewMessage, SpoolInspector, SQLiteSpool
 from segment_async.testing import RecordingTransport
@@ -294,6 +294,36 @@ def test_a_hold_that_ended_is_counted_once(server: RealServer) -> None:
             assert await spool.sending(sorted(keys), 1) == keys
             assert (spool.counts()["lost"], len(keys)) == (2, 2)
             await spool.aclose()
+
+    run(main())
+
+
+def test_a_read_that_comes_late_strands_nothing_at_the_close(server: RealServer) -> None:
+    """The server carries it out as the consumer is being removed, which would take what it holds along."""
+
+    async def main() -> None:
+        async with proxy(server.socket) as between, handing_over(server.url) as client:
+            spool = RedisSpool(between.url, lease=LEASE)
+            Client("key", spool=spool, deliver=False)
+            await hand_over(client, 1)
+            await spool.read(1, 1)
+            [message] = (await spool.read(1, 1_000)).messages
+            await spool.settle([message.key], BatchResult(Status.DELIVERED))
+            await hand_over(client, 1, first=1)
+            stream, closing = stream_of(server), list[bytes]()
+            [consumer] = [info_of(each)[b"name"] for each in server.ask("XINFO", "CONSUMERS", stream, "relays")]
+
+            def read_late(request: bytes) -> bool:
+                closing.append(request)
+                if len(closing) == 2:
+                    server.ask("XREADGROUP", "GROUP", "relays", consumer, "STREAMS", stream, ">")
+                return False
+
+            between.swallows = read_late
+            await spool.aclose()
+            assert len(closing) >= 2
+            with RelayInspector(server.url, "key", lease=LEASE) as inspector:
+                assert inspector.repair() == 0
 
     run(main())
 
