@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
@@ -25,6 +25,9 @@ from ._pace import Pace
 from ._server import Server, Unreachable
 
 _log = logging.getLogger("segment_async")
+
+# Seconds until an attempt is noted again that a server which takes no writes has refused.
+_RETRY: Final = 0.5
 
 
 class Renewals:
@@ -78,6 +81,10 @@ class Renewals:
                 await self._until_up(RENEW_AFTER * self._lease)
                 continue
             except ResponseError as refusal:
+                if not self._server.up.is_set():
+                    # It takes no writes for now, or another one has taken over; it may be found at once.
+                    await self._pause(_RETRY)
+                    continue
                 _log.warning("Redis refused to note an attempt; another relay sends the messages: %s", refusal)
                 held = set[bytes]()
             self._holds.renew(held, since)

@@ -640,6 +640,29 @@ class TestARefusal:
 
         run(main())
 
+    def test_what_is_to_be_sent_waits_for_a_server_that_takes_no_writes(self, server: RealServer) -> None:
+        """Its hold is not given up, which would leave the message to a relay that takes over a lease later."""
+
+        async def main() -> None:
+            async with handing_over(server.url) as client:
+                await hand_over(client, 1)
+                spool = RedisSpool(server.url)
+                Client("key", spool=spool, deliver=False)
+                await spool.read(1, 1)
+                [message] = (await spool.read(1, 1_000)).messages
+                before = calls_of(server, "eval")
+                server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+                try:
+                    sending = asyncio.create_task(spool.sending([message.key], 1))
+                    await until(lambda: calls_of(server, "eval") > before, "it was refused")
+                finally:
+                    server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+                assert [*await sending] == []
+                assert spool.counts()["lost"] == 0
+                await spool.aclose()
+
+        run(main())
+
     @pytest.mark.parametrize("loading", [b"0", b"1"])
     def test_a_server_that_loads_its_data_has_stored_nothing(self, loading: bytes) -> None:
         """It says what it does, but it may also begin to after it was asked."""
