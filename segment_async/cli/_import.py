@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -41,10 +42,14 @@ class _Import(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            text = io.StringIO()
-            error.show(text)
-            say_lines(text.getvalue().rstrip("\n"))
-            sys.exit(_USAGE)
+            error.show = partial(_show, error)  # type: ignore[method-assign]
+            raise
+
+
+def _show(error: click.UsageError, _: object = None) -> None:
+    text = io.StringIO()
+    click.UsageError.show(error, text)
+    say_lines(text.getvalue().rstrip("\n"))
 
 
 @click.command("import", cls=_Import, short_help="Import history from files.")
