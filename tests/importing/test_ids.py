@@ -220,5 +220,5 @@ def test_an_older_id_is_sent_again():
 
 def test_the_page_says_how_many_ids_are_remembered():
     page = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
-    assert f"At least the last {_REMEMBERED:,} ids are remembered" in page
+    assert f"at least the last {_REMEMBERED:,} ids are remembered" in page
     assert f"the last {_REMEMBERED:,} at least" in Counts.__doc__
