@@ -352,8 +352,7 @@ class _Engine:
                 # Last: a message is stored before it is read.
                 requests.append(reader)
         finally:
-            if not self._is_closed:
-                self.look = self._writer.look()
+            self.look = self._writer.look()
 
     def _begin_read(self, requests: list[_Request]) -> None:
         """Have the last of the reads wait, one at a time: an earlier reader is gone, or its loop stands still."""
@@ -401,7 +400,7 @@ class _Engine:
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self.look = self._writer.close()
+            self._writer.close()
 
 
 # -- requests

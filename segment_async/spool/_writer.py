@@ -746,16 +746,14 @@ class Writer:
             capacity=self._options.max_bytes,
         )
 
-    def close(self) -> Callable[[], SpoolStatistics]:
-        """Close every shard; returns the last look."""
+    def close(self) -> None:
+        """Close every shard."""
         self.commit()
-        look = self.look()
-        if unrecorded := look().unrecorded:
+        if unrecorded := self.look()().unrecorded:
             text = "The spool closes while the disk refuses: %s: notes not recorded: %d"
             self._options.log(text, self._base, unrecorded)
         for shard in self._all():
-            self._close(shard)
-        return look
+            shard.database.close()
 
 
 _SUMMED: Final = [
