@@ -134,7 +134,7 @@ def make_client(redis: str | Any) -> Any:
 
 
 def leave_connections(redis: str | Any) -> list[Any]:
-    """In a forked child: have a ready client connect anew. Returns what it had, which must never be freed.
+    """In a forked child: have a ready client make connections of its own. Returns what it had, which must never be freed.
 
     Sockets, and what a loop waits for, are the parent's as well.
     """
@@ -149,8 +149,8 @@ def leave_connections(redis: str | Any) -> list[Any]:
             node._connections, node._free = [], deque(maxlen=node.max_connections)
         parts = [client, manager]
     else:
-        pools = [each.connection_pool for each in _clients_of(client)]
-        left = [client.connection, *(vars(pool).copy() for pool in pools)]
+        pools: list[Any] = [each.connection_pool for each in _clients_of(client)]
+        left = [client.connection, *({**vars(pool)} for pool in pools)]
         client.connection = None
         for pool in pools:
             pool.reset()
