@@ -82,7 +82,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
 
     def tell(text: str) -> None:
         # Of `| grep -m 1 Listening`, nothing is left that reads further lines.
-        with suppress(BrokenPipeError):
+        with _output_may_end():
             show(text)
 
     _print_any_text()
@@ -93,7 +93,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
 
         def report(answered: Answered) -> None:
             # The terminal or the pipe may be gone; the events are accepted and saved all the same.
-            with suppress(OSError):
+            with suppress(OSError), _output_may_end():
                 show_answered(answered)
             if saved is not None:
                 with suppress(OSError):
@@ -124,6 +124,16 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
             if error.errno == errno.EADDRINUSE:
                 raise OSError(_port_in_use(options)) from error
             raise
+
+
+@contextmanager
+def _output_may_end() -> Generator[None, None, None]:
+    """Print nowhere once what reads the output has gone: at the exit, what is left would change the exit code."""
+    try:
+        yield
+    except BrokenPipeError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _print_any_text() -> None:
