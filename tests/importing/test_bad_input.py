@@ -445,7 +445,7 @@ def test_what_a_transform_makes_that_is_no_json_is_rejected_alone(tmp_path):
         message = {"type": "track", "userId": row["user"], "event": "A", "properties": {"n": 1}}
         if row["user"] == "u1":
             row["self"] = row
-            message["version"] = 2**70
+            message["event"] = 2**70
         return message
 
     path = write_csv(tmp_path / "orders.csv", orders(3))
