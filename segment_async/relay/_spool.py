@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from sys import float_info
+from threading import RLock
 from typing import Any, Final, Literal, cast
 
 try:
@@ -123,6 +124,8 @@ class RedisSpool:
             wall_clock=wall_clock,
         )
         self._fingerprint: str | None = None
+        # By process: a thread of the parent's may hold the parent's, and several of a child's may make its first calls.
+        self._starting: dict[int, RLock] = {}
         self._begin()
         _spools.add(self)
 
@@ -131,14 +134,13 @@ class RedisSpool:
 
     def _begin(self) -> None:
         """The state of a process that has not called yet."""
-        self._pid = os.getpid()
         self._engine: Engine | None = None
-        # One of its own: a thread of the parent's may hold the parent's.
-        self._starting = reentrant_lock()
         self._statistics = SpoolStatistics()
         self._is_closing = False
         # Reads that were begun, and the last one of which the window was received.
         self._reads = self._received = 0
+        # Last: what another thread of this process finds is no longer the parent's.
+        self._pid = os.getpid()
 
     # -- intake
 
@@ -199,14 +201,16 @@ class RedisSpool:
         await engine.answer(partial(engine.outlet.settle, tuple(keys), result, answer[:_MAX_ANSWER]))
 
     def _start(self) -> Engine:
-        if self._pid != os.getpid():
-            # A fork without hooks, as uWSGI's.
-            self.begin_after_fork()
+        process = os.getpid()
+        if self._pid != process:
+            with self._starting.setdefault(process, reentrant_lock()):
+                if self._pid != process:
+                    # A fork without hooks, as uWSGI's.
+                    self.begin_after_fork()
         if self._is_closing:
             raise SpoolUnavailable(CLOSED)
         if self._engine is None:
-            # Several threads may make the first calls at once.
-            with self._starting:
+            with self._starting.setdefault(process, reentrant_lock()):
                 if self._engine is None:
                     self._engine = self._started()
         return self._engine

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -132,3 +133,44 @@ def test_threads_that_make_the_first_calls_at_once_share_one_thread() -> None:
         sys.setswitchinterval(interval)
     assert len(set(threading.enumerate()).difference(before)) == 1
     asyncio.run(spool.aclose())
+
+
+def test_threads_of_a_forked_child_share_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under uWSGI, where nothing is called in a child before its first calls."""
+    has_asked = threading.Event()
+
+    class Lock:
+        """Says when the second thread asks for it."""
+
+        def __init__(self) -> None:
+            self._lock = threading.RLock()
+
+        def __enter__(self) -> None:
+            if threading.current_thread() is second:
+                has_asked.set()
+            self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    def leave(_redis: object) -> list[Any]:
+        if threading.current_thread() is not second:
+            second.start()
+            assert has_asked.wait(SOON)
+        return []
+
+    monkeypatch.setattr("segment_async.relay._spool.reentrant_lock", Lock)
+    monkeypatch.setattr("segment_async.relay._spool.leave_connections", leave)
+    spool = RedisSpool("redis://127.0.0.1:1/0")
+    spool.claim("0" * 16)
+    append = partial(spool.append_nowait, (), lambda _answer: None)
+    second = threading.Thread(target=append)
+    append()
+    parents, spool._pid = spool._engine, -1
+    before = threading.enumerate()
+    append()
+    second.join(SOON)
+    assert len(set(threading.enumerate()).difference(before)) == 1
+    asyncio.run(spool.aclose())
+    assert parents is not None
+    asyncio.run(parents.answer(parents.aclose))
