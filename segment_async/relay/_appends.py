@@ -25,7 +25,7 @@ from ._server import Server, Unreachable, code_of
 GROUP_SIZE: Final = 500
 # Of messages in one exchange: on a slow way to the server, a larger one would never end in time, and be sent again and
 # again.
-_EXCHANGE_BYTES: Final = 2**20
+EXCHANGE_BYTES: Final = 2**20
 # Ids of messages that may be in the stream: callers may never append them again.
 _MOST_UNCERTAIN: Final = 20 * GROUP_SIZE
 # Seconds until a caller that keeps its messages appends them again.
@@ -227,7 +227,7 @@ def _parts(messages: Sequence[NewMessage]) -> Iterator[Sequence[NewMessage]]:
     """In their order, each for one exchange."""
     start = size = 0
     for index, each in enumerate(messages):
-        if size and size + len(each.body) > _EXCHANGE_BYTES:
+        if size and size + len(each.body) > EXCHANGE_BYTES:
             yield messages[start:index]
             start, size = index, 0
         size += len(each.body)

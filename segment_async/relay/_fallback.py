@@ -16,14 +16,13 @@ from segment_async._exceptions import SpoolUnavailable
 from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import AppendResult, NewMessage, Spool, StoredMessage, TryLater
 
-from ._appends import GROUP_SIZE, Appends, Done
+from ._appends import EXCHANGE_BYTES, GROUP_SIZE, Appends, Done
 
 _log = logging.getLogger("segment_async")
 
 # A file on disk counts no messages as handed over: Redis is where it delivers them.
 _MOVED = BatchResult(Status.DELIVERED)
-# Bytes that are moved at once, and seconds until it is tried again.
-_WINDOW_BYTES = 4 * 2**20
+# Seconds until it is tried again.
 _RETRY = 1.0
 
 
@@ -84,7 +83,8 @@ class Fallback:
         """Move what is in the file to Redis, for ever; what an earlier process left there as well."""
         while True:
             try:
-                window = await self._spool.read(GROUP_SIZE, _WINDOW_BYTES)
+                # One exchange: of several, those before one whose reply is lost would be repeated as well.
+                window = await self._spool.read(GROUP_SIZE, EXCHANGE_BYTES)
             except SpoolUnavailable as error:
                 _log.warning("The file that stands in for Redis cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY)

@@ -198,6 +198,33 @@ class TestALostReply:
 
         run(main())
 
+    def test_large_messages_in_a_file_are_moved_in_one_exchange_each_time(
+        self, server: RealServer, tmp_path: Path
+    ) -> None:
+        """Else what came before a lost reply would be repeated with it, and with each further one again."""
+        path = tmp_path / "redis.db"
+
+        async def main() -> None:
+            async with handing_over("redis://127.0.0.1:1", on_failure=path) as client:
+                for number in range(100):
+                    await client.track("user-1", "Order Completed", {"x": "x" * 30_000}, message_id=f"order-{number}")
+            async with proxy(server.socket) as between:
+                # One behind the first messages, which are a little less than 1 MiB.
+                between.swallows = lambda _request: (
+                    between.swallowed == 0 and server.ask("DBSIZE") > 0 and server.ask("XLEN", stream_of(server)) > 35
+                )
+                spool = RedisSpool(between.url, on_failure=path, append_timeout=10.0)
+                Client("key", spool=spool, deliver=False)
+                await spool.connect()
+                await until(lambda: spool.counts()["moved"] == 100, "all are moved")
+                await spool.aclose()
+            entries = server.ask("XRANGE", stream_of(server), "-", "+")
+            repeated = [fields[1] for _, fields in entries if b"r" in fields[::2]]
+            assert len(entries) == 100 + len(repeated)
+            assert len({*repeated}) == len(repeated) <= 34
+
+        run(main())
+
     def test_a_call_that_is_made_again_is_marked_whatever_was_stored_meanwhile(
         self, server: RealServer, cut_appends: Any
     ) -> None:
