@@ -78,6 +78,9 @@ class Appends:
         self.idle.set()
         # Ids of groups whose replies were lost, until they are stored.
         self._uncertain: dict[str, None] = {}
+        # Ids of the first messages of the group that was refused last: they are stored, and a caller that keeps its
+        # messages appends the same group again.
+        self._stored_of_last: list[str] = []
         # The last group was not confirmed: nothing is appended before the server says that it can confirm again, as
         # callers that keep their messages would append them over and over.
         self._is_unconfirmed = False
@@ -152,12 +155,12 @@ class Appends:
             await self._until_confirmed()
         if begin is not None:
             await begin()
-        stored = 0
-        for part in _parts(messages):
+        stored = self._take_stored_of_last(messages)
+        for part in _parts(messages[stored:]):
             try:
                 count = await self._add(part, are_repeated=are_repeated)
             except SpoolUnavailable as error:
-                self._remember(messages[:stored])
+                self._note_stored_of_last(messages[:stored])
                 raise SpoolUnavailable(*error.args, maybe_stored=error.maybe_stored or stored > 0) from None
             stored += count
             if count < len(part):
@@ -169,6 +172,17 @@ class Appends:
         self.full += len(messages) - stored
         self._changed()
         return [_STORED] * stored + [_FULL] * (len(messages) - stored)
+
+    def _note_stored_of_last(self, messages: Sequence[NewMessage]) -> None:
+        """These are stored, and the group is refused."""
+        self._remember(messages)
+        if self._keeps_in_memory:
+            self._stored_of_last = [each.message_id for each in messages]
+
+    def _take_stored_of_last(self, messages: Sequence[NewMessage]) -> int:
+        """How many of the messages, from the first on, were stored when the same group was refused."""
+        ids, self._stored_of_last = self._stored_of_last, []
+        return len(ids) if ids == [each.message_id for each in messages[: len(ids)]] else 0
 
     def _confirmation(self) -> tuple[Any, ...]:
         milliseconds = max(1, int(self._seconds * 500))

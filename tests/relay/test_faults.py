@@ -18,7 +18,7 @@ from segment_async import Client, QueueFull, Response, SpoolUnavailable, Status,
 from segment_async.relay import RedisSpool, RelayInspector
 from segment_async.relay._entries import info_of, keys_for
 from segment_async.relay._server import code_of, make_client
-from segment_async.spool import BatchResult, NewMessage, SpoolInspector, SQLiteSpool
+from segment_async.spool import BatchResult, NewMessage, SpoolInspector, SQLiteSpool, TryLater
 from segment_async.testing import RecordingTransport
 from tests.support.law import check_counters
 
@@ -195,6 +195,41 @@ class TestALostReply:
                 await spool.aclose()
             again = server.ask("XREVRANGE", stream, "+", "-", "COUNT", 100)
             assert sum(b"r" in fields[::2] for _, fields in again) == 68
+
+        run(main())
+
+    def test_of_large_messages_in_memory_only_what_may_be_missing_is_appended_again(self, server: RealServer) -> None:
+        """Else they would never be stored if one in so many replies is lost."""
+
+        async def append(spool: RedisSpool) -> Any:
+            loop = asyncio.get_running_loop()
+            answer: asyncio.Future[Any] = loop.create_future()
+
+            def done(result: Any) -> None:
+                loop.call_soon_threadsafe(answer.set_result, result)
+
+            spool.append_nowait([NewMessage(f"order-{number}", b"x" * 30_000) for number in range(100)], done)
+            return await answer
+
+        async def main() -> None:
+            async with proxy(server.socket) as between:
+                spool = RedisSpool(between.url, append_timeout=10.0, on_failure="memory")
+                Client("key", spool=spool, deliver=False)
+                await spool.connect()
+                # One behind the first 34 messages, which are a little less than 1 MiB.
+                between.swallows = lambda _request: (
+                    between.swallowed == 0 and server.ask("XLEN", stream_of(server)) > 35
+                )
+                assert isinstance(await append(spool), TryLater)
+                result = await append(spool)
+                assert [answer.status for answer in result.answers] == ["stored"] * 100
+                assert spool.counts()["stored"] == 100
+                result = await append(spool)
+                assert [answer.status for answer in result.answers] == ["stored"] * 100
+                await spool.aclose()
+            entries = server.ask("XRANGE", stream_of(server), "-", "+")
+            assert len(entries) == 100 + 34 + 100
+            assert sum(b"r" in fields[::2] for _, fields in entries) == 34
 
         run(main())
 
