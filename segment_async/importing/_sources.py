@@ -77,6 +77,8 @@ class Source:
     _open: Callable[[], BinaryIO] = field(repr=False)
     # `None`: it is read again, as thousands of sources would take 64 KiB each.
     _sample: bytes | None = field(repr=False)
+    # Of `head`; not by `size`, which a growing file has changed since, and which is 0 where it is not known.
+    _head_bytes: int = field(repr=False)
 
     @property
     def sample(self) -> bytes:
@@ -115,10 +117,10 @@ class Source:
         Raises:
             OSError: it cannot be read.
         """
-        if self.path is None or self.size is None:
+        if self.path is None:
             return False
         with self._open() as stored:
-            head = stored.read(min(self.size, HEAD_BYTES))
+            head = stored.read(self._head_bytes)
         return hashlib.sha256(head).hexdigest() != self.head
 
     def open_stored(self) -> BinaryIO:
@@ -407,9 +409,10 @@ def _source(
             raise ImportUsageError(
                 f"source {name}: is one JSON array, not JSON lines; convert it: jq -c '.[]' {name} > lines.jsonl"
             )
-    digest = hashlib.sha256(head[:HEAD_BYTES]).hexdigest()
+    beginning = head[:HEAD_BYTES]
+    digest = hashlib.sha256(beginning).hexdigest()
     kept = sample if path is None else None
-    return Source(name, chosen, compressed, size, mtime, digest, path, open_it, kept)
+    return Source(name, chosen, compressed, size, mtime, digest, path, open_it, kept, len(beginning))
 
 
 def _sample_of(head: bytes, most: int = HEAD_BYTES) -> bytes:

@@ -277,6 +277,28 @@ def test_a_file_that_is_another_one_when_its_turn_comes_is_not_read(tmp_path, co
     assert report.broken == ((problem,) if code else ())
 
 
+@pytest.mark.parametrize("is_known", [True, False], ids=["grows", "size unknown"])
+def test_a_file_whose_size_is_not_that_of_its_first_bytes_is_not_taken_for_another_one(tmp_path, monkeypatch, is_known):
+    """It grows just after they were read, as a log does; or its file system does not know its size, as /proc."""
+    path = write_csv(tmp_path / "orders.csv", orders(3))
+    real = os.fstat
+
+    def status(descriptor):
+        found = real(descriptor)
+        if not os.path.samestat(found, os.stat(path)):
+            return found
+        if not is_known:
+            return os.stat_result((*found[:6], 0, *found[7:10]))
+        with path.open("a") as file:
+            file.write("u3,2024-05-01T10:00:00Z,1\n")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", status)
+    report, segment = imported(path)
+    assert (report.broken, report.exit_code) == ((), 0)
+    assert users(segment) == ["u0", "u1", "u2", "u3"][: 4 if is_known else 3]
+
+
 def test_the_same_id_twice_in_a_run_is_sent_once(tmp_path):
     report, segment = imported(write_csv(tmp_path / "orders.csv", [*orders(3), *orders(2)]))
     assert (report.counts.duplicates, report.exit_code) == (2, 0)
