@@ -8,6 +8,7 @@ import importlib
 import inspect
 import sys
 from asyncio import CancelledError
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingOf
 from functools import partial
@@ -37,6 +38,8 @@ _CHECKED: Final = frozenset(
         *("event", "name", "category"),
     }
 )
+# Others may show what they hold in another way than they are encoded.
+_DICTS: Final = (dict, defaultdict, OrderedDict)
 
 
 def ready_made(columns: list[str] | None, *, keeps_ids: bool) -> Build:
@@ -135,7 +138,7 @@ def _encode_values(message: dict[str, Any]) -> None:
 def _in_order(value: Any) -> Any:
     """A copy with lists in place of sets, in an order that is the same in each process: it goes into the message's id."""
     kind = cast("type[object]", type(value))
-    if kind is dict:
+    if kind in _DICTS:
         return {key: _in_order(inner) for key, inner in value.items()}
     if kind is list or kind is tuple:
         return [_in_order(item) for item in value]

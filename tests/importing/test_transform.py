@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import sys
+from collections import OrderedDict, defaultdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -41,7 +42,8 @@ def test_equal_sets_make_equal_messages():
         backwards.add(8 - number)
     assert [*forwards] != [*backwards]
     tags = [{"a": [{"in": each}]} for each in (forwards, backwards, frozenset(backwards))]
-    assert [made({"properties": each})["properties"] for each in tags] == [{"a": [{"in": [0, 8]}]}] * 3
+    tags.append(defaultdict(set, a=[OrderedDict({"in": backwards})]))
+    assert [made({"properties": each})["properties"] for each in tags] == [{"a": [{"in": [0, 8]}]}] * 4
 
 
 def test_what_is_json_already_stays_as_it_is():
