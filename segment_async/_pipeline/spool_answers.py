@@ -214,15 +214,19 @@ class SpoolAnswers:
         earlier = self.known.get(delivery.message_id, delivery)
         # One that was dropped may have been stored after all. Any other outcome is recorded: then this one made room.
         if earlier is not delivery and (earlier.outcome is None or earlier.outcome.status is Status.DROPPED):
-            self._lose_earlier(delivery.message_id)
+            self._lose_earlier(delivery, is_certain=earlier.outcome is None)
         self.known[delivery.message_id] = delivery
         forget_bodies((delivery,))
         queue.accounts.unload(1, size)
 
-    def _lose_earlier(self, message_id: str) -> None:
-        """An id was stored once more: the message that had it before was dropped, to make room for this one's group."""
+    def _lose_earlier(self, delivery: Delivery, *, is_certain: bool) -> None:
+        """An id was stored once more: the message that had it before was dropped, to make room for this one's group.
+
+        `is_certain`: that one was stored; else what was dropped may be this message itself.
+        """
+        body = None if is_certain else bodies_of((delivery,))[0]
         for index, dropped in enumerate(self._dropped):
-            if dropped.message_id == message_id:
+            if dropped.message_id == delivery.message_id and dropped.body != body:
                 self.lose(dropped)
                 del self._dropped[index]
                 return

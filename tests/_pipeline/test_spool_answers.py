@@ -102,6 +102,26 @@ def test_a_message_that_made_room_within_its_own_group_ends_although_its_id_was_
     run(main())
 
 
+def test_a_message_that_made_room_within_its_own_group_ends_although_one_with_its_id_was_dropped_before() -> None:
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            first = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            spool.groups[0][1](AppendResult([Appended("full")]))
+            await asyncio.sleep(0.01)
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            body = spool.groups[1][0][0].body
+            spool.groups[1][1](AppendResult([Appended("stored", 2)], [DroppedMessage("m0", body, "queue_full")]))
+            second = await call
+            assert first.outcome is not None
+            assert second.outcome is not None
+            assert second.outcome.reason == "queue_full"
+
+    run(main())
+
+
 def test_a_message_on_disk_that_the_spool_gives_up_is_no_longer_waited_for() -> None:
     async def main() -> None:
         spool = SlowSpool()
