@@ -40,7 +40,8 @@ class Cancels:
         self._count = count
         self.last: asyncio.CancelledError | None = None
 
-    def is_first(self, error: asyncio.CancelledError) -> bool:
+    def note(self, error: asyncio.CancelledError) -> bool:
+        """Returns whether the close goes on."""
         self.last = error
         self._count += 1
         return self._count == 1
@@ -100,7 +101,7 @@ class Closing:
                 await wait_until(self._is_emptied, self._changed, self._owner, self._time_left)
                 await self._finish(cancels)
             except asyncio.CancelledError as error:
-                if not cancels.is_first(error):
+                if not cancels.note(error):
                     self._is_hurried = True
                     self._owner.pipeline.queue.notify()
 
@@ -231,7 +232,7 @@ class Closing:
         if self._reports_end is not None:
             seconds = self._reports_end - asyncio.get_running_loop().time()
         seconds = _GRACE_SECONDS if self._is_hurried else max(_GRACE_SECONDS, seconds)
-        await self._owner.pipeline.reports.finish(seconds, cancels.is_first)
+        await self._owner.pipeline.reports.finish(seconds, cancels.note)
 
     async def _leave_between_steps(self, loop: asyncio.AbstractEventLoop | None, cancels: Cancels) -> None:
         """As `LoopOwner.leave`, on that loop if it runs: amid a step of it, another thread would settle what it settles.
@@ -277,7 +278,7 @@ async def _ended(
     try:
         await asyncio.wait((task,), timeout=seconds)
     except asyncio.CancelledError as error:
-        if not cancels.is_first(error):
+        if not cancels.note(error):
             raise
         await asyncio.wait((task,), timeout=max(0.0, end - here.time()))
     if not task.done():

@@ -64,7 +64,8 @@ class RedisSpool:
         on_failure: when Redis cannot be used, ``"raise"`` `SpoolUnavailable`; keep messages in the client's
             ``"memory"``, within its bounds; or store them in a file, by its path (with a dot or a slash in it, so that no
             misspelt word is one) or as a `SQLiteSpool`, from which they are moved to Redis later.
-        append_timeout: seconds that an append may take; then its message may be stored or not.
+        append_timeout: seconds that an append may take; then its message may be stored or not. Several messages that come at
+            once are sent in parts of up to 1 MiB, each with so much time.
         rate: messages a second that all relays of a write key send together; `None`: as fast as they can. No more than
             one second's worth waits to be sent, so a client's `flush_interval` above a second makes it slower.
         lease: seconds after which another relay takes over what one has not renewed. The same for all relays.
