@@ -88,10 +88,6 @@ class Accounts:
 
     # -- between memory and spool
 
-    def recover(self, count: int) -> None:
-        """Messages of earlier processes were found; their bytes are counted as they come into memory."""
-        self.recovered, self.spooled = self.recovered + count, self.spooled + count
-
     def load(self, size: int) -> None:
         """A spooled message is in memory again."""
         if not self.spooled:

@@ -474,7 +474,7 @@ class TestSpooled:
 
     def test_on_disk_into_memory_and_back(self) -> None:
         queue = make(4, has_spool=True).queue
-        queue.accounts.recover(3)
+        queue.order.note_recovered(3)
         assert self.counts(queue) == (3, 3, 3, 0)
         # Half of the bounds is for messages from the disk.
         share = SpoolShare(queue)
@@ -483,7 +483,7 @@ class TestSpooled:
         self.load(queue, "b", 8)
         assert share.left() == (0, 0)
         assert self.counts(queue) == (3, 3, 3, 20)
-        assert queue.order.place_to_reach() == 3
+        assert queue.order.left(queue.order.place_to_reach()) == 3
         assert read(queue) == ["a", "b"]
         settle(queue)
         assert share.left()[0] == 1
@@ -500,7 +500,7 @@ class TestSpooled:
         share.reading = (7, 0)
         assert share.to_hold()[0] == 3
         # What is on disk already is read at once.
-        queue.accounts.recover(1)
+        queue.order.note_recovered(1)
         assert share.to_read() == (10, MANY // 2)
         # Never nothing to read: a file would seem damaged that gives none.
         for _ in range(10):
