@@ -1,6 +1,7 @@
 """What an import tells: its counters, its progress, its report, and its errors.
 
 Exit codes are those of the command `segment-async import`; a job that imports from Python finds them in the report.
+Wrong usage, 2, is not among them: it raises `ImportUsageError`, and there is no report.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any, Final
 
 DONE: Final = 0
 SOME_REJECTED: Final = 1
-USAGE: Final = 2
 TOO_MANY_REJECTS: Final = 3
 REFUSED: Final = 4
 UNREACHABLE: Final = 75
