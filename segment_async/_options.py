@@ -294,7 +294,9 @@ def auth_for(
     if not send:
         # Tests have a key that cannot be used.
         return Basic(write_key)
-    return Tokens(oauth, server, tokens, policy, now=now, wall=time.time, chance=random, note_failure=note_failure)
+    return Tokens(
+        oauth, server, tokens, policy, now=now, wall_clock=time.time, random=random, note_failure=note_failure
+    )
 
 
 def check_spool(spool: str | PathLike[str] | Spool | None, *, deliver: bool, overflow: str) -> None:

@@ -58,9 +58,9 @@ class Outage:
                 retry_in,
             )
 
-    def note_success(self, now: float, *, dropped: int, wall: float) -> None:
-        """Something was delivered. `wall`: seconds since the epoch."""
-        self.last_success = wall
+    def note_success(self, now: float, *, dropped: int, wall_clock: float) -> None:
+        """Something was delivered. `wall_clock`: seconds since the epoch."""
+        self.last_success = wall_clock
         since, most_pending, was_told = self.since, self._most_pending, self._is_told
         self.since, self.error, self._is_told = None, "", False
         self._failures = self._most_pending = 0

@@ -183,7 +183,7 @@ class Settlement:
         result = batch.history.result(action.status, action.reason)
         self.settle(batch, result, _text_of(answer))
         if action.status is Status.DELIVERED:
-            self._outage.note_success(now, dropped=self._queue.accounts.dropped, wall=self._wall_clock())
+            self._outage.note_success(now, dropped=self._queue.accounts.dropped, wall_clock=self._wall_clock())
         if action.status is Status.FAILED and not isinstance(answer, NoCredentials):
             self._explain(result, batch.count)
 

@@ -45,14 +45,14 @@ class TokenRequests:
 
     Args:
         audience: the token server's origin, without a trailing slash.
-        wall: seconds since the epoch.
+        wall_clock: seconds since the epoch.
 
     Raises:
         ImportError: the extra ``oauth`` is not installed.
         ValueError: the key cannot be used.
     """
 
-    def __init__(self, oauth: OAuth, audience: str, wall: Callable[[], float]) -> None:
+    def __init__(self, oauth: OAuth, audience: str, wall_clock: Callable[[], float]) -> None:
         try:
             # PyJWT signs with it, and says so only when it is asked to.
             import cryptography  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -68,13 +68,13 @@ class TokenRequests:
             )
         self._oauth = oauth
         self._audience = audience
-        self._wall = wall
+        self._wall_clock = wall_clock
         # Seconds that the server's clock is ahead of ours.
         self._skew = 0.0
 
     def assertion(self) -> Secret | None:
         """The signed claims; `None`: the key cannot be used."""
-        moment = self._wall() + self._skew
+        moment = self._wall_clock() + self._skew
         claims = {
             "iss": self._oauth.client_id,
             "sub": self._oauth.client_id,
@@ -103,7 +103,7 @@ class TokenRequests:
     def note_clock(self, answer: Response) -> None:
         """Date the next assertion by the clock of the server that gave this answer."""
         try:
-            self._skew = http_date(header(answer, "date") or "") - self._wall()
+            self._skew = http_date(header(answer, "date") or "") - self._wall_clock()
         except (ValueError, OverflowError):
             # No date, or none that can be read: what was known of the server's clock stands.
             pass
@@ -153,7 +153,7 @@ class Tokens:
     Args:
         audience: the token server's origin, without a trailing slash.
         transport: posts to its ``/token``.
-        now: the client's monotonic clock; `wall`: seconds since the epoch; `chance`: a random number from 0 to 1.
+        now: the client's monotonic clock; `wall_clock`: seconds since the epoch; `random`: a random number from 0 to 1.
         note_failure: told why nothing can be sent, and in how many seconds a token is asked for again.
     """
 
@@ -167,17 +167,17 @@ class Tokens:
         policy: RetryPolicy,
         *,
         now: Callable[[], float],
-        wall: Callable[[], float],
-        chance: Callable[[], float],
+        wall_clock: Callable[[], float],
+        random: Callable[[], float],
         note_failure: Callable[[str, float], object],
     ) -> None:
-        self._requests = TokenRequests(oauth, audience, wall)
+        self._requests = TokenRequests(oauth, audience, wall_clock)
         self._audience = audience
         self._transport = transport
         self._policy = policy
         self._now = now
-        self._wall = wall
-        self._chance = chance
+        self._wall_clock = wall_clock
+        self._random = random
         self._note_failure = note_failure
         self._begin()
 
@@ -298,13 +298,13 @@ class Tokens:
         return True
 
     def _pause(self, answer: Response | str, failures: int) -> float:
-        back_off = self._policy.delay(failures, self._chance())
+        back_off = self._policy.delay(failures, self._random())
         if not isinstance(answer, Response):
             return back_off
-        asked = retry_after(answer, self._wall()) if self._policy.max_retry_after > 0 else None
+        asked = retry_after(answer, self._wall_clock()) if self._policy.max_retry_after > 0 else None
         if asked is not None:
             # Not shorter than the first back-off, as for a batch.
-            return max(min(asked, self._policy.max_retry_after), self._policy.delay(1, self._chance()))
+            return max(min(asked, self._policy.max_retry_after), self._policy.delay(1, self._random()))
         return _RATE_LIMITED if answer.status == 429 else back_off
 
     def _refuse(self, refusal: str) -> None:

@@ -26,7 +26,7 @@ def test_failures_that_pass_are_not_worth_a_word() -> None:
     for now in range(10):
         said.fail(now)
         said.fail(now + 0.5)
-        said.outage.note_success(now + 0.6, dropped=0, wall=0.0)
+        said.outage.note_success(now + 0.6, dropped=0, wall_clock=0.0)
     assert said.warnings == said.infos == []
 
 
@@ -38,12 +38,12 @@ def test_it_is_told_when_it_begins_each_few_minutes_and_when_it_is_over() -> Non
         "Deliveries to api.segment.io have failed for 20 s: status 503. 21 messages were waiting; the next attempt is in 0.5 s.",
         "Deliveries to api.segment.io have failed for 320 s: status 503. 321 messages were waiting; the next attempt is in 0.5 s.",
     ]
-    said.outage.note_success(610, dropped=601, wall=0.0)
+    said.outage.note_success(610, dropped=601, wall_clock=0.0)
     assert said.infos == [
         "Deliveries to api.segment.io work again after 610 s. At most 601 messages were waiting; 601 messages were dropped."
     ]
     assert said.outage.since is None
-    said.outage.note_success(620, dropped=601, wall=0.0)
+    said.outage.note_success(620, dropped=601, wall_clock=0.0)
     assert len(said.infos) == 1
 
 
@@ -54,7 +54,7 @@ def test_one_failure_with_a_long_pause_is_told() -> None:
     assert said.warnings == [
         "Deliveries to api.segment.io fail: status 429. 5 messages were waiting; the next attempt is in 300.0 s."
     ]
-    said.outage.note_success(301.0, dropped=0, wall=0.0)
+    said.outage.note_success(301.0, dropped=0, wall_clock=0.0)
     assert len(said.infos) == 1
 
 
@@ -64,7 +64,7 @@ def test_of_many_short_ones_in_a_row_one_a_minute_is_told() -> None:
     for now in range(150):
         for part in (0.0, 0.1, 0.2):
             said.fail(now + part)
-        said.outage.note_success(now + 0.5, dropped=0, wall=0.0)
+        said.outage.note_success(now + 0.5, dropped=0, wall_clock=0.0)
     assert (len(said.warnings), len(said.infos)) == (3, 3)
 
 
@@ -77,14 +77,14 @@ def test_it_is_over_although_what_is_told_raises() -> None:
     outage = Outage("api.segment.io", lambda *_: None, refuse)
     outage.note_failure("status 429", 0.0, pending=5, dropped=0, retry_in=300.0)
     with pytest.raises(RuntimeError):
-        outage.note_success(301.0, dropped=0, wall=0.0)
+        outage.note_success(301.0, dropped=0, wall_clock=0.0)
     assert outage.since is None
-    outage.note_success(302.0, dropped=0, wall=0.0)
+    outage.note_success(302.0, dropped=0, wall_clock=0.0)
 
 
 def test_what_the_last_failure_said_is_kept_while_it_lasts() -> None:
     said = Said()
     said.fail(1.0)
     assert (said.outage.error, said.outage.since) == ("status 503", 1.0)
-    said.outage.note_success(2.0, dropped=0, wall=0.0)
+    said.outage.note_success(2.0, dropped=0, wall_clock=0.0)
     assert (said.outage.error, said.outage.since) == ("", None)

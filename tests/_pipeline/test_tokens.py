@@ -62,8 +62,8 @@ async def tokens_from(
         transport,
         QUICK,
         now=clock or Clock(),
-        wall=time.time,
-        chance=lambda: 0.0,
+        wall_clock=time.time,
+        random=lambda: 0.0,
         note_failure=note_failure,
     )
     try:
@@ -176,7 +176,7 @@ class TestToken:
                 await asyncio.wait_for(tokens.header(), 0.001)
 
         tokens = Tokens(
-            oauth(), "x", Slow(), QUICK, now=Clock(), wall=time.time, chance=lambda: 0.0, note_failure=unnoted
+            oauth(), "x", Slow(), QUICK, now=Clock(), wall_clock=time.time, random=lambda: 0.0, note_failure=unnoted
         )
         loop = asyncio.new_event_loop()
         loop.run_until_complete(begin())
@@ -191,7 +191,14 @@ class TestToken:
 
     def test_it_does_not_show(self) -> None:
         tokens = Tokens(
-            oauth(), "x", ByScript([]), QUICK, now=Clock(), wall=time.time, chance=lambda: 0.0, note_failure=unnoted
+            oauth(),
+            "x",
+            ByScript([]),
+            QUICK,
+            now=Clock(),
+            wall_clock=time.time,
+            random=lambda: 0.0,
+            note_failure=unnoted,
         )
         assert repr(tokens) == "<Tokens>"
 
@@ -451,8 +458,8 @@ class TestFork:
                     transport,
                     RetryPolicy(backoff=3_600, max_backoff=3_600),
                     now=clock,
-                    wall=time.time,
-                    chance=lambda: 0.0,
+                    wall_clock=time.time,
+                    random=lambda: 0.0,
                     note_failure=lambda *_: failed.set(),
                 )
                 failed = asyncio.Event()
@@ -520,8 +527,8 @@ class TestPauses:
                 server,
                 policy or RetryPolicy(),
                 now=clock,
-                wall=time.time,
-                chance=lambda: 0.0,
+                wall_clock=time.time,
+                random=lambda: 0.0,
                 note_failure=unnoted,
             )
             assert await tokens.header() == "Bearer good"
@@ -576,8 +583,8 @@ def test_while_the_old_token_is_good_nothing_fails() -> None:
             server,
             RetryPolicy(backoff=100, max_backoff=100),
             now=clock,
-            wall=time.time,
-            chance=lambda: 0.0,
+            wall_clock=time.time,
+            random=lambda: 0.0,
             note_failure=lambda error, _: failures.append((clock(), error)),
         )
         first = await tokens.header()
