@@ -34,7 +34,7 @@ _FINISH_SECONDS: Final = 5.0
 
 
 class Cancels:
-    """Cancellations that meet a close: the first one lets it run within its limits, a further one ends it."""
+    """Counts the cancellations of a close: after the first one it still runs within its limits; a second one ends it."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -142,7 +142,7 @@ class Closing:
                 await self._leave_rest(loop, cancels)
                 await self._finish_reports(cancels)
             finally:
-                # Cancelled twice while it waits for hooks as well.
+                # Also if a second cancellation has ended the wait for hooks.
                 await self._close_parts(loop, cancels)
         finally:
             self.is_closed = True
@@ -171,9 +171,9 @@ class Closing:
     # -- exit
 
     async def drain_at_exit(self, seconds: float) -> None:
-        """The last chance: send what is left on the running loop, whichever worked for the client before."""
+        """Send what is left on the running loop, whichever loop worked for the client before."""
         owner, pipeline = self._owner, self._owner.pipeline
-        # Ctrl+C ends a wait at once.
+        # The first cancellation, such as Ctrl+C's, ends a wait at once.
         cancels = Cancels(1)
         self._is_draining = True
         await self._leave_between_steps(owner.clock.loop, cancels)
@@ -217,7 +217,7 @@ class Closing:
             if loop is not asyncio.get_running_loop():
                 await self._leave_between_steps(loop, cancels)
         finally:
-            # Cancelled twice while it waits for the disk as well: every message gets its outcome.
+            # Also if a second cancellation has ended the wait for the disk: every message gets its outcome.
             owner.leave()
             dropped = pipeline.drop_all(reason)
             # First, as a hook may end the program.

@@ -49,8 +49,10 @@ def start_task(
 
 
 def ends_the_task(error: BaseException) -> bool:
-    """Whether an exception is meant for the running task, and not raised by the application's code that it calls: that
-    one is only a failure, also if it is a `CancelledError`.
+    """Whether an exception ends the running task: its own cancellation does, and what ends the program or the coroutine.
+
+    Any other exception is only a failure of the code that the task called, such as a custom transport's. So is a
+    `CancelledError` that this code raised although nothing has cancelled the task.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()

@@ -79,7 +79,7 @@ class RequestSender:
         """The answer, or why there is none. No credentials among the locals: a traceback may be shown with them."""
         try:
             authorization = await self._authorization(batch)
-            # Before the spool's disk, which may take long: it says which token the server may refuse.
+            # Before the wait for the spool's disk, which may take long: a 401 is about the token that is valid now.
             batch.sent_at = self._clock.now()
             if self._feed is not None and (ended := await self._feed.sending(batch.keys, batch.history.sends + 1)):
                 return HoldsEnded(ended)

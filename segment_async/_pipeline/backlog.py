@@ -30,7 +30,8 @@ class Backlog:
     in_flight: sealed batches whose requests are under way.
     flush_before: messages before this place are sent without waiting for company.
     unread_since: when the first unread message came, if the consumer was not woken for it.
-    left_since: when the first unread message came, at the earliest, if it found no place in the batch sealed before.
+    left_since: when the first unread message may have come, at the earliest, if the batch sealed before it had no place
+        for it.
     """
 
     def __init__(
@@ -79,12 +80,12 @@ class Backlog:
         return self.open
 
     def note_read(self, read_count: int, unread: int, now: float) -> None:
-        """Messages were read: so many by now, and so many wait to be."""
+        """Messages were read: `read_count` so far; `unread` are left."""
         if read_count >= self._noted_place:
             self._unread_after, self._noted_at, self._noted_place = self._noted_at, now, read_count + unread
 
     def note_left(self, opened: OpenBatch) -> None:
-        """Messages are left unread although this batch is sealed: the next one is not to wait for longer than they may."""
+        """This batch was sealed and left messages unread: the batch that they open is due as soon as they are."""
         self.left_since = max(opened.opened_at, self._unread_after)
 
     @property

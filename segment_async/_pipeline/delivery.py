@@ -203,7 +203,7 @@ def move(deliveries: Sequence[Delivery], source: deque[Delivery], target: deque[
         # One call, which a signal handler cannot interrupt: a message is always in the one place or in the other.
         target.extend(starmap(source.popleft, repeat((), len(deliveries))))
     except MemoryError:
-        # But for the one that there was no memory for.
+        # There was no memory for one that had left the source: put it back.
         left = deliveries[len(target) - before :]
         if left and (not source or source[0] is not left[0]):
             source.appendleft(left[0])

@@ -133,7 +133,7 @@ class Pipeline:
         self._auth = auth
         self._backlog = backlog
         self._circuit = circuit
-        # A transport around aiohttp's may have it as well.
+        # A custom transport that wraps an `HTTPTransport` may have a hostname, too.
         hostname: object = getattr(transport, "hostname", None)
         host_name = hostname if isinstance(hostname, str) and hostname else type(transport).__name__
         self.outage = Outage(host_name, _log.warning, _log.info)
@@ -170,6 +170,8 @@ class Pipeline:
 
     async def put(self, delivery: Delivery, body: bytes, *, shares_loop: bool) -> Delivery:
         """Take a message, waiting for room, or with a spool until it is stored; the policy may drop it.
+
+        `shares_loop`: the caller may share its loop with the consumer, which gets a turn when unread messages pile up.
 
         Raises:
             QueueFull, ClientClosed, SpoolUnavailable: not accepted.

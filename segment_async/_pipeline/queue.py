@@ -187,7 +187,7 @@ class Queue:
         # First, as a consumer in another thread may be awake, and asleep again, before `notify` returns.
         self.wake_at = sys.maxsize
         try:
-            # Only those that send: a message more makes no room.
+            # Not those that wait for room: one more message makes none.
             self.changed.notify()
         except BaseException:
             # The next put wakes it.

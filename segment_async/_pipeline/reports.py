@@ -134,8 +134,8 @@ class Reports:
             self._schedule()
 
     def keep_all(self) -> None:
-        """The client ends, and drops all that is pending in one step: that is no more than the queue held. Skip none of it
-        before `on_error` could be called.
+        """Skip no report from now on: the client ends and drops all that is pending in one step, which is no more than the
+        queue held. `skip_rest` skips those for which there was no time.
         """
         self._is_bounded = False
 
@@ -258,9 +258,10 @@ class Reports:
         self.limited_log.warn("on_error", "on_error raised; the client goes on.\n%s", stack_of(fault))
 
     async def finish(self, seconds: float, goes_on: Callable[[asyncio.CancelledError], bool] = lambda _: False) -> None:
-        """Give hooks that run on this loop so many seconds, and those for which they leave places; then cancel them.
+        """Wait for the hooks that run on this loop, and for those that begin as these end; cancel what still runs after
+        `seconds`.
 
-        `goes_on`: whether the wait goes on although it was cancelled.
+        `goes_on`: gets a cancellation of this wait, and returns whether to wait on.
         """
         clock = asyncio.get_running_loop().time
         end = clock() + seconds

@@ -411,5 +411,5 @@ def redirect_host(answer: Answer) -> str:
         host = split(header(answer, "location") or "").hostname or "the same host"
     except ValueError:
         return _NO_HOST
-    # A header may hold any bytes, as lone surrogates, and be of any length: errors, logs and reports name the host.
+    # Errors, logs and reports name the host; a header may be of any length, and hold lone surrogates.
     return host if host.isprintable() and len(host) <= _LONGEST_HOST else _NO_HOST

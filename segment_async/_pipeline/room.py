@@ -104,7 +104,7 @@ class Room:
 
     def time_left(self) -> float | None:
         """Seconds that a full queue may still hold callers up; `None`: as long as it takes."""
-        # Looked at once, as another thread may make room.
+        # Read only once: another thread may make room in between.
         since = self._full_since
         if self.timeout is None or since is None:
             return None

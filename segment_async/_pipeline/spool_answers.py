@@ -220,9 +220,10 @@ class SpoolAnswers:
         queue.accounts.unload(1, size)
 
     def _lose_earlier(self, delivery: Delivery, *, is_certain: bool) -> None:
-        """An id was stored once more: the message that had it before was dropped, to make room for this one's group.
+        """A message was stored with the id of an earlier one, so that the spool has dropped the earlier one to make room for
+        this group: find it among those that were dropped, and lose it.
 
-        `is_certain`: that one was stored; else what was dropped may be this message itself.
+        `is_certain`: the earlier one was stored. Otherwise a dropped message with this id and body may be this one itself.
         """
         body = None if is_certain else bodies_of((delivery,))[0]
         for index, dropped in enumerate(self._dropped):

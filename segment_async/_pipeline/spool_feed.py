@@ -106,7 +106,8 @@ class SpoolFeed:
                 self._refusals = 0
                 empty = 0 if self._window.messages or self._window.dropped else empty + 1
                 if empty > _EMPTY_READS:
-                    # It is to wait until there is something; if it does not, the loop would be held for ever.
+                    # `read` is to wait until there is something. For a spool whose does not, pause: else the loop would
+                    # never get its turn.
                     await asyncio.sleep(_RETRY_SECONDS)
             except BaseException as error:
                 if ends_the_task(error):
@@ -116,11 +117,11 @@ class SpoolFeed:
                     self.is_open = True
                     queue.notify()
                 if not isinstance(error, Exception):
-                    # A cancelled task would be back at once, and nothing would say why.
+                    # As a crash, which is logged and followed by a pause: a cancelled task restarts at once and silently.
                     crash = RuntimeError("the spool's read was cancelled")
                     raise crash.with_traceback(error.__traceback__) from error
                 if not isinstance(error, SpoolUnavailable):
-                    # What starts the task again logs it.
+                    # `SupervisedTask` logs it and restarts this task.
                     raise
                 if self._admission.closed:
                     return

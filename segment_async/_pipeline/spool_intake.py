@@ -273,7 +273,7 @@ class SpoolIntake:
     @property
     def is_interrupted(self) -> bool:
         """Something was left undone by an exception: `pump` has to be called."""
-        # Looked at once, as the spool's thread may end it.
+        # Read only once: the spool's thread may end it in between.
         group = self._group
         if group is not None:
             return group.answer is not None
@@ -335,14 +335,14 @@ class SpoolIntake:
     def drop_unstored(self, result: BatchResult) -> int:
         """The client is closing: messages that the spool has not stored are dropped. Returns how many.
 
-        Those that it was not even given, and whose calls still wait, are not accepted: their calls raise.
+        A message that was not given to it yet, and whose call still waits, is not accepted: the call raises.
         """
         queue = self._queue
         why = "the client was closed before the spool answered"
         with queue.lock:
             self.answers.keeps, self._group = True, None
             appending = [*queue.appending]
-            # An exception may have come as a message moved from the one to the other.
+            # If an exception interrupted a move, a message may be in both.
             given = {*appending}
             rest = [one for one in queue.incoming if one not in given]
             refused = [one for one in rest if one in self._calls.awaited]

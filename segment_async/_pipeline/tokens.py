@@ -63,7 +63,7 @@ class TokenRequests:
         self._key = _loaded(oauth.client_key, jwt.get_algorithm_by_name("RS256").prepare_key)
         if self._key is None:
             raise ValueError(
-                "OAuth's client_key is no private RSA key in PEM that can be used: pass the text of the file, such as "
+                "OAuth's client_key is not a usable private RSA key in PEM: pass the text of the file, such as "
                 'Path("key.pem").read_text()'
             )
         self._oauth = oauth
@@ -274,7 +274,7 @@ class Tokens:
         """One request for a token; text: why there is no usable answer."""
         assertion = self._requests.assertion()
         if assertion is None:
-            self._refuse("client_key is no private RSA key in PEM that can be used")
+            self._refuse("client_key is not a usable private RSA key in PEM")
             return self._refusal.text
         try:
             return await self._transport.send(
@@ -328,5 +328,5 @@ def _token_of(answer: Response) -> tuple[str, float]:
         token, lifetime = said["access_token"], max(0.0, float(said["expires_in"]))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return "", 0.0
-    # What else a header cannot hold.
+    # A header cannot hold anything else.
     return (token, lifetime) if isinstance(token, str) and token.isascii() and token.isprintable() else ("", 0.0)

@@ -299,7 +299,7 @@ class TestRefusal:
 
     def test_a_public_key_is_none(self) -> None:
         public = private_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        with pytest.raises(ValueError, match="no private RSA key"):
+        with pytest.raises(ValueError, match="not a usable private RSA key"):
             Client("key", oauth=oauth(client_key=public))
 
     def test_it_stands_for_a_minute(self) -> None:
