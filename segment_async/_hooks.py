@@ -37,7 +37,7 @@ def returns_coroutine(function: Callable[..., object]) -> bool:
 
 
 class WrongResult(ValueError):
-    """A function of the application returned what it must not. The text follows its name, and holds no value."""
+    """A function of the application returned something that it must not. The text continues "it …", without a value."""
 
 
 class HookRunner:

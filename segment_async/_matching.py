@@ -103,7 +103,7 @@ def _is_matched(expected: Any, actual: Any) -> bool:
     try:
         return bool(expected == actual)
     except ValueError:
-        return False  # what an array says to `==` is no truth value
+        return False  # two arrays compared with `==` give an array, which has no truth value
 
 
 def _is_equal(one: Any, other: Any) -> bool:

@@ -71,7 +71,7 @@ def lifespan(
         try:
             check_client("lifespan", write_key_or_client, Client)
         except TypeError:
-            # An application, with which a framework calls a lifespan.
+            # Not a client but the application: a framework calls with it whatever it was given as lifespan.
             if callable(write_key_or_client):
                 raise TypeError('call lifespan: FastAPI(lifespan=lifespan("WRITE_KEY")), or with a Client') from None
             raise
@@ -109,7 +109,7 @@ class SegmentMiddleware:
         no_identity: what happens to a call without any id. ``"skip"``: it is dropped and counted (``no_identity``).
             ``"mint"``: the request gets a new anonymous id, which Segment bills. ``"raise"``: it raises `MessageError`.
         set_cookie: give visitors of HTML pages the cookie of Segment's browser library if they have none.
-        page_views: send a `page` call for each GET that was answered with HTML.
+        page_views: send a `page` call for each GET that was answered with HTML and a status of 2xx.
         page_name: takes the scope, sync or async; `None`: use the route's template, if the framework provides it.
         exclude: paths that are not pages, with all paths below them; replaces `EXCLUDED`. `*` matches any characters.
         bots: whether requests of programs count as page views. ``"skip"``: no; ``"include"``: yes.
@@ -119,7 +119,7 @@ class SegmentMiddleware:
         gpc: what Global Privacy Control does. ``"ignore"``: nothing; ``"drop"``: no page views and no cookie; a
             mapping: preferences that override those of `consent`.
         flush_on_response: most seconds that a response is delayed until everything is sent, for platforms that stop the
-            processor after the response (Cloud Run). `None`: none is delayed.
+            processor after the response (Cloud Run). `None`: no response is delayed.
 
     Raises:
         TypeError: the client is not a `segment_async.Client`.

@@ -176,7 +176,7 @@ class Client(Calls[Delivery]):
     def _send_before_fork(self, message: Fields) -> Delivery:
         """Send the message within the call: nothing may be pending, and no thread running, when uWSGI forks."""
         delivery = self._client.enqueue_nowait(message)
-        # On a running loop no call waits; this one sends it if it goes on, or the next call does.
+        # With a running loop in this thread no call waits: that loop sends the message, or the next call does.
         is_on_a_loop = asyncio._get_running_loop() is not None
         left = 1 if is_on_a_loop else asyncio.run(self._client.flush(timeout=self._client._owner.close_timeout))
         if left:

@@ -62,8 +62,8 @@ class _Connection:
         self._client = client
         self._flush_seconds = flush_seconds
         self._hooks = HookRunner()
-        # By the task's id and thread: a broker may deliver a task once more while it runs. One that runs eagerly within
-        # another one has its own, and so has its retry, which has the same id.
+        # By the task's id and thread: a broker may deliver a task again while it runs. A list, because a task that runs
+        # eagerly may be retried within itself, with the same id.
         self._blocks: dict[tuple[str, int], list[ExitStack]] = {}
 
     def connect(self) -> None:

@@ -177,7 +177,7 @@ class SegmentMiddleware:
                 response.cookies.load(seen.cookie)
                 bind(anonymous_id=seen.anonymous_id)
             if response.streaming and getattr(response, "file_to_stream", None) is None:
-                # A file runs nothing of the application's, and the server may know a fast way to send it.
+                # Not for a file: it runs no code of the application's, and the server may have a fast way to send it.
                 carry = in_this_block if response.is_async else in_this_context
                 response.streaming_content = carry(response.streaming_content)
             if seen.page is not None:

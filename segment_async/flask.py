@@ -137,11 +137,11 @@ class _Requests:
 
 
 def _is_file(response: Response) -> bool:
-    """Whether the body is a file: that runs nothing of the application's, and the server may know a fast way to send it."""
+    """Whether the body is a file: it runs no code of the application's, and the server may have a fast way to send it."""
     if not response.direct_passthrough:
         return False
     wrapper = request.environ.get("wsgi.file_wrapper", FileWrapper)
-    # A server may have a function for it, which returns the file, as uWSGI's does.
+    # For some servers it is a function that returns the file itself, such as uWSGI's.
     return isinstance(response.response, wrapper) if isinstance(wrapper, type) else hasattr(response.response, "read")
 
 

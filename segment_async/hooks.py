@@ -79,7 +79,8 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
         return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
 
     def hashing() -> Callable[[Any], Any]:
-        # One field may find what another one has found, and must not hash the hash. Kept, so that no other has its id.
+        # Two fields may lead to the same value: its hash must not be hashed again. The hashes are kept so that no other
+        # object can get the id of one.
         made: dict[int, str] = {}
 
         def hashed(value: Any) -> Any:
@@ -100,15 +101,15 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
 
 
 def _number_text(value: Any) -> str:
-    """A number, or what else is no text, as JSON: of a `Decimal` all digits, unless a float says the same."""
+    """A value that is not text, as JSON; a `Decimal` with all its digits, unless a float has the same value."""
     text = json.dumps(value)
     digits: str | None = getattr(value, "digits", None)
     if digits is None:
         return text
     number = Decimal(digits)
-    # However it is written: zero with eight places is 0E-8, and a hundred may be 1E+2.
+    # One value has one text: zero with eight places is written 0E-8, and a hundred may be 1E+2.
     if cast("int", number.as_tuple().exponent) < 0:
-        # Not with all its places, which may be millions.
+        # Not in the form "f", which writes all places: there may be millions.
         return text if number == Decimal(text) else digits
     return f"{number:f}"
 
@@ -161,7 +162,7 @@ def drop_bots() -> Step:
 
 
 def _changing(fields: tuple[str, ...], changing: Callable[[], Callable[[Any], Any]]) -> Step:
-    """A step that changes these fields; `changing` gives, for each message, what changes a value."""
+    """A step that changes these fields. For each message, `changing` makes the function that changes a value."""
     names, paths = _parsed(dict.fromkeys(fields))
 
     def step(message: dict[str, Any]) -> dict[str, Any]:

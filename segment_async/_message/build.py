@@ -450,7 +450,7 @@ def _moment(value: Any) -> datetime | None:
         if isinstance(value, datetime):
             # pandas' NaT is a datetime that does not equal itself.
             return value if value == value else None  # noqa: PLR0124
-        # Of a day, the first moment.
+        # A day becomes its first moment.
         return datetime(value.year, value.month, value.day, tzinfo=UTC) if isinstance(value, date) else None
     except Exception:
         # The exception may quote the value.

@@ -63,7 +63,7 @@ def evaluate(given: Preferences | None, *, is_required: bool, gpc: GPC, has_gpc_
     preferences = dict(given or {})
     if has_gpc_signal and not isinstance(gpc, str):
         preferences |= gpc
-    # What the visitor has denied altogether, an objection does not allow.
+    # If the visitor has denied everything, the preferences in `gpc` cannot allow anything.
     allows_something = given is None or (any(given.values()) and any(preferences.values()))
     is_denied = not allows_something or (has_gpc_signal and gpc == "drop")
     return Consent(

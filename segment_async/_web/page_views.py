@@ -130,7 +130,7 @@ def _charset(content_type: bytes) -> str:
     named = _CHARSET.search(content_type)
     name = named[1].decode("ascii", "replace") if named else "utf-8"
     try:
-        # Python has encodings that are none of text, such as hex.
+        # Some of Python's encodings are not for text, such as hex.
         b"a".decode(name, "replace")
     except (LookupError, ValueError):
         return "utf-8"

@@ -53,7 +53,7 @@ _FORWARDED: Final = {"http": _HTTP, "https": _HTTP, "ws": _WEB_SOCKET, "wss": _W
 _SEPARATORS: Final = {b"cookie": b"; ", b"x-forwarded-for": b", "}
 
 _URL_SAFE: Final = "!#$%&'()*+,/:;=?@[]-._~"
-# In a path that was decoded, the others are no separators.
+# In a decoded path, `#`, `?` and `%` are no separators: they are encoded again.
 _PATH_SAFE: Final = "!$&'()*+,/:;=@[]-._~"
 _ENCODED: Final = re.compile(rb"[!#$%&'()*+,/:;=?@\[\]\-._~A-Za-z0-9]*")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -65,7 +65,7 @@ _PORT: Final = re.compile(r"(?:\[([^\]]{0,64})\]|([0-9.]{1,15}))(?::[0-9]{0,5})?
 
 
 def all_headers_of(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """All headers, or those that are used here if any is repeated; without a limit for one that is not."""
+    """All headers, of any length; if one is repeated, those of `headers_of`."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     return headers if len(headers) == len(scope["headers"]) else headers_of(scope)
 
