@@ -19,7 +19,7 @@ from ._values import dumps, exact_json, is_json
 
 # The library's name and version in the context, which the client adds.
 _LIBRARY: Final = {"name": "segment-async", "version": __version__}
-# At most so many bytes does the client add.
+# The most bytes that the client adds.
 _ADDED_BYTES: Final = 120
 _TIME: Final = "2026-01-31T09:30:00.000Z"
 

@@ -230,7 +230,7 @@ def open_at(source: Source, position: Position) -> Opened:
 
 
 def _missing_end(source: Source, stored: BinaryIO) -> Iterator[Record]:
-    """No records, behind the last one that was read.
+    """Yields no record: it follows the last one, and sees whether the file ends there.
 
     Raises:
         SourceBroken: the file has lost its end since the import looked at it.

@@ -38,7 +38,7 @@ _CHECKED: Final = frozenset(
         *("event", "name", "category"),
     }
 )
-# Others may show what they hold in another way than they are encoded.
+# Other mappings may iterate over something else than what is encoded of them.
 _DICTS: Final = (dict, defaultdict, OrderedDict)
 
 
@@ -100,10 +100,11 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
     def build(row: Any) -> list[dict[str, Any]]:
         try:
             made = transform(cells(row))
-            # Of a generator, or of a query that is made late, the code runs only here.
+            # The code of a generator, or of a lazy query, runs only here.
             is_several = isinstance(made, Iterable) and not isinstance(made, MappingOf)
             several: list[Any] = [*made] if is_several else [] if made is None else [made]
-        # With the exit code of a script, the import would seem to be complete; a cancellation is that of its own loop.
+        # An exit, such as a script's with code 0, would make the import seem complete; a cancellation is of a loop of the
+        # transform's own.
         except (Exception, SystemExit, CancelledError) as error:
             raise Unreadable("transform", f"The transform raised {type(error).__name__}.") from error
         try:
@@ -118,7 +119,7 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
 
 
 def _encode_values(message: dict[str, Any]) -> None:
-    """Put the values that travel in place of those of other types than JSON's: they are judged, and make the id."""
+    """Replace values of other types than JSON's by what is sent for them: that is judged, and goes into the id."""
     given = {name: value for name, value in message.items() if name not in _CHECKED and type(name) is str}
     try:
         if is_json(given):

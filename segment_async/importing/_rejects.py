@@ -84,7 +84,7 @@ class RejectsFile:
 
 
 def _has_line_end_at(path: Path, size: int) -> bool:
-    """Whether a line may begin behind so many bytes; an editor may have moved its beginning, or left out a line's end."""
+    """Whether a line can begin after `size` bytes: an editor may have moved lines, or left out the last line end."""
     if not size:
         return True
     with path.open("rb") as file:

@@ -132,7 +132,7 @@ class ImportReport:
         """The report for JSON."""
         return {
             "exit_code": self.exit_code,
-            # It may name a path.
+            # It may name a path, which need not be UTF-8.
             "problem": None if self.problem is None else _utf8(self.problem),
             **self.counts.as_dict(),
             "pending": self.pending,

@@ -1,7 +1,7 @@
 """Which sources an import reads, and what each one is: its name, its identity, its format, its compression.
 
 Files, directories, globs, standard input, and everything that fsspec knows. Only the first 64 KiB of a source are read
-here; records are the business of `_records` and `_parquet`.
+here, or up to 1 MiB of standard input if its header is longer; records are the business of `_records` and `_parquet`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Source:
     _open: Callable[[], BinaryIO] = field(repr=False)
     # `None`: it is read again, as thousands of sources would take 64 KiB each.
     _sample: bytes | None = field(repr=False)
-    # Of `head`; not by `size`, which a growing file has changed since, and which is 0 where it is not known.
+    # How many bytes `head` is of. `size` does not say: a file may have grown since, and some say 0.
     _head_bytes: int = field(repr=False)
 
     @property
@@ -94,7 +94,7 @@ class Source:
 
     @property
     def identity(self) -> list[object]:
-        """What makes this source another one than its copy's content: part of ids made from positions."""
+        """What ids made from positions take from the source; equal for a copy of the file with the same name."""
         return [os.path.basename(self.name), self.size, self.head]
 
     @property
@@ -199,7 +199,7 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
 
 
 def _files_inside(directory: Path) -> Iterator[Path]:
-    """All but what is hidden.
+    """All files but hidden ones.
 
     Raises:
         ImportUsageError: one of the folders cannot be read: its files must not be missing unnoticed.
@@ -432,7 +432,7 @@ def _sample_of(head: bytes, most: int = HEAD_BYTES) -> bytes:
 
 
 def _has_header(sample: bytes) -> bool:
-    """Whether a line ends in it that does not go on within quotes, as one of CSV may."""
+    """Whether the sample holds the whole first line; within quotes, a line of CSV may contain line ends."""
     if _looks_like_json(sample):
         return b"\n" in sample
     quotes = 0

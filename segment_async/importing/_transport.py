@@ -1,5 +1,5 @@
 """The client's transport with two additions: it compares the first answer's `Date` with this machine's clock, and
-remembers what the last request came to.
+remembers how the last request ended.
 
 Segment computes an event's time from the clock of the machine that sends it, so a wrong clock shifts a whole import.
 """
@@ -21,15 +21,15 @@ MAX_SKEW: Final = 60.0
 
 class ClockChecked:
     """Attributes:
-    skew: seconds that this machine is ahead of the server, by the first answer; `None` before it, or if that says none.
-    last: what the last request came to, and at which host. Of use while the client says that deliveries fail.
+    skew: seconds that this machine is ahead of the server, by the first answer; `None` before it, or if it has no date.
+    last: how the last request ended, and at which host; shown while the client says that deliveries fail.
     hostname: the host, for the client's log; empty if the transport does not tell it.
     """
 
     def __init__(self, transport: Transport, wall_clock: Callable[[], float] = time.time) -> None:
         self.skew: float | None = None
         self.last = ""
-        # What the last request came to that got no answer of 2xx.
+        # How the last request ended that was not answered with 2xx.
         self._failure = ""
         self.hostname = transport.hostname if isinstance(transport, HTTPTransport) else ""
         self._host = f"{self.hostname}: " if self.hostname else ""

@@ -33,7 +33,7 @@ _EXACT_DIGITS: Final = 15
 _SCALARS: Final = frozenset({str, bool, type(None)})
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _MOST_DIGITS: Final = 4_000  # beyond them, Python refuses to convert text to an integer
-# So many digits in a row has every integer that 64 bits do not hold.
+# Every integer that 64 bits do not hold has at least this many digits in a row.
 _LONG: Final = b"0" * 19
 _DIGITS: Final = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
 # What is before and behind an integer that is no part of a text or of a fraction.
@@ -70,7 +70,7 @@ def as_text(value: Any) -> str:
 
 
 def as_id(value: Any) -> str:
-    """Ids are always text. A fraction is no id: a program before us has rounded it."""
+    """Ids are always text. A fraction is no id: an earlier program has rounded it."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):

@@ -19,8 +19,8 @@ def judge(message: object, *, size: int | None = None) -> list[Verdict]:
     `size` is the length of the message's JSON in bytes; `None` measures it, which takes longer than all other rules.
 
     Raises:
-        TypeError: a key is no text; or the message is measured, and holds something else than JSON, such as a `datetime`.
-        RecursionError: the message is measured, and is nested deeper than `json` goes.
+        TypeError: a key is not text; or the message is measured and contains more than JSON, such as a `datetime`.
+        RecursionError: the message is measured and is nested more deeply than `json` allows.
     """
     if not isinstance(message, dict):
         return [Verdict("dropped", "not-an-object", "", f"Must be an object, but is {describe(message)}.")]
