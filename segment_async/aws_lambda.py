@@ -115,7 +115,7 @@ class _Flushes:
         return self._pause.is_well(statistics.delivered) and not statistics.retry_in
 
     def _without_lost_requests(self, run: Run, seconds: float) -> Run:
-        """Where to flush so that no request is waited for that had its chance in earlier invocations."""
+        """Where to flush; a request that was in flight at the end of the last invocation is not waited for again."""
         if run is _run_once or not self._in_flight:
             return run
         # Answers may have come since the last invocation.

@@ -45,7 +45,7 @@ class _Console(Console):
 
 @click.command(
     short_help="Run a Segment on localhost, live in the browser.",
-    # Whatever follows COMMAND belongs to it, also an option that both have, such as --port.
+    # What follows COMMAND belongs to it, even an option that both have, such as --port.
     context_settings={"allow_interspersed_args": False},
 )
 @click.option("--host", default=_DEFAULTS.host, show_default=True, metavar="ADDRESS", help=HELP["host"])

@@ -36,7 +36,7 @@ _USAGE: Final = 2
 
 
 class _Import(click.Command):
-    """Ends with 2 for an option that does not exist, although click may not be able to write so."""
+    """Exits with 2 for wrong options, even if nothing reads standard error any more."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:

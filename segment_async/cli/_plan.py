@@ -209,13 +209,13 @@ def _check_output(output: Path | None, read: Path, what: str) -> None:
     """Raises:
     UsageError: the output is a file that is read.
     """
-    # `Path.exists` raises for a name that is too long, or in a folder that must not be looked at.
+    # `Path.exists` raises if the name is too long, or if the folder may not be searched.
     if output is not None and os.path.exists(output) and os.path.exists(read) and output.samefile(read):
         raise click.UsageError(f"-o is {what} itself, which would be lost: give another file")
 
 
 def _write(text: str, output: Path | None) -> None:
-    # Half of a surrogate pair becomes its escape, which JSON has as well.
+    # A lone surrogate becomes an escape, which is the same in JSON.
     content = text.encode(errors="backslashreplace")
     if output is None:
         click.echo(content, nl=False)

@@ -32,7 +32,7 @@ def _options() -> Options:
     parser.add_argument("--keep", type=int, default=_DEFAULTS.keep, metavar="N", help=_help("keep"))
     parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help=_help("allow_origins"))
     parser.add_argument("--plan", type=Path, metavar="FILE", help=_help("plan"))
-    # Whatever follows COMMAND belongs to it, also an option that both have, such as --port.
+    # What follows COMMAND belongs to it, even an option that both have, such as --port.
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="Run this next to it, with SEGMENT_HOST set."
     )

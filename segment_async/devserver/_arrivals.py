@@ -174,9 +174,9 @@ class Arrivals:
         second.verdicts[worst] = second.verdicts.get(worst, 0) + 1
 
     def _second(self, at: int) -> "Second":
-        """The counts for a request that arrived then.
+        """The counts for a request that arrived at this second.
 
-        One that took longer than others counts with them: pages have read the earlier seconds already.
+        If later requests were counted before it, it counts with them: pages have read the earlier seconds already.
         """
         last = self._seconds[-1].at if self._seconds else -1
         # If the clock was set back, the seconds begin again.

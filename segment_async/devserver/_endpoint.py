@@ -71,7 +71,7 @@ async def serve(
     """Listen within the block; port 0 picks a free one.
 
     The last `keep` events are stored, and all are counted. `rate` is the limit of requests per second, `None` for none;
-    `chaos` has the format of `--chaos`, and its faults are drawn from `random`, `None` for other ones each time.
+    `chaos` has the format of `--chaos`, and its faults are drawn from `random`, `None` for different ones each time.
     `report` is called once for every request to `/v1/*`. `load` are requests to begin with, from `loaded`. A `host`
     beyond loopback requires a `token`, which SDKs use as the write key and readers as a password; with `None`, any write
     key is accepted. With a `plan`, messages are judged against it, too.

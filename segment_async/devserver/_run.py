@@ -81,7 +81,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
     """
 
     def tell(text: str) -> None:
-        # Of `| grep -m 1 Listening`, nothing is left that reads further lines.
+        # In `| grep -m 1 Listening`, nothing reads the lines after the first one that matches.
         with _output_may_end():
             show(text)
 
@@ -128,7 +128,7 @@ async def run(options: Options, *, show: Show, show_answered: Callable[[Answered
 
 @contextmanager
 def _output_may_end() -> Generator[None, None, None]:
-    """Print nowhere once what reads the output has gone: at the exit, what is left would change the exit code."""
+    """Discard the output once nothing reads it any more: what is unwritten at the exit would change the exit code."""
     try:
         yield
     except BrokenPipeError:

@@ -111,7 +111,7 @@ class Tracking:
 
 
 async def _with_pauses(slices: Iterable[list[Judged]]) -> AsyncIterator[list[Judged]]:
-    """The slices, with a chance for other tasks after each: a request may have a quarter of a million messages."""
+    """The slices, with a turn for other tasks after each: a request may have a quarter of a million messages."""
     for some in slices:
         yield some
         await asyncio.sleep(0)
