@@ -3,8 +3,8 @@
     append_nowait ─► waiting ─► an exchange: a script, (WAIT) ─► answers
                                    └ refused ─► raise · ask the caller to wait · store in a file, moved over later
 
-A group is one command, or a few if it is large, as packing one for each message, and parsing its reply, would cost a host
-as much as all else.
+A group is one command, or a few if it is large: packing a command for each message and parsing its reply would cost a
+host as much as everything else together.
 This file knows the server, and nothing of relays.
 """
 
@@ -23,7 +23,7 @@ from ._entries import APPEND, Keys, append_arguments
 from ._server import Server, Unreachable, code_of
 
 GROUP_SIZE: Final = 500
-# Of messages in one exchange: on a slow way to the server, a larger one would never end in time, and be sent again and
+# Of messages in one exchange: over a slow connection, a larger one would never end in time, and would be sent again and
 # again.
 EXCHANGE_BYTES: Final = 2**20
 # Ids of messages that may be in the stream: callers may never append them again.

@@ -240,7 +240,7 @@ def _checked(info: dict[str, str]) -> str | None:
             "volatile one"
         )
     if info.get("role") == "slave":
-        # For now: it may be promoted, or another one be found by this name.
+        # For now: it may be promoted, or the name may lead to another server.
         raise Unreachable("the server is a replica, which takes no writes", maybe_done=False)
     if info.get("loading") == "1":
         raise Unreachable("the server is loading its data", maybe_done=False)

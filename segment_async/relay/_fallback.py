@@ -104,7 +104,7 @@ class Fallback:
         is_noted = are_repeated
 
         async def note() -> None:
-            """The next process is to know that they may be in Redis, if this one ends before it knows."""
+            """Note that they may be in Redis, for the next process: this one may end before it has the reply."""
             nonlocal is_noted
             if not is_noted:
                 await self._spool.sending(keys, 1)

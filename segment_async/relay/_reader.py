@@ -122,7 +122,7 @@ class StreamReader:
             start = b"(" + entries[-1][0]
 
     def ask_of_group(self, *command: Any) -> Any:
-        """The reply about the relays' group; nothing if no relay was ever here.
+        """The reply about the relays' group; empty if no relay has run yet.
 
         Raises:
             SpoolUnavailable: also if Redis refuses.

@@ -26,7 +26,7 @@ from ._server import Server, Unreachable
 
 _log = logging.getLogger("segment_async")
 
-# Seconds until an attempt is noted again that a server which takes no writes has refused.
+# Seconds until an attempt is noted again, after a server that takes no writes has refused the note.
 _RETRY: Final = 0.5
 
 

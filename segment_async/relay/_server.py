@@ -83,7 +83,7 @@ def check_redis(redis: str | Any) -> None:
     ValueError: it is no URL of a server, and no client of `redis.asyncio` that can be used.
     """
     if isinstance(redis, str) and _has_unreadable_database(redis):
-        raise ValueError("the URL of Redis must be such as rediss://host:6379/0, with a number as its database")
+        raise ValueError("the URL of Redis must look like rediss://host:6379/0, with a number as the database")
     if isinstance(redis, str):
         # Not as its cause: the library's error may name the password.
         try:
@@ -189,7 +189,7 @@ def info_lines(reply: Any) -> dict[str, str]:
 class Server:
     """Attributes:
     up: set while the server is reachable.
-    why: it is out of reach, for people.
+    why: the reason that it is out of reach, as text for people.
     is_unsuitable: it must not be used as it is set up.
     run: what the server calls the time since it was started; `None`: it does not say.
     """
@@ -256,7 +256,7 @@ class Server:
         except _NO_ANSWER as error:
             text = _text_of(error, seconds)
             self.lose(text)
-            # One that loads its data has replied, although the library takes that for a lost connection.
+            # A server that is loading its data has replied, although the library calls it a lost connection.
             raise Unreachable(text, maybe_done=code_of(error) not in _NOT_READY) from None
         for reply in replies:
             self._look_at(reply)

@@ -125,7 +125,7 @@ class RedisSpool:
             wall_clock=wall_clock,
         )
         self._fingerprint: str | None = None
-        # By process: a thread of the parent's may hold the parent's, and several of a child's may make its first calls.
+        # By process: in a child, the parent's lock may be held for ever, and several threads may make the first calls.
         self._starting: dict[int, RLock] = {}
         self._begin()
         _spools.add(self)
