@@ -116,7 +116,7 @@ class LoopOwner(Host):
         return _OWN_WATCH_SECONDS
 
     def send_now(self) -> None:
-        """A delivery is awaited: its batch does not wait for company."""
+        """A delivery is awaited: its batch does not wait for more messages."""
         self.pipeline.flush_now()
 
     def _next_look(self) -> float:

@@ -24,7 +24,7 @@ class Host(Protocol):
         """Make sure that a running loop works for the client. Returns the seconds until the next check; `None`: none."""
 
     def send_now(self) -> None:
-        """Something waits for a message: send what is there without waiting for company."""
+        """Something waits for a message: send what is there without waiting for more."""
 
 
 class Signal:

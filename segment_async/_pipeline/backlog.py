@@ -28,7 +28,7 @@ class Backlog:
     open: takes the messages that are read; `None`: there are none.
     waiting: sealed batches that wait to be sent, in the order of acceptance.
     in_flight: sealed batches whose requests are under way.
-    flush_before: messages before this place are sent without waiting for company.
+    flush_before: messages before this place are sent without waiting for more.
     unread_since: when the first unread message came, if the consumer was not woken for it.
     left_since: when the first unread message may have come, at the earliest, if the batch sealed before it had no place
         for it.

@@ -255,7 +255,7 @@ class Pipeline:
     # -- flush and close
 
     def flush_now(self) -> int:
-        """Send what is there without waiting for company. Returns the place that is to be reached."""
+        """Send what is there without waiting for more. Returns the place that is to be reached."""
         queue, backlog, order = self.queue, self._backlog, self.queue.order
         with queue.lock:
             place = order.place_to_reach()

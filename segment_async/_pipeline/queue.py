@@ -180,7 +180,7 @@ class Queue:
                 is_first = len(self.ready) == new and self.backlog.unread_since is None
                 # With a spool, a flush may wait for messages that are stored only now.
                 is_awaited = self.order.read_count < self.backlog.flush_before
-                if is_first and not is_awaited and self.schedule.waits_for_company(now):
+                if is_first and not is_awaited and self.schedule.waits_for_more(now):
                     self.backlog.unread_since = now
                     self.wake_at = self._worth_a_look(now)
                     return

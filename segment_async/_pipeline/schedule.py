@@ -83,7 +83,7 @@ class Schedule:
         missing = self._flush_at - self._backlog.open.count
         return min(missing, WAKE_EVERY) if missing > 0 and self.may_send_open(now) else WAKE_EVERY
 
-    def waits_for_company(self, now: float) -> bool:
+    def waits_for_more(self, now: float) -> bool:
         """Whether a first message that comes now is looked at before it has waited for long enough."""
         looks_at = self.looks_at
         return (

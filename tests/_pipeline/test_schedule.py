@@ -102,7 +102,7 @@ class TestDue:
     def test_a_message_that_makes_a_batch_waits_for_no_company(self, flush_at: int, waits: bool) -> None:
         schedule = schedule_with(backlog_with(), flush_at=flush_at, flush_interval=INTERVAL)
         schedule.looks_at = INTERVAL
-        assert schedule.waits_for_company(0.0) is waits
+        assert schedule.waits_for_more(0.0) is waits
 
 
 class TestTurns:
