@@ -30,7 +30,7 @@ class _Commands(click.Group):
 def segment_async() -> None:
     """Tools for Segment's tracking API."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        # What was closed before the start, as by `2>&-`, is none.
+        # A stream that was closed before the start, as by `2>&-`, is `None`.
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for as long as the process
     # The terminal's encoding may not have all characters of an event's name, or of ours.

@@ -41,7 +41,7 @@ class BadInput(click.ClickException):
 
 def messages(path: Path) -> Iterator[dict[str, Any]]:
     """Raises:
-    BadInput: there is something else than messages; names the file and the line.
+    BadInput: there is something other than messages; names the file and the line.
     """
     try:
         if str(path) == "-":
@@ -94,7 +94,7 @@ def _of_document(content: bytes, name: str) -> Iterator[dict[str, Any]]:
             return
         try:
             given, start = decoder.raw_decode(text, begin)
-            # The reader of lines refuses halves of surrogate pairs.
+            # Refuses lone surrogates, as the reader of lines does.
             json.dumps(given, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise BadInput(f"{name}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
@@ -112,7 +112,7 @@ def _finite(number: str) -> float:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _within(given: object, place: str) -> Iterator[dict[str, Any]]:

@@ -135,7 +135,7 @@ def _joined(url: URL, location: str) -> URL:
     try:
         return url.join(URL(location))
     except ValueError:
-        raise PullError(f"{url.host} redirected to something else than an address") from None
+        raise PullError(f"{url.host} redirected to something other than an address") from None
 
 
 async def _data(response: aiohttp.ClientResponse) -> dict[str, Any]:
@@ -149,7 +149,7 @@ async def _data(response: aiohttp.ClientResponse) -> dict[str, Any]:
     try:
         body: object = await response.json(content_type=None)
     except (ValueError, RecursionError):
-        raise PullError(f"{host} answered with something else than JSON") from None
+        raise PullError(f"{host} answered with something other than JSON") from None
     data = cast("dict[str, Any]", body).get("data") if isinstance(body, dict) else None
     if not isinstance(data, dict):
         raise PullError(f"{host} answered without “data”")

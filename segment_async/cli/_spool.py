@@ -182,7 +182,7 @@ def export(path: str, of_dead_letters: bool, output: str) -> None:
     with _inspect(path) as inspector, click.open_file(output, "wb") as file:
         for each in inspector.dead() if of_dead_letters else inspector.pending():
             file.write(each.body + b"\n")
-        # Standard output stays open, and what its last bytes meet is to be known here.
+        # Standard output is not closed here: an error of its last bytes must be raised all the same.
         file.flush()
 
 

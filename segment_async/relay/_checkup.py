@@ -1,4 +1,4 @@
-"""What would lose messages in Redis or hold them up, and giving relays what no relay is ever given."""
+"""Finds what would lose messages in Redis or hold them up, and gives relays the entries that none would get."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _orphans(reader: StreamReader) -> list[bytes]:
     for entries in reader.pages(stream, groups[0][b"last-delivered-id"]):
         held = _held_between(reader, entries[0][0], entries[-1][0])
         found += [entry_id for entry_id, _ in entries if entry_id not in held]
-    # One that was read meanwhile, or has ended, is none.
+    # An entry that was read or has ended meanwhile is not one of them.
     return [
         each for each in found if not _held_between(reader, each, each) and reader.ask("XRANGE", stream, each, each)
     ]

@@ -89,7 +89,7 @@ class Fallback:
                 _log.warning("The file that stands in for Redis cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY)
                 continue
-            # Looked at once, as another message with the same id may come meanwhile.
+            # All of them before one is moved: another message with the same id may come meanwhile.
             parts: dict[bool, list[StoredMessage]] = {False: [], True: []}
             for each in window.messages:
                 parts[self._is_repeated(each)].append(each)

@@ -137,7 +137,7 @@ class Renewals:
     def _lose(self, count: int) -> None:
         if count and not self._closing.is_set():
             self.lost += count
-            _log.warning("Holds on messages have ended, which other relays send now: %d.", count)
+            _log.warning("Holds on messages have ended, so other relays send them now: %d.", count)
 
     async def aclose(self) -> None:
         """Renew nothing any more, once the exchanges under way have ended."""

@@ -97,7 +97,8 @@ async def _deliver(options: RelayOptions, started: Callable[[str], None], stop: 
         await stop.wait()
         started("ending: what is in flight finishes, the rest is given back")
         await client.aclose()
-        # A client's close does not wait for long; what was given back is no other relay's before it is written.
+        # The client's close waits for the spool only for a moment, and other relays take what was given back only once it
+        # is written.
         with suppress(TimeoutError):
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await spool.aclose()
@@ -134,7 +135,7 @@ def _stop_on_signals() -> Generator[asyncio.Event, None, None]:
             # Windows has no such handlers; there Ctrl-C ends the loop.
             with suppress(NotImplementedError):
                 loop.add_signal_handler(number, stop.set)
-                # What the loop itself had for the signal is gone.
+                # If they are equal, both are the loop's, and what the one before called is replaced: nothing to restore.
                 if before is not None and before != signal.getsignal(number):
                     stack.callback(signal.signal, number, before)
                 stack.callback(loop.remove_signal_handler, number)

@@ -124,8 +124,8 @@ def make_client(redis: str | Any) -> Any:
         client.set_retry(retry)
     else:
         client.retry = retry
-        # Of versions before 6: for a pipeline the first try is one of them. Other commands name their node, and so have
-        # no second one.
+        # Versions before 6 count a pipeline's first try among these. Other commands name their node, and are not tried
+        # again.
         client.cluster_error_retry_attempts = 1
     for command in ("HGETALL", "INFO", "XCLAIM", "XPENDING", "XRANGE", "XREADGROUP", "XREVRANGE"):
         # The library's parsers differ between its versions, and fail for some options.

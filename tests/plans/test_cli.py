@@ -137,8 +137,8 @@ class TestCheck:
             ('{"batch": [{}, 5]}', ":1: value 2 of the batch is not a message but a number"),
             ('{\n "type": "track",\n 5}', ":3:2: not JSON: "),
             ('{\n "type": "track"\n}\n5', ":4: not a message but a number"),
-            ('{\n "total": NaN}', ":1: not JSON: NaN is no number of JSON"),
-            ('{\n "total": 1e999}', ":1: not JSON: 1e999 is no number of JSON"),
+            ('{\n "total": NaN}', ":1: not JSON: NaN is not a JSON number"),
+            ('{\n "total": 1e999}', ":1: not JSON: 1e999 is not a JSON number"),
             ('{\n "total": "\\ud800"}', ":1: not JSON: "),
             ("[" * 100_000, ":1: not JSON: "),
         ],
@@ -380,7 +380,7 @@ class TestPull:
     def test_a_redirect_to_no_address(self, serve: Any, address: str) -> None:
         result = run("pull", "tp_1", "--host", serve(PublicAPI(address)), env={"SEGMENT_PUBLIC_API_TOKEN": TOKEN})
         assert result.exit_code == 1
-        assert result.output == "Error: 127.0.0.1 redirected to something else than an address\n"
+        assert result.output == "Error: 127.0.0.1 redirected to something other than an address\n"
 
     def test_half_of_a_surrogate_pair_is_written_as_json_has_it(self, serve: Any, tmp_path: Path) -> None:
         api, path = PublicAPI(pages=[page([rule("Signed \ud800Up")])]), tmp_path / "plan.json"
