@@ -132,7 +132,7 @@ def read_json(body: bytes, large: Callable[[str], Any] = number) -> Any:
 
 
 def slips(name: str, events: Iterable[MessageDict]) -> list[str]:
-    """The event names that differ from `name` by a slip of the pen: its case, its separators, or one letter."""
+    """The event names that differ from `name` by a typing error: its case, its separators, or one letter."""
     others = {event["event"] for event in events if isinstance(event.get("event"), str)} - {name}
     return sorted(other for other in others if _is_slip(_letters(name), _letters(other)))
 

@@ -93,7 +93,7 @@ class _Requests:
 
     def check_same(self, client: Client | None, given: dict[str, Any]) -> None:
         """Raises:
-        ValueError: a further call names something else than the first one.
+        ValueError: a further call names something other than the first one.
         """
         if client is not None and client is not self.client:
             raise ValueError("this application has a client already, from an earlier init_app; pass that one, or none")

@@ -173,7 +173,7 @@ class Preparer:
             choices = {name: value for name, value in choices.items() if name in self._mapping.choices[index]}
         choices = {name: _at(f"integrations.{name}", as_choice, value) for name, value in choices.items()}
         if not integrations:
-            # Without what changes nothing, such as archives have: it would change the id.
+            # Archives have `"All": true` in each message. It changes nothing but the id: leave it out.
             return {name: value for name, value in choices.items() if (name, value) != ("All", True)}
         of_others = choices.get("All", True) is not False
         named = {name: choices.get(name, of_others) for name, is_on in integrations.items() if is_on}

@@ -38,7 +38,7 @@ _CHECKED: Final = frozenset(
         *("event", "name", "category"),
     }
 )
-# Other mappings may iterate over something else than what is encoded of them.
+# Other mappings may iterate over something other than what is encoded of them.
 _DICTS: Final = (dict, defaultdict, OrderedDict)
 
 
