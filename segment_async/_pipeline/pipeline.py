@@ -171,7 +171,8 @@ class Pipeline:
     async def put(self, delivery: Delivery, body: bytes, *, shares_loop: bool) -> Delivery:
         """Take a message, waiting for room, or with a spool until it is stored; the policy may drop it.
 
-        `shares_loop`: the caller may share its loop with the consumer, which gets a turn when unread messages pile up.
+        `shares_loop`: the caller's loop is the consumer's, which gets a turn when unread messages pile up (`paced` in
+        `admission`).
 
         Raises:
             QueueFull, ClientClosed, SpoolUnavailable: not accepted.

@@ -147,7 +147,10 @@ class Settlement:
     def _decide(
         self, batch: Batch, answer: Response | Failure, now: float
     ) -> tuple[Action, History, Response | Failure]:
-        """What to do, the batch's history with the answer in it, and the answer, or what an unreadable one counts as."""
+        """What to do, the batch's history with the answer in it, and the answer, or what an unreadable one counts as.
+
+        Notes first whether the batch is suspected of causing the failures.
+        """
         circuit = self._circuit
         batch.is_poison_suspect = circuit.is_poison_suspect(batch.baseline, batch.is_poison_suspect)
         context = AttemptContext(

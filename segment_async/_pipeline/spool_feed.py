@@ -96,6 +96,7 @@ class SpoolFeed:
         # A closing client leaves the rest of a shared spool to the others.
         while not (self.intake.answers.keeps or (self._admission.closed and is_shared(self._spool))):
             try:
+                # First what the last pass has read: an exception may have come before it was in memory.
                 await self._until_answered()
                 self._load_rest()
                 share.reading = (0, 0)
