@@ -623,7 +623,7 @@ class Client:
     # -- the way of a message to the queue
 
     def _take(self, message: Fields) -> tuple[Delivery, bytes]:
-        """The message's delivery, and its body for `_put` if it has to wait; no body: it was accepted, or dropped at once."""
+        """The message's delivery, and its body for `_put` if it has to wait; no body: it is accepted, or dropped at once."""
         owner = self._owner
         clock = owner.clock
         # As `run_here` looks first: asking for the running loop costs Python 3.11 a system call.

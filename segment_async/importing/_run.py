@@ -35,7 +35,7 @@ from ._report import (
 from ._sending import WINDOW, Sender
 from ._sources import Source, find
 from ._state import Belongings
-from ._transport import ClockChecked, address_of, http_transport
+from ._transport import WatchedTransport, address_of, http_transport
 
 OnProgress = Callable[[Progress], object]
 
@@ -93,7 +93,7 @@ class Importer:
         except OSError as error:
             raise ImportUsageError(f"state file {state_path}: {error.strerror or error}") from error
 
-    def _connected(self) -> tuple[ClockChecked, str]:
+    def _connected(self) -> tuple[WatchedTransport, str]:
         options = self._options
         transport: Transport
         try:
@@ -102,7 +102,7 @@ class Importer:
             else:
                 address = address_of(options.region, options.host)
                 transport = http_transport(address, options.timeout)
-            checked = ClockChecked(transport)
+            checked = WatchedTransport(transport)
             self._client = self._made(checked)
         except ValueError as error:
             raise ImportUsageError(str(error)) from error

@@ -20,7 +20,7 @@ from ._rejects import RejectsFile
 from ._report import TOO_MANY_REJECTS, UNREACHABLE, SourceBroken, Stopped
 from ._sources import Source
 from ._state import Position
-from ._transport import ClockChecked
+from ._transport import WatchedTransport
 from ._window import Window
 
 WINDOW: Final = 5_000
@@ -43,7 +43,7 @@ class Sender:
         self,
         options: ImportOptions,
         client: Client,
-        transport: ClockChecked,
+        transport: WatchedTransport,
         preparer: Preparer,
         window: Window,
         rejects: RejectsFile,

@@ -19,11 +19,14 @@ HOSTS: Final = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmen
 MAX_SKEW: Final = 60.0
 
 
-class ClockChecked:
-    """Attributes:
-    skew: seconds that this machine is ahead of the server, by the first answer; `None` before it, or if it has no date.
-    last: how the last request ended, and at which host; shown while the client says that deliveries fail.
-    hostname: the host, for the client's log; empty if the transport does not tell it.
+class WatchedTransport:
+    """Passes requests on to the client's transport, and watches the answers.
+
+    Attributes:
+        skew: seconds that this machine is ahead of the server, by the first answer; `None` before it, or if it has no
+            date.
+        last: how the last request ended, and at which host; shown while the client says that deliveries fail.
+        hostname: the host, for the client's log; empty if the transport does not tell it.
     """
 
     def __init__(self, transport: Transport, wall_clock: Callable[[], float] = time.time) -> None:
