@@ -138,14 +138,14 @@ class Group:
         self._setup = setup
         self._stream = stream
 
-    async def _ask(self, *command: Any, seconds: float = SECONDS) -> Any:
+    async def _ask(self, *command: Any) -> Any:
         try:
-            return await self._server.ask(*command, seconds=seconds)
+            return await self._server.ask(*command, seconds=SECONDS)
         except ResponseError as refusal:
             if code_of(refusal) != "NOGROUP":
                 raise
         await self._setup.create()
-        return await self._server.ask(*command, seconds=seconds)
+        return await self._server.ask(*command, seconds=SECONDS)
 
     # -- reading
 
