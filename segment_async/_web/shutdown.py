@@ -35,7 +35,7 @@ class Lifespan:
         try:
             await app(scope, self.receive, self.send)
         except Exception:
-            # Without a look at any event, it has none. Else its failure is the server's business.
+            # If it has received no event, it does not handle lifespan events. Otherwise the server handles its failure.
             if self._asked is not None or self._told is not None:
                 if self._asked == "lifespan.shutdown" and self._told not in _STOPPED:
                     await self._at_shutdown()

@@ -144,7 +144,7 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
 class in_this_context:  # noqa: N801  # read as a function, as `contextlib.suppress` is
     """A body that is made while it is sent, after the request's block: each part still sees what is bound now.
 
-    No generator, which would not close a body of which no part is asked for.
+    Not a generator: that would not close a body if no part of it is asked for.
     """
 
     def __init__(self, parts: Iterable[Any]) -> None:

@@ -36,7 +36,7 @@ class ParquetReader:
         self._source = source
         self._stream = source.open_stored()
         try:
-            # Times as Spark writes them: as nanoseconds, those after the year 2262 would become others.
+            # Times as Spark writes them. As nanoseconds, times after the year 2262 would become other times.
             self._file: Any = self._pyarrow.parquet.ParquetFile(self._stream, coerce_int96_timestamp_unit="us")
         except (self._pyarrow.ArrowInvalid, OSError) as error:
             self._stream.close()
@@ -60,7 +60,7 @@ class ParquetReader:
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """How the paths begin that rows are free to have."""
+        """The beginnings of paths within maps, whose keys each row chooses."""
         found = (each for field in self._file.schema_arrow for each in self._inside(field, ""))
         return tuple(f"{path}." for path, kind in found if self._pyarrow.types.is_map(kind))
 

@@ -74,8 +74,8 @@ class Window:
     def next_reject(self, error_of: Callable[[int | None], str]) -> Reject | None:
         """Count what has its outcome and move past it, up to a record that belongs into the rejects file.
 
-        `error_of`: why a message was given up whose last answer had this status, for the text of `Stopped`.
-        `None`: there is none, and the front waits for its outcome.
+        Returns `None` if there is no such record: the front waits for its outcome, or the window is empty. `error_of`: why
+        a message was given up whose last answer had this status, for the text of `Stopped`.
 
         Raises:
             Stopped: an outcome says that nothing can be delivered now.

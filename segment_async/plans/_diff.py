@@ -80,7 +80,7 @@ def _of_items(old: JSONObject, new: JSONObject, path: str, rule: Rule) -> Iterat
 
 
 def _of_value(old: object, new: object, path: str, rule: Rule) -> Iterator[Change]:
-    """Of the schemas of a property or of items, which may be truth values."""
+    """The changes of the schema of a property or of items, which may be `true` or `false`."""
     if (old is False) != (new is False):
         text = "no value is allowed now" if new is False else "is allowed now"
         yield Change(new is False, rule.label, path, text)

@@ -1,8 +1,8 @@
 """Finds the planned name that another name was probably meant to be. Pure.
 
-Comparing a name with a thousand planned ones takes 50 ms, or a second if all are long, and that within the calls of an
-application. So a name is compared once, if it is not too much work, and only so many are: an application may make up
-names without end.
+Comparing a name with a thousand planned ones takes 50 ms, or a second if all are long, within a call of the application.
+So a name is compared only once, and only if that is not too much work; and only `MAX_COMPARED` names are compared, because
+an application may make up names without end.
 """
 
 from __future__ import annotations

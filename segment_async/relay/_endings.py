@@ -1,8 +1,8 @@
 """How entries ended here, until the server has recorded it: delivered ones are removed, failed ones become dead letters.
 
 What cannot be recorded at once waits here and is tried again; meanwhile the outlet keeps these entries from other
-relays. Recording is no transaction, which a server whose memory is full would refuse; a script of commands that need no
-memory it takes.
+relays. Recording is not a transaction, because a server whose memory is full would refuse one; it takes a script of
+commands that need no memory.
 
 This file knows the server and entries, and nothing of holds.
 """

@@ -1,7 +1,7 @@
 """Health and metrics of a relay over HTTP: ``/livez``, ``/readyz`` and ``/metrics``.
 
-Alive is a loop that turns: an orchestrator restarts a relay that is not. Ready is a relay whose Redis answers; restarting
-it would not help.
+A relay is alive while its event loop runs; an orchestrator restarts one that is not. It is ready while Redis answers; a
+restart would not change that.
 """
 
 from __future__ import annotations
