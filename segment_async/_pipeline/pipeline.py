@@ -134,18 +134,18 @@ class Pipeline:
         self._backlog = backlog
         self._circuit = circuit
         # A custom transport that wraps an `HTTPTransport` may have a hostname, too.
-        hostname: object = getattr(transport, "hostname", None)
-        host_name = hostname if isinstance(hostname, str) and hostname else type(transport).__name__
-        self.outage = Outage(host_name, _log.warning, _log.info)
+        given: object = getattr(transport, "hostname", None)
+        hostname = given if isinstance(given, str) else ""
+        self.outage = Outage(hostname or type(transport).__name__, _log.warning, _log.info)
         self._settlement = Settlement(
             self.queue,
             circuit,
             policy,
             auth,
-            transport,
             self.reports,
             None if self.feed is None else self.feed.recorder,
             clock,
+            hostname=hostname,
             outage=self.outage,
             random=random,
             wall_clock=time.time,

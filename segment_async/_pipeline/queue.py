@@ -14,8 +14,9 @@ from the queue into a batch within one call; so what comes in between finds whol
 a spool's answers, do more than that: they are refused while this thread holds the lock already (`is_amid_a_change`).
 
 **Everything that waits is woken by `notify`**: the consumer, a flush, a close, the spool feed, and the callers that
-wait for room. Each change that may let something go on is followed by it. One more message makes no room, and so it
-notifies `changed` alone (`announce`).
+wait for room. Each change that may let something go on is followed by it. Three changes need not wake all of them: one
+more message makes no room (`announce`); what was stored may be too little to send (`notify_stored`); and some changes,
+such as that fewer messages are unread, matter to the callers alone (`wake_waiters`).
 """
 
 from __future__ import annotations

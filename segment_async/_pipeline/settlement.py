@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
 from segment_async._exceptions import stack_of
-from segment_async._http.transport import HTTPTransport, Response, Transport
+from segment_async._http.transport import Response
 from segment_async._outcome import BatchResult, Status
 
 from .attempt import HoldsEnded
@@ -50,7 +50,7 @@ _QUICK_SECONDS: Final = 5.0
 
 
 class Settlement:
-    """Carries out what an answer means."""
+    """Carries out what an answer means. `hostname`: of the server, for the log; empty if the transport does not tell it."""
 
     def __init__(
         self,
@@ -58,11 +58,11 @@ class Settlement:
         circuit: CircuitBreaker,
         policy: RetryPolicy,
         auth: Auth,
-        transport: Transport,
         reports: Reports,
         recorder: SpoolRecorder | None,
         clock: LoopClock,
         *,
+        hostname: str,
         outage: Outage,
         random: Callable[[], float],
         wall_clock: Callable[[], float],
@@ -71,7 +71,7 @@ class Settlement:
         self._circuit = circuit
         self._policy = policy
         self._auth = auth
-        self._transport = transport
+        self._hostname = hostname
         self._reports = reports
         self._recorder = recorder
         self._clock = clock
@@ -257,7 +257,7 @@ class Settlement:
         reason, status = result.reason or "", result.status_code
         messages = "1 message" if count == 1 else f"{count:,} messages"
         hint = f" to {result.location}; set host= to Segment's own address" if result.location is not None else ""
-        host = f" from {self._transport.hostname}" if isinstance(self._transport, HTTPTransport) else ""
+        host = f" from {self._hostname}" if self._hostname else ""
         answer = "no response" if status is None else f"last status: {status}{host}"
         self._reports.limited_log.warn(
             reason,
@@ -269,8 +269,8 @@ class Settlement:
             self._reports.limited_log.warn(
                 "refuses", "The server refuses every message; batches fail whole until it takes one."
             )
-        if status is not None and isinstance(self._transport, HTTPTransport):
-            text = advice(status, self._transport.hostname, with_token=self._auth.has_tokens)
+        if status is not None:
+            text = advice(status, self._hostname, with_token=self._auth.has_tokens)
             if text:
                 self._reports.limited_log.warn_once("advice", "Status %d from Segment. %s", status, text)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import HTTPTransport, Response, RetryPolicy, Status
+from segment_async import Response, RetryPolicy, Status
 from segment_async._outcome import BatchResult
 from segment_async._pipeline.attempt import HoldsEnded
 from segment_async._pipeline.auth import Basic
@@ -18,7 +18,6 @@ from segment_async._pipeline.queue import Queue
 from segment_async._pipeline.reports import Reports
 from segment_async._pipeline.retry import NoCredentials, NoResponse
 from segment_async._pipeline.settlement import Settlement
-from tests.support.scripted_transport import ScriptedTransport
 from tests.support.stations import queue_with, sealed
 
 LOST = NoResponse(maybe_sent=True)
@@ -55,7 +54,7 @@ class Bench:
         policy: RetryPolicy | None = None,
         *,
         auth: Any = None,
-        transport: Any = None,
+        hostname: str = "",
         recorder: Recorder | None = None,
         on_error: Any = None,
     ) -> None:
@@ -74,10 +73,10 @@ class Bench:
             self.circuit,
             policy,
             auth or Basic("key"),
-            transport or ScriptedTransport(),
             self.reports,
             recorder,  # type: ignore[arg-type]
             self.clock,
+            hostname=hostname,
             outage=Outage("example.com", self._say, self._say),
             random=lambda: 0.0,
             wall_clock=lambda: 1_763_000_000.0,
@@ -177,7 +176,7 @@ class TestFinish:
     def test_advice_is_given_once_and_for_segment_s_own_hosts(
         self, caplog: pytest.LogCaptureFixture, status: int
     ) -> None:
-        bench = Bench(transport=HTTPTransport("https://api.segment.io/v1/batch"))
+        bench = Bench(hostname="api.segment.io")
         for _ in range(3):
             bench.settlement.conclude(bench.in_flight(), Response(status))
         advice = [record for record in caplog.records if "from Segment" in record.getMessage()]

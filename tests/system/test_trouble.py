@@ -574,6 +574,24 @@ class TestWhatTheLogSays:
         run(main())
         return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
+    def test_the_host_of_a_transport_within_another(self, caplog: pytest.LogCaptureFixture) -> None:
+        class Wrapping:
+            hostname = "api.segment.io"
+
+            async def send(self, body: bytes, headers: Mapping[str, str]) -> Response:
+                return Response(403)
+
+            async def aclose(self) -> None: ...
+
+        async def main() -> None:
+            async with Client("key", transport=Wrapping()) as client:
+                await give(client, 1)
+
+        run(main())
+        failed, hint = [record.getMessage() for record in caplog.records]
+        assert "(last status: 403 from api.segment.io)" in failed
+        assert "write key" in hint
+
     @pytest.mark.parametrize("status", [401, 403])
     @pytest.mark.parametrize(("url", "other"), [(US, 'region="eu"'), (EU, 'region="us"')])
     def test_a_key_that_segment_refuses(
