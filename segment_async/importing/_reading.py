@@ -235,7 +235,11 @@ def _missing_end(source: Source, stored: BinaryIO) -> Iterator[Record]:
     Raises:
         SourceBroken: the file has lost its end since the import looked at it.
     """
-    if source.path is not None and source.size is not None and (byte := stored.tell()) < source.size:
+    try:
+        byte = stored.tell()
+    except (OSError, ValueError):
+        return  # of a file system that does not tell
+    if source.size is not None and byte < source.size:
         raise SourceBroken(byte, f"was cut off while the import ran, from {source.size:,} bytes to {byte:,} or fewer")
     yield from ()
 

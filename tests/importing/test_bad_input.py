@@ -250,11 +250,12 @@ def test_of_a_truncated_gzip_file_what_came_before_is_sent(tmp_path):
     assert users(segment)[:-3] == [f"u{number}" for number in range(len(segment.messages) - 3)]
 
 
-def test_a_file_that_is_cut_off_while_it_is_read_is_not_taken_for_whole(tmp_path):
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_file_that_is_cut_off_while_it_is_read_is_not_taken_for_whole(tmp_path, scheme):
     path = write_csv(tmp_path / "orders.csv", orders(20_000))
     length = path.stat().st_size
     segment = RecordingSegment(lambda batch: os.truncate(path, 0))
-    report, _ = imported(path, segment=segment)
+    report, _ = imported(f"{scheme}{path}", segment=segment, state=tmp_path / "state.import.json")
     assert 0 < len(segment.messages) < 20_000
     assert report.exit_code == 1
     assert f"was cut off while the import ran, from {length:,} bytes to" in report.broken[0]
