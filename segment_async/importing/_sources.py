@@ -14,6 +14,7 @@ import os
 import stat
 import sys
 import zlib
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,6 +190,7 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
     if path.exists():
         return [_file(path)]
     if glob.has_magic(argument):
+        _check_folders(path)
         matches = [Path(each) for each in glob.glob(str(path), recursive=True)]
         named = {os.path.normpath(each): each for each in matches if each.is_file()}
         names = _of_glob(argument, named, written)
@@ -211,6 +213,27 @@ def _files_inside(directory: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(directory, onerror=refuse):
         folders[:] = [each for each in folders if not each.startswith(".")]
         yield from (Path(folder, each) for each in names if not each.startswith("."))
+
+
+def _check_folders(pattern: Path, *, lists_all: bool = False) -> None:
+    """A glob passes over the folders that it cannot read.
+
+    `lists_all`: it lists those, too, in which it looks for one name alone.
+
+    Raises:
+        ImportUsageError: one of those that the pattern leads to cannot be read: its files must not be missing unnoticed.
+    """
+    parts = (*pattern.parts, "*") if pattern.name == "**" else pattern.parts
+    first = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    for count in range(first, len(parts)):
+        is_listed = lists_all or glob.has_magic(parts[count]) or "**" in parts[count - 1 : count]
+        for folder in glob.glob(os.path.join(*parts[:count], "") or "./", recursive=True):
+            try:
+                os.stat(os.path.join(folder, "."))
+                if is_listed:
+                    os.scandir(folder).close()
+            except OSError as error:
+                raise _unreadable(os.path.normpath(folder), error) from error
 
 
 def _is_hidden(inner: Path) -> bool:
@@ -298,20 +321,12 @@ def _remote(address: str, written: Collection[str]) -> list[tuple[str, _Make]]:
         ) from None
     try:
         system, path = cast("Any", fsspec.core).url_to_fs(address)
-        paths = [path]
+        is_local = isinstance(system, cast("Any", fsspec).get_filesystem_class("file"))
         # Elsewhere, the import has written nothing.
-        ours = written if isinstance(system, cast("Any", fsspec).get_filesystem_class("file")) else ()
-        if glob.has_magic(path):
-            found = cast("dict[str, Any]", system.glob(path, detail=True)).items()
-            files = sorted(each for each, details in found if details["type"] != "directory")
-            named = {str(system.unstrip_protocol(each)): each for each in files}
-            matched = _of_glob(path, {name: Path(each) for name, each in named.items()}, ours)
-            paths = [named[name] for name in matched]
-        elif system.isdir(path):
-            # The path of a root may be empty, while those in it begin with a slash.
-            inside = [each for each in system.find(path) if not _is_hidden(Path(each.removeprefix(path)))]
-            paths = sorted(each for each in inside if not _is_ours(Path(each), ours))
+        paths = _remote_paths(system, path, written if is_local else (), is_local=is_local)
         names = [str(system.unstrip_protocol(each)) for each in paths]
+    except ImportUsageError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise ImportUsageError(f"source {address}: cannot be opened: {error}") from error
     if not paths:
@@ -333,6 +348,29 @@ def _remote(address: str, written: Collection[str]) -> list[tuple[str, _Make]]:
         return make
 
     return [(name, maker(name, path)) for name, path in zip(names, paths, strict=True)]
+
+
+def _remote_paths(system: Any, path: str, written: Collection[str], *, is_local: bool) -> list[str]:
+    """What the path of an address stands for: itself, the files of a folder, or those that match a glob.
+
+    Raises:
+        OSError: it cannot be read.
+        ImportUsageError: a folder of this machine in it cannot be read, which fsspec passes over.
+    """
+    if glob.has_magic(path):
+        if is_local:
+            _check_folders(Path(path), lists_all=True)
+        found = cast("dict[str, Any]", system.glob(path, detail=True)).items()
+        files = sorted(each for each, details in found if details["type"] != "directory")
+        named = {str(system.unstrip_protocol(each)): each for each in files}
+        return [named[name] for name in _of_glob(path, {name: Path(each) for name, each in named.items()}, written)]
+    if not system.isdir(path):
+        return [path]
+    if is_local:
+        deque(_files_inside(Path(path)), 0)
+    # The path of a root may be empty, while those in it begin with a slash.
+    inside = [each for each in system.find(path) if not _is_hidden(Path(each.removeprefix(path)))]
+    return sorted(each for each in inside if not _is_ours(Path(each), written))
 
 
 class _Prefixed(io.RawIOBase):

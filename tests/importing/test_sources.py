@@ -41,21 +41,56 @@ def test_files_directories_and_globs_in_name_order(tmp_path):
         names(tmp_path / "empty")
 
 
-def test_a_folder_within_a_directory_that_cannot_be_read_is_said(tmp_path, monkeypatch):
-    for name in ("a.csv", "locked/b.csv", ".locked/c.csv"):
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("pattern", ["", "*/*.csv", "**/*.csv", "**/", "**", "*/in/b.csv", "*/in/*.csv"])
+def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch, pattern, scheme):
+    for name in ("a.csv", "in/a/in/b.csv", "in/locked/in/b.csv", ".locked/c.csv"):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text("a,b\n")
+    locked = tmp_path / "in" / "locked"
+    scandir, stat = os.scandir, os.stat
+
+    def refuse(path):
+        if "locked/" in f"{os.fspath(path)}/":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def scandir_unless_locked(path):
+        refuse(path)
+        return scandir(path)
+
+    def stat_unless_locked(path, **given):
+        # A folder without permissions can itself be looked at.
+        refuse(os.path.dirname(path) if isinstance(path, str) else "")
+        return stat(path, **given)
+
+    monkeypatch.setattr(os, "scandir", scandir_unless_locked)
+    monkeypatch.setattr(os, "stat", stat_unless_locked)
+    with pytest.raises(ImportUsageError, match=f"^source {locked}: cannot be read: Permission denied$"):
+        names(f"{scheme}{tmp_path / 'in'}/{pattern}")
+    assert names(f"{scheme}{tmp_path}/*.csv") == [("a.csv", "csv")]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_folder_that_cannot_be_listed_is_said_where_it_must_be(tmp_path, monkeypatch, scheme):
+    """The name of its file is known; but fsspec lists it."""
+    path = tmp_path / "in" / "a.csv"
+    path.parent.mkdir()
+    path.write_text("a,b\n")
     scandir = os.scandir
 
-    def refusing(path):
-        if str(path).endswith("locked"):
+    def scandir_unless_locked(path):
+        if os.path.basename(os.path.normpath(path)) == "in":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(ImportUsageError, match=f"^source {tmp_path / 'locked'}: cannot be read: Permission denied$"):
-        names(tmp_path)
+    monkeypatch.setattr(os, "scandir", scandir_unless_locked)
+    pattern = f"{scheme}{tmp_path}/*/a.csv"
+    if not scheme:
+        assert names(pattern) == [("a.csv", "csv")]
+        return
+    with pytest.raises(ImportUsageError, match=f"^source {path.parent}: cannot be read: Permission denied$"):
+        names(pattern)
 
 
 def test_a_path_that_cannot_be_looked_at_is_said(tmp_path):
