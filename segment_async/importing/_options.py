@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,6 +34,11 @@ _TYPES: Final[Sequence[tuple[str, Any, str]]] = (
     ("max_rejects", str | None, "text, such as '2%'"),
     ("rate", int | float, "a number"),
     ("limit", int | None, "a whole number"),
+    ("state", (str, PathLike, type(None)), "a path"),
+    ("rejects", (str, PathLike, type(None)), "a path"),
+    ("write_key_file", (str, PathLike, type(None)), "a path"),
+    ("timeout", int | float, "a number of seconds"),
+    ("grace", int | float, "a number of seconds"),
 )
 
 
@@ -109,6 +114,8 @@ class ImportOptions:
         """
         if isinstance(self.sources, str | PathLike):
             raise ImportUsageError(f"sources must be a list: [{str(self.sources)!r}]")
+        if not isinstance(given := cast("object", self.sources), Iterable):
+            raise ImportUsageError(f"sources must be a list, such as ['orders.csv'], not {type(given).__name__}")
         self._check_types()
         if self.format is not None and self.format not in FORMATS:
             raise ImportUsageError(f"format must be one of {', '.join(FORMATS)}")

@@ -154,6 +154,11 @@ def test_paths_may_be_text(form, tmp_path):
         ("write_key", None, "write_key must be text, such as 'YOUR_WRITE_KEY', not NoneType"),
         ("rate", "500", "rate must be a number, not str"),
         ("limit", 2.5, "limit must be a whole number, not float"),
+        ("state", 1, "state must be a path, not int"),
+        ("rejects", b"rejects.jsonl", "rejects must be a path, not bytes"),
+        ("write_key_file", 1, "write_key_file must be a path, not int"),
+        ("timeout", "15", "timeout must be a number of seconds, not str"),
+        ("grace", None, "grace must be a number of seconds, not NoneType"),
     ],
 )
 def test_an_option_of_a_wrong_type_is_explained(tmp_path, name, value, text):
@@ -162,9 +167,17 @@ def test_an_option_of_a_wrong_type_is_explained(tmp_path, name, value, text):
         imported(path, **{name: value} if name != "transform" else {"mapping": None, name: value})
 
 
-def test_a_single_path_is_no_list_of_sources(tmp_path):
-    options = ImportOptions(sources="orders.csv", destinations="none", transport=RecordingSegment())
-    with pytest.raises(ImportUsageError, match=r"must be a list: \['orders.csv'\]"):
+@pytest.mark.parametrize(
+    ("sources", "text"),
+    [
+        ("orders.csv", r": \['orders.csv'\]"),
+        (None, r", such as \['orders.csv'\], not NoneType"),
+        (1, r", such as .*, not int"),
+    ],
+)
+def test_what_is_no_list_of_sources_is_refused(sources, text):
+    options = ImportOptions(sources=sources, destinations="none", transport=RecordingSegment())
+    with pytest.raises(ImportUsageError, match=f"^sources must be a list{text}$"):
         asyncio.run(run_import(options))
 
 
