@@ -36,7 +36,7 @@ class MessageIds:
 
     def __init__(self, mode: str, columns: tuple[str, ...], fingerprint: str) -> None:
         self._mode = mode
-        self._columns = columns
+        self.columns = columns
         # Copied for each id, in two thirds of the time that a new one takes.
         self._keyed = hashlib.blake2b(digest_size=16, key=fingerprint.encode())
 
@@ -60,7 +60,7 @@ class MessageIds:
         if self._mode == "row":
             return self._hash(dumps([record.source.identity, record.number, index]))
         values = [
-            None if (value := cell(record.row, column)) in (None, "") else as_text(value) for column in self._columns
+            None if (value := cell(record.row, column)) in (None, "") else as_text(value) for column in self.columns
         ]
         if not any(value is not None for value in values):
             raise Unreadable("message-id-missing", "All columns of the id are empty.", "messageId")

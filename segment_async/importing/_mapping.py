@@ -63,6 +63,7 @@ class Mapping:
         digest: changes with everything that changes messages.
         id_columns: of ``messageId = { columns = [...] }``, which is in the mapping's `id_line`.
         keeps_id: the mapping takes the messageId from a column, as it is.
+        takes_rest: it also takes the columns that it does not name.
         has_integrations: the mapping says of each message where it goes.
         choices: for each message of a row, the entries of its ``integrations`` that come from columns, so that each
             record says them itself.
@@ -78,6 +79,7 @@ class Mapping:
         self.id_columns = id_columns
         self.id_line = id_line
         self.keeps_id = any("messageId" in template.fields for template in templates)
+        self.takes_rest = any(template.rest is not None for template in templates)
         self.has_integrations = all("integrations" in template.fields for template in templates)
         self.choices = [_choices_of(template) for template in templates]
 

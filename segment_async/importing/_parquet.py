@@ -111,13 +111,13 @@ class ParquetReader:
             raise SourceBroken(byte, text) from error
 
     def _record(self, number: int, fields: dict[str, Any], after: tuple[int, int]) -> Record:
-        problem = None
+        unreadable: list[str] = []
         try:
             if _UNREADABLE in fields.values():
-                path = next(name for name, value in fields.items() if value is _UNREADABLE)
-                problem = Problem("value", path, "Python cannot hold the value, such as a time after the year 9999.")
-                fields = {name: None if value is _UNREADABLE else value for name, value in fields.items()}
-            return Record(self._source, number, None, None, plain_json(fields), after, problem)
+                unreadable = [name for name, value in fields.items() if value is _UNREADABLE]
+                fields |= dict.fromkeys(unreadable)
+            row = plain_json(fields)
+            return Record(self._source, number, None, None, row, after, None, (), unreadable)
         except Unreadable as error:
             problem = Problem(error.rule, error.path, error.text)
             return Record(self._source, number, None, None, repr(fields), after, problem)

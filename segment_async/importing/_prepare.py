@@ -99,8 +99,9 @@ class Preparer:
             self._until_next_look = _LOOK_EVERY
             self._latest = datetime.fromtimestamp(self._now(), UTC) + AHEAD
         self._until_next_look -= 1
-        if record.problem is not None:
-            return Prepared(record, self._columns, REJECTED, [], record.problem)
+        problem = record.problem or (self._unreadable(record) if record.unreadable else None)
+        if problem is not None:
+            return Prepared(record, self._columns, REJECTED, [], problem)
         assert self._build is not None
         try:
             built = self._build(record.row)
@@ -123,6 +124,18 @@ class Preparer:
                 messages.append(message)
         status = SEND if messages else DUPLICATE if repeated else SKIPPED
         return Prepared(record, self._columns, status, messages, None, findings)
+
+    def _unreadable(self, record: Record) -> Problem | None:
+        """Of a value that the record's messages need, and that cannot be read."""
+        path = next((column for column in record.unreadable if self._uses(column)), None)
+        if path is None:
+            return None
+        return Problem("value", path, "Python cannot hold the value, such as a time after the year 9999.")
+
+    def _uses(self, column: str) -> bool:
+        if self._mapping is None or self._mapping.takes_rest:
+            return True
+        return any(column in (used, used.split(".")[0]) for used in (*self._mapping.columns, *self._ids.columns))
 
     def _finish(self, message: dict[str, Any], index: int, record: Record, findings: list[Verdict]) -> Problem | None:
         """Complete the message in place; the reason if it cannot be sent."""

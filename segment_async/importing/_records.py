@@ -49,6 +49,7 @@ class Record:
         after: where the next record begins: lines before it and its byte, or its row group and row.
         problem: why it could not be read.
         empty: columns that `row` leaves out because their cells are empty: of a repaired reject.
+        unreadable: columns whose values Python cannot hold, which `row` has as `None`: of a Parquet file.
     """
 
     source: Source
@@ -59,6 +60,7 @@ class Record:
     after: tuple[int, int]
     problem: Problem | None = None
     empty: Collection[str] = ()
+    unreadable: Collection[str] = ()
 
 
 class _Lines:

@@ -107,6 +107,27 @@ def test_a_value_that_python_cannot_hold_rejects_its_row_alone(tmp_path, kind):
     assert reject["row"] == {"user": "u2", "when": None}
 
 
+@pytest.mark.parametrize(
+    ("mapped", "given", "rejected"),
+    [
+        ("", {}, []),
+        ('city = { column = "address.city" }', {}, ["address"]),
+        ("", {"ids": "columns", "id_columns": ("user", "when")}, ["when"]),
+        ('rest = "traits"', {}, ["when"]),
+    ],
+    ids=["unmapped", "mapped within", "of the id", "of the rest"],
+)
+def test_a_value_that_python_cannot_hold_rejects_no_row_that_does_not_use_it(tmp_path, mapped, given, rejected):
+    far = pa.array([2**62], pa.timestamp("ms"))
+    address = pa.StructArray.from_arrays([pa.array(["Bonn"]), far], ["city", "since"])
+    path = write(tmp_path / "users.parquet", pa.table({"user": ["u1"], "when": far, "address": address}))
+    before, within = (mapped, "") if "rest" in mapped else ("", mapped)
+    text = f'type = "identify"\nuserId = {{ column = "user" }}\n{before}\n[traits]\nkind = "old"\n{within}'
+    report, segment = imported(path, mapping=parse_mapping(text), destinations="none", **given)
+    assert [reject["path"] for reject in rejects_of(report)] == rejected
+    assert [message["traits"] for message in segment.messages] == ([] if rejected else [{"kind": "old"}])
+
+
 NANOSECONDS = pa.timestamp("ns")
 
 
