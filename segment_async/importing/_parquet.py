@@ -45,6 +45,7 @@ class ParquetReader:
             size = source.size or 0
             raise SourceBroken(size, f"is truncated or damaged: no footer at its end, byte {size:,}") from error
         self._schema: Any = self._microseconds(self._file.schema_arrow)
+        self._with_maps = [(field.name, field.type) for field in self._schema if "map<" in str(field.type)]
         self.count = int(self._file.metadata.num_rows)
         self._done = 0
 
@@ -101,7 +102,11 @@ class ParquetReader:
     def _slices(self, group: int) -> Iterator[list[dict[str, Any]]]:
         try:
             for batch in self._file.iter_batches(_SLICE, row_groups=[group]):
-                yield _rows(self._pyarrow.Table.from_batches([batch]).cast(self._schema, safe=False))
+                rows = _rows(self._pyarrow.Table.from_batches([batch]).cast(self._schema, safe=False))
+                for name, kind in self._with_maps:
+                    for row in rows:
+                        row[name] = self._empty_maps(row[name], kind)
+                yield rows
         except (self._pyarrow.ArrowException, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
@@ -121,6 +126,19 @@ class ParquetReader:
         except Unreadable as error:
             problem = Problem(error.rule, error.path, error.text)
             return Record(self._source, number, None, None, repr(fields), after, problem)
+
+    def _empty_maps(self, value: Any, kind: Any) -> Any:
+        """The value with `{}` for each map without entries, for which pyarrow gives `[]`."""
+        types = self._pyarrow.types
+        if value is None or value is _UNREADABLE:
+            return value
+        if types.is_map(kind):
+            return [(key, self._empty_maps(item, kind.item_type)) for key, item in value] or {}
+        if types.is_struct(kind):
+            return {field.name: self._empty_maps(value[field.name], field.type) for field in kind}
+        if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+            return [self._empty_maps(item, kind.value_type) for item in value]
+        return value
 
     def _microseconds(self, schema: Any) -> Any:
         """The schema with nanoseconds as microseconds, which is what Python's times have, and with times in UTC.

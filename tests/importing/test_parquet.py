@@ -107,6 +107,29 @@ def test_a_value_that_python_cannot_hold_rejects_its_row_alone(tmp_path, kind):
     assert reject["row"] == {"user": "u2", "when": None}
 
 
+OF_TEXTS = pa.map_(pa.string(), pa.string())
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "travels"),
+    [
+        (OF_TEXTS, [], {}),
+        (OF_TEXTS, [("a", "b")], {"a": "b"}),
+        (pa.map_(pa.string(), OF_TEXTS), [("a", []), ("b", None)], {"a": {}, "b": None}),
+        (pa.struct([("in", OF_TEXTS), ("of", pa.list_(pa.string()))]), {"in": [], "of": []}, {"in": {}, "of": []}),
+        (pa.list_(OF_TEXTS), [[], [("a", "b")]], [{}, {"a": "b"}]),
+        (pa.list_(OF_TEXTS, 1), [[]], [{}]),
+        (pa.list_(OF_TEXTS), [], []),
+    ],
+)
+def test_a_map_without_entries_is_an_object(tmp_path, kind, value, travels):
+    values = pa.array([value, None], kind)
+    path = write(tmp_path / "users.parquet", pa.table({"user": ["u1", "u2"], "of": values}))
+    mapping = parse_mapping('type = "identify"\nuserId = { column = "user" }\n[traits]\nof = { column = "of" }')
+    _, segment = imported(path, mapping=mapping, destinations="none")
+    assert [message.get("traits") for message in segment.messages] == [{"of": travels}, None]
+
+
 @pytest.mark.parametrize(
     ("mapped", "given", "rejected"),
     [
