@@ -29,6 +29,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Final, cast
 
 from . import bind, bound
@@ -178,8 +179,14 @@ class SegmentMiddleware:
                 bind(anonymous_id=seen.anonymous_id)
             if response.streaming and getattr(response, "file_to_stream", None) is None:
                 # Not for a file: it runs no code of the application's, and the server may have a fast way to send it.
-                carry = in_this_block if response.is_async else in_this_context
-                response.streaming_content = carry(response.streaming_content)
+                if response.is_async:
+                    response.streaming_content = in_this_block(response.streaming_content)
+                else:
+                    body = in_this_context(response.streaming_content)
+                    # What the application's body does at its end: Django has no public name for it.
+                    closers: list[Any] = getattr(response, "_resource_closers", [])
+                    closers[:] = [partial(body.run, each) for each in closers]
+                    response.streaming_content = body
             if seen.page is not None:
                 with bound(without_identity="drop"):
                     client.enqueue(seen.page)

@@ -252,3 +252,39 @@ body.close()
 def test_a_file_is_left_to_the_servers_own_way_of_sending_it() -> None:
     said = subprocess.run([sys.executable, "-c", FILE, __file__], capture_output=True, text=True, check=False)
     assert (said.stdout, said.stderr) == ("ServersFile\n", "")
+
+
+CLOSED_EARLY = f"""
+from wsgiref.util import setup_testing_defaults
+from django.conf import settings
+settings.configure(
+    SEGMENT_WRITE_KEY="KEY", SEGMENT_OPTIONS={{"send": False}}, ALLOWED_HOSTS=["*"], ROOT_URLCONF="__main__",
+    MIDDLEWARE=["segment_async.django.SegmentMiddleware"],
+)
+import django
+django.setup()
+from django.core.wsgi import get_wsgi_application
+from django.http import StreamingHttpResponse
+from django.urls import path
+from segment_async.django import client
+
+def parts():
+    try:
+        yield b"one"
+        yield b"two"
+    finally:
+        client.track(event="Stream Left")
+
+urlpatterns = [path("stream", lambda request: StreamingHttpResponse(parts()))]
+environ = {{"PATH_INFO": "/stream", "HTTP_COOKIE": "ajs_anonymous_id={ANONYMOUS}"}}
+setup_testing_defaults(environ)
+body = get_wsgi_application()(environ, lambda status, headers: None)
+print(next(iter(body)))
+body.close()
+print(dict(client.statistics().reasons))
+"""
+
+
+def test_a_stream_that_is_left_early_still_knows_who() -> None:
+    said = subprocess.run([sys.executable, "-c", CLOSED_EARLY], capture_output=True, text=True, check=False)
+    assert (said.stdout, said.stderr) == ("b'one'\n{'disabled': 1}\n", "")

@@ -158,6 +158,10 @@ class in_this_context:  # noqa: N801  # read as a function, as `contextlib.suppr
     def __next__(self) -> Any:
         return self._context.run(next, self._iterator)
 
+    def run(self, function: Callable[[], object]) -> None:
+        """Call a function in the context in which the parts are made."""
+        self._context.run(function)
+
     def close(self) -> None:
         close: Callable[[], object] | None = getattr(self._parts, "close", None)
         if close is not None:
