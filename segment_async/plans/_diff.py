@@ -134,9 +134,11 @@ def _of_properties(old: JSONObject, new: JSONObject, path: str, rule: Rule) -> I
     for name in sorted({*before, *after, *needed_before, *needed_after}):
         inner = f"{path}.{name}" if path else name
         if name in before and name not in after:
-            yield Change(True, rule.label, inner, "removed")
+            # No message that followed the old plan had a property without any allowed value.
+            yield Change(before[name] is not False, rule.label, inner, "removed")
         elif name not in before and name in after:
-            yield Change(False, rule.label, inner, "added")
+            is_ruled_out = after[name] is False
+            yield Change(is_ruled_out, rule.label, inner, "no value is allowed now" if is_ruled_out else "added")
         elif name in before:
             yield from _of_value(before[name], after[name], inner, rule)
         if (name in needed_before) != (name in needed_after):
