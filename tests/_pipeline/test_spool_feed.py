@@ -110,6 +110,30 @@ def test_one_message_that_never_goes_through_holds_up_no_others_on_disk(max_byte
     run(main())
 
 
+@pytest.mark.parametrize(("capacity", "most"), [(2**30, 25_000), (200_000, 10_000)])
+def test_a_spool_that_makes_room_has_a_share_of_memory_within_both_bounds(capacity: int, most: int) -> None:
+    """Half of the queue's, and a tenth of its own. A read that waits for what comes asks for half of the share."""
+
+    class Sized(SlowSpool):
+        asked = 0
+
+        async def read(self, max_count: int, max_bytes: int) -> Window:
+            self.asked = max(self.asked, max_bytes)
+            return await super().read(max_count, max_bytes)
+
+        def statistics(self) -> SpoolStatistics:
+            return SpoolStatistics(capacity=capacity)
+
+    async def main() -> None:
+        spool = Sized()
+        options: dict[str, Any] = {"overflow": "drop_oldest", "max_queue_bytes": 100_000, "close_timeout": 0}
+        async with Client("key", spool=spool, transport=ScriptedTransport(), **options) as client:
+            await client.flush(timeout=1)
+            assert spool.asked == most
+
+    run(main())
+
+
 # An engine whose own task was cancelled raises the last one.
 FAULTS = (SpoolUnavailable("the disk refuses"), OSError("a bug of the engine's"), asyncio.CancelledError())
 
