@@ -210,23 +210,38 @@ class SegmentMiddleware:
         await self._page_views.flush(scope)
 
 
+# Why a server says nothing when it stops, and what to do.
+_SWITCHED_OFF: Final = ("uvicorn sends no lifespan events", "Run it without '--lifespan off'")
+_AFTER_A_FAILURE: Final = (
+    "The application raised an exception in its lifespan, and uvicorn goes on without its events",
+    "Mend that (run it with '--lifespan on' to see the exception)",
+)
+
+
 class _Shutdown:
     """Opens a client that no `lifespan` opens on the server's loop, so that calls without await are sent, and flushes it
     when the server is about to stop.
 
     Attributes:
-        is_checked: it is known, or was said, whether the server sends lifespan events.
+        is_checked: it is known, or was said, whether the server sends lifespan events; or that does not matter.
     """
 
     def __init__(self, hooks: HookRunner, client: Client, *, is_silent: bool) -> None:
         self._hooks = hooks
         self._client = client
-        self.is_checked = is_silent
+        self.is_checked = self._is_silent = is_silent
+        self._has_failed = False
 
     async def run(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         self.is_checked = True
         await self._open()
-        await LifespanEvents(receive, send, self._flush).run(app, scope)
+        try:
+            await LifespanEvents(receive, send, self._flush).run(app, scope)
+        except Exception:
+            # A server that goes on all the same sends no further event.
+            self._has_failed = True
+            self.is_checked = self._is_silent
+            raise
 
     async def begin_without_events(self) -> None:
         """At the first request; warns under a server that ends by the signal that stopped it, without an event before."""
@@ -235,8 +250,8 @@ class _Shutdown:
         server = getattr(signal.getsignal(signal.SIGTERM), "__module__", None)
         if server == "uvicorn.server" and not exits_on(signal.SIGTERM):
             _log.warning(
-                "uvicorn sends no lifespan events, so messages that wait when it stops are lost. Run it without "
-                "'--lifespan off', or call client.drain_on_signals() before it starts."
+                "%s, so messages that wait when it stops are lost. %s, or call client.drain_on_signals() before it starts.",
+                *(_AFTER_A_FAILURE if self._has_failed else _SWITCHED_OFF),
             )
 
     async def _open(self) -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import aiohttp
 import pytest
 
 from segment_async import (
@@ -25,7 +26,7 @@ from segment_async import (
     messages,
 )
 from segment_async.asgi import SegmentMiddleware, lifespan
-from tests.support.asgi import ANONYMOUS, App, Recorder, answering, ask, recording, request, visit
+from tests.support.asgi import ANONYMOUS, App, Recorder, answering, ask, recording, request, served, visit
 from tests.support.virtual_clock import run, running_clock
 
 Message = dict[str, Any]
@@ -251,6 +252,46 @@ def test_an_error_of_the_flush_does_not_reach_the_server(caplog: pytest.LogCaptu
 
     assert asyncio.run(stop(SegmentMiddleware(http_only, Broken("KEY", transport=Recorder())))) == ORDERLY
     assert "Error in the flush at shutdown: OSError" in caplog.text
+
+
+@pytest.mark.parametrize("has_started", [True, False])
+def test_a_server_that_goes_on_after_an_exception_in_the_lifespan_is_warned_of(
+    caplog: pytest.LogCaptureFixture, *, has_started: bool
+) -> None:
+    client, arrived = recording()
+    has_failed = asyncio.Event()
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await answering()(scope, receive, send)
+            return
+        await receive()
+        if has_started:
+            await client.track("user-1", "Started")
+            await send({"type": "lifespan.startup.complete"})
+        raise OSError("its own")
+
+    app = SegmentMiddleware(failing, client)
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await app(scope, receive, send)
+        except OSError:
+            has_failed.set()
+            raise
+
+    async def main() -> None:
+        async with served(watched) as url, aiohttp.ClientSession() as session:
+            await has_failed.wait()
+            assert len(arrived) == has_started
+            for _ in range(2):
+                async with session.get(url) as response:
+                    assert response.status == 200
+        await client.aclose()
+
+    asyncio.run(main())
+    said = "The application raised an exception in its lifespan, and uvicorn goes on without its events, so messages "
+    assert caplog.text.count(said) == 1
 
 
 # -- a request is read at its first call

@@ -37,7 +37,8 @@ class Lifespan:
         except Exception:
             # If it has received no event, it does not handle lifespan events. Otherwise the server handles its failure.
             if self._asked is not None or self._told is not None:
-                if self._asked == "lifespan.shutdown" and self._told not in _STOPPED:
+                # One that fails while it runs hears of no stop any more.
+                if self._told == _STARTED or (self._asked == "lifespan.shutdown" and self._told not in _STOPPED):
                     await self._at_shutdown()
                 raise
         await self._answer_rest()

@@ -113,6 +113,14 @@ def test_a_failure_at_the_start_is_the_servers_business() -> None:
     assert heard(leaving) == ["startup.failed"]
 
 
+def test_an_application_that_raises_while_it_runs_is_flushed_as_it_hears_of_no_stop() -> None:
+    async def raising(scope: Any, receive: Receive, send: Send) -> None:
+        await gone_after_the_start(scope, receive, send)
+        raise OSError
+
+    assert heard(raising, OSError) == ["startup.complete", "flush"]
+
+
 def test_an_application_that_raises_when_it_stops_is_flushed_once() -> None:
     async def raising(scope: Any, receive: Receive, send: Send) -> None:
         await silent_at_the_end(scope, receive, send)
