@@ -335,11 +335,13 @@ class SpoolIntake:
     def drop_unstored(self, result: BatchResult) -> int:
         """The client is closing: messages that the spool has not stored are dropped. Returns how many.
 
-        A message that was not given to it yet, and whose call still waits, is not accepted: the call raises.
+        Those that it was not even given, and whose calls still wait, are not accepted: their calls raise. Those that it has,
+        and has not answered, may be stored, and delivered by another process.
         """
         queue = self._queue
         why = "the client was closed before the spool answered"
         with queue.lock:
+            may_be_stored = (self._group is not None and self._group.is_handed_over) or bool(self.answers.waiting)
             self.answers.keeps, self._group = True, None
             appending = [*queue.appending]
             # If an exception interrupted a move, a message may be in both.
@@ -355,9 +357,11 @@ class SpoolIntake:
             queue.leave(len(refused), sum(map(len, bodies_of(refused))))
             if unstored:
                 queue.leave(len(unstored), sum(map(len, bodies)), result)
-        for delivery, body in zip(unstored, bodies, strict=True):
-            settle_alone(delivery, queue.queued.host, result)
-            self.answers.report_dropped(delivery, result, body)
+        uncertain = len(appending) if may_be_stored else 0
+        for index, (delivery, body) in enumerate(zip(unstored, bodies, strict=True)):
+            ended = result._replace(possibly_delivered=index < uncertain)
+            settle_alone(delivery, queue.queued.host, ended)
+            self.answers.report_dropped(delivery, ended, body)
         self._calls.wake()
         return len(unstored)
 

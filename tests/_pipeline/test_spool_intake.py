@@ -586,6 +586,30 @@ def test_a_close_tells_which_messages_the_spool_may_have_stored() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_message_that_the_spool_may_have_stored_at_the_close_is_possibly_delivered(*, is_answered: bool) -> None:
+    """By the next process, or by a relay. Not one that the spool was not given, or of which it said so."""
+    reported: dict[str, bool] = {}
+
+    def on_error(error: Any, messages: list[dict[str, Any]]) -> None:
+        reported.update((message["messageId"], error.outcome.possibly_delivered) for message in messages)
+
+    async def main() -> None:
+        spool = SlowSpool()
+        client = Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0, on_error=on_error)
+        deliveries = [client.nowait.track("user-1", "Order Completed", message_id=f"m{number}") for number in range(2)]
+        assert spool.ids == [["m0"]]
+        if is_answered:
+            spool.groups[0][1](TryLater(60.0))
+        await client.aclose()
+        outcomes = [delivery.outcome for delivery in deliveries]
+        assert [each and each.possibly_delivered for each in outcomes] == [not is_answered, False]
+        assert reported == {"m0": not is_answered, "m1": False}
+        assert [each and each.reason for each in outcomes] == ["close_timeout"] * 2
+
+    run(main())
+
+
 def test_a_close_counts_no_message_that_the_spool_was_not_given_if_its_call_raises() -> None:
     lost: list[str] = []
 
