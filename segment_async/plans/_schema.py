@@ -32,8 +32,9 @@ _SCHEMAS: Final = (
 _LISTS: Final = ("allOf", "anyOf", "items", "oneOf")
 _BY_NAME: Final = ("$defs", "definitions", "dependencies", "patternProperties", "properties")
 # Go's times, as Segment accepts them for “date-time”: a date and a time with its zone, a date alone, or a time alone.
-_TIME: Final = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?"
-_ZONE: Final = r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+# Wider than RFC 3339 in the hour, the fraction, the offset and the year 0; without its leap seconds and small letters.
+_TIME: Final = r"(?:[01]?\d|2[0-3]):[0-5]\d:[0-5]\d(?:[.,]\d+)?"
+_ZONE: Final = r"(?:Z|[+-](?:[01]\d|2[0-4]):(?:[0-5]\d|60))"
 _DATE_TIME: Final = re.compile(rf"(?P<date>\d{{4}}-\d\d-\d\d)(?:T{_TIME}{_ZONE})?|{_TIME}(?:{_ZONE})?", re.ASCII)
 
 
@@ -115,7 +116,8 @@ def is_date_time(text: str) -> bool:
 
 def _is_day(text: str) -> bool:
     try:
-        date.fromisoformat(text)
+        # Python has no year 0. It is a leap year, as 2000.
+        date.fromisoformat(f"2000{text[4:]}" if text.startswith("0000") else text)
     except ValueError:
         return False
     return True
