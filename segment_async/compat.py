@@ -17,8 +17,9 @@ calls raise `AssertionError`   a subclass of it, and of `MessageError`, which na
 too large: `RuntimeError`      a subclass of it, and of `MessageTooLarge`
 values without JSON            are encoded (`UUID`, dataclasses, numpy, …), or refused by name; never removed silently
 queue full: `False`            the same, in memory that is bounded by 32 MiB as well; with a `max_queue_size` of 0 only so
-`on_error(error, items)`       the error is a `DeliveryError`; also for messages that were dropped, such as at the exit
-`sync_mode`                    the call waits for the outcome, and raises `DeliveryError`
+`on_error(error, items)`       the error is a `DeliveryError` with `status`, `code` and `message`; also for messages that
+                               were dropped, such as at the exit
+`sync_mode`                    the call waits for the outcome, and raises the same
 `debug`, `log_handler`         for the logger ``segment_async``; it logs no message contents at any level
 `thread`                       requests at once
 `upload_size`                  messages that make a batch due, 2,500 at most, with a warning; under load, batches are
@@ -52,11 +53,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from segment_async import __version__
 
-from ._compat.client import Client, InvalidMessage, OnError, OversizedMessage
+from ._compat.client import Client, FailedMessage, InvalidMessage, OnError, OversizedMessage
 from ._locks import fork_safe_lock
 
 __all__ = [
     "Client",
+    "FailedMessage",
     "InvalidMessage",
     "OversizedMessage",
     "alias",
@@ -73,6 +75,7 @@ __all__ = [
 VERSION = __version__
 
 # A traceback names an error as it is imported.
+FailedMessage.__module__ = __name__
 InvalidMessage.__module__ = __name__
 OversizedMessage.__module__ = __name__
 

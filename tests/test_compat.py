@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import pickle
 import re
 import subprocess
 import sys
@@ -367,8 +368,10 @@ print(log.level == logging.DEBUG, len(log.handlers))
         assert client.track("user", "Event")[0]
         assert len(server.messages) == 1
         server.script = [answer(400)]
-        with pytest.raises(DeliveryError, match="refused"):
+        with pytest.raises(DeliveryError, match="refused") as caught:
             client.track("user", "Event")
+        assert isinstance(caught.value, analytics.FailedMessage)
+        assert pickle.loads(pickle.dumps(caught.value)).status == 400
         client.join()
 
     @shows("on_error")
@@ -379,7 +382,10 @@ print(log.level == logging.DEBUG, len(log.handlers))
         client.track("user", "Event")
         client.shutdown()
         ((error, (message,)),) = failed
-        assert "refused" in str(error)
+        assert isinstance(error, DeliveryError)
+        assert isinstance(error, analytics.FailedMessage)
+        # As code for the official SDK reads them.
+        assert (error.status, error.code, error.message) == (400, "refused", str(error))
         assert message["event"] == "Event"
 
     def test_no_hook_may_be_anything_false(self) -> None:

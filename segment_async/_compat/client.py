@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from segment_async import ClientClosed, MessageError, MessageTooLarge, OAuth, RetryPolicy, blocking, messages
+from segment_async import (
+    ClientClosed,
+    DeliveryError,
+    MessageError,
+    MessageTooLarge,
+    OAuth,
+    RetryPolicy,
+    blocking,
+    messages,
+)
 
 from .arguments import (
     batch_size_for,
@@ -26,7 +35,7 @@ from .arguments import (
     warned_of_http,
 )
 
-__all__ = ["Client", "InvalidMessage", "OnError", "OversizedMessage"]
+__all__ = ["Client", "FailedMessage", "InvalidMessage", "OnError", "OversizedMessage"]
 
 Answer = tuple[bool, dict[str, Any]]
 OnError = Callable[[Any, list[dict[str, Any]]], Any]
@@ -41,6 +50,25 @@ class InvalidMessage(MessageError, AssertionError):
 
 class OversizedMessage(MessageTooLarge, RuntimeError):
     """The message is too large, as `MessageTooLarge` says; a `RuntimeError` as well, which the official SDK raises."""
+
+
+class FailedMessage(DeliveryError):
+    """A message did not reach Segment, as `DeliveryError` says; with what the official SDK's error has as well."""
+
+    @property
+    def status(self) -> int | None:
+        """HTTP status of the last answer; `None` when none came."""
+        return self.outcome.status_code
+
+    @property
+    def code(self) -> str | None:
+        """The reason, such as ``refused``."""
+        return self.outcome.reason
+
+    @property
+    def message(self) -> str:
+        """The text of the error."""
+        return str(self)
 
 
 class Queue:
@@ -163,7 +191,7 @@ class Client:
                     max_retry_after=max_rate_limit_duration,
                 ),
                 # The official SDK takes anything false for none.
-                on_error=on_error or None,
+                on_error=_with_fields(on_error) if callable(on_error) else on_error or None,
                 oauth=oauth,
                 proxy=proxy_for(host, proxies),
                 allow_http=warned_of_http(host, self.log),
@@ -190,7 +218,7 @@ class Client:
         Raises:
             InvalidMessage: the call is wrong; names the field.
             OversizedMessage: the message has more than 32,768 bytes of JSON.
-            DeliveryError: in sync mode, the message did not reach Segment.
+            FailedMessage: in sync mode, the message did not reach Segment.
         """
         shared = common(user_id, context, timestamp, anonymous_id, integrations, message_id)
         return self._send(lambda: messages.track(event=event, properties=content(properties), **shared), "properties")
@@ -314,8 +342,15 @@ class Client:
         outcome = delivery.outcome
         if self.send and self.sync_mode:
             outcome = delivery.wait()
-            outcome.raise_for_failure()
+            try:
+                outcome.raise_for_failure()
+            except DeliveryError as error:
+                raise FailedMessage(error.outcome) from None
         return outcome is None or outcome.reason in (None, "disabled"), complete(message, content)
+
+
+def _with_fields(on_error: OnError) -> OnError:
+    return lambda error, items: on_error(FailedMessage(error.outcome), items)
 
 
 def _set_up_log(log: logging.Logger, handler: logging.Handler | None, *, debug: bool) -> None:
