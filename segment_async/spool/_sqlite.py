@@ -102,7 +102,8 @@ class SQLiteSpool:
             max_age=max_age,
             power_safe=durability == "full",
             callers_keep=on_failure == "memory",
-            check_interval=check_interval,
+            # No thread waits for longer, and longer than that is never.
+            check_interval=min(check_interval, threading.TIMEOUT_MAX),
             key_rotated=key_rotated,
             wall_clock=clock,
             monotonic=monotonic,

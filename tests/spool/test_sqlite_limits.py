@@ -297,6 +297,15 @@ def test_room_that_an_outage_took_is_given_back_to_the_disk(path):
     run(path, part, check_interval=0.05)
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12, 10**400])
+def test_an_interval_that_no_thread_can_wait_for_is_as_good_as_never(path, seconds):
+    async def part(spool):
+        assert statuses(await append(spool, "a")) == ["stored"]
+        assert await read_ids(spool) == ["a"]
+
+    run(path, part, check_interval=seconds)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"max_bytes": 0}, {"max_age": 0}, {"durability": "none"}, {"on_failure": "ignore"}, {"check_interval": 0}],
