@@ -96,6 +96,9 @@ class SQLiteSpool:
             raise ValueError('durability must be "full" or "process", and on_failure "raise" or "memory"')
         if not all(map(_is_above_zero, (max_bytes, check_interval, 1 if max_age is None else max_age))):
             raise ValueError("max_bytes, max_age and check_interval must be numbers above zero: bytes, and seconds")
+        if not isinstance(key_rotated, bool):
+            # Text such as "no" would count as `True`, and another source would get the messages.
+            raise ValueError("key_rotated must be True or False")  # noqa: TRY004  # as the other options
         self._base = check_path(path)
         self._options = Options(
             max_bytes=max_bytes,

@@ -160,6 +160,12 @@ def test_a_rotated_key_takes_over_parts_with_nothing_left_in_them(path):
         run(path, ONE)
 
 
+@pytest.mark.parametrize("given", ["no", "0", 1, None])
+def test_whether_a_key_was_rotated_is_true_or_false(path, given):
+    with pytest.raises(ValueError, match="key_rotated must be True or False"):
+        SQLiteSpool(path, key_rotated=given)
+
+
 def test_a_rotated_key_by_an_inspector(path):
     run(path, ONE)
     SpoolInspector(path).rotate_key()
