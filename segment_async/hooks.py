@@ -66,9 +66,12 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
 
     Raises:
         ValueError: there is no field, or one that a message needs as it is, or a path that begins with no object of a
-            message; or the key is empty.
+            message; or the key is empty, or neither text nor bytes.
     """
     secret = key.encode() if isinstance(key, str) else key
+    if not isinstance(secret, (bytes, bytearray, type(None))):
+        # It would fail with each message, which is dropped then.
+        raise ValueError("key must be text, bytes or None; of a SecretStr, its get_secret_value()")  # noqa: TRY004  # as other options
     if secret == b"":
         raise ValueError("key must not be empty")
 

@@ -176,6 +176,12 @@ def test_what_makes_no_sense_is_refused(make: Any) -> None:
         make()
 
 
+@pytest.mark.parametrize("key", [5, ["k"], object()])
+def test_a_key_is_text_or_bytes_or_none(key: Any) -> None:
+    with pytest.raises(ValueError, match=r"key must be text, bytes or None; .* get_secret_value\(\)"):
+        hash_fields("email", key=key)
+
+
 @pytest.mark.parametrize("make", [redact, lambda field: hash_fields(field, key="k")])
 @pytest.mark.parametrize("path", ["card.number", "Properties.email", "userId.name", "products.*.coupon"])
 def test_a_path_that_begins_at_no_object_of_a_message_is_refused(path: str, make: Any) -> None:
