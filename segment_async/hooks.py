@@ -45,8 +45,8 @@ def redact(*fields: str, text: str | None = "[redacted]") -> Step:
         text: what they become. `None`: they are removed.
 
     Raises:
-        ValueError: there is no field, or one that a message needs as it is, or a path that begins with no object of a
-            message.
+        ValueError: there is no field, or one that is no text or that a message needs as it is, or a path that begins
+            with no object of a message.
     """
     replacement = _REMOVED if text is None else text
     return _changing(fields, lambda: lambda _: replacement)
@@ -65,8 +65,8 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
             hash by trying, so it is no anonymisation.
 
     Raises:
-        ValueError: there is no field, or one that a message needs as it is, or a path that begins with no object of a
-            message; or the key is empty, or neither text nor bytes.
+        ValueError: there is no field, or one that is no text or that a message needs as it is, or a path that begins
+            with no object of a message; or the key is empty, or neither text nor bytes.
     """
     secret = key.encode() if isinstance(key, str) else key
     if not isinstance(secret, (bytes, bytearray, type(None))):
@@ -99,7 +99,7 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
 
         return hashed
 
-    repeats_an_id = {"userId", "anonymousId"} & {*fields}
+    repeats_an_id = "userId" in fields or "anonymousId" in fields
     return _changing((*fields, "previousId") if repeats_an_id else fields, hashing)
 
 
@@ -130,7 +130,7 @@ def sample(rate: float, *, events: Iterable[str] | None = None) -> Step:
     Raises:
         ValueError: `rate` is not between 0 and 1, or `events` is a single name.
     """
-    if isinstance(rate, bool) or not 0 <= rate <= 1:
+    if isinstance(rate, (bool, str)) or rate is None or not 0 <= rate <= 1:
         raise ValueError("rate must be a number from 0.0 to 1.0")
     if isinstance(events, str):
         # It would be taken for a list of its characters.
@@ -166,6 +166,9 @@ def drop_bots() -> Step:
 
 def _changing(fields: tuple[str, ...], changing: Callable[[], Callable[[Any], Any]]) -> Step:
     """A step that changes these fields. For each message, `changing` makes the function that changes a value."""
+    for field in fields:
+        if not isinstance(field, str):
+            raise ValueError("give each field by itself, as text: 'email', 'phone', not as a list")  # noqa: TRY004  # as other options
     names, paths = _parsed(dict.fromkeys(fields))
 
     def step(message: dict[str, Any]) -> dict[str, Any]:

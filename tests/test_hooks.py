@@ -168,12 +168,21 @@ def test_an_object_keeps_its_shape() -> None:
         lambda: sample(-0.1),
         lambda: sample(float("nan")),
         lambda: sample(True),
+        lambda: sample("0.5"),  # type: ignore[arg-type]
+        lambda: sample(None),  # type: ignore[arg-type]
         lambda: sample(0.1, events="Order Completed"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
         make()
+
+
+@pytest.mark.parametrize("make", [redact, lambda fields: hash_fields(fields, key="k")])
+@pytest.mark.parametrize("fields", [["email", "phone"], ("email", "phone"), None])
+def test_fields_are_given_one_by_one(fields: Any, make: Any) -> None:
+    with pytest.raises(ValueError, match="give each field by itself, as text: 'email', 'phone', not as a list"):
+        make(fields)
 
 
 @pytest.mark.parametrize("key", [5, ["k"], object()])
