@@ -12,6 +12,8 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import aiohttp
@@ -681,8 +683,8 @@ class TestRepr:
             HTTPTransport(f"https://user:{PASSWORD}@host/")
         assert PASSWORD not in str(caught.value)
 
-    @pytest.mark.parametrize("timeout", [0, -1, math.nan])
-    def test_a_timeout_is_positive(self, timeout: float) -> None:
+    @pytest.mark.parametrize("timeout", [0, -1, math.nan, 10**400, True, "15", None, timedelta(seconds=1), Decimal(1)])
+    def test_a_timeout_is_a_positive_number(self, timeout: float) -> None:
         with pytest.raises(ValueError, match="timeout must be"):
             HTTPTransport("https://host", timeout=timeout)
 
