@@ -139,6 +139,9 @@ class HTTPTransport:
             raise ValueError("timeout must be a positive number of seconds")
         if ssl_context is not None and not _verifies(ssl_context):
             raise ValueError("ssl_context must verify certificates and host names, or others could read the write key")
+        if not isinstance(trust_env, bool):
+            # Text such as "no" would count as `True`.
+            raise ValueError("trust_env must be True or False")  # noqa: TRY004  # as the other options
         if trust_env:
             from .environment import authorities, proxy_for
 

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -687,6 +688,11 @@ class TestRepr:
     def test_a_timeout_is_a_positive_number(self, timeout: float) -> None:
         with pytest.raises(ValueError, match="timeout must be"):
             HTTPTransport("https://host", timeout=timeout)
+
+    @pytest.mark.parametrize("given", ["no", "0", 1, None])
+    def test_whether_the_environment_is_trusted_is_true_or_false(self, given: Any) -> None:
+        with pytest.raises(ValueError, match="trust_env must be True or False"):
+            HTTPTransport("https://host", trust_env=given)
 
     def test_a_transport_shows_its_host_alone(self) -> None:
         transport = HTTPTransport(f"https://api.segment.io/{KEY}", proxy=f"http://user:{PASSWORD}@proxy.example")
