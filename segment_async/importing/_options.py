@@ -39,6 +39,8 @@ _TYPES: Final[Sequence[tuple[str, Any, str]]] = (
     ("write_key_file", (str, PathLike, type(None)), "a path"),
     ("timeout", int | float, "a number of seconds"),
     ("grace", int | float, "a number of seconds"),
+    # Text such as "no" would count as `True`, and `restart` sends everything again.
+    *((name, bool, "True or False") for name in ("strict", "ordered", "restart")),
 )
 
 

@@ -159,6 +159,9 @@ def test_paths_may_be_text(form, tmp_path):
         ("write_key_file", 1, "write_key_file must be a path, not int"),
         ("timeout", "15", "timeout must be a number of seconds, not str"),
         ("grace", None, "grace must be a number of seconds, not NoneType"),
+        ("restart", "no", "restart must be True or False, not str"),
+        ("ordered", "false", "ordered must be True or False, not str"),
+        ("strict", 0, "strict must be True or False, not int"),
     ],
 )
 def test_an_option_of_a_wrong_type_is_explained(tmp_path, name, value, text):
