@@ -59,10 +59,13 @@ def checked_label(label: str | None, taken: Collection[str]) -> str:
     """The label of a client that is watched; `None`: a number that is no label yet.
 
     Raises:
-        ValueError: another client has the label.
+        ValueError: it is no text, or another client has it.
     """
     if label is None:
         return next(number for number in map(str, count(len(taken) + 1)) if number not in taken)
+    if not isinstance(label, str):
+        # Prometheus would fail at each look at any of its metrics.
+        raise ValueError(f"label must be text, such as {str(label)!r}")  # noqa: TRY004  # as other options
     if label in taken:
         raise ValueError(f"another client is watched with the label {label!r}; pass a different label")
     return label

@@ -117,6 +117,13 @@ def test_each_client_has_its_label_and_is_watched_once() -> None:
         watch(recording()[0], registry=registry, label="admin")
 
 
+def test_a_label_is_text() -> None:
+    registry = CollectorRegistry()
+    with pytest.raises(ValueError, match="label must be text, such as '4711'"):
+        watch(recording()[0], registry=registry, label=4711)  # type: ignore[arg-type]
+    generate_latest(registry)
+
+
 def test_a_number_that_is_a_label_already_is_passed_over() -> None:
     registry = CollectorRegistry()
     watch(recording()[0], registry=registry, label="2")
