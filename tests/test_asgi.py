@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -767,7 +768,10 @@ def test_installed_twice_the_inner_one_does_nothing() -> None:
         {"gpc": True},
         {"trusted_proxies": "10.0.0.0/8"},
         {"trusted_proxies": ["somewhere"]},
+        {"trusted_proxies": None},
         {"exclude": "/admin"},
+        {"exclude": None},
+        {"exclude": [re.compile("/admin")]},
         {"user_id": 5},
         {"consent": "x"},
         {"page_name": "Home"},

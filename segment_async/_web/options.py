@@ -60,6 +60,9 @@ def reader_for(
     elif gpc not in ("ignore", "drop"):
         raise ValueError(_GPC_VALUES)
     _check_lists(trusted_proxies=trusted_proxies, exclude=exclude)
+    paths: list[Any] = [*exclude]
+    if not all(isinstance(path, str) for path in paths):
+        raise ValueError("exclude must be a list of strings, paths such as '/health' or '/admin/*'")
     return RequestReader(
         hooks,
         user_id=user_id,
@@ -68,7 +71,7 @@ def reader_for(
         no_identity=no_identity,
         set_cookie=set_cookie,
         page_views=page_views,
-        excluded=exclusion(exclude),
+        excluded=exclusion(paths),
         skip_bots=bots == "skip",
         query=query,
         consent=consent,
@@ -108,3 +111,5 @@ def _check_lists(**options: Iterable[str]) -> None:
         # A single string would be taken as a list of its characters.
         if isinstance(texts, str):
             raise ValueError(f"{name} must be a list of strings, such as [{texts!r}]")  # noqa: TRY004  # as other options
+        if not isinstance(texts, Iterable):
+            raise ValueError(f"{name} must be a list of strings, not {type(texts).__qualname__}")  # noqa: TRY004
