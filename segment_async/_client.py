@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 from . import _options
 from ._calls import NowaitCalls
 from ._exceptions import MessageError, QueueFull, SpoolUnavailable
+from ._hooks import returns_coroutine
 from ._http.transport import Transport
 from ._lifecycle.owner import LoopOwner
 from ._lifecycle.waiting import Host
@@ -557,7 +558,12 @@ class Client:
         """Call `listener` with each request once it is over, on the client's loop; for metrics and traces.
 
         It must not block. An exception in it is logged once and ignored.
+
+        Raises:
+            ValueError: it is no plain function.
         """
+        if not callable(listener) or returns_coroutine(listener):
+            raise ValueError("listener must be a plain function, which is called on the client's loop and not awaited")
         self._observers.append(listener)
 
     # -- flush and close

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segment_async import Client, Response, TransportError, bound
+from segment_async import Client, Response, TransportError, blocking, bound
 from segment_async._outcome import REASONS
 from segment_async.instrumentation import Request, outcomes
 from tests.support.scripted_transport import LATENCY, ScriptedTransport, Slow
@@ -53,6 +53,17 @@ def test_its_repr_shows_no_message() -> None:
     (request,) = observed([])
     assert "user-1" not in repr(request)
     assert "bodies" not in repr(request)
+
+
+async def waiting(request: Request) -> None:
+    """No observer: nothing would await it."""
+
+
+@pytest.mark.parametrize("listener", [None, "metrics", waiting])
+@pytest.mark.parametrize("client", [Client, blocking.Client])
+def test_an_observer_is_a_plain_function(client: Any, listener: Any) -> None:
+    with pytest.raises(ValueError, match="listener must be a plain function"):
+        client("key", send=False).observe(listener)
 
 
 def test_a_request_cancelled_by_the_close_is_observed() -> None:
