@@ -16,6 +16,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +54,16 @@ class RecordingTransport:
     Args:
         answer: returns the response to a batch; may raise `TransportError`. `None`: Segment's 200.
 
+    Raises:
+        ValueError: `answer` is no plain function.
+
     Attributes:
         batches: the decoded JSON of each request's body, in order; a retry is recorded again.
     """
 
     def __init__(self, answer: Callable[[BatchDict], Response] | None = None) -> None:
+        if answer is not None and (not callable(answer) or iscoroutinefunction(answer)):
+            raise ValueError("answer must be a plain function, such as lambda batch: Response(503)")
         self.batches: list[BatchDict] = []
         self._answer = answer
 

@@ -55,6 +55,16 @@ def test_its_responses_can_be_scripted() -> None:
     asyncio.run(main())
 
 
+async def refuse(_: object) -> Response:
+    return Response(503)
+
+
+@pytest.mark.parametrize("answer", [Response(503), 503, refuse])
+def test_what_responds_is_a_plain_function(answer: Any) -> None:
+    with pytest.raises(ValueError, match="answer must be a plain function"):
+        RecordingTransport(answer)
+
+
 # --- a recording
 
 
