@@ -47,7 +47,11 @@ class Answered(NamedTuple):
 
 
 class Tracking:
-    """`report` is called with every request, accepted or refused. With a `token`, it is the only accepted write key."""
+    """`report` is called with every request, accepted or refused. With a `token`, it is the only accepted write key.
+
+    Raises:
+        ValueError: `plan` is no plan.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,9 @@ class Tracking:
         token: str | None = None,
         plan: "Plan | None" = None,
     ) -> None:
+        if plan is not None and not hasattr(plan, "judge"):
+            # Each request would fail.
+            raise ValueError('plan must be a Plan of segment_async.plans, such as Plan.load("plan.json")')
         self._arrivals = arrivals
         self._faults = faults
         self._report = report

@@ -255,6 +255,15 @@ def test_messages_are_judged_against_a_plan() -> None:
     with_endpoint(case, plan=Plan.load([{"key": "Signed Up", "type": "TRACK", "jsonSchema": {}}]))
 
 
+@pytest.mark.parametrize("plan", ["plan.json", [{"key": "Signed Up", "type": "TRACK", "jsonSchema": {}}]])
+def test_what_is_no_plan_is_refused(plan: object) -> None:
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        raise AssertionError("it listens")
+
+    with pytest.raises(ValueError, match=r"plan must be a Plan of segment_async\.plans"):
+        with_endpoint(case, plan=plan)
+
+
 def test_headers_of_any_bytes_are_stored_as_text() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         head = b"POST /v1/batch HTTP/1.1\r\nX-Name: caf\xe9\r\nAuthorization: Basic \xff"
