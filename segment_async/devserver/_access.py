@@ -7,7 +7,7 @@ cannot forge the headers that are checked here. Of a request's purpose, this fil
 import hmac
 import ipaddress
 import re
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -34,6 +34,8 @@ class AccessControl:
     """
 
     def __init__(self, allowed_origins: tuple[str, ...] = (), token: str | None = None) -> None:
+        if isinstance(cast("object", allowed_origins), str):
+            raise ValueError(f"allow_origins must be a list of origins, such as [{allowed_origins!r}]")  # noqa: TRY004
         self._allowed = frozenset(origin_of(text) for text in allowed_origins)
         self._token = token
 

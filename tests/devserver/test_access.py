@@ -1,5 +1,6 @@
 """Access control: host names, origins, the token, and the headers for browsers."""
 
+import re
 import subprocess
 import sys
 
@@ -130,6 +131,12 @@ WRONG_ORIGINS = (
 def test_what_is_no_origin_is_refused(origin: str) -> None:
     with pytest.raises(ValueError, match=r"is not an origin, such as https://shop\.test"):
         AccessControl((origin,))
+
+
+def test_a_single_origin_is_no_list_of_origins() -> None:
+    text = "allow_origins must be a list of origins, such as ['https://shop.test']"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        AccessControl("https://shop.test")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("module", ["segment_async", "segment_async.devserver"])
