@@ -96,6 +96,8 @@ class Recording:
     """
 
     def __init__(self, plan: Plan | None = None) -> None:
+        if plan is not None and not hasattr(plan, "judge"):
+            raise ValueError('plan must be a Plan of segment_async.plans, such as Plan.load("plan.json")')
         self._plan = plan
         self.transport: RecordingTransport = RecordingTransport()
         # With no interval, a test that awaits a delivery does not have to wait.
@@ -380,6 +382,7 @@ class recording:  # noqa: N801  # read as a function, as `contextlib.suppress` i
 
     Raises:
         RuntimeError: `with` is used in a coroutine. Its end would block the loop that the client needs.
+        ValueError: at the beginning of the block: `plan` is no `Plan`.
     """
 
     def __init__(self, plan: Plan | None = None) -> None:

@@ -68,6 +68,12 @@ def test_what_responds_is_a_plain_function(answer: Any) -> None:
 # --- a recording
 
 
+@pytest.mark.parametrize("plan", ["plan.json", {"rules": []}])
+def test_a_plan_is_no_path(plan: Any) -> None:
+    with pytest.raises(ValueError, match=r"plan must be a Plan of segment_async\.plans"), recording(plan):
+        pass
+
+
 def test_its_repr_shows_the_count_and_no_contents() -> None:
     with recording() as segment:
         assert repr(segment) == "<Recording of 0 messages>"
