@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -298,8 +298,11 @@ class Recording:
 
         Raises:
             AssertionError: there were fewer after `timeout` seconds; shows them.
+            ValueError: `count` is no integer, such as the name of an event.
         """
         __tracebackhide__ = True
+        if not isinstance(cast("object", count), int):
+            raise ValueError("count must be an integer; a name goes into event=")  # noqa: TRY004  # as of options
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:

@@ -504,6 +504,11 @@ def test_a_matcher_stands_for_the_name_that_is_not_wanted(shop: Recording) -> No
 # --- waiting
 
 
+def test_a_name_is_no_count(segment: Recording) -> None:
+    with pytest.raises(ValueError, match="count must be an integer; a name goes into event="):
+        asyncio.run(segment.wait_for("Signed Up"))  # type: ignore[arg-type]
+
+
 def test_wait_for_is_woken_from_another_thread() -> None:
     def call(segment: Recording) -> None:
         for event in ("Order Completed", "Signed Up"):
