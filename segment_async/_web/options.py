@@ -112,4 +112,4 @@ def _check_lists(**options: Iterable[str]) -> None:
         if isinstance(texts, str):
             raise ValueError(f"{name} must be a list of strings, such as [{texts!r}]")  # noqa: TRY004  # as other options
         if not isinstance(texts, Iterable):
-            raise ValueError(f"{name} must be a list of strings, not {type(texts).__qualname__}")  # noqa: TRY004
+            raise ValueError(f"{name} must be a list of strings, not {type(texts).__qualname__}")  # noqa: TRY004  # as other options

@@ -35,7 +35,7 @@ class AccessControl:
 
     def __init__(self, allowed_origins: tuple[str, ...] = (), token: str | None = None) -> None:
         if isinstance(cast("object", allowed_origins), str):
-            raise ValueError(f"allow_origins must be a list of origins, such as [{allowed_origins!r}]")  # noqa: TRY004
+            raise ValueError(f"allow_origins must be a list of origins, such as [{allowed_origins!r}]")  # noqa: TRY004  # as other options
         self._allowed = frozenset(origin_of(text) for text in allowed_origins)
         self._token = token
 
