@@ -68,8 +68,12 @@ def generate(
         title: the first line of the module.
 
     Raises:
-        PlanError: two events would get the same class, an event is not in the plan, or no event has the labels.
+        PlanError: two events would get the same class, an event is not in the plan, or no event has the labels; or
+            `events` is a single name.
     """
+    if isinstance(events, str):
+        # It would be taken for a list of its characters.
+        raise PlanError(f"events must be a list of names, such as [{events!r}]")
     chosen = _chosen(plan, labels or {}, None if events is None else set(events), names or {})
     classes = _Classes(each.name for each in chosen)
     for each in chosen:

@@ -184,6 +184,8 @@ class TestNames:
         assert module(*rules, labels={"area": "checkout"}).__all__ == ["OrderCompleted", "OrderCompletedProduct"]
         with pytest.raises(PlanError, match="not in the plan: Other"):
             module(*rules, events=["Other"])
+        with pytest.raises(PlanError, match=r"events must be a list of names, such as \['Signed Up'\]"):
+            module(*rules, events="Signed Up")
 
     def test_the_order_of_the_plan_does_not_matter(self) -> None:
         rules = [ORDER_COMPLETED, rule(), COMMON, rule(None, {"a": {}}, kind="IDENTIFY")]
