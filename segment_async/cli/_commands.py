@@ -1,14 +1,17 @@
 """The group of commands, with the list of them."""
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from segment_async import __version__
 
+_INTERRUPTED: Final = 128 + signal.SIGINT
 _COMMANDS: Final = {"dev": "dev", "import": "import_", "plan": "plan", "relay": "relay", "spool": "spool"}
 
 
@@ -23,6 +26,15 @@ class _Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(f"._{cmd_name}", __package__), _COMMANDS[cmd_name])
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Ends a command that Ctrl-C interrupts with 130: click would end it with 1, which is a result, such as rejects."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            with suppress(OSError):
+                click.echo("Interrupted.", err=True)
+            ctx.exit(_INTERRUPTED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,6 +1,10 @@
-"""All commands on a terminal whose encoding lacks characters."""
+"""All commands: on a terminal whose encoding lacks characters, and interrupted."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,14 @@ def test_what_is_read_by_programs_is_utf_8(command: str) -> None:
     result = CliRunner(charset="latin-1").invoke(segment_async, command.split())
     assert result.exit_code == 0, result.exception
     assert NAME in result.stdout_bytes.decode()
+
+
+def test_ctrl_c_is_no_result(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    os.mkfifo(plan)
+    command = [sys.executable, "-m", "segment_async", "plan", "lint", str(plan)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with plan.open("wb"):  # opened once the command reads it
+            process.send_signal(signal.SIGINT)
+            assert process.communicate() == (b"", b"Interrupted.\n")
+    assert process.returncode == 130
