@@ -97,6 +97,24 @@ def test_a_date_time_is_what_go_takes_for_one(text: str, passes: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "passes"),
+    [
+        ("uuid", "123e4567-e89b-12d3-a456-426614174000", True),
+        ("uuid", "order-1", False),
+        ("uuid", "123E4567-E89B-12D3-A456-426614174000", False),
+        ("time", "19:20:03", True),
+        ("time", "19:20:03.5-08:00", True),
+        ("time", "19:20", False),
+        ("time", "2026-11-21T19:20:03Z", False),
+    ],
+)
+def test_formats_that_the_validator_takes_otherwise(name: str, text: str, passes: bool) -> None:
+    plan = Plan.load([rule("A", {"x": {"type": "string", "format": name}})])
+    expected = [] if passes else [("plan-violation", "properties.x", f"Does not match format '{name}'")]
+    assert found(plan, track("A", properties={"x": text})) == expected
+
+
+@pytest.mark.parametrize(
     ("schema", "value", "text"),
     [
         ({"const": 1}, 2, "properties.p does not match: 1"),
