@@ -203,7 +203,10 @@ def check(url: str) -> None:
         repaired = inspector.repair()
         problems = inspector.problems()
     if repaired:
-        click.echo(f"repaired: {repaired:,} messages of removed consumers are given to relays again")
+        what = (
+            "1 message of a removed consumer is" if repaired == 1 else f"{repaired:,} messages of removed consumers are"
+        )
+        click.echo(f"repaired: {what} given to relays again")
     for problem in problems:
         click.echo(f"problem: {problem}")
     if problems:

@@ -32,7 +32,9 @@ def _of_server(reader: StreamReader) -> Iterator[str]:
 
 def _of_orphans(reader: StreamReader) -> Iterator[str]:
     if orphans := len(_orphans(reader)):
-        yield f"{orphans:,} messages belong to a consumer that was removed, and no relay is ever given them: repair them"
+        verb, them = ("belongs", "it") if orphans == 1 else ("belong", "them")
+        what = f"{_messages(orphans)} {verb} to a consumer that was removed"
+        yield f"{what}, and no relay is ever given {them}: repair {them}"
 
 
 def _of_consumers(reader: StreamReader, lease: float) -> Iterator[str]:
@@ -42,12 +44,17 @@ def _of_consumers(reader: StreamReader, lease: float) -> Iterator[str]:
     gone = [each for each in relays if each.idle > 3 * lease]
     waiting = reader.ask("XLEN", reader.keys.messages) - _held(newer)
     if waiting and len(gone) == len(relays):
-        yield f"{waiting:,} messages wait and no relay runs: start one with `segment-async relay`"
+        yield f"{_messages(waiting)} {'waits' if waiting == 1 else 'wait'} and no relay runs: start one with `segment-async relay`"
     for each in gone:
         if each.held and len(gone) < len(relays):
-            yield f"{each.held:,} messages are held by {each.name}, which is gone for {each.idle:.0f} s"
+            verb = "is" if each.held == 1 else "are"
+            yield f"{_messages(each.held)} {verb} held by {each.name}, which is gone for {each.idle:.0f} s"
     if held := _held(newer):
-        yield f"{held:,} messages were written by a newer version: upgrade the relays"
+        yield f"{_messages(held)} {'was' if held == 1 else 'were'} written by a newer version: upgrade the relays"
+
+
+def _messages(count: int) -> str:
+    return f"{count:,} {'message' if count == 1 else 'messages'}"
 
 
 def _held(consumers: list[Consumer]) -> int:

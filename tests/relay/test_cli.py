@@ -92,6 +92,21 @@ class TestRelay:
         # The one that read here has closed.
         assert "3 messages wait and no relay runs" in run(relay, "check", filled.url, code=1)
 
+    def test_check_of_a_single_message(self, server: RealServer) -> None:
+        async def fill() -> None:
+            async with Client("key", spool=RedisSpool(server.url), deliver=False) as client:
+                await client.track("user-1", "Order Completed")
+
+        asyncio.run(fill())
+        assert "1 message waits and no relay runs" in run(relay, "check", server.url, code=1)
+        [stream] = [name for name in server.ask("KEYS", "*") if name.endswith(b":m")]
+        server.ask("XGROUP", "CREATE", stream, "relays", "0")
+        server.ask("XREADGROUP", "GROUP", "relays", "gone", "STREAMS", stream, ">")
+        server.ask("XGROUP", "DELCONSUMER", stream, "relays", "gone")
+        with RelayInspector(server.url, "key") as inspector:
+            assert "1 message belongs to a consumer that was removed" in " ".join(inspector.problems())
+        assert "repaired: 1 message of a removed consumer is given" in run(relay, "check", server.url, code=1)
+
     def test_without_a_key_there_is_nothing_to_deliver(self, filled: RealServer) -> None:
         assert "SEGMENT_WRITE_KEY" in run(relay, filled.url, key=None, code=2)
 
