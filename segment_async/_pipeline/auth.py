@@ -87,7 +87,7 @@ class OAuth:
         auth_server: another token server's origin; `None`: Segment's of the client's region.
 
     Raises:
-        ValueError: one of them is empty, or `auth_server` is no origin.
+        ValueError: one of them is empty or no text, or `auth_server` is no origin.
     """
 
     client_id: str
@@ -100,6 +100,9 @@ class OAuth:
         for name in ("client_id", "client_key", "key_id", "scope"):
             if not getattr(self, name):
                 raise ValueError(f"OAuth needs its {name}")
+        for name in ("client_id", "key_id", "scope"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"OAuth's {name} must be text")  # noqa: TRY004  # as every other option
         if self.auth_server is not None:
             # Before anything can show it: it may hold credentials. Whether plain HTTP will do is the client's to say.
             origin(self.auth_server, allow_http=True, name="auth_server")

@@ -20,6 +20,12 @@ class TestOAuth:
         with pytest.raises(ValueError, match=name):
             oauth(**{name: ""})
 
+    @pytest.mark.parametrize("name", ["client_id", "key_id", "scope"])
+    @pytest.mark.parametrize("value", [5, b"text"])
+    def test_ids_and_the_scope_are_text(self, name: str, value: object) -> None:
+        with pytest.raises(ValueError, match=f"{name} must be text"):
+            oauth(**{name: value})
+
     @pytest.mark.parametrize("server", ["", "auth.example", "https://user:THE-PASSWORD@auth.example"])
     def test_a_token_server_that_is_no_origin_is_refused_before_it_shows(self, server: str) -> None:
         with pytest.raises(ValueError, match=r"^auth_server must") as caught:
