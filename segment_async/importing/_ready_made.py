@@ -8,7 +8,6 @@ import importlib
 import inspect
 import sys
 from asyncio import CancelledError
-from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingOf
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from segment_async import MessageError, MessageTooLarge
+from segment_async._message.conversions import convert
 from segment_async.messages import body_of
 
 from ._report import ImportUsageError
@@ -38,8 +38,6 @@ _CHECKED: Final = frozenset(
         *("event", "name", "category"),
     }
 )
-# Other mappings may iterate over something other than what is encoded of them.
-_DICTS: Final = (dict, defaultdict, OrderedDict)
 
 
 def ready_made(columns: list[str] | None, *, keeps_ids: bool) -> Build:
@@ -124,26 +122,34 @@ def _encode_values(message: dict[str, Any]) -> None:
     try:
         if is_json(given):
             return
-        given = _in_order(given)
     except Exception:
         # It holds itself, or the code of a value failed, which `body_of` says.
         pass
     try:
-        message.update(exact_json(body_of(given)))
+        message.update(exact_json(body_of(given, _converted)))
     except MessageTooLarge as error:
         raise Unreadable("message-too-large", f"{error.size:,} bytes of JSON; {error.limit:,} are allowed.") from None
     except MessageError as error:
         raise Unreadable("value", error.problem, error.path) from None
 
 
-def _in_order(value: Any) -> Any:
-    """A copy with lists in place of sets, in an order that is the same in each process: it goes into the message's id."""
-    kind = cast("type[object]", type(value))
-    if kind in _DICTS:
-        return {key: _in_order(inner) for key, inner in value.items()}
-    if kind is list or kind is tuple:
-        return [_in_order(item) for item in value]
-    return sorted(value, key=repr) if issubclass(kind, set | frozenset) else value
+def _converted(value: Any) -> Any:
+    """As the client does, but with a set in an order that is the same in each process: it goes into the message's id."""
+    made = convert(value, _converted)
+    kind = cast("type[object]", type(made))
+    return _in_order(made) if kind is list and isinstance(value, set | frozenset) else made
+
+
+def _in_order(items: Iterable[Any]) -> list[Any]:
+    # The text of a set within has an order, too.
+    return sorted(map(_without_sets, items), key=repr)
+
+
+def _without_sets(item: Any) -> Any:
+    kind = cast("type[object]", type(item))
+    if kind is frozenset:
+        return _in_order(item)
+    return [_without_sets(inner) for inner in item] if kind is tuple else item
 
 
 def transform_digest(transform: Transform, name: str) -> str:

@@ -3,7 +3,8 @@
 import asyncio
 import importlib
 import sys
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -34,6 +35,11 @@ def test_values_are_as_the_client_encodes_them():
     assert message["traits"] == {"createdAt": "2024-05-01T00:00:00.000Z", "birthday": "1990-01-02"}
 
 
+@dataclass
+class Item:
+    tags: set[int]
+
+
 def test_equal_sets_make_equal_messages():
     """The order of a set of text is another one in each process, and that of numbers depends on how it was made."""
     forwards, backwards = set(), set()
@@ -44,6 +50,15 @@ def test_equal_sets_make_equal_messages():
     tags = [{"a": [{"in": each}]} for each in (forwards, backwards, frozenset(backwards))]
     tags.append(defaultdict(set, a=[OrderedDict({"in": backwards})]))
     assert [made({"properties": each})["properties"] for each in tags] == [{"a": [{"in": [0, 8]}]}] * 4
+
+
+def test_equal_sets_make_equal_messages_wherever_they_are():
+    forwards, backwards = {0, 8}, {8, 0}
+    assert [*forwards] != [*backwards]
+    for held in (Item, lambda each: deque([each]), lambda each: {("a", frozenset(each))}):
+        one, other = (made({"properties": {"in": held(each)}})["properties"] for each in (forwards, backwards))
+        assert one == other
+        assert repr(one).count("[0, 8]") == 1
 
 
 def test_what_is_json_already_stays_as_it_is():
