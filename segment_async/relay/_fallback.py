@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from segment_async._exceptions import SpoolUnavailable
+from segment_async._exceptions import SpoolUnavailable, stack_of
 from segment_async._outcome import BatchResult, Status
 from segment_async.spool._protocol import AppendResult, NewMessage, Spool, StoredMessage, TryLater
 
@@ -49,6 +49,11 @@ class Fallback:
             self._spool.append_nowait(messages, partial(self._stored, repeated, done))
         except SpoolUnavailable as error:
             self._stored(repeated, done, error)
+        except Exception as error:
+            # Unanswered, the client would store nothing any more.
+            _log.error("The file that stands in for Redis failed, and takes no messages.\n%s", stack_of(error))
+            why_not = f"the file raised {type(error).__qualname__}"
+            self._stored(repeated, done, SpoolUnavailable(why_not, maybe_stored=True))
 
     def _stored(self, repeated: Sequence[str], done: Done, result: AppendResult | TryLater | SpoolUnavailable) -> None:
         if repeated and isinstance(result, AppendResult):

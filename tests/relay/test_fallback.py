@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from segment_async import SpoolUnavailable
 from segment_async.relay._fallback import Fallback
 from segment_async.spool import Appended, AppendResult, BatchResult, NewMessage, SQLiteSpool, StoredMessage, Window
 
@@ -129,3 +130,18 @@ def test_what_was_being_moved_when_the_process_ended_is_moved_as_repeated(tmp_pa
         assert await redis.stored.get() == ("order-1", True)
 
     asyncio.run(main())
+
+
+def test_a_group_is_refused_if_the_file_raises() -> None:
+    """Unanswered, the client would wait for it for ever, and store nothing any more."""
+    file: Any = SlowFile()
+    answers: list[Any] = []
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    file.append_nowait = fail
+    Fallback(file, print).store([NewMessage("order-1", b"{}")], answers.append, False)
+    [answer] = answers
+    assert isinstance(answer, SpoolUnavailable)
+    assert answer.maybe_stored
