@@ -75,8 +75,8 @@ class Fallback:
         async def note() -> None:
             try:
                 await self._spool.sending(keys, 1)
-            except SpoolUnavailable:
-                # Another process moves them without the mark; the file is kept in any case.
+            except Exception:
+                # Another process moves them without the mark; the file is kept in any case, and the client waits.
                 pass
             then()
 

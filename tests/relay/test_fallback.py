@@ -145,3 +145,20 @@ def test_a_group_is_refused_if_the_file_raises() -> None:
     [answer] = answers
     assert isinstance(answer, SpoolUnavailable)
     assert answer.maybe_stored
+
+
+def test_a_group_that_may_be_in_redis_is_answered_although_the_file_cannot_note_it() -> None:
+    async def main() -> None:
+        file: Any = SlowFile()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        async def fail(_keys: Sequence[int], _attempt: int) -> Collection[int]:
+            raise MemoryError
+
+        file.sending = fail
+        fallback = Fallback(file, lambda function, *arguments: function(*arguments))
+        fallback.store([NewMessage("order-1", b"{}")], answer.set_result, True)
+        async with asyncio.timeout(5):
+            assert [each.status for each in (await answer).answers] == ["stored"]
+
+    asyncio.run(main())
