@@ -106,6 +106,7 @@ class Fallback:
         return message.attempts > 0 or message.message_id in self._repeated
 
     async def _move(self, appends: Appends, messages: list[NewMessage], keys: list[int], *, are_repeated: bool) -> None:
+        """Whatever fails: the file has given these out, and does so again only to the next process."""
         is_noted = are_repeated
 
         async def note() -> None:
@@ -121,15 +122,29 @@ class Fallback:
             except SpoolUnavailable as error:
                 are_repeated = are_repeated or error.maybe_stored
                 answers = []
+            except Exception as error:
+                _log.error("Moving messages from the file to Redis failed and is tried again.\n%s", stack_of(error))
+                are_repeated, answers = True, []
             moved = sum(answer.status == "stored" for answer in answers)
             if moved:
                 # What found the stream full is behind what fitted, as all are of one exchange.
-                await self._spool.settle(keys[:moved], _MOVED)
+                await self._settle(keys[:moved])
                 self.moved += moved
                 self._repeated.difference_update(each.message_id for each in messages[:moved])
             messages, keys = messages[moved:], keys[moved:]
             if messages:
                 await asyncio.sleep(_RETRY)
+
+    async def _settle(self, keys: Sequence[int]) -> None:
+        """Try until it is done: the next process would move it once more."""
+        while True:
+            try:
+                await self._spool.settle(keys, _MOVED)
+            except Exception as error:
+                _log.error("The file did not record what was moved to Redis, and is asked again.\n%s", stack_of(error))
+                await asyncio.sleep(_RETRY)
+            else:
+                return
 
     async def aclose(self) -> None:
         await self._spool.aclose()

@@ -5,9 +5,12 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from segment_async import SpoolUnavailable
 from segment_async.relay._fallback import Fallback
 from segment_async.spool import Appended, AppendResult, BatchResult, NewMessage, SQLiteSpool, StoredMessage, Window
+from tests.support import virtual_clock
 
 Begin = Callable[[], Awaitable[None]]
 
@@ -162,3 +165,37 @@ def test_a_group_that_may_be_in_redis_is_answered_although_the_file_cannot_note_
             assert [each.status for each in (await answer).answers] == ["stored"]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("step", ["sending", "settle"])
+def test_messages_are_moved_although_the_file_raises_amid_that(step: str) -> None:
+    """It has given them out, and would do so again only to the next process."""
+
+    async def main() -> None:
+        file: Any = SlowFile()
+        file.may_note.set()
+        real, settled = getattr(file, step), asyncio.Event()
+        has_failed = False
+
+        async def fail_once(*arguments: Any) -> Collection[int]:
+            nonlocal has_failed
+            if not has_failed:
+                has_failed = True
+                raise MemoryError
+            if step == "settle":
+                settled.set()
+            found: Collection[int] = await real(*arguments)
+            return found
+
+        setattr(file, step, fail_once)
+        redis: Any = Redis()
+        file.windows.put_nowait(Window([StoredMessage(1, "order-1", b"{}"), StoredMessage(2, "order-2", b"{}", 1)]))
+        moving = asyncio.create_task(Fallback(file, print).keep_moving(redis))
+        async with asyncio.timeout(60):
+            assert [(await redis.stored.get())[0] for _ in range(2)] == ["order-1", "order-2"]
+            if step == "settle":
+                await settled.wait()
+        moving.cancel()
+        await asyncio.wait([moving])
+
+    virtual_clock.run(main())
