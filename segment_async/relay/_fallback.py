@@ -94,6 +94,9 @@ class Fallback:
                 _log.warning("The file that stands in for Redis cannot be read and is tried again: %s", error)
                 await asyncio.sleep(_RETRY)
                 continue
+            if old := sum(each.reason == "too_old" for each in window.dropped):
+                _log.warning("Messages grew too old in the file that stands in for Redis and are given up: %d.", old)
+            self._repeated.difference_update(each.message_id for each in window.dropped)
             # All of them before one is moved: another message with the same id may come meanwhile.
             parts: dict[bool, list[StoredMessage]] = {False: [], True: []}
             for each in window.messages:

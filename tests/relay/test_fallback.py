@@ -3,13 +3,22 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from segment_async import SpoolUnavailable
 from segment_async.relay._fallback import Fallback
-from segment_async.spool import Appended, AppendResult, BatchResult, NewMessage, SQLiteSpool, StoredMessage, Window
+from segment_async.spool import (
+    Appended,
+    AppendResult,
+    BatchResult,
+    DroppedMessage,
+    NewMessage,
+    SQLiteSpool,
+    StoredMessage,
+    Window,
+)
 from tests.support import virtual_clock
 
 Begin = Callable[[], Awaitable[None]]
@@ -199,3 +208,21 @@ def test_messages_are_moved_although_the_file_raises_amid_that(step: str) -> Non
         await asyncio.wait([moving])
 
     virtual_clock.run(main())
+
+
+def test_messages_that_grew_too_old_in_the_file_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """They were accepted, and nothing else says that they never come to Redis."""
+
+    async def main() -> None:
+        file, redis = SlowFile(), Redis()
+        file.may_note.set()
+        to_file, to_redis = cast("tuple[Any, Any]", (file, redis))
+        old = [DroppedMessage(message_id, b"{}", "too_old") for message_id in ("order-1", "order-2")]
+        file.windows.put_nowait(Window([StoredMessage(3, "order-3", b"{}")], old))
+        moving = asyncio.create_task(Fallback(to_file, print).keep_moving(to_redis))
+        async with asyncio.timeout(5):
+            assert await redis.stored.get() == ("order-3", False)
+        moving.cancel()
+
+    asyncio.run(main())
+    assert "too old in the file that stands in for Redis and are given up: 2." in caplog.text
