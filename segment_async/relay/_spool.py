@@ -165,8 +165,8 @@ class RedisSpool:
         engine.call(engine.append, Append(messages, done))
 
     def statistics(self) -> SpoolStatistics:
-        engine = self._engine
-        return self._statistics if engine is None or self._pid != os.getpid() else engine.statistics
+        engine = self._own_engine()
+        return self._statistics if engine is None else engine.statistics
 
     async def aclose(self) -> None:
         if self._pid != os.getpid():
@@ -250,13 +250,17 @@ class RedisSpool:
         """What this process did so far: ``stored``, ``full``, ``claimed`` (taken over from other relays), ``lost`` (holds
         that ended), ``unknown`` (messages left to a newer version), ``moved`` (from the file) and ``held`` now.
         """
-        engine = self._engine
+        engine = self._own_engine()
         return {} if engine is None else engine.counts()
 
     def is_reachable(self) -> bool:
         """Whether Redis answered when it was last asked."""
-        engine = self._engine
+        engine = self._own_engine()
         return engine is not None and engine.server.up.is_set()
+
+    def _own_engine(self) -> Engine | None:
+        """Not that of a parent under uWSGI, which works on there."""
+        return self._engine if self._pid == os.getpid() else None
 
 
 def _check_numbers(*, rate: float | None, append_timeout: float, lease: float, **counts: int) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,3 +175,15 @@ def test_threads_of_a_forked_child_share_one_thread(monkeypatch: pytest.MonkeyPa
     asyncio.run(spool.aclose())
     assert parents is not None
     asyncio.run(parents.answer(parents.aclose))
+
+
+def test_a_forked_child_does_not_speak_for_its_parent_before_its_first_call() -> None:
+    """As under uWSGI: what the parent has stored, and whether it reaches Redis, is not known there."""
+    spool = RedisSpool("redis://127.0.0.1:1/0")
+    up = asyncio.Event()
+    up.set()
+    parents: Any = SimpleNamespace(server=SimpleNamespace(up=up), counts=lambda: {"stored": 1})
+    spool._engine = parents
+    assert (spool.is_reachable(), spool.counts()) == (True, {"stored": 1})
+    spool._pid = -1
+    assert (spool.is_reachable(), spool.counts()) == (False, {})
