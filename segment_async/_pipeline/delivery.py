@@ -176,6 +176,11 @@ def waits_for_key(delivery: Delivery, key: int) -> bool:
     return bool(delivery._body) and delivery._key != key
 
 
+def is_in_no_batch(delivery: Delivery, queued: QueuedRecord) -> bool:
+    """Whether the message is queued, or on disk only."""
+    return delivery._record is queued
+
+
 def keys_of(deliveries: Iterable[Delivery]) -> list[int]:
     """What the spool calls these messages; 0 without a spool."""
     return [delivery._key for delivery in deliveries]

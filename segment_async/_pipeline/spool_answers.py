@@ -27,6 +27,7 @@ from .delivery import (
     SharedRecord,
     bodies_of,
     forget_bodies,
+    is_in_no_batch,
     keys_of,
     move,
     place_all,
@@ -214,7 +215,8 @@ class SpoolAnswers:
         earlier = self.known.get(delivery.message_id, delivery)
         # One that was dropped may have been stored after all. Any other outcome is recorded: then this one made room.
         if earlier is not delivery and (earlier.outcome is None or earlier.outcome.status is Status.DROPPED):
-            self._lose_earlier(delivery, is_certain=earlier.outcome is None)
+            is_stored = not bodies_of((earlier,))[0]
+            self._lose_earlier(delivery, is_certain=earlier.outcome is None and is_stored)
         self.known[delivery.message_id] = delivery
         forget_bodies((delivery,))
         queue.accounts.unload(1, size)
@@ -268,7 +270,7 @@ class SpoolAnswers:
         """The spool itself gave a message up; the lock is held, and `report_lost` follows without it."""
         queue, result = self._queue, BatchResult(Status.DROPPED, dropped.reason)
         delivery = self.known.get(dropped.message_id)
-        if delivery is not None:
+        if delivery is not None and self._is_given_up(delivery, dropped):
             if delivery.outcome is None:
                 # Else it was dropped as the spool did not answer, and was stored after all.
                 settle_alone(delivery, queue.queued.host, result)
@@ -279,6 +281,15 @@ class SpoolAnswers:
         # Last: an exception before this has it done again.
         queue.accounts.lose(len(dropped.body), result)
         queue.order.read_count += 1
+
+    def _is_given_up(self, delivery: Delivery, dropped: DroppedMessage) -> bool:
+        """Whether the spool gave this message up, or it has ended; else it is a later one with the same id."""
+        if delivery.outcome is not None:
+            return True
+        [body], [key] = bodies_of((delivery,)), keys_of((delivery,))
+        # An exception may have come before the JSON of what is on disk only was forgotten.
+        is_on_disk = not body or (key != 0 and body == dropped.body)
+        return is_on_disk and is_in_no_batch(delivery, self._queue.queued)
 
     def report_lost(self) -> None:
         """Report the messages that the spool gave up. Without the lock, as reports may be logged."""

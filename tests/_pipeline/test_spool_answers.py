@@ -7,7 +7,7 @@ import pytest
 
 from segment_async import Client, Delivery, Outcome, SpoolUnavailable, Status, messages
 from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, StoredMessage, Window
-from tests.support.scripted_transport import ScriptedTransport
+from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
 from tests.support.virtual_clock import run
 
@@ -118,6 +118,39 @@ def test_a_message_that_made_room_within_its_own_group_ends_although_one_with_it
             assert first.outcome is not None
             assert second.outcome is not None
             assert second.outcome.reason == "queue_full"
+
+    run(main())
+
+
+@pytest.mark.parametrize("place", ["not stored", "held", "in flight"])
+def test_a_message_in_memory_is_not_the_one_with_its_id_that_the_spool_gave_up(place: str) -> None:
+    """An earlier process left that one, or the application did not keep its delivery."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport(lambda _: Slow(1))
+        async with Client("key", spool=spool, transport=transport, close_timeout=0) as client:
+            other = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            delivery = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m1"))
+            dropped = [DroppedMessage("m1", b"{}", "queue_full")]
+            if place == "not stored":
+                spool.groups[0][1](AppendResult([Appended("stored", 1, held=True)], dropped))
+                await asyncio.sleep(0.01)
+                assert spool.groups[1][0][0].body
+                spool.answer(1, held=True)
+            else:
+                spool.answer(0, held=True)
+                await asyncio.sleep(0.01)
+                spool.answer(1, held=True)
+                if place == "in flight":
+                    await asyncio.sleep(1)
+                    assert client.statistics().in_flight
+                spool.windows.put_nowait(Window((), dropped))
+            await asyncio.sleep(0.01)
+            assert delivery.outcome is None
+            assert [(await each).status for each in (other, delivery)] == [Status.DELIVERED] * 2
+            assert client.statistics().queued_bytes == 0
+            assert client.statistics().dropped == 1
 
     run(main())
 
