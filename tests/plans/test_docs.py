@@ -18,13 +18,22 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "plans.md").read_text("utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"^segment-async (plan .+)$", PAGE, re.MULTILINE)
-PLANNED = ROOT / "examples" / "typed_shop"
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plan that the page makes, and the module that it generates."""
+    folder = tmp_path_factory.mktemp("planned")
+    for command in ("plan new --spec ecommerce -o plan.json", "plan generate plan.json -o plan.py"):
+        assert command in COMMANDS
+        subprocess.run([sys.executable, "-m", "segment_async.cli", *command.split()], cwd=folder, check=True)
+    return folder
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_a_program(program: str, tmp_path: Path) -> None:
+def test_a_program(program: str, planned: Path, tmp_path: Path) -> None:
     for name in ("plan.json", "plan.py"):
-        shutil.copy(PLANNED / name, tmp_path)
+        shutil.copy(planned / name, tmp_path)
 
     async def main() -> None:
         async with serve() as endpoint:
