@@ -7,6 +7,7 @@ restart would not change that.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -59,7 +60,15 @@ class Endpoint:
         OSError: the port is taken.
         """
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise OSError(
+                    f"port {port} of {host} is in use: stop the program that has it, or choose another port with "
+                    "--metrics-port (0 picks a free one)"
+                ) from error
+            raise
         address, bound = self._runner.addresses[0][:2]
         self.url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
 

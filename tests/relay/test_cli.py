@@ -4,6 +4,7 @@ import asyncio
 import math
 import re
 import signal
+import socket
 from dataclasses import asdict
 from typing import Any
 
@@ -218,6 +219,13 @@ class TestWrongUsage:
         shown = run(relay, NOWHERE, option, value, code=2)
         assert said in shown
         assert "Traceback" not in shown
+
+    def test_a_port_that_another_program_has(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            shown = run(relay, NOWHERE, "--metrics-port", port, code=1)
+        assert f"port {port} of 127.0.0.1 is in use" in shown
+        assert "choose another port with --metrics-port" in shown
 
     @pytest.mark.parametrize("verb", [[], ["run"], ["status"], ["check"]])
     @pytest.mark.parametrize(
