@@ -396,3 +396,11 @@ def test_a_column_of_ready_made_csv_chooses_a_destination(tmp_path):
     found = dry_run(options(path, **given))
     assert (found.own_integrations, found.as_dict()["own_integrations"]) == (1, 1)
     assert dry_run(options(path, mapping=None, destinations="all")).own_integrations == 1
+
+
+@pytest.mark.parametrize(("rest", "unmapped"), [("", ["total", "note"]), ("rest = 'properties'", [])])
+def test_a_dry_run_calls_no_column_unmapped_that_rest_takes(tmp_path, rest, unmapped):
+    path = tmp_path / "orders.csv"
+    path.write_text("id,total,note\nu1,3,gift\n")
+    mapping = parse_mapping(f"type = 'track'\nevent = 'Ordered'\n{rest}\nuserId = {{ column = 'id' }}")
+    assert dry_run(options(path, mapping=mapping, destinations="all")).unmapped == unmapped
