@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingOf
 from functools import partial
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, Final, cast
 
 from segment_async import MessageError, MessageTooLarge
@@ -104,7 +105,7 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
         # An exit, such as a script's with code 0, would make the import seem complete; a cancellation is of a loop of the
         # transform's own.
         except (Exception, SystemExit, CancelledError) as error:
-            raise Unreadable("transform", f"The transform raised {type(error).__name__}.") from error
+            raise Unreadable("transform", f"The transform raised {type(error).__name__}{_place(error)}.") from error
         try:
             messages = [dict(each) for each in several]
         except (TypeError, ValueError):
@@ -114,6 +115,16 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
         return messages
 
     return build
+
+
+def _place(error: BaseException) -> str:
+    """The line at which the transform's own file was; not the error's text, which might quote the row."""
+    lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)][1:]
+    if not lines:
+        return ""
+    file = lines[0][0]
+    line = [line for name, line in lines if name == file][-1]
+    return f" in line {line} of {Path(file).name}"
 
 
 def _encode_values(message: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import partial
+from operator import attrgetter
 from uuid import UUID
 
 import pytest
@@ -235,3 +236,25 @@ def test_a_dry_run_rejects_the_names_that_the_client_refuses(tmp_path, name, val
     given = {"mapping": None, "transform": bought, "destinations": "none"}
     assert dry_run(options(path, **given)).counts.reasons == {"field-type": 1}
     assert imported(path, **given)[0].counts.reasons == {"field-type": 1}
+
+
+def test_a_reject_says_where_the_transform_raised():
+    """Not with the exception's text, which might quote the row."""
+
+    def bought(row):
+        moment = datetime.fromisoformat(row["at"])
+        return {"type": "track", "userId": "u", "event": "A", "timestamp": moment.isoformat()}
+
+    def each_bought(row):
+        yield bought(row)
+
+    line = bought.__code__.co_firstlineno + 1
+    for transform, error, row in ((bought, "KeyError", {}), (each_bought, "ValueError", {"at": "SECRET"})):
+        with pytest.raises(Unreadable) as caught:
+            transformed(transform, None)(row)
+        assert str(caught.value) == f"The transform raised {error} in line {line} of test_transform.py."
+
+
+def test_a_transform_without_lines_raises():
+    with pytest.raises(Unreadable, match=r"The transform raised AttributeError\.$"):
+        transformed(attrgetter("nothing"), None)({})
