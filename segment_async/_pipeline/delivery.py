@@ -16,6 +16,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from itertools import repeat, starmap
+from os import getpid
 from typing import Any, NoReturn
 
 from segment_async._lifecycle.waiting import Host, Signal, resolved, wake
@@ -27,12 +28,14 @@ class Record:
 
     Attributes:
         has_refusal: one of the messages was refused alone.
+        pid: of the process that sends the messages.
     """
 
-    __slots__ = ("_results", "_waiters", "has_refusal", "host")
+    __slots__ = ("_results", "_waiters", "has_refusal", "host", "pid")
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self.pid = getpid()
         self.has_refusal = False
         # By their start. Replaced and never changed, as other threads read it.
         self._results: list[tuple[int, int, BatchResult]] = []
@@ -116,7 +119,8 @@ class SharedRecord(Record):
 class Delivery:
     """A message on its way. Await it for its `Outcome`: any number of times, from any loop.
 
-    Cancelling the wait leaves the message alone. At the close of a client with a spool it ends as `Status.KEPT`.
+    Cancelling the wait leaves the message alone. At the close of a client with a spool it ends as `Status.KEPT`. In a forked
+    child, awaiting one that is pending raises `RuntimeError`: the parent sends its message.
 
     Attributes:
         message_id: the `messageId` on the wire, which Segment deduplicates by.
@@ -144,6 +148,8 @@ class Delivery:
 
     async def _settled(self) -> Outcome:
         if self.outcome is None:
+            if self._record.pid != getpid():
+                raise RuntimeError("the message was accepted before the fork: the parent process sends it")
             self._record.host.send_now()
         while (outcome := self.outcome) is None:
             record = self._record

@@ -40,6 +40,7 @@ def forked(how: str) -> tuple[Counter[str], Ended]:
         ("after_a_call", 2),
         ("with_a_thousand_queued", 1_000),
         ("by_a_child_that_flushes", 1_000),
+        ("by_a_child_that_awaits_what_is_the_parents", 2),
         ("with_a_request_in_flight", 2),
         ("with_kept_connections", 2),
         ("from_a_thread", 2),

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from segment_async import Client, OAuth, messages
+from segment_async import Client, Delivery, OAuth, messages
 
 # What Python 3.12 and later say of a fork beside threads, such as a spool's: that it works all the same is tested.
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -85,6 +85,36 @@ def by_a_child_that_flushes() -> None:
 
     enqueue("parent", 1_000)
     wait_for(in_a_child(lambda: asyncio.run(main())))
+
+
+def by_a_child_that_awaits_what_is_the_parents() -> None:
+    """In the queue, and in a batch."""
+
+    async def in_the_child(queued: Delivery, batched: Delivery) -> None:
+        for delivery in (queued, batched):
+            said = ""
+            try:
+                await delivery
+            except RuntimeError as error:
+                said = str(error)
+            assert "before the fork" in said
+        await client.track("child", "Forked")
+
+    async def main() -> int:
+        batched = await client.track("parent", "Forked")
+        while not client.statistics().in_flight:  # noqa: ASYNC110  # a program has no event for this
+            await asyncio.sleep(0)
+        queued = await client.track("parent", "Forked")
+        child = os.fork()
+        if child == 0:
+            thread = threading.Thread(target=lambda: asyncio.run(in_the_child(queued, batched)))
+            thread.start()
+            thread.join()
+            leave_the_loop()
+        assert await client.flush() == 0
+        return child
+
+    wait_for(asyncio.run(main()))
 
 
 def with_a_request_in_flight() -> None:
