@@ -11,7 +11,7 @@ from ._server import info_lines
 
 def problems(reader: StreamReader, lease: float) -> list[str]:
     """One sentence each; `lease`: seconds, as the relays have it."""
-    return [*_of_server(reader), *_of_orphans(reader), *_of_consumers(reader, lease)]
+    return [*_of_server(reader), *_of_orphans(reader), *_of_consumers(reader, lease), *_of_other_keys(reader, lease)]
 
 
 def _of_server(reader: StreamReader) -> Iterator[str]:
@@ -55,6 +55,25 @@ def _of_consumers(reader: StreamReader, lease: float) -> Iterator[str]:
 
 def _messages(count: int) -> str:
     return f"{count:,} {'message' if count == 1 else 'messages'}"
+
+
+def _of_other_keys(reader: StreamReader, lease: float) -> Iterator[str]:
+    """Of a relay whose write key is not that of its hosts: no message was ever in its stream."""
+    stream = reader.keys.messages
+    groups = map(info_of, reader.ask_of_group("XINFO", "GROUPS", stream))
+    if reader.ask("XLEN", stream) or any(group[b"last-delivered-id"] != b"0-0" for group in groups):
+        return
+    for other in reader.other_streams():
+        waiting, consumers = reader.ask_all(("XLEN", other), ("XINFO", "CONSUMERS", other, GROUP))
+        # A user may be bound to one write key.
+        if isinstance(waiting, Exception) or not waiting:
+            continue
+        relays = map(info_of, () if isinstance(consumers, Exception) else consumers)
+        if all(each[b"idle"] > 3_000 * lease for each in relays):
+            yield (
+                f"{waiting:,} messages of another write key wait in {other.decode()}, and no relay runs for it: if they "
+                "are of your hosts, start the relay with their SEGMENT_WRITE_KEY"
+            )
 
 
 def _held(consumers: list[Consumer]) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 try:
@@ -77,6 +77,13 @@ class StreamReader:
             what = "no messages of any write key" if not found else f"messages of {len(found)} write keys"
             raise SpoolUnavailable(f"Redis has {what}: set SEGMENT_WRITE_KEY")
         return found[0]
+
+    def other_streams(self) -> list[bytes]:
+        """The names of the streams of other write keys; none if the user may not look for them."""
+        with suppress(RedisError):
+            names: set[bytes] = {*self._client.scan_iter("segment:{*}:m", 1_000)}
+            return sorted(names - {self.keys.messages})
+        return []
 
     def close(self) -> None:
         self._client.close()

@@ -108,6 +108,23 @@ class TestRelay:
             assert "1 message belongs to a consumer that was removed" in " ".join(inspector.problems())
         assert "repaired: 1 message of a removed consumer is given" in run(relay, "check", server.url, code=1)
 
+    def test_check_finds_messages_of_another_key_if_there_were_none_of_this_one(self, filled: RealServer) -> None:
+        [stream] = [name.decode() for name in filled.ask("KEYS", "*") if name.endswith(b":m")]
+        said = f"problem: 3 messages of another write key wait in {stream}, and no relay runs for it: if they are of"
+        assert said in run(relay, "check", filled.url, code=1, key="misspelt")
+        # As a relay that idles.
+        with RelayInspector(filled.url, "misspelt") as inspector:
+            own = f"segment:{{{inspector.fingerprint}}}:m"
+        filled.ask("XGROUP", "CREATE", own, "relays", "0", "MKSTREAM")
+        assert said in run(relay, "check", filled.url, code=1, key="misspelt")
+        # One of the other key runs.
+        filled.ask("XREADGROUP", "GROUP", "relays", "other", "COUNT", 1, "STREAMS", stream, ">")
+        assert "another write key" not in run(relay, "check", filled.url, code=1, key="misspelt")
+        filled.ask("XGROUP", "DELCONSUMER", stream, "relays", "other")
+        # There was one of this key.
+        filled.ask("XADD", own, "*", "i", "1", "b", "{}")
+        assert "another write key" not in run(relay, "check", filled.url, code=1, key="misspelt")
+
     def test_without_a_key_there_is_nothing_to_deliver(self, filled: RealServer) -> None:
         assert "SEGMENT_WRITE_KEY" in run(relay, filled.url, key=None, code=2)
 
