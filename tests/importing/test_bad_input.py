@@ -48,6 +48,14 @@ def test_a_bad_row_of_csv_is_rejected_alone(tmp_path, line, rule, path):
     assert reject["text"]
 
 
+def test_a_row_of_one_column_among_many(tmp_path):
+    file = tmp_path / "orders.csv"
+    file.write_text(f"user,at,total\nu2\n{GOOD},extra\n")
+    report, _ = imported(file)
+    texts = [reject["text"] for reject in rejects_of(report)]
+    assert texts == ["1 column, but the header has 3.", "4 columns, but the header has 3."]
+
+
 def test_bad_utf8_rejects_its_row(tmp_path):
     file = tmp_path / "orders.csv"
     file.write_bytes(b"user,at,total\nu\xff,2024-05-01T10:00:00Z,1\n" + GOOD.encode() + b"\n")
