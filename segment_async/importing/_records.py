@@ -244,8 +244,8 @@ def read_csv(source: Source, stream: BinaryIO, columns: list[str], delimiter: st
                 row = [cell.encode(errors="surrogateescape").decode(errors="replace") for cell in row]
                 problem = Problem("utf-8", "", "Not valid UTF-8.")
             elif len(row) != width:
-                columns = "1 column" if len(row) == 1 else f"{len(row)} columns"
-                problem = Problem("columns", "", f"{columns}, but the header has {width}.")
+                found = "1 column" if len(row) == 1 else f"{len(row)} columns"
+                problem = Problem("columns", "", f"{found}, but the header has {width}.")
         number += 1
         yield Record(source, number, line, byte, row, (lines.line, lines.byte), problem)
 
