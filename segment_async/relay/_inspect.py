@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 import orjson
 
-from segment_async.spool._inspect import DeadLetter, PendingMessage
+from segment_async.spool._inspect import DeadLetter, PendingMessage, check_identity
 
 from . import _checkup
 from ._entries import GROUP, Entry, Fields, entry_of, fields_of_letter, is_for_newer, milliseconds, pairs_of
@@ -146,7 +146,12 @@ class RelayInspector:
         return count
 
     def count_of_user(self, identity: str) -> int:
-        """How many messages `purge` would erase."""
+        """How many messages `purge` would erase.
+
+        Raises:
+            ValueError: as `purge`.
+        """
+        check_identity(identity)
         return sum(_is_of(each.body, identity) for messages in (self.pending(), self.dead()) for each in messages)
 
     def purge(self, identity: str) -> int:
@@ -154,7 +159,11 @@ class RelayInspector:
 
         Those whose `userId`, `anonymousId` or `previousId` it is. Redis's append-only file and snapshots contain them
         until they are written again.
+
+        Raises:
+            ValueError: `identity` is no text, as which all ids are sent.
         """
+        check_identity(identity)
         count = 0
         for stream in (self._keys.messages, self._keys.dead):
             for entries in self._reader.pages(stream):

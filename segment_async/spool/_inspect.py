@@ -138,7 +138,12 @@ class SpoolInspector:
         return count
 
     def count_of_user(self, identity: str) -> int:
-        """How many messages `purge` would erase."""
+        """How many messages `purge` would erase.
+
+        Raises:
+            ValueError: as `purge`.
+        """
+        check_identity(identity)
         return sum(_is_of(each.body, identity) for messages in (self.pending(), self.dead()) for each in messages)
 
     def purge(self, identity: str) -> int:
@@ -149,7 +154,11 @@ class SpoolInspector:
         as a whole. In a larger one, or one that another process is reading for long, parts of what was erased may remain
         until they are written over. What a running process holds already, up to 10,000 messages, may still be sent. Files
         that were set aside as damaged are not looked into.
+
+        Raises:
+            ValueError: `identity` is no text, as which all ids are sent.
         """
+        check_identity(identity)
         count = 0
         for place in self._places():
             with _opened(place, writes=True) as (database, _):
@@ -281,6 +290,14 @@ def _dead_letter(counters: Counters, row: Row) -> DeadLetter:
 def _wall_seconds(counters: Counters, at: int) -> float:
     """The clock that messages age by runs beside the wall clock, unless that was set."""
     return (at + counters.wall - counters.clock) / 1000
+
+
+def check_identity(identity: object) -> None:
+    """Raises:
+    ValueError: it is no text. A number would be found nowhere, and `None` in each message that lacks one of the ids.
+    """
+    if not isinstance(identity, str):
+        raise ValueError("identity must be text, as ids are sent: str(user_id)")  # noqa: TRY004  # as of options
 
 
 def _is_of(body: bytes, identity: str) -> bool:

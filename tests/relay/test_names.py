@@ -2,10 +2,20 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 import segment_async.relay
+
+
+@pytest.mark.parametrize("identity", [None, 42, b"user-1"])
+def test_a_user_is_named_by_text(identity: Any) -> None:
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    inspector = segment_async.relay.RelayInspector("redis://127.0.0.1:1", "KEY")
+    for method in (inspector.count_of_user, inspector.purge):
+        with pytest.raises(ValueError, match=r"identity must be text, as ids are sent: str\(user_id\)"):
+            method(identity)
 
 
 @pytest.mark.parametrize("name", segment_async.relay.__all__)

@@ -229,6 +229,16 @@ def test_all_of_a_user_is_erased(path):
     run(path, later)
 
 
+@pytest.mark.parametrize("identity", [None, 42, b"u1"])
+def test_a_user_is_named_by_text(path, identity):
+    run(path, lambda spool: append(spool, "1", "2"))
+    inspector = SpoolInspector(path)
+    for method in (inspector.count_of_user, inspector.purge):
+        with pytest.raises(ValueError, match=r"identity must be text, as ids are sent: str\(user_id\)"):
+            method(identity)
+    assert len(list(inspector.pending())) == 2
+
+
 def test_a_running_process_hears_of_what_was_erased(path):
     async def part(spool):
         await append_one(spool, "1", message("1", userId="u1"))
