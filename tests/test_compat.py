@@ -467,6 +467,10 @@ print(log.level == logging.DEBUG, len(log.handlers))
             ("max_total_backoff_duration", None),
             ("max_rate_limit_duration", -1),
             ("proxies", "http://[/"),
+            ("proxies", ["http://proxy.example:3128"]),
+            ("host", 443),
+            ("log_handler", "debug.log"),
+            ("log_handler", False),
             ("on_error", 5),
         ],
     )

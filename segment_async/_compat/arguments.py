@@ -113,6 +113,19 @@ def named_as_there(error: ValueError) -> ValueError:
     return ValueError(_NAME.sub(lambda found: found[1] + _NAMES[found[2]], str(error)))
 
 
+def check_types(host: object, proxies: object, log_handler: object) -> None:
+    """Raises:
+    ValueError: one of these options is of a wrong type. Anything false is none, as for the official SDK.
+    """
+    if host and not isinstance(host, str):
+        raise ValueError('host must be text, such as "https://api.segment.io"')
+    if proxies is not None and not isinstance(proxies, (str, Mapping)):
+        raise ValueError('proxies must be a dict such as {"https": "http://proxy.example:3128"}')
+    if log_handler is not None and not isinstance(log_handler, logging.Handler):
+        # Each record of the logger would raise, also within calls.
+        raise ValueError("log_handler must be a handler of logging")
+
+
 def proxy_for(host: str | None, proxies: Mapping[str, str] | str | None) -> str | None:
     """The proxy for the host's scheme; one without a scheme of its own is spoken to in plain HTTP."""
     if proxies is not None and not isinstance(proxies, str):

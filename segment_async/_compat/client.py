@@ -24,6 +24,7 @@ from segment_async import (
 
 from .arguments import (
     batch_size_for,
+    check_types,
     common,
     complete,
     content,
@@ -93,7 +94,7 @@ class Client:
 
     Raises:
         AssertionError: there is no write key.
-        ValueError: an option is out of range.
+        ValueError: an option is out of range, or of a wrong type.
     """
 
     log = logging.getLogger("segment_async")
@@ -153,6 +154,7 @@ class Client:
             raise AssertionError(  # noqa: TRY004  # as the official SDK
                 "no write_key: set analytics.write_key, or pass it to Client; find it under API Keys in the source's settings"
             )
+        check_types(host, proxies, log_handler)
         self.write_key = write_key
         self.host = host
         self.debug = debug
