@@ -98,8 +98,7 @@ class SpoolInspector:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._base = base_path(path)
-        if not slots_on_disk(self._base):
-            raise SpoolUnavailable(f"there is no spool at {self._base}")
+        self._slots()
 
     def status(self) -> list[ShardStatus]:
         """The state of each process's part of the spool."""
@@ -187,8 +186,14 @@ class SpoolInspector:
             with _opened(place, writes=True) as (database, _):
                 _act(database.transact, lambda _, counters: (counters._replace(fingerprint=""), None))
 
+    def _slots(self) -> list[int]:
+        slots = slots_on_disk(self._base)
+        if not slots:
+            raise SpoolUnavailable(f"there is no spool at {self._base}")
+        return slots
+
     def _places(self) -> list[Place]:
-        places = [Place(self._base, slot) for slot in slots_on_disk(self._base)]
+        places = [Place(self._base, slot) for slot in self._slots()]
         return [place for place in places if _is_spool(place)]
 
     def _status(self, place: Place) -> ShardStatus:

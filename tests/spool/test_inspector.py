@@ -78,6 +78,28 @@ def test_where_there_is_no_spool_the_inspector_makes_none(path):
     assert not path.parent.exists()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        SpoolInspector.status,
+        lambda inspector: list(inspector.pending()),
+        lambda inspector: list(inspector.dead()),
+        lambda inspector: inspector.retry(lambda _: True),
+        lambda inspector: inspector.count_of_user("u1"),
+        lambda inspector: inspector.purge("u1"),
+        SpoolInspector.rotate_key,
+        SpoolInspector.set_aside,
+    ],
+)
+def test_each_call_says_that_the_spool_has_gone(path, call):
+    leave(path, "a")
+    inspector = SpoolInspector(path)
+    for file in path.parent.iterdir():
+        file.unlink()
+    with pytest.raises(SpoolUnavailable, match="there is no spool at"):
+        call(inspector)
+
+
 def test_what_is_no_spool_is_no_place_to_visit(path):
     path.parent.mkdir()
     path.write_bytes(b"something else" * 100)
