@@ -622,7 +622,8 @@ class Client:
         events.
 
         Raises:
-            ValueError: not called from the main thread.
+            ValueError: not called from the main thread, which alone can give a signal a handler; a signal that has one
+                raises nothing.
         """
         exit_on(*(signals or (SIGTERM,)))
 

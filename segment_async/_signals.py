@@ -23,7 +23,7 @@ def exit_on(*signals: signal.Signals) -> None:
     """Turn signals that would end the program on the spot into an ordinary exit; the program's own handlers stay.
 
     Raises:
-        ValueError: not called from the main thread.
+        ValueError: not called from the main thread, and one of the signals has no handler yet.
     """
     for number in signals:
         handler = signal.getsignal(number)
