@@ -91,7 +91,8 @@ class DryRun:
     first: str | None = None
     last: str | None = None
     seconds: float | None = None
-    messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    # Personal data, which must not end up in logs.
+    messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]], repr=False)
     unmapped: list[str] = field(default_factory=list[str])
     unseen: list[str] = field(default_factory=list[str])
     broken: list[str] = field(default_factory=list[str])

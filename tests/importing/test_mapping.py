@@ -170,6 +170,14 @@ def test_an_option_of_a_wrong_type_is_explained(tmp_path, name, value, text):
         imported(path, **{name: value} if name != "transform" else {"mapping": None, name: value})
 
 
+def test_a_dry_run_shows_no_message_in_its_repr(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"type": "track", "userId": "ann@example.com", "event": "Seen"}\n')
+    found = dry_run(options(path, mapping=None, destinations="all"))
+    assert [message["userId"] for message in found.messages] == ["ann@example.com"]
+    assert "ann@example.com" not in repr(found)
+
+
 @pytest.mark.parametrize(
     ("sources", "text"),
     [
