@@ -279,7 +279,7 @@ def test_a_second_init_app_with_something_else_is_refused() -> None:
 def test_a_test_may_pass_the_calls_of_the_test_kit() -> None:
     with recording() as segment:
         app = Flask("shop")
-        client = init_app(app, segment.client.nowait, page_views=True)  # type: ignore[arg-type]
+        client = init_app(app, segment.client.nowait, page_views=True)
 
         @app.get("/")
         def home() -> str:
