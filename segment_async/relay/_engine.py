@@ -14,7 +14,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -178,15 +178,20 @@ class Engine:
                 await self._appends.idle.wait()
         self._is_closed = True
         self._appends.refuse_all(SpoolUnavailable(CLOSED))
-        await self.outlet.aclose()
+        # Each part is closed whatever another one raises.
+        async with AsyncExitStack() as stack:
+            stack.callback(lambda: self._thread.spawn(self._thread.stop()))
+            stack.callback(self._count)
+            stack.push_async_callback(self.server.aclose)
+            if self._fallback is not None:
+                stack.push_async_callback(self._fallback.aclose)
+            stack.push_async_callback(self._end_tasks)
+            await self.outlet.aclose()
+
+    async def _end_tasks(self) -> None:
         for task in self._endless:
             task.cancel()
         await asyncio.wait(self._endless)
-        if self._fallback is not None:
-            await self._fallback.aclose()
-        await self.server.aclose()
-        self._count()
-        self._thread.spawn(self._thread.stop())
 
     # -- counters
 

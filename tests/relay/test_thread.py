@@ -90,6 +90,28 @@ def test_a_spool_whose_loop_has_stopped_can_be_closed_again(monkeypatch: pytest.
     asyncio.run(life())
 
 
+def test_a_spool_is_closed_whatever_a_part_of_it_raises() -> None:
+    """Its thread would go on, and keep from other relays what this process holds."""
+    spool = RedisSpool("redis://127.0.0.1:1/0")
+
+    async def life() -> None:
+        await spool.read(1, 1)
+        engine = spool._engine
+        assert engine is not None
+
+        async def fail() -> None:
+            raise MemoryError
+
+        engine.outlet.aclose = fail  # type: ignore[method-assign]
+        with pytest.raises(MemoryError):
+            await spool.aclose()
+        await asyncio.to_thread(engine._thread._thread.join, SOON)
+        assert not engine._thread._thread.is_alive()
+        await spool.aclose()
+
+    asyncio.run(life())
+
+
 def test_a_task_that_is_cancelled_before_it_begins_answers() -> None:
     spool = RedisSpool("redis://127.0.0.1:1/0")
 
