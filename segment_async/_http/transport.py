@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
+import sys
 import zlib
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -182,6 +183,7 @@ class HTTPTransport:
         """
         request = Secret((body, headers))
         del body, headers
+        handled = sys.exception()
         progress = _Progress()
         failure: TransportError
         # Assigned to a name for the reason that its docstring gives.
@@ -196,6 +198,9 @@ class HTTPTransport:
             text = f"no response within {self._timeout:g} s"
             failure = TransportError(text, maybe_sent=progress.connected, timed_out=progress.connected)
         except Exception as error:
+            if isinstance(error.__context__, GeneratorExit) and error.__context__ is not handled:
+                # Garbage-collected with its loop, which aiohttp still called. Nothing waits for a response.
+                raise error.__context__ from None
             failure = self._failure(error, progress)
         finally:
             # The connection keeps the context in which it was opened, and with it the progress.

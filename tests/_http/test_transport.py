@@ -7,6 +7,7 @@ import asyncio
 import gc
 import math
 import os
+import socket
 import ssl
 import threading
 import warnings
@@ -459,6 +460,26 @@ class TestLoops:
             # asyncio's warning about the socket that belonged to a closed loop.
             warnings.simplefilter("ignore", ResourceWarning)
             asyncio.run(main())
+            gc.collect()
+
+    def test_a_request_whose_loop_never_runs_again_ends_without_an_error(self) -> None:
+        """As a program that ends does with it: the error would be shown, or logged as a failure of a delivery."""
+        with socket.create_server(("127.0.0.1", 0)) as server, warnings.catch_warnings():
+            # asyncio's warning about the socket that belonged to a closed loop.
+            warnings.simplefilter("ignore", ResourceWarning)
+            server.setblocking(False)
+            transport = HTTPTransport(f"http://127.0.0.1:{server.getsockname()[1]}/v1/batch")
+            loop = asyncio.new_event_loop()
+            loop.set_exception_handler(lambda *_: None)
+            sending = transport.send(BODY, HEADERS)
+            task = loop.create_task(sending)
+            connection, _ = loop.run_until_complete(loop.sock_accept(server))
+            with connection:
+                assert loop.run_until_complete(loop.sock_recv(connection, 4)) == b"POST"
+                loop.close()
+                sending.close()
+            del task, loop
+            asyncio.run(transport.aclose())
             gc.collect()
 
     def test_closed_before_its_loop_ends_it_leaves_nothing_behind(self) -> None:
