@@ -139,8 +139,10 @@ class Outgoing:
 
     def _changed(self, before_send: BeforeSend, message: Fields, message_id: str) -> tuple[Fields, bytes] | None:
         """What the application's hook makes of the message, and its JSON; `None`: drop it."""
+        hook_ended = False
         try:
             changed = before_send(message)
+            hook_ended = True
             if changed is None:
                 return None
             message = checked(changed, message_id)
@@ -150,8 +152,12 @@ class Outgoing:
             return message, body_of(message, self._convert)
         except (Exception, asyncio.CancelledError) as error:
             # A plain function cannot be cancelled: it met a cancelled future of its own.
+            # The hook's own error may have a text with values of the message; ours has none.
+            what = f"It returned a wrong message: {error}" if hook_ended and isinstance(error, MessageError) else ""
             self._owner.pipeline.reports.limited_log.warn_once(
-                "before_send", "before_send failed; its messages are dropped. This is logged once.\n%s", stack_of(error)
+                "before_send",
+                "before_send failed; its messages are dropped. This is logged once.\n%s",
+                what or stack_of(error),
             )
             return None
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import pytest
 
-from segment_async import Client, compat
+from segment_async import Client, MessageError, compat
 from segment_async._options import _AUTH_SERVERS, _OFFICIAL, HOSTS
 from segment_async.importing import _transport
 from tests.support.asgi import Recorder
@@ -139,6 +139,31 @@ class TestBeforeSend:
     def test_an_error_in_any_of_them_drops_the_message(self, caplog: pytest.LogCaptureFixture) -> None:
         assert sent([lambda message: message, lambda message: message["absent"]]) == []
         assert "before_send failed" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("changed", "problem"),
+        [
+            (lambda message: {**message, "event": ""}, "event: must not be empty"),
+            (lambda message: [message], "message: must be a mapping, not list"),
+            (lambda message: {**message, "properties": {"owner": object()}}, "properties.owner: cannot be encoded"),
+        ],
+    )
+    def test_the_log_says_what_is_wrong_with_a_message_that_it_returns(
+        self, changed: Any, problem: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert sent(changed) == []
+        assert (
+            f"before_send failed; its messages are dropped. This is logged once.\nIt returned a wrong message: {problem}"
+            in (caplog.text)
+        )
+
+    def test_the_log_shows_no_text_of_an_error_that_it_raises_itself(self, caplog: pytest.LogCaptureFixture) -> None:
+        def strict(message: dict[str, Any]) -> None:
+            raise MessageError("event", f"{message['event']} is not allowed")
+
+        assert sent(strict) == []
+        assert "before_send failed" in caplog.text
+        assert "One" not in caplog.text
 
     @pytest.mark.parametrize("steps", [[None], "redact", [sent, "redact"], 1, {}])
     def test_what_is_no_function_is_refused(self, steps: Any) -> None:
