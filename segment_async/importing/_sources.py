@@ -183,7 +183,7 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
         return _remote(argument, written)
     path = Path(argument).expanduser()
     if path.is_dir():
-        inside = [each for each in _files_inside(path) if each.is_file() and not _is_ours(each, written)]
+        inside = [each for each in _files_inside(path) if _is_file(each) and not _is_ours(each, written)]
         if not inside:
             raise ImportUsageError(f"source {argument}: the directory has no files")
         return [_file(each) for each in inside]
@@ -192,7 +192,7 @@ def _named(argument: str, stdin: Callable[[], BinaryIO] | None, written: Collect
     if glob.has_magic(argument):
         _check_folders(path)
         matches = [Path(each) for each in glob.glob(str(path), recursive=True)]
-        named = {os.path.normpath(each): each for each in matches if each.is_file()}
+        named = {os.path.normpath(each): each for each in matches if _is_file(each)}
         names = _of_glob(argument, named, written)
         if not names:
             raise ImportUsageError(f"source {argument}: no file matches")
@@ -234,6 +234,15 @@ def _check_folders(pattern: Path, *, lists_all: bool = False) -> None:
                     os.scandir(folder).close()
             except OSError as error:
                 raise _unreadable(os.path.normpath(folder), error) from error
+
+
+def _is_file(path: Path) -> bool:
+    """Raises:
+    ImportUsageError: it is a link to nothing: its file must not be missing unnoticed.
+    """
+    if path.is_symlink() and not path.exists():
+        raise ImportUsageError(f"source {path}: is a link to a file that does not exist")
+    return path.is_file()
 
 
 def _is_hidden(inner: Path) -> bool:

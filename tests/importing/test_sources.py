@@ -93,6 +93,17 @@ def test_a_folder_that_cannot_be_listed_is_said_where_it_must_be(tmp_path, monke
         names(pattern)
 
 
+@pytest.mark.parametrize("argument", ["", "inner", "*.csv", "*/*.csv"])
+def test_a_link_to_nothing_is_said(tmp_path, argument):
+    link = tmp_path / "b.csv" if argument == "*.csv" else tmp_path / "inner/b.csv"
+    link.parent.mkdir(exist_ok=True)
+    for folder in (tmp_path, link.parent):
+        (folder / "a.csv").write_text("a,b\n")
+    link.symlink_to("nowhere.csv")
+    with pytest.raises(ImportUsageError, match=f"^source {link}: is a link to a file that does not exist$"):
+        names(tmp_path / argument)
+
+
 def test_a_path_that_cannot_be_looked_at_is_said(tmp_path):
     name = str(tmp_path / ("a" * 300))
     with pytest.raises(ImportUsageError, match=f"^source {name}: cannot be read: File name too long$"):
