@@ -27,7 +27,7 @@ try:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
     from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 except ImportError as _error:
-    raise ImportError('segment_async.otel requires the extra "otel": pip install "segment-async[otel]"') from _error
+    raise ImportError("segment_async.otel needs OpenTelemetry: pip install opentelemetry-api") from _error
 
 __all__ = ["remember", "watch"]
 

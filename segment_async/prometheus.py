@@ -24,9 +24,7 @@ try:
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 except ImportError as _error:
-    raise ImportError(
-        'segment_async.prometheus requires the extra "prometheus": pip install "segment-async[prometheus]"'
-    ) from _error
+    raise ImportError("segment_async.prometheus needs prometheus_client: pip install prometheus-client") from _error
 
 __all__ = ["watch"]
 
