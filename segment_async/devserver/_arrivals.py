@@ -44,6 +44,10 @@ class ReceivedBatch(NamedTuple):
     sent_at: str | None
     headers: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        """Without the write key, which `source` is."""
+        return f"ReceivedBatch(number={self.number}, route={self.route!r}, messages={self.messages})"
+
     def as_dict(self) -> dict[str, object]:
         """The batch for JSON."""
         return {**self._asdict(), "received_at": iso(self.received_at)}
@@ -67,6 +71,11 @@ class Event(NamedTuple):
     type: str
     event: str | None
     users: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Without the message, whose contents must not end up in logs."""
+        rules = [verdict.rule for verdict in self.verdicts]
+        return f"Event(number={self.number}, batch={self.batch.number}, bytes={len(self.json)}, rules={rules})"
 
     @property
     def message(self) -> Any:

@@ -32,6 +32,21 @@ def test_a_gzipped_batch_is_kept_and_answered_with_success() -> None:
     with_endpoint(case)
 
 
+def test_what_arrived_shows_neither_key_nor_contents_in_its_repr() -> None:
+    reported: list[Answered] = []
+
+    async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        headers = {"Authorization": "Basic VEhFLUtFWTo="}  # "THE-KEY:"
+        message = track(1, userId="ann@example.com", event="Seen", properties={"total": 4711})
+        await session.post("/v1/batch", data=body(message), headers=headers)
+        [event] = endpoint.events
+        assert event.batch.source == "THE-KEY"
+        for shown in (repr(event), repr(event.batch), repr(reported)):
+            assert not [secret for secret in ("THE-KEY", "ann@example.com", "Seen", "4711") if secret in shown]
+
+    with_endpoint(case, report=reported.append)
+
+
 def test_a_gzip_body_of_several_members_is_one_body() -> None:
     async def case(endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         whole = body(track())
