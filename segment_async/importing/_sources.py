@@ -156,6 +156,9 @@ def find(
     """
     found: dict[str, Source] = {}
     for argument in arguments:
+        if not argument:
+            # As of a variable that is not set; as a path it would be the current directory.
+            raise ImportUsageError("a source is empty; for the current directory, give .")
         try:
             named = _named(argument, stdin, {*map(os.path.realpath, written)})
         except OSError as error:

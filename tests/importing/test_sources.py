@@ -41,6 +41,14 @@ def test_files_directories_and_globs_in_name_order(tmp_path):
         names(tmp_path / "empty")
 
 
+def test_an_empty_name_is_not_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("a,b\n")
+    with pytest.raises(ImportUsageError, match=r"a source is empty; for the current directory, give \."):
+        find([""])
+    assert names(".") == [("a.csv", "csv")]
+
+
 @pytest.mark.parametrize("scheme", ["", "file://"])
 @pytest.mark.parametrize("pattern", ["", "*/*.csv", "**/*.csv", "**/", "**", "*/in/b.csv", "*/in/*.csv"])
 def test_a_folder_that_cannot_be_read_is_said(tmp_path, monkeypatch, pattern, scheme):
