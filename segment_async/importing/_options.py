@@ -73,7 +73,7 @@ class ImportOptions:
         max_rejects: stop at so many rejected and failed records, or at a share such as ``2%``.
         give_up_after: seconds without a usable answer after which the import stops; it can be resumed.
         grace: seconds that requests under way have at an interruption, or at too many rejects.
-        transport: in place of HTTP; `address` then stands for it in the state file.
+        transport: in place of HTTP; `host` then stands for it in the state file.
         stdin: opens standard input.
     """
 
