@@ -9,7 +9,6 @@ Nothing is reached at construction. A forked child starts a thread of its own, a
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import weakref
@@ -101,8 +100,9 @@ class RedisSpool:
         limits = (max_messages, max_dead, append_timeout, lease, 1 if rate is None else rate)
         if not all(limit > 0 for limit in limits):
             raise ValueError("max_messages, max_dead, append_timeout, rate and lease must be above zero")
-        if not 0.001 <= lease < math.inf:
-            raise ValueError("lease must be a finite number of seconds, 0.001 or more")  # Redis counts milliseconds
+        # Redis counts milliseconds, in 64 bits.
+        if not 0.001 <= lease < 2**63 / 1000:
+            raise ValueError("lease must be a finite number of seconds, 0.001 or more, and below 9e15")
         for name, limit in (("append_timeout", append_timeout), ("rate", rate)):
             if limit is not None and limit > float_info.max:
                 raise ValueError(f"{name} must be finite")

@@ -274,6 +274,8 @@ class TestWrongUsage:
             ("rate", math.nan, "rate and lease must be above zero"),
             ("lease", math.nan, "rate and lease must be above zero"),
             ("lease", math.inf, "lease must be a finite number of seconds"),
+            ("lease", 1e308, "lease must be a finite number of seconds"),
+            ("lease", 1e16, "below 9e15"),
             ("lease", 0.0001, "0.001 or more"),
             ("close_timeout", math.nan, "close_timeout"),
         ],
