@@ -10,7 +10,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isawaitable, iscoroutinefunction, signature
 from typing import Any, Final, TypeVar
 
 _log = logging.getLogger("segment_async")
@@ -34,6 +34,20 @@ def check_plain(name: str, function: object) -> None:
 def returns_coroutine(function: Callable[..., object]) -> bool:
     """Whether it is a coroutine function, or an object whose call is one."""
     return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+
+
+def takes_one_argument(function: Callable[..., object]) -> bool:
+    """Whether it can be called with one argument, as far as its signature says."""
+    try:
+        parameters = signature(function)
+    except Exception:
+        # Some functions in C have none, and annotations may refer to names that only type checkers know.
+        return True
+    try:
+        parameters.bind(None)
+    except TypeError:
+        return False
+    return True
 
 
 class WrongResult(ValueError):

@@ -15,7 +15,7 @@ from functools import wraps
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec
 
-from ._hooks import check_plain
+from ._hooks import check_plain, takes_one_argument
 from ._http.origin import PLAIN_HTTP, batch_url, origin
 from ._http.transport import HTTPTransport, Transport
 from ._pipeline.admission import Overflow
@@ -178,7 +178,7 @@ def before_send_for(hook: BeforeSend | Sequence[BeforeSend] | None) -> BeforeSen
     """One function that does what all do, one after the other.
 
     Raises:
-        ValueError: one of them is no plain function.
+        ValueError: one of them is no plain function of one argument.
     """
     if hook is None:
         return None
@@ -187,6 +187,12 @@ def before_send_for(hook: BeforeSend | Sequence[BeforeSend] | None) -> BeforeSen
         if not callable(step):
             raise ValueError("before_send must be a function, or a list of functions")  # noqa: TRY004  # as every other option
         check_plain("before_send", step)
+        if not takes_one_argument(step):
+            # It would fail with each message, which is dropped then.
+            raise ValueError(
+                "before_send must take one argument, the message; a step of segment_async.hooks is what a call returns, "
+                "such as drop_bots()"
+            )
     return steps[0] if len(steps) == 1 else _chained(steps) if steps else None
 
 

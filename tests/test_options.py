@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 from base64 import b64decode
+from functools import partial
 from typing import Any, Literal, get_args
+from unittest.mock import MagicMock
 
 import pytest
 
 from segment_async import Client, MessageError, compat
 from segment_async._options import _AUTH_SERVERS, _OFFICIAL, HOSTS
+from segment_async.hooks import drop_bots
 from segment_async.importing import _transport
 from tests.support.asgi import Recorder
 from tests.support.fault_server import FaultServer
@@ -172,6 +175,15 @@ class TestBeforeSend:
         for wrong in (steps, [coroutine_function]) if steps else ([1],):
             with pytest.raises(ValueError, match="before_send must be"):
                 Client("KEY", before_send=wrong)
+
+    @pytest.mark.parametrize("wrong", [drop_bots, [dict, drop_bots], lambda message, hint: message])
+    def test_each_takes_the_message_alone(self, wrong: Any) -> None:
+        with pytest.raises(ValueError, match=r"before_send must take one argument, .* such as drop_bots\(\)"):
+            Client("KEY", before_send=wrong)
+
+    @pytest.mark.parametrize("right", [dict, dict.copy, partial(max, {}), MagicMock(), lambda *messages: messages[0]])
+    def test_what_can_be_called_with_a_message_is_taken(self, right: Any) -> None:
+        Client("KEY", send=False, before_send=right)
 
 
 def test_options_of_the_official_sdk_are_explained_if_the_client_has_none_of_that_name() -> None:
