@@ -12,6 +12,7 @@ import ssl as ssl_module
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from inspect import getattr_static, isfunction
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec
 
@@ -245,6 +246,7 @@ def transport_for(
             raise ValueError("transport and host contradict each other: a transport knows its own address")
         if not has_oauth and (network.proxy is not None or network.ssl_context is not None or network.trust_env):
             raise ValueError("proxy, ssl_context and trust_env are for aiohttp: a custom transport has its own")
+        _check_made("transport", transport, "send")
         if not _has(transport, "send", "aclose"):
             raise ValueError("transport must have the methods of a Transport: send and aclose")
         if isinstance(transport, HTTPTransport):
@@ -320,6 +322,7 @@ def check_spool(spool: str | PathLike[str] | Spool | None, *, deliver: bool, ove
         return
     from .spool._protocol import is_shared
 
+    _check_made("spool", spool, "claim")
     if not _has(spool, "claim", "append_nowait", "statistics", "aclose"):
         raise ValueError("spool must be the path of a file, or a Spool")
     if is_shared(spool) and overflow == "drop_oldest":
@@ -354,6 +357,14 @@ def spool_for(
     owner = write_key if is_shared(spool) else f"{write_key}\n{address}"
     spool.claim(sha256(owner.encode()).hexdigest()[:16])
     return spool
+
+
+def _check_made(name: str, part: object, method: str) -> None:
+    """Raises:
+    ValueError: it is a class, whose method would lack its object.
+    """
+    if isinstance(part, type) and isfunction(getattr_static(part, method, None)):
+        raise ValueError(f"{name} must be an object, not its class: {part.__name__}(…)")
 
 
 def _has(part: object, *methods: str) -> bool:

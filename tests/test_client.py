@@ -32,6 +32,7 @@ from segment_async import (
     messages,
 )
 from segment_async.devserver import serve
+from segment_async.spool import SQLiteSpool
 from segment_async.testing import RecordingTransport
 
 Message = dict[str, Any]
@@ -218,6 +219,8 @@ class TestOptions:
             ({"retry": 5}, "retry must be a RetryPolicy"),
             ({"oauth": {"client_id": "word"}}, "oauth must be an OAuth"),
             ({"spool": 5}, "spool must be the path of a file, or a Spool"),
+            ({"spool": SQLiteSpool}, r"spool must be an object, not its class: SQLiteSpool\(…\)"),
+            ({"transport": RecordingTransport}, r"transport must be an object, not its class: RecordingTransport\(…\)"),
             ({"spool": b"spool.db"}, "spool must be the path of a file, or a Spool"),
             ({"spool": "rediss://user:word@redis:6379"}, r"spool must be the path of a file, not a URL.*RedisSpool"),
             ({"spool": "sqlite:///spool.db", "send": False}, "spool must be the path of a file, not a URL"),
