@@ -288,8 +288,15 @@ class SpoolAnswers:
             return True
         [body], [key] = bodies_of((delivery,)), keys_of((delivery,))
         # An exception may have come before the JSON of what is on disk only was forgotten.
-        is_on_disk = not body or (key != 0 and body == dropped.body)
+        is_on_disk = not body or (key != 0 and body == dropped.body and not self._is_ready(delivery))
         return is_on_disk and is_in_no_batch(delivery, self._queue.queued)
+
+    def _is_ready(self, delivery: Delivery) -> bool:
+        """Whether the message waits in memory to be sent, or is in a batch that it does not know yet."""
+        queue, opened = self._queue, self._queue.backlog.open
+        in_batches = [opened.deliveries if opened is not None else ()]
+        in_batches += [batch.unplaced or () for batch in (*queue.backlog.waiting, *queue.backlog.in_flight)]
+        return any(delivery in some for some in (queue.ready, *in_batches))
 
     def report_lost(self) -> None:
         """Report the messages that the spool gave up. Without the lock, as reports may be logged."""

@@ -155,6 +155,36 @@ def test_a_message_in_memory_is_not_the_one_with_its_id_that_the_spool_gave_up(p
     run(main())
 
 
+@pytest.mark.parametrize("place", ["ready", "open batch"])
+def test_a_message_in_memory_is_not_one_with_its_id_and_json_that_the_spool_gave_up(place: str) -> None:
+    """The application has sent the same thing twice."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport()
+        async with Client("key", spool=spool, transport=transport, close_timeout=0) as client:
+            deliveries: list[Delivery] = []
+            for number, message_id in enumerate(("m0", "m1")):
+                message = messages.track(
+                    "user-1", "Order Completed", message_id=message_id, timestamp="2026-01-01T00:00:00Z"
+                )
+                deliveries.append(client.enqueue_nowait(message))
+                await asyncio.sleep(0.01)
+                spool.answer(number, held=True)
+            queue = client._owner.pipeline.queue
+            if place == "open batch":
+                queue.read(1_000)
+            assert bool(queue.ready) == (place == "ready")
+            spool.windows.put_nowait(Window((), [DroppedMessage("m1", spool.groups[1][0][0].body, "too_old")]))
+            await asyncio.sleep(0.01)
+            assert [each.outcome for each in deliveries] == [None, None]
+            assert [(await each).status for each in deliveries] == [Status.DELIVERED] * 2
+            assert sorted(transport.taken) == ["m0", "m1"]
+            assert client.statistics().queued_bytes == 0
+            assert client.statistics().dropped == 1
+
+    run(main())
+
+
 def test_a_message_on_disk_that_the_spool_gives_up_is_no_longer_waited_for() -> None:
     async def main() -> None:
         spool = SlowSpool()
