@@ -70,18 +70,19 @@ def _rows(records: Iterator[Record], columns: list[str] | None) -> Iterator[dict
 
 def _text(name: str, columns: list[str], rows: list[dict[str, Any]]) -> str:
     taken: set[str] = set()
+    plain = [column for column in columns if not any(isinstance(each, dict | list) for each in _values(column, rows))]
 
     def take(names: tuple[str, ...]) -> str | None:
-        found = next((column for wanted in names for column in columns if _simple(column) == wanted), None)
+        found = next((column for wanted in names for column in plain if _simple(column) == wanted), None)
         if found is not None:
             taken.add(found)
         return found
 
     user, anonymous, event, moment = take(_USER), take(_ANONYMOUS), take(_EVENTS), take(_TIMES)
-    unique = next((column for wanted in _UNIQUE for column in columns if _simple(column) == wanted), None)
+    unique = next((column for wanted in _UNIQUE for column in plain if _simple(column) == wanted), None)
     lines = [f"# A first mapping for {name}, from its header and first {len(rows):,} rows.", "# Check every line."]
     lines.append('type = "track"')
-    lines.append(f"userId = {_column(user)}  # guess: by its name" if user else _choose("userId", columns))
+    lines.append(f"userId = {_column(user)}  # guess: by its name" if user else _choose("userId", plain or columns))
     if anonymous:
         lines.append(f"anonymousId = {_column(anonymous)}  # guess: by its name")
     lines.append(

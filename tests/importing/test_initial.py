@@ -41,3 +41,13 @@ def mapping_of(tmp_path, *moments):
 )
 def test_the_form_of_most_times_is_guessed(tmp_path, moments, line):
     assert line in mapping_of(tmp_path, *moments)
+
+
+def test_an_object_or_a_list_is_not_taken_for_an_id_or_an_event(tmp_path):
+    path = tmp_path / "orders.jsonl"
+    path.write_text('{"customer": {"id": "u1"}, "account-id": "u1", "action": ["a"]}\n')
+    text = initial_mapping(str(path))
+    assert 'userId = { column = "account-id" }  # guess: by its name\n' in text
+    assert 'event = "Row Imported"' in text
+    path.write_text('{"customer": {"id": "u1"}, "number": "1"}\n')
+    assert 'userId = { column = "number" }  # guess: no column is named like an id' in initial_mapping(str(path))
