@@ -27,6 +27,7 @@ from ._report import ImportUsageError
 HEAD_BYTES: Final = 65_536
 # One byte more than a line may have, so that a header that is too long is refused.
 _LONGEST_HEADER: Final = (1 << 20) + 1
+_BUFFER: Final = 1 << 18
 FORMATS: Final = ("csv", "jsonl", "parquet", "segment")
 STATE_SUFFIX: Final = ".import.json"
 REJECTS_SUFFIX: Final = ".rejects.jsonl"
@@ -347,7 +348,10 @@ def _remote(address: str, written: Collection[str]) -> list[tuple[str, _Make]]:
     def maker(name: str, path: str) -> _Make:
         def make(file_format: str | None) -> Source:
             def open_it() -> BinaryIO:
-                return cast("BinaryIO", system.open(path, "rb"))
+                opened = system.open(path, "rb")
+                # Those of S3, GCS and HTTP read no line up to a number of bytes.
+                is_plain = not isinstance(opened, cast("Any", fsspec).spec.AbstractBufferedFile)
+                return cast("BinaryIO", opened if is_plain else io.BufferedReader(opened, _BUFFER))
 
             try:
                 size = system.info(path).get("size")
@@ -431,7 +435,7 @@ def _standard_input(file_format: str | None, stdin: Callable[[], BinaryIO]) -> S
         head += more
 
     def open_once() -> BinaryIO:
-        return cast("BinaryIO", io.BufferedReader(_Prefixed(head, stream), 1 << 18))
+        return cast("BinaryIO", io.BufferedReader(_Prefixed(head, stream), _BUFFER))
 
     return _source("-", head, None, None, None, open_once, file_format)
 

@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from segment_async.importing import ImportUsageError, parse_mapping
@@ -194,6 +196,41 @@ def test_addresses_of_fsspec(tmp_path):
     assert [message["userId"] for message in segment.messages] == ["u1", "u2"]
     with pytest.raises(ImportUsageError, match="cannot be"):
         imported("memory://import/none.csv", state=tmp_path / "other.json")
+
+
+class Bucket(fsspec.AbstractFileSystem):
+    """Its files are of the class of fsspec that those of S3, GCS and HTTP are of."""
+
+    cachable = False
+    contents = b""
+
+    def info(self, path, **options):
+        return {"name": path, "size": len(self.contents), "type": "file"}
+
+    def _open(self, path, mode="rb", **options):
+        return Blocks(self, path, mode, size=len(self.contents))
+
+
+class Blocks(fsspec.spec.AbstractBufferedFile):
+    def _fetch_range(self, start, end):
+        return self.fs.contents[start:end]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.gz", "a.parquet"])
+def test_files_of_fsspec_that_are_read_in_blocks(tmp_path, monkeypatch, name):
+    stored = {
+        "a.csv": b"user,at,total\nu1,2024-01-01,1\nu2,2024-01-01,2\n",
+        "a.jsonl": b'{"user":"u1","at":"2024-01-01"}\n{"user":"u2","at":"2024-01-01","total":2}\n',
+    }
+    stored["a.csv.gz"] = gzip.compress(stored["a.csv"])
+    columns = {"user": ["u1", "u2"], "at": ["2024-01-01"] * 2, "total": [1.0, 2.0]}
+    pyarrow.parquet.write_table(pa.table(columns), buffer := io.BytesIO())
+    stored["a.parquet"] = buffer.getvalue()
+    fsspec.register_implementation("bucket", Bucket, clobber=True)
+    monkeypatch.setattr(Bucket, "contents", stored[name])
+    report, segment = imported(f"bucket://{name}", state=tmp_path / "state.json", rejects=tmp_path / "rejects.jsonl")
+    assert [message["userId"] for message in segment.messages] == ["u1", "u2"]
+    assert report.exit_code == 0
 
 
 @pytest.mark.parametrize("address", ["memory://beside", "memory://beside/*"])
