@@ -34,6 +34,7 @@ from .delivery import (
     settle_alone,
     settle_together,
     stored_as,
+    waits_for_key,
 )
 from .queue import Queue
 from .reports import Reports
@@ -255,7 +256,7 @@ class SpoolAnswers:
         queue = self._queue
         opened = queue.backlog.open
         in_memory = [*queue.ready, *(opened.deliveries if opened is not None else ())]
-        first = next((one for one in in_memory if keys_of((one,))[0] == key), self.known.get(delivery.message_id))
+        first = next((one for one in in_memory if keys_of((one,))[0] == key), self._known_pending(delivery, key))
         if first is not None and first is not delivery:
             place_all((delivery,), SharedRecord(queue.queued.host, first))
             return
@@ -265,6 +266,13 @@ class SpoolAnswers:
                 return
         forget_bodies((delivery,))
         self.known[delivery.message_id] = delivery
+
+    def _known_pending(self, delivery: Delivery, key: int) -> Delivery | None:
+        """The known message with the id of this one, if it is the one that the spool calls so."""
+        known = self.known.get(delivery.message_id)
+        # An earlier one has ended; a later one waits to be stored.
+        is_other = known is None or known.outcome is not None or waits_for_key(known, key)
+        return None if is_other else known
 
     def lose(self, dropped: DroppedMessage) -> None:
         """The spool itself gave a message up; the lock is held, and `report_lost` follows without it."""

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from segment_async import Client, Delivery, Outcome, SpoolUnavailable, Status, messages
+from segment_async import Client, Delivery, Outcome, Response, SpoolUnavailable, Status, messages
 from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, StoredMessage, Window
 from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
@@ -181,6 +181,45 @@ def test_a_message_in_memory_is_not_one_with_its_id_and_json_that_the_spool_gave
             assert sorted(transport.taken) == ["m0", "m1"]
             assert client.statistics().queued_bytes == 0
             assert client.statistics().dropped == 1
+
+    run(main())
+
+
+def test_a_known_message_does_not_end_as_a_later_one_that_waits_to_be_stored() -> None:
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            later = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m0"))
+            # An earlier process left it.
+            spool.groups[0][1](AppendResult([Appended("known", 7)]))
+            delivery = await call
+            spool.groups[1][1](AppendResult([Appended("full")]))
+            assert (await later).status is Status.DROPPED
+            assert delivery.outcome is None
+            spool.windows.put_nowait(Window([StoredMessage(7, "m0", b'{"messageId":"m0"}')]))
+            assert (await delivery).status is Status.DELIVERED
+
+    run(main())
+
+
+def test_a_known_message_does_not_end_as_an_earlier_one_that_has_ended() -> None:
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport([Response(400, {}, b"{}")])
+        async with Client("key", spool=spool, transport=transport, close_timeout=0) as client:
+            earlier = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            spool.answer(0, held=True)
+            assert (await earlier).status is Status.FAILED
+            call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+            await asyncio.sleep(0.01)
+            # An earlier process left it.
+            spool.groups[1][1](AppendResult([Appended("known", 7)]))
+            delivery = await call
+            assert delivery.outcome is None
+            spool.windows.put_nowait(Window([StoredMessage(7, "m0", b'{"messageId":"m0"}')]))
+            assert (await delivery).status is Status.DELIVERED
 
     run(main())
 
