@@ -148,19 +148,36 @@ def _converted(value: Any) -> Any:
     """As the client does, but with a set in an order that is the same in each process: it goes into the message's id."""
     made = convert(value, _converted)
     kind = cast("type[object]", type(made))
+    if hasattr(type(value), "__pydantic_serializer__"):
+        # It dumped its sets itself, as lists.
+        dump = getattr(value, "model_dump", None) or partial(type(value).__pydantic_serializer__.to_python, value)
+        return _like(made, dump(warnings=False))
     return _in_order(made) if kind is list and isinstance(value, set | frozenset) else made
 
 
-def _in_order(items: Iterable[Any]) -> list[Any]:
-    # The text of a set within has an order, too.
-    return sorted(map(_without_sets, items), key=repr)
+def _like(made: Any, given: Any) -> Any:
+    """What a model dumped, with those lists in order that are of sets."""
+    if isinstance(made, list):
+        items = cast("list[object]", made)
+        if isinstance(given, set | frozenset):
+            return _in_order(items)
+        if isinstance(given, list | tuple) and len(items) == len(kept := list(cast("Iterable[object]", given))):
+            return [_like(item, before) for item, before in zip(items, kept, strict=True)]
+    if isinstance(made, dict) and isinstance(given, dict):
+        entries, others = cast("dict[str, object]", made), cast("dict[object, object]", given)
+        if len(entries) == len(others):
+            both = zip(entries.items(), others.values(), strict=True)
+            return {key: _like(item, before) for (key, item), before in both}
+    return cast("object", made)
 
 
-def _without_sets(item: Any) -> Any:
-    kind = cast("type[object]", type(item))
-    if kind is frozenset:
-        return _in_order(item)
-    return [_without_sets(inner) for inner in item] if kind is tuple else item
+def _in_order(items: list[Any]) -> list[Any]:
+    """By their JSON: the `repr` of a set within differs in each process, and that of some objects has an address."""
+    try:
+        texts = sorted(body_of({"": item}, _converted) for item in items)
+    except MessageError:
+        return items  # the message cannot be sent, which is said where the whole of it is encoded
+    return [exact_json(text)[""] for text in texts]
 
 
 def transform_digest(transform: Transform, name: str) -> str:

@@ -12,6 +12,7 @@ from functools import partial
 from operator import attrgetter
 from uuid import UUID
 
+import pydantic
 import pytest
 
 from segment_async.importing import ImportUsageError, dry_run, load_transform
@@ -60,6 +61,37 @@ def test_equal_sets_make_equal_messages_wherever_they_are():
         one, other = (made({"properties": {"in": held(each)}})["properties"] for each in (forwards, backwards))
         assert one == other
         assert repr(one).count("[0, 8]") == 1
+
+
+class Basket(pydantic.BaseModel):
+    """It dumps its sets as lists itself."""
+
+    tags: set[int]
+    inner: list[dict[str, frozenset[int]]]
+
+
+@pydantic.dataclasses.dataclass
+class Crate:
+    tags: set[int]
+
+
+def test_equal_sets_of_pydantic_make_equal_messages():
+    baskets = [Basket.model_construct(tags=each, inner=[{"a": frozenset(each)}]) for each in ({0, 8}, {8, 0})]
+    assert [made({"properties": {"in": each}})["properties"] for each in baskets] == [
+        {"in": {"tags": [0, 8], "inner": [{"a": [0, 8]}]}}
+    ] * 2
+    crates = [Crate({0, 8}), Crate({8, 0})]
+    assert [made({"properties": {"in": each}})["properties"] for each in crates] == [{"in": {"tags": [0, 8]}}] * 2
+
+
+@dataclass(frozen=True, repr=False)
+class Plain:
+    number: int
+
+
+def test_sets_are_ordered_by_what_is_sent_for_their_items():
+    items = {Plain(number) for number in range(9)}
+    assert made({"properties": {"in": items}})["properties"]["in"] == [{"number": number} for number in range(9)]
 
 
 def test_what_is_json_already_stays_as_it_is():
