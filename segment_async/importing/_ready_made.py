@@ -148,9 +148,9 @@ def _converted(value: Any) -> Any:
     """As the client does, but with a set in an order that is the same in each process: it goes into the message's id."""
     made = convert(value, _converted)
     kind = cast("type[object]", type(made))
-    if hasattr(type(value), "__pydantic_serializer__"):
+    if (serializer := getattr(cast("Any", type(value)), "__pydantic_serializer__", None)) is not None:
         # It dumped its sets itself, as lists.
-        dump = getattr(value, "model_dump", None) or partial(type(value).__pydantic_serializer__.to_python, value)
+        dump = getattr(value, "model_dump", partial(serializer.to_python, value))
         return _like(made, dump(warnings=False))
     return _in_order(made) if kind is list and isinstance(value, set | frozenset) else made
 
