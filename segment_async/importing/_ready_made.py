@@ -137,47 +137,56 @@ def _encode_values(message: dict[str, Any]) -> None:
         # It holds itself, or the code of a value failed, which `body_of` says.
         pass
     try:
-        message.update(exact_json(body_of(given, _converted)))
+        message.update(exact_json(body_of(given, _Ordered())))
     except MessageTooLarge as error:
         raise Unreadable("message-too-large", f"{error.size:,} bytes of JSON; {error.limit:,} are allowed.") from None
     except MessageError as error:
         raise Unreadable("value", error.problem, error.path) from None
 
 
-def _converted(value: Any) -> Any:
-    """As the client does, but with a set in an order that is the same in each process: it goes into the message's id."""
-    made = convert(value, _converted)
-    kind = cast("type[object]", type(made))
-    if (serializer := getattr(cast("Any", type(value)), "__pydantic_serializer__", None)) is not None:
-        # It dumped its sets itself, as lists.
-        dump = getattr(value, "model_dump", partial(serializer.to_python, value))
-        return _like(made, dump(warnings=False))
-    return _in_order(made) if kind is list and isinstance(value, set | frozenset) else made
+class _Ordered:
+    """Converts as the client does, but gives a set an order that is the same in each process: it goes into the message's id."""
 
+    def __init__(self) -> None:
+        self._has_failed = False
 
-def _like(made: Any, given: Any) -> Any:
-    """What a model dumped, with those lists in order that are of sets."""
-    if isinstance(made, list):
-        items = cast("list[object]", made)
-        if isinstance(given, set | frozenset):
-            return _in_order(items)
-        if isinstance(given, list | tuple) and len(items) == len(kept := list(cast("Iterable[object]", given))):
-            return [_like(item, before) for item, before in zip(items, kept, strict=True)]
-    if isinstance(made, dict) and isinstance(given, dict):
-        entries, others = cast("dict[str, object]", made), cast("dict[object, object]", given)
-        if len(entries) == len(others):
-            both = zip(entries.items(), others.values(), strict=True)
-            return {key: _like(item, before) for (key, item), before in both}
-    return cast("object", made)
+    def __call__(self, value: Any) -> Any:
+        made = convert(value, self)
+        kind = cast("type[object]", type(made))
+        if (serializer := getattr(cast("Any", type(value)), "__pydantic_serializer__", None)) is not None:
+            # It dumped its sets itself, as lists.
+            dump = getattr(value, "model_dump", partial(serializer.to_python, value))
+            return self._like(made, dump(warnings=False))
+        return self._in_order(made) if kind is list and isinstance(value, set | frozenset) else made
 
+    def _like(self, made: Any, given: Any) -> Any:
+        """What a model dumped, with those lists in order that are of sets."""
+        if isinstance(made, list):
+            items = cast("list[object]", made)
+            if isinstance(given, set | frozenset):
+                return self._in_order(items)
+            if isinstance(given, list | tuple) and len(items) == len(kept := list(cast("Iterable[object]", given))):
+                return [self._like(item, before) for item, before in zip(items, kept, strict=True)]
+        if isinstance(made, dict) and isinstance(given, dict):
+            entries, others = cast("dict[str, object]", made), cast("dict[object, object]", given)
+            if len(entries) == len(others):
+                both = zip(entries.items(), others.values(), strict=True)
+                return {key: self._like(item, before) for (key, item), before in both}
+        return cast("object", made)
 
-def _in_order(items: list[Any]) -> list[Any]:
-    """By their JSON: the `repr` of a set within differs in each process, and that of some objects has an address."""
-    try:
-        texts = sorted(body_of({"": item}, _converted) for item in items)
-    except MessageError:
-        return items  # the message cannot be sent, which is said where the whole of it is encoded
-    return [exact_json(text)[""] for text in texts]
+    def _in_order(self, items: list[Any]) -> list[Any]:
+        """By their JSON: the `repr` of a set within differs in each process, and that of some objects has an address."""
+        if self._has_failed:
+            return items
+        if {*map(type, items)} in ({str}, {int}):
+            return sorted(items)  # in a twentieth of the time
+        try:
+            texts = sorted(body_of({"": item}, self) for item in items)
+        except MessageError:
+            # The message cannot be sent, which is said where the whole of it is encoded. Not once more for each set in a set.
+            self._has_failed = True
+            return items
+        return [exact_json(text)[""] for text in texts]
 
 
 def transform_digest(transform: Transform, name: str) -> str:

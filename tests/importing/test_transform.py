@@ -94,6 +94,16 @@ def test_sets_are_ordered_by_what_is_sent_for_their_items():
     assert made({"properties": {"in": items}})["properties"]["in"] == [{"number": number} for number in range(9)]
 
 
+def test_sets_in_sets_that_cannot_be_sent_are_looked_at_once():
+    """Each one twice would take years."""
+    for innermost in (object(), None):
+        nested = innermost
+        for _ in range(300):
+            nested = frozenset({nested, "b"})
+        with pytest.raises(Unreadable):
+            made({"properties": {"in": {nested}}})
+
+
 def test_what_is_json_already_stays_as_it_is():
     properties = {"n": 1, "list": [{"exact": Decimal("1.1")}, None, True, 2.5, "text"]}
     assert made({"properties": properties})["properties"] is properties
