@@ -11,6 +11,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingOf
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Final, cast
@@ -25,6 +26,8 @@ from ._values import Unreadable, as_boolean, exact_json, is_json
 Transform = Callable[[dict[str, Any]], Any]
 Build = Callable[[Any], list[dict[str, Any]]]
 
+# Of a traceback, within which the transform's line is looked for.
+_FRAMES: Final = 100
 # What Segment adds on arrival; sent again, it would contradict what Segment adds then.
 _OF_ARCHIVES: Final = frozenset(
     {
@@ -105,7 +108,9 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
         # An exit, such as a script's with code 0, would make the import seem complete; a cancellation is of a loop of the
         # transform's own.
         except (Exception, SystemExit, CancelledError) as error:
-            raise Unreadable("transform", f"The transform raised {type(error).__name__}{_place(error)}.") from error
+            raise Unreadable(
+                "transform", f"The transform raised {type(error).__name__}{_place(error, transform)}."
+            ) from error
         try:
             messages = [dict(each) for each in several]
         except (TypeError, ValueError):
@@ -117,12 +122,17 @@ def transformed(transform: Transform, columns: list[str] | None) -> Build:
     return build
 
 
-def _place(error: BaseException) -> str:
+def _place(error: BaseException, transform: Transform) -> str:
     """The line at which the transform's own file was; not the error's text, which might quote the row."""
-    lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)][1:]
+    # An exception that is raised again and again, as one of a module, has the frames of all times.
+    frames = islice(walk_tb(error.__traceback__), 1, _FRAMES)
+    lines = [(frame.f_code.co_filename, line) for frame, line in frames]
     if not lines:
         return ""
-    file = lines[0][0]
+    code = getattr(_function_of(transform), "__code__", None)
+    own = [line for line in lines if code is not None and line[0] == code.co_filename]
+    # What a decorator put around the function may be of another file.
+    file = (own or lines)[0][0]
     line = [line for name, line in lines if name == file][-1]
     return f" in line {line} of {Path(file).name}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from functools import partial
+from functools import partial, wraps
 from operator import attrgetter
 from uuid import UUID
 
@@ -295,6 +295,17 @@ def test_a_reject_says_where_the_transform_raised():
         with pytest.raises(Unreadable) as caught:
             transformed(transform, None)(row)
         assert str(caught.value) == f"The transform raised {error} in line {line} of test_transform.py."
+
+
+def test_a_reject_names_the_file_of_the_transform_and_not_that_of_its_decorator():
+    def bought(row):
+        return row["nothing"]
+
+    namespace = {"wraps": wraps}
+    text = "def decorated(function):\n    return wraps(function)(lambda row: function(row))"
+    exec(compile(text, "decorators.py", "exec"), namespace)  # a file of its own
+    with pytest.raises(Unreadable, match=r"of test_transform\.py\.$"):
+        transformed(namespace["decorated"](bought), None)({})
 
 
 def test_a_transform_without_lines_raises():
