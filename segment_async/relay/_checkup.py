@@ -70,9 +70,10 @@ def _of_other_keys(reader: StreamReader, lease: float) -> Iterator[str]:
             continue
         relays = map(info_of, () if isinstance(consumers, Exception) else consumers)
         if all(each[b"idle"] > 3_000 * lease for each in relays):
+            verb, them = ("waits", "it is") if waiting == 1 else ("wait", "they are")
             yield (
-                f"{waiting:,} messages of another write key wait in {other.decode()}, and no relay runs for it: if they "
-                "are of your hosts, start the relay with their SEGMENT_WRITE_KEY"
+                f"{_messages(waiting)} of another write key {verb} in {other.decode()}, and no relay runs for it: if "
+                f"{them} of your hosts, start the relay with their SEGMENT_WRITE_KEY"
             )
 
 

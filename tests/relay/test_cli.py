@@ -100,6 +100,9 @@ class TestRelay:
 
         asyncio.run(fill())
         assert "1 message waits and no relay runs" in run(relay, "check", server.url, code=1)
+        said = run(relay, "check", server.url, code=1, key="misspelt")
+        assert "1 message of another write key waits" in said
+        assert "if it is of your hosts" in said
         [stream] = [name for name in server.ask("KEYS", "*") if name.endswith(b":m")]
         server.ask("XGROUP", "CREATE", stream, "relays", "0")
         server.ask("XREADGROUP", "GROUP", "relays", "gone", "STREAMS", stream, ">")
