@@ -130,7 +130,7 @@ def sample(rate: float, *, events: Iterable[str] | None = None) -> Step:
     Raises:
         ValueError: `rate` is not between 0 and 1, or `events` is a single name.
     """
-    if isinstance(rate, (bool, str)) or rate is None or not 0 <= rate <= 1:
+    if isinstance(rate, (bool, str, type(None))) or not 0 <= rate <= 1:
         raise ValueError("rate must be a number from 0.0 to 1.0")
     if isinstance(events, str):
         # It would be taken for a list of its characters.
