@@ -419,6 +419,9 @@ class TestWithASpool:
             statuses: Mapping[str, Status] = {outcome.message_id: outcome.status for outcome in outcomes}
             assert statuses.pop("unstored") is Status.DROPPED
             assert set(statuses.values()) == {Status.KEPT}
+            # The spool has the last one, and had not answered.
+            unstored = outcomes.pop()
+            assert (unstored.attempts, unstored.possibly_delivered) == (0, True)
             assert {(outcome.attempts, outcome.possibly_delivered) for outcome in outcomes} == {(0, False), (1, True)}
             counters = pipeline.statistics()
             check_counters(counters)
