@@ -208,29 +208,27 @@ class SpoolAnswers:
     def _keep(self, delivery: Delivery, answer: Answer, size: int) -> None:
         """The message is stored: it is ready to be sent, or on disk only."""
         queue = self._queue
+        stored_as((delivery,), _read_answer(answer)[1:])
         if not isinstance(answer, SpoolUnavailable) and answer.held:
-            stored_as((delivery,), (answer.key or 0,))
             if not queue.ready or queue.ready[-1] is not delivery:
                 queue.ready.append(delivery)
             return
         earlier = self.known.get(delivery.message_id, delivery)
         # One that was dropped may have been stored after all. Any other outcome is recorded: then this one made room.
         if earlier is not delivery and (earlier.outcome is None or earlier.outcome.status is Status.DROPPED):
-            is_stored = not bodies_of((earlier,))[0]
-            self._lose_earlier(delivery, is_certain=earlier.outcome is None and is_stored)
+            self._lose_earlier(delivery, is_pending=earlier.outcome is None)
         self.known[delivery.message_id] = delivery
         forget_bodies((delivery,))
         queue.accounts.unload(1, size)
 
-    def _lose_earlier(self, delivery: Delivery, *, is_certain: bool) -> None:
+    def _lose_earlier(self, delivery: Delivery, *, is_pending: bool) -> None:
         """A message was stored with the id of an earlier one, so that the spool has dropped the earlier one to make room for
-        this group: find it among those that were dropped, and lose it.
-
-        `is_certain`: the earlier one was stored. Otherwise a dropped message with this id and body may be this one itself.
+        this group: find it among those that were dropped, and lose it. `is_pending`: it has no outcome yet.
         """
-        body = None if is_certain else bodies_of((delivery,))[0]
+        key = keys_of((delivery,))[0]
         for index, dropped in enumerate(self._dropped):
-            if dropped.message_id == delivery.message_id and dropped.body != body:
+            is_other = is_pending if dropped.key is None else dropped.key != key
+            if dropped.message_id == delivery.message_id and is_other:
                 self.lose(dropped)
                 del self._dropped[index]
                 return
@@ -265,6 +263,7 @@ class SpoolAnswers:
                 place_all((delivery,), batch.record, batch.offset + batch.keys.index(key))
                 return
         forget_bodies((delivery,))
+        stored_as((delivery,), (key,))
         self.known[delivery.message_id] = delivery
 
     def _known_pending(self, delivery: Delivery, key: int) -> Delivery | None:
@@ -294,17 +293,10 @@ class SpoolAnswers:
         """Whether the spool gave this message up, or it has ended; else it is a later one with the same id."""
         if delivery.outcome is not None:
             return True
-        [body], [key] = bodies_of((delivery,)), keys_of((delivery,))
-        # An exception may have come before the JSON of what is on disk only was forgotten.
-        is_on_disk = not body or (key != 0 and body == dropped.body and not self._is_ready(delivery))
-        return is_on_disk and is_in_no_batch(delivery, self._queue.queued)
-
-    def _is_ready(self, delivery: Delivery) -> bool:
-        """Whether the message waits in memory to be sent, or is in a batch that it does not know yet."""
-        queue, opened = self._queue, self._queue.backlog.open
-        in_batches = [opened.deliveries if opened is not None else ()]
-        in_batches += [batch.unplaced or () for batch in (*queue.backlog.waiting, *queue.backlog.in_flight)]
-        return any(delivery in some for some in (queue.ready, *in_batches))
+        if dropped.key is not None:
+            return keys_of((delivery,)) == [dropped.key]
+        # The spool does not say: then one that is on disk only.
+        return bodies_of((delivery,)) == [b""] and is_in_no_batch(delivery, self._queue.queued)
 
     def report_lost(self) -> None:
         """Report the messages that the spool gave up. Without the lock, as reports may be logged."""

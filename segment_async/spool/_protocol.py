@@ -71,12 +71,14 @@ class DroppedMessage(NamedTuple):
     """A message that the spool itself gave up while no process held it; the spool has counted it as dropped.
 
     `reason` is ``queue_full`` (made room for a newer one), ``too_old``, ``purged`` or ``damaged`` (lost on disk).
-    `body` is empty for the last two, and so is `message_id` for the last: they are not known any more.
+    `body` is empty for the last two, and so is `message_id` for the last: they are not known any more. `key` is the one
+    that its append was answered with; `None`: not known.
     """
 
     message_id: str
     body: bytes
     reason: str
+    key: int | None = None
 
     def __repr__(self) -> str:
         return without_body(self)

@@ -267,7 +267,7 @@ class Shard:
         oldest = self.database.clock.now() - self.options.max_age * 1000
         old = sum(1 for _ in itertools.takewhile(lambda row: row.accepted_at < oldest, rows))
         if old:
-            self.dropped += [DroppedMessage(each.message_id, each.body, "too_old") for each in messages[:old]]
+            self.dropped += [DroppedMessage(each.message_id, each.body, "too_old", each.key) for each in messages[:old]]
             # Whatever stands in the way, the next transaction takes the note, and the rest is read.
             with contextlib.suppress(Exception):
                 self.commit([Note([row.position for row in rows[:old]], _TOO_OLD)], (), may_hold=False)
@@ -330,8 +330,8 @@ class Shard:
         gone = [position for position in self.held if position not in there]
         if known is not None:
             # What is held is on its way, and its holder says how it ends.
-            unheld = [mid for position, mid in purged.items() if position not in self.held]
-            self.dropped += [DroppedMessage(message_id.decode(), b"", "purged") for message_id in unheld]
+            unheld = [each for each in purged.items() if each[0] not in self.held]
+            self.dropped += [DroppedMessage(mid.decode(), b"", "purged", key_of(self.slot, p)) for p, mid in unheld]
             lost = counters.reasons.get("damaged", 0) - known.reasons.get("damaged", 0)
             self.dropped += itertools.repeat(_DAMAGED, lost - sum(position not in purged for position in gone))
             # They failed once, and have new positions.
@@ -459,7 +459,8 @@ class _Change:
             count, size = tables.remove_messages(connection, [row.position for row in rows])
             self.counters = self.counters.settled(count, size, _MADE_ROOM)
             for row in rows:
-                self.dropped[row.position] = DroppedMessage(row.message_id.decode(), row.body, "queue_full")
+                key = key_of(self.shard.slot, row.position)
+                self.dropped[row.position] = DroppedMessage(row.message_id.decode(), row.body, "queue_full", key)
 
     # -- notes
 
@@ -623,7 +624,7 @@ class Writer:
             shard = shards.get(slot_of(message.key))
             # An adopted shard is closed once it is empty.
             if shard is None or not shard.release(position_of(message.key)):
-                self._dropped.append(DroppedMessage(message.message_id, b"", "purged"))
+                self._dropped.append(DroppedMessage(message.message_id, b"", "purged", message.key))
 
     # -- which shards
 

@@ -102,7 +102,12 @@ def test_a_message_that_made_room_within_its_own_group_ends_although_its_id_was_
     run(main())
 
 
-def test_a_message_that_made_room_within_its_own_group_ends_although_one_with_its_id_was_dropped_before() -> None:
+@pytest.mark.parametrize("key", [2, None])
+def test_a_message_that_made_room_within_its_own_group_ends_although_one_with_its_id_was_dropped_before(
+    key: int | None,
+) -> None:
+    """Its key says which of them it is; a spool may not say it."""
+
     async def main() -> None:
         spool = SlowSpool()
         async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
@@ -113,7 +118,7 @@ def test_a_message_that_made_room_within_its_own_group_ends_although_one_with_it
             call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
             await asyncio.sleep(0.01)
             body = spool.groups[1][0][0].body
-            spool.groups[1][1](AppendResult([Appended("stored", 2)], [DroppedMessage("m0", body, "queue_full")]))
+            spool.groups[1][1](AppendResult([Appended("stored", 2)], [DroppedMessage("m0", body, "queue_full", key)]))
             second = await call
             assert first.outcome is not None
             assert second.outcome is not None
@@ -122,8 +127,9 @@ def test_a_message_that_made_room_within_its_own_group_ends_although_one_with_it
     run(main())
 
 
+@pytest.mark.parametrize("key", [99, None])
 @pytest.mark.parametrize("place", ["not stored", "held", "in flight"])
-def test_a_message_in_memory_is_not_the_one_with_its_id_that_the_spool_gave_up(place: str) -> None:
+def test_a_message_in_memory_is_not_the_one_with_its_id_that_the_spool_gave_up(place: str, key: int | None) -> None:
     """An earlier process left that one, or the application did not keep its delivery."""
 
     async def main() -> None:
@@ -132,7 +138,7 @@ def test_a_message_in_memory_is_not_the_one_with_its_id_that_the_spool_gave_up(p
             other = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m0"))
             await asyncio.sleep(0.01)
             delivery = client.enqueue_nowait(messages.track("user-1", "Order Completed", message_id="m1"))
-            dropped = [DroppedMessage("m1", b"{}", "queue_full")]
+            dropped = [DroppedMessage("m1", b"{}", "queue_full", key)]
             if place == "not stored":
                 spool.groups[0][1](AppendResult([Appended("stored", 1, held=True)], dropped))
                 await asyncio.sleep(0.01)
@@ -155,8 +161,11 @@ def test_a_message_in_memory_is_not_the_one_with_its_id_that_the_spool_gave_up(p
     run(main())
 
 
+@pytest.mark.parametrize("key", [99, None])
 @pytest.mark.parametrize("place", ["ready", "open batch"])
-def test_a_message_in_memory_is_not_one_with_its_id_and_json_that_the_spool_gave_up(place: str) -> None:
+def test_a_message_in_memory_is_not_one_with_its_id_and_json_that_the_spool_gave_up(
+    place: str, key: int | None
+) -> None:
     """The application has sent the same thing twice."""
 
     async def main() -> None:
@@ -174,7 +183,8 @@ def test_a_message_in_memory_is_not_one_with_its_id_and_json_that_the_spool_gave
             if place == "open batch":
                 queue.read(1_000)
             assert bool(queue.ready) == (place == "ready")
-            spool.windows.put_nowait(Window((), [DroppedMessage("m1", spool.groups[1][0][0].body, "too_old")]))
+            body = spool.groups[1][0][0].body
+            spool.windows.put_nowait(Window((), [DroppedMessage("m1", body, "too_old", key)]))
             await asyncio.sleep(0.01)
             assert [each.outcome for each in deliveries] == [None, None]
             assert [(await each).status for each in deliveries] == [Status.DELIVERED] * 2

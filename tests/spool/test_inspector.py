@@ -265,13 +265,13 @@ def test_a_running_process_hears_of_what_was_erased(path):
     async def part(spool):
         await append_one(spool, "1", message("1", userId="u1"))
         [held] = (await read(spool)).messages
-        await append_one(spool, "2", message("2", userId="u1", secret="gone"))
+        second = await append_one(spool, "2", message("2", userId="u1", secret="gone"))
         await append_one(spool, "3", message("3", userId="u2"))
         assert await asyncio.to_thread(visit, path, "print(inspector.purge('u1'))") == ["2"]
         window = await read(spool)
         assert [each.message_id for each in window.messages] == ["3"]
         # The first one is held, and may be on its way already.
-        assert window.dropped == [DroppedMessage("2", b"", "purged")]
+        assert window.dropped == [DroppedMessage("2", b"", "purged", second.key)]
         await spool.settle([held.key], DELIVERED)
         counts = spool.statistics()
         assert (counts.delivered, counts.dropped, counts.pending) == (0, 2, 1)

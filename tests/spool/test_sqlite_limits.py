@@ -71,13 +71,13 @@ def test_what_could_never_fit_drops_nothing(path):
 
 def test_the_oldest_that_are_not_held_make_room(path):
     async def part(spool):
-        await append(spool, *"abcd")
+        _, second, third, _ = await append(spool, *"abcd")
         assert await read_ids(spool, count=1) == ["a"]
         result = await call_append(spool, [("e", body_of("e") + b"x")], make_room=True)
         assert statuses(result.answers) == ["stored"]
         assert result.dropped == (
-            DroppedMessage("b", body_of("b"), "queue_full"),
-            DroppedMessage("c", body_of("c"), "queue_full"),
+            DroppedMessage("b", body_of("b"), "queue_full", second.key),
+            DroppedMessage("c", body_of("c"), "queue_full", third.key),
         )
         assert await read_ids(spool) == ["d", "e"]
         counts = spool.statistics()
@@ -127,12 +127,15 @@ def test_what_is_too_old_is_given_up_instead_of_read(path):
     clocks = {"clock": lambda: now[0], "monotonic": lambda: now[0]}
 
     async def part(spool):
-        await append(spool, "a", "b")
+        answers = await append(spool, "a", "b")
         now[0] += 50
         await append(spool, "c")
         now[0] += 51
         window = await read(spool)
-        assert window.dropped == [DroppedMessage(each, body_of(each), "too_old") for each in "ab"]
+        keys = [answer.key for answer in answers]
+        assert window.dropped == [
+            DroppedMessage(each, body_of(each), "too_old", key) for each, key in zip("ab", keys, strict=True)
+        ]
         assert [each.message_id for each in window.messages] == ["c"]
         counts = spool.statistics()
         assert (counts.dropped, counts.reasons, counts.pending, counts.unrecorded) == (2, {"too_old": 2}, 1, 0)

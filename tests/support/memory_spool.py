@@ -186,7 +186,7 @@ class SpoolStore:
             tried = oldest.attempts
             made_room = BatchResult(Status.DROPPED, "queue_full", attempts=tried, possibly_delivered=tried > 0)
             self.settle((oldest.key,), made_room)
-            dropped.append(DroppedMessage(oldest.message_id, oldest.body, "queue_full"))
+            dropped.append(DroppedMessage(oldest.message_id, oldest.body, "queue_full", oldest.key))
         self.accepted += 1
         row = Row(self.accepted, message_id, bytes(body), holder=holder)
         self.rows[row.key] = row
