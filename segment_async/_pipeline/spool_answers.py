@@ -86,6 +86,8 @@ class SpoolAnswers:
         self._dropped: deque[DroppedMessage] = deque()
         # What the spool gave up and was counted, to be reported without the lock.
         self._lost: deque[tuple[BatchResult, bytes]] = deque()
+        # By their keys: messages on disk only whose ids were stored again. So the spool has given them up, and will say so.
+        self._replaced: WeakValueDictionary[int, Delivery] = WeakValueDictionary()
         # Keys whose hold ended, the last ones: other processes have these messages.
         self._elsewhere: deque[int] = deque(maxlen=10_000)
 
@@ -162,7 +164,8 @@ class SpoolAnswers:
             settle_together(leaving, queue.queued.host, _HANDED_OVER)
         else:
             stored_as(group, keys)
-            self.known.update((delivery.message_id, delivery) for delivery in leaving)
+            for delivery in leaving:
+                self._know(delivery)
         self._calls.note_all(group, answers)
         move(group[:held], queue.appending, queue.ready)
         moves = starmap(queue.appending.popleft, repeat((), len(leaving)))
@@ -217,9 +220,16 @@ class SpoolAnswers:
         # One that was dropped may have been stored after all. Any other outcome is recorded: then this one made room.
         if earlier is not delivery and (earlier.outcome is None or earlier.outcome.status is Status.DROPPED):
             self._lose_earlier(delivery, is_pending=earlier.outcome is None)
-        self.known[delivery.message_id] = delivery
+        self._know(delivery)
         forget_bodies((delivery,))
         queue.accounts.unload(1, size)
+
+    def _know(self, delivery: Delivery) -> None:
+        """The message is on disk only."""
+        earlier = self.known.get(delivery.message_id)
+        if earlier is not None and earlier is not delivery and earlier.outcome is None:
+            self._replaced[keys_of((earlier,))[0]] = earlier
+        self.known[delivery.message_id] = delivery
 
     def _lose_earlier(self, delivery: Delivery, *, is_pending: bool) -> None:
         """A message was stored with the id of an earlier one, so that the spool has dropped the earlier one to make room for
@@ -276,12 +286,14 @@ class SpoolAnswers:
     def lose(self, dropped: DroppedMessage) -> None:
         """The spool itself gave a message up; the lock is held, and `report_lost` follows without it."""
         queue, result = self._queue, BatchResult(Status.DROPPED, dropped.reason)
-        delivery = self.known.get(dropped.message_id)
+        known = self.known.get(dropped.message_id)
+        delivery = known if dropped.key is None else self._replaced.get(dropped.key, known)
         if delivery is not None and self._is_given_up(delivery, dropped):
             if delivery.outcome is None:
                 # Else it was dropped as the spool did not answer, and was stored after all.
                 settle_alone(delivery, queue.queued.host, result)
-            self.known.pop(dropped.message_id, None)
+            if delivery is known:
+                self.known.pop(dropped.message_id, None)
             queue.queued.moved.notify()
         if dropped.body:
             self._lost.append((result, dropped.body))

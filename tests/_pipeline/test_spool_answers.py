@@ -195,6 +195,35 @@ def test_a_message_in_memory_is_not_one_with_its_id_and_json_that_the_spool_gave
     run(main())
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_message_on_disk_is_not_the_one_with_its_id_that_the_spool_gave_up_before(is_kept: bool) -> None:
+    """The spool says so after it has stored the later one: as what an operator erased is noticed with the next change."""
+
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            deliveries: list[Delivery] = []
+            for number in range(2):
+                call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+                await asyncio.sleep(0.01)
+                spool.answer(number)
+                deliveries.append(await call)
+                if not is_kept:
+                    deliveries = deliveries[-1:]
+                del call
+            spool.windows.put_nowait(Window((), [DroppedMessage("m0", b"", "purged", 1)]))
+            await asyncio.sleep(0.01)
+            assert deliveries[-1].outcome is None
+            if is_kept:
+                assert deliveries[0].outcome is not None
+                assert deliveries[0].outcome.reason == "purged"
+            spool.windows.put_nowait(Window([StoredMessage(2, "m0", spool.groups[1][0][0].body)]))
+            assert (await deliveries[-1]).status is Status.DELIVERED
+            assert client.statistics().dropped == 1
+
+    run(main())
+
+
 def test_a_known_message_does_not_end_as_a_later_one_that_waits_to_be_stored() -> None:
     async def main() -> None:
         spool = SlowSpool()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from segment_async.spool import BatchResult, DroppedMessage, NewMessage, SQLiteSpool, Status, _database
+from segment_async.spool import BatchResult, DroppedMessage, NewMessage, SpoolInspector, SQLiteSpool, Status, _database
 
 from .contract import (
     DELIVERED,
@@ -84,6 +84,27 @@ def test_the_oldest_that_are_not_held_make_room(path):
         assert (counts.accepted, counts.dropped, counts.reasons) == (5, 2, {"queue_full": 2})
 
     run(path, part, max_bytes=4 * SIZE)
+
+
+@pytest.mark.parametrize("reason", ["queue_full", "too_old", "purged"])
+def test_what_is_given_up_is_told_from_a_later_message_with_its_id(path, reason):
+    now = [1_000_000.0]
+
+    async def part(spool):
+        body = b'{"messageId":"a","userId":"u1"}'
+        [first] = (await call_append(spool, [("a", body)])).answers
+        if reason == "queue_full":
+            [dropped] = (await call_append(spool, [("b", body)], make_room=True)).dropped
+        elif reason == "too_old":
+            now[0] += 101
+            [dropped] = (await read(spool)).dropped
+        else:
+            assert SpoolInspector(path).purge("u1") == 1
+            await call_append(spool, [("a", body)])
+            [dropped] = (await read(spool)).dropped
+        assert (dropped.message_id, dropped.reason, dropped.key) == ("a", reason, first.key)
+
+    run(path, part, max_bytes=40, max_age=100, clock=lambda: now[0], monotonic=lambda: now[0])
 
 
 def test_room_is_made_from_what_was_never_read_too(path):
