@@ -275,16 +275,25 @@ class Shard:
 
     def _next(self, connection: sqlite3.Connection, max_count: int, max_bytes: int) -> list[Head]:
         heads: list[Head] = []
-        size = 0
-        for head in itertools.islice(self.unheld(connection), max_count) if self.unread else ():
+        size, kept = 0, self._kept_by_callers
+        unheld = (head for head in self.unheld(connection) if head.position not in kept)
+        for head in itertools.islice(unheld, max_count) if self.unread else ():
             size += head.size
             if heads and size > max_bytes:
                 return heads
             heads.append(head)
-        if self.unread and not heads:
+        if self.unread and not heads and not kept:
             # A page that is out of order may hide messages from a search for the next one.
             raise Damaged(f"{self.counters.pending} messages are pending, {len(self.held)} can be read")
         return heads
+
+    @property
+    def _kept_by_callers(self) -> set[int]:
+        """Where messages may be that were refused, and that their callers append again: read as well, they would come twice."""
+        if not self.options.callers_keep:
+            return set()
+        stored = [part for doubt in self.doubts for part in doubt.stored]
+        return {position for first, messages in stored for position in range(first, first + len(messages))}
 
     def unheld(self, connection: sqlite3.Connection) -> Iterator[Head]:
         """The messages that this process does not hold, oldest first."""

@@ -6,7 +6,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from segment_async.spool import BatchResult, SpoolInspector, SpoolUnavailable, SQLiteSpool, Status, Window, _writer
+from segment_async.spool import (
+    BatchResult,
+    SpoolInspector,
+    SpoolUnavailable,
+    SQLiteSpool,
+    Status,
+    TryLater,
+    Window,
+    _writer,
+)
 from segment_async.spool import _tables as tables
 from segment_async.spool._database import Options
 from segment_async.spool._files import base_path
@@ -261,6 +270,20 @@ def test_a_refused_append_that_turns_up_and_is_on_its_way_counts_as_accepted(wri
     writer.commit([Note([each.key for each in messages], BatchResult(Status.DELIVERED))])
     counts = writer.look()()
     assert (counts.accepted, counts.delivered, counts.pending) == (2, 2, 0)
+
+
+def test_a_refused_append_that_turns_up_is_not_read_if_its_caller_keeps_it(path, stores_and_fails):
+    """It is appended again: read as well, it would be sent twice."""
+    writer = Writer(base_path(path), Options(callers_keep=True))
+    append(writer, "a")
+    with stores_and_fails():
+        assert isinstance(append(writer, "b"), TryLater)
+    assert ids(writer) == ["a"]
+    assert writer.read(100, 1_000_000) is None
+    assert statuses(append(writer, "b")) == ["stored"]
+    assert ids(writer) == ["b"]
+    check(writer, 2)
+    writer.close()
 
 
 def test_what_made_room_for_a_message_of_two_failed_commits_is_reported_once(path, monkeypatch):
