@@ -31,7 +31,10 @@ class _Commands(click.Group):
         """Ends a command that Ctrl-C interrupts with 130: click would end it with 1, which is a result, such as rejects."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort) as error:
+            # At a question, click makes an `Abort` of it, as of an end of the input and of "no".
+            if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
+                raise
             with suppress(OSError):
                 click.echo("Interrupted.", err=True)
             ctx.exit(_INTERRUPTED)

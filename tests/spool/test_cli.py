@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,18 @@ def test_retry_puts_some_back_in_line(path):
     assert run("retry", path, "--reason", "refused") == "1 message put back\n"
     assert run("retry", path, "--all") == "0 messages put back\nthere are no dead letters\n"
     assert "say which" in run("retry", path, code=2)
+
+
+def test_ctrl_c_at_a_question_is_no_answer(path):
+    fill(path, pending=[message("a")])
+    command = [sys.executable, "-m", "segment_async", "spool", "purge", str(path), "--user", "u1"]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **streams) as process:
+        assert process.stdout.read(5) == b"Erase"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[1].strip() == b"Interrupted."
+    assert process.returncode == 130
+    assert run("export", path).count("\n") == 1
 
 
 def test_purge_asks_first(path):
