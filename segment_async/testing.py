@@ -16,7 +16,6 @@ import warnings
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +23,7 @@ import orjson
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from . import Client, Response, messages
+from ._hooks import returns_coroutine
 from ._matching import (
     ID,
     MessageDict,
@@ -62,7 +62,7 @@ class RecordingTransport:
     """
 
     def __init__(self, answer: Callable[[BatchDict], Response] | None = None) -> None:
-        if answer is not None and (not callable(answer) or iscoroutinefunction(answer)):
+        if answer is not None and (not callable(answer) or returns_coroutine(answer)):
             raise ValueError("answer must be a plain function, such as lambda batch: Response(503)")
         self.batches: list[BatchDict] = []
         self._answer = answer

@@ -59,7 +59,12 @@ async def refuse(_: object) -> Response:
     return Response(503)
 
 
-@pytest.mark.parametrize("answer", [Response(503), 503, refuse])
+class Refusal:
+    async def __call__(self, _: object) -> Response:
+        return Response(503)
+
+
+@pytest.mark.parametrize("answer", [Response(503), 503, refuse, Refusal()])
 def test_what_responds_is_a_plain_function(answer: Any) -> None:
     with pytest.raises(ValueError, match="answer must be a plain function"):
         RecordingTransport(answer)
