@@ -6,6 +6,7 @@ here, or up to 1 MiB of standard input if its header is longer; records are the 
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import hashlib
@@ -15,7 +16,8 @@ import stat
 import sys
 import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -340,25 +342,27 @@ def _remote(address: str, written: Collection[str]) -> list[tuple[str, _Make]]:
         names = [str(system.unstrip_protocol(each)) for each in paths]
     except ImportUsageError:
         raise
-    except (OSError, ValueError, ImportError) as error:
-        raise ImportUsageError(f"source {address}: cannot be opened: {error}") from error
+    except Exception as error:
+        # The package for a scheme has errors of its own, such as of missing credentials.
+        raise ImportUsageError(f"source {address}: cannot be opened: {_text_of(error)}") from error
     if not paths:
         raise ImportUsageError(f"source {address}: no file matches")
 
     def maker(name: str, path: str) -> _Make:
         def make(file_format: str | None) -> Source:
             def open_it() -> BinaryIO:
-                opened = system.open(path, "rb")
+                with _as_os_error():
+                    opened = system.open(path, "rb")
                 # Those of S3, GCS and HTTP read no line up to a number of bytes.
                 is_plain = not isinstance(opened, cast("Any", fsspec).spec.AbstractBufferedFile)
-                return cast("BinaryIO", opened if is_plain else io.BufferedReader(opened, _BUFFER))
+                return cast("BinaryIO", opened if is_plain else io.BufferedReader(_Blocks(opened), _BUFFER))
 
             try:
                 size = system.info(path).get("size")
                 with open_it() as file:
                     head = file.read(HEAD_BYTES)
-            except OSError as error:
-                raise ImportUsageError(f"source {name}: cannot be read: {error}") from error
+            except Exception as error:
+                raise ImportUsageError(f"source {name}: cannot be read: {_text_of(error)}") from error
             return _source(name, head, size, None, None, open_it, file_format)
 
         return make
@@ -387,6 +391,54 @@ def _remote_paths(system: Any, path: str, written: Collection[str], *, is_local:
     # The path of a root may be empty, while those in it begin with a slash.
     inside = [each for each in system.find(path) if not _is_hidden(Path(each.removeprefix(path)))]
     return sorted(each for each in inside if not _is_ours(Path(each), written))
+
+
+def _text_of(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+@contextmanager
+def _as_os_error() -> Generator[None, None, None]:
+    """Raises:
+    OSError: the package for a scheme raised an error of its own, which would end the import without a state to resume at.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Without a number, pyarrow's own would be alike, of a damaged file.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise OSError(errno.EIO, _text_of(error)) from error
+
+
+class _Blocks(io.RawIOBase):
+    """A file of fsspec that is read in blocks."""
+
+    def __init__(self, opened: Any) -> None:
+        self._opened = opened
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._opened.seekable())
+
+    def tell(self) -> int:
+        return int(self._opened.tell())
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with _as_os_error():
+            self._opened.seek(offset, whence)
+        return self.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        with _as_os_error():
+            return int(self._opened.readinto(buffer))
+
+    def close(self) -> None:
+        if not self.closed:
+            self._opened.close()
+        super().close()
 
 
 class _Prefixed(io.RawIOBase):

@@ -17,7 +17,7 @@ from segment_async.importing import ImportUsageError, parse_mapping
 from segment_async.importing._reading import sample_size
 from segment_async.importing._sources import find
 
-from .support import RecordingSegment, imported, orders, write_csv
+from .support import MAPPING, RecordingSegment, imported, orders, write_csv
 
 MESSAGE = '{"type":"track","userId":"u1","event":"A","messageId":"m1","sentAt":"2024-01-01T00:00:00Z","timestamp":"2024-01-01"}'
 
@@ -231,6 +231,51 @@ def test_files_of_fsspec_that_are_read_in_blocks(tmp_path, monkeypatch, name):
     report, segment = imported(f"bucket://{name}", state=tmp_path / "state.json", rejects=tmp_path / "rejects.jsonl")
     assert [message["userId"] for message in segment.messages] == ["u1", "u2"]
     assert report.exit_code == 0
+
+
+class NoCredentials(Exception):
+    """As the packages of S3 and HTTP have their own."""
+
+
+class Lost(Blocks):
+    def _fetch_range(self, start, end):
+        if start:
+            raise NoCredentials("the connection was lost")
+        return super()._fetch_range(start, end)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_an_import_can_be_resumed_after_any_error_of_a_file_system(tmp_path, monkeypatch, name):
+    rows = write_csv(
+        tmp_path / "rows.csv", [(f"u{number}", "2024-01-01", os.urandom(20).hex()) for number in range(20_000)]
+    )
+    stored = rows.read_bytes().replace(b"total", b"text")
+    fsspec.register_implementation("bucket", Bucket, clobber=True)
+    monkeypatch.setattr(Bucket, "contents", gzip.compress(stored) if name.endswith("gz") else stored)
+    given = {"state": tmp_path / "state.json", "rejects": tmp_path / "rejects.jsonl", "segment": RecordingSegment()}
+    given["mapping"] = parse_mapping(MAPPING.replace("total", "text").replace(', as = "number"', ""))
+
+    def opened(self, path, mode="rb", **options):
+        return Lost(self, path, mode, block_size=70_000, cache_type="readahead", size=len(self.contents))
+
+    with monkeypatch.context() as lost:
+        lost.setattr(Bucket, "_open", opened)
+        report, _ = imported(f"bucket://{name}", **given)
+    assert report.exit_code == 75
+    assert "the connection was lost; run the same command again to resume" in report.problem
+    report, segment = imported(f"bucket://{name}", **given)
+    assert report.exit_code == 0
+    assert {message["userId"] for message in segment.messages} == {f"u{number}" for number in range(20_000)}
+
+
+def test_a_file_system_that_cannot_be_used_is_named(monkeypatch):
+    def refused(self, path, **options):
+        raise NoCredentials("unable to locate credentials")
+
+    fsspec.register_implementation("bucket", Bucket, clobber=True)
+    monkeypatch.setattr(Bucket, "isdir", refused)
+    with pytest.raises(ImportUsageError, match="cannot be opened: unable to locate credentials"):
+        find(["bucket://a.csv"])
 
 
 @pytest.mark.parametrize("address", ["memory://beside", "memory://beside/*"])
