@@ -139,7 +139,7 @@ def dry_run(options: ImportOptions, *, on_progress: Callable[[int], object] | No
         OSError: a source cannot be read.
     """
     options.check()
-    sources = find(list(map(str, options.sources)), options.format, options.stdin, options.files_written())
+    sources = find(options.arguments(), options.format, options.stdin, options.files_written())
     for source in sources:
         check_columns(source, options.mapping, options.id_columns, transformed=options.transform is not None)
     preparer = preparer_of(options, fingerprint_of(options.write_key))

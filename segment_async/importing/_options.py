@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field
 from datetime import datetime
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast
 
@@ -232,6 +232,11 @@ class ImportOptions:
     def transform_digest(self) -> str:
         """Changes with the transform; empty without one."""
         return transform_digest(self.transform, self.transform_name) if self.transform is not None else ""
+
+    def arguments(self) -> list[str]:
+        """The sources as text."""
+        # The text of a path of another class, such as an entry of `os.scandir`, is not its path.
+        return [str(fspath(each) if isinstance(each, PathLike) else each) for each in self.sources]
 
     def state_path(self, sources: Sequence[Source]) -> Path:
         """Beside a single source; else in the folder that the import runs in."""

@@ -69,9 +69,7 @@ class Importer:
         options = self._options
         if not options.write_key.strip():
             raise ImportUsageError("no write key: set SEGMENT_WRITE_KEY, or use --write-key-file")
-        self._sources: list[Source] = find(
-            list(map(str, options.sources)), options.format, options.stdin, options.files_written()
-        )
+        self._sources: list[Source] = find(options.arguments(), options.format, options.stdin, options.files_written())
         for source in self._sources:
             check_columns(source, options.mapping, options.id_columns, transformed=options.transform is not None)
         self._transport, address = self._connected()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from segment_async.importing import ImportUsageError, parse_mapping
+from segment_async.importing import ImportOptions, ImportUsageError, dry_run, parse_mapping
 from segment_async.importing._reading import sample_size
 from segment_async.importing._sources import find
 
@@ -24,6 +24,13 @@ MESSAGE = '{"type":"track","userId":"u1","event":"A","messageId":"m1","sentAt":"
 
 def names(*arguments):
     return [(source.name.rpartition("/")[2], source.format) for source in find(map(str, arguments))]
+
+
+def test_a_source_may_be_any_path(tmp_path):
+    write_csv(tmp_path / "a.csv", orders(1))
+    given = {"write_key": "KEY", "mapping": parse_mapping(MAPPING)}
+    with os.scandir(tmp_path) as entries:
+        assert dry_run(ImportOptions(sources=[*entries], **given)).counts.records == 1
 
 
 def test_files_directories_and_globs_in_name_order(tmp_path):
