@@ -235,7 +235,7 @@ def _conclude(result: DryRun, options: ImportOptions, seen: list[str]) -> None:
         result.seconds = math.ceil(result.counts.messages / options.rate)
     if options.mapping is not None:
         used = {column.split(".")[0] for column in options.mapping.columns} | options.mapping.columns
-        result.unmapped = [] if options.mapping.has_rest else [column for column in seen if column not in used]
+        result.unmapped = [] if options.mapping.takes_rest else [column for column in seen if column not in used]
         result.unseen = sorted(
             column for column in options.mapping.columns if column not in seen and column.split(".")[0] not in seen
         )

@@ -65,7 +65,6 @@ class Mapping:
         keeps_id: the mapping takes the messageId from a column, as it is.
         takes_rest: it also takes the columns that it does not name.
         has_integrations: the mapping says of each message where it goes.
-        has_rest: a message takes all columns that the mapping does not name.
         choices: for each message of a row, the entries of its ``integrations`` that come from columns, so that each
             record says them itself.
     """
@@ -82,7 +81,6 @@ class Mapping:
         self.keeps_id = any("messageId" in template.fields for template in templates)
         self.takes_rest = any(template.rest is not None for template in templates)
         self.has_integrations = all("integrations" in template.fields for template in templates)
-        self.has_rest = any(template.rest is not None for template in templates)
         self.choices = [_choices_of(template) for template in templates]
 
     @property

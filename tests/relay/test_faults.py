@@ -1013,7 +1013,7 @@ class TestOptions:
     def test_a_database_that_is_no_number(self, path: str) -> None:
         """The library would use database 0, or one of a number that is not there."""
         for made in (RedisSpool, lambda url: RelayInspector(url, "key")):
-            with pytest.raises(ValueError, match="a number as its database"):
+            with pytest.raises(ValueError, match="a number as the database"):
                 made(f"redis://localhost/{path}")
 
     @pytest.mark.parametrize("path", ["", "/", "/3", "/3/", "//3", "?db=3", "/abc?db=3"])
