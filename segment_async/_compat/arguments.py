@@ -115,7 +115,7 @@ def named_as_there(error: ValueError) -> ValueError:
 
 def check_types(host: object, proxies: object, log_handler: object) -> None:
     """Raises:
-    ValueError: one of these options is of a wrong type. Anything false is none, as for the official SDK.
+    ValueError: one of these options is of a wrong type. A host that is false is none, as for the official SDK.
     """
     if host and not isinstance(host, str):
         raise ValueError('host must be text, such as "https://api.segment.io"')
