@@ -217,9 +217,8 @@ class SpoolAnswers:
                 queue.ready.append(delivery)
             return
         earlier = self.known.get(delivery.message_id, delivery)
-        # One that was dropped may have been stored after all. Any other outcome is recorded: then this one made room.
-        if earlier is not delivery and (earlier.outcome is None or earlier.outcome.status is Status.DROPPED):
-            self._lose_earlier(delivery, is_pending=earlier.outcome is None)
+        if earlier is not delivery and earlier.outcome is None:
+            self._lose_earlier(earlier)
         self._know(delivery)
         forget_bodies((delivery,))
         queue.accounts.unload(1, size)
@@ -231,14 +230,12 @@ class SpoolAnswers:
             self._replaced[keys_of((earlier,))[0]] = earlier
         self.known[delivery.message_id] = delivery
 
-    def _lose_earlier(self, delivery: Delivery, *, is_pending: bool) -> None:
-        """A message was stored with the id of an earlier one, so that the spool has dropped the earlier one to make room for
-        this group: find it among those that were dropped, and lose it. `is_pending`: it has no outcome yet.
+    def _lose_earlier(self, earlier: Delivery) -> None:
+        """A message was stored with the id of this one, so that the spool has dropped this one to make room for the group. If
+        the spool gives no keys, only now it is known which of them was dropped.
         """
-        key = keys_of((delivery,))[0]
         for index, dropped in enumerate(self._dropped):
-            is_other = is_pending if dropped.key is None else dropped.key != key
-            if dropped.message_id == delivery.message_id and is_other:
+            if dropped.message_id == earlier.message_id and dropped.key is None:
                 self.lose(dropped)
                 del self._dropped[index]
                 return

@@ -55,6 +55,7 @@ MUST_BE_SEEN = (
     "small messages behind large ones in an outage",
     "an id came again",
     "an id came again after a failure",
+    "an id came again after it was dropped",
     "another process delivered",
     "another process gave back",
     "a crash",

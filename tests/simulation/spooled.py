@@ -7,6 +7,8 @@ settles without another call, across all processes.
 
 import asyncio
 from contextlib import suppress
+from itertools import islice
+from random import Random
 from typing import Any
 
 from segment_async import Client, RetryPolicy, Status, messages
@@ -40,6 +42,11 @@ class SpooledScenario(Scenario):
         self._calm_from = min(self._calm_from, 3_600.0)
         self._accounts = self._make_store()
         self._past: list[dict[str, Any]] = []
+        self._past_by_id: dict[str, dict[str, Any]] = {}
+        # Which ids come again, and how often; and whose deliveries the application keeps.
+        self._habits = Random(self._chance.random())
+        self._again_share = self._habits.choice((0.04, 0.9))
+        self._kept_share = self._habits.choice((1.0, 0.5))
         self._process_number = 0
         self._has_crashed = False
         return self._open()
@@ -73,8 +80,8 @@ class SpooledScenario(Scenario):
     # -- users
 
     def _next_message(self) -> dict[str, Any]:
-        if self._past and self._chance.random() < 0.04:
-            again = self._chance.choice(self._past)
+        if self._past and self._chance.random() < self._again_share:
+            again = self._again()
             ended = self._store.ended.get(again["message_id"], ())
             self.seen("an id came again", again["message_id"] in self._store.pending_ids)
             self.seen("an id came again after a failure", any(each.status is Status.FAILED for each in ended))
@@ -82,8 +89,24 @@ class SpooledScenario(Scenario):
             return again
         fields = super()._next_message()
         self._past.append(fields)
+        self._past_by_id[fields["message_id"]] = fields
         self._offer(fields)
         return fields
+
+    def _again(self) -> dict[str, Any]:
+        """A message that came before: any of them, one of the last, one that is the next to make room, or was dropped."""
+        habit, ended, pending = self._habits.random(), self._store.ended, self._store.pending_ids
+        if habit < 0.5:
+            return self._habits.choice(self._past[-20:])
+        if habit < 0.7 and (oldest := [*islice((each for each in self._past if each["message_id"] in pending), 3)]):
+            return self._habits.choice(oldest)
+        dropped = (each for each in reversed(ended) if ended[each][-1].status is Status.DROPPED)
+        # Not those of other processes, which this one has not been told of.
+        last = [*islice((each for each in dropped if each in self._past_by_id), 5)]
+        if habit < 0.9 and last:
+            self.seen("an id came again after it was dropped")
+            return self._past_by_id[self._habits.choice(last)]
+        return self._habits.choice(self._past)
 
     def _offer(self, fields: dict[str, Any]) -> None:
         self._accounts.offer(
@@ -101,7 +124,7 @@ class SpooledScenario(Scenario):
 
     def _note_accepted(self, delivery: Any, *, stored: bool) -> None:
         # What still runs after a crash stands for nothing: no process was told of it.
-        if not self._has_crashed:
+        if not self._has_crashed and (stored or self._habits.random() < self._kept_share):
             self._accounts.accept(delivery, stored=stored)
 
     def _enqueue(self) -> None:

@@ -135,10 +135,11 @@ class SpoolLedger:
 
     def _breaches_of(self, message_id: str, results: Sequence[BatchResult]) -> Iterable[str]:
         taken, arrived = self._taken[message_id], self._arrived[message_id]
+        times_stored = len(results) + (message_id in self._store.pending_ids)
         if len(results) > 1:
             # The id was stored again after it had ended.
             is_told = message_id in self._store.taken_over or any(result.possibly_delivered for result in results)
-            if taken > len(results) and not is_told:
+            if taken > times_stored and not is_told:
                 yield "received more often than stored, yet not possibly delivered"
         elif message_id not in self._store.taken_over and message_id not in self._store.pending_ids:
             yield from _breaches(Outcome(results[0].status, message_id, *results[0][1:]), taken, arrived)
