@@ -201,7 +201,7 @@ class SpoolAnswers:
         if status == "stored" and not self._hands_over:
             self._keep(delivery, answer, len(body))
         else:
-            result = self._end(delivery, status, key, len(body), was_arriving)
+            result = self._end(delivery, answer, len(body), was_arriving)
         if was_arriving:
             del self._calls.awaited[delivery]
             queue.accounts.arriving -= 1
@@ -240,14 +240,17 @@ class SpoolAnswers:
                 del self._dropped[index]
                 return
 
-    def _end(self, delivery: Delivery, status: str, key: int, size: int, was_arriving: bool) -> BatchResult | None:
+    def _end(self, delivery: Delivery, answer: Answer, size: int, was_arriving: bool) -> BatchResult | None:
         """The message ends here. Returns how it is counted; `None`: it is not accepted after all."""
         queue, result = self._queue, None
+        status, key = _read_answer(answer)
         is_known = status == "known"
         if status == "stored" or (is_known and not was_arriving):
             result = _HANDED_OVER
         elif not was_arriving:
-            result = BatchResult(Status.DROPPED, "queue_full" if status == "full" else "spool_unavailable")
+            reason = "queue_full" if status == "full" else "spool_unavailable"
+            may_be_stored = isinstance(answer, SpoolUnavailable) and answer.maybe_stored
+            result = BatchResult(Status.DROPPED, reason, possibly_delivered=may_be_stored)
         if is_known and not (self._hands_over or key in self._elsewhere):
             # Counted or not: its outcome is that of the first one.
             self._share(delivery, key)

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
-from segment_async import Client, Delivery, Outcome, Response, SpoolUnavailable, Status, messages
+from segment_async import Client, Delivery, DeliveryError, Outcome, Response, SpoolUnavailable, Status, messages
 from segment_async.spool._protocol import Appended, AppendResult, DroppedMessage, StoredMessage, Window
 from tests.support.scripted_transport import ScriptedTransport, Slow
 from tests.support.slow_spool import SlowSpool
@@ -259,6 +260,39 @@ def test_a_known_message_does_not_end_as_an_earlier_one_that_has_ended() -> None
             assert delivery.outcome is None
             spool.windows.put_nowait(Window([StoredMessage(7, "m0", b'{"messageId":"m0"}')]))
             assert (await delivery).status is Status.DELIVERED
+
+    run(main())
+
+
+@pytest.mark.parametrize("maybe_stored", [False, True])
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_message_that_the_spool_may_have_stored_although_it_refused_it_is_possibly_delivered(
+    *, maybe_stored: bool, is_cancelled: bool
+) -> None:
+    """What a failed commit has stored after all is read, and sent. Its call does not learn of the refusal any more."""
+    reported: list[bool] = []
+
+    def on_error(error: DeliveryError, messages: list[dict[str, Any]]) -> None:
+        reported.append(error.outcome.possibly_delivered)
+
+    async def main() -> None:
+        spool = SlowSpool()
+        refusal: Any = SpoolUnavailable("the disk refuses", maybe_stored=maybe_stored)
+        async with Client("key", spool=spool, transport=ScriptedTransport(), on_error=on_error) as client:
+            if is_cancelled:
+                call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                call.cancel()
+                await asyncio.wait([call])
+                spool.groups[0][1](refusal)
+            else:
+                delivery = client.nowait.track("user-1", "Order Completed", message_id="m0")
+                spool.groups[0][1](refusal)
+                dropped = Outcome(Status.DROPPED, "m0", "spool_unavailable", possibly_delivered=maybe_stored)
+                assert delivery.outcome == dropped
+            assert client.statistics().reasons == {"spool_unavailable": 1}
+        assert reported == [maybe_stored]
 
     run(main())
 
