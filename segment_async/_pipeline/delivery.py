@@ -177,9 +177,9 @@ def bodies_of(deliveries: Iterable[Delivery]) -> list[bytes]:
     return [delivery._body for delivery in deliveries]
 
 
-def waits_for_key(delivery: Delivery, key: int) -> bool:
-    """Whether the message waits to be stored: its JSON is here, and the spool has not given it this key."""
-    return bool(delivery._body) and delivery._key != key
+def is_called(delivery: Delivery, key: int) -> bool:
+    """Whether the spool calls the message so."""
+    return delivery._key == key
 
 
 def is_in_no_batch(delivery: Delivery, queued: QueuedRecord) -> bool:

@@ -27,6 +27,7 @@ from .delivery import (
     SharedRecord,
     bodies_of,
     forget_bodies,
+    is_called,
     is_in_no_batch,
     keys_of,
     move,
@@ -34,7 +35,6 @@ from .delivery import (
     settle_alone,
     settle_together,
     stored_as,
-    waits_for_key,
 )
 from .queue import Queue
 from .reports import Reports
@@ -86,7 +86,8 @@ class SpoolAnswers:
         self._dropped: deque[DroppedMessage] = deque()
         # What the spool gave up and was counted, to be reported without the lock.
         self._lost: deque[tuple[BatchResult, bytes]] = deque()
-        # By their keys: messages on disk only whose ids were stored again. So the spool has given them up, and will say so.
+        # By their keys: messages on disk only whose ids it has by other keys, too. So it has given them up, and will say so, or
+        # has a message of another process with the same id.
         self._replaced: WeakValueDictionary[int, Delivery] = WeakValueDictionary()
         # Keys whose hold ended, the last ones: other processes have these messages.
         self._elsewhere: deque[int] = deque(maxlen=10_000)
@@ -264,7 +265,7 @@ class SpoolAnswers:
         queue = self._queue
         opened = queue.backlog.open
         in_memory = [*queue.ready, *(opened.deliveries if opened is not None else ())]
-        first = next((one for one in in_memory if keys_of((one,))[0] == key), self._known_pending(delivery, key))
+        first = next((one for one in in_memory if keys_of((one,))[0] == key), self.on_disk(delivery.message_id, key))
         if first is not None and first is not delivery:
             place_all((delivery,), SharedRecord(queue.queued.host, first))
             return
@@ -274,14 +275,21 @@ class SpoolAnswers:
                 return
         forget_bodies((delivery,))
         stored_as((delivery,), (key,))
-        self.known[delivery.message_id] = delivery
+        self._know(delivery)
 
-    def _known_pending(self, delivery: Delivery, key: int) -> Delivery | None:
-        """The known message with the id of this one, if it is the one that the spool calls so."""
-        known = self.known.get(delivery.message_id)
-        # An earlier one has ended; a later one waits to be stored.
-        is_other = known is None or known.outcome is not None or waits_for_key(known, key)
-        return None if is_other else known
+    @property
+    def knows_any(self) -> bool:
+        """Whether `on_disk` may find a message."""
+        return bool(len(self.known) or len(self._replaced))
+
+    def on_disk(self, message_id: str, key: int) -> Delivery | None:
+        """The pending message that the spool calls so, as far as the application keeps its delivery.
+
+        Not another one with this id: an outcome is final, also of a message that was handed over and has come back; and one
+        may wait for the spool's answer, or have been given up, which the spool has not said yet.
+        """
+        found = (self.known.get(message_id), self._replaced.get(key))
+        return next((one for one in found if one is not None and one.outcome is None and is_called(one, key)), None)
 
     def lose(self, dropped: DroppedMessage) -> None:
         """The spool itself gave a message up; the lock is held, and `report_lost` follows without it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -26,9 +26,10 @@ from segment_async.spool._protocol import Spool, SpoolStatistics, StoredMessage,
 
 from .admission import EVICTED_SHARE, Admission
 from .clock import LoopClock
-from .delivery import Delivery, bodies_of, bring_back, forget_bodies, waits_for_key
+from .delivery import Delivery, bodies_of, bring_back, forget_bodies
 from .queue import Queue
 from .reports import Reports
+from .spool_answers import SpoolAnswers
 from .spool_heartbeat import Heartbeat
 from .spool_intake import SpoolIntake
 from .spool_recorder import Outcomes, SpoolRecorder, is_among
@@ -162,20 +163,18 @@ class SpoolFeed:
                 self.intake.answers.lose(window.dropped[self._lost])
                 self._lost += 1
             # A relay knows none. What becomes known meanwhile waits to be stored, and is none of these.
-            known: MutableMapping[str, Delivery] = self.intake.answers.known if len(self.intake.answers.known) else {}
+            answers = self.intake.answers if self.intake.answers.knows_any else None
             while self._loaded < len(window.messages) and not self.intake.answers.keeps:
-                self._load(window.messages[self._loaded], known)
+                self._load(window.messages[self._loaded], answers)
             self._window, self._loaded, self._lost = None, 0, 0
         self.intake.answers.report_lost()
         self.is_open = self.is_open or window.knows_all
         queue.notify()
 
-    def _load(self, message: StoredMessage, known: MutableMapping[str, Delivery]) -> None:
+    def _load(self, message: StoredMessage, answers: SpoolAnswers | None) -> None:
         queue = self._queue
-        delivery = known.get(message.message_id)
-        if delivery is None or delivery.outcome is not None or waits_for_key(delivery, message.key):
-            # An outcome is final, also of a message that was handed over and has come back; and another message with this
-            # id may wait for the spool's answer.
+        delivery = None if answers is None else answers.on_disk(message.message_id, message.key)
+        if delivery is None:
             delivery = Delivery(message.message_id, message.body, queue.queued, message.key)
         else:
             bring_back(delivery, message.body, message.key, queue.queued)
@@ -190,8 +189,8 @@ class SpoolFeed:
             self._loaded -= 1
             queue.accounts.unload(1, len(message.body))
             raise
-        if known.get(message.message_id) is delivery:
-            del known[message.message_id]
+        if answers is not None and answers.known.get(message.message_id) is delivery:
+            del answers.known[message.message_id]
 
     # -- out
 

@@ -225,6 +225,68 @@ def test_a_message_on_disk_is_not_the_one_with_its_id_that_the_spool_gave_up_bef
     run(main())
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_message_that_made_room_does_not_end_as_one_with_its_id_whose_commit_was_in_doubt(*, is_known: bool) -> None:
+    """The later one was refused, as its commit failed, and was stored after all; only then the spool says what made room."""
+
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+
+            async def track() -> asyncio.Task[Delivery]:
+                call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+                await asyncio.sleep(0.01)
+                return call
+
+            call = await track()
+            spool.answer(0)
+            earlier = await call
+            call = await track()
+            refusal: Any = SpoolUnavailable("the disk refuses", maybe_stored=True)
+            spool.groups[1][1](refusal)
+            with pytest.raises(SpoolUnavailable):
+                await call
+            later: Delivery | None = None
+            if is_known:
+                call = await track()
+                spool.groups[2][1](AppendResult([Appended("known", 2)]))
+                later = await call
+            spool.windows.put_nowait(Window([StoredMessage(2, "m0", b'{"messageId":"m0"}')]))
+            await asyncio.sleep(1)
+            assert client.statistics().delivered == 1
+            assert earlier.outcome is None
+            spool.windows.put_nowait(Window((), [DroppedMessage("m0", b"", "queue_full", 1)]))
+            assert (await earlier).reason == "queue_full"
+            assert later is None or (await later).status is Status.DELIVERED
+
+    run(main())
+
+
+def test_two_messages_on_disk_with_one_id_end_each_as_its_own_does() -> None:
+    """Another process left one, and the spool names that to a call although it has stored one of this client's."""
+
+    async def main() -> None:
+        spool, transport = SlowSpool(), ScriptedTransport([Response(400, {}, b"{}")])
+        async with Client("key", spool=spool, transport=transport, close_timeout=0) as client:
+            deliveries: list[Delivery] = []
+            for number, answer in enumerate((Appended("stored", 1), Appended("known", 7), Appended("known", 1))):
+                call = asyncio.create_task(client.track("user-1", "Order Completed", message_id="m0"))
+                await asyncio.sleep(0.01)
+                spool.groups[number][1](AppendResult([answer]))
+                deliveries.append(await call)
+            own, others, again = deliveries
+            del deliveries, call
+            spool.windows.put_nowait(Window([StoredMessage(7, "m0", b'{"messageId":"m0"}')]))
+            assert (await others).status is Status.FAILED
+            assert (own.outcome, again.outcome) == (None, None)
+            del others
+            spool.windows.put_nowait(Window([StoredMessage(1, "m0", spool.groups[0][0][0].body)]))
+            assert (await own).status is Status.DELIVERED
+            assert (await again).status is Status.DELIVERED
+
+    run(main())
+
+
 def test_a_known_message_does_not_end_as_a_later_one_that_waits_to_be_stored() -> None:
     async def main() -> None:
         spool = SlowSpool()
