@@ -353,9 +353,7 @@ def _remote(address: str, written: Collection[str]) -> list[tuple[str, _Make]]:
             def open_it() -> BinaryIO:
                 with _as_os_error():
                     opened = system.open(path, "rb")
-                # Those of S3, GCS and HTTP read no line up to a number of bytes.
-                is_plain = not isinstance(opened, cast("Any", fsspec).spec.AbstractBufferedFile)
-                return cast("BinaryIO", opened if is_plain else io.BufferedReader(_Blocks(opened), _BUFFER))
+                return cast("BinaryIO", io.BufferedReader(_Remote(opened), _BUFFER))
 
             try:
                 size = system.info(path).get("size")
@@ -411,8 +409,11 @@ def _as_os_error() -> Generator[None, None, None]:
         raise OSError(errno.EIO, _text_of(error)) from error
 
 
-class _Blocks(io.RawIOBase):
-    """A file of fsspec that is read in blocks."""
+class _Remote(io.RawIOBase):
+    """A file of fsspec, whose errors may be its own: that of a zip file is, if it is damaged.
+
+    Those of S3, GCS and HTTP read no line up to a number of bytes.
+    """
 
     def __init__(self, opened: Any) -> None:
         self._opened = opened
@@ -433,7 +434,9 @@ class _Blocks(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with _as_os_error():
-            return int(self._opened.readinto(buffer))
+            block = self._opened.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
 
     def close(self) -> None:
         if not self.closed:

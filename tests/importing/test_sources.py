@@ -251,8 +251,22 @@ class Lost(Blocks):
         return super()._fetch_range(start, end)
 
 
+class LostPlain(io.BytesIO):
+    """As a file within a damaged zip file is."""
+
+    def read(self, size=-1):
+        if self.tell() > 70_000:
+            raise NoCredentials("the connection was lost")
+        return super().read(size)
+
+    def readline(self, size=-1):
+        self.read(0)
+        return super().readline(size)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
-def test_an_import_can_be_resumed_after_any_error_of_a_file_system(tmp_path, monkeypatch, name):
+def test_an_import_can_be_resumed_after_any_error_of_a_file_system(tmp_path, monkeypatch, name, is_plain):
     rows = write_csv(
         tmp_path / "rows.csv", [(f"u{number}", "2024-01-01", os.urandom(20).hex()) for number in range(20_000)]
     )
@@ -263,6 +277,8 @@ def test_an_import_can_be_resumed_after_any_error_of_a_file_system(tmp_path, mon
     given["mapping"] = parse_mapping(MAPPING.replace("total", "text").replace(', as = "number"', ""))
 
     def opened(self, path, mode="rb", **options):
+        if is_plain:
+            return LostPlain(self.contents)
         return Lost(self, path, mode, block_size=70_000, cache_type="readahead", size=len(self.contents))
 
     with monkeypatch.context() as lost:
