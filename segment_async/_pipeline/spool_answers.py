@@ -228,7 +228,10 @@ class SpoolAnswers:
         """The message is on disk only."""
         earlier = self.known.get(delivery.message_id)
         if earlier is not None and earlier is not delivery and earlier.outcome is None:
-            self._replaced[keys_of((earlier,))[0]] = earlier
+            [key], [body] = keys_of((earlier,)), bodies_of((earlier,))
+            # Else it waits to be stored, and 0 may be what the spool calls another one.
+            if key or not body:
+                self._replaced[key] = earlier
         self.known[delivery.message_id] = delivery
 
     def _lose_earlier(self, earlier: Delivery) -> None:

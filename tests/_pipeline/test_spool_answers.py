@@ -287,6 +287,27 @@ def test_two_messages_on_disk_with_one_id_end_each_as_its_own_does() -> None:
     run(main())
 
 
+def test_a_message_that_waits_to_be_stored_is_not_the_one_that_a_spool_calls_0() -> None:
+    """As a spool of the application's may call its first one."""
+
+    async def main() -> None:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport(), close_timeout=0) as client:
+            for number, message_id in enumerate(("m0", "m1")):
+                call = asyncio.create_task(client.track("user-1", "Order Completed", message_id=message_id))
+                await asyncio.sleep(0.01)
+                if message_id == "m1":
+                    later = client.nowait.track("user-1", "Order Completed", message_id="m1")
+                spool.groups[number][1](AppendResult([Appended("stored", number)]))
+                await call
+            spool.windows.put_nowait(Window((), [DroppedMessage("m0", b"", "queue_full", 0)]))
+            await asyncio.sleep(0.01)
+            assert client.statistics().dropped == 1
+            assert later.outcome is None
+
+    run(main())
+
+
 def test_a_known_message_does_not_end_as_a_later_one_that_waits_to_be_stored() -> None:
     async def main() -> None:
         spool = SlowSpool()
