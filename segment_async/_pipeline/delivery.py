@@ -201,6 +201,12 @@ def place_all(deliveries: Iterable[Delivery], record: Record, first: int = 0) ->
         delivery._body = b""
 
 
+def place_one(delivery: Delivery, record: Record, index: int) -> None:
+    """As `place_all`, for a message whose bytes are still here."""
+    delivery._index = index
+    delivery._record = record
+
+
 def forget_bodies(deliveries: Iterable[Delivery]) -> None:
     """The messages' bytes are elsewhere now; a delivery that the application keeps stays small."""
     for delivery in deliveries:

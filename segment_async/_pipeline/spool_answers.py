@@ -31,7 +31,7 @@ from .delivery import (
     is_in_no_batch,
     keys_of,
     move,
-    place_all,
+    place_one,
     settle_alone,
     settle_together,
     stored_as,
@@ -207,13 +207,16 @@ class SpoolAnswers:
             del self._calls.awaited[delivery]
             queue.accounts.arriving -= 1
         del queue.appending[0], self.waiting[0]
+        if not (status in ("full", "unavailable") and result is None) and not _is_held(answer):
+            # Only now, as its size counts until it has left. What its call may try again keeps it, and what is to be sent.
+            forget_bodies((delivery,))
         return (delivery, result, body) if result is not None and result.status is Status.DROPPED else None
 
     def _keep(self, delivery: Delivery, answer: Answer, size: int) -> None:
         """The message is stored: it is ready to be sent, or on disk only."""
         queue = self._queue
         stored_as((delivery,), _read_answer(answer)[1:])
-        if not isinstance(answer, SpoolUnavailable) and answer.held:
+        if _is_held(answer):
             if not queue.ready or queue.ready[-1] is not delivery:
                 queue.ready.append(delivery)
             return
@@ -221,7 +224,6 @@ class SpoolAnswers:
         if earlier is not delivery and earlier.outcome is None:
             self._lose_earlier(earlier)
         self._know(delivery)
-        forget_bodies((delivery,))
         queue.accounts.unload(1, size)
 
     def _know(self, delivery: Delivery) -> None:
@@ -259,7 +261,7 @@ class SpoolAnswers:
             # Counted or not: its outcome is that of the first one.
             self._share(delivery, key)
         elif result is not None or is_known:
-            settle_alone(delivery, queue.queued.host, result or _HANDED_OVER)
+            settle_together((delivery,), queue.queued.host, result or _HANDED_OVER)
         queue.leave(1, size, result)
         return result
 
@@ -270,13 +272,12 @@ class SpoolAnswers:
         in_memory = [*queue.ready, *(opened.deliveries if opened is not None else ())]
         first = next((one for one in in_memory if keys_of((one,))[0] == key), self.on_disk(delivery.message_id, key))
         if first is not None and first is not delivery:
-            place_all((delivery,), SharedRecord(queue.queued.host, first))
+            place_one(delivery, SharedRecord(queue.queued.host, first), 0)
             return
         for batch in (*queue.backlog.waiting, *queue.backlog.in_flight):
             if key in batch.keys:
-                place_all((delivery,), batch.record, batch.offset + batch.keys.index(key))
+                place_one(delivery, batch.record, batch.offset + batch.keys.index(key))
                 return
-        forget_bodies((delivery,))
         stored_as((delivery,), (key,))
         self._know(delivery)
 
@@ -360,6 +361,10 @@ def _stored_first(answers: Iterable[Answer]) -> tuple[list[int], int]:
 def _read_answer(answer: Answer) -> tuple[str, int]:
     """What became of a message, and what the spool calls it."""
     return ("unavailable", 0) if isinstance(answer, SpoolUnavailable) else (answer.status, answer.key or 0)
+
+
+def _is_held(answer: Answer) -> bool:
+    return not isinstance(answer, SpoolUnavailable) and answer.held
 
 
 def _alone(body: bytes) -> tuple[bytes]:

@@ -835,6 +835,47 @@ def test_an_exception_at_any_call_amid_the_answers_costs_no_message_that_is_stor
     assert number > 10
 
 
+def test_an_exception_at_any_call_amid_the_answers_leaves_no_bytes_of_messages_that_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They would take room for ever. One message is known, one on disk only, one refused, and one was given up."""
+
+    async def once(number: int) -> bool:
+        spool = SlowSpool()
+        async with Client("key", spool=spool, transport=ScriptedTransport()) as client:
+            feed = client._owner.pipeline.feed
+            assert feed is not None
+            calls = [asyncio.ensure_future(client.track("user-1", "Order Completed", message_id="m0"))]
+            await asyncio.sleep(0.01)
+            queued = [client.nowait.track("user-1", "Order Completed", message_id=f"m{number}") for number in (1, 2)]
+            calls.append(asyncio.ensure_future(client.track("user-1", "Order Completed", message_id="m2")))
+            await asyncio.sleep(0.01)
+            spool.answer(0)
+            earlier = await calls.pop(0)
+            stored, full, known = Appended("stored", 2), Appended("full"), Appended("known", 2)
+            given_up = DroppedMessage("m0", spool.groups[0][0][0].body, "queue_full", 1)
+            with monkeypatch.context() as patched:
+                # The spool's thread has brought them, and this one deals with them.
+                patched.setattr(feed.intake, "pump", lambda: None)
+                spool.groups[1][1](AppendResult([full, stored, known], [given_up]))
+            with Points("_pipeline", act=interrupt, at=number) as points, suppress(Interrupted):
+                feed.intake.pump()
+            feed.intake.pump()
+            deliveries = [earlier, *queued, await calls[0]]
+            spool.windows.put_nowait(Window([StoredMessage(2, "m2", spool.groups[1][0][1].body)]))
+            ended = [(await each).status for each in deliveries]
+            assert ended == [Status.DROPPED] * 2 + [Status.DELIVERED] * 2, points.where
+            counted = client.statistics()
+            numbers = (counted.accepted, counted.delivered, counted.dropped, counted.queued_bytes)
+            assert numbers == (3, 1, 2, 0), points.where
+        return points.where != ""
+
+    number = 0
+    while run(once(number)):
+        number += 1
+    assert number > 10
+
+
 def test_a_caller_that_waits_for_room_in_a_full_spool_learns_at_once_that_the_client_is_closed() -> None:
     async def main() -> None:
         spool, loop = SlowSpool(), asyncio.get_running_loop()
