@@ -1,4 +1,4 @@
-"""Checks of what the integrations are given, so that a mistake is found at the start and not at the first request.
+"""Checks of options, most of them of the integrations: a mistake is found at the start and not at the first request.
 
 This file imports nothing of the package: it is told which class a client must have.
 """
@@ -33,11 +33,12 @@ def check_seconds(**options: float) -> None:
     ValueError: one of them is no number of seconds.
     """
     for name, seconds in options.items():
-        if not _is_seconds(seconds):
+        if not is_seconds(seconds):
             raise ValueError(f"{name} must be a number of seconds, 0 or more")
 
 
-def _is_seconds(value: object) -> bool:
+def is_seconds(value: object) -> bool:
+    """Whether it is a number of seconds, 0 or more; infinity is one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     # Infinity is as long as it takes; an integer beyond the floats cannot be added to a time.
@@ -59,7 +60,7 @@ def checked_label(label: str | None, taken: Collection[str]) -> str:
     """The label of a client that is watched; `None`: a number that is no label yet.
 
     Raises:
-        ValueError: it is no text, or another client has it.
+        ValueError: it is not text, or another client has it.
     """
     if label is None:
         return next(number for number in map(str, count(len(taken) + 1)) if number not in taken)

@@ -9,7 +9,6 @@ constructed, not with the package.
 from __future__ import annotations
 
 import asyncio
-import math
 import ssl
 import sys
 import zlib
@@ -17,10 +16,10 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
-from sys import float_info
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from weakref import WeakSet
 
+from segment_async._checks import is_seconds
 from segment_async._exceptions import TransportError
 
 from .deadline import Deadline
@@ -113,7 +112,7 @@ class HTTPTransport:
             ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``. It is read once, here.
 
     Raises:
-        ValueError: `url` or `proxy` is not an HTTP URL, `url` contains credentials, `timeout` is no positive number,
+        ValueError: `url` or `proxy` is not an HTTP URL, `url` contains credentials, `timeout` is not a positive number,
             or `ssl_context` does not verify certificates and host names; or a variable of the environment names no HTTP
             proxy, or no file or folder of certificates.
     """
@@ -136,7 +135,7 @@ class HTTPTransport:
             raise ValueError('url must be a URL such as "https://api.segment.io/v1/batch", without credentials')
         if proxy is not None and not is_http_url(proxy):
             raise ValueError('proxy must be a URL such as "http://proxy.example:3128"')
-        if not _is_timeout(timeout):
+        if not is_seconds(timeout) or not timeout:
             raise ValueError("timeout must be a positive number of seconds")
         if ssl_context is not None and not _verifies(ssl_context):
             raise ValueError("ssl_context must verify certificates and host names, or others could read the write key")
@@ -298,13 +297,6 @@ class HTTPTransport:
         session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session is not None:
             await session.http.close()
-
-
-def _is_timeout(seconds: object) -> bool:
-    """Whether it can be added to a loop's time; an integer beyond the floats cannot."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        return False
-    return 0 < seconds <= float_info.max or seconds == math.inf
 
 
 def _verifies(context: ssl.SSLContext) -> bool:
