@@ -87,7 +87,7 @@ class OAuth:
         auth_server: another token server's origin; `None`: Segment's of the client's region.
 
     Raises:
-        ValueError: one of them is empty or no text, or `auth_server` is no origin.
+        ValueError: one of them is empty or not text, or `auth_server` is no origin.
     """
 
     client_id: str

@@ -192,9 +192,9 @@ def keys_of(deliveries: Iterable[Delivery]) -> list[int]:
     return [delivery._key for delivery in deliveries]
 
 
-def place_all(deliveries: Iterable[Delivery], record: Record, first: int = 0) -> None:
-    """These messages have their outcomes in this record, from this index on, and their bytes elsewhere."""
-    for index, delivery in enumerate(deliveries, first):
+def place_all(deliveries: Iterable[Delivery], record: Record) -> None:
+    """These messages have their outcomes in this record, and their bytes elsewhere."""
+    for index, delivery in enumerate(deliveries):
         # The index first: until the record changes, it means nothing to a reader in another thread.
         delivery._index = index
         delivery._record = record
@@ -202,7 +202,7 @@ def place_all(deliveries: Iterable[Delivery], record: Record, first: int = 0) ->
 
 
 def place_one(delivery: Delivery, record: Record, index: int) -> None:
-    """As `place_all`, for a message whose bytes are still here."""
+    """The message has its outcome at this index of this record; its bytes are still here."""
     delivery._index = index
     delivery._record = record
 
@@ -231,7 +231,7 @@ def settle_alone(delivery: Delivery, host: Host, result: BatchResult) -> None:
     """A message that is in no batch has its outcome."""
     record = Record(host)
     record.settle(0, 1, result)
-    place_all((delivery,), record, 0)
+    place_all((delivery,), record)
 
 
 def settle_together(deliveries: Sequence[Delivery], host: Host, result: BatchResult) -> None:

@@ -207,8 +207,9 @@ class SpoolAnswers:
             del self._calls.awaited[delivery]
             queue.accounts.arriving -= 1
         del queue.appending[0], self.waiting[0]
-        if not (status in ("full", "unavailable") and result is None) and not _is_held(answer):
-            # Only now, as its size counts until it has left. What its call may try again keeps it, and what is to be sent.
+        may_be_tried_again = result is None and status in ("full", "unavailable")
+        if not (may_be_tried_again or _is_held(answer)):
+            # Only now: its size was needed until it had left.
             forget_bodies((delivery,))
         return (delivery, result, body) if result is not None and result.status is Status.DROPPED else None
 
@@ -237,8 +238,9 @@ class SpoolAnswers:
         self.known[delivery.message_id] = delivery
 
     def _lose_earlier(self, earlier: Delivery) -> None:
-        """A message was stored with the id of this one, so that the spool has dropped this one to make room for the group. If
-        the spool gives no keys, only now it is known which of them was dropped.
+        """A message was stored with the id of this one, so that the spool has dropped this one to make room for the group.
+
+        For a spool that gives no keys: afterwards it is not known which of the two was dropped.
         """
         for index, dropped in enumerate(self._dropped):
             if dropped.message_id == earlier.message_id and dropped.key is None:
@@ -270,7 +272,7 @@ class SpoolAnswers:
         queue = self._queue
         opened = queue.backlog.open
         in_memory = [*queue.ready, *(opened.deliveries if opened is not None else ())]
-        first = next((one for one in in_memory if keys_of((one,))[0] == key), self.on_disk(delivery.message_id, key))
+        first = next((one for one in in_memory if is_called(one, key)), self.on_disk(delivery.message_id, key))
         if first is not None and first is not delivery:
             place_one(delivery, SharedRecord(queue.queued.host, first), 0)
             return
@@ -318,7 +320,7 @@ class SpoolAnswers:
         if delivery.outcome is not None:
             return True
         if dropped.key is not None:
-            return keys_of((delivery,)) == [dropped.key]
+            return is_called(delivery, dropped.key)
         # The spool does not say: then one that is on disk only.
         return bodies_of((delivery,)) == [b""] and is_in_no_batch(delivery, self._queue.queued)
 

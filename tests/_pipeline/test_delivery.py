@@ -22,6 +22,7 @@ from segment_async._pipeline.delivery import (
     keys_of,
     move,
     place_all,
+    place_one,
     settle_alone,
     settle_together,
     stored_as,
@@ -256,7 +257,7 @@ class TestDelivery:
 
         class Read(QueuedRecord):
             def register(self, index: int) -> asyncio.Future[None]:
-                place_all([delivery], Overtaken(AlwaysRunning()), 3)
+                place_one(delivery, Overtaken(AlwaysRunning()), 3)
                 return super().register(index)
 
         delivery = Delivery("id-1", b"{}", Read(AlwaysRunning()))
@@ -362,7 +363,7 @@ class TestSharedRecord:
         third = self.shared(second)
         assert second.outcome is None
         record = Record(AlwaysRunning())
-        place_all([first], record, 5)
+        place_one(first, record, 5)
         record.settle(5, 6, REFUSED)
         assert first.outcome == second.outcome == third.outcome
         assert second.outcome is not None
