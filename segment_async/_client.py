@@ -560,7 +560,7 @@ class Client:
         It must not block. An exception in it is logged once and ignored.
 
         Raises:
-            ValueError: it is no plain function.
+            ValueError: it is not a plain function.
         """
         if not callable(listener) or returns_coroutine(listener):
             raise ValueError("listener must be a plain function, which is called on the client's loop and not awaited")

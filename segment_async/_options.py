@@ -179,7 +179,7 @@ def before_send_for(hook: BeforeSend | Sequence[BeforeSend] | None) -> BeforeSen
     """One function that does what all do, one after the other.
 
     Raises:
-        ValueError: one of them is no plain function of one argument.
+        ValueError: one of them is not a plain function of one argument.
     """
     if hook is None:
         return None

@@ -45,7 +45,7 @@ def redact(*fields: str, text: str | None = "[redacted]") -> Step:
         text: what they become. `None`: they are removed.
 
     Raises:
-        ValueError: there is no field, or one that is no text or that a message needs as it is, or a path that begins
+        ValueError: there is no field, or one that is not text or that a message needs as it is, or a path that begins
             with no object of a message.
     """
     replacement = _REMOVED if text is None else text
@@ -65,7 +65,7 @@ def hash_fields(*fields: str, key: str | bytes | None) -> Step:
             hash by trying, so it is no anonymisation.
 
     Raises:
-        ValueError: there is no field, or one that is no text or that a message needs as it is, or a path that begins
+        ValueError: there is no field, or one that is not text or that a message needs as it is, or a path that begins
             with no object of a message; or the key is empty, or neither text nor bytes.
     """
     secret = key.encode() if isinstance(key, str) else key

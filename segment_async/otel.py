@@ -57,7 +57,7 @@ def watch(
 
     Raises:
         TypeError: the client has no counters, such as one of `segment_async.compat`.
-        ValueError: the label is no text, or another client has it.
+        ValueError: the label is not text, or another client has it.
     """
     check_watched(client)
     meters = _meters.get(meter_provider) if meter_provider is not None else _global_meters[0]

@@ -69,7 +69,7 @@ def watch(
 
     Raises:
         TypeError: the client has no counters, such as one of `segment_async.compat`.
-        ValueError: the label is no text, or another client has it, or another collector has metrics of this name.
+        ValueError: the label is not text, or another client has it, or another collector has metrics of this name.
     """
     check_watched(client)
     named = _collectors.setdefault(registry, {})

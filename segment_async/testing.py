@@ -55,7 +55,7 @@ class RecordingTransport:
         answer: returns the response to a batch; may raise `TransportError`. `None`: Segment's 200.
 
     Raises:
-        ValueError: `answer` is no plain function.
+        ValueError: `answer` is not a plain function.
 
     Attributes:
         batches: the decoded JSON of each request's body, in order; a retry is recorded again.
@@ -298,7 +298,7 @@ class Recording:
 
         Raises:
             AssertionError: there were fewer after `timeout` seconds; shows them.
-            ValueError: `count` is no integer, such as the name of an event.
+            ValueError: `count` is not an integer but, for example, the name of an event.
         """
         __tracebackhide__ = True
         if not isinstance(cast("object", count), int):
@@ -385,7 +385,7 @@ class recording:  # noqa: N801  # read as a function, as `contextlib.suppress` i
 
     Raises:
         RuntimeError: `with` is used in a coroutine. Its end would block the loop that the client needs.
-        ValueError: at the beginning of the block: `plan` is no `Plan`.
+        ValueError: at the beginning of the block: `plan` is not a `Plan`.
     """
 
     def __init__(self, plan: Plan | None = None) -> None:

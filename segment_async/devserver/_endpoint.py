@@ -78,7 +78,7 @@ async def serve(
 
     Raises:
         OSError: the address cannot be opened.
-        ValueError: `chaos` is malformed, an origin in `allow_origins` is none, `plan` is no `Plan`, or the token is missing.
+        ValueError: `chaos` is malformed, an origin in `allow_origins` is none, `plan` is not a `Plan`, or the token is missing.
     """
     if token is None and not is_loopback_name(host):
         raise ValueError(f"host {host} can be reached from other machines, which requires a token")

@@ -50,7 +50,7 @@ class Tracking:
     """`report` is called with every request, accepted or refused. With a `token`, it is the only accepted write key.
 
     Raises:
-        ValueError: `plan` is no plan.
+        ValueError: `plan` is not a plan.
     """
 
     def __init__(

@@ -161,7 +161,7 @@ class RelayInspector:
         until they are written again.
 
         Raises:
-            ValueError: `identity` is no text, as which all ids are sent.
+            ValueError: `identity` is not text; all ids are sent as text.
         """
         check_identity(identity)
         count = 0

@@ -155,7 +155,7 @@ class SpoolInspector:
         that were set aside as damaged are not looked into.
 
         Raises:
-            ValueError: `identity` is no text, as which all ids are sent.
+            ValueError: `identity` is not text; all ids are sent as text.
         """
         check_identity(identity)
         count = 0
@@ -299,7 +299,7 @@ def _wall_seconds(counters: Counters, at: int) -> float:
 
 def check_identity(identity: object) -> None:
     """Raises:
-    ValueError: it is no text. A number would be found nowhere, and `None` in each message that lacks one of the ids.
+    ValueError: it is not text. No message has a number there, and `None` would match each one that lacks one of the ids.
     """
     if not isinstance(identity, str):
         raise ValueError("identity must be text, as ids are sent: str(user_id)")  # noqa: TRY004  # as of options
